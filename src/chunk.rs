@@ -1,0 +1,361 @@
+//! A chunk, and the three states it passes through: [`Chunk`] -> [`TaggedChunk`] -> [`EmbeddedChunk`].
+//!
+//! Each stage takes one state and gives the next, so nothing can skip a stage and no field waits to be filled.
+//! A [`Chunk`] can only be made by [`Chunk::new`], which checks its content. Pure: no I/O, no runtime.
+
+use crate::outcome::{Cause, Rejection};
+use crate::tmd::{AxisConfidence, Tmd};
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// The longest text, in bytes of UTF-8.
+pub const MAX_TEXT_BYTES: usize = 64 * 1024;
+/// The longest id, dataset or document name, in bytes.
+pub const MAX_NAME_BYTES: usize = 512;
+
+/// What makes a chunk the same chunk when it is sent again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChunkKey {
+    /// The dataset; ids of different datasets never meet.
+    pub dataset: Arc<str>,
+    /// The client's own id, or the derived one as a UUID.
+    pub id: Arc<str>,
+}
+
+/// Where a chunk stands in its source.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Placement {
+    /// Groups chunks into a document.
+    pub document_id: Option<String>,
+    /// Orders the chunks of a document.
+    pub chunk_index: i64,
+    /// Free text, for example the name of a crawl.
+    pub source_document: Option<String>,
+    /// Free text.
+    pub article_title: Option<String>,
+    /// Free number.
+    pub article_index: Option<i64>,
+    /// Explicit links; neighbours by order are computed when read.
+    pub parent_cpe_ids: Vec<String>,
+    /// See `parent_cpe_ids`.
+    pub child_cpe_ids: Vec<String>,
+}
+
+/// A chunk as a client sent it, not yet checked.
+#[derive(Debug, Clone, Default)]
+pub struct Draft {
+    /// The client's own id; derived from the content when absent.
+    pub id: Option<String>,
+    /// The dataset the id lives in.
+    pub dataset: Arc<str>,
+    /// The request or document this chunk was sent with. Not part of its content.
+    pub batch_id: Option<String>,
+    /// The text itself.
+    pub text: String,
+    /// Where it stands.
+    pub placement: Placement,
+    /// Anything else the client wants kept; stored as it is.
+    pub metadata: Option<Value>,
+    /// Domain, task, modifier, used only when all three are present.
+    pub codes: [Option<i64>; 3],
+}
+
+/// A checked chunk: its text is not blank, not over [`MAX_TEXT_BYTES`], and holds no NUL.
+#[derive(Debug, PartialEq)]
+pub struct Chunk {
+    /// Decides whether a chunk is new.
+    pub key: ChunkKey,
+    /// The public name: `cpe_id` and `global_id`. A function of `key` alone.
+    pub cpe_id: Uuid,
+    /// Of everything the client said, apart from `batch_id`.
+    pub content_hash: [u8; 32],
+    /// See [`Draft::batch_id`].
+    pub batch_id: Option<String>,
+    /// The text to classify, embed and keep.
+    pub text: String,
+    /// Where it stands.
+    pub placement: Placement,
+    /// See [`Draft::metadata`].
+    pub metadata: Option<Value>,
+    /// The codes the client gave, all three of them and in range.
+    pub client_tmd: Option<Tmd>,
+}
+
+impl Chunk {
+    /// Checks a draft and gives it its identity.
+    ///
+    /// # Errors
+    /// A permanent [`Rejection`] with the field to mend: blank, too long, NUL, a code out of range, an unusable id.
+    pub fn new(draft: Draft) -> Result<Chunk, Rejection> {
+        check_text(&draft.text)?;
+        check_names(&draft)?;
+        let client_tmd = match draft.codes {
+            [Some(domain), Some(task), Some(modifier)] => Some(Tmd::new(domain, task, modifier)),
+            _ => None,
+        }
+        .transpose()
+        .map_err(|error| Rejection::new(Cause::CodeOutOfRange, error.to_string()).param(error.axis.field()))?;
+        let content_hash = content_hash(&draft);
+        let key = ChunkKey {
+            id: draft.id.as_deref().map_or_else(|| derived_id(&draft).to_string().into(), Arc::from),
+            dataset: draft.dataset,
+        };
+        Ok(Chunk {
+            cpe_id: public_id(&key),
+            key,
+            content_hash,
+            batch_id: draft.batch_id,
+            text: draft.text,
+            placement: draft.placement,
+            metadata: draft.metadata,
+            client_tmd,
+        })
+    }
+
+    /// The bytes a chunk is counted with while it is in flight: its text and a flat sum for the rest.
+    pub fn weight(&self) -> usize {
+        self.text.len() + 1024
+    }
+}
+
+/// Where a code triple came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TmdSource {
+    /// The client sent all three codes.
+    Client,
+    /// The local classifier, with the version of its artefact.
+    Local {
+        /// Version of the artefact.
+        version: Arc<str>,
+    },
+    /// A language model.
+    Llm {
+        /// As the server names it.
+        model: Arc<str>,
+    },
+}
+
+impl TmdSource {
+    /// The closed set of names used in rows, answers and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            TmdSource::Client => "client",
+            TmdSource::Local { .. } => "local",
+            TmdSource::Llm { .. } => "llm",
+        }
+    }
+
+    /// The model or artefact version, where one was asked.
+    pub fn model(&self) -> Option<&str> {
+        match self {
+            TmdSource::Client => None,
+            TmdSource::Local { version: name } | TmdSource::Llm { model: name } => Some(name),
+        }
+    }
+
+    /// Reads back what [`Self::kind`] and [`Self::model`] wrote; `None` for a kind this version does not know.
+    pub fn from_parts(kind: &str, model: Option<&str>) -> Option<TmdSource> {
+        let name = || Arc::from(model.unwrap_or_default());
+        match kind {
+            "client" => Some(TmdSource::Client),
+            "local" => Some(TmdSource::Local { version: name() }),
+            "llm" => Some(TmdSource::Llm { model: name() }),
+            _ => None,
+        }
+    }
+}
+
+/// A code triple with its provenance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tagging {
+    /// The codes.
+    pub tmd: Tmd,
+    /// Who said so.
+    pub source: TmdSource,
+    /// How sure the source was; absent for codes that the client gave.
+    pub confidence: Option<AxisConfidence>,
+    /// How long the source took; absent where none was asked.
+    pub took: Option<Duration>,
+}
+
+/// A chunk that has its codes.
+#[derive(Debug)]
+pub struct TaggedChunk {
+    /// What was sent.
+    pub chunk: Arc<Chunk>,
+    /// Its codes.
+    pub tagging: Tagging,
+}
+
+/// A vector with its circumstances.
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    /// Unit length, finite.
+    pub vector: Arc<[f32]>,
+    /// The text was longer than the model reads.
+    pub truncated: bool,
+    /// How long the forward pass took that made this vector, with all the texts in it.
+    pub took: Duration,
+}
+
+/// A chunk that has its codes and its vector: ready to be written.
+#[derive(Debug)]
+pub struct EmbeddedChunk {
+    /// What was sent.
+    pub chunk: Arc<Chunk>,
+    /// Its codes.
+    pub tagging: Tagging,
+    /// Its vector.
+    pub embedding: Embedding,
+}
+
+/// Reads better than a tuple at the two places that name the code fields.
+impl crate::tmd::Axis {
+    /// The JSON field that carries a code of this axis.
+    pub fn field(self) -> &'static str {
+        match self {
+            crate::tmd::Axis::Domain => "domain_code",
+            crate::tmd::Axis::Task => "task_code",
+            crate::tmd::Axis::Modifier => "modifier_code",
+        }
+    }
+}
+
+fn check_text(text: &str) -> Result<(), Rejection> {
+    if text.len() > MAX_TEXT_BYTES {
+        let message = format!("text too long: expected at most {MAX_TEXT_BYTES} bytes, received {}", text.len());
+        return Err(Rejection::new(Cause::TextTooLong, message).param("text"));
+    }
+    if text.contains('\0') {
+        return Err(Rejection::new(Cause::NulCharacter, "text contains a NUL character; remove it").param("text"));
+    }
+    if text.trim().is_empty() {
+        return Err(Rejection::new(Cause::TextEmpty, "text is empty or blank").param("text"));
+    }
+    Ok(())
+}
+
+fn check_names(draft: &Draft) -> Result<(), Rejection> {
+    let placement = &draft.placement;
+    let named = [
+        ("id", draft.id.as_deref()),
+        ("dataset_source", Some(&*draft.dataset)),
+        ("batch_id", draft.batch_id.as_deref()),
+        ("document_id", placement.document_id.as_deref()),
+        ("source_document", placement.source_document.as_deref()),
+        ("article_title", placement.article_title.as_deref()),
+    ];
+    let links = placement.parent_cpe_ids.iter().map(|id| ("parent_cpe_ids", Some(id.as_str())));
+    let links = links.chain(placement.child_cpe_ids.iter().map(|id| ("child_cpe_ids", Some(id.as_str()))));
+    for (field, value) in named.into_iter().chain(links) {
+        let Some(value) = value else { continue };
+        if value.contains('\0') {
+            let message = format!("{field} contains a NUL character; remove it");
+            return Err(Rejection::new(Cause::NulCharacter, message).param(field));
+        }
+        if value.len() > MAX_NAME_BYTES {
+            let message =
+                format!("{field} too long: expected at most {MAX_NAME_BYTES} bytes, received {}", value.len());
+            return Err(Rejection::new(Cause::InvalidName, message).param(field));
+        }
+    }
+    for (field, value) in [("id", draft.id.as_deref()), ("dataset_source", Some(&*draft.dataset))] {
+        if value.is_some_and(|value| value.trim().is_empty()) {
+            let message = format!("{field} is blank; give a name or leave the field out");
+            return Err(Rejection::new(Cause::InvalidName, message).param(field));
+        }
+    }
+    if draft.metadata.as_ref().is_some_and(contains_nul) {
+        let message = "metadata contains a NUL character; remove it";
+        return Err(Rejection::new(Cause::NulCharacter, message).param("metadata"));
+    }
+    Ok(())
+}
+
+fn contains_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(contains_nul),
+        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || contains_nul(value)),
+        _ => false,
+    }
+}
+
+/// blake3 over parts that are each preceded by their length, so that no two lists of parts hash alike.
+struct Hasher(blake3::Hasher);
+
+impl Hasher {
+    fn new(purpose: &str) -> Self {
+        let mut hasher = Hasher(blake3::Hasher::new());
+        hasher.part(purpose.as_bytes());
+        hasher
+    }
+
+    fn part(&mut self, bytes: &[u8]) {
+        self.0.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+    }
+
+    /// Absent differs from empty.
+    fn optional(&mut self, bytes: Option<&[u8]>) {
+        self.0.update(&[u8::from(bytes.is_some())]);
+        self.part(bytes.unwrap_or_default());
+    }
+
+    fn finish(self) -> [u8; 32] {
+        *self.0.finalize().as_bytes()
+    }
+
+    fn finish_uuid(self) -> Uuid {
+        let hash = self.finish();
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hash[..16]);
+        Uuid::new_v8(bytes)
+    }
+}
+
+/// The id of a chunk that came without one: of its content and position, never of a line or array position.
+fn derived_id(draft: &Draft) -> Uuid {
+    let mut hasher = Hasher::new("lnsp chunk id 1");
+    hasher.part(draft.dataset.as_bytes());
+    hasher.optional(draft.placement.document_id.as_deref().map(str::as_bytes));
+    hasher.part(&draft.placement.chunk_index.to_le_bytes());
+    hasher.part(draft.text.as_bytes());
+    hasher.finish_uuid()
+}
+
+/// A derived id is its own public name. A client's id is hashed with its dataset, because the public name has to
+/// be a UUID and unique over all datasets.
+fn public_id(key: &ChunkKey) -> Uuid {
+    if let Ok(id) = Uuid::parse_str(&key.id)
+        && id.get_version_num() == 8
+    {
+        return id;
+    }
+    let mut hasher = Hasher::new("lnsp public id 1");
+    hasher.part(key.dataset.as_bytes());
+    hasher.part(key.id.as_bytes());
+    hasher.finish_uuid()
+}
+
+fn content_hash(draft: &Draft) -> [u8; 32] {
+    let placement = &draft.placement;
+    let mut hasher = Hasher::new("lnsp content 1");
+    hasher.part(draft.text.as_bytes());
+    for name in [&placement.document_id, &placement.source_document, &placement.article_title] {
+        hasher.optional(name.as_deref().map(str::as_bytes));
+    }
+    hasher.part(&placement.chunk_index.to_le_bytes());
+    hasher.optional(placement.article_index.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
+    for links in [&placement.parent_cpe_ids, &placement.child_cpe_ids] {
+        hasher.part(&(links.len() as u64).to_le_bytes());
+        links.iter().for_each(|link| hasher.part(link.as_bytes()));
+    }
+    // serde_json keeps object keys sorted, so equal metadata is equal text.
+    hasher.optional(draft.metadata.as_ref().map(Value::to_string).as_ref().map(String::as_bytes));
+    for code in draft.codes {
+        hasher.optional(code.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
+    }
+    hasher.finish()
+}

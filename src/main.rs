@@ -1,0 +1,3 @@
+//! The `lnsp` program.
+
+fn main() {}

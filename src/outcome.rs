@@ -1,0 +1,153 @@
+//! What became of a chunk: [`Outcome`], and the closed list of reasons ([`Cause`]) for which one is rejected.
+//!
+//! An outcome travels from wherever it is decided back to the client through the chunk's receipt. Pure.
+
+use crate::chunk::{Chunk, Tagging};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The answer to one chunk.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// Committed just now: row and vector, flushed, and visible to the next search.
+    Stored(Arc<Filed>),
+    /// It was there before; nothing was spent on it.
+    Duplicate(Arc<Filed>),
+    /// It is not stored, and why.
+    Rejected(Rejection),
+}
+
+/// The stored chunk behind a good outcome.
+#[derive(Debug)]
+pub struct Filed {
+    /// What the client sent.
+    pub chunk: Arc<Chunk>,
+    /// The codes in the row, and where they came from.
+    pub tagging: Tagging,
+    /// The number of its commit in the store's clock.
+    pub seq: i64,
+    /// When the row was committed, by the database's clock.
+    pub created_at: chrono::DateTime<chrono::Utc>,
+    /// The model read only the first part of the text.
+    pub truncated: bool,
+    /// What was measured on the way; empty for a duplicate.
+    pub timings: Timings,
+}
+
+/// What was measured for one chunk. What did not happen is absent.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Timings {
+    /// Asking for the codes.
+    pub tmd: Option<Duration>,
+    /// The forward pass this chunk was in.
+    pub embedding: Option<Duration>,
+    /// The transaction this chunk was in.
+    pub postgres: Option<Duration>,
+    /// From the entrance to the commit, waiting included.
+    pub total: Option<Duration>,
+}
+
+/// Why a chunk was not stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Rejection {
+    /// Which reason of the closed list.
+    pub cause: Cause,
+    /// One sentence for the person who sent it.
+    pub message: String,
+    /// The field to mend, where there is one.
+    pub param: Option<&'static str>,
+}
+
+impl Rejection {
+    /// A reason with its sentence.
+    pub fn new(cause: Cause, message: impl Into<String>) -> Self {
+        Rejection { cause, message: message.into(), param: None }
+    }
+
+    /// Names the field to mend.
+    #[must_use]
+    pub fn param(mut self, field: &'static str) -> Self {
+        self.param = Some(field);
+        self
+    }
+}
+
+/// The closed list of reasons; the codes are part of the public contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The line is not JSON.
+    InvalidJson,
+    /// The line is not UTF-8.
+    InvalidUtf8,
+    /// The line is longer than the limit.
+    LineTooLong,
+    /// A field has the wrong type.
+    WrongType,
+    /// A field is not known.
+    UnknownField,
+    /// A required field is missing.
+    MissingField,
+    /// Nothing but white space.
+    TextEmpty,
+    /// Over the limit.
+    TextTooLong,
+    /// PostgreSQL text cannot hold NUL.
+    NulCharacter,
+    /// A code is outside its axis.
+    CodeOutOfRange,
+    /// An id, dataset or other name is blank or too long.
+    InvalidName,
+    /// The key is known with other content.
+    IdConflict,
+    /// No source of codes could answer.
+    TmdFailed,
+    /// The model could not make a usable vector of it.
+    EmbedFailed,
+    /// The database refused this row.
+    StoreFailed,
+    /// It took a stage down three times.
+    Poison,
+    /// Its fate is unknown; send it again.
+    Lost,
+    /// The service is going down; send it again.
+    Draining,
+}
+
+impl Cause {
+    /// The stable name in answers and metrics.
+    pub fn code(self) -> &'static str {
+        match self {
+            Cause::InvalidJson => "invalid_json",
+            Cause::InvalidUtf8 => "invalid_utf8",
+            Cause::LineTooLong => "line_too_long",
+            Cause::WrongType => "wrong_type",
+            Cause::UnknownField => "unknown_field",
+            Cause::MissingField => "missing_field",
+            Cause::TextEmpty => "text_empty",
+            Cause::TextTooLong => "text_too_long",
+            Cause::NulCharacter => "nul_character",
+            Cause::CodeOutOfRange => "code_out_of_range",
+            Cause::InvalidName => "invalid_name",
+            Cause::IdConflict => "id_conflict",
+            Cause::TmdFailed => "tmd_failed",
+            Cause::EmbedFailed => "embed_failed",
+            Cause::StoreFailed => "store_failed",
+            Cause::Poison => "poison",
+            Cause::Lost => "lost",
+            Cause::Draining => "draining",
+        }
+    }
+
+    /// Sending the same chunk again can help.
+    pub fn retryable(self) -> bool {
+        matches!(self, Cause::Lost | Cause::Draining)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
