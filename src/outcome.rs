@@ -116,6 +116,28 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Every reason there is.
+    pub const ALL: [Cause; 18] = [
+        Cause::InvalidJson,
+        Cause::InvalidUtf8,
+        Cause::LineTooLong,
+        Cause::WrongType,
+        Cause::UnknownField,
+        Cause::MissingField,
+        Cause::TextEmpty,
+        Cause::TextTooLong,
+        Cause::NulCharacter,
+        Cause::CodeOutOfRange,
+        Cause::InvalidName,
+        Cause::IdConflict,
+        Cause::TmdFailed,
+        Cause::EmbedFailed,
+        Cause::StoreFailed,
+        Cause::Poison,
+        Cause::Lost,
+        Cause::Draining,
+    ];
+
     /// The stable name in answers and metrics.
     pub fn code(self) -> &'static str {
         match self {
