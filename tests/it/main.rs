@@ -1,1 +1,3 @@
-//! Integration tests.
+//! Integration tests: one binary, because libtorch links once. A module per behaviour.
+
+mod encoder;
