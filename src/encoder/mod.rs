@@ -1,1 +1,57 @@
-//! Being built.
+//! Texts to vectors: a synchronous port, and the libtorch models behind it.
+//!
+//! [`Tokenizer`] runs on any thread; an [`Encoder`] is built on the thread that keeps it, because libtorch holds
+//! state per thread. [`plan::choose`] decides what goes into one pass.
+//!
+//! ```text
+//! model_files -> tokens      text -> Tokens
+//!      |
+//!      +-> weights -> bert (linear) -> tch_encoder   Tokens -> vectors
+//!                                          |
+//!                                       calibrate    number format, product, budget: measured at the start
+//! ```
+
+mod architecture;
+mod bert;
+mod calibrate;
+mod device;
+mod error;
+mod linear;
+mod model_files;
+pub mod plan;
+mod tch_encoder;
+mod tokens;
+mod torchscript;
+mod weights;
+
+pub use architecture::{Activation, Architecture};
+pub use calibrate::{Calibration, Candidate};
+pub use device::{DeviceChoice, Dtype, DtypeChoice};
+pub use error::EncodeError;
+pub use linear::LinearKind;
+pub use model_files::{ModelFiles, Pooling, locate};
+pub use tch_encoder::{EncoderOptions, TchEncoder, load};
+pub use tokens::{Tokenizer, Tokens};
+
+use crate::model::ModelIdentity;
+use std::sync::Arc;
+
+/// A vector of unit length, or why this one text has none.
+pub type Vector = Result<Arc<[f32]>, EncodeError>;
+
+/// A model in memory. It stays on the thread it was built on.
+pub trait Encoder {
+    /// Which vectors it makes.
+    fn identity(&self) -> &ModelIdentity;
+
+    /// The length of its vectors.
+    fn dims(&self) -> usize;
+
+    /// Computes the vectors of some texts in one pass; answers in their order. What a pass may hold is the caller's
+    /// choice ([`plan::choose`]).
+    ///
+    /// # Errors
+    /// The outer error means that the pass failed and nothing is known about any single text. A text that cannot be
+    /// encoded has its own error, and does not disturb its neighbours.
+    fn encode(&mut self, texts: &[&Tokens]) -> Result<Vec<Vector>, EncodeError>;
+}

@@ -1,0 +1,150 @@
+//! Finds out at the start how the model runs best on this machine: number format, matrix product, size of a pass.
+
+use super::plan::Budget;
+use super::{Architecture, Dtype, DtypeChoice, EncodeError, Encoder, LinearKind, TchEncoder, Tokens};
+use std::fmt;
+use std::time::{Duration, Instant};
+use tch::Device;
+
+/// What was measured, for the start-up log, and what was chosen.
+#[derive(Debug, Clone)]
+pub struct Calibration {
+    /// The number format.
+    pub dtype: Dtype,
+    /// The matrix product.
+    pub linear: LinearKind,
+    /// What one pass may hold, for [`super::plan::choose`].
+    pub budget: Budget,
+    /// All ways that were tried.
+    pub candidates: Vec<Candidate>,
+    /// How long it took, with loading.
+    pub took: Duration,
+}
+
+/// One way to compute, and how fast it was.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// The number format.
+    pub dtype: Dtype,
+    /// The matrix product.
+    pub linear: LinearKind,
+    /// Short paragraphs in a second.
+    pub texts_per_s: f64,
+}
+
+impl fmt::Display for Calibration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}, {} tokens a pass (", self.dtype, self.linear, self.budget.tokens)?;
+        for (index, Candidate { dtype, linear, texts_per_s }) in self.candidates.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{dtype} {linear} {texts_per_s:.0} texts/s")?;
+        }
+        write!(f, "; took {:.1} s)", self.took.as_secs_f64())
+    }
+}
+
+/// A paragraph.
+const TYPICAL_TOKENS: usize = 56;
+/// Tokens of the pass that candidates are compared with.
+const TRIAL_TOKENS: usize = 1024;
+/// How long one candidate or one size is tried.
+const TRIAL: Duration = Duration::from_millis(120);
+/// A query that arrives waits for one pass, so a pass has to stay short.
+const LONGEST_PASS: Duration = Duration::from_millis(60);
+/// Padded tokens of one pass. Below, libtorch's overhead per step shows; above, intermediate results leave the cache.
+const SIZES: [usize; 6] = [512, 1024, 1536, 2048, 3072, 4096];
+/// More speed than this has to be gained by a larger pass.
+const WORTH: f64 = 1.02;
+
+/// Builds each way to compute with `build`, tries it, and keeps the fastest.
+pub(super) fn calibrate(
+    choice: DtypeChoice,
+    device: Device,
+    shape: &Architecture,
+    build: impl Fn(Dtype, LinearKind) -> Result<TchEncoder, EncodeError>,
+) -> Result<(TchEncoder, Calibration), EncodeError> {
+    let begin = Instant::now();
+    let mut candidates = Vec::new();
+    let mut best: Option<(TchEncoder, Candidate)> = None;
+    for (dtype, linear) in ways(choice, device) {
+        let mut encoder = match build(dtype, linear) {
+            Ok(encoder) => encoder,
+            // Not every libtorch has it; the default one always works, and reports what is wrong with the model.
+            Err(EncodeError::Torch { .. }) if linear != LinearKind::Default => continue,
+            Err(error) => return Err(error),
+        };
+        let took = best_pass(&mut encoder, &trial(TRIAL_TOKENS, shape))?;
+        let texts = TRIAL_TOKENS / TYPICAL_TOKENS;
+        let candidate = Candidate { dtype, linear, texts_per_s: texts as f64 / took.as_secs_f64() };
+        candidates.push(candidate);
+        if best.as_ref().is_none_or(|(_, best)| candidate.texts_per_s > best.texts_per_s) {
+            best = Some((encoder, candidate));
+        }
+    }
+    let Some((mut encoder, Candidate { dtype, linear, .. })) = best else {
+        return Err(EncodeError::Torch { doing: "looking for a way to compute", reason: "none works".to_owned() });
+    };
+    let budget = Budget { tokens: best_size(&mut encoder, shape)?, texts: 512 };
+    Ok((encoder, Calibration { dtype, linear, budget, candidates, took: begin.elapsed() }))
+}
+
+fn ways(choice: DtypeChoice, device: Device) -> Vec<(Dtype, LinearKind)> {
+    let dtypes = match choice {
+        DtypeChoice::Only(dtype) => vec![dtype],
+        DtypeChoice::Auto => [Dtype::F32, Dtype::Bf16].into_iter().filter(|dtype| dtype.is_native(device)).collect(),
+    };
+    let linears: &[LinearKind] =
+        if device == Device::Cpu { &[LinearKind::Default, LinearKind::Packed] } else { &[LinearKind::Default] };
+    dtypes.into_iter().flat_map(|dtype| linears.iter().map(move |&linear| (dtype, linear))).collect()
+}
+
+fn best_size(encoder: &mut TchEncoder, shape: &Architecture) -> Result<usize, EncodeError> {
+    let mut best = (SIZES[0], 0.0);
+    for size in SIZES {
+        let took = best_pass(encoder, &trial(size, shape))?;
+        if took > LONGEST_PASS && best.1 > 0.0 {
+            break;
+        }
+        let tokens_per_s = size as f64 / took.as_secs_f64();
+        if tokens_per_s > best.1 * WORTH {
+            best = (size, tokens_per_s);
+        }
+    }
+    Ok(best.0)
+}
+
+/// The fastest of some passes: whatever else the machine does only makes a pass slower.
+fn best_pass(encoder: &mut TchEncoder, texts: &[Tokens]) -> Result<Duration, EncodeError> {
+    let texts: Vec<&Tokens> = texts.iter().collect();
+    let begin = Instant::now();
+    let mut best = Duration::MAX;
+    // The first pass sets up what libtorch keeps.
+    for pass in 0.. {
+        let start = Instant::now();
+        encoder.encode(&texts)?;
+        if pass > 0 {
+            best = best.min(start.elapsed());
+        }
+        if pass > 1 && begin.elapsed() > TRIAL {
+            break;
+        }
+    }
+    Ok(best)
+}
+
+/// Texts of a typical length, not all of the same one, that fill a pass of `tokens`. What they say does not matter
+/// for the time it takes.
+fn trial(tokens: usize, shape: &Architecture) -> Vec<Tokens> {
+    let width = TYPICAL_TOKENS.min(shape.positions);
+    let mut state = 1_u32;
+    let mut token = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state as usize >> 8) % shape.vocabulary
+    };
+    (0..(tokens / width).max(1))
+        .map(|text| {
+            let length = width - (text % 4).min(width - 1);
+            Tokens { ids: (0..length).map(|_| token() as i32).collect(), truncated: false }
+        })
+        .collect()
+}

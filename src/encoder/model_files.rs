@@ -1,0 +1,251 @@
+//! A model as files: a local folder in the layout of Hugging Face and sentence-transformers.
+//!
+//! Everything that can be known without computing is checked here, so a wrong folder stops the start with one
+//! sentence. Weights are read as safetensors only: a pickle can run code, and is never opened.
+
+use super::architecture::{Architecture, read_architecture};
+use super::{EncodeError, ModelIdentity};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const FETCH_AGAIN: &str = "fetch the model again (scripts/setup does), or point to another folder";
+const ONLY_SAFETENSORS: &str =
+    "only safetensors weights are read; fetch them, or save the model again with safe serialisation";
+
+/// The files of one model, and what they say about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelFiles {
+    /// The model folder.
+    pub folder: PathBuf,
+    /// The last part of the folder's name.
+    pub name: String,
+    /// The safetensors files, one or several.
+    pub weights: Vec<PathBuf>,
+    /// The tokenizer.
+    pub tokenizer: PathBuf,
+    /// The longest input in tokens; what is beyond is cut off.
+    pub max_tokens: usize,
+    /// Texts are made lower case before the tokenizer sees them.
+    pub lowercase: bool,
+    /// How token vectors become one.
+    pub pooling: Pooling,
+    /// The shape of the network.
+    pub architecture: Architecture,
+}
+
+/// How the token vectors of a text become its vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// That of the first token.
+    Cls,
+}
+
+/// Finds a model: `spec` is a local folder, or a name of which one of the `search` folders has a subfolder.
+///
+/// # Errors
+/// [`EncodeError::UnknownModel`] with the places that were tried; otherwise what is wrong with the folder.
+pub fn locate(spec: &str, search: &[PathBuf]) -> Result<ModelFiles, EncodeError> {
+    // A name is looked up first: a folder of that name where the service happens to be started means nothing.
+    let is_name = !spec.is_empty() && !spec.contains(['/', '\\']) && spec != "." && spec != "..";
+    let named = search.iter().filter(|_| is_name).map(|folder| folder.join(spec));
+    match named.chain([PathBuf::from(spec)]).find(|folder| folder.is_dir()) {
+        Some(folder) => ModelFiles::open(&folder),
+        None => {
+            let searched: Vec<String> = search.iter().map(|folder| folder.display().to_string()).collect();
+            Err(EncodeError::UnknownModel { spec: spec.to_owned(), searched: searched.join(", ") })
+        }
+    }
+}
+
+impl ModelFiles {
+    /// Reads the configuration of the model in a folder.
+    ///
+    /// # Errors
+    /// What is missing or not supported, and what to do. Weights are looked for, not read.
+    pub fn open(folder: &Path) -> Result<Self, EncodeError> {
+        let modules = read_modules(folder)?;
+        let network = folder.join(&modules.transformer);
+        let architecture = read_architecture(&network.join("config.json"), || missing(&network, "config.json"))?;
+        let tokenizer = network.join("tokenizer.json");
+        if !tokenizer.is_file() {
+            return Err(missing(&network, "tokenizer.json"));
+        }
+        let sentence: SentenceConfig = read_json(&network.join("sentence_bert_config.json"))?.unwrap_or_default();
+        let tokens: TokenizerConfig = read_json(&network.join("tokenizer_config.json"))?.unwrap_or_default();
+        // Some tokenizers say 1e30 for "no limit"; as a number of tokens that saturates, and the positions decide.
+        let limit = sentence.max_seq_length.or(tokens.model_max_length.map(|limit| limit as usize));
+        let max_tokens = limit.unwrap_or(usize::MAX).min(architecture.positions);
+        if max_tokens < 3 {
+            let path = network.join("sentence_bert_config.json");
+            return Err(EncodeError::bad_file(&path, format!("expected max_seq_length >= 3, received {max_tokens}")));
+        }
+        let absolute = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+        Ok(ModelFiles {
+            name: absolute.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            weights: find_weights(&network)?,
+            pooling: read_pooling(folder, modules.pooling.as_deref())?,
+            folder: folder.to_owned(),
+            tokenizer,
+            max_tokens,
+            lowercase: sentence.do_lower_case,
+            architecture,
+        })
+    }
+
+    /// Which vectors this model makes; reads all its files once. Two models with the same fingerprint make the
+    /// same vectors, up to rounding.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn identity(&self) -> Result<ModelIdentity, EncodeError> {
+        let recipe = self.recipe();
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"lnsp model 1").update(&(recipe.len() as u64).to_le_bytes()).update(recipe.as_bytes());
+        for path in self.weights.iter().chain([&self.tokenizer]) {
+            let hash = hash_file(path).map_err(|error| EncodeError::bad_file(path, error))?;
+            hasher.update(hash.as_bytes());
+        }
+        Ok(ModelIdentity {
+            name: self.name.clone(),
+            recipe,
+            fingerprint: hasher.finalize().to_hex().to_string(),
+            dims: self.architecture.hidden,
+        })
+    }
+
+    /// All that decides a vector besides weights and tokenizer.
+    fn recipe(&self) -> String {
+        let pooling = match self.pooling {
+            Pooling::Mean => "mean",
+            Pooling::Cls => "cls",
+        };
+        let case = if self.lowercase { ", lower case" } else { "" };
+        let Architecture { layers, heads, eps, activation, .. } = &self.architecture;
+        let tokens = self.max_tokens;
+        format!("bert {layers}x{heads} {activation} eps {eps:e}{case}, first {tokens} tokens, {pooling}, normalised")
+    }
+}
+
+fn hash_file(path: &Path) -> std::io::Result<blake3::Hash> {
+    Ok(blake3::Hasher::new().update_reader(fs::File::open(path)?)?.finalize())
+}
+
+pub(super) fn missing(folder: &Path, file: &str) -> EncodeError {
+    EncodeError::MissingFile { folder: folder.to_owned(), file: file.to_owned(), remedy: FETCH_AGAIN }
+}
+
+/// `None` if there is no such file.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, EncodeError> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| EncodeError::bad_file(path, format!("{error}; {FETCH_AGAIN}"))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(EncodeError::bad_file(path, error)),
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct SentenceConfig {
+    max_seq_length: Option<usize>,
+    do_lower_case: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct TokenizerConfig {
+    model_max_length: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Module {
+    #[serde(default)]
+    path: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// Folders of the modules, relative to the model's.
+struct Modules {
+    transformer: String,
+    pooling: Option<String>,
+}
+
+/// A plain Hugging Face folder has no `modules.json`: its vectors are pooled by their mean, as sentence-transformers
+/// does. `Normalize` may be absent: all our vectors have unit length.
+fn read_modules(folder: &Path) -> Result<Modules, EncodeError> {
+    let path = folder.join("modules.json");
+    let mut found = Modules { transformer: String::new(), pooling: None };
+    for module in read_json::<Vec<Module>>(&path)?.unwrap_or_default() {
+        match module.kind.rsplit('.').next() {
+            Some("Transformer") => found.transformer = module.path,
+            Some("Pooling") => found.pooling = Some(module.path),
+            Some("Normalize") => {}
+            _ => {
+                return Err(EncodeError::Unsupported {
+                    path,
+                    received: format!("module `{}`", module.kind),
+                    expected: "Transformer, Pooling and Normalize",
+                });
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn read_pooling(folder: &Path, module: Option<&str>) -> Result<Pooling, EncodeError> {
+    let Some(module) = module else { return Ok(Pooling::Mean) };
+    let folder = folder.join(module);
+    let path = folder.join("config.json");
+    let config: serde_json::Map<String, serde_json::Value> =
+        read_json(&path)?.ok_or_else(|| missing(&folder, "config.json"))?;
+    let modes: Vec<&str> = config
+        .iter()
+        .filter_map(|(key, value)| match key.strip_prefix("pooling_mode")? {
+            "" => value.as_str(),
+            mode if value == true => Some(mode.trim_matches('_')),
+            _ => None,
+        })
+        .collect();
+    match modes[..] {
+        ["mean_tokens" | "mean"] => Ok(Pooling::Mean),
+        ["cls_token" | "cls"] => Ok(Pooling::Cls),
+        _ => Err(EncodeError::Unsupported {
+            path,
+            received: format!("pooling [{}]", modes.join(", ")),
+            expected: "mean or cls alone",
+        }),
+    }
+}
+
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+fn find_weights(folder: &Path) -> Result<Vec<PathBuf>, EncodeError> {
+    let single = folder.join("model.safetensors");
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    let index = folder.join("model.safetensors.index.json");
+    let Some(ShardIndex { weight_map }) = read_json(&index)? else {
+        let remedy = if folder.join("pytorch_model.bin").exists() { ONLY_SAFETENSORS } else { FETCH_AGAIN };
+        let file = "weights (model.safetensors)".to_owned();
+        return Err(EncodeError::MissingFile { folder: folder.to_owned(), file, remedy });
+    };
+    let shards: BTreeSet<String> = weight_map.into_values().collect();
+    shards
+        .into_iter()
+        .map(|shard| {
+            let path = folder.join(&shard);
+            if path.is_file() { Ok(path) } else { Err(missing(folder, &shard)) }
+        })
+        .collect()
+}

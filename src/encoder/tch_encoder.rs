@@ -1,0 +1,169 @@
+//! The encoder that computes with libtorch.
+
+use super::bert::{Bert, padding_mask};
+use super::calibrate::{Calibration, calibrate};
+use super::error::Doing;
+use super::linear::{FusedKernels, LinearKind};
+use super::weights::Weights;
+use super::{
+    DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, ModelFiles, ModelIdentity, Pooling, Tokens, Vector,
+};
+use std::num::NonZeroUsize;
+use tch::{Device, Kind, Tensor};
+
+/// What is loaded, and how it shall compute.
+#[derive(Debug, Clone)]
+pub struct EncoderOptions {
+    /// The model.
+    pub files: ModelFiles,
+    /// Where it computes.
+    pub device: DeviceChoice,
+    /// In which number format.
+    pub dtype: DtypeChoice,
+    /// On how many threads; all cores if absent.
+    pub threads: Option<NonZeroUsize>,
+    /// `false` gives each text a pass of its own, the control of a comparison.
+    pub batch_texts: bool,
+    /// What an earlier [`load`] on this machine found out. With it, nothing is measured again: for the rebuild
+    /// after a failure.
+    pub calibration: Option<Calibration>,
+}
+
+/// A model in memory, with the fastest way to compute it on this machine.
+pub struct TchEncoder {
+    identity: ModelIdentity,
+    files: ModelFiles,
+    bert: Bert,
+    dtype: Dtype,
+    device: Device,
+    batch_texts: bool,
+}
+
+/// Loads a model and finds out how it runs best here; takes a few seconds. To be called on the thread that will
+/// keep it: libtorch's thread count is set for that thread.
+///
+/// # Errors
+/// What is wrong with the files, the device or the weights.
+pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), EncodeError> {
+    let device = options.device.open()?;
+    if let Some(threads) = options.threads {
+        tch::set_num_threads(i32::try_from(threads.get()).unwrap_or(i32::MAX));
+    }
+    let identity = options.files.identity()?;
+    let weights = Weights::read(&options.files, device)?;
+    let build = |dtype: Dtype, linear: LinearKind| -> Result<TchEncoder, EncodeError> {
+        let kernels = match linear {
+            LinearKind::Default => None,
+            LinearKind::Packed => Some(FusedKernels::load()?),
+        };
+        Ok(TchEncoder {
+            identity: identity.clone(),
+            files: options.files.clone(),
+            bert: tch::no_grad(|| Bert::new(&options.files.architecture, &weights, dtype, kernels))?,
+            dtype,
+            device,
+            batch_texts: options.batch_texts,
+        })
+    };
+    match &options.calibration {
+        Some(known) => Ok((build(known.dtype, known.linear)?, known.clone())),
+        None => calibrate(options.dtype, device, &options.files.architecture, build),
+    }
+}
+
+impl Encoder for TchEncoder {
+    fn identity(&self) -> &ModelIdentity {
+        &self.identity
+    }
+
+    fn dims(&self) -> usize {
+        self.identity.dims
+    }
+
+    fn encode(&mut self, texts: &[&Tokens]) -> Result<Vec<Vector>, EncodeError> {
+        let checks: Vec<Result<(), EncodeError>> = texts.iter().map(|text| self.check(text)).collect();
+        let good: Vec<&Tokens> =
+            texts.iter().zip(&checks).filter(|(_, check)| check.is_ok()).map(|(text, _)| *text).collect();
+        let pass = if self.batch_texts { good.len() } else { 1 };
+        let mut rows = Vec::with_capacity(good.len() * self.dims());
+        for batch in good.chunks(pass.max(1)) {
+            tch::no_grad(|| self.run(batch, &mut rows))?;
+        }
+        let mut rows = rows.chunks_exact(self.dims());
+        Ok(checks.into_iter().map(|check| check.and_then(|()| unit(rows.next().unwrap_or_default()))).collect())
+    }
+}
+
+impl TchEncoder {
+    /// The number format it computes in.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn check(&self, text: &Tokens) -> Result<(), EncodeError> {
+        let foreign = |what, expected: String, received: usize| {
+            Err(EncodeError::ForeignTokens { what, expected, received: received.to_string() })
+        };
+        let (longest, vocabulary) = (self.files.max_tokens, self.files.architecture.vocabulary);
+        if text.is_empty() || text.len() > longest {
+            return foreign("length", format!("1 to {longest}"), text.len());
+        }
+        // A negative id becomes a large one here.
+        match text.ids.iter().map(|&id| id as u32 as usize).find(|&id| id >= vocabulary) {
+            Some(id) => foreign("id", format!("below {vocabulary}"), id),
+            None => Ok(()),
+        }
+    }
+
+    /// One pass over texts that were checked; appends their pooled vectors, not yet of unit length.
+    fn run(&self, texts: &[&Tokens], rows: &mut Vec<f32>) -> Result<(), EncodeError> {
+        let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+        let width = lengths.iter().copied().max().unwrap_or_default();
+        let (count, dims) = (texts.len(), self.dims());
+        if count == 0 {
+            return Ok(());
+        }
+        let mut ids = vec![0_i32; count * width];
+        for (row, text) in ids.chunks_exact_mut(width).zip(texts) {
+            row[..text.len()].copy_from_slice(&text.ids);
+        }
+        let to_device = |tensor: Tensor| tensor.f_to_device(self.device).doing("moving a batch to the device");
+        let ids = Tensor::f_from_slice(&ids).and_then(|ids| ids.f_view([count as i64, width as i64]));
+        let ids = to_device(ids.doing("building a batch")?)?;
+        let mask = padding_mask(&lengths, width, self.dtype.kind())?.map(to_device).transpose()?;
+        let hidden = self.bert.forward(&ids, mask.as_ref())?;
+        let pooled = match self.files.pooling {
+            Pooling::Cls => hidden.f_select(1, 0).and_then(|first| first.f_to_kind(Kind::Float)).doing("pooling")?,
+            Pooling::Mean => {
+                let shares = to_device(mean_shares(&lengths, width).doing("pooling")?)?;
+                let hidden = hidden.f_to_kind(Kind::Float).doing("pooling")?;
+                shares.f_bmm(&hidden).doing("pooling")?
+            }
+        };
+        let pooled = pooled.f_to_device(Device::Cpu).and_then(|pooled| pooled.f_contiguous()).doing("pooling")?;
+        let start = rows.len();
+        rows.resize(start + count * dims, 0.0);
+        pooled.f_copy_data(&mut rows[start..], count * dims).doing("copying vectors")
+    }
+}
+
+/// `[texts, 1, width]`: the share of each token in the mean of its text, none for padding.
+fn mean_shares(lengths: &[usize], width: usize) -> Result<Tensor, tch::TchError> {
+    let mut shares = vec![0_f32; lengths.len() * width];
+    for (row, &length) in shares.chunks_exact_mut(width).zip(lengths) {
+        row[..length].fill(1.0 / length as f32);
+    }
+    Tensor::f_from_slice(&shares)?.f_view([lengths.len() as i64, 1, width as i64])
+}
+
+/// The vector with length one.
+fn unit(row: &[f32]) -> Vector {
+    let length = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
+    if !length.is_finite() {
+        return Err(EncodeError::UnusableVector { received: "values that are not finite" });
+    }
+    if length < f64::from(f32::MIN_POSITIVE) {
+        return Err(EncodeError::UnusableVector { received: "zeros" });
+    }
+    Ok(row.iter().map(|&value| (f64::from(value) / length) as f32).collect())
+}
