@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 const FORMAT: u32 = 1;
 /// Arroy can keep several forests in one database; we have one.
 const FOREST: u16 = 0;
+/// The only key beside the vectors.
+const RECORD: &str = "record";
 /// The start of the key of every item in arroy's database: the forest, and the kind "item". Checked by a test.
 const ITEM_PREFIX: [u8; 3] = [0, 0, 3];
 /// The tag and the norm that come before the vector in the value of an item. Checked by a test.
@@ -129,7 +131,7 @@ impl Volume {
     }
 
     pub(super) fn record(&self, txn: &RoTxn<'_>) -> Result<Option<Record>, IndexError> {
-        self.record.get(txn, "").map_err(|error| self.wrap(error))
+        self.record.get(txn, RECORD).map_err(|error| self.wrap(error))
     }
 
     pub(super) fn reader<'t>(&self, txn: &'t RoTxn<'_>) -> Result<arroy::Reader<'t, Cosine>, IndexError> {
@@ -181,7 +183,7 @@ impl Volume {
         }
         let items = self.reader(&txn)?.n_items();
         let record = Record { items, ..record };
-        self.record.put(&mut txn, "", &record).map_err(|error| self.wrap(error))?;
+        self.record.put(&mut txn, RECORD, &record).map_err(|error| self.wrap(error))?;
         txn.commit().map_err(|error| self.wrap(error))?;
         self.fill_up()?;
         Ok(record)
