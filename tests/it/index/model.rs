@@ -131,6 +131,8 @@ impl World {
     fn check(&self) {
         let status = self.index().status();
         assert!(status.built_seq <= status.applied_seq && status.applied_seq <= self.truth.clock());
+        let items = self.index().items().unwrap();
+        assert!(self.truth.items_upto(status.applied_seq).iter().all(|item| items.contains(*item)));
         if status.applied_seq == self.truth.clock() {
             assert_equal(self.index(), &self.truth);
             let found = self.index().search(&[1.0; DIMS], 1_000, Effort::Normal).unwrap();

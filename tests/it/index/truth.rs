@@ -64,6 +64,11 @@ impl Truth {
         self.rows.lock().unwrap().seq_of.keys().copied().collect()
     }
 
+    /// The items whose last change is at most `seq`.
+    pub fn items_upto(&self, seq: i64) -> Vec<u32> {
+        self.rows.lock().unwrap().by_seq.range(..=seq).map(|(_, row)| row.item).collect()
+    }
+
     pub fn vector_of(&self, item: u32) -> Arc<[f32]> {
         let rows = self.rows.lock().unwrap();
         rows.by_seq[&rows.seq_of[&item]].vector.clone()
@@ -224,5 +229,18 @@ pub fn until(what: &str, fact: impl Fn() -> bool) {
     while !fact() {
         assert!(Instant::now() < deadline, "never came true: {what}");
         std::thread::yield_now();
+    }
+}
+
+/// A folder with everything in it.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
     }
 }
