@@ -260,7 +260,7 @@ struct Following {
 impl ChangeSource for Following {
     fn changes_after(&self, seq: i64, limit: usize) -> Result<Changes, SourceError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let changes = block_on(self.store.changes_after(self.model, seq, limit)).map_err(SourceError::new)?;
+        let changes = block_on(self.store.changes_after(seq, limit, self.model)).map_err(SourceError::new)?;
         let rows = changes.rows.into_iter();
         let rows = rows.map(|row| ChangedRow { seq: row.seq, item: row.item, vector: row.vector.into() });
         Ok(Changes { clock: changes.clock, rows: rows.collect(), tombstones: changes.tombstones })

@@ -184,7 +184,8 @@ pub fn committed(rows: usize, took: Duration) {
 }
 
 /// The database said no.
-pub fn store_error(class: String, retryable: bool) {
+pub fn store_error(class: Option<String>, retryable: bool) {
+    let class = class.unwrap_or_else(|| "none".to_owned());
     let retryable = if retryable { "true" } else { "false" };
     counter!("lnsp_store_errors_total", "sqlstate_class" => class, "retryable" => retryable).increment(1);
 }

@@ -75,14 +75,16 @@ impl<O: Send + Sync + 'static, R: Unsettled> Drop for Trip<O, R> {
 }
 
 /// A trip with cargo and a slot: it is inside a stage.
-#[derive(actix::Message)]
-#[rtype(result = "()")]
 pub struct Parcel<T, O: Send + Sync + 'static, R: Unsettled> {
     cargo: T,
     // Declared before `trip`, so that a dropped parcel is at home no later than its slot: see `Trip::drop`.
     trip: Trip<O, R>,
     slot: Slot,
     entered: Instant,
+}
+
+impl<T: 'static, O: Send + Sync + 'static, R: Unsettled> actix::Message for Parcel<T, O, R> {
+    type Result = ();
 }
 
 impl<T, O: Send + Sync + 'static, R: Unsettled> Parcel<T, O, R> {
@@ -109,6 +111,13 @@ impl<T, O: Send + Sync + 'static, R: Unsettled> Parcel<T, O, R> {
     /// Marks the parcel as waiting inside the stage: nobody works on it.
     pub fn rest(&mut self) {
         self.trip.in_hand = None;
+    }
+
+    /// As [`Self::rest`], in passing.
+    #[must_use]
+    pub fn at_rest(mut self) -> Self {
+        self.rest();
+        self
     }
 
     /// The work begins: records how long it waited in `stage` since it entered.

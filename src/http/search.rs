@@ -100,7 +100,7 @@ fn result(scored: &Scored) -> Value {
     json!({
         "id": hit.id, "cpe_id": hit.cpe_id, "text": hit.text, "score": scored.score,
         "tmd": {"domain": hit.tmd.domain(), "task": hit.tmd.task(), "modifier": hit.tmd.modifier(),
-                "source": hit.tmd_source},
+                "source": hit.tmd_source.kind()},
         "names": {"domain": hit.tmd.name(Axis::Domain), "task": hit.tmd.name(Axis::Task),
                   "modifier": hit.tmd.name(Axis::Modifier)},
         "dataset_source": hit.dataset_source, "document_id": hit.document_id, "chunk_index": hit.chunk_index,

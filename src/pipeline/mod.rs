@@ -19,7 +19,7 @@ use crate::stages::{
     WriteTools, Writer,
 };
 use actix::{Actor, Addr, Arbiter, Context};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -140,7 +140,7 @@ fn spawn<A: Actor<Context = Context<A>>>(slots: Load, stage: A) -> Addr<A> {
 
 /// A running pipeline: the thread it lives on, and the ways in.
 pub struct Pipeline {
-    arbiter: Arbiter,
+    arbiter: Mutex<Option<Arbiter>>,
     health: watch::Receiver<Health>,
     entrance: Entrance,
     slots: usize,
@@ -159,7 +159,7 @@ impl Pipeline {
         let slots = settings.in_flight();
         let supervisor = Supervisor::new(tools, settings, home, gate, health);
         Supervisor::start_in_arbiter(&arbiter.handle(), |_| supervisor);
-        Pipeline { arbiter, health: healthy, entrance, slots }
+        Pipeline { arbiter: Mutex::new(Some(arbiter)), health: healthy, entrance, slots }
     }
 
     /// The way in.
@@ -182,9 +182,15 @@ impl Pipeline {
         self.slots
     }
 
-    /// Turns arrivals away, waits until every accepted chunk has its answer, then ends the thread.
+    /// Turns arrivals away, waits until every accepted chunk has its answer, then ends the thread, and with it the
+    /// stages' hold on model, store and index.
     pub async fn stop(&self) {
         self.entrance.drain().await;
-        self.arbiter.stop();
+        let arbiter = self.arbiter.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(arbiter) = arbiter {
+            arbiter.stop();
+            // Short: the thread only has to drop what it holds. That it panicked is no news at its end.
+            drop(arbiter.join());
+        }
     }
 }

@@ -56,7 +56,7 @@ impl Actor for Supervisor {
 
     fn started(&mut self, context: &mut Context<Self>) {
         if let Some(work) = self.work.take() {
-            context.spawn(fut::wrap_future(work.supervise()));
+            context.spawn(fut::wrap_future::<_, Self>(work.supervise()));
         }
     }
 }

@@ -183,7 +183,7 @@ fn finish(
     took: Duration,
 ) -> Option<Parcel<EmbeddedChunk>> {
     match vector {
-        Ok(vector) => Some(parcel.map(|Readable { tagged, tokens }| EmbeddedChunk {
+        Ok(vector) => Some(parcel.at_rest().map(|Readable { tagged, tokens }| EmbeddedChunk {
             chunk: tagged.chunk,
             tagging: tagged.tagging,
             embedding: Embedding { vector, truncated: tokens.truncated, took },

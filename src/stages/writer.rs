@@ -103,15 +103,15 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>) {
         let started = Instant::now();
         let rows: Vec<&EmbeddedChunk> = parcels.iter().map(Parcel::cargo).collect();
         match tools.store.insert(tools.model, &rows).await {
-            Ok(committed) => {
+            Ok(fates) => {
                 let took = started.elapsed();
                 metrics::committed(rows.len(), took);
                 metrics::stage_busy(Stage::Write.name(), took);
-                metrics::store_seq(committed.upto);
-                let rows = parcels.iter().zip(&committed.fates).filter_map(|(p, fate)| changed_row(p, fate)).collect();
-                let (after, upto) = (committed.after, committed.upto);
-                tools.index.absorb(slots, Commit { after, upto, rows, tombstones: Vec::new() });
-                for (parcel, fate) in parcels.into_iter().zip(committed.fates) {
+                if let Some(commit) = commit(&parcels, &fates) {
+                    metrics::store_seq(commit.upto);
+                    tools.index.absorb(slots, commit);
+                }
+                for (parcel, fate) in parcels.into_iter().zip(fates) {
                     let ours = maybe_ours || parcel.attempts() > 0;
                     settle(tools, parcel, fate, took, ours).await;
                 }
@@ -159,13 +159,19 @@ fn count(error: &StoreError) {
     metrics::store_error(error.sqlstate_class(), error.is_transient());
 }
 
-fn changed_row(parcel: &Parcel<EmbeddedChunk>, fate: &RowFate) -> Option<ChangedRow> {
-    match fate {
+/// What the index learns of a transaction: its new rows in the order of the clock, of which it took one unbroken
+/// part. `None` when nothing was new.
+fn commit(parcels: &[Parcel<EmbeddedChunk>], fates: &[RowFate]) -> Option<Commit> {
+    let row = |(parcel, fate): (&Parcel<EmbeddedChunk>, &RowFate)| match fate {
         RowFate::Inserted { seq, item, .. } => {
             Some(ChangedRow { seq: *seq, item: *item, vector: parcel.cargo().embedding.vector.clone() })
         }
         RowFate::Present(_) => None,
-    }
+    };
+    let mut rows: Vec<ChangedRow> = parcels.iter().zip(fates).filter_map(row).collect();
+    rows.sort_unstable_by_key(|row| row.seq);
+    let (after, upto) = (rows.first()?.seq - 1, rows.last()?.seq);
+    Some(Commit { after, upto, rows, tombstones: Vec::new() })
 }
 
 fn outcome(parcel: &Parcel<EmbeddedChunk>, fate: RowFate, took: Duration, ours: bool) -> Outcome {
