@@ -21,13 +21,15 @@ CREATE TABLE change_clock (
     single    boolean PRIMARY KEY DEFAULT true CHECK (single),
     seq       bigint  NOT NULL DEFAULT 0 CHECK (seq >= 0),
     next_item bigint  NOT NULL DEFAULT 0 CONSTRAINT change_clock_items_left CHECK (next_item BETWEEN 0 AND 4294967295),
-    store_id  uuid    NOT NULL DEFAULT gen_random_uuid()
+    store_id  uuid    NOT NULL DEFAULT gen_random_uuid(),
+    model_id  integer REFERENCES models (model_id)
 );
 COMMENT ON TABLE change_clock IS 'One row. A writing transaction locks it before it writes anything, so changes get their numbers in the order of their commits.';
 COMMENT ON COLUMN change_clock.single IS 'Always true: keeps the table at one row.';
 COMMENT ON COLUMN change_clock.seq IS 'Number of the last committed change; holes are legal.';
 COMMENT ON COLUMN change_clock.next_item IS 'The next item number to give out. Item numbers are 32 bits in the search index, and are never used twice.';
 COMMENT ON COLUMN change_clock.store_id IS 'Tells this store from any other, so that an index made for another one is noticed.';
+COMMENT ON COLUMN change_clock.model_id IS 'The model whose vectors are written and searched; decided before the first row, and in this row so that writers of two models cannot pass each other.';
 INSERT INTO change_clock DEFAULT VALUES;
 
 CREATE TABLE chunks (
