@@ -1,6 +1,6 @@
 """The work behind scripts/setup. Standard library only.
 
-Every part is built in .deps/tmp, then moved into place by one rename, with a file `.complete` inside
+Every part is built below .deps/tmp, then moved into place by one rename, with a file `.complete` inside
 that names the versions it was built from. A part whose `.complete` says what is wanted is ready.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPS = ROOT / ".deps"
-TMP = DEPS / "tmp"
+TMP = DEPS / "tmp" / str(os.getpid())
 LOG = DEPS / "setup.log"
 VENV = DEPS / "venv"
 LIBTORCH = DEPS / "libtorch"
@@ -517,12 +517,13 @@ def alone():
             say("setup", "another one is running here, waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         LOG.write_text("")
-        shutil.rmtree(TMP, ignore_errors=True)
-        TMP.mkdir()
+        # Below a number of its own: a download of a killed set-up may still be writing to the old place.
+        shutil.rmtree(TMP.parent, ignore_errors=True)
+        TMP.mkdir(parents=True, exist_ok=True)
         try:
             yield
         finally:
-            shutil.rmtree(TMP, ignore_errors=True)
+            shutil.rmtree(TMP.parent, ignore_errors=True)
 
 
 def main():
