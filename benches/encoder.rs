@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     for _ in 0..ROUNDS {
         for (encoder, calibration, rates) in &mut candidates {
             let start = Instant::now();
-            padding.push(encode_all(encoder, &tokens, calibration.budget)?);
+            padding.push(encode_all(encoder, &tokens, calibration.tuning.budget)?);
             rates.push(tokens.len() as f64 / start.elapsed().as_secs_f64());
         }
     }
@@ -75,7 +75,7 @@ fn open(files: &ModelFiles, dtype: Dtype) -> Result<(TchEncoder, Calibration), E
         dtype: DtypeChoice::Only(dtype),
         threads: None,
         batch_texts: true,
-        calibration: None,
+        tuning: None,
     })
 }
 

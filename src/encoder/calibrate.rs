@@ -6,15 +6,22 @@ use std::fmt;
 use std::time::{Duration, Instant};
 use tch::Device;
 
-/// What was measured, for the start-up log, and what was chosen.
-#[derive(Debug, Clone)]
-pub struct Calibration {
+/// How a model is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
     /// The number format.
     pub dtype: Dtype,
     /// The matrix product.
     pub linear: LinearKind,
     /// What one pass may hold, for [`super::plan::choose`].
     pub budget: Budget,
+}
+
+/// What was measured, for the start-up log, and what was chosen.
+#[derive(Debug, Clone)]
+pub struct Calibration {
+    /// The choice.
+    pub tuning: Tuning,
     /// All ways that were tried.
     pub candidates: Vec<Candidate>,
     /// How long it took, with loading.
@@ -34,7 +41,8 @@ pub struct Candidate {
 
 impl fmt::Display for Calibration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}, {} tokens a pass (", self.dtype, self.linear, self.budget.tokens)?;
+        let Tuning { dtype, linear, budget } = self.tuning;
+        write!(f, "{dtype} {linear}, {} tokens a pass (", budget.tokens)?;
         for (index, Candidate { dtype, linear, texts_per_s }) in self.candidates.iter().enumerate() {
             let comma = if index == 0 { "" } else { ", " };
             write!(f, "{comma}{dtype} {linear} {texts_per_s:.0} texts/s")?;
@@ -85,7 +93,7 @@ pub(super) fn calibrate(
         return Err(EncodeError::Torch { doing: "looking for a way to compute", reason: "none works".to_owned() });
     };
     let budget = Budget { tokens: best_size(&mut encoder, shape)?, texts: 512 };
-    Ok((encoder, Calibration { dtype, linear, budget, candidates, took: begin.elapsed() }))
+    Ok((encoder, Calibration { tuning: Tuning { dtype, linear, budget }, candidates, took: begin.elapsed() }))
 }
 
 fn ways(choice: DtypeChoice, device: Device) -> Vec<(Dtype, LinearKind)> {

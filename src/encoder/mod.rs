@@ -25,7 +25,7 @@ mod torchscript;
 mod weights;
 
 pub use architecture::{Activation, Architecture};
-pub use calibrate::{Calibration, Candidate};
+pub use calibrate::{Calibration, Candidate, Tuning};
 pub use device::{DeviceChoice, Dtype, DtypeChoice};
 pub use error::EncodeError;
 pub use linear::LinearKind;

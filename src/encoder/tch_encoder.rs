@@ -1,7 +1,7 @@
 //! The encoder that computes with libtorch.
 
 use super::bert::{Bert, padding_mask};
-use super::calibrate::{Calibration, calibrate};
+use super::calibrate::{Calibration, Tuning, calibrate};
 use super::error::Doing;
 use super::linear::{FusedKernels, LinearKind};
 use super::weights::Weights;
@@ -9,6 +9,7 @@ use super::{
     DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, ModelFiles, ModelIdentity, Pooling, Tokens, Vector,
 };
 use std::num::NonZeroUsize;
+use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 /// What is loaded, and how it shall compute.
@@ -24,9 +25,8 @@ pub struct EncoderOptions {
     pub threads: Option<NonZeroUsize>,
     /// `false` gives each text a pass of its own, the control of a comparison.
     pub batch_texts: bool,
-    /// What an earlier [`load`] on this machine found out. With it, nothing is measured again: for the rebuild
-    /// after a failure.
-    pub calibration: Option<Calibration>,
+    /// What an earlier [`load`] chose on this machine. With it nothing is measured: for the rebuild after a failure.
+    pub tuning: Option<Tuning>,
 }
 
 /// A model in memory, with the fastest way to compute it on this machine.
@@ -45,6 +45,7 @@ pub struct TchEncoder {
 /// # Errors
 /// What is wrong with the files, the device or the weights.
 pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), EncodeError> {
+    let begin = Instant::now();
     let device = options.device.open()?;
     if let Some(threads) = options.threads {
         tch::set_num_threads(i32::try_from(threads.get()).unwrap_or(i32::MAX));
@@ -65,9 +66,16 @@ pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), Encod
             batch_texts: options.batch_texts,
         })
     };
-    match &options.calibration {
-        Some(known) => Ok((build(known.dtype, known.linear)?, known.clone())),
-        None => calibrate(options.dtype, device, &options.files.architecture, build),
+    match options.tuning {
+        Some(tuning) => {
+            let encoder = build(tuning.dtype, tuning.linear)?;
+            Ok((encoder, Calibration { tuning, candidates: Vec::new(), took: begin.elapsed() }))
+        }
+        None => {
+            let (encoder, mut calibration) = calibrate(options.dtype, device, &options.files.architecture, build)?;
+            calibration.took = begin.elapsed();
+            Ok((encoder, calibration))
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use lnsp_ingest::encoder::plan::{self, Budget};
 use lnsp_ingest::encoder::{
-    DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder, Tokenizer,
-    Tokens, load, locate,
+    DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, LinearKind, ModelFiles, TchEncoder,
+    Tokenizer, Tokens, Tuning, load, locate,
 };
 use proptest::prelude::*;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
@@ -25,15 +26,22 @@ fn minilm() -> ModelFiles {
 
 static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::load(&minilm()).unwrap());
 
+const BUDGET: Budget = Budget { tokens: 1024, texts: 64 };
+
+/// Nothing is measured, and one thread each: tests run side by side.
 fn options(dtype: Dtype) -> EncoderOptions {
     EncoderOptions {
         files: minilm(),
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Only(dtype),
-        threads: None,
+        threads: NonZeroUsize::new(1),
         batch_texts: true,
-        calibration: None,
+        tuning: Some(Tuning { dtype, linear: LinearKind::Default, budget: BUDGET }),
     }
+}
+
+fn with_linear(dtype: Dtype, linear: LinearKind) -> EncoderOptions {
+    EncoderOptions { tuning: Some(Tuning { dtype, linear, budget: BUDGET }), ..options(dtype) }
 }
 
 fn encoder(dtype: Dtype) -> TchEncoder {
@@ -48,7 +56,7 @@ fn embed(encoder: &mut TchEncoder, texts: &[String]) -> Vec<Arc<[f32]>> {
     while !waiting.is_empty() {
         let lengths: Vec<usize> = waiting.iter().map(|&text| tokens[text].len()).collect();
         let chosen: Vec<usize> =
-            plan::choose(&lengths, Budget { tokens: 1024, texts: 64 }).iter().map(|&at| waiting[at]).collect();
+            plan::choose(&lengths, BUDGET).iter().map(|&at| waiting[at]).collect();
         let batch: Vec<&Tokens> = chosen.iter().map(|&text| &tokens[text]).collect();
         for (&text, vector) in chosen.iter().zip(encoder.encode(&batch).unwrap()) {
             vectors[text] = Some(vector.unwrap());
@@ -68,7 +76,7 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 fn data(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference").join(file)
 }
 
 fn reference_texts() -> Vec<String> {
@@ -81,14 +89,28 @@ fn reference_vectors() -> Vec<Vec<f32>> {
     values.chunks_exact(384).map(<[f32]>::to_vec).collect()
 }
 
+#[track_caller]
+fn check_parity(texts: &[String], vectors: &[impl AsRef<[f32]>], expected: &[impl AsRef<[f32]>], at_least: f64) {
+    assert_eq!((texts.len(), texts.len()), (vectors.len(), expected.len()));
+    for ((text, vector), expected) in texts.iter().zip(vectors).zip(expected) {
+        let similarity = cosine(vector.as_ref(), expected.as_ref());
+        assert!(similarity >= at_least, "{similarity} for {text:.60}");
+    }
+}
+
 #[test]
 fn f32_makes_the_vectors_of_sentence_transformers() {
-    let (texts, expected) = (reference_texts(), reference_vectors());
-    assert_eq!(texts.len(), expected.len());
-    let vectors = embed(&mut encoder(Dtype::F32), &texts);
-    for ((text, vector), expected) in texts.iter().zip(&vectors).zip(&expected) {
-        let similarity = cosine(vector, expected);
-        assert!(similarity >= 0.99999, "{similarity} for {:.60}", text);
+    let texts = reference_texts();
+    check_parity(&texts, &embed(&mut encoder(Dtype::F32), &texts), &reference_vectors(), 0.99999);
+}
+
+/// On a libtorch without oneDNN this way is never chosen, and this test says so by its one possible error.
+#[test]
+fn fused_products_make_the_same_vectors() {
+    let texts = reference_texts();
+    match load(&with_linear(Dtype::F32, LinearKind::Packed)) {
+        Ok((mut packed, _)) => check_parity(&texts, &embed(&mut packed, &texts), &reference_vectors(), 0.99999),
+        Err(error) => assert!(matches!(error, EncodeError::Torch { .. }) && !tch::utils::has_mkldnn(), "{error}"),
     }
 }
 
@@ -97,10 +119,9 @@ fn bf16_is_close_to_f32() {
     // Fewer texts: a processor without bf16 computes it correctly, but slowly.
     let texts = reference_texts().into_iter().step_by(5).collect::<Vec<_>>();
     let exact = embed(&mut encoder(Dtype::F32), &texts);
-    let vectors = embed(&mut encoder(Dtype::Bf16), &texts);
-    for ((text, vector), exact) in texts.iter().zip(&vectors).zip(&exact) {
-        let similarity = cosine(vector, exact);
-        assert!(similarity >= 0.9998, "{similarity} for {:.60}", text);
+    check_parity(&texts, &embed(&mut encoder(Dtype::Bf16), &texts), &exact, 0.9998);
+    if let Ok((mut packed, _)) = load(&with_linear(Dtype::Bf16, LinearKind::Packed)) {
+        check_parity(&texts, &embed(&mut packed, &texts), &exact, 0.9998);
     }
 }
 
@@ -121,9 +142,8 @@ fn a_text_has_the_same_vector_whatever_is_computed_with_it() {
 fn one_text_per_pass_gives_the_same_vectors() {
     let texts: Vec<String> = reference_texts().into_iter().take(8).collect();
     let tokens: Vec<Tokens> = texts.iter().map(|text| TOKENIZER.tokenize(text).unwrap()).collect();
-    let (mut batched, calibration) = load(&options(Dtype::F32)).unwrap();
-    let again = EncoderOptions { batch_texts: false, calibration: Some(calibration), ..options(Dtype::F32) };
-    let (mut single, _) = load(&again).unwrap();
+    let mut batched = encoder(Dtype::F32);
+    let (mut single, _) = load(&EncoderOptions { batch_texts: false, ..options(Dtype::F32) }).unwrap();
     let batch: Vec<&Tokens> = tokens.iter().collect();
     for (a, b) in batched.encode(&batch).unwrap().iter().zip(single.encode(&batch).unwrap()) {
         assert!(largest_difference(a.as_ref().unwrap(), &b.unwrap()) < 1e-5);
@@ -360,7 +380,7 @@ proptest! {
         while let Some(&(oldest, _)) = waiting.first() {
             prop_assert!(oldest >= batches);
             let of_waiting: Vec<usize> = waiting.iter().map(|&(_, length)| length).collect();
-            let chosen = plan::choose(&of_waiting, Budget { tokens: 1024, texts: 64 });
+            let chosen = plan::choose(&of_waiting, BUDGET);
             let mut at = 0;
             waiting.retain(|_| { at += 1; !chosen.contains(&(at - 1)) });
             batches += 1;
