@@ -14,7 +14,8 @@ use crate::index::{ChangeSource, ChangedRow, Changes, Index, IndexError, IndexId
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
 use crate::search::Search;
 use crate::stages::{EmbedTools, Inspect, Model, NoInspection, TmdTools, WriteTools};
-use crate::store::{Dsn, ManagedError, ManagedPostgres, ModelId, Store, StoreError, StoreOptions};
+use crate::store::managed::{ManagedError, ManagedPostgres};
+use crate::store::{self, Dsn, ModelId, Store, StoreError, StoreOptions};
 use actix_web::web;
 use futures_executor::block_on;
 use std::path::{Path, PathBuf};
@@ -94,7 +95,7 @@ impl App {
         let files = encoder::locate(&config.embedding_model, &model_folders(&data_dir))?;
         let embed = embed_tools(&config, &files, fittings.encoder)?;
         let identity = files.identity()?;
-        let model_id = store.adopt_model(&identity).await?;
+        let model_id = store.adopt_model(&row_of(&identity)).await?;
         say(format!("✅ Embedder ready: {}, {} dimensions, {}", identity.name, identity.dims, embed.measured));
 
         let index = open_index(&data_dir, &store, &identity, model_id, fittings.index).await?;
@@ -200,6 +201,16 @@ fn model_folders(data_dir: &Path) -> Vec<PathBuf> {
     folders
 }
 
+/// The identity as the table of models has it.
+fn row_of(identity: &ModelIdentity) -> store::ModelIdentity {
+    store::ModelIdentity {
+        name: identity.name.clone(),
+        recipe: identity.recipe.clone(),
+        fingerprint: identity.fingerprint.clone(),
+        dims: i32::try_from(identity.dims).unwrap_or(i32::MAX),
+    }
+}
+
 struct Embedding {
     tools: EmbedTools,
     dtype: String,
@@ -221,8 +232,8 @@ fn embed_tools(
         if let Some(factory) = &factory {
             return Ok(factory());
         }
-        let calibration = find.get().cloned();
-        let options = EncoderOptions { files: files.clone(), device, dtype, threads: None, batch_texts, calibration };
+        let tuning = find.get().map(|calibration| calibration.tuning);
+        let options = EncoderOptions { files: files.clone(), device, dtype, threads: None, batch_texts, tuning };
         let (encoder, calibration) = encoder::load(&options)?;
         find.get_or_init(|| calibration);
         Ok(Box::new(encoder))
@@ -230,7 +241,7 @@ fn embed_tools(
     // One job waits while one runs: a longer queue would only make a search wait longer.
     let model: Model = Worker::spawn("lnsp-model", 1, build)?;
     let (budget, dtype, measured) = match found.get() {
-        Some(found) => (found.budget, found.dtype.to_string(), found.to_string()),
+        Some(found) => (found.tuning.budget, found.tuning.dtype.to_string(), found.to_string()),
         None => (Budget { tokens: 2048, texts: if batch_texts { 64 } else { 1 } }, "none".to_owned(), "scripted".to_owned()),
     };
     Ok(Embedding { tools: EmbedTools { model, tokenizer, budget }, dtype, measured })

@@ -6,7 +6,7 @@
 use crate::classifier::LocalClassifier;
 use crate::encoder::{EncodeError, Encoder, Tokenizer};
 use crate::flow::{Lane, Worker, WorkerError};
-use crate::index::{Effort, Index, IndexError};
+use crate::index::{Effort, Index, IndexError, Mode};
 use crate::metrics;
 use crate::store::{Hit, SearchFilter, Store, StoreError};
 use crate::tmd::{Tmd, projection};
@@ -83,6 +83,9 @@ pub enum SearchError {
     /// The model could not read the text.
     #[error(transparent)]
     Encode(#[from] EncodeError),
+    /// The model answered, but without a vector.
+    #[error("the model gave no vector; ask again")]
+    NoVector,
     /// The model's thread could not answer.
     #[error("the model could not answer: {0}")]
     Model(#[from] WorkerError),
@@ -149,7 +152,8 @@ impl Search {
                 mix(&mut results, codes, query.tmd_weight);
             }
             results.truncate(query.top_k);
-            metrics::searched(found.mode.name(), started.elapsed());
+            let mode = if found.mode == Mode::Exact { "exact" } else { "ann" };
+            metrics::searched(mode, started.elapsed());
             return Ok(Found { results, index_seq: found.seq });
         }
     }
@@ -184,8 +188,7 @@ impl Search {
     async fn embed(&self, text: String) -> Result<Arc<[f32]>, SearchError> {
         let tokens = self.tokenizer.run(Lane::Express, move |tokenizer| tokenizer.tokenize(&text)).await??;
         let vectors = self.model.run(Lane::Express, move |encoder| encoder.encode(&[&tokens])).await??;
-        let vector = vectors.into_iter().next().unwrap_or_else(|| Err(EncodeError::NoVector))?;
-        Ok(vector)
+        vectors.into_iter().next().map_or(Err(SearchError::NoVector), |vector| Ok(vector?))
     }
 
     async fn codes(&self, text: String) -> Result<Tmd, SearchError> {

@@ -117,7 +117,7 @@ impl From<SearchError> for ApiError {
             }
             SearchError::Behind { .. } => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "index_behind", message),
             SearchError::Encode(_) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "embed_failed", message),
-            SearchError::Model(_) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", message),
+            SearchError::Model(_) | SearchError::NoVector => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", message),
             SearchError::Index(_) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "index_unavailable", message),
             SearchError::Store(_) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message),
         }

@@ -4,7 +4,7 @@ use super::State;
 use super::error::ApiError;
 use crate::metrics::{self, IndexGauges};
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use serde_json::json;
 
 /// `GET /`: the old service's self-description.
@@ -83,7 +83,7 @@ pub async fn metrics(state: web::Data<State>) -> HttpResponse {
         lag_rows: index.delta_len,
         items: index.items,
         map_used: index.map_used,
-        map_size: index.map_size,
+        map_size: index.map_size as u64,
         builds: index.builds,
         last_build: index.last_build,
     });
@@ -94,11 +94,12 @@ pub async fn metrics(state: web::Data<State>) -> HttpResponse {
 }
 
 /// Everything else.
-pub async fn not_found(request: HttpRequest) -> ApiError {
+pub async fn not_found(request: HttpRequest) -> HttpResponse {
     let known = ["/", "/ingest", "/search", "/health", "/ready", "/stats", "/metrics"];
     if known.contains(&request.path()) {
         let message = format!("{} is not allowed here", request.method());
-        return ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+        return ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).error_response();
     }
-    ApiError::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {}", request.path()))
+    let message = format!("there is nothing at {}", request.path());
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", message).error_response()
 }

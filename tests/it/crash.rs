@@ -2,7 +2,9 @@
 //!
 //! The service is a process of its own with its own PostgreSQL. The oracle of acknowledged ids lives here.
 
+use crate::database::Database;
 use crate::house::{client, numbered};
+use crate::postgres::DataFolder;
 use crate::process::Service;
 use futures_util::StreamExt;
 use rand::rngs::StdRng;
@@ -61,7 +63,7 @@ async fn nothing_acknowledged_is_lost_in_twenty_kills() {
     let seed: u64 = rand::rng().random();
     println!("seed {seed}");
     let mut dice = StdRng::seed_from_u64(seed);
-    let data = crate::postgres::passable_folder();
+    let data = DataFolder::new();
     let mut acknowledged = BTreeSet::new();
     for round in 0..ROUNDS {
         let service = Service::start(data.path(), &[]);
@@ -86,9 +88,15 @@ async fn nothing_acknowledged_is_lost_in_twenty_kills() {
     assert!(service.terminate().success());
 }
 
+/// The database of a service that has its own PostgreSQL.
+fn own_server(data: &Path) -> Database {
+    let folder = data.join("postgres").canonicalize().unwrap();
+    Database::at(lnsp_ingest::store::Dsn::socket(&folder.join("run"), 5432, "lnsp", "lnsp"))
+}
+
 /// Every acknowledged id has exactly one row with one vector, and as many items are searched as there are rows.
 async fn check(service: &Service, acknowledged: &BTreeSet<String>, data: &Path, seed: u64) {
-    let database = crate::postgres::own_server(data).await;
+    let database = own_server(data);
     let rows = database.texts("SELECT id FROM chunks JOIN chunk_vectors USING (item)").await;
     let ids: BTreeSet<String> = rows.iter().cloned().collect();
     assert_eq!(ids.len(), rows.len(), "seed {seed}: doubled rows");

@@ -3,7 +3,7 @@
 //! Stories about flow use [`Scripted`] instead of the model, so that they are about flow; stories about meaning
 //! use the real one.
 
-use crate::postgres;
+use crate::database::Database;
 use clap::Parser;
 use lnsp_ingest::app::{App, EncoderFactory, Fittings};
 use lnsp_ingest::chunk::Chunk;
@@ -26,7 +26,7 @@ pub struct House {
     /// What its handlers see.
     pub state: actix_web::web::Data<State>,
     /// Its database, to look at from outside.
-    pub database: postgres::Database,
+    pub database: Database,
     app: App,
     server: actix_web::dev::ServerHandle,
     _data: tempfile::TempDir,
@@ -51,7 +51,7 @@ impl House {
 
     /// As told.
     pub async fn build(fittings: Fittings, flags: &[&str]) -> House {
-        let database = postgres::database().await;
+        let database = Database::new().await;
         let data = tempfile::tempdir().unwrap();
         let dsn = database.dsn().to_owned();
         let base = ["lnsp", "--database-url", &dsn, "--data-dir", data.path().to_str().unwrap(), "--port", "0"];
@@ -70,7 +70,6 @@ impl House {
         self.server.stop(false).await;
         assert_eq!(self.app.stop().await, Vec::<String>::new());
         drop(self.state);
-        self.database.drop().await;
     }
 
     /// `GET path` as JSON, with its status.

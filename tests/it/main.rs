@@ -5,6 +5,7 @@
 mod classifier;
 mod contract;
 mod crash;
+mod database;
 mod encoder;
 mod flow_of_chunks;
 mod fresh;

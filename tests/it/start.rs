@@ -1,5 +1,7 @@
 //! Starting: the log, one sentence for each thing that is wrong, and the commands that talk to a service.
 
+use crate::database::Database;
+use crate::postgres::DataFolder;
 use crate::process::{Service, lnsp, run};
 use crate::wait::until;
 use std::fs;
@@ -37,7 +39,7 @@ fn a_port_in_use_is_said_before_anything_else_is_done() {
 
 #[actix_web::test]
 async fn a_model_that_is_not_there_or_not_whole_stops_the_start() {
-    let database = crate::postgres::database().await;
+    let database = Database::new().await;
     let data = tempfile::tempdir().unwrap();
     let base = ["--port", "0", "--database-url", database.dsn(), "--data-dir", data.path().to_str().unwrap()];
     let with = |model: &str, words: &[&str]| refused(&[&base[..], &["--embedding-model", model]].concat(), words);
@@ -50,12 +52,11 @@ async fn a_model_that_is_not_there_or_not_whole_stops_the_start() {
         fs::copy(whole.join(file), part.join(file)).unwrap();
     }
     with(part.to_str().unwrap(), &["model.safetensors"]);
-    database.drop().await;
 }
 
 #[actix_web::test]
 async fn a_store_keeps_its_model_and_refuses_another() {
-    let database = crate::postgres::database().await;
+    let database = Database::new().await;
     let data = tempfile::tempdir().unwrap();
     let flags = ["--database-url", database.dsn()];
     let service = Service::start(data.path(), &flags);
@@ -75,12 +76,11 @@ async fn a_store_keeps_its_model_and_refuses_another() {
     let other = other.to_str().unwrap();
     let base = ["--port", "0", "--data-dir", data.path().to_str().unwrap(), "--embedding-model", other];
     refused(&[&base[..], &flags].concat(), &["all-minilm-l6-v2", "other-model"]);
-    database.drop().await;
 }
 
 #[actix_web::test]
 async fn the_start_says_what_runs_and_the_commands_work() {
-    let data = crate::postgres::passable_folder();
+    let data = DataFolder::new();
     let service = Service::start(data.path(), &[]);
     for part in [
         "PostgreSQL connected", "Index open: 0 vectors", "Embedder ready: all-minilm-l6-v2, 384 dimensions",
@@ -118,7 +118,7 @@ async fn the_start_says_what_runs_and_the_commands_work() {
 
 #[actix_web::test]
 async fn memory_stays_flat_while_the_writer_is_held() {
-    let database = crate::postgres::database().await;
+    let database = Database::new().await;
     let data = tempfile::tempdir().unwrap();
     let service = Service::start(data.path(), &["--database-url", database.dsn()]);
     // Warm: allocators and caches have what they keep.
@@ -157,5 +157,4 @@ async fn memory_stays_flat_while_the_writer_is_held() {
     held.release().await;
     drop(socket);
     service.kill();
-    database.drop().await;
 }
