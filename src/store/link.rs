@@ -7,9 +7,7 @@
 use super::error::StoreError;
 use super::wire::{LastError, Wire};
 use super::{Dsn, POOL_WAIT};
-use deadpool::managed::{
-    Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, Timeouts,
-};
+use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, Timeouts};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
