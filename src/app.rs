@@ -17,7 +17,6 @@ use crate::stages::{EmbedTools, Inspect, Model, NoInspection, TmdTools, WriteToo
 use crate::store::managed::{ManagedError, ManagedPostgres};
 use crate::store::{self, Dsn, ModelId, Store, StoreError, StoreOptions};
 use actix_web::web;
-use futures_executor::block_on;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -271,7 +270,8 @@ struct Following {
 impl ChangeSource for Following {
     fn changes_after(&self, seq: i64, limit: usize) -> Result<Changes, SourceError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let changes = block_on(self.store.changes_after(seq, limit, self.model)).map_err(SourceError::new)?;
+        let changes = self.store.block_on(self.store.changes_after(seq, limit, self.model));
+        let changes = changes.map_err(SourceError::new)?;
         let rows = changes.rows.into_iter();
         let rows = rows.map(|row| ChangedRow { seq: row.seq, item: row.item, vector: row.vector.into() });
         Ok(Changes { clock: changes.clock, rows: rows.collect(), tombstones: changes.tombstones })

@@ -42,7 +42,8 @@ impl FromStr for Dsn {
     type Err = StoreError;
 
     fn from_str(text: &str) -> Result<Dsn, StoreError> {
-        let mut config = Config::from_str(text.trim()).map_err(|error| StoreError::Dsn { problem: explain(&error) })?;
+        let mut config =
+            Config::from_str(text.trim()).map_err(|error| StoreError::Dsn { problem: explain(&error) })?;
         if config.get_ssl_mode() == SslMode::Require {
             let problem = "sslmode=require, but TLS is not built in; use a local server or a tunnel";
             return Err(StoreError::Dsn { problem: problem.to_owned() });
@@ -64,7 +65,9 @@ fn explain(error: &tokio_postgres::Error) -> String {
     let problem = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     match problem.strip_prefix("unknown option ").map(|name| name.trim_matches('`')) {
         None => problem,
-        Some(name) if ["ssl", "gss", "krb", "service", "pass", "require"].iter().any(|p| name.starts_with(p)) => {
+        Some(name)
+            if ["ssl", "gss", "krb", "service", "pass", "require"].iter().any(|p| name.starts_with(p)) =>
+        {
             format!("the option {name} is not supported")
         }
         Some(_) => "it has an option that is not known".to_owned(),
@@ -114,7 +117,8 @@ mod tests {
     #[test]
     fn both_forms_are_read_and_neither_shows_its_password() {
         let url: Dsn = "postgresql://lnsp:s3cret@db.example:6432/chunks?connect_timeout=3".parse().unwrap();
-        let keywords: Dsn = "host=db.example port=6432 dbname=chunks user=lnsp password='s3cret'".parse().unwrap();
+        let keywords: Dsn =
+            "host=db.example port=6432 dbname=chunks user=lnsp password='s3cret'".parse().unwrap();
         for dsn in [url, keywords] {
             let shown = "host=db.example port=6432 user=lnsp dbname=chunks password=***";
             assert_eq!((dsn.to_string(), format!("{dsn:?}")), (shown.to_owned(), format!("Dsn({shown})")));
@@ -130,7 +134,12 @@ mod tests {
 
     #[test]
     fn a_bad_dsn_is_refused_without_being_repeated() {
-        for bad in ["postgres://lnsp:s3cret@host:notaport/x", "host=h password=s3cret colour=red", "s3cret", "host=h password=a s3cret=b"] {
+        for bad in [
+            "postgres://lnsp:s3cret@host:notaport/x",
+            "host=h password=s3cret colour=red",
+            "s3cret",
+            "host=h password=a s3cret=b",
+        ] {
             let error = bad.parse::<Dsn>().unwrap_err().to_string();
             assert!(!error.contains("s3cret") && error.contains("DATABASE_URL"), "{error}");
         }

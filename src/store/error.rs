@@ -95,7 +95,9 @@ pub enum StoreError {
         problem: String,
     },
     /// Permanent: what is acknowledged would not survive a crash.
-    #[error("the database runs with {setting}={found}, which loses acknowledged chunks in a crash; set {setting}=on")]
+    #[error(
+        "the database runs with {setting}={found}, which loses acknowledged chunks in a crash; set {setting}=on"
+    )]
     Unsafe {
         /// The setting.
         setting: &'static str,
@@ -109,7 +111,9 @@ pub enum StoreError {
         found: String,
     },
     /// Permanent: the database was used by a later version of this program.
-    #[error("the database has the migration {found}, which this program does not know; use the newer program")]
+    #[error(
+        "the database has the migration {found}, which this program does not know; use the newer program"
+    )]
     TooNew {
         /// The first unknown migration.
         found: String,
@@ -189,12 +193,16 @@ impl StoreError {
     pub(super) fn from_diesel(error: &DieselError, state: Option<SqlState>) -> StoreError {
         let DieselError::DatabaseError(kind, info) = error else {
             return match error {
-                DieselError::BrokenTransactionManager | DieselError::RollbackErrorOnCommit { .. } => StoreError::Lost,
+                DieselError::BrokenTransactionManager | DieselError::RollbackErrorOnCommit { .. } => {
+                    StoreError::Lost
+                }
                 other => StoreError::Database { state, problem: other.to_string() },
             };
         };
         match (state, kind) {
-            (None, DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection) => StoreError::Lost,
+            (None, DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection) => {
+                StoreError::Lost
+            }
             (Some(state), _) if matches!(state.class(), "22" | "23") => {
                 let constraint = info.constraint_name().or(info.column_name()).map(str::to_owned);
                 match constraint.as_deref() {
@@ -219,7 +227,8 @@ mod tests {
 
     #[test]
     fn the_state_decides_what_to_do() {
-        for code in ["08006", "40001", "40P01", "53100", "53300", "57P01", "57P02", "57P03", "57014", "25006"] {
+        for code in ["08006", "40001", "40P01", "53100", "53300", "57P01", "57P02", "57P03", "57014", "25006"]
+        {
             assert!(database(code).is_transient() && !database(code).is_data_error(), "{code}");
         }
         for code in ["22021", "22003", "23505", "23514", "23503"] {

@@ -12,14 +12,15 @@
 use super::link::PooledLink;
 use super::read::{self, KnownChunk};
 use super::{ModelId, Store, StoreError};
-use crate::chunk::{ChunkKey, EmbeddedChunk};
+use crate::chunk::EmbeddedChunk;
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::serialize::{self, IsNull, Output, ToSql};
 use diesel::sql_types::{
-    Array, BigInt, Binary, Bool, Float, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Binary, Bool, Float, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz,
+    Uuid as SqlUuid,
 };
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use futures_util::future;
@@ -63,13 +64,11 @@ impl Store {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let firsts = first_of_each_key(&rows);
         let mut link = self.links.get().await?;
-        match insert(&mut link, model, &firsts).await {
-            Ok(stored) => {
+        match insert(&mut link, model, &rows).await {
+            Ok(fates) => {
                 let committed = link.conn().batch_execute("COMMIT").await;
-                link.done(committed)?;
-                Ok(fates(&rows, stored))
+                link.done(committed).map(|()| fates)
             }
             Err(error) => {
                 link.roll_back().await;
@@ -87,66 +86,54 @@ fn first_of_each_key<'a>(rows: &[&'a EmbeddedChunk]) -> Vec<&'a EmbeddedChunk> {
     firsts
 }
 
-/// The rows that were new, in the order of their numbers, and those that were there.
-struct Stored<'a> {
-    new: HashMap<&'a ChunkKey, NewRow>,
-    known: HashMap<ChunkKey, KnownChunk>,
-}
-
 /// Place in the batch from 1, number, item, time, and how many rows were inserted in all.
 type NewRow = (i64, i64, i64, DateTime<Utc>, i64);
 
-async fn insert<'a>(
+/// Everything but the commit.
+async fn insert(
     link: &mut PooledLink,
     model: ModelId,
-    rows: &[&'a EmbeddedChunk],
-) -> Result<Stored<'a>, StoreError> {
-    let batch = InsertBatch::new(model, rows);
+    rows: &[&EmbeddedChunk],
+) -> Result<Vec<RowFate>, StoreError> {
+    let firsts = first_of_each_key(rows);
+    let batch = InsertBatch::new(model, &firsts);
     let conn = &*link.conn();
     let (mut first, mut second) = (conn, conn);
     // Both go off at once. The order is safe: a future sends when it is first polled, `join` polls in order, and a
     // statement that still has to be prepared only leaves later.
-    let locked = first.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT FROM change_clock FOR UPDATE");
+    let locked =
+        first.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT FROM change_clock FOR UPDATE");
     let (locked, inserted) = future::join(locked, batch.load::<NewRow>(&mut second)).await;
     link.checked(locked)?;
     let inserted = link.checked(inserted)?;
     if inserted.iter().any(|(.., filed)| *filed != inserted.len() as i64) {
-        // A key got in past the lock: somebody writes without it.
+        // A key got in past the lock.
         let problem = "another program writes into the table chunks without locking change_clock".to_owned();
         return Err(StoreError::Database { state: None, problem });
     }
-    let new: HashMap<_, _> = inserted
-        .into_iter()
-        .filter_map(|row| Some((&rows.get(usize::try_from(row.0 - 1).ok()?)?.chunk.key, row)))
-        .collect();
+
+    let mut new = HashMap::new();
+    for (place, seq, item, created_at, _) in inserted {
+        let chunk = usize::try_from(place - 1).ok().and_then(|place| firsts.get(place));
+        let chunk = chunk.ok_or(StoreError::Unreadable { problem: "place in the batch".to_owned() })?;
+        new.insert(&chunk.chunk.key, (seq, read::item_number(item)?, created_at));
+    }
     let mut known = HashMap::new();
-    if new.len() < rows.len() {
-        let keys = rows.iter().map(|row| &row.chunk.key).filter(|key| !new.contains_key(key));
+    if new.len() < firsts.len() {
+        let keys = firsts.iter().map(|row| &row.chunk.key).filter(|key| !new.contains_key(key));
         let found = read::find_known(link.conn(), keys).await;
         known = link.checked(found)?.into_iter().map(read::known).collect::<Result<_, _>>()?;
     }
-    if new.len() + known.len() < rows.len() {
-        return Err(StoreError::ModelChanged);
-    }
-    for (.., item, _, _) in new.values() {
-        read::item_number(*item)?;
-    }
-    Ok(Stored { new, known })
-}
-
-fn fates(rows: &[&EmbeddedChunk], mut stored: Stored<'_>) -> Vec<RowFate> {
     rows.iter()
         .map(|row| {
             let key = &row.chunk.key;
-            match stored.new.remove(key) {
-                Some((_, seq, item, created_at, _)) => {
-                    // From now on it is known, in case the batch has its key once more.
-                    let item = item as u32;
-                    stored.known.insert(key.clone(), remembered(row, seq, item, created_at));
-                    RowFate::Inserted { seq, item, created_at }
-                }
-                None => RowFate::Present(stored.known[key].clone()),
+            if let Some((seq, item, created_at)) = new.remove(key) {
+                // From now on it is known, in case the batch has its key once more.
+                known.insert(key.clone(), remembered(row, seq, item, created_at));
+                return Ok(RowFate::Inserted { seq, item, created_at });
             }
+            // Neither new nor known: the clock did not tick for this model.
+            known.get(key).cloned().map(RowFate::Present).ok_or(StoreError::ModelChanged)
         })
         .collect()
 }
@@ -223,7 +210,9 @@ impl<'a> InsertBatch<'a> {
             domain_confidences: column(rows, |row| sure(row).map(|c| c.domain)),
             task_confidences: column(rows, |row| sure(row).map(|c| c.task)),
             modifier_confidences: column(rows, |row| sure(row).map(|c| c.modifier)),
-            tmd_took_us: column(rows, |row| Some(i64::try_from(row.tagging.took?.as_micros()).unwrap_or(i64::MAX))),
+            tmd_took_us: column(rows, |row| {
+                Some(i64::try_from(row.tagging.took?.as_micros()).unwrap_or(i64::MAX))
+            }),
             truncated: column(rows, |row| row.embedding.truncated),
             vectors: column(rows, |row| LittleEndian(&row.embedding.vector)),
         }
@@ -346,7 +335,8 @@ mod tests {
 
     #[test]
     fn links_are_quoted() {
-        let list = |values: &[&str]| array_literal(&values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>());
+        let list =
+            |values: &[&str]| array_literal(&values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>());
         assert_eq!(list(&[]), "{}");
         assert_eq!(list(&["a", "", "NULL"]), r#"{"a","","NULL"}"#);
         assert_eq!(list(&[r#"a"b\c,{d}"#]), r#"{"a\"b\\c,{d}"}"#);

@@ -7,9 +7,7 @@
 use super::error::StoreError;
 use super::wire::{LastError, Wire};
 use super::{Dsn, POOL_WAIT};
-use deadpool::managed::{
-    Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, Timeouts,
-};
+use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, Timeouts};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -124,6 +122,11 @@ impl Links {
     /// A connection outside of the pool, on the same thread.
     pub async fn dial(&self) -> Result<Link, StoreError> {
         self.pool.manager().create().await
+    }
+
+    /// Where the connections live.
+    pub fn runtime(&self) -> &Handle {
+        &self.pool.manager().handle
     }
 
     /// Ends all idle connections, refuses new loans, and waits for the loans to come back, 5 s at most.

@@ -25,7 +25,8 @@ pub(super) async fn run(conn: AsyncPgConnection) -> Result<(), StoreError> {
 fn run_here(conn: AsyncPgConnection) -> Result<(), StoreError> {
     let mut conn = AsyncConnectionWrapper::<AsyncPgConnection>::from(conn);
     conn.batch_execute(LOCK).map_err(|e| StoreError::from_diesel(&e, None))?;
-    let problem = |e: Box<dyn std::error::Error + Send + Sync>| StoreError::Migration { problem: e.to_string() };
+    let problem =
+        |e: Box<dyn std::error::Error + Send + Sync>| StoreError::Migration { problem: e.to_string() };
     refuse_later_versions(&mut conn).map_err(problem)??;
     let done = conn.run_pending_migrations(MIGRATIONS).map_err(problem)?;
     if !done.is_empty() {

@@ -3,7 +3,8 @@
 //! ```text
 //! Store          open, adopt a model, look up keys, insert batches, follow changes, rows for a search
 //!   insert       the batched insert, in the order of the change clock
-//!   read         everything that only reads
+//!   changes      what a follower of that clock reads
+//!   read, model  look-ups; the one model of a store
 //!   link, wire   the pool, its own thread, and the SQLSTATE of what goes wrong
 //! managed        a PostgreSQL of our own, for those who have none
 //! ```
@@ -13,6 +14,7 @@
 //! commits, and a server that does not flush is refused. Nothing is retried in here: an error says whether
 //! repeating helps ([`StoreError::is_transient`]) or a row is at fault ([`StoreError::is_data_error`]).
 
+mod changes;
 mod dsn;
 mod error;
 mod insert;
@@ -24,11 +26,12 @@ mod read;
 mod schema;
 mod wire;
 
+pub use changes::{ChangedRow, Changes};
 pub use dsn::Dsn;
 pub use error::{SqlState, StoreError};
 pub use insert::RowFate;
 pub use model::{ModelId, ModelIdentity};
-pub use read::{ChangedRow, Changes, Hit, KnownChunk, SearchFilter};
+pub use read::{Hit, KnownChunk, SearchFilter};
 
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
@@ -95,6 +98,11 @@ impl Store {
     /// As any query: transient while the server is away.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.clock().await.map(drop)
+    }
+
+    /// Waits for a call to this store on a thread that belongs to no runtime, as the index's does.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.links.runtime().block_on(work)
     }
 
     /// Ends the connections once they are idle; every later call is [`StoreError::Closed`]. Waits for calls under

@@ -100,7 +100,8 @@ async fn adopt(
     if current == Some(wanted) {
         return Ok(Ok(ModelId(wanted)));
     }
-    let any_vector = chunk_vectors::table.select(chunk_vectors::item).limit(1).first::<i64>(conn).await.optional()?;
+    let any_vector =
+        chunk_vectors::table.select(chunk_vectors::item).limit(1).first::<i64>(conn).await.optional()?;
     if let (Some(stored), Some(_)) = (current, any_vector) {
         let stored = models::table.find(stored).select(ModelIdentity::as_select());
         return Ok(Err(stored.first(conn).await?));

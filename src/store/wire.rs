@@ -73,7 +73,9 @@ fn targets(config: &Config) -> Vec<Target> {
             let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
             match (addresses.get(i), hosts.get(i)) {
                 (Some(address), _) => Some(Target::Address(SocketAddr::new(*address, port))),
-                (None, Some(Host::Unix(folder))) => Some(Target::Path(folder.join(format!(".s.PGSQL.{port}")))),
+                (None, Some(Host::Unix(folder))) => {
+                    Some(Target::Path(folder.join(format!(".s.PGSQL.{port}"))))
+                }
                 (None, Some(Host::Tcp(name))) => Some(Target::Name(name.clone(), port)),
                 (None, None) => None,
             }

@@ -41,6 +41,20 @@ impl DataFolder {
         DataFolder { path, watchdog }
     }
 
+    /// With a cluster in it already, stopped: a copy takes a tenth of the time of making one.
+    pub fn with_cluster() -> DataFolder {
+        static MOULD: OnceLock<DataFolder> = OnceLock::new();
+        let mould = MOULD.get_or_init(|| {
+            let folder = DataFolder::new();
+            ManagedPostgres::start(folder.path()).unwrap().stop().unwrap();
+            folder
+        });
+        let folder = DataFolder::new();
+        let copied = Command::new("cp").arg("-a").arg(mould.path.join("postgres")).arg(&folder.path).status();
+        assert!(copied.unwrap().success());
+        folder
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -63,7 +77,7 @@ fn shared() -> &'static Shared {
     SHARED.get_or_init(|| {
         // A thread of its own, because the caller is inside a runtime.
         let start = || {
-            let folder = DataFolder::new();
+            let folder = DataFolder::with_cluster();
             let server = ManagedPostgres::start(folder.path()).unwrap();
             let runtime = tokio::runtime::Runtime::new().unwrap();
             runtime.block_on(async {

@@ -3,6 +3,7 @@
 use super::ManagedError;
 use nix::unistd::{Gid, Uid, User};
 use std::fs::{self, DirBuilder, Metadata, Permissions};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -67,10 +68,13 @@ impl Account {
         if !folder.exists() {
             DirBuilder::new().mode(0o700).create(folder).map_err(told)?;
         }
-        if self.dropped {
-            std::os::unix::fs::lchown(folder, Some(self.uid), Some(self.gid)).map_err(told)?;
-        }
+        self.give(folder).map_err(told)?;
         fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(told)
+    }
+
+    /// Makes the account the owner; without root everything we make is its own already.
+    pub fn give(&self, path: &Path) -> io::Result<()> {
+        if self.dropped { std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid)) } else { Ok(()) }
     }
 
     /// Looks whether the account can pass every folder above `folder`; only root, who passes everywhere, has to ask.

@@ -67,7 +67,8 @@ fn candidates() -> impl Iterator<Item = PathBuf> {
         ("/usr/local/opt", "postgresql@", "bin"),
         ("/Applications/Postgres.app/Contents/Versions", "", "bin"),
     ];
-    let installed = places.into_iter().flat_map(|(base, prefix, bin)| versions_in(Path::new(base), prefix, bin));
+    let installed =
+        places.into_iter().flat_map(|(base, prefix, bin)| versions_in(Path::new(base), prefix, bin));
     let on_path: Vec<_> = std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect();
     let mut seen = HashSet::new();
     told.into_iter().chain(installed).chain(on_path).filter(move |folder| seen.insert(folder.clone()))
@@ -131,7 +132,8 @@ mod tests {
             std::fs::create_dir(base.path().join(name)).unwrap();
         }
         let found = versions_in(base.path(), "pgsql-", "bin");
-        let names: Vec<_> = found.iter().map(|p| p.strip_prefix(base.path()).unwrap().to_str().unwrap()).collect();
+        let names: Vec<_> =
+            found.iter().map(|p| p.strip_prefix(base.path()).unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["pgsql-16/bin", "pgsql-15/bin", "pgsql-9/bin"]);
     }
 }

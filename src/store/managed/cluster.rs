@@ -83,7 +83,8 @@ fn initdb(folder: &Path, binaries: &Binaries, account: &Account) -> Result<(), M
 
 fn run(mut command: Command, input: &str, folder: &Path) -> Result<(), ManagedError> {
     let mut feed = || -> std::io::Result<Output> {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(input.as_bytes())?;
         }
@@ -99,7 +100,8 @@ fn run(mut command: Command, input: &str, folder: &Path) -> Result<(), ManagedEr
 
 /// The last few lines, as one.
 pub(super) fn last_lines(text: &str) -> String {
-    let mut lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).rev().take(5).collect();
+    let mut lines: Vec<&str> =
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).rev().take(5).collect();
     lines.reverse();
     if lines.is_empty() { "(nothing)".to_owned() } else { lines.join(" | ") }
 }

@@ -56,7 +56,9 @@ pub enum ManagedError {
         account: String,
     },
     /// The data belongs to somebody else, and we are not root. Permanent.
-    #[error("{folder} belongs to user {owner}, and PostgreSQL insists on its owner; start the service as that user")]
+    #[error(
+        "{folder} belongs to user {owner}, and PostgreSQL insists on its owner; start the service as that user"
+    )]
     WrongOwner {
         /// The folder.
         folder: PathBuf,
@@ -64,7 +66,9 @@ pub enum ManagedError {
         owner: String,
     },
     /// The short folder for the socket is not ours. Permanent.
-    #[error("{folder} should hold the socket, but it is not a folder that only user {account} can enter; remove it")]
+    #[error(
+        "{folder} should hold the socket, but it is not a folder that only user {account} can enter; remove it"
+    )]
     RunFolder {
         /// The folder.
         folder: PathBuf,
@@ -106,7 +110,9 @@ pub enum ManagedError {
         log: String,
     },
     /// The server did not stop in order; nothing committed is lost.
-    #[error("PostgreSQL did not stop within {seconds} s and was told to quit at once; it recovers at the next start")]
+    #[error(
+        "PostgreSQL did not stop within {seconds} s and was told to quit at once; it recovers at the next start"
+    )]
     Stuck {
         /// How long was waited.
         seconds: u64,

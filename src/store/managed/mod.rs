@@ -26,6 +26,7 @@ pub use error::ManagedError;
 use crate::store::Dsn;
 use account::Account;
 use binaries::Binaries;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use server::Server;
 use std::fs::{self, File};
@@ -73,10 +74,11 @@ impl ManagedPostgres {
         let folder = data_dir.join("postgres");
         fs::create_dir_all(&folder).map_err(|e| ManagedError::io("create the folder", &folder, e))?;
         let folder = folder.canonicalize().map_err(|e| ManagedError::io("find the folder", &folder, e))?;
-        let lock = lock(&folder)?;
+        let (lock_file, lock) = lock(&folder)?;
         let cluster = folder.join("cluster");
         let account = Account::for_folder(&folder, &cluster)?;
         account.own(&folder)?;
+        account.give(&lock_file).map_err(|e| ManagedError::io("give away", &lock_file, e))?;
         account.check_way_to(&folder)?;
         let binaries = Binaries::find(cluster::major_version(&cluster)?, &cluster)?;
         cluster::ensure(&cluster, &binaries, &account)?;
@@ -165,7 +167,7 @@ fn keep(mut server: Server, told: &mpsc::Receiver<()>) -> Result<(), ManagedErro
     server.stop()
 }
 
-fn lock(folder: &Path) -> Result<Flock<File>, ManagedError> {
+fn lock(folder: &Path) -> Result<(PathBuf, Flock<File>), ManagedError> {
     let path = folder.join("lock");
     let file = File::options()
         .create(true)
@@ -173,8 +175,9 @@ fn lock(folder: &Path) -> Result<Flock<File>, ManagedError> {
         .write(true)
         .open(&path)
         .map_err(|e| ManagedError::io("open the lock file", &path, e))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => ManagedError::InUse { folder: folder.to_owned() },
-        other => ManagedError::io("lock", &path, other.into()),
-    })
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok((path, lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Err(ManagedError::InUse { folder: folder.to_owned() }),
+        Err((_, other)) => Err(ManagedError::io("lock", &path, other.into())),
+    }
 }

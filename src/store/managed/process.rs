@@ -82,7 +82,9 @@ pub(super) fn is_postmaster(pid: i32, cluster: &Path) -> bool {
     let stat = std::fs::read_to_string(proc.join("stat")).unwrap_or_default();
     let living = stat.split_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']));
     // A postmaster works in the folder of its cluster.
-    living && stat.contains("(postgres)") && std::fs::read_link(proc.join("cwd")).map_or(true, |at| at == cluster)
+    living
+        && stat.contains("(postgres)")
+        && std::fs::read_link(proc.join("cwd")).map_or(true, |at| at == cluster)
 }
 
 #[cfg(test)]
@@ -94,7 +96,10 @@ mod tests {
         let whole = "4711\n/data/cluster\n1700000000\n5432\n/data/run\n\n  131073   6\nready   \n";
         let read = PidFile { pid: 4711, socket_folder: "/data/run".into(), ready: true };
         assert_eq!(PidFile::parse(whole), Some(read.clone()));
-        assert_eq!(PidFile::parse(&whole.replace("ready", "starting")), Some(PidFile { ready: false, ..read }));
+        assert_eq!(
+            PidFile::parse(&whole.replace("ready", "starting")),
+            Some(PidFile { ready: false, ..read })
+        );
         assert!(PidFile::parse("4711\n/data").is_some_and(|file| file.pid == 4711 && !file.ready));
         assert_eq!(PidFile::parse(""), None);
         // A negative number there is a single-user process.

@@ -31,7 +31,8 @@ fn choose(folder: &Path, own_runtime: Option<PathBuf>, uid: u32) -> PathBuf {
     let fits = |path: &PathBuf| {
         let bytes = path.as_os_str().as_bytes();
         // The server is given the path in double quotes and tells it back on a line of its own.
-        bytes.len() + "/.s.PGSQL.5432".len() <= LONGEST_SOCKET_PATH && !bytes.iter().any(|b| b"\"\n".contains(b))
+        bytes.len() + "/.s.PGSQL.5432".len() <= LONGEST_SOCKET_PATH
+            && !bytes.iter().any(|b| b"\"\n".contains(b))
     };
     let hash = blake3::hash(folder.as_os_str().as_bytes()).to_hex();
     let name = format!("lnsp-{uid}-{}", &hash[..16]);

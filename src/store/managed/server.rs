@@ -128,7 +128,11 @@ impl Server {
             }
             if Instant::now() >= deadline {
                 let log = self.log_since(log_start);
-                self.stop()?;
+                // A long recovery is left to go on; the next start waits for it again. A server that says it is
+                // ready but cannot be reached has lost its socket.
+                if PidFile::read(&self.cluster).is_some_and(|file| file.ready) {
+                    self.stop()?;
+                }
                 return Err(ManagedError::Silent { seconds: START_WITHIN.as_secs(), log_file, log });
             }
             std::thread::sleep(LOOK_EVERY);
@@ -168,7 +172,9 @@ impl Server {
         if self.log_length() > LOG_BYTES {
             fs::rename(&path, path.with_extension("log.1")).map_err(told)?;
         }
-        File::options().create(true).append(true).open(&path).map_err(told)
+        let file = File::options().create(true).append(true).open(&path).map_err(told)?;
+        self.account.give(&path).map_err(told)?;
+        Ok(file)
     }
 
     fn log_since(&self, start: u64) -> String {
