@@ -13,7 +13,7 @@ use crate::http::{Counts, Facts, State};
 use crate::index::{ChangeSource, ChangedRow, Changes, Index, IndexError, IndexIdentity, IndexOptions, SourceError};
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
 use crate::search::Search;
-use crate::stages::{EmbedTools, Inspect, Model, NoInspection, TmdTools, WriteTools};
+use crate::stages::{EmbedTools, Inspect, Model, NoInspection, RemoteTagger, TmdTools, WriteTools};
 use crate::store::managed::{ManagedError, ManagedPostgres};
 use crate::store::{self, Dsn, ModelId, Store, StoreError, StoreOptions};
 use actix_web::web;
@@ -34,6 +34,8 @@ pub struct Fittings {
     pub pipeline: PipelineSettings,
     /// See [`Inspect`].
     pub inspect: Arc<dyn Inspect>,
+    /// Asked for the codes that a client does not send, instead of the local classifier.
+    pub remote: Option<Arc<dyn RemoteTagger>>,
     /// Takes the place of the model: built on the model's thread.
     pub encoder: Option<EncoderFactory>,
     /// Changes how the index is opened.
@@ -48,6 +50,7 @@ impl Default for Fittings {
         Fittings {
             pipeline: PipelineSettings::default(),
             inspect: Arc::new(NoInspection),
+            remote: None,
             encoder: None,
             index: |_| {},
         }
@@ -133,7 +136,7 @@ impl App {
             batch_rows: 256,
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(5) },
         };
-        let tools = Tools { tmd: TmdTools { classifier }, embed, write, inspect: fittings.inspect };
+        let tools = Tools { tmd: TmdTools { classifier, remote: fittings.remote }, embed, write, inspect: fittings.inspect };
         let settings = PipelineSettings { one_at_a_time: !config.enable_parallel, ..fittings.pipeline };
         let pipeline = Arc::new(Pipeline::start(tools, settings));
         pipeline.wait_for(|health| health.open).await;

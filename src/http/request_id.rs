@@ -5,15 +5,11 @@ use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage};
+use actix_web::Error;
 use std::time::Instant;
 use tracing::Instrument;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
-
-/// The id of the request being answered.
-#[derive(Debug, Clone)]
-pub struct RequestId(pub String);
 
 fn usable(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
@@ -24,7 +20,6 @@ pub async fn stamp(request: ServiceRequest, next: Next<impl MessageBody + 'stati
     let started = Instant::now();
     let given = request.headers().get(&HEADER).and_then(|id| id.to_str().ok()).filter(|id| usable(id));
     let id = given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
-    request.extensions_mut().insert(RequestId(id.clone()));
     let route = route_of(request.path());
     let method = method_of(request.method().as_str());
     let span = tracing::info_span!("request", request_id = %id, route);

@@ -6,7 +6,7 @@ use crate::chunk::{Chunk, ChunkKey};
 use crate::flow::Backoff;
 use crate::metrics;
 use crate::outcome::{Cause, Outcome, Rejection};
-use crate::stages::{Home, NeedsNoLlm, Receipt, Trip, found};
+use crate::stages::{Home, NeedsLlm, NeedsNoLlm, Receipt, Trip, found};
 use crate::store::{KnownChunk, Store, StoreError};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -150,10 +150,11 @@ impl Entrance {
         }
     }
 
-    /// Chunks that are inside, by stage in the order of the way; `None` while no generation runs.
-    pub fn inside(&self) -> Option<[usize; 3]> {
+    /// Chunks that are inside: waiting for a language model, then by stage in the order of the way; `None` while no
+    /// generation runs.
+    pub fn inside(&self) -> Option<[usize; 4]> {
         let gate = self.gate.borrow();
-        gate.as_ref().map(|gate| [0, 1, 2].map(|stage| gate.slots[stage].used()))
+        gate.as_ref().map(|gate| gate.slots.each_ref().map(|slots| slots.used()))
     }
 
     /// Chunks in the entrance's own hands: taken from uploads, and waiting for room.
@@ -180,7 +181,10 @@ impl Gate {
     /// Into the inlet that fits the chunk. Gives the trip back when the generation is gone.
     pub(super) async fn admit(&self, trip: Trip) -> Result<(), Trip> {
         let chunk = trip.origin().clone();
-        self.local.admit(NeedsNoLlm(chunk), trip).await
+        match &self.llm {
+            Some(llm) if chunk.client_tmd.is_none() => llm.admit(NeedsLlm(chunk), trip).await,
+            _ => self.local.admit(NeedsNoLlm(chunk), trip).await,
+        }
     }
 }
 

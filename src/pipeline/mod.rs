@@ -15,7 +15,7 @@ pub use supervisor::{Health, Supervisor};
 use crate::flow::{Backoff, Load, Slots};
 use crate::metrics;
 use crate::stages::{
-    Died, Duty, EmbedTools, Embedder, Home, Inlet, Inspect, Lifeline, NeedsNoLlm, Stage, TmdExtractor, TmdTools,
+    Died, Duty, EmbedTools, Embedder, Home, Inlet, Inspect, Lifeline, NeedsLlm, NeedsNoLlm, Stage, TmdExtractor, TmdTools,
     WriteTools, Writer,
 };
 use actix::{Actor, Addr, Arbiter, Context};
@@ -29,6 +29,9 @@ use tokio_util::sync::CancellationToken;
 pub struct PipelineSettings {
     /// Slots of the first stage, for chunks that need no language model.
     pub tmd: Load,
+    /// Slots of the first stage, for chunks that do: near the number of calls at once, because whoever waits here
+    /// waits behind all of them.
+    pub llm: Load,
     /// Slots of the embedder: also the window in which texts of like length find each other.
     pub embed: Load,
     /// Slots of the writer.
@@ -49,6 +52,7 @@ impl Default for PipelineSettings {
         PipelineSettings {
             // Tagging takes microseconds: enough to keep the next stage supplied.
             tmd: Load { items: 128, bytes: 16 * MIB },
+            llm: Load { items: 16, bytes: 2 * MIB },
             // Several forward passes' worth, so that a batch of like lengths can be found.
             embed: Load { items: 512, bytes: 32 * MIB },
             // One transaction in flight and the next one gathering.
@@ -64,7 +68,7 @@ impl Default for PipelineSettings {
 impl PipelineSettings {
     /// The most chunks that can be in flight: the sum of the slots.
     pub fn in_flight(&self) -> usize {
-        self.tmd.items + self.embed.items + self.write.items
+        self.tmd.items + self.llm.items + self.embed.items + self.write.items
     }
 }
 
@@ -86,7 +90,8 @@ pub struct Tools {
 struct Gate {
     generation: u64,
     local: Inlet<NeedsNoLlm>,
-    slots: [Arc<Slots>; 3],
+    llm: Option<Inlet<NeedsLlm>>,
+    slots: [Arc<Slots>; 4],
     retired: CancellationToken,
 }
 
@@ -124,10 +129,14 @@ fn build(generation: u64, tools: &Tools, settings: &PipelineSettings, supervisor
     let to_embedder = Inlet::new(embed_slots.clone(), embedder.recipient());
 
     let tmd_slots = Slots::new(Stage::Tmd.name(), settings.tmd);
-    let extractor = spawn(settings.tmd, TmdExtractor::new(tools.tmd.clone(), to_embedder, duty(Stage::Tmd)));
-    let local = Inlet::new(tmd_slots.clone(), extractor.recipient());
+    let both = Load { items: settings.tmd.items + settings.llm.items, ..settings.tmd };
+    let extractor = spawn(both, TmdExtractor::new(tools.tmd.clone(), to_embedder, duty(Stage::Tmd)));
+    let local = Inlet::new(tmd_slots.clone(), extractor.clone().recipient());
+    let llm_slots = Slots::new("llm", settings.llm);
+    // Without somebody to ask there is nothing to wait for.
+    let llm = tools.tmd.remote.is_some().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
 
-    Gate { generation, local, slots: [tmd_slots, embed_slots, write_slots], retired }
+    Gate { generation, local, llm, slots: [llm_slots, tmd_slots, embed_slots, write_slots], retired }
 }
 
 /// Starts a stage whose mailbox is larger than its slots.

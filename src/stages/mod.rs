@@ -8,7 +8,7 @@ mod tmd_extractor;
 mod writer;
 
 pub use embedder::{EmbedTools, Embedder, Model};
-pub use tmd_extractor::{NeedsLlm, NeedsNoLlm, TmdExtractor, TmdTools};
+pub use tmd_extractor::{NeedsLlm, NeedsNoLlm, RemoteTagger, TmdExtractor, TmdTools};
 pub use writer::{WriteTools, Writer, found};
 
 use crate::chunk::Chunk;
@@ -16,7 +16,7 @@ use crate::flow;
 use crate::outcome::{Cause, Outcome, Rejection};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, fut};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
 /// A chunk's parcel, carrying the state `T` of the chunk.
@@ -126,7 +126,7 @@ impl Drop for Lifeline {
         let cause = if std::thread::panicking() { "panic" } else { "stop" };
         let died = Died { stage: self.stage, generation: self.generation, cause };
         // A full queue means that the supervisor already has news of this generation's death.
-        drop(self.supervisor.try_send(died));
+        let _told: Result<(), TrySendError<Died>> = self.supervisor.try_send(died);
     }
 }
 

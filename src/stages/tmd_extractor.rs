@@ -33,6 +33,8 @@ pub trait RemoteTagger: Send + Sync {
 pub struct TmdTools {
     /// On its own thread.
     pub classifier: Worker<LocalClassifier>,
+    /// Asked for the chunks that come by the other inlet, where there is one to ask.
+    pub remote: Option<Arc<dyn RemoteTagger>>,
 }
 
 /// The actor.
@@ -62,13 +64,38 @@ impl Handler<Parcel<NeedsNoLlm>> for TmdExtractor {
 
     fn handle(&mut self, mut parcel: Parcel<NeedsNoLlm>, _: &mut Context<Self>) {
         self.duty.take_in_hand(&mut parcel);
-        let (tools, next) = (self.tools.clone(), self.next.clone());
+        let tools = self.tools.clone();
+        self.give_codes(parcel.map(|NeedsNoLlm(chunk)| chunk), |chunk| async move { tag_locally(&tools, chunk).await });
+    }
+}
+
+impl Handler<Parcel<NeedsLlm>> for TmdExtractor {
+    type Result = ();
+
+    fn handle(&mut self, mut parcel: Parcel<NeedsLlm>, _: &mut Context<Self>) {
+        self.duty.take_in_hand(&mut parcel);
+        let tools = self.tools.clone();
+        self.give_codes(parcel.map(|NeedsLlm(chunk)| chunk), |chunk| async move {
+            match &tools.remote {
+                Some(remote) => remote.tag(chunk).await,
+                None => tag_locally(&tools, chunk).await,
+            }
+        });
+    }
+}
+
+impl TmdExtractor {
+    /// Runs one question for codes as a task of its own, and sends the chunk on with the answer.
+    fn give_codes<F>(&self, parcel: Parcel<Arc<Chunk>>, ask: impl FnOnce(Arc<Chunk>) -> F)
+    where
+        F: Future<Output = Result<Tagging, Rejection>> + 'static,
+    {
+        let (next, answer) = (self.next.clone(), ask(parcel.cargo().clone()));
         self.duty.spawn(async move {
-            let chunk = parcel.cargo().0.clone();
-            match tag_locally(&tools, chunk).await {
+            match answer.await {
                 Ok(tagging) => {
                     metrics::tagged(tagging.tmd.name(Axis::Domain));
-                    next.push(parcel.map(|NeedsNoLlm(chunk)| TaggedChunk { chunk, tagging })).await;
+                    next.push(parcel.map(|chunk| TaggedChunk { chunk, tagging })).await;
                 }
                 Err(rejection) => parcel.settle(Outcome::Rejected(rejection)),
             }

@@ -92,13 +92,7 @@ impl House {
 
     /// An NDJSON upload with streamed answers: all lines of the answer.
     pub async fn stream(&self, body: impl Into<reqwest::Body>) -> Vec<Value> {
-        let request = client()
-            .post(format!("{}/ingest", self.url))
-            .header("Content-Type", "application/x-ndjson")
-            .header("Accept", "application/x-ndjson")
-            .body(body);
-        let text = request.send().await.unwrap().text().await.unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        stream_to(self.url.clone(), body).await
     }
 
     /// Rows in the database, counted there.
@@ -113,6 +107,17 @@ impl House {
         assert_eq!(i64::try_from(self.state.index.len().unwrap()).unwrap(), rows);
         rows.unsigned_abs()
     }
+}
+
+/// As [`House::stream`], for a task of its own.
+pub async fn stream_to(url: String, body: impl Into<reqwest::Body>) -> Vec<Value> {
+    let request = client()
+        .post(format!("{url}/ingest"))
+        .header("Content-Type", "application/x-ndjson")
+        .header("Accept", "application/x-ndjson")
+        .body(body);
+    let text = request.send().await.unwrap().text().await.unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// The defaults, but with pauses that a test can wait for.

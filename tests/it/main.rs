@@ -2,7 +2,10 @@
 //! like a story. `house` builds a whole service in this process, `process` runs one as another, `postgres` gives
 //! each test a database of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 mod classifier;
+mod connections;
 mod contract;
 mod crash;
 mod database;
@@ -12,11 +15,13 @@ mod fresh;
 mod healing;
 mod house;
 mod index;
+mod managed;
 mod postgres;
 mod process;
 mod rules;
 mod start;
 mod store;
+mod store_sql;
 mod wait;
 
 /// The folder of the project.
