@@ -55,7 +55,7 @@ impl LocalClassifier {
     }
 
     /// Always answers: see [`Classification::confidence`] for how much that is worth. Of a long text the first
-    /// [`MAX_WORDS`](tokens::MAX_WORDS) words are looked up, which bounds the time and says enough.
+    /// 512 words are looked up, which bounds the time and says enough.
     pub fn classify(&self, text: &str) -> Classification {
         let mut votes = [0_i32; LABELS];
         let words = self.artefact.vocabulary.walk(text, |row, weight| {
