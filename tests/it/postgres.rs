@@ -7,6 +7,7 @@
 use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 use lnsp_ingest::store::managed::ManagedPostgres;
 use lnsp_ingest::store::{Dsn, Store, StoreOptions};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -62,7 +63,9 @@ impl DataFolder {
 
 impl Drop for DataFolder {
     fn drop(&mut self) {
-        drop(self.watchdog.stdin.take());
+        if let Some(mut pipe) = self.watchdog.stdin.take() {
+            pipe.write_all(b"in order").unwrap();
+        }
         self.watchdog.wait().unwrap();
     }
 }
