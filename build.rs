@@ -10,13 +10,17 @@ fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
 
     let artefact = root.join(".deps/classifier/tmd.bin");
-    assert!(artefact.exists(), "the classifier artefact is missing: run scripts/setup once, then build again");
+    assert!(
+        artefact.exists(),
+        "the classifier artefact is missing: run scripts/setup once, then build again"
+    );
     println!("cargo:rustc-env=LNSP_CLASSIFIER={}", artefact.display());
 
     // torch-sys says which libtorch it found. That one finds its own neighbours; only the way to it has to be
     // told. The relative entries keep a moved checkout running: binaries, and tests one folder deeper.
     println!("cargo:rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");
-    let libtorch = env::var_os("DEP_TCH_LIBTORCH_LIB").map_or_else(|| root.join(".deps/libtorch/lib"), PathBuf::from);
+    let libtorch =
+        env::var_os("DEP_TCH_LIBTORCH_LIB").map_or_else(|| root.join(".deps/libtorch/lib"), PathBuf::from);
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libtorch.display());
     if env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../../.deps/libtorch/lib");

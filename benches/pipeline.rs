@@ -57,13 +57,27 @@ async fn bench() -> Result<()> {
         client.push(service.upload(&coded, "coded").await?);
         service.stop().await;
         let rate = |time: &[Duration]| texts.len() as f64 / time.last().map_or(1.0, Duration::as_secs_f64);
-        println!("round {round}: encoder {:.0}/s, service {:.0}/s, client codes {:.0}/s", rate(&alone), rate(&whole), rate(&client));
+        println!(
+            "round {round}: encoder {:.0}/s, service {:.0}/s, client codes {:.0}/s",
+            rate(&alone),
+            rate(&whole),
+            rate(&client)
+        );
     }
     let share = median(&mut alone).as_secs_f64() / median(&mut whole).as_secs_f64();
-    println!("figure pipeline.local.encoder_alone {:.1} chunks/s", texts.len() as f64 / median(&mut alone).as_secs_f64());
-    println!("figure pipeline.local.chunks_per_s {:.1} chunks/s", texts.len() as f64 / median(&mut whole).as_secs_f64());
+    println!(
+        "figure pipeline.local.encoder_alone {:.1} chunks/s",
+        texts.len() as f64 / median(&mut alone).as_secs_f64()
+    );
+    println!(
+        "figure pipeline.local.chunks_per_s {:.1} chunks/s",
+        texts.len() as f64 / median(&mut whole).as_secs_f64()
+    );
     println!("figure pipeline.local.share_of_encoder {share:.3} ratio");
-    println!("figure pipeline.client_tmd.chunks_per_s {:.1} chunks/s", texts.len() as f64 / median(&mut client).as_secs_f64());
+    println!(
+        "figure pipeline.client_tmd.chunks_per_s {:.1} chunks/s",
+        texts.len() as f64 / median(&mut client).as_secs_f64()
+    );
     filled(&plain, &texts, rounds).await
 }
 
@@ -71,10 +85,14 @@ async fn bench() -> Result<()> {
 async fn filled(plain: &str, texts: &[String], rounds: usize) -> Result<()> {
     let data = data_folder()?;
     let identity = encoder::locate("all-minilm-l6-v2", &[root().join(".deps/models")])?.identity()?;
-    let free = Fittings { encoder: Some(Arc::new(move || Box::new(Free(identity.clone(), 1)))), ..Fittings::default() };
+    let free = Fittings {
+        encoder: Some(Arc::new(move || Box::new(Free(identity.clone(), 1)))),
+        ..Fittings::default()
+    };
     let service = Service::start_in(data, free).await?;
-    let numbered: String =
-        (0..FILLED).map(|n| format!("{{\"text\":\"Row {n}.\",\"domain_code\":0,\"task_code\":0,\"modifier_code\":0}}\n")).collect();
+    let numbered: String = (0..FILLED)
+        .map(|n| format!("{{\"text\":\"Row {n}.\",\"domain_code\":0,\"task_code\":0,\"modifier_code\":0}}\n"))
+        .collect();
     let took = service.upload(&numbered, "filling").await?;
     println!("filled in {FILLED} rows with a free encoder in {:.1} s", took.as_secs_f64());
     let data = service.stop().await;
@@ -108,7 +126,8 @@ fn with_codes(ndjson: &str) -> Result<String> {
     let mut coded = String::new();
     for (n, line) in ndjson.lines().filter(|line| !line.trim().is_empty()).enumerate() {
         let mut chunk: Value = serde_json::from_str(line)?;
-        (chunk["domain_code"], chunk["task_code"], chunk["modifier_code"]) = (json!(n % 16), json!(n % 32), json!(n % 64));
+        (chunk["domain_code"], chunk["task_code"], chunk["modifier_code"]) =
+            (json!(n % 16), json!(n % 32), json!(n % 64));
         coded += &chunk.to_string();
         coded.push('\n');
     }
@@ -177,7 +196,8 @@ impl Service {
         let texts = texts.to_vec();
         let run = search.model.run(Lane::Bulk, move |encoder| -> std::result::Result<Duration, String> {
             let started = Instant::now();
-            let tokens: std::result::Result<Vec<Tokens>, _> = texts.iter().map(|text| tokenizer.tokenize(text)).collect();
+            let tokens: std::result::Result<Vec<Tokens>, _> =
+                texts.iter().map(|text| tokenizer.tokenize(text)).collect();
             let mut waiting: Vec<Tokens> = tokens.map_err(|error| error.to_string())?;
             let mut rows = Vec::new();
             while !waiting.is_empty() {
@@ -185,7 +205,8 @@ impl Service {
                 let mut chosen = choose(&lengths, budget);
                 chosen.sort_unstable_by(|a, b| b.cmp(a));
                 let batch: Vec<Tokens> = chosen.into_iter().map(|at| waiting.swap_remove(at)).collect();
-                let vectors = encoder.encode(&batch.iter().collect::<Vec<_>>()).map_err(|error| error.to_string())?;
+                let vectors =
+                    encoder.encode(&batch.iter().collect::<Vec<_>>()).map_err(|error| error.to_string())?;
                 for vector in vectors {
                     let vector = vector.map_err(|error| error.to_string())?;
                     rows.push(vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());

@@ -7,10 +7,13 @@ use crate::classifier::{ArtefactError, LocalClassifier};
 use crate::config::Config;
 use crate::encoder::plan::Budget;
 use crate::encoder::{self, Calibration, EncodeError, Encoder, EncoderOptions, ModelFiles, Tokenizer};
-use crate::model::ModelIdentity;
 use crate::flow::{Backoff, Worker};
 use crate::http::{Counts, Facts, State};
-use crate::index::{ChangeSource, ChangedRow, Changes, Index, IndexError, IndexIdentity, IndexOptions, SourceError};
+use crate::index::{
+    ChangeSource, ChangedRow, Changes, Index, IndexError, IndexIdentity, IndexOptions, SourceError,
+};
+use crate::metrics;
+use crate::model::ModelIdentity;
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
 use crate::search::Search;
 use crate::stages::{EmbedTools, Inspect, Model, NoInspection, RemoteTagger, TmdTools, WriteTools};
@@ -88,7 +91,13 @@ pub enum StartError {
 impl App {
     /// Starts everything. Must run inside an actix system, whose Arbiter the pipeline gets. `say` hears a line for
     /// each part that is ready.
-    pub async fn start(config: Config, fittings: Fittings, say: &mut dyn FnMut(String)) -> Result<App, StartError> {
+    pub async fn start(
+        config: Config,
+        fittings: Fittings,
+        say: &mut dyn FnMut(String),
+    ) -> Result<App, StartError> {
+        // Before the first metric; a process that has another recorder keeps it.
+        metrics::install();
         let data_dir = data_folder(&config.data_dir)?;
         let (store, postgres) = open_store(&config, &data_dir, say).await?;
         let classifier = Worker::spawn("lnsp-classifier", CPU_QUEUE, LocalClassifier::embedded)?;
@@ -98,14 +107,17 @@ impl App {
         let embed = embed_tools(&config, &files, fittings.encoder)?;
         let identity = files.identity()?;
         let model_id = store.adopt_model(&row_of(&identity)).await?;
-        say(format!("✅ Embedder ready: {}, {} dimensions, {}", identity.name, identity.dims, embed.measured));
+        say(format!(
+            "✅ Embedder ready: {}, {} dimensions, {}",
+            identity.name, identity.dims, embed.measured
+        ));
 
         let index = open_index(&data_dir, &store, &identity, model_id, fittings.index).await?;
         let status = index.status();
         say(format!("✅ Index open: {} vectors, up to change {}", status.items, status.applied_seq));
 
         let device = config.device.to_string();
-        crate::metrics::build_info(&identity.name, &device);
+        metrics::build_info(&identity.name, &device);
         let facts = Facts {
             model: identity.clone(),
             device,
@@ -136,11 +148,17 @@ impl App {
             batch_rows: 256,
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(5) },
         };
-        let tools = Tools { tmd: TmdTools { classifier, remote: fittings.remote }, embed, write, inspect: fittings.inspect };
+        let tools = Tools {
+            tmd: TmdTools { classifier, remote: fittings.remote },
+            embed,
+            write,
+            inspect: fittings.inspect,
+        };
         let settings = PipelineSettings { one_at_a_time: !config.enable_parallel, ..fittings.pipeline };
         let pipeline = Arc::new(Pipeline::start(tools, settings));
         pipeline.wait_for(|health| health.open).await;
-        let state = web::Data::new(State { pipeline, search, store, index, facts, counts: Counts::default() });
+        let state =
+            web::Data::new(State { pipeline, search, store, index, facts, counts: Counts::default() });
         Ok(App { state, postgres })
     }
 
@@ -226,7 +244,8 @@ fn embed_tools(
     factory: Option<EncoderFactory>,
 ) -> Result<Embedding, EncodeError> {
     let tokenizer = Arc::new(Tokenizer::load(files)?);
-    let tokenizer = Worker::spawn("lnsp-tokenizer", CPU_QUEUE, move || Ok::<_, EncodeError>(tokenizer.clone()))?;
+    let tokenizer =
+        Worker::spawn("lnsp-tokenizer", CPU_QUEUE, move || Ok::<_, EncodeError>(tokenizer.clone()))?;
     let found = Arc::new(OnceLock::<Calibration>::new());
     let (find, files) = (found.clone(), files.clone());
     let (device, dtype, batch_texts) = (config.device, config.dtype, config.enable_batch_embeddings);
@@ -235,7 +254,8 @@ fn embed_tools(
             return Ok(factory());
         }
         let tuning = find.get().map(|calibration| calibration.tuning);
-        let options = EncoderOptions { files: files.clone(), device, dtype, threads: None, batch_texts, tuning };
+        let options =
+            EncoderOptions { files: files.clone(), device, dtype, threads: None, batch_texts, tuning };
         let (encoder, calibration) = encoder::load(&options)?;
         find.get_or_init(|| calibration);
         Ok(Box::new(encoder))
@@ -244,7 +264,11 @@ fn embed_tools(
     let model: Model = Worker::spawn("lnsp-model", 1, build)?;
     let (budget, dtype, measured) = match found.get() {
         Some(found) => (found.tuning.budget, found.tuning.dtype.to_string(), found.to_string()),
-        None => (Budget { tokens: 2048, texts: if batch_texts { 64 } else { 1 } }, "none".to_owned(), "scripted".to_owned()),
+        None => (
+            Budget { tokens: 2048, texts: if batch_texts { 64 } else { 1 } },
+            "none".to_owned(),
+            "scripted".to_owned(),
+        ),
     };
     Ok(Embedding { tools: EmbedTools { model, tokenizer, budget }, dtype, measured })
 }
@@ -256,8 +280,11 @@ async fn open_index(
     model_id: ModelId,
     change: fn(&mut IndexOptions),
 ) -> Result<Index, StartError> {
-    let identity =
-        IndexIdentity { store_id: store.store_id(), fingerprint: model.fingerprint.clone(), dims: model.dims };
+    let identity = IndexIdentity {
+        store_id: store.store_id(),
+        fingerprint: model.fingerprint.clone(),
+        dims: model.dims,
+    };
     let mut options = IndexOptions::new(data_dir.join("index"), identity);
     change(&mut options);
     let source = Arc::new(Following { store: store.clone(), model: model_id });

@@ -94,7 +94,9 @@ fn tmd_backend(value: &str) -> Result<TmdBackend, InvalidSetting> {
     }
 }
 
-fn switch(name: &'static str) -> impl Fn(&str) -> Result<bool, InvalidSetting> + Clone + Send + Sync + 'static {
+fn switch(
+    name: &'static str,
+) -> impl Fn(&str) -> Result<bool, InvalidSetting> + Clone + Send + Sync + 'static {
     move |value| match value.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
@@ -102,7 +104,9 @@ fn switch(name: &'static str) -> impl Fn(&str) -> Result<bool, InvalidSetting> +
     }
 }
 
-fn parsed<T: FromStr>(name: &'static str) -> impl Fn(&str) -> Result<T, InvalidSetting> + Clone + Send + Sync + 'static
+fn parsed<T: FromStr>(
+    name: &'static str,
+) -> impl Fn(&str) -> Result<T, InvalidSetting> + Clone + Send + Sync + 'static
 where
     T: Clone + Send + Sync + 'static,
     T::Err: fmt::Display,

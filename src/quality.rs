@@ -49,8 +49,10 @@ impl QualityMetrics {
             _ => 0.0,
         };
         let negatives = (self.total_negatives as f64 / 5.0).min(1.0);
-        let score =
-            0.4 * self.cpesh_completeness + 0.1 * (self.vector_norm / 10.0).min(1.0) + 0.3 * negatives + extraction;
+        let score = 0.4 * self.cpesh_completeness
+            + 0.1 * (self.vector_norm / 10.0).min(1.0)
+            + 0.3 * negatives
+            + extraction;
         score.min(1.0)
     }
 }

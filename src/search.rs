@@ -164,21 +164,31 @@ impl Search {
             return wrong("top_k", format!("top_k: expected 1 to {MAX_RESULTS}, received {}", query.top_k));
         }
         if !(0.0..=1.0).contains(&query.tmd_weight) {
-            return wrong("tmd_weight", format!("tmd_weight: expected 0 to 1, received {}", query.tmd_weight));
+            return wrong(
+                "tmd_weight",
+                format!("tmd_weight: expected 0 to 1, received {}", query.tmd_weight),
+            );
         }
         match &query.target {
             Target::Text(text) if text.trim().is_empty() => wrong("query", "query is empty or blank".into()),
             Target::Text(text) if text.len() > crate::chunk::MAX_TEXT_BYTES => wrong(
                 "query",
-                format!("query too long: expected at most {} bytes, received {}", crate::chunk::MAX_TEXT_BYTES, text.len()),
+                format!(
+                    "query too long: expected at most {} bytes, received {}",
+                    crate::chunk::MAX_TEXT_BYTES,
+                    text.len()
+                ),
             ),
-            Target::Vector(_) if query.tmd_weight > 0.0 => {
-                wrong("tmd_weight", "tmd_weight needs a query text: codes cannot be found for a vector".into())
-            }
+            Target::Vector(_) if query.tmd_weight > 0.0 => wrong(
+                "tmd_weight",
+                "tmd_weight needs a query text: codes cannot be found for a vector".into(),
+            ),
             Target::Vector(vector) if vector.len() != self.dims => {
                 wrong("vector", format!("vector: expected {} numbers, received {}", self.dims, vector.len()))
             }
-            Target::Vector(vector) if !vector.iter().all(|x| x.is_finite()) || vector.iter().all(|x| *x == 0.0) => {
+            Target::Vector(vector)
+                if !vector.iter().all(|x| x.is_finite()) || vector.iter().all(|x| *x == 0.0) =>
+            {
                 wrong("vector", "vector: expected finite numbers, not all zero".into())
             }
             _ => Ok(()),
@@ -200,7 +210,8 @@ impl Search {
         let items: Vec<u32> = hits.iter().map(|(item, _)| *item).collect();
         let rows = self.store.hits(&items, filter).await?;
         let mut rows: HashMap<u32, Hit> = rows.into_iter().map(|hit| (hit.item, hit)).collect();
-        let scored = hits.iter().filter_map(|(item, score)| Some(Scored { score: *score, hit: rows.remove(item)? }));
+        let scored =
+            hits.iter().filter_map(|(item, score)| Some(Scored { score: *score, hit: rows.remove(item)? }));
         Ok(scored.collect())
     }
 }
@@ -209,7 +220,8 @@ impl Search {
 fn mix(results: &mut [Scored], codes: Tmd, weight: f32) {
     let wanted = projection::canonical_16d(codes);
     for scored in results.iter_mut() {
-        let likeness: f32 = projection::canonical_16d(scored.hit.tmd).iter().zip(wanted).map(|(a, b)| a * b).sum();
+        let likeness: f32 =
+            projection::canonical_16d(scored.hit.tmd).iter().zip(wanted).map(|(a, b)| a * b).sum();
         scored.score = (1.0 - weight) * scored.score + weight * likeness;
     }
     results.sort_by(|a, b| b.score.total_cmp(&a.score));

@@ -59,7 +59,9 @@ enum IngestError {
     },
     #[error("the service refused the upload: {status} {message}")]
     Refused { status: u16, message: String },
-    #[error("the connection ended before the summary: chunks without a result may or may not be stored; send the file again")]
+    #[error(
+        "the connection ended before the summary: chunks without a result may or may not be stored; send the file again"
+    )]
     Cut,
 }
 
@@ -92,7 +94,10 @@ impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Tally { stored, duplicates, failed, took } = self;
         let (seconds, rate) = (took.as_secs_f64(), self.rate());
-        write!(f, "{stored} stored, {duplicates} duplicates, {failed} failed in {seconds:.2} s ({rate:.0} chunks/s)")
+        write!(
+            f,
+            "{stored} stored, {duplicates} duplicates, {failed} failed in {seconds:.2} s ({rate:.0} chunks/s)"
+        )
     }
 }
 
@@ -227,7 +232,13 @@ impl Progress {
         self.bar.set_position(tally.answered());
         if self.plain && self.said.elapsed() >= PLAIN_PACE {
             self.said = Instant::now();
-            eprintln!("{}: {} of {} chunks, {:.0} chunks/s", self.name, tally.answered(), self.lines, tally.rate());
+            eprintln!(
+                "{}: {} of {} chunks, {:.0} chunks/s",
+                self.name,
+                tally.answered(),
+                self.lines,
+                tally.rate()
+            );
         }
     }
 

@@ -27,7 +27,8 @@ pub fn run(search: Search) -> CommandResult {
     block_on(async {
         let mut body = json!({ "query": search.text, "top_k": search.top_k });
         if let Some(domain) = search.domain {
-            body["filter"] = json!({ "domain": domain.parse::<i64>().map_or_else(|_| json!(domain), |code| json!(code)) });
+            body["filter"] =
+                json!({ "domain": domain.parse::<i64>().map_or_else(|_| json!(domain), |code| json!(code)) });
         }
         let url = format!("{}/search", search.url.trim_end_matches('/'));
         let response = client()?
@@ -36,7 +37,9 @@ pub fn run(search: Search) -> CommandResult {
             .body(body.to_string())
             .send()
             .await
-            .map_err(|error| format!("no answer from {}; is the service running? (lnsp serve): {error}", search.url))?;
+            .map_err(|error| {
+                format!("no answer from {}; is the service running? (lnsp serve): {error}", search.url)
+            })?;
         let status = response.status();
         let answer: Value = response.json().await?;
         if !status.is_success() {
@@ -74,5 +77,9 @@ fn table(results: &[Value]) -> Table {
 fn shorten(text: &str) -> String {
     const LONGEST: usize = 160;
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST + 1).collect();
-    if line.chars().count() > LONGEST { format!("{}...", line.chars().take(LONGEST).collect::<String>()) } else { line }
+    if line.chars().count() > LONGEST {
+        format!("{}...", line.chars().take(LONGEST).collect::<String>())
+    } else {
+        line
+    }
 }

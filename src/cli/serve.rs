@@ -28,9 +28,9 @@ enum ServeError {
 
 /// Runs until a signal.
 pub fn run(config: Config) -> CommandResult {
-    let filter = EnvFilter::try_from_env("LNSP_LOG").unwrap_or_else(|_| EnvFilter::new("warn,lnsp_ingest=info"));
+    let filter =
+        EnvFilter::try_from_env("LNSP_LOG").unwrap_or_else(|_| EnvFilter::new("warn,lnsp_ingest=info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
-    metrics::install();
     actix_web::rt::System::new().block_on(serve(config))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -63,7 +63,9 @@ async fn serve(config: Config) -> Result<(), ServeError> {
 fn listen(config: &Config) -> Result<TcpListener, ServeError> {
     TcpListener::bind((config.host.as_str(), config.port)).map_err(|error| {
         let advice = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "another program uses this port: stop it, or choose another with LNSP_PORT",
+            std::io::ErrorKind::AddrInUse => {
+                "another program uses this port: stop it, or choose another with LNSP_PORT"
+            }
             _ => "choose another address with LNSP_HOST and LNSP_PORT",
         };
         ServeError::Listen { address: format!("{}:{}", config.host, config.port), error, advice }

@@ -94,7 +94,9 @@ pub(super) fn read_architecture(
     let activation = match bert.hidden_act.as_str() {
         "gelu" => Activation::Gelu,
         "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-        other => return Err(unsupported(format!("activation `{other}`"), "gelu, gelu_new or gelu_pytorch_tanh")),
+        other => {
+            return Err(unsupported(format!("activation `{other}`"), "gelu, gelu_new or gelu_pytorch_tanh"));
+        }
     };
     if let Some(positions) = bert.position_embedding_type.filter(|kind| kind != "absolute") {
         return Err(unsupported(format!("position embedding `{positions}`"), "absolute"));

@@ -43,7 +43,8 @@ impl Bert {
     ) -> Result<Self, EncodeError> {
         let (hidden, intermediate) = (shape.hidden as i64, shape.intermediate as i64);
         let words = weights.get("embeddings.word_embeddings.weight", &[shape.vocabulary as i64, hidden])?;
-        let positions = weights.get("embeddings.position_embeddings.weight", &[shape.positions as i64, hidden])?;
+        let positions =
+            weights.get("embeddings.position_embeddings.weight", &[shape.positions as i64, hidden])?;
         let type_0 = weights.first_row("embeddings.token_type_embeddings.weight", hidden)?;
         let positions = positions.f_add(&type_0).doing("adding embeddings")?;
         let norm = |name: &str| Norm::new(weights, name, hidden, shape.eps);
@@ -87,7 +88,11 @@ impl Bert {
     pub(super) fn forward(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, EncodeError> {
         let (texts, width) = ids.size2().doing("reading the shape of a batch")?;
         let hidden = self.heads * self.head_width;
-        let mut x = self.embed(ids, width).doing("embedding tokens")?.f_view([texts * width, hidden]).doing("embedding tokens")?;
+        let mut x = self
+            .embed(ids, width)
+            .doing("embedding tokens")?
+            .f_view([texts * width, hidden])
+            .doing("embedding tokens")?;
         for layer in &self.layers {
             let qkv = layer.qkv.apply(&x)?;
             let attended = self.attend(&qkv, texts, width, mask).doing("computing attention")?;
@@ -105,7 +110,13 @@ impl Bert {
         self.norm.run(&(words.f_add(&positions)?))?.f_to_kind(self.dtype.kind())
     }
 
-    fn attend(&self, qkv: &Tensor, texts: i64, width: i64, mask: Option<&Tensor>) -> Result<Tensor, tch::TchError> {
+    fn attend(
+        &self,
+        qkv: &Tensor,
+        texts: i64,
+        width: i64,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor, tch::TchError> {
         let parts = qkv.f_view([texts, width, 3, self.heads, self.head_width])?.f_permute([2, 0, 3, 1, 4])?;
         let (query, key, value) = (parts.f_get(0)?, parts.f_get(1)?, parts.f_get(2)?);
         let attended =
@@ -142,7 +153,11 @@ impl Norm {
 }
 
 /// Which tokens are padding, as something to add to attention scores; `None` if none are.
-pub(super) fn padding_mask(lengths: &[usize], width: usize, kind: Kind) -> Result<Option<Tensor>, EncodeError> {
+pub(super) fn padding_mask(
+    lengths: &[usize],
+    width: usize,
+    kind: Kind,
+) -> Result<Option<Tensor>, EncodeError> {
     if lengths.iter().all(|&length| length == width) {
         return Ok(None);
     }

@@ -62,18 +62,19 @@ impl Slots {
     async fn acquire(self: &Arc<Self>, weight: usize) -> Option<Slot> {
         let bytes = u32::try_from(weight.clamp(1, self.total.bytes)).unwrap_or(u32::MAX);
         let item = self.items.clone();
-        let (item, bytes) = match (item.clone().try_acquire_owned(), self.bytes.clone().try_acquire_many_owned(bytes)) {
-            (Ok(item), Ok(bytes)) => (item, bytes),
-            (early, _) => {
-                // Only a sender that has to wait pays for a clock.
-                drop(early);
-                let waiting = Instant::now();
-                let item = item.acquire_owned().await.ok()?;
-                let bytes = self.bytes.clone().acquire_many_owned(bytes).await.ok()?;
-                metrics::backpressure(self.stage, waiting.elapsed());
-                (item, bytes)
-            }
-        };
+        let (item, bytes) =
+            match (item.clone().try_acquire_owned(), self.bytes.clone().try_acquire_many_owned(bytes)) {
+                (Ok(item), Ok(bytes)) => (item, bytes),
+                (early, _) => {
+                    // Only a sender that has to wait pays for a clock.
+                    drop(early);
+                    let waiting = Instant::now();
+                    let item = item.acquire_owned().await.ok()?;
+                    let bytes = self.bytes.clone().acquire_many_owned(bytes).await.ok()?;
+                    metrics::backpressure(self.stage, waiting.elapsed());
+                    (item, bytes)
+                }
+            };
         self.used.send_modify(|used| *used += 1);
         metrics::stage_queue(self.stage, 1.0);
         Some(Slot { slots: self.clone(), _item: item, _bytes: bytes })

@@ -90,7 +90,10 @@ impl<R: 'static> Worker<R> {
         });
         #[expect(clippy::expect_used, reason = "a process that cannot start a thread cannot serve")]
         let thread = Joined(Some(spawned.expect("the operating system refused a thread")));
-        #[expect(clippy::expect_used, reason = "a factory that panics at the start is a bug and stops the start")]
+        #[expect(
+            clippy::expect_used,
+            reason = "a factory that panics at the start is a bug and stops the start"
+        )]
         first.recv().expect("the factory of a worker panicked")?;
         Ok(Worker { express, bulk, _thread: Arc::new(thread) })
     }
@@ -170,7 +173,10 @@ fn work<R, E: std::fmt::Display>(
     }
 }
 
-async fn next<R>(express: &mut mpsc::Receiver<Task<R>>, bulk: &mut mpsc::Receiver<Task<R>>) -> Option<Task<R>> {
+async fn next<R>(
+    express: &mut mpsc::Receiver<Task<R>>,
+    bulk: &mut mpsc::Receiver<Task<R>>,
+) -> Option<Task<R>> {
     tokio::select! {
         biased;
         Some(task) = express.recv() => Some(task),

@@ -115,11 +115,21 @@ impl From<SearchError> for ApiError {
             SearchError::Invalid { param, .. } => {
                 ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", message).param(param)
             }
-            SearchError::Behind { .. } => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "index_behind", message),
-            SearchError::Encode(_) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "embed_failed", message),
-            SearchError::Model(_) | SearchError::NoVector => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", message),
-            SearchError::Index(_) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "index_unavailable", message),
-            SearchError::Store(_) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message),
+            SearchError::Behind { .. } => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "index_behind", message)
+            }
+            SearchError::Encode(_) => {
+                ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "embed_failed", message)
+            }
+            SearchError::Model(_) | SearchError::NoVector => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", message)
+            }
+            SearchError::Index(_) => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "index_unavailable", message)
+            }
+            SearchError::Store(_) => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+            }
         }
     }
 }

@@ -49,7 +49,8 @@ pub async fn ingest(
             ndjson::ingest(&request, payload, state, upload).await
         }
         other => {
-            let message = format!("expected Content-Type application/json or application/x-ndjson, received '{other}'");
+            let message =
+                format!("expected Content-Type application/json or application/x-ndjson, received '{other}'");
             Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
         }
     }

@@ -1,9 +1,9 @@
 //! `POST /ingest` as JSON: the old contract. One request, one answer, in the order of the chunks.
 
+use super::State;
 use super::error::{ApiError, rejection_object};
 use super::ingest::{GROUP, arrive};
 use super::wire::{self, IngestRequest, Options, ShapeError};
-use super::State;
 use crate::chunk::{Chunk, TmdSource};
 use crate::flow::receipt_book;
 use crate::outcome::{Cause, Filed, Outcome};
@@ -20,13 +20,18 @@ pub const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 pub const MAX_CHUNKS: usize = 10_000;
 
 /// Reads, ingests, answers.
-pub async fn ingest(request: &HttpRequest, payload: web::Payload, state: &State) -> Result<HttpResponse, ApiError> {
+pub async fn ingest(
+    request: &HttpRequest,
+    payload: web::Payload,
+    state: &State,
+) -> Result<HttpResponse, ApiError> {
     let started = Instant::now();
     let body = read_body(request, payload).await?;
     let request: IngestRequest = wire::read(&body).map_err(shape)?;
     drop(body);
     if request.chunks.is_empty() {
-        let error = ApiError::shape(Cause::MissingField, "chunks: expected at least one chunk, received none");
+        let error =
+            ApiError::shape(Cause::MissingField, "chunks: expected at least one chunk, received none");
         return Err(error.param("chunks"));
     }
     if request.chunks.len() > MAX_CHUNKS {
@@ -42,10 +47,12 @@ pub async fn ingest(request: &HttpRequest, payload: web::Payload, state: &State)
         chunking_time_ms: request.chunking_time_ms,
     };
     let dataset = options.dataset();
-    let heads: Vec<String> = request.chunks.iter().map(|chunk| chunk.text().chars().take(50).collect()).collect();
+    let heads: Vec<String> =
+        request.chunks.iter().map(|chunk| chunk.text().chars().take(50).collect()).collect();
     let count = heads.len();
     let (book, mut results) = receipt_book(count);
-    let mut chunks = request.chunks.into_iter().map(|chunk| chunk.check(&dataset, options.batch_id.as_deref()));
+    let mut chunks =
+        request.chunks.into_iter().map(|chunk| chunk.check(&dataset, options.batch_id.as_deref()));
 
     // Admitting waits for room; reading the results meanwhile is not needed, for the book holds them all.
     let mut position = 0;
@@ -67,15 +74,20 @@ pub async fn ingest(request: &HttpRequest, payload: web::Payload, state: &State)
             *place = Some(outcome);
         }
     }
-    let outcomes: Vec<Outcome> =
-        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(crate::flow::Unsettled::unsettled)).collect();
+    let outcomes: Vec<Outcome> = outcomes
+        .into_iter()
+        .map(|outcome| outcome.unwrap_or_else(crate::flow::Unsettled::unsettled))
+        .collect();
     Ok(answer(&outcomes, &heads, &options, state, started.elapsed()))
 }
 
 async fn read_body(request: &HttpRequest, mut payload: web::Payload) -> Result<Vec<u8>, ApiError> {
-    let declared = super::ingest::header_text(request, &header::CONTENT_LENGTH).and_then(|n| n.parse::<usize>().ok());
+    let declared =
+        super::ingest::header_text(request, &header::CONTENT_LENGTH).and_then(|n| n.parse::<usize>().ok());
     if let Some(length) = declared.filter(|length| *length > MAX_BODY_BYTES) {
-        return Err(too_large(format!("expected a JSON body of at most {MAX_BODY_BYTES} bytes, received {length}")));
+        return Err(too_large(format!(
+            "expected a JSON body of at most {MAX_BODY_BYTES} bytes, received {length}"
+        )));
     }
     let mut body = Vec::with_capacity(declared.unwrap_or_default());
     while let Some(piece) = payload.next().await {
@@ -84,7 +96,9 @@ async fn read_body(request: &HttpRequest, mut payload: web::Payload) -> Result<V
             ApiError::new(StatusCode::BAD_REQUEST, "incomplete_body", message)
         })?;
         if body.len() + piece.len() > MAX_BODY_BYTES {
-            return Err(too_large(format!("expected a JSON body of at most {MAX_BODY_BYTES} bytes, received more")));
+            return Err(too_large(format!(
+                "expected a JSON body of at most {MAX_BODY_BYTES} bytes, received more"
+            )));
         }
         body.extend_from_slice(&piece);
     }
@@ -104,7 +118,13 @@ fn shape(error: ShapeError) -> ApiError {
     }
 }
 
-fn answer(outcomes: &[Outcome], heads: &[String], options: &Options, state: &State, took: Duration) -> HttpResponse {
+fn answer(
+    outcomes: &[Outcome],
+    heads: &[String],
+    options: &Options,
+    state: &State,
+    took: Duration,
+) -> HttpResponse {
     let links = neighbours(outcomes);
     let results: Vec<Value> = outcomes
         .iter()

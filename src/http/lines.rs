@@ -136,8 +136,7 @@ mod tests {
     fn a_line_that_is_too_long_is_reported_once_and_its_neighbours_stand() {
         let found = cut(5, &[b"a\n123456789", b"0123456789", b"0\nb\n12345\r\n123456\nc"]);
         let long = || Err(LineError::TooLong { expected: 5 });
-        let expected =
-            [good(1, "a"), (2, long()), good(3, "b"), good(4, "12345"), (5, long()), good(6, "c")];
+        let expected = [good(1, "a"), (2, long()), good(3, "b"), good(4, "12345"), (5, long()), good(6, "c")];
         assert_eq!(found, expected);
     }
 

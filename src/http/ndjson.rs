@@ -45,7 +45,11 @@ pub async fn ingest(
         // A client that is gone reads no ending.
         drop(ended.send(read(payload, &reader, &options, book).await));
     });
-    let summary = Summary { started: Instant::now(), tally: Tally { stored: 0, duplicate: 0, failed: 0 }, errors: Vec::new() };
+    let summary = Summary {
+        started: Instant::now(),
+        tally: Tally { stored: 0, duplicate: 0, failed: 0 },
+        errors: Vec::new(),
+    };
     let accept = header_text(request, &header::ACCEPT).unwrap_or_default();
     if accept.contains("ndjson") || accept.contains("jsonl") {
         let answer = Streamed { results, ending: Some(ending), summary, state, _upload: upload };
@@ -77,12 +81,16 @@ async fn read(
             let mut group = Vec::new();
             while group.len() < GROUP {
                 // A body that was cut off has no last line: what is left is a piece of one.
-                let line = lines.next_line().or_else(|| if open || ended.is_err() { None } else { lines.last_line() });
+                let line = lines
+                    .next_line()
+                    .or_else(|| if open || ended.is_err() { None } else { lines.last_line() });
                 let Some((number, line)) = line else {
                     more = false;
                     break;
                 };
-                let Some(receipt) = book.issue(number).await else { return Err("the client is gone".to_owned()) };
+                let Some(receipt) = book.issue(number).await else {
+                    return Err("the client is gone".to_owned());
+                };
                 let chunk = parse(line).and_then(|chunk| chunk.check(&dataset, options.batch_id.as_deref()));
                 group.extend(arrive(chunk, receipt));
             }

@@ -1,11 +1,11 @@
 //! Every answer carries a request id: the client's own where it is usable, else a new one.
 
 use crate::metrics;
+use actix_web::Error;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::Error;
 use std::time::Instant;
 use tracing::Instrument;
 
@@ -16,7 +16,10 @@ fn usable(id: &str) -> bool {
 }
 
 /// The middleware: gives the id, counts and times the request, and puts the id into error answers.
-pub async fn stamp(request: ServiceRequest, next: Next<impl MessageBody + 'static>) -> Result<ServiceResponse, Error> {
+pub async fn stamp(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse, Error> {
     let started = Instant::now();
     let given = request.headers().get(&HEADER).and_then(|id| id.to_str().ok()).filter(|id| usable(id));
     let id = given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
@@ -61,5 +64,8 @@ fn route_of(path: &str) -> &'static str {
 }
 
 fn method_of(method: &str) -> &'static str {
-    ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS"].into_iter().find(|known| *known == method).unwrap_or("other")
+    ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS"]
+        .into_iter()
+        .find(|known| *known == method)
+        .unwrap_or("other")
 }

@@ -77,7 +77,9 @@ fn query(wire: WireQuery) -> Result<Query, ApiError> {
     let target = match (wire.query, wire.vector) {
         (Some(text), None) => Target::Text(text),
         (None, Some(vector)) => Target::Vector(vector),
-        _ => return Err(ApiError::shape(Cause::MissingField, "expected either query or vector").param("query")),
+        _ => {
+            return Err(ApiError::shape(Cause::MissingField, "expected either query or vector").param("query"));
+        }
     };
     let code = |label: &Option<Label>, axis| label.as_ref().map(|label| label.code(axis)).transpose();
     Ok(Query {

@@ -189,7 +189,8 @@ mod tests {
 
     #[test]
     fn names_of_real_clients_are_understood() {
-        let line = br#"{"text":"a","sequence_index":7,"episode_id":"e","concept_vec":[1,2],"metadata":{"k":1}}"#;
+        let line =
+            br#"{"text":"a","sequence_index":7,"episode_id":"e","concept_vec":[1,2],"metadata":{"k":1}}"#;
         let chunk = read::<WireChunk>(line).unwrap().check(&"d".into(), None).unwrap();
         assert_eq!(chunk.placement.chunk_index, 7);
         assert_eq!(chunk.metadata.unwrap(), serde_json::json!({"k": 1, "episode_id": "e"}));

@@ -133,7 +133,12 @@ impl Index {
     ///
     /// # Errors
     /// As [`Self::search`].
-    pub async fn search_async(&self, query: Arc<[f32]>, k: usize, effort: Effort) -> Result<Found, IndexError> {
+    pub async fn search_async(
+        &self,
+        query: Arc<[f32]>,
+        k: usize,
+        effort: Effort,
+    ) -> Result<Found, IndexError> {
         self.inner.readers.search(query, k, effort).await
     }
 

@@ -75,7 +75,11 @@ impl View<'_> {
 
         let txn = self.volume.read()?;
         let record = self.read_record(&txn)?;
-        let mode = if record.items <= options.exact_below || effort == Effort::Exact { Mode::Exact } else { Mode::Ann };
+        let mode = if record.items <= options.exact_below || effort == Effort::Exact {
+            Mode::Exact
+        } else {
+            Mode::Ann
+        };
         let mut nearest = Nearest::new(k);
         for row in self.delta.rows_above(record.watermark) {
             let score = dot(&query, &row.row.vector) / row.norm;

@@ -100,7 +100,8 @@ impl Page {
         let last = rows.len() + tombstones.len() < limit;
         let row_end = rows.last().map(|row| row.seq);
         let tombstone_end = tombstones.last().map(|(seq, _)| *seq);
-        let full_ends = [row_end.filter(|_| rows.len() >= limit), tombstone_end.filter(|_| tombstones.len() >= limit)];
+        let full_ends =
+            [row_end.filter(|_| rows.len() >= limit), tombstone_end.filter(|_| tombstones.len() >= limit)];
         let upto = if last {
             clock
         } else {

@@ -70,7 +70,11 @@ impl Record {
             Change::Put(row) if newest.get(&row.item) == Some(&row.seq) => Some((row.seq, row.item)),
             _ => None,
         });
-        Record { watermark, witness: put.or(self.witness.filter(|(_, item)| !touched(*item))), ..self.clone() }
+        Record {
+            watermark,
+            witness: put.or(self.witness.filter(|(_, item)| !touched(*item))),
+            ..self.clone()
+        }
     }
 }
 
@@ -140,7 +144,11 @@ impl Volume {
 
     /// Shows every built item with its norm and the bytes of its vector. Arroy's own iterator copies each vector,
     /// which takes longer than looking at it.
-    pub(super) fn scan(&self, txn: &RoTxn<'_>, mut show: impl FnMut(u32, f32, &[u8])) -> Result<(), IndexError> {
+    pub(super) fn scan(
+        &self,
+        txn: &RoTxn<'_>,
+        mut show: impl FnMut(u32, f32, &[u8]),
+    ) -> Result<(), IndexError> {
         let length = ITEM_HEADER + self.dims * size_of::<f32>();
         let raw = self.vectors.remap_types::<Bytes, Bytes>();
         for entry in raw.prefix_iter(txn, &ITEM_PREFIX).map_err(|error| self.wrap(error))? {
@@ -197,7 +205,11 @@ impl Volume {
                     writer.add_item(txn, row.item, &row.vector).map_err(|error| self.wrap(error))?;
                 }
                 Change::Put(row) => {
-                    tracing::error!(item = row.item, seq = row.seq, "vector is not usable; left out of the index");
+                    tracing::error!(
+                        item = row.item,
+                        seq = row.seq,
+                        "vector is not usable; left out of the index"
+                    );
                     writer.del_item(txn, row.item).map_err(|error| self.wrap(error))?;
                 }
                 Change::Gone { item, .. } => {
@@ -214,7 +226,8 @@ impl Volume {
         if is_cut_off(&self.env).map_err(|error| self.wrap(error))? {
             let path = self.path.join("data.mdb");
             let file = std::fs::OpenOptions::new().write(true).open(&path);
-            file.and_then(|file| file.set_len(self.map_used())).map_err(|error| IndexError::io(path, error))?;
+            file.and_then(|file| file.set_len(self.map_used()))
+                .map_err(|error| IndexError::io(path, error))?;
         }
         Ok(())
     }

@@ -80,7 +80,9 @@ impl Entrance {
             Err(error) => {
                 let message = format!("the database could not be asked: {error}; send it again");
                 let rejection = Rejection::new(Cause::Lost, message);
-                return arrivals.into_iter().for_each(|a| a.receipt.settle(Outcome::Rejected(rejection.clone())));
+                return arrivals
+                    .into_iter()
+                    .for_each(|a| a.receipt.settle(Outcome::Rejected(rejection.clone())));
             }
         };
         for Arrival { chunk, receipt } in arrivals {
@@ -106,7 +108,9 @@ impl Entrance {
         let mut tries = 0;
         loop {
             match self.store.known(keys).await {
-                Err(error) if error.is_transient() && Instant::now() < deadline && !self.draining.is_cancelled() => {
+                Err(error)
+                    if error.is_transient() && Instant::now() < deadline && !self.draining.is_cancelled() =>
+                {
                     metrics::store_error(error.sqlstate_class(), true);
                     tokio::time::sleep(pauses.pause(tries)).await;
                     tries += 1;

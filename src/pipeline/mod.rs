@@ -15,8 +15,8 @@ pub use supervisor::{Health, Supervisor};
 use crate::flow::{Backoff, Load, Slots};
 use crate::metrics;
 use crate::stages::{
-    Died, Duty, EmbedTools, Embedder, Home, Inlet, Inspect, Lifeline, NeedsLlm, NeedsNoLlm, Stage, TmdExtractor, TmdTools,
-    WriteTools, Writer,
+    Died, Duty, EmbedTools, Embedder, Home, Inlet, Inspect, Lifeline, NeedsLlm, NeedsNoLlm, Stage,
+    TmdExtractor, TmdTools, WriteTools, Writer,
 };
 use actix::{Actor, Addr, Arbiter, Context};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -113,7 +113,12 @@ impl Gate {
 
 /// Spawns a generation on the current Arbiter: the writer first, the gate last. Read upwards it is the way of a
 /// chunk.
-fn build(generation: u64, tools: &Tools, settings: &PipelineSettings, supervisor: &mpsc::Sender<Died>) -> Gate {
+fn build(
+    generation: u64,
+    tools: &Tools,
+    settings: &PipelineSettings,
+    supervisor: &mpsc::Sender<Died>,
+) -> Gate {
     let retired = CancellationToken::new();
     let duty = |stage| Duty {
         lifeline: Lifeline::new(stage, generation, supervisor.clone(), retired.clone()),

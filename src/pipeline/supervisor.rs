@@ -89,7 +89,12 @@ impl Work {
             }
             deaths_in_a_row += 1;
 
-            tracing::error!(stage = died.stage.name(), cause = died.cause, generation, "a stage died; healing");
+            tracing::error!(
+                stage = died.stage.name(),
+                cause = died.cause,
+                generation,
+                "a stage died; healing"
+            );
             metrics::restart(died.stage.name(), died.cause);
             metrics::generation(generation, false);
             self.gate.send_replace(None);
@@ -162,7 +167,8 @@ impl Strays {
             }
             poisoned += 1;
             tracing::error!(stage = died.stage.name(), cpe_id = %stray.origin.cpe_id, "rejected as poison");
-            let message = format!("the {} stage died {ATTEMPTS} times with this chunk in hand", died.stage.name());
+            let message =
+                format!("the {} stage died {ATTEMPTS} times with this chunk in hand", died.stage.name());
             stray.receipt.settle(Outcome::Rejected(Rejection::new(Cause::Poison, message)));
         }
         poisoned

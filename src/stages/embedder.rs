@@ -138,9 +138,11 @@ type Pass = Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError>;
 async fn embed(tools: &EmbedTools, parcels: Vec<Parcel<Readable>>) -> Vec<Parcel<EmbeddedChunk>> {
     let texts = parcels.iter().map(|parcel| parcel.cargo().tokens.clone()).collect();
     match forward(&tools.model, Lane::Bulk, texts).await {
-        Ok((Ok(vectors), took)) if vectors.len() == parcels.len() => {
-            parcels.into_iter().zip(vectors).filter_map(|(parcel, vector)| finish(parcel, vector, took)).collect()
-        }
+        Ok((Ok(vectors), took)) if vectors.len() == parcels.len() => parcels
+            .into_iter()
+            .zip(vectors)
+            .filter_map(|(parcel, vector)| finish(parcel, vector, took))
+            .collect(),
         _ if parcels.len() > 1 => {
             let mut embedded = Vec::with_capacity(parcels.len());
             for parcel in parcels {
@@ -151,7 +153,9 @@ async fn embed(tools: &EmbedTools, parcels: Vec<Parcel<Readable>>) -> Vec<Parcel
         failed => {
             let outcome = match &failed {
                 Ok((Err(error), _)) => refused(error),
-                Ok((Ok(_), _)) => Outcome::Rejected(Rejection::new(Cause::EmbedFailed, "the model gave no vector")),
+                Ok((Ok(_), _)) => {
+                    Outcome::Rejected(Rejection::new(Cause::EmbedFailed, "the model gave no vector"))
+                }
                 Err(error) => broken(error),
             };
             parcels.into_iter().for_each(|parcel| parcel.settle(outcome.clone()));
@@ -161,7 +165,11 @@ async fn embed(tools: &EmbedTools, parcels: Vec<Parcel<Readable>>) -> Vec<Parcel
 }
 
 /// Runs the model on its thread and measures the pass there.
-async fn forward(model: &Model, lane: Lane, texts: Vec<Arc<Tokens>>) -> Result<(Pass, Duration), WorkerError> {
+async fn forward(
+    model: &Model,
+    lane: Lane,
+    texts: Vec<Arc<Tokens>>,
+) -> Result<(Pass, Duration), WorkerError> {
     let pass = model.run(lane, move |encoder| {
         let started = Instant::now();
         let texts: Vec<&Tokens> = texts.iter().map(AsRef::as_ref).collect();
@@ -203,7 +211,9 @@ fn refused(error: &EncodeError) -> Outcome {
 fn broken(error: &WorkerError) -> Outcome {
     let rejection = match error {
         WorkerError::Panicked(_) => Rejection::new(Cause::EmbedFailed, "the model broke on this text"),
-        WorkerError::Unavailable(_) => Rejection::new(Cause::Lost, "the model is being loaded; send it again"),
+        WorkerError::Unavailable(_) => {
+            Rejection::new(Cause::Lost, "the model is being loaded; send it again")
+        }
         WorkerError::Gone => Rejection::new(Cause::Draining, "the service is going down; send it again"),
     };
     Outcome::Rejected(rejection)

@@ -102,7 +102,12 @@ pub struct Lifeline {
 
 impl Lifeline {
     /// For one stage of one generation. `retired` is cancelled when the whole generation is dropped on purpose.
-    pub fn new(stage: Stage, generation: u64, supervisor: mpsc::Sender<Died>, retired: CancellationToken) -> Self {
+    pub fn new(
+        stage: Stage,
+        generation: u64,
+        supervisor: mpsc::Sender<Died>,
+        retired: CancellationToken,
+    ) -> Self {
         Lifeline { stage, generation, supervisor, retired }
     }
 

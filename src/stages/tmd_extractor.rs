@@ -65,7 +65,9 @@ impl Handler<Parcel<NeedsNoLlm>> for TmdExtractor {
     fn handle(&mut self, mut parcel: Parcel<NeedsNoLlm>, _: &mut Context<Self>) {
         self.duty.take_in_hand(&mut parcel);
         let tools = self.tools.clone();
-        self.give_codes(parcel.map(|NeedsNoLlm(chunk)| chunk), |chunk| async move { tag_locally(&tools, chunk).await });
+        self.give_codes(parcel.map(|NeedsNoLlm(chunk)| chunk), |chunk| async move {
+            tag_locally(&tools, chunk).await
+        });
     }
 }
 

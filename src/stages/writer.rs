@@ -141,7 +141,13 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>) {
 
 /// Answers. A row that a try of ours committed without seeing the end was never given to the index: it is stored
 /// only once the index has seen it too.
-async fn settle(tools: &WriteTools, parcel: Parcel<EmbeddedChunk>, fate: RowFate, took: Duration, ours: bool) {
+async fn settle(
+    tools: &WriteTools,
+    parcel: Parcel<EmbeddedChunk>,
+    fate: RowFate,
+    took: Duration,
+    ours: bool,
+) {
     if let RowFate::Present(known) = &fate
         && ours
     {

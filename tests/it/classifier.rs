@@ -23,7 +23,10 @@ fn nine_of_ten_domains_of_the_sample_are_right() {
     for domain in Axis::Domain.names() {
         assert!(sample.iter().filter(|(_, label)| label == domain).count() >= 10, "{domain}");
     }
-    let right = sample.iter().filter(|(text, label)| classifier.classify(text).tmd.name(Axis::Domain) == label).count();
+    let right = sample
+        .iter()
+        .filter(|(text, label)| classifier.classify(text).tmd.name(Axis::Domain) == label)
+        .count();
     assert!(right * 10 >= sample.len() * 9, "{right} of {}", sample.len());
 }
 
@@ -33,7 +36,8 @@ fn all_three_axes_vary_each_with_its_own_confidence() {
     let found: Vec<_> = sample().iter().map(|(text, _)| classifier.classify(text)).collect();
     for axis in Axis::ALL {
         let codes: BTreeSet<u8> = found.iter().map(|one| one.tmd.code(axis)).collect();
-        let most = codes.iter().map(|code| found.iter().filter(|one| one.tmd.code(axis) == *code).count()).max();
+        let most =
+            codes.iter().map(|code| found.iter().filter(|one| one.tmd.code(axis) == *code).count()).max();
         assert!(codes.len() >= 8, "{axis}: {codes:?}");
         assert!(most.unwrap() < found.len() / 2, "{axis}: one code for half of the sample");
     }

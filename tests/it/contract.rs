@@ -26,7 +26,10 @@ async fn the_ten_chunks_of_the_seed_are_answered_field_by_field() {
     let house = House::real().await;
     let (status, answer) = house.post("/ingest", seed().to_string()).await;
     assert_eq!(status, 200, "{answer}");
-    assert_eq!((&answer["total_chunks"], &answer["successful"], &answer["failed"]), (&json!(10), &json!(10), &json!(0)));
+    assert_eq!(
+        (&answer["total_chunks"], &answer["successful"], &answer["failed"]),
+        (&json!(10), &json!(10), &json!(0))
+    );
     uuid::Uuid::parse_str(answer["batch_id"].as_str().unwrap()).unwrap();
     assert!(answer["processing_time_ms"].as_f64().unwrap() > 0.0);
 
@@ -37,7 +40,10 @@ async fn the_ten_chunks_of_the_seed_are_answered_field_by_field() {
         assert_eq!(result["success"], true);
         assert_eq!(result["error"], Value::Null);
         assert_eq!(result["status"], "stored");
-        assert_eq!(uuid::Uuid::parse_str(result["global_id"].as_str().unwrap()).unwrap().get_version_num(), 8);
+        assert_eq!(
+            uuid::Uuid::parse_str(result["global_id"].as_str().unwrap()).unwrap().get_version_num(),
+            8
+        );
         for (axis, codes) in [("domain", 16), ("task", 32), ("modifier", 64)] {
             assert!(result["tmd_codes"][axis].as_u64().unwrap() < codes, "{result}");
         }
@@ -55,7 +61,10 @@ async fn the_ten_chunks_of_the_seed_are_answered_field_by_field() {
             assert!(result["timings_ms"][measured].as_f64().unwrap() > 0.0, "{measured} of {result}");
         }
         // What does not apply is absent: nothing was chunked, no concept was made.
-        assert!(result["timings_ms"].get("chunking_ms").is_none() && result["timings_ms"].get("cpesh_ms").is_none());
+        assert!(
+            result["timings_ms"].get("chunking_ms").is_none()
+                && result["timings_ms"].get("cpesh_ms").is_none()
+        );
         assert_eq!(result["backends"]["cpesh"], "disabled");
         assert!(result["backends"]["tmd"].as_str().unwrap().starts_with("local:"));
         assert_eq!(result["backends"]["embedding"], "inproc:all-minilm-l6-v2");
@@ -76,7 +85,9 @@ async fn the_ten_chunks_of_the_seed_are_answered_field_by_field() {
     assert_eq!(stats["total_chunks_processed"], 20);
     assert_eq!(stats["successfully_ingested"], 20);
     assert_eq!(stats["success_rate"], 100.0);
-    let (_, found) = house.post("/search", json!({"query": "what do plants do with light?", "top_k": 1}).to_string()).await;
+    let (_, found) = house
+        .post("/search", json!({"query": "what do plants do with light?", "top_k": 1}).to_string())
+        .await;
     assert_eq!(found["results"][0]["text"], SEED[0], "{found}");
     house.stop().await;
 }
@@ -130,7 +141,12 @@ async fn a_wrong_shape_refuses_the_request_and_says_where() {
         ("{}".to_owned(), 422, "missing_field", None),
         (json!({"chunks": []}).to_string(), 422, "missing_field", Some("chunks")),
         (json!({"chunks": "x"}).to_string(), 422, "wrong_type", Some("chunks")),
-        (json!({"chunks": [{"text": "a"}, {"text": 5}]}).to_string(), 422, "wrong_type", Some("chunks[1].text")),
+        (
+            json!({"chunks": [{"text": "a"}, {"text": 5}]}).to_string(),
+            422,
+            "wrong_type",
+            Some("chunks[1].text"),
+        ),
         (json!({"chunks": [{"text": "a", "colour": 1}]}).to_string(), 422, "unknown_field", None),
         (json!({"chunks": [{"text": "a", "domain_code": 1.5}]}).to_string(), 422, "wrong_type", None),
         (json!({"chunks": [{"text": "a"}], "mode": "x"}).to_string(), 422, "unknown_field", None),
@@ -186,7 +202,10 @@ async fn bad_content_fails_alone() {
         let result = &answer["results"][2 * n + 1];
         assert_eq!(result["success"], false);
         assert_eq!(result["error_detail"]["code"], *code, "{result}");
-        assert_eq!((&result["global_id"], &result["tmd_codes"], &result["vector_dimension"]), (&json!(""), &json!({}), &json!(0)));
+        assert_eq!(
+            (&result["global_id"], &result["tmd_codes"], &result["vector_dimension"]),
+            (&json!(""), &json!({}), &json!(0))
+        );
         assert!(result["concept_text"].as_str().unwrap().chars().count() <= 50);
         assert_eq!(answer["results"][2 * n + 2]["success"], true);
     }
@@ -242,7 +261,14 @@ async fn the_state_of_the_service_is_told_in_the_old_fields_and_new_ones() {
     let (status, ready) = house.get("/ready").await;
     assert_eq!((status, ready), (200, json!({"ready": true, "reasons": []})));
     house.post("/ingest", seed().to_string()).await;
-    let text = crate::house::client().get(format!("{}/metrics", house.url)).send().await.unwrap().text().await.unwrap();
+    let text = crate::house::client()
+        .get(format!("{}/metrics", house.url))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
     for name in [
         "lnsp_ingest_chunks_total{result=\"stored\"}",
         "lnsp_stage_queue_capacity{stage=\"embed\"}",

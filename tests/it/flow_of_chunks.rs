@@ -21,7 +21,10 @@ async fn the_first_answer_comes_while_the_upload_is_open() {
     let mut upload = Raw::upload(&house).await;
     upload.send("{\"id\":\"early\",\"text\":\"Answered at once.\"}\n").await;
     let seen = upload.read_until("\"status\":\"stored\"").await;
-    assert!(seen.starts_with("HTTP/1.1 200") && seen.contains("\"line\":1") && !seen.contains("summary"), "{seen}");
+    assert!(
+        seen.starts_with("HTTP/1.1 200") && seen.contains("\"line\":1") && !seen.contains("summary"),
+        "{seen}"
+    );
     upload.send("\n{\"id\":\"late\",\"text\":\"No end of").await;
     upload.send(" line.\"}").await;
     upload.end().await;
@@ -36,7 +39,10 @@ async fn without_a_stream_the_summary_is_the_answer() {
     let house = House::scripted().await;
     let body = numbered(0..20) + "rubbish\n" + &numbered(0..5);
     let (status, answer) = house.post_as("/ingest?dataset_source=d", "application/x-ndjson", body).await;
-    assert_eq!((status, &answer["stored"], &answer["duplicates"], &answer["failed"]), (200, &json!(20), &json!(5), &json!(1)));
+    assert_eq!(
+        (status, &answer["stored"], &answer["duplicates"], &answer["failed"]),
+        (200, &json!(20), &json!(5), &json!(1))
+    );
     assert_eq!(answer["errors"][0]["line"], 21);
     assert_eq!(answer["errors"][0]["code"], "invalid_json");
     assert_eq!(house.database.number("SELECT count(*) FROM chunks WHERE dataset_source = 'd'").await, 20);
@@ -64,14 +70,16 @@ async fn known_chunks_cost_no_embedding() {
 async fn a_held_writer_stops_the_socket_at_an_exact_count() {
     let mut fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
     let slots = |items| Load { items, bytes: 1 << 30 };
-    (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) = (slots(8), slots(16), slots(12));
+    (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) =
+        (slots(8), slots(16), slots(12));
     let house = House::build(fittings, &[]).await;
     let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
 
     let mut upload = Raw::upload(&house).await;
     upload.send(&numbered(0..3000)).await;
     let entrance = house.state.pipeline.entrance();
-    until("every slot is taken", || entrance.inside() == Some([0, 8, 16, 12]) && entrance.waiting() > 0).await;
+    until("every slot is taken", || entrance.inside() == Some([0, 8, 16, 12]) && entrance.waiting() > 0)
+        .await;
     let accepted = 8 + 16 + 12 + entrance.waiting();
     assert!(entrance.waiting() <= 256, "the entrance holds one group at most");
 
@@ -79,7 +87,10 @@ async fn a_held_writer_stops_the_socket_at_an_exact_count() {
     upload.socket.get_ref().set_zero_linger().unwrap();
     drop(upload);
     held.release().await;
-    until("everything accepted is out", || entrance.inside() == Some([0, 0, 0, 0]) && entrance.waiting() == 0).await;
+    until("everything accepted is out", || {
+        entrance.inside() == Some([0, 0, 0, 0]) && entrance.waiting() == 0
+    })
+    .await;
     assert_eq!(house.stored().await, accepted as u64);
     house.stop().await;
 }
@@ -127,10 +138,12 @@ impl RemoteTagger for Far {
 async fn chunks_that_wait_for_somebody_far_away_hold_up_nobody_else() {
     let (answer, answers) = tokio::sync::watch::channel(false);
     let remote: Option<Arc<dyn RemoteTagger>> = Some(Arc::new(Far(answers)));
-    let house = House::build(Fittings { remote, encoder: Some(Scripted::factory()), ..fittings() }, &[]).await;
+    let house =
+        House::build(Fittings { remote, encoder: Some(Scripted::factory()), ..fittings() }, &[]).await;
     let waiting = actix_web::rt::spawn(stream_to(house.url.clone(), numbered(0..100)));
     let entrance = house.state.pipeline.entrance();
-    until("the far inlet is full", || entrance.inside() == Some([16, 0, 0, 0]) && entrance.waiting() > 0).await;
+    until("the far inlet is full", || entrance.inside() == Some([16, 0, 0, 0]) && entrance.waiting() > 0)
+        .await;
 
     let coded = r#"{"id":"coded","text":"Codes are given.","domain_code":1,"task_code":1,"modifier_code":1}"#;
     assert_eq!(tally(&house.stream(coded).await), (1, 0, 0));
@@ -138,7 +151,13 @@ async fn chunks_that_wait_for_somebody_far_away_hold_up_nobody_else() {
 
     answer.send_replace(true);
     assert_eq!(tally(&waiting.await.unwrap()), (100, 0, 0));
-    assert_eq!(house.database.number("SELECT count(*) FROM chunks WHERE tmd_source = 'llm' AND tmd_model = 'far'").await, 100);
+    assert_eq!(
+        house
+            .database
+            .number("SELECT count(*) FROM chunks WHERE tmd_source = 'llm' AND tmd_model = 'far'")
+            .await,
+        100
+    );
     house.stop().await;
 }
 

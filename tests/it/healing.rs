@@ -60,8 +60,11 @@ impl Inspect for Hiccups {
 
 #[actix_web::test]
 async fn stages_that_die_again_and_again_lose_and_double_nobody() {
-    let fittings =
-        Fittings { inspect: Arc::new(Hiccups(AtomicUsize::new(0))), encoder: Some(Scripted::factory()), ..fittings() };
+    let fittings = Fittings {
+        inspect: Arc::new(Hiccups(AtomicUsize::new(0))),
+        encoder: Some(Scripted::factory()),
+        ..fittings()
+    };
     let house = House::build(fittings, &[]).await;
     let (one, two) =
         futures_util::future::join(house.stream(numbered(0..1500)), house.stream(numbered(1500..3000))).await;
@@ -94,7 +97,8 @@ async fn a_text_that_breaks_the_model_fails_alone_and_no_stage_dies() {
     let files = lnsp_ingest::encoder::locate("all-minilm-l6-v2", &[crate::house::models()]).unwrap();
     let bad = lnsp_ingest::encoder::Tokenizer::load(&files).unwrap().tokenize(POISON).unwrap();
     let bad = format!("{bad:?}");
-    let factory: lnsp_ingest::app::EncoderFactory = Arc::new(move || Box::new(Breaking(Scripted::new(), bad.clone())));
+    let factory: lnsp_ingest::app::EncoderFactory =
+        Arc::new(move || Box::new(Breaking(Scripted::new(), bad.clone())));
     let house = House::build(Fittings { encoder: Some(factory), ..fittings() }, &[]).await;
     let answer = house.stream(with_poison()).await;
     assert_eq!(tally(&answer), (999, 0, 1));

@@ -54,7 +54,8 @@ impl House {
         let database = Database::new().await;
         let data = tempfile::tempdir().unwrap();
         let dsn = database.dsn().to_owned();
-        let base = ["lnsp", "--database-url", &dsn, "--data-dir", data.path().to_str().unwrap(), "--port", "0"];
+        let base =
+            ["lnsp", "--database-url", &dsn, "--data-dir", data.path().to_str().unwrap(), "--port", "0"];
         let config = Flags::try_parse_from(base.iter().chain(flags)).unwrap().config;
         let app = App::start(config, fittings, &mut |_| {}).await.unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -171,7 +172,12 @@ impl Scripted {
     pub fn new() -> Scripted {
         let text = |text: &str| text.to_owned();
         let fingerprint = text("scripted");
-        Scripted(ModelIdentity { name: text("scripted"), recipe: text("scripted"), fingerprint, dims: Self::DIMS })
+        Scripted(ModelIdentity {
+            name: text("scripted"),
+            recipe: text("scripted"),
+            fingerprint,
+            dims: Self::DIMS,
+        })
     }
 }
 

@@ -50,7 +50,9 @@ impl Service {
         // The reader goes on after the line that is waited for, so that the service never blocks on a full pipe.
         let (tell, lines) = mpsc::channel();
         let output = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || output.lines().map_while(Result::ok).for_each(|line| drop(tell.send(line))));
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).for_each(|line| drop(tell.send(line)))
+        });
         let mut log = String::new();
         while let Ok(line) = lines.recv_timeout(Duration::from_secs(120)) {
             log += &line;

@@ -42,7 +42,8 @@ async fn a_model_that_is_not_there_or_not_whole_stops_the_start() {
     let database = Database::new().await;
     let data = tempfile::tempdir().unwrap();
     let base = ["--port", "0", "--database-url", database.dsn(), "--data-dir", data.path().to_str().unwrap()];
-    let with = |model: &str, words: &[&str]| refused(&[&base[..], &["--embedding-model", model]].concat(), words);
+    let with =
+        |model: &str, words: &[&str]| refused(&[&base[..], &["--embedding-model", model]].concat(), words);
     with("no-such-model", &["no-such-model"]);
 
     let whole = crate::house::models().join("all-minilm-l6-v2");
@@ -68,7 +69,13 @@ async fn a_store_keeps_its_model_and_refuses_another() {
     // Another model is one whose files differ: the same weights, another tokenizer.
     let (whole, other) = (crate::house::models().join("all-minilm-l6-v2"), data.path().join("other-model"));
     fs::create_dir_all(other.join("1_Pooling")).unwrap();
-    for file in ["config.json", "modules.json", "sentence_bert_config.json", "model.safetensors", "1_Pooling/config.json"] {
+    for file in [
+        "config.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "model.safetensors",
+        "1_Pooling/config.json",
+    ] {
         fs::copy(whole.join(file), other.join(file)).unwrap();
     }
     let tokenizer = fs::read_to_string(whole.join("tokenizer.json")).unwrap();
@@ -83,8 +90,13 @@ async fn the_start_says_what_runs_and_the_commands_work() {
     let data = DataFolder::new();
     let service = Service::start(data.path(), &[]);
     for part in [
-        "PostgreSQL connected", "Index open: 0 vectors", "Embedder ready: all-minilm-l6-v2, 384 dimensions",
-        "TMD source: local:", "CPESH extraction", "Parallel processing: ✅ ENABLED", "Max parallel workers: 10",
+        "PostgreSQL connected",
+        "Index open: 0 vectors",
+        "Embedder ready: all-minilm-l6-v2, 384 dimensions",
+        "TMD source: local:",
+        "CPESH extraction",
+        "Parallel processing: ✅ ENABLED",
+        "Max parallel workers: 10",
     ] {
         assert!(service.log.contains(part), "{part} is not in:\n{}", service.log);
     }
