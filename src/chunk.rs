@@ -67,7 +67,7 @@ pub struct Draft {
 pub struct Chunk {
     /// Decides whether a chunk is new.
     pub key: ChunkKey,
-    /// The public name: `cpe_id` and `global_id`. A function of `key` alone.
+    /// The public name it will have if it is new: `cpe_id` and `global_id`.
     pub cpe_id: Uuid,
     /// Of everything the client said, apart from `batch_id`.
     pub content_hash: [u8; 32],
@@ -100,12 +100,18 @@ impl Chunk {
             Rejection::new(Cause::CodeOutOfRange, error.to_string()).param(error.axis.field())
         })?;
         let content_hash = content_hash(&draft);
-        let key = ChunkKey {
-            id: draft.id.as_deref().map_or_else(|| derived_id(&draft).to_string().into(), Arc::from),
-            dataset: draft.dataset,
+        // A derived id is its own public name. A client's id is hashed with its dataset, because the public name has
+        // to be a UUID and unique over all datasets.
+        let (id, cpe_id) = match &draft.id {
+            Some(id) => (id.as_str().into(), public_name(&draft.dataset, id)),
+            None => {
+                let id = derived_id(&draft);
+                (id.to_string().into(), id)
+            }
         };
+        let key = ChunkKey { id, dataset: draft.dataset };
         Ok(Chunk {
-            cpe_id: public_id(&key),
+            cpe_id,
             key,
             content_hash,
             batch_id: draft.batch_id,
@@ -334,17 +340,10 @@ fn derived_id(draft: &Draft) -> Uuid {
     hasher.finish_uuid()
 }
 
-/// A derived id is its own public name. A client's id is hashed with its dataset, because the public name has to
-/// be a UUID and unique over all datasets.
-fn public_id(key: &ChunkKey) -> Uuid {
-    if let Ok(id) = Uuid::parse_str(&key.id)
-        && id.get_version_num() == 8
-    {
-        return id;
-    }
+fn public_name(dataset: &str, id: &str) -> Uuid {
     let mut hasher = Hasher::new("lnsp public id 1");
-    hasher.part(key.dataset.as_bytes());
-    hasher.part(key.id.as_bytes());
+    hasher.part(dataset.as_bytes());
+    hasher.part(id.as_bytes());
     hasher.finish_uuid()
 }
 

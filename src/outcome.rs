@@ -23,6 +23,8 @@ pub enum Outcome {
 pub struct Filed {
     /// What the client sent.
     pub chunk: Arc<Chunk>,
+    /// The public name in the row.
+    pub cpe_id: uuid::Uuid,
     /// The codes in the row, and where they came from.
     pub tagging: Tagging,
     /// The number of its commit in the store's clock.

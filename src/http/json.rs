@@ -4,7 +4,7 @@ use super::State;
 use super::error::{ApiError, rejection_object};
 use super::ingest::{GROUP, arrive};
 use super::wire::{self, IngestRequest, Options, ShapeError};
-use crate::chunk::{Chunk, TmdSource};
+use crate::chunk::TmdSource;
 use crate::flow::receipt_book;
 use crate::outcome::{Cause, Filed, Outcome};
 use crate::quality::QualityMetrics;
@@ -12,6 +12,7 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::StreamExt;
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// The longest body.
@@ -165,7 +166,7 @@ fn good(filed: &Filed, status: &str, links: Links, options: &Options, state: &St
     let quality = QualityMetrics::of_text(&chunk.text, state.facts.model.dims);
     let tmd = filed.tagging.tmd;
     json!({
-        "global_id": chunk.cpe_id, "concept_text": chunk.text,
+        "global_id": filed.cpe_id, "concept_text": chunk.text,
         "tmd_codes": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier()},
         "vector_dimension": state.facts.model.dims + 16,
         "confidence_score": quality.confidence(), "quality_metrics": quality,
@@ -226,34 +227,28 @@ struct Links {
 
 /// Explicit links as they were sent; else the good neighbours of the same document within the request.
 fn neighbours(outcomes: &[Outcome]) -> Vec<Links> {
-    let chunk = |outcome: &Outcome| match outcome {
-        Outcome::Stored(filed) | Outcome::Duplicate(filed) => Some(filed.chunk.clone()),
-        Outcome::Rejected(_) => None,
-    };
-    let chunks: Vec<_> = outcomes.iter().map(chunk).collect();
-    let mut links = vec![Links::default(); chunks.len()];
-    let mut previous = std::collections::HashMap::<Option<&str>, usize>::new();
-    for (position, chunk) in chunks.iter().enumerate() {
-        let Some(chunk) = chunk.as_deref() else { continue };
-        let placement = &chunk.placement;
-        if !placement.parent_cpe_ids.is_empty() || !placement.child_cpe_ids.is_empty() {
+    let mut links = vec![Links::default(); outcomes.len()];
+    let mut previous = HashMap::<Option<&str>, (usize, &Filed)>::new();
+    for (position, outcome) in outcomes.iter().enumerate() {
+        let (Outcome::Stored(filed) | Outcome::Duplicate(filed)) = outcome else { continue };
+        let placement = &filed.chunk.placement;
+        if is_linked(filed) {
             links[position].parents.clone_from(&placement.parent_cpe_ids);
             links[position].children.clone_from(&placement.child_cpe_ids);
         }
-        let group = placement.document_id.as_deref();
-        let before = previous.insert(group, position).and_then(|at| Some((at, chunks[at].as_deref()?)));
-        if let Some((at, before)) = before {
-            if unlinked(chunk) {
-                links[position].parents = vec![before.cpe_id.to_string()];
-            }
-            if unlinked(before) {
-                links[at].children = vec![chunk.cpe_id.to_string()];
-            }
+        let before = previous.insert(placement.document_id.as_deref(), (position, filed));
+        let Some((at, before)) = before else { continue };
+        if !is_linked(filed) {
+            links[position].parents = vec![before.cpe_id.to_string()];
+        }
+        if !is_linked(before) {
+            links[at].children = vec![filed.cpe_id.to_string()];
         }
     }
     links
 }
 
-fn unlinked(chunk: &Chunk) -> bool {
-    chunk.placement.parent_cpe_ids.is_empty() && chunk.placement.child_cpe_ids.is_empty()
+fn is_linked(filed: &Filed) -> bool {
+    let placement = &filed.chunk.placement;
+    !placement.parent_cpe_ids.is_empty() || !placement.child_cpe_ids.is_empty()
 }

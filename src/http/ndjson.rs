@@ -166,7 +166,7 @@ fn result_line(line: u64, outcome: &Outcome) -> Value {
     let good = |filed: &crate::outcome::Filed, status| {
         let tmd = filed.tagging.tmd;
         json!({
-            "type": "result", "line": line, "id": filed.chunk.key.id, "cpe_id": filed.chunk.cpe_id,
+            "type": "result", "line": line, "id": filed.chunk.key.id, "cpe_id": filed.cpe_id,
             "status": status, "seq": filed.seq, "truncated": filed.truncated,
             "tmd": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier(),
                     "source": filed.tagging.source.kind()},

@@ -190,6 +190,7 @@ fn outcome(parcel: &Parcel<EmbeddedChunk>, fate: RowFate, took: Duration, ours: 
     };
     match fate {
         RowFate::Inserted { seq, created_at, .. } => Outcome::Stored(Arc::new(Filed {
+            cpe_id: embedded.chunk.cpe_id,
             chunk: embedded.chunk.clone(),
             tagging: embedded.tagging.clone(),
             seq,
@@ -218,6 +219,7 @@ pub fn found(chunk: Arc<crate::chunk::Chunk>, known: KnownChunk) -> Outcome {
 
 fn filed(chunk: Arc<crate::chunk::Chunk>, known: KnownChunk, timings: Timings) -> Filed {
     Filed {
+        cpe_id: known.cpe_id,
         chunk,
         tagging: known.tagging,
         seq: known.seq,
