@@ -5,8 +5,8 @@
 
 use lnsp_ingest::encoder::plan::{self, Budget};
 use lnsp_ingest::encoder::{
-    Calibration, DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder,
-    Tokenizer, Tokens, load, locate,
+    Calibration, DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles,
+    TchEncoder, Tokenizer, Tokens, load, locate,
 };
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};

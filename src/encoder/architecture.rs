@@ -94,7 +94,9 @@ pub(super) fn read_architecture(
     let activation = match bert.hidden_act.as_str() {
         "gelu" => Activation::Gelu,
         "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-        other => return Err(unsupported(format!("activation `{other}`"), "gelu, gelu_new or gelu_pytorch_tanh")),
+        other => {
+            return Err(unsupported(format!("activation `{other}`"), "gelu, gelu_new or gelu_pytorch_tanh"));
+        }
     };
     if let Some(positions) = bert.position_embedding_type.filter(|kind| kind != "absolute") {
         return Err(unsupported(format!("position embedding `{positions}`"), "absolute"));
@@ -102,7 +104,7 @@ pub(super) fn read_architecture(
     if bert.is_decoder {
         return Err(unsupported("is_decoder=true".to_owned(), "an encoder"));
     }
-    if bert.num_attention_heads == 0 || bert.hidden_size % bert.num_attention_heads != 0 {
+    if bert.num_attention_heads == 0 || !bert.hidden_size.is_multiple_of(bert.num_attention_heads) {
         let reason = format!(
             "expected hidden_size to be a multiple of num_attention_heads, received {} and {}",
             bert.hidden_size, bert.num_attention_heads

@@ -81,7 +81,11 @@ pub(super) fn calibrate(
             Err(EncodeError::Torch { .. }) if linear != LinearKind::Default => continue,
             Err(error) => return Err(error),
         };
-        let took = best_pass(&mut encoder, &trial(TRIAL_TOKENS, shape))?;
+        let took = match best_pass(&mut encoder, &trial(TRIAL_TOKENS, shape)) {
+            Ok(took) => took,
+            Err(_) if linear != LinearKind::Default => continue,
+            Err(error) => return Err(error),
+        };
         let texts = TRIAL_TOKENS / TYPICAL_TOKENS;
         let candidate = Candidate { dtype, linear, texts_per_s: texts as f64 / took.as_secs_f64() };
         candidates.push(candidate);
@@ -90,7 +94,10 @@ pub(super) fn calibrate(
         }
     }
     let Some((mut encoder, Candidate { dtype, linear, .. })) = best else {
-        return Err(EncodeError::Torch { doing: "looking for a way to compute", reason: "none works".to_owned() });
+        return Err(EncodeError::Torch {
+            doing: "looking for a way to compute",
+            reason: "none works".to_owned(),
+        });
     };
     let budget = Budget { tokens: best_size(&mut encoder, shape)?, texts: 512 };
     Ok((encoder, Calibration { tuning: Tuning { dtype, linear, budget }, candidates, took: begin.elapsed() }))
@@ -99,10 +106,15 @@ pub(super) fn calibrate(
 fn ways(choice: DtypeChoice, device: Device) -> Vec<(Dtype, LinearKind)> {
     let dtypes = match choice {
         DtypeChoice::Only(dtype) => vec![dtype],
-        DtypeChoice::Auto => [Dtype::F32, Dtype::Bf16].into_iter().filter(|dtype| dtype.is_native(device)).collect(),
+        DtypeChoice::Auto => {
+            [Dtype::F32, Dtype::Bf16].into_iter().filter(|dtype| dtype.is_native(device)).collect()
+        }
     };
-    let linears: &[LinearKind] =
-        if device == Device::Cpu { &[LinearKind::Default, LinearKind::Packed] } else { &[LinearKind::Default] };
+    let linears: &[LinearKind] = if device == Device::Cpu {
+        &[LinearKind::Default, LinearKind::Packed]
+    } else {
+        &[LinearKind::Default]
+    };
     dtypes.into_iter().flat_map(|dtype| linears.iter().map(move |&linear| (dtype, linear))).collect()
 }
 

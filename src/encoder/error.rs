@@ -75,7 +75,9 @@ pub enum EncodeError {
         reason: String,
     },
     /// The tokens are not for this model.
-    #[error("tokens do not fit the model: {what} expected {expected}, received {received}; use its own tokenizer")]
+    #[error(
+        "tokens do not fit the model: {what} expected {expected}, received {received}; use its own tokenizer"
+    )]
     ForeignTokens {
         /// Length or id.
         what: &'static str,
@@ -85,7 +87,9 @@ pub enum EncodeError {
         received: String,
     },
     /// The model gave something that has no direction.
-    #[error("the model made an unusable vector of this text: expected a finite, non-zero one, received {received}")]
+    #[error(
+        "the model made an unusable vector of this text: expected a finite, non-zero one, received {received}"
+    )]
     UnusableVector {
         /// What came out.
         received: &'static str,
@@ -102,8 +106,8 @@ pub enum EncodeError {
 
 impl EncodeError {
     /// A file that is there but cannot be used.
-    pub(super) fn bad_file(path: &Path, reason: impl ToString) -> Self {
-        EncodeError::BadFile { path: path.to_owned(), reason: reason.to_string() }
+    pub(super) fn bad_file(path: &Path, reason: String) -> Self {
+        EncodeError::BadFile { path: path.to_owned(), reason }
     }
 }
 

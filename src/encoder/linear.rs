@@ -69,17 +69,19 @@ pub(super) struct Linear {
 impl Linear {
     /// With `kernels`, weights are packed for them.
     pub(super) fn new(
-        (weight, bias): (Tensor, Tensor),
+        (weight, bias): &(Tensor, Tensor),
         dtype: Dtype,
-        kernels: Option<Rc<FusedKernels>>,
+        kernels: Option<&Rc<FusedKernels>>,
     ) -> Result<Self, EncodeError> {
-        let convert = |tensor: Tensor| tensor.f_to_kind(dtype.kind()).and_then(|tensor| tensor.f_contiguous());
-        let (weight, bias) = (convert(weight).doing("converting weights")?, convert(bias).doing("converting weights")?);
-        let weight = match &kernels {
+        let convert =
+            |tensor: &Tensor| tensor.f_to_kind(dtype.kind()).and_then(|tensor| tensor.f_contiguous());
+        let (weight, bias) =
+            (convert(weight).doing("converting weights")?, convert(bias).doing("converting weights")?);
+        let weight = match kernels {
             Some(kernels) => kernels.call("pack", &[&weight])?,
             None => weight,
         };
-        Ok(Linear { weight, bias, kernels })
+        Ok(Linear { weight, bias, kernels: kernels.cloned() })
     }
 
     pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor, EncodeError> {
@@ -92,7 +94,9 @@ impl Linear {
     pub(super) fn apply_gelu(&self, x: &Tensor, activation: Activation) -> Result<Tensor, EncodeError> {
         match (&self.kernels, activation) {
             (Some(kernels), Activation::Gelu) => kernels.call("linear_gelu", &[x, &self.weight, &self.bias]),
-            (Some(kernels), Activation::GeluTanh) => kernels.call("linear_gelu_tanh", &[x, &self.weight, &self.bias]),
+            (Some(kernels), Activation::GeluTanh) => {
+                kernels.call("linear_gelu_tanh", &[x, &self.weight, &self.bias])
+            }
             (None, _) => self.apply(x)?.f_gelu_(activation.approximation()).doing("applying GELU"),
         }
     }

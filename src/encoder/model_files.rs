@@ -70,19 +70,24 @@ impl ModelFiles {
     pub fn open(folder: &Path) -> Result<Self, EncodeError> {
         let modules = read_modules(folder)?;
         let network = folder.join(&modules.transformer);
-        let architecture = read_architecture(&network.join("config.json"), || missing(&network, "config.json"))?;
+        let architecture =
+            read_architecture(&network.join("config.json"), || missing(&network, "config.json"))?;
         let tokenizer = network.join("tokenizer.json");
         if !tokenizer.is_file() {
             return Err(missing(&network, "tokenizer.json"));
         }
-        let sentence: SentenceConfig = read_json(&network.join("sentence_bert_config.json"))?.unwrap_or_default();
+        let sentence: SentenceConfig =
+            read_json(&network.join("sentence_bert_config.json"))?.unwrap_or_default();
         let tokens: TokenizerConfig = read_json(&network.join("tokenizer_config.json"))?.unwrap_or_default();
         // Some tokenizers say 1e30 for "no limit"; as a number of tokens that saturates, and the positions decide.
         let limit = sentence.max_seq_length.or(tokens.model_max_length.map(|limit| limit as usize));
         let max_tokens = limit.unwrap_or(usize::MAX).min(architecture.positions);
         if max_tokens < 3 {
             let path = network.join("sentence_bert_config.json");
-            return Err(EncodeError::bad_file(&path, format!("expected max_seq_length >= 3, received {max_tokens}")));
+            return Err(EncodeError::bad_file(
+                &path,
+                format!("expected max_seq_length >= 3, received {max_tokens}"),
+            ));
         }
         let absolute = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
         Ok(ModelFiles {
@@ -107,7 +112,7 @@ impl ModelFiles {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"lnsp model 1").update(&(recipe.len() as u64).to_le_bytes()).update(recipe.as_bytes());
         for path in self.weights.iter().chain([&self.tokenizer]) {
-            let hash = hash_file(path).map_err(|error| EncodeError::bad_file(path, error))?;
+            let hash = hash_file(path).map_err(|error| EncodeError::bad_file(path, error.to_string()))?;
             hasher.update(hash.as_bytes());
         }
         Ok(ModelIdentity {
@@ -127,7 +132,9 @@ impl ModelFiles {
         let case = if self.lowercase { ", lower case" } else { "" };
         let Architecture { layers, heads, eps, activation, .. } = &self.architecture;
         let tokens = self.max_tokens;
-        format!("bert {layers}x{heads} {activation} eps {eps:e}{case}, first {tokens} tokens, {pooling}, normalised")
+        format!(
+            "bert {layers}x{heads} {activation} eps {eps:e}{case}, first {tokens} tokens, {pooling}, normalised"
+        )
     }
 }
 
@@ -146,7 +153,7 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, E
             .map(Some)
             .map_err(|error| EncodeError::bad_file(path, format!("{error}; {FETCH_AGAIN}"))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(EncodeError::bad_file(path, error)),
+        Err(error) => Err(EncodeError::bad_file(path, error.to_string())),
     }
 }
 

@@ -46,7 +46,8 @@ impl Tokenizer {
     /// When the file cannot be used, or belongs to a model with a larger vocabulary.
     pub fn load(files: &ModelFiles) -> Result<Self, EncodeError> {
         let bad = |reason: String| EncodeError::bad_file(&files.tokenizer, reason);
-        let mut inner = tokenizers::Tokenizer::from_file(&files.tokenizer).map_err(|error| bad(error.to_string()))?;
+        let mut inner =
+            tokenizers::Tokenizer::from_file(&files.tokenizer).map_err(|error| bad(error.to_string()))?;
         // What the file says about both is a leftover of its training.
         inner.with_padding(None);
         let limit = TruncationParams {

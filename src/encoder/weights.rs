@@ -19,7 +19,10 @@ impl Weights {
         let mut tensors = HashMap::new();
         for path in &files.weights {
             let read = Tensor::read_safetensors(path).map_err(|error| {
-                EncodeError::bad_file(path, format!("not a readable safetensors file ({error}); fetch it again"))
+                EncodeError::bad_file(
+                    path,
+                    format!("not a readable safetensors file ({error}); fetch it again"),
+                )
             })?;
             tensors.extend(read);
         }
@@ -31,7 +34,11 @@ impl Weights {
     pub(super) fn get(&self, name: &str, shape: &[i64]) -> Result<Tensor, EncodeError> {
         let found = self.find(name)?;
         if found.size() != shape {
-            return Err(self.mismatch(name, &format!("shape {shape:?}"), format!("shape {:?}", found.size())));
+            return Err(self.mismatch(
+                name,
+                &format!("shape {shape:?}"),
+                format!("shape {:?}", found.size()),
+            ));
         }
         self.to_f32(found)
     }
@@ -43,7 +50,9 @@ impl Weights {
             [rows, found_width] if rows > 0 && found_width == width => {
                 self.to_f32(&found.f_get(0).doing("reading weights")?)
             }
-            ref other => Err(self.mismatch(name, &format!("shape [any, {width}]"), format!("shape {other:?}"))),
+            ref other => {
+                Err(self.mismatch(name, &format!("shape [any, {width}]"), format!("shape {other:?}")))
+            }
         }
     }
 
@@ -58,7 +67,10 @@ impl Weights {
     }
 
     fn to_f32(&self, tensor: &Tensor) -> Result<Tensor, EncodeError> {
-        tensor.f_to_device(self.device).and_then(|tensor| tensor.f_to_kind(Kind::Float)).doing("reading weights")
+        tensor
+            .f_to_device(self.device)
+            .and_then(|tensor| tensor.f_to_kind(Kind::Float))
+            .doing("reading weights")
     }
 
     fn mismatch(&self, name: &str, expected: &str, received: String) -> EncodeError {
