@@ -104,7 +104,7 @@ pub(super) fn read_architecture(
     if bert.is_decoder {
         return Err(unsupported("is_decoder=true".to_owned(), "an encoder"));
     }
-    if bert.num_attention_heads == 0 || bert.hidden_size % bert.num_attention_heads != 0 {
+    if bert.num_attention_heads == 0 || !bert.hidden_size.is_multiple_of(bert.num_attention_heads) {
         let reason = format!(
             "expected hidden_size to be a multiple of num_attention_heads, received {} and {}",
             bert.hidden_size, bert.num_attention_heads

@@ -4,12 +4,13 @@
 //! transposed in memory: attention reads its three parts in place from the one product that makes them.
 
 use super::architecture::{Activation, Architecture};
+use super::attention::Attention;
 use super::error::Doing;
 use super::linear::{FusedKernels, Linear};
 use super::weights::Weights;
 use super::{Dtype, EncodeError};
 use std::rc::Rc;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// A BERT encoder in one number format. Sums inside norms, attention and products are f32 in both.
 pub(super) struct Bert {
@@ -18,8 +19,7 @@ pub(super) struct Bert {
     positions: Tensor,
     norm: Norm,
     layers: Vec<Layer>,
-    heads: i64,
-    head_width: i64,
+    attention: Attention,
     activation: Activation,
     dtype: Dtype,
 }
@@ -39,7 +39,7 @@ impl Bert {
         shape: &Architecture,
         weights: &Weights,
         dtype: Dtype,
-        kernels: Option<Rc<FusedKernels>>,
+        kernels: Option<&Rc<FusedKernels>>,
     ) -> Result<Self, EncodeError> {
         let (hidden, intermediate) = (shape.hidden as i64, shape.intermediate as i64);
         let words = weights.get("embeddings.word_embeddings.weight", &[shape.vocabulary as i64, hidden])?;
@@ -48,25 +48,28 @@ impl Bert {
         let type_0 = weights.first_row("embeddings.token_type_embeddings.weight", hidden)?;
         let positions = positions.f_add(&type_0).doing("adding embeddings")?;
         let norm = |name: &str| Norm::new(weights, name, hidden, shape.eps);
+        let scale = ((shape.hidden / shape.heads) as f64).powf(-0.5);
         let layer = |index: usize| -> Result<Layer, EncodeError> {
             let at = format!("encoder.layer.{index}");
             let linear = |name: &str, out, input| weights.linear(&format!("{at}.{name}"), out, input);
             let query = linear("attention.self.query", hidden, hidden)?;
             let key = linear("attention.self.key", hidden, hidden)?;
             let value = linear("attention.self.value", hidden, hidden)?;
+            // The scale of attention scores goes into the weights that make the queries.
+            let scaled = |tensor: &Tensor| tensor.f_mul_scalar(scale).doing("scaling weights");
             let qkv = (
-                Tensor::f_cat(&[query.0, key.0, value.0], 0).doing("joining weights")?,
-                Tensor::f_cat(&[query.1, key.1, value.1], 0).doing("joining weights")?,
+                Tensor::f_cat(&[scaled(&query.0)?, key.0, value.0], 0).doing("joining weights")?,
+                Tensor::f_cat(&[scaled(&query.1)?, key.1, value.1], 0).doing("joining weights")?,
             );
             let attention_output = linear("attention.output.dense", hidden, hidden)?;
             let up = linear("intermediate.dense", intermediate, hidden)?;
             let down = linear("output.dense", hidden, intermediate)?;
             Ok(Layer {
-                qkv: Linear::new(qkv, dtype, kernels.clone())?,
-                attention_output: Linear::new(attention_output, dtype, kernels.clone())?,
+                qkv: Linear::new(&qkv, dtype, kernels)?,
+                attention_output: Linear::new(&attention_output, dtype, kernels)?,
                 attention_norm: norm(&format!("{at}.attention.output.LayerNorm"))?,
-                intermediate: Linear::new(up, dtype, kernels.clone())?,
-                output: Linear::new(down, dtype, kernels.clone())?,
+                intermediate: Linear::new(&up, dtype, kernels)?,
+                output: Linear::new(&down, dtype, kernels)?,
                 output_norm: norm(&format!("{at}.output.LayerNorm"))?,
             })
         };
@@ -75,27 +78,29 @@ impl Bert {
             layers: (0..shape.layers).map(layer).collect::<Result<_, _>>()?,
             words,
             positions,
-            heads: shape.heads as i64,
-            head_width: (shape.hidden / shape.heads) as i64,
+            attention: Attention {
+                heads: shape.heads as i64,
+                head_width: (shape.hidden / shape.heads) as i64,
+                in_steps: dtype == Dtype::Bf16 && kernels.is_some(),
+            },
             activation: shape.activation,
             dtype,
         })
     }
 
-    /// Token vectors, `[texts, width, hidden]` in the model's number format. `ids` is `[texts, width]`; `mask`,
-    /// needed only if some texts are shorter than the width, is `[texts, 1, 1, width]`: 0 for a token, minus infinity
-    /// for padding.
-    pub(super) fn forward(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, EncodeError> {
+    /// Token vectors, `[texts, width, hidden]` in the model's number format, of token ids `[texts, width]`. The first
+    /// `lengths` of each row are tokens, the rest is padding; what it becomes means nothing.
+    pub(super) fn forward(&self, ids: &Tensor, lengths: &[usize]) -> Result<Tensor, EncodeError> {
         let (texts, width) = ids.size2().doing("reading the shape of a batch")?;
-        let hidden = self.heads * self.head_width;
-        let mut x = self
-            .embed(ids, width)
-            .doing("embedding tokens")?
-            .f_view([texts * width, hidden])
-            .doing("embedding tokens")?;
+        let hidden = self.attention.heads * self.attention.head_width;
+        let padding = self
+            .attention
+            .padding(lengths, width as usize, (self.dtype.kind(), ids.device()))
+            .doing("building the mask")?;
+        let mut x = self.embed(ids, [texts * width, hidden]).doing("embedding tokens")?;
         for layer in &self.layers {
             let qkv = layer.qkv.apply(&x)?;
-            let attended = self.attend(&qkv, texts, width, mask).doing("computing attention")?;
+            let attended = self.attention.apply(&qkv, &padding).doing("computing attention")?;
             x = layer.attention_norm.apply(&layer.attention_output.apply_add(&attended, &x)?)?;
             let inner = layer.intermediate.apply_gelu(&x, self.activation)?;
             x = layer.output_norm.apply(&layer.output.apply_add(&inner, &x)?)?;
@@ -103,25 +108,11 @@ impl Bert {
         x.f_view([texts, width, hidden]).doing("shaping the result")
     }
 
-    /// In f32 up to the first norm, whatever the format: the table is read once per token.
-    fn embed(&self, ids: &Tensor, width: i64) -> Result<Tensor, tch::TchError> {
+    /// A token a row. In f32 up to the first norm, whatever the format: the table is read once per token.
+    fn embed(&self, ids: &Tensor, rows: [i64; 2]) -> Result<Tensor, tch::TchError> {
         let words = Tensor::f_embedding(&self.words, ids, -1, false, false)?;
-        let positions = self.positions.f_narrow(0, 0, width)?;
-        self.norm.run(&(words.f_add(&positions)?))?.f_to_kind(self.dtype.kind())
-    }
-
-    fn attend(
-        &self,
-        qkv: &Tensor,
-        texts: i64,
-        width: i64,
-        mask: Option<&Tensor>,
-    ) -> Result<Tensor, tch::TchError> {
-        let parts = qkv.f_view([texts, width, 3, self.heads, self.head_width])?.f_permute([2, 0, 3, 1, 4])?;
-        let (query, key, value) = (parts.f_get(0)?, parts.f_get(1)?, parts.f_get(2)?);
-        let attended =
-            Tensor::f_scaled_dot_product_attention(&query, &key, &value, mask, 0.0, false, None, false)?;
-        attended.f_transpose(1, 2)?.f_reshape([texts * width, self.heads * self.head_width])
+        let positions = self.positions.f_narrow(0, 0, words.size3()?.1)?;
+        self.norm.run(&words.f_add(&positions)?)?.f_to_kind(self.dtype.kind())?.f_view(rows)
     }
 }
 
@@ -150,23 +141,4 @@ impl Norm {
     fn run(&self, x: &Tensor) -> Result<Tensor, tch::TchError> {
         x.f_layer_norm([self.width], Some(&self.weight), Some(&self.bias), self.eps, false)
     }
-}
-
-/// Which tokens are padding, as something to add to attention scores; `None` if none are.
-pub(super) fn padding_mask(
-    lengths: &[usize],
-    width: usize,
-    kind: Kind,
-) -> Result<Option<Tensor>, EncodeError> {
-    if lengths.iter().all(|&length| length == width) {
-        return Ok(None);
-    }
-    let mut rows = vec![0_f32; lengths.len() * width];
-    for (row, &length) in rows.chunks_exact_mut(width).zip(lengths) {
-        row[length..].fill(f32::NEG_INFINITY);
-    }
-    Tensor::f_from_slice(&rows)
-        .and_then(|mask| mask.f_view([lengths.len() as i64, 1, 1, width as i64])?.f_to_kind(kind))
-        .map(Some)
-        .doing("building the mask")
 }

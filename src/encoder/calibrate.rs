@@ -81,7 +81,11 @@ pub(super) fn calibrate(
             Err(EncodeError::Torch { .. }) if linear != LinearKind::Default => continue,
             Err(error) => return Err(error),
         };
-        let took = best_pass(&mut encoder, &trial(TRIAL_TOKENS, shape))?;
+        let took = match best_pass(&mut encoder, &trial(TRIAL_TOKENS, shape)) {
+            Ok(took) => took,
+            Err(_) if linear != LinearKind::Default => continue,
+            Err(error) => return Err(error),
+        };
         let texts = TRIAL_TOKENS / TYPICAL_TOKENS;
         let candidate = Candidate { dtype, linear, texts_per_s: texts as f64 / took.as_secs_f64() };
         candidates.push(candidate);

@@ -106,8 +106,8 @@ pub enum EncodeError {
 
 impl EncodeError {
     /// A file that is there but cannot be used.
-    pub(super) fn bad_file(path: &Path, reason: impl ToString) -> Self {
-        EncodeError::BadFile { path: path.to_owned(), reason: reason.to_string() }
+    pub(super) fn bad_file(path: &Path, reason: String) -> Self {
+        EncodeError::BadFile { path: path.to_owned(), reason }
     }
 }
 

@@ -69,19 +69,19 @@ pub(super) struct Linear {
 impl Linear {
     /// With `kernels`, weights are packed for them.
     pub(super) fn new(
-        (weight, bias): (Tensor, Tensor),
+        (weight, bias): &(Tensor, Tensor),
         dtype: Dtype,
-        kernels: Option<Rc<FusedKernels>>,
+        kernels: Option<&Rc<FusedKernels>>,
     ) -> Result<Self, EncodeError> {
         let convert =
-            |tensor: Tensor| tensor.f_to_kind(dtype.kind()).and_then(|tensor| tensor.f_contiguous());
+            |tensor: &Tensor| tensor.f_to_kind(dtype.kind()).and_then(|tensor| tensor.f_contiguous());
         let (weight, bias) =
             (convert(weight).doing("converting weights")?, convert(bias).doing("converting weights")?);
-        let weight = match &kernels {
+        let weight = match kernels {
             Some(kernels) => kernels.call("pack", &[&weight])?,
             None => weight,
         };
-        Ok(Linear { weight, bias, kernels })
+        Ok(Linear { weight, bias, kernels: kernels.cloned() })
     }
 
     pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor, EncodeError> {

@@ -12,6 +12,7 @@
 //! ```
 
 mod architecture;
+mod attention;
 mod bert;
 mod calibrate;
 mod device;

@@ -112,7 +112,7 @@ impl ModelFiles {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"lnsp model 1").update(&(recipe.len() as u64).to_le_bytes()).update(recipe.as_bytes());
         for path in self.weights.iter().chain([&self.tokenizer]) {
-            let hash = hash_file(path).map_err(|error| EncodeError::bad_file(path, error))?;
+            let hash = hash_file(path).map_err(|error| EncodeError::bad_file(path, error.to_string()))?;
             hasher.update(hash.as_bytes());
         }
         Ok(ModelIdentity {
@@ -153,7 +153,7 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, E
             .map(Some)
             .map_err(|error| EncodeError::bad_file(path, format!("{error}; {FETCH_AGAIN}"))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(EncodeError::bad_file(path, error)),
+        Err(error) => Err(EncodeError::bad_file(path, error.to_string())),
     }
 }
 
