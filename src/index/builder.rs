@@ -72,7 +72,8 @@ impl Site<'_> {
             let volume = Volume::open(path, identity, self.options.map_size)?;
             let txn = volume.read()?;
             let record = volume.record(&txn)?.filter(Record::known_format);
-            let record = record.ok_or_else(|| IndexError::Damaged("it has no record of this format".into()))?;
+            let record =
+                record.ok_or_else(|| IndexError::Damaged("it has no record of this format".into()))?;
             if record.identity() == *identity && volume.reader(&txn)?.n_items() != record.items {
                 return Err(IndexError::Damaged("its record and its trees count differently".into()));
             }
@@ -140,7 +141,8 @@ impl Site<'_> {
         }
         // A lagging copy, or a store set back under our feet. Following it would lose rows that were acknowledged.
         if page.last && page.clock < self.heard_of.max(after) {
-            let message = format!("the clock shows {}, commits were seen up to {}", page.clock, self.heard_of);
+            let message =
+                format!("the clock shows {}, commits were seen up to {}", page.clock, self.heard_of);
             return Err(SourceError::new(message).into());
         }
         Ok(page)

@@ -4,7 +4,6 @@
 //! as they touch, everything up to `complete_to` is either built or here. A commit that does not touch leaves a
 //! gap, which only the source can close.
 
-use super::scan::norm;
 use super::source::{Change, ChangedRow, Commit, usable};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
@@ -183,13 +182,11 @@ impl Delta {
         let mut kept = 0;
         let mut segment = Segment::with_capacity(rows.len());
         for row in rows {
-            let gone = !usable(&row.vector, self.dims);
-            self.refused += u64::from(gone);
-            if self.note(row.item, Newest { seq: row.seq, gone }) {
+            let norm = usable(&row.vector, self.dims);
+            self.refused += u64::from(norm.is_none());
+            if self.note(row.item, Newest { seq: row.seq, gone: norm.is_none() }) {
                 kept += 1;
-                if !gone {
-                    segment.push(DeltaRow { norm: norm(&row.vector), row });
-                }
+                segment.extend(norm.map(|norm| DeltaRow { row, norm }));
             }
         }
         for (seq, item) in tombstones {
@@ -201,8 +198,11 @@ impl Delta {
             self.slots.push((upto, slots));
         }
         if upto > self.complete_to {
-            let end = self.beyond.entry(after).or_insert(upto);
-            *end = (*end).max(upto);
+            // Neighbours become one, so that a gap that lasts does not make a long list.
+            match self.beyond.range_mut(..=after).next_back() {
+                Some((_, end)) if *end >= after => *end = upto.max(*end),
+                _ => drop(self.beyond.insert(after, upto)),
+            }
             self.join();
         }
     }

@@ -18,7 +18,9 @@ pub enum IndexError {
         source: io::Error,
     },
     /// The memory map has a fixed ceiling, and the index has reached it.
-    #[error("the index has reached its ceiling of {map_size} bytes; raise the index map size and start again")]
+    #[error(
+        "the index has reached its ceiling of {map_size} bytes; raise the index map size and start again"
+    )]
     Full {
         /// The configured ceiling.
         map_size: usize,
@@ -33,7 +35,9 @@ pub enum IndexError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The query was made by another model.
-    #[error("the query vector has {received} dimensions, the index has {expected}; use the model of this store")]
+    #[error(
+        "the query vector has {received} dimensions, the index has {expected}; use the model of this store"
+    )]
     WrongDims {
         /// What the index holds.
         expected: usize,
@@ -99,7 +103,9 @@ impl IndexError {
                 ),
                 _ => false,
             },
-            IndexError::Storage(error) => !matches!(error, arroy::Error::Io(_) | arroy::Error::BuildCancelled),
+            IndexError::Storage(error) => {
+                !matches!(error, arroy::Error::Io(_) | arroy::Error::BuildCancelled)
+            }
             _ => false,
         }
     }

@@ -35,8 +35,14 @@ struct Failing {
 
 enum Job {
     /// Build what is here, or, with `look`, what the source has.
-    Build { look: bool, replies: Vec<Reply> },
-    Rebuild { reason: RebuildReason, replies: Vec<Reply> },
+    Build {
+        look: bool,
+        replies: Vec<Reply>,
+    },
+    Rebuild {
+        reason: RebuildReason,
+        replies: Vec<Reply>,
+    },
     /// The grace is over.
     Degrade,
     End,
@@ -175,7 +181,8 @@ impl Keeper {
         let (since, times) = self.failing.as_ref().map_or((now, 0), |failing| (failing.since, failing.times));
         let pause = policy.retry * 2u32.saturating_pow(times).min(MOST_BACKOFF);
         tracing::warn!(%error, times = times + 1, ?pause, "a build of the index failed; it is tried again");
-        self.failing = Some(Failing { since, times: times + 1, next_try: now + pause, message: error.to_string() });
+        self.failing =
+            Some(Failing { since, times: times + 1, next_try: now + pause, message: error.to_string() });
         if now.duration_since(since) >= policy.grace {
             self.degrade();
         }

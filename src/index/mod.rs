@@ -62,7 +62,8 @@ struct Inner {
 
 impl Index {
     /// Opens the index, or rebuilds it, and catches up with the source. Blocks until searches reflect everything
-    /// that was committed when it was called; a rebuild takes about a minute per million items.
+    /// that was committed when it was called; a rebuild of 100,000 items of 384 dimensions takes some 35 seconds of
+    /// processor time, shared by [`IndexOptions::rebuild_threads`].
     ///
     /// # Errors
     /// The folder is in use or not usable, or the source does not answer. Damage is no error: it is rebuilt.
@@ -133,12 +134,18 @@ impl Index {
     ///
     /// # Errors
     /// As [`Self::search`].
-    pub async fn search_async(&self, query: Arc<[f32]>, k: usize, effort: Effort) -> Result<Found, IndexError> {
+    pub async fn search_async(
+        &self,
+        query: Arc<[f32]>,
+        k: usize,
+        effort: Effort,
+    ) -> Result<Found, IndexError> {
         self.inner.readers.search(query, k, effort).await
     }
 
-    /// Waits until searches reflect every change up to `seq`; returns what they reflect. Waits as long as it takes:
-    /// the caller has the deadline.
+    /// Waits until searches reflect every change up to `seq`; returns what they reflect. Looks at the source once;
+    /// where others commit, someone calls [`Self::look`] when they do. Waits as long as it takes: the caller has
+    /// the deadline.
     ///
     /// # Errors
     /// The index was closed meanwhile.

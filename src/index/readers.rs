@@ -37,7 +37,12 @@ impl Readers {
         Ok(readers)
     }
 
-    pub(super) async fn search(&self, vector: Arc<[f32]>, k: usize, effort: Effort) -> Result<Found, IndexError> {
+    pub(super) async fn search(
+        &self,
+        vector: Arc<[f32]>,
+        k: usize,
+        effort: Effort,
+    ) -> Result<Found, IndexError> {
         let (reply, answer) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or(IndexError::Closed)?;
         queue.send(Query { vector, k, effort, reply }).await.map_err(|_| IndexError::Closed)?;

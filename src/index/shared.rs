@@ -108,7 +108,10 @@ impl Shared {
     }
 
     /// Waits until `ready` has something for the thread to do; it returns how long to sleep otherwise.
-    pub(super) fn await_orders<T>(&self, mut ready: impl FnMut(&mut Orders) -> Result<T, Option<Duration>>) -> T {
+    pub(super) fn await_orders<T>(
+        &self,
+        mut ready: impl FnMut(&mut Orders) -> Result<T, Option<Duration>>,
+    ) -> T {
         let mut orders = lock(&self.orders);
         loop {
             match ready(&mut orders) {

@@ -13,7 +13,11 @@ const STEPS: u64 = 400;
 const ROUNDS: u64 = 6;
 
 /// The store after `steps` steps of one and the same story, told to the index where there is one.
-async fn live(truth: &Truth, steps: std::ops::Range<u64>, mut hear: impl AsyncFnMut(u64, lnsp_ingest::index::Commit)) {
+async fn live(
+    truth: &Truth,
+    steps: std::ops::Range<u64>,
+    mut hear: impl AsyncFnMut(u64, lnsp_ingest::index::Commit),
+) {
     for step in steps {
         let items = truth.items();
         let commit = match (step % 5, items.len()) {

@@ -34,7 +34,8 @@ fn another_model_or_store_is_rebuilt() {
 fn another_number_of_dimensions_is_another_model() {
     let home = tempfile::tempdir().unwrap();
     reopen(home.path(), &Truth::with(50));
-    let wide = IndexOptions { identity: IndexIdentity { dims: DIMS + 1, ..identity() }, ..options(home.path()) };
+    let wide =
+        IndexOptions { identity: IndexIdentity { dims: DIMS + 1, ..identity() }, ..options(home.path()) };
     let index = Index::open(wide, Truth::new()).unwrap();
     assert_eq!(index.status().last_rebuild, Some(RebuildReason::ModelChanged));
     assert!(index.is_empty().unwrap());

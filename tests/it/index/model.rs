@@ -80,7 +80,8 @@ impl World {
 
     fn chosen(&self, picks: &[prop::sample::Index]) -> Vec<u32> {
         let items = self.truth.items();
-        let mut chosen: Vec<u32> = picks.iter().filter(|_| !items.is_empty()).map(|pick| *pick.get(&items)).collect();
+        let mut chosen: Vec<u32> =
+            picks.iter().filter(|_| !items.is_empty()).map(|pick| *pick.get(&items)).collect();
         chosen.sort_unstable();
         chosen.dedup();
         chosen

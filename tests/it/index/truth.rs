@@ -1,7 +1,8 @@
 //! A store in memory that counts its clock as the real one does, and the questions every test asks.
 
 use lnsp_ingest::index::{
-    ChangeSource, ChangedRow, Changes, Commit, DeltaSlots, Effort, Index, IndexIdentity, IndexOptions, SourceError,
+    ChangeSource, ChangedRow, Changes, Commit, DeltaSlots, Effort, Index, IndexIdentity, IndexOptions,
+    SourceError,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -150,7 +151,12 @@ impl ChangeSource for Truth {
         self.answer(|rows| Changes {
             clock: rows.clock,
             rows: rows.by_seq.range(seq + 1..).take(limit).map(|(_, row)| row.clone()).collect(),
-            tombstones: rows.tombstones.range(seq + 1..).take(limit).map(|(seq, item)| (*seq, *item)).collect(),
+            tombstones: rows
+                .tombstones
+                .range(seq + 1..)
+                .take(limit)
+                .map(|(seq, item)| (*seq, *item))
+                .collect(),
         })
     }
 
