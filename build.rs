@@ -11,10 +11,7 @@ fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
 
     let artefact = root.join(".deps/classifier/tmd.bin");
-    assert!(
-        artefact.exists(),
-        "the classifier artefact is missing: run scripts/setup once, then build again"
-    );
+    assert!(artefact.exists(), "the classifier artefact is missing: run scripts/setup once, then build again");
     println!("cargo:rustc-env=LNSP_CLASSIFIER={}", artefact.display());
 
     // libtorch_cpu finds its own neighbours; only the way to it has to be told. The second entry keeps a moved

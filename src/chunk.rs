@@ -96,9 +96,7 @@ impl Chunk {
             _ => None,
         }
         .transpose()
-        .map_err(|error| {
-            Rejection::new(Cause::CodeOutOfRange, error.to_string()).param(error.axis.field())
-        })?;
+        .map_err(|error| Rejection::new(Cause::CodeOutOfRange, error.to_string()).param(error.axis.field()))?;
         let content_hash = content_hash(&draft);
         let key = ChunkKey {
             id: draft.id.as_deref().map_or_else(|| derived_id(&draft).to_string().into(), Arc::from),
@@ -227,14 +225,11 @@ impl crate::tmd::Axis {
 
 fn check_text(text: &str) -> Result<(), Rejection> {
     if text.len() > MAX_TEXT_BYTES {
-        let message =
-            format!("text too long: expected at most {MAX_TEXT_BYTES} bytes, received {}", text.len());
+        let message = format!("text too long: expected at most {MAX_TEXT_BYTES} bytes, received {}", text.len());
         return Err(Rejection::new(Cause::TextTooLong, message).param("text"));
     }
     if text.contains('\0') {
-        return Err(
-            Rejection::new(Cause::NulCharacter, "text contains a NUL character; remove it").param("text")
-        );
+        return Err(Rejection::new(Cause::NulCharacter, "text contains a NUL character; remove it").param("text"));
     }
     if text.trim().is_empty() {
         return Err(Rejection::new(Cause::TextEmpty, "text is empty or blank").param("text"));
@@ -261,10 +256,8 @@ fn check_names(draft: &Draft) -> Result<(), Rejection> {
             return Err(Rejection::new(Cause::NulCharacter, message).param(field));
         }
         if value.len() > MAX_NAME_BYTES {
-            let message = format!(
-                "{field} too long: expected at most {MAX_NAME_BYTES} bytes, received {}",
-                value.len()
-            );
+            let message =
+                format!("{field} too long: expected at most {MAX_NAME_BYTES} bytes, received {}", value.len());
             return Err(Rejection::new(Cause::InvalidName, message).param(field));
         }
     }
@@ -285,9 +278,7 @@ fn contains_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(items) => items.iter().any(contains_nul),
-        Value::Object(fields) => {
-            fields.iter().any(|(name, value)| name.contains('\0') || contains_nul(value))
-        }
+        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || contains_nul(value)),
         _ => false,
     }
 }
