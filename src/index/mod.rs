@@ -246,6 +246,12 @@ impl Index {
     }
 }
 
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Index").field(&self.status()).finish()
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         self.shared.close();
