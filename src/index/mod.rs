@@ -14,7 +14,7 @@
 //! 3. A commit says which part of the clock it took. What does not touch is a gap, and gaps are read from the
 //!    source, never skipped.
 //!
-//! Builds and everything else that writes happen on one thread, [`keeper`]. This module knows no runtime but for
+//! Builds and everything else that writes happen on one thread (`keeper`). This module knows no runtime but for
 //! tokio's channels, and neither the database nor the actors.
 
 mod builder;
