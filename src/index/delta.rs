@@ -4,7 +4,6 @@
 //! as they touch, everything up to `complete_to` is either built or here. A commit that does not touch leaves a
 //! gap, which only the source can close.
 
-use super::scan::norm;
 use super::source::{Change, ChangedRow, Commit, usable};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
@@ -183,13 +182,11 @@ impl Delta {
         let mut kept = 0;
         let mut segment = Segment::with_capacity(rows.len());
         for row in rows {
-            let gone = !usable(&row.vector, self.dims);
-            self.refused += u64::from(gone);
-            if self.note(row.item, Newest { seq: row.seq, gone }) {
+            let norm = usable(&row.vector, self.dims);
+            self.refused += u64::from(norm.is_none());
+            if self.note(row.item, Newest { seq: row.seq, gone: norm.is_none() }) {
                 kept += 1;
-                if !gone {
-                    segment.push(DeltaRow { norm: norm(&row.vector), row });
-                }
+                segment.extend(norm.map(|norm| DeltaRow { row, norm }));
             }
         }
         for (seq, item) in tombstones {
@@ -201,8 +198,11 @@ impl Delta {
             self.slots.push((upto, slots));
         }
         if upto > self.complete_to {
-            let end = self.beyond.entry(after).or_insert(upto);
-            *end = (*end).max(upto);
+            // Neighbours become one, so that a gap that lasts does not make a long list.
+            match self.beyond.range_mut(..=after).next_back() {
+                Some((_, end)) if *end >= after => *end = upto.max(*end),
+                _ => drop(self.beyond.insert(after, upto)),
+            }
             self.join();
         }
     }
@@ -264,5 +264,108 @@ impl Delta {
         Arc::make_mut(&mut self.newest).retain(|_, newest| newest.seq > floor);
         self.slots.retain(|(upto, _)| *upto > floor);
         garbage
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::Semaphore;
+
+    fn delta(bound: usize) -> Delta {
+        Delta::new(0, 2, bound)
+    }
+
+    /// A commit of one row for each number, whose item is its number.
+    fn commit(after: i64, upto: i64) -> Commit {
+        let rows =
+            (after + 1..=upto).map(|seq| ChangedRow { seq, item: seq as u32, vector: [0.6, 0.8].into() });
+        Commit { after, upto, rows: rows.collect(), tombstones: Vec::new() }
+    }
+
+    fn live(delta: &Delta) -> Vec<u32> {
+        let snapshot = delta.snapshot();
+        let rows = snapshot.rows_above(delta.floor).filter(|row| snapshot.is_newest(&row.row));
+        let mut items: Vec<u32> = rows.map(|row| row.row.item).collect();
+        items.sort_unstable();
+        items
+    }
+
+    #[test]
+    fn many_small_commits_make_few_segments() {
+        let mut delta = delta(10_000);
+        for seq in 0..3_000 {
+            delta.absorb(commit(seq, seq + 1), DeltaSlots::none());
+        }
+        assert!(delta.segments.len() <= 3_000 / SEGMENT_ROWS * 2 + 10, "{}", delta.segments.len());
+        assert_eq!(live(&delta), (1..=3_000).collect::<Vec<_>>());
+        delta.built(2_990);
+        assert_eq!(live(&delta), (2_991..=3_000).collect::<Vec<_>>());
+        assert_eq!(delta.len(), 10);
+    }
+
+    #[test]
+    fn completeness_joins_over_commits_that_touch() {
+        let mut delta = delta(100);
+        for (after, upto) in [(4, 6), (6, 9), (9, 10)] {
+            delta.absorb(commit(after, upto), DeltaSlots::none());
+        }
+        assert_eq!((delta.complete_to(), delta.gap(), delta.beyond.len()), (0, true, 1));
+        delta.absorb(commit(0, 4), DeltaSlots::none());
+        assert_eq!((delta.complete_to(), delta.gap(), delta.beyond.len()), (10, false, 0));
+    }
+
+    #[test]
+    fn a_build_from_the_source_can_be_ahead_of_the_commit() {
+        let mut delta = delta(100);
+        delta.built(5);
+        delta.absorb(commit(2, 5), DeltaSlots::none());
+        assert_eq!((delta.len(), delta.complete_to(), delta.gap()), (0, 5, false));
+    }
+
+    #[test]
+    fn room_is_held_as_long_as_it_is_used() {
+        let room = Arc::new(Semaphore::new(10));
+        let reserve = |count| DeltaSlots { permit: room.clone().try_acquire_many_owned(count).ok() };
+        let mut delta = delta(10);
+        delta.absorb(commit(0, 3), reserve(5));
+        assert_eq!(room.available_permits(), 7);
+        delta.absorb(commit(3, 4), reserve(1));
+        delta.built(3);
+        assert_eq!(room.available_permits(), 9);
+        // Told a second time, it needs no second room.
+        delta.absorb(commit(3, 4), reserve(1));
+        assert_eq!(room.available_permits(), 9);
+        delta.built(4);
+        assert_eq!(room.available_permits(), 10);
+    }
+
+    #[test]
+    fn without_room_a_full_delta_only_hears() {
+        let mut delta = delta(3);
+        delta.absorb(commit(0, 3), DeltaSlots::none());
+        delta.absorb(commit(3, 5), DeltaSlots::none());
+        assert_eq!((delta.len(), delta.complete_to(), delta.gap()), (3, 3, true));
+        // What comes after the lost one is beyond a gap, however much room it has.
+        delta.built(3);
+        delta.absorb(commit(5, 6), DeltaSlots::none());
+        assert_eq!((live(&delta), delta.complete_to()), (vec![6], 3));
+        delta.built(5);
+        assert_eq!((delta.complete_to(), delta.gap()), (6, false));
+    }
+
+    #[test]
+    fn changes_are_the_newest_of_each_item() {
+        let mut delta = delta(100);
+        delta.absorb(commit(0, 3), DeltaSlots::none());
+        let gone = Commit { after: 3, upto: 4, rows: Vec::new(), tombstones: vec![(4, 2)] };
+        delta.absorb(gone, DeltaSlots::none());
+        let mut changes = delta.snapshot().changes();
+        changes.sort_by_key(Change::seq);
+        let told: Vec<_> = changes
+            .iter()
+            .map(|change| (change.seq(), change.item(), matches!(change, Change::Put(_))))
+            .collect();
+        assert_eq!(told, [(1, 1, true), (3, 3, true), (4, 2, false)]);
     }
 }

@@ -96,6 +96,10 @@ impl Keeper {
                 }
                 Job::Rebuild { reason, replies } => {
                     let result = self.attempt(|keeper| keeper.rebuild(reason));
+                    if result.is_err() {
+                        // The old index is still good; a look shows that, and ends the row of failures.
+                        shared.order(|orders| std::mem::replace(&mut orders.look, true));
+                    }
                     answer(replies, &result);
                 }
             }

@@ -14,7 +14,7 @@
 //! 3. A commit says which part of the clock it took. What does not touch is a gap, and gaps are read from the
 //!    source, never skipped.
 //!
-//! Builds and everything else that writes happen on one thread, [`keeper`]. This module knows no runtime but for
+//! Builds and everything else that writes happen on one thread (`keeper`). This module knows no runtime but for
 //! tokio's channels, and neither the database nor the actors.
 
 mod builder;
@@ -62,7 +62,8 @@ struct Inner {
 
 impl Index {
     /// Opens the index, or rebuilds it, and catches up with the source. Blocks until searches reflect everything
-    /// that was committed when it was called; a rebuild takes about a minute per million items.
+    /// that was committed when it was called; a rebuild of 100,000 items of 384 dimensions takes some 35 seconds of
+    /// processor time, shared by [`IndexOptions::rebuild_threads`].
     ///
     /// # Errors
     /// The folder is in use or not usable, or the source does not answer. Damage is no error: it is rebuilt.
@@ -142,8 +143,9 @@ impl Index {
         self.inner.readers.search(query, k, effort).await
     }
 
-    /// Waits until searches reflect every change up to `seq`; returns what they reflect. Waits as long as it takes:
-    /// the caller has the deadline.
+    /// Waits until searches reflect every change up to `seq`; returns what they reflect. Looks at the source once;
+    /// where others commit, someone calls [`Self::look`] when they do. Waits as long as it takes: the caller has
+    /// the deadline.
     ///
     /// # Errors
     /// The index was closed meanwhile.
@@ -241,6 +243,12 @@ impl Index {
         let flushed = if flush { self.flush().await } else { Ok(()) };
         self.inner.shared.close();
         flushed
+    }
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Index").field(&self.status()).finish()
     }
 }
 

@@ -6,16 +6,15 @@
 use super::delta::Snapshot;
 use super::error::IndexError;
 use super::options::IndexOptions;
-use super::scan::{Nearest, dot, dot_bytes, norm};
+use super::scan::{Nearest, dot, dot_bytes};
 use super::source::usable;
 use super::volume::{Record, Volume};
 use roaring::RoaringBitmap;
 use std::num::NonZeroUsize;
 
-/// Arroy looks at this many candidates per tree and wanted hit, unless told otherwise.
-const OVERSAMPLING: usize = 4;
-/// A search for a few hits looks at as many candidates as one for this many.
-const LEAST_WANTED: usize = 16;
+/// Candidates per tree that any search looks at, and for each wanted hit as many more as [`PER_HIT`] says.
+const PER_TREE: usize = 128;
+const PER_HIT: usize = 2;
 
 /// How hard to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,10 +66,7 @@ impl View<'_> {
         if query.len() != dims {
             return Err(IndexError::WrongDims { expected: dims, received: query.len() });
         }
-        if !usable(query, dims) {
-            return Err(IndexError::UnusableQuery);
-        }
-        let length = norm(query);
+        let length = usable(query, dims).ok_or(IndexError::UnusableQuery)?;
         let query: Vec<f32> = query.iter().map(|x| x / length).collect();
 
         let txn = self.volume.read()?;
@@ -116,8 +112,8 @@ impl View<'_> {
         let most = k.saturating_add(self.delta.len());
         let mut wanted = k;
         loop {
-            let candidates = wanted.max(LEAST_WANTED).saturating_mul(reader.n_trees().max(1));
-            let candidates = candidates.saturating_mul(OVERSAMPLING).saturating_mul(times);
+            let per_tree = wanted.saturating_mul(PER_HIT).saturating_add(PER_TREE);
+            let candidates = per_tree.saturating_mul(reader.n_trees()).saturating_mul(times);
             let mut asked = reader.nns(wanted);
             if let Some(candidates) = NonZeroUsize::new(candidates) {
                 asked.search_k(candidates);

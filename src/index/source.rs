@@ -1,6 +1,7 @@
 //! The way the index sees the truth: committed changes, in the order of the store's clock.
 
 use super::error::SourceError;
+use super::scan::norm;
 use std::sync::Arc;
 
 /// A row with its vector, as committed.
@@ -118,10 +119,11 @@ impl Page {
     }
 }
 
-/// A vector the index can hold: of the right length, finite, not zero. Arroy takes anything, silently.
-pub(super) fn usable(vector: &[f32], dims: usize) -> bool {
-    let squares: f32 = vector.iter().map(|x| x * x).sum();
-    vector.len() == dims && squares.is_finite() && squares > 0.0
+/// The length of a vector that the index can hold: one with the right number of dimensions, finite, not zero.
+/// Arroy takes anything, silently.
+pub(super) fn usable(vector: &[f32], dims: usize) -> Option<f32> {
+    let length = norm(vector);
+    (vector.len() == dims && length.is_finite() && length > 0.0).then_some(length)
 }
 
 #[cfg(test)]
@@ -162,9 +164,9 @@ mod tests {
 
     #[test]
     fn unusable_vectors_are_recognised() {
-        assert!(usable(&[0.6, 0.8], 2));
+        assert_eq!(usable(&[3.0, 4.0], 2), Some(5.0));
         for vector in [&[0.0, 0.0][..], &[f32::NAN, 1.0], &[f32::INFINITY, 0.0], &[1.0]] {
-            assert!(!usable(vector, 2), "{vector:?}");
+            assert_eq!(usable(vector, 2), None, "{vector:?}");
         }
     }
 }

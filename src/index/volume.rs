@@ -201,7 +201,7 @@ impl Volume {
         let writer = Writer::new(self.vectors, FOREST, self.dims);
         for change in changes {
             match change {
-                Change::Put(row) if usable(&row.vector, self.dims) => {
+                Change::Put(row) if usable(&row.vector, self.dims).is_some() => {
                     writer.add_item(txn, row.item, &row.vector).map_err(|error| self.wrap(error))?;
                 }
                 Change::Put(row) => {
@@ -263,4 +263,38 @@ fn open_env(path: &Path, map_size: usize) -> heed::Result<Env<WithoutTls>> {
     // syncing; and files are changed through LMDB alone, but for `fill_up`, which only appends while the one
     // writing thread is not in a transaction.
     unsafe { options.open(path) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::ChangedRow;
+    use super::*;
+
+    /// `scan` reads arroy's layout without arroy: this fails when an update changes it.
+    #[test]
+    fn a_scan_sees_what_arroy_wrote() {
+        let home = tempfile::tempdir().unwrap();
+        let identity = IndexIdentity { store_id: uuid::Uuid::nil(), fingerprint: "m".into(), dims: 3 };
+        let volume = Volume::open(home.path(), &identity, 1 << 24).unwrap();
+        let rows =
+            [(0, [3.0, 4.0, 0.0]), (255, [0.0, 1.0, 0.0]), (70_000, [1.0, 2.0, 2.0]), (u32::MAX, [1.0; 3])];
+        let changes = rows.map(|(item, vector)| {
+            Change::Put(ChangedRow { seq: i64::from(item) + 1, item, vector: vector.into() })
+        });
+        let forestry = Forestry { trees: 3, cancelled: &|| false };
+        volume.apply(&changes, Record::empty(&identity).after(&changes, 1 << 40), &forestry).unwrap();
+
+        let txn = volume.read().unwrap();
+        let mut seen = Vec::new();
+        volume
+            .scan(&txn, |item, norm, bytes| {
+                let floats = bytes.as_chunks::<4>().0.iter().map(|x| f32::from_ne_bytes(*x));
+                seen.push((item, norm, floats.collect::<Vec<_>>()));
+            })
+            .unwrap();
+        let wanted = rows.map(|(item, vector)| (item, super::super::scan::norm(&vector), vector.to_vec()));
+        assert_eq!(seen, wanted);
+        let record = volume.record(&txn).unwrap().unwrap();
+        assert_eq!((record.items, record.watermark, record.witness), (4, 1 << 40, Some((1 << 32, u32::MAX))));
+    }
 }

@@ -48,7 +48,7 @@ fn a_missing_piece_is_rebuilt() {
         ("no folder", RebuildReason::Missing, |home, _| fs::remove_dir_all(home).unwrap()),
         ("no CURRENT", RebuildReason::Missing, |home, _| fs::remove_file(home.join("CURRENT")).unwrap()),
         ("CURRENT leads out", RebuildReason::Missing, |home, _| {
-            fs::write(home.join("CURRENT"), "../other").unwrap()
+            fs::write(home.join("CURRENT"), "../other").unwrap();
         }),
         ("no volume", RebuildReason::Missing, |_, data| fs::remove_dir_all(data.parent().unwrap()).unwrap()),
         ("no file", RebuildReason::Corrupt, |_, data| fs::remove_file(data).unwrap()),
