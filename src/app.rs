@@ -209,14 +209,15 @@ async fn open_store(
 /// Connections: the writer has one, the others serve look-ups, searches and the index.
 const POOL: usize = 8;
 
-/// Where models are looked for by name: in the data folder, and where set-up has put them, beside the binary or
-/// above it.
+/// Where models are looked for by name: in the data folder, and where set-up has put them: here, above the binary, or
+/// where it was built.
 fn model_folders(data_dir: &Path) -> Vec<PathBuf> {
     let binary = std::env::current_exe().unwrap_or_default();
     let above = binary.ancestors().skip(1).map(|folder| folder.join(".deps/models"));
     let here = std::env::current_dir().map(|folder| folder.join(".deps/models"));
     let mut folders = vec![data_dir.join("models")];
-    folders.extend(here.into_iter().chain(above).filter(|folder| folder.is_dir()));
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join(".deps/models");
+    folders.extend(here.into_iter().chain(above).chain([built]).filter(|folder| folder.is_dir()));
     folders.dedup();
     folders
 }

@@ -104,12 +104,9 @@ fn switch(
     }
 }
 
-fn parsed<T: FromStr>(
-    name: &'static str,
-) -> impl Fn(&str) -> Result<T, InvalidSetting> + Clone + Send + Sync + 'static
+fn parsed<T>(name: &'static str) -> impl Fn(&str) -> Result<T, InvalidSetting> + Clone + Send + Sync + 'static
 where
-    T: Clone + Send + Sync + 'static,
-    T::Err: fmt::Display,
+    T: FromStr<Err: fmt::Display> + Clone + Send + Sync + 'static,
 {
     move |value| value.parse().map_err(|error: T::Err| invalid(name, value, error.to_string()))
 }

@@ -5,6 +5,7 @@ use crate::app::{App, Fittings, StartError};
 use crate::config::Config;
 use crate::http::{self, Facts};
 use crate::metrics;
+use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -30,7 +31,9 @@ enum ServeError {
 pub fn run(config: Config) -> CommandResult {
     let filter =
         EnvFilter::try_from_env("LNSP_LOG").unwrap_or_else(|_| EnvFilter::new("warn,lnsp_ingest=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    let terminal = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(terminal);
+    log.with_writer(std::io::stderr).init();
     actix_web::rt::System::new().block_on(serve(config))?;
     Ok(ExitCode::SUCCESS)
 }

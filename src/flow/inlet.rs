@@ -89,7 +89,7 @@ impl Slots {
     /// Waits until every slot is home: the stage is empty.
     pub async fn all_home(&self) {
         // The sender lives in `self`, so the wait can only end with the fact.
-        let _: Result<_, watch::error::RecvError> = self.used.subscribe().wait_for(|used| *used == 0).await;
+        drop(self.used.subscribe().wait_for(|used| *used == 0).await);
     }
 
     /// How many are out.
@@ -141,6 +141,7 @@ impl<T: Send + 'static, O: Send + Sync + 'static, R: Unsettled> Inlet<T, O, R> {
     }
 
     /// The one place that puts a message into a mailbox.
+    #[expect(clippy::result_large_err, reason = "what is refused is given back whole")]
     fn deliver(&self, parcel: Parcel<T, O, R>) -> Result<(), Parcel<T, O, R>> {
         self.stage.try_send(parcel).map_err(actix::prelude::SendError::into_inner)
     }

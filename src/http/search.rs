@@ -78,7 +78,9 @@ fn query(wire: WireQuery) -> Result<Query, ApiError> {
         (Some(text), None) => Target::Text(text),
         (None, Some(vector)) => Target::Vector(vector),
         _ => {
-            return Err(ApiError::shape(Cause::MissingField, "expected either query or vector").param("query"));
+            return Err(
+                ApiError::shape(Cause::MissingField, "expected either query or vector").param("query")
+            );
         }
     };
     let code = |label: &Option<Label>, axis| label.as_ref().map(|label| label.code(axis)).transpose();

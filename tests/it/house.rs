@@ -191,7 +191,7 @@ impl Encoder for Scripted {
     }
 
     fn encode(&mut self, texts: &[&Tokens]) -> Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError> {
-        Ok(texts.iter().map(|tokens| Ok(direction(&format!("{:?}", tokens)))).collect())
+        Ok(texts.iter().map(|tokens| Ok(direction(&format!("{tokens:?}")))).collect())
     }
 }
 

@@ -51,7 +51,7 @@ impl Service {
         let (tell, lines) = mpsc::channel();
         let output = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
-            output.lines().map_while(Result::ok).for_each(|line| drop(tell.send(line)))
+            output.lines().map_while(Result::ok).for_each(|line| drop(tell.send(line)));
         });
         let mut log = String::new();
         while let Ok(line) = lines.recv_timeout(Duration::from_secs(120)) {
@@ -62,6 +62,7 @@ impl Service {
             }
         }
         drop(child.kill());
+        drop(child.wait());
         panic!("not ready: {log}{}", complaints.join().unwrap());
     }
 

@@ -125,7 +125,10 @@ async fn the_start_says_what_runs_and_the_commands_work() {
 
     // A cluster of another major version.
     fs::write(data.path().join("postgres/cluster/PG_VERSION"), "9\n").unwrap();
-    refused(&["--port", "0", "--data-dir", data.path().to_str().unwrap()], &["made by PostgreSQL 9", "pg_upgrade"]);
+    refused(
+        &["--port", "0", "--data-dir", data.path().to_str().unwrap()],
+        &["made by PostgreSQL 9", "pg_upgrade"],
+    );
 }
 
 #[actix_web::test]
