@@ -7,7 +7,7 @@ use crate::classifier::{ArtefactError, LocalClassifier};
 use crate::config::Config;
 use crate::encoder::plan::Budget;
 use crate::encoder::{self, Calibration, EncodeError, Encoder, EncoderOptions, ModelFiles, Tokenizer};
-use crate::flow::{Backoff, Worker};
+use crate::flow::{Backoff, Lane, Worker, WorkerError};
 use crate::http::{Counts, Facts, State};
 use crate::index::{
     ChangeSource, ChangedRow, Changes, Index, IndexError, IndexIdentity, IndexOptions, SourceError,
@@ -80,6 +80,9 @@ pub enum StartError {
     /// The classifier in the binary.
     #[error(transparent)]
     Classifier(#[from] ArtefactError),
+    /// A thread of our own ended as soon as it began.
+    #[error("a worker thread did not answer: {0}; this is a bug")]
+    Worker(WorkerError),
     /// The model.
     #[error(transparent)]
     Model(#[from] EncodeError),
@@ -101,7 +104,8 @@ impl App {
         let data_dir = data_folder(&config.data_dir)?;
         let (store, postgres) = open_store(&config, &data_dir, say).await?;
         let classifier = Worker::spawn("lnsp-classifier", CPU_QUEUE, LocalClassifier::embedded)?;
-        let classifier_version = LocalClassifier::embedded()?.version().to_owned();
+        let version = classifier.run(Lane::Express, |classifier| classifier.version().to_owned()).await;
+        let classifier_version = version.map_err(StartError::Worker)?;
 
         let files = encoder::locate(&config.embedding_model, &model_folders(&data_dir))?;
         let embed = embed_tools(&config, &files, fittings.encoder)?;

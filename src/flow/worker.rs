@@ -190,3 +190,82 @@ fn message_of(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn counter() -> (Worker<usize>, Arc<AtomicUsize>) {
+        let built = Arc::new(AtomicUsize::new(0));
+        let count = built.clone();
+        let build = move || Ok::<_, String>(count.fetch_add(1, Ordering::SeqCst) * 100);
+        (Worker::spawn("counter", 8, build).unwrap(), built)
+    }
+
+    #[tokio::test]
+    async fn the_resource_stays_and_a_panic_costs_that_job_alone() {
+        let (worker, built) = counter();
+        let next = |n: &mut usize| {
+            *n += 1;
+            *n
+        };
+        assert_eq!(worker.run(Lane::Bulk, next).await, Ok(1));
+        assert_eq!(worker.run(Lane::Bulk, next).await, Ok(2));
+        let broken = worker.run(Lane::Bulk, |_: &mut usize| -> usize { panic!("half done") }).await;
+        assert_eq!(broken, Err(WorkerError::Panicked("half done".into())));
+        assert_eq!(worker.run(Lane::Bulk, next).await, Ok(101), "what may be half-changed was built anew");
+        assert_eq!(built.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn express_overtakes_bulk() {
+        let (worker, _) = counter();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let note = |name: &'static str| {
+            let order = order.clone();
+            move |_: &mut usize| order.lock().unwrap().push(name)
+        };
+        let mut first = std::pin::pin!(worker.run(Lane::Bulk, move |_: &mut usize| held.recv().unwrap()));
+        assert!(futures_util::poll!(&mut first).is_pending());
+        let mut bulk = std::pin::pin!(worker.run(Lane::Bulk, note("bulk")));
+        assert!(futures_util::poll!(&mut bulk).is_pending());
+        let mut express = std::pin::pin!(worker.run(Lane::Express, note("express")));
+        assert!(futures_util::poll!(&mut express).is_pending());
+        release.send(()).unwrap();
+        assert!(first.await.is_ok() && bulk.await.is_ok() && express.await.is_ok());
+        assert_eq!(*order.lock().unwrap(), ["express", "bulk"]);
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_caller_is_gone_is_skipped() {
+        let (worker, _) = counter();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let mut first = std::pin::pin!(worker.run(Lane::Bulk, move |_: &mut usize| held.recv().unwrap()));
+        assert!(futures_util::poll!(&mut first).is_pending());
+        {
+            let mut gone = std::pin::pin!(worker.run(Lane::Bulk, |n: &mut usize| *n = 7));
+            assert!(futures_util::poll!(&mut gone).is_pending());
+        }
+        release.send(()).unwrap();
+        first.await.unwrap();
+        assert_eq!(worker.run(Lane::Bulk, |n: &mut usize| *n).await, Ok(0));
+    }
+
+    #[tokio::test]
+    async fn a_factory_that_fails_later_fails_jobs_until_it_works_again() {
+        let tries = Arc::new(AtomicUsize::new(0));
+        let build = move || match tries.fetch_add(1, Ordering::SeqCst) {
+            1 => Err("not now".to_owned()),
+            _ => Ok(0),
+        };
+        let worker: Worker<usize> = Worker::spawn("moody", 8, build).unwrap();
+        assert!(worker.run(Lane::Bulk, |_: &mut usize| panic!("x")).await.is_err());
+        let answer = worker.run(Lane::Bulk, |n: &mut usize| *n).await;
+        assert_eq!(answer, Err(WorkerError::Unavailable("not now".into())));
+        assert_eq!(worker.run(Lane::Bulk, |n: &mut usize| *n).await, Ok(0));
+        let first = Worker::<usize>::spawn("never", 8, || Err("no".to_owned()));
+        assert_eq!(first.err(), Some("no".to_owned()));
+    }
+}

@@ -77,6 +77,7 @@ pub async fn stats(state: web::Data<State>) -> HttpResponse {
 
 /// `GET /metrics`: Prometheus text.
 pub async fn metrics(state: web::Data<State>) -> HttpResponse {
+    metrics::arbiter_busy(state.pipeline.busy());
     let index = state.index.status();
     metrics::index(&IndexGauges {
         applied_seq: index.applied_seq,

@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(cause(b"{\"text\":5}"), Cause::WrongType);
         assert_eq!(cause(b"[1]"), Cause::WrongType);
         assert_eq!(cause(b"{\"text\":\"a\",\"task_code\":1e30}"), Cause::WrongType);
-        let nested = format!("{{\"text\":\"a\",\"metadata\":{}1{}}}", "[".repeat(200), "]".repeat(200));
+        let nested = format!(r#"{{"text":"a","metadata":{{"k":{}1{}}}}}"#, "[".repeat(200), "]".repeat(200));
         assert_eq!(cause(nested.as_bytes()), Cause::InvalidJson);
     }
 

@@ -21,6 +21,7 @@ use crate::stages::{
 use actix::{Actor, Addr, Arbiter, Context};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::runtime::{Handle, RuntimeMetrics};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -155,6 +156,7 @@ fn spawn<A: Actor<Context = Context<A>>>(slots: Load, stage: A) -> Addr<A> {
 /// A running pipeline: the thread it lives on, and the ways in.
 pub struct Pipeline {
     arbiter: Mutex<Option<Arbiter>>,
+    runtime: RuntimeMetrics,
     health: watch::Receiver<Health>,
     entrance: Entrance,
     slots: usize,
@@ -165,7 +167,11 @@ impl Pipeline {
     /// work: models, classifiers and LMDB have threads of their own.
     pub fn start(tools: Tools, settings: PipelineSettings) -> Pipeline {
         metrics::inflight_limit(settings.in_flight());
+        let (tell, told) = std::sync::mpsc::channel();
         let arbiter = Arbiter::new();
+        // The Arbiter is new and idle: its answer is there as soon as its thread runs.
+        arbiter.spawn_fn(move || drop(tell.send(Handle::current().metrics())));
+        let runtime = told.recv().unwrap_or_else(|_| Handle::current().metrics());
         let home = Arc::new(Home::default());
         let (gate, open) = watch::channel(None);
         let (health, healthy) = watch::channel(Health::default());
@@ -173,7 +179,7 @@ impl Pipeline {
         let slots = settings.in_flight();
         let supervisor = Supervisor::new(tools, settings, home, gate, health);
         Supervisor::start_in_arbiter(&arbiter.handle(), |_| supervisor);
-        Pipeline { arbiter: Mutex::new(Some(arbiter)), health: healthy, entrance, slots }
+        Pipeline { arbiter: Mutex::new(Some(arbiter)), runtime, health: healthy, entrance, slots }
     }
 
     /// The way in.
@@ -189,6 +195,12 @@ impl Pipeline {
     /// Waits for the supervisor to say something that satisfies `wanted`.
     pub async fn wait_for(&self, wanted: impl FnMut(&Health) -> bool) {
         drop(self.health.clone().wait_for(wanted).await);
+    }
+
+    /// How long the pipeline's thread has been at work. Its share of the time tells whether something runs there
+    /// that should not.
+    pub fn busy(&self) -> Duration {
+        self.runtime.worker_total_busy_duration(0)
     }
 
     /// The most chunks that can be in flight.

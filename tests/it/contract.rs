@@ -278,6 +278,7 @@ async fn the_state_of_the_service_is_told_in_the_old_fields_and_new_ones() {
         "lnsp_store_commit_seconds_bucket",
         "lnsp_index_lag_rows",
         "lnsp_pipeline_generation",
+        "lnsp_pipeline_arbiter_busy_seconds_total",
     ] {
         assert!(text.contains(name), "{name} is not in {text}");
     }

@@ -3,8 +3,11 @@
 //! Each stage takes one state and gives the next, so nothing can skip a stage and no field waits to be filled.
 //! A [`Chunk`] can only be made by [`Chunk::new`], which checks its content. Pure: no I/O, no runtime.
 
+mod identity;
+
 use crate::outcome::{Cause, Rejection};
 use crate::tmd::{AxisConfidence, Tmd};
+use identity::{content_hash, derived_id, public_name};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -296,74 +299,4 @@ fn contains_nul(value: &Value) -> bool {
         }
         _ => false,
     }
-}
-
-/// blake3 over parts that are each preceded by their length, so that no two lists of parts hash alike.
-struct Hasher(blake3::Hasher);
-
-impl Hasher {
-    fn new(purpose: &str) -> Self {
-        let mut hasher = Hasher(blake3::Hasher::new());
-        hasher.part(purpose.as_bytes());
-        hasher
-    }
-
-    fn part(&mut self, bytes: &[u8]) {
-        self.0.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
-    }
-
-    /// Absent differs from empty.
-    fn optional(&mut self, bytes: Option<&[u8]>) {
-        self.0.update(&[u8::from(bytes.is_some())]);
-        self.part(bytes.unwrap_or_default());
-    }
-
-    fn finish(self) -> [u8; 32] {
-        *self.0.finalize().as_bytes()
-    }
-
-    fn finish_uuid(self) -> Uuid {
-        let hash = self.finish();
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&hash[..16]);
-        Uuid::new_v8(bytes)
-    }
-}
-
-/// The id of a chunk that came without one: of its content and position, never of a line or array position.
-fn derived_id(draft: &Draft) -> Uuid {
-    let mut hasher = Hasher::new("lnsp chunk id 1");
-    hasher.part(draft.dataset.as_bytes());
-    hasher.optional(draft.placement.document_id.as_deref().map(str::as_bytes));
-    hasher.part(&draft.placement.chunk_index.to_le_bytes());
-    hasher.part(draft.text.as_bytes());
-    hasher.finish_uuid()
-}
-
-fn public_name(dataset: &str, id: &str) -> Uuid {
-    let mut hasher = Hasher::new("lnsp public id 1");
-    hasher.part(dataset.as_bytes());
-    hasher.part(id.as_bytes());
-    hasher.finish_uuid()
-}
-
-fn content_hash(draft: &Draft) -> [u8; 32] {
-    let placement = &draft.placement;
-    let mut hasher = Hasher::new("lnsp content 1");
-    hasher.part(draft.text.as_bytes());
-    for name in [&placement.document_id, &placement.source_document, &placement.article_title] {
-        hasher.optional(name.as_deref().map(str::as_bytes));
-    }
-    hasher.part(&placement.chunk_index.to_le_bytes());
-    hasher.optional(placement.article_index.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
-    for links in [&placement.parent_cpe_ids, &placement.child_cpe_ids] {
-        hasher.part(&(links.len() as u64).to_le_bytes());
-        links.iter().for_each(|link| hasher.part(link.as_bytes()));
-    }
-    // serde_json keeps object keys sorted, so equal metadata is equal text.
-    hasher.optional(draft.metadata.as_ref().map(Value::to_string).as_ref().map(String::as_bytes));
-    for code in draft.codes {
-        hasher.optional(code.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
-    }
-    hasher.finish()
 }
