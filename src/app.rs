@@ -18,7 +18,7 @@ use crate::pipeline::{Pipeline, PipelineSettings, Tools};
 use crate::search::Search;
 use crate::stages::{EmbedTools, Inspect, Model, NoInspection, RemoteTagger, TmdTools, WriteTools};
 use crate::store::managed::{ManagedError, ManagedPostgres};
-use crate::store::{self, Dsn, ModelId, Store, StoreError, StoreOptions};
+use crate::store::{Dsn, ModelId, Store, StoreError, StoreOptions};
 use actix_web::web;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -110,7 +110,7 @@ impl App {
         let files = encoder::locate(&config.embedding_model, &model_folders(&data_dir))?;
         let embed = embed_tools(&config, &files, fittings.encoder)?;
         let identity = files.identity()?;
-        let model_id = store.adopt_model(&row_of(&identity)).await?;
+        let model_id = store.adopt_model(&identity).await?;
         say(format!(
             "✅ Embedder ready: {}, {} dimensions, {}",
             identity.name, identity.dims, embed.measured
@@ -224,16 +224,6 @@ fn model_folders(data_dir: &Path) -> Vec<PathBuf> {
     folders.extend(here.into_iter().chain(above).chain([built]).filter(|folder| folder.is_dir()));
     folders.dedup();
     folders
-}
-
-/// The identity as the table of models has it.
-fn row_of(identity: &ModelIdentity) -> store::ModelIdentity {
-    store::ModelIdentity {
-        name: identity.name.clone(),
-        recipe: identity.recipe.clone(),
-        fingerprint: identity.fingerprint.clone(),
-        dims: i32::try_from(identity.dims).unwrap_or(i32::MAX),
-    }
 }
 
 struct Embedding {

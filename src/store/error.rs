@@ -1,6 +1,6 @@
 //! What can go wrong with the store, sorted by what to do about it.
 
-use super::ModelIdentity;
+use crate::model::ModelIdentity;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use std::fmt;
 

@@ -30,7 +30,7 @@ pub use changes::{ChangedRow, Changes};
 pub use dsn::Dsn;
 pub use error::{SqlState, StoreError};
 pub use insert::RowFate;
-pub use model::{ModelId, ModelIdentity};
+pub use model::ModelId;
 pub use read::{Hit, KnownChunk, SearchFilter};
 
 use diesel::prelude::*;

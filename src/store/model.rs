@@ -2,9 +2,9 @@
 
 use super::schema::{change_clock, chunk_vectors, models};
 use super::{Store, StoreError};
+use crate::model::ModelIdentity;
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use std::fmt;
 
 /// A model inside one database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,24 +17,28 @@ impl ModelId {
     }
 }
 
-/// What makes an embedding model the same model.
-#[derive(Debug, Clone, PartialEq, Eq, Queryable, Insertable, Selectable)]
+/// A row of `models`.
+#[derive(Queryable, Insertable, Selectable)]
 #[diesel(table_name = models, check_for_backend(diesel::pg::Pg))]
-pub struct ModelIdentity {
-    /// For people.
-    pub name: String,
-    /// How its output becomes a vector.
-    pub recipe: String,
-    /// Of weights and recipe: decides whether two models are the same.
-    pub fingerprint: String,
-    /// Floats in a vector.
-    pub dims: i32,
+struct ModelRow {
+    name: String,
+    recipe: String,
+    fingerprint: String,
+    dims: i32,
 }
 
-impl fmt::Display for ModelIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let print: String = self.fingerprint.chars().take(12).collect();
-        write!(f, "{} ({}, {} dimensions, {print})", self.name, self.recipe, self.dims)
+impl From<&ModelIdentity> for ModelRow {
+    fn from(model: &ModelIdentity) -> Self {
+        let ModelIdentity { name, recipe, fingerprint, dims } = model.clone();
+        // A vector that long would not fit a row anyway.
+        ModelRow { name, recipe, fingerprint, dims: i32::try_from(dims).unwrap_or(i32::MAX) }
+    }
+}
+
+impl From<ModelRow> for ModelIdentity {
+    fn from(row: ModelRow) -> Self {
+        let ModelRow { name, recipe, fingerprint, dims } = row;
+        ModelIdentity { name, recipe, fingerprint, dims: usize::try_from(dims).unwrap_or_default() }
     }
 }
 
@@ -73,11 +77,11 @@ impl Store {
         let mut link = self.links.get().await?;
         let found = models::table
             .inner_join(change_clock::table)
-            .select((models::model_id, ModelIdentity::as_select()))
-            .first::<(i32, ModelIdentity)>(link.conn())
+            .select((models::model_id, ModelRow::as_select()))
+            .first::<(i32, ModelRow)>(link.conn())
             .await
             .optional();
-        Ok(link.done(found)?.map(|(id, identity)| (ModelId(id), identity)))
+        Ok(link.done(found)?.map(|(id, row)| (ModelId(id), row.into())))
     }
 }
 
@@ -90,7 +94,7 @@ async fn adopt(
     let current = change_clock::table.select(change_clock::model_id).for_update();
     let current: Option<i32> = current.first(conn).await?;
     diesel::insert_into(models::table)
-        .values(model)
+        .values(ModelRow::from(model))
         .on_conflict(models::fingerprint)
         .do_nothing()
         .execute(conn)
@@ -103,8 +107,8 @@ async fn adopt(
     let any_vector =
         chunk_vectors::table.select(chunk_vectors::item).limit(1).first::<i64>(conn).await.optional()?;
     if let (Some(stored), Some(_)) = (current, any_vector) {
-        let stored = models::table.find(stored).select(ModelIdentity::as_select());
-        return Ok(Err(stored.first(conn).await?));
+        let stored = models::table.find(stored).select(ModelRow::as_select());
+        return Ok(Err(stored.first::<ModelRow>(conn).await?.into()));
     }
     diesel::update(change_clock::table).set(change_clock::model_id.eq(wanted)).execute(conn).await?;
     Ok(Ok(ModelId(wanted)))
