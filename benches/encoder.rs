@@ -2,19 +2,44 @@
 //!
 //! `cargo bench --bench encoder`; the corpus is the NDJSON file named by `LNSP_BENCH_CORPUS` (field `text`), else
 //! the project's sample. Formats take turns, round by round, so that a busy neighbour slows both; medians.
+//! `matrix_share` is the part of the machine's rate for one large matrix product (libtorch's own `matmul`, measured in
+//! the same rounds) that arrives as encoded real tokens; above 1 means that our products are faster than that one.
+//!
+//! Ideas, what each should have moved, and what it did (MiniLM, 55 tokens a text, 2 cores with AVX-512 and bf16;
+//! per core, in processor time, because the machine was shared):
+//!
+//! - f32 products by oneDNN with packed weights instead of MKL: products are 80 % of a pass. 98 -> 112 GFLOP/s, 65 ->
+//!   73 texts/s. They are reached through TorchScript (`mkldnn::_linear_pointwise`); `mkldnn_linear` on opaque tensors
+//!   was no faster, and needs a copy on each side.
+//! - Weights packed for bf16, activation and residual inside the product: 215 -> 235 GFLOP/s, 120 -> 128 texts/s. GELU
+//!   still costs 4 % of a pass; its tanh form is no cheaper.
+//! - bf16 attention in oneDNN steps: libtorch's fused attention took 3.1 ms of a 22 ms layer (MKL has no bf16
+//!   product for this processor and converts), the steps take 1.7 ms. Softmax decides it: 1.9 ms by libtorch,
+//!   0.5 ms by oneDNN with both copies. In f32 the steps are no faster than fused attention, which stays.
+//! - Freed memory kept (see `tch_encoder`): attention in steps on long texts 10 -> 3 ms; before, most of it went into
+//!   page faults.
+//! - Size of a pass, in tokens: 1,024 and 2,048 are best; 512 is 4 % slower, 4,096 12 %, 8,192 27 %.
+//! - One encoder per core with one thread each, against one encoder on both cores: equal or 10 % faster on a quiet
+//!   machine, up to twice as fast when something else runs, because the threads of one pass wait for each other at
+//!   each step.
+//! - `ATEN_CPU_CAPABILITY=avx512` (tried on attention): nothing. `OMP_WAIT_POLICY=passive`, `GOMP_SPINCOUNT`: nothing
+//!   on a quiet machine, worse on a busy one.
 
 use lnsp_ingest::encoder::plan::{self, Budget};
 use lnsp_ingest::encoder::{
-    Calibration, DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles,
-    TchEncoder, Tokenizer, Tokens, load, locate,
+    DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder,
+    Tokenizer, Tokens, Tuning, load, locate,
 };
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Barrier;
 use std::time::Instant;
-use std::{env, error, fs};
+use std::{env, error, fs, thread};
+use tch::{Device, Kind, Tensor};
 
-const ROUNDS: usize = 7;
-const TEXTS: usize = 768;
+const ROUNDS: usize = 5;
+const TEXTS: usize = 512;
 /// As many texts as the service lets wait for the model.
 const WINDOW: usize = 512;
 
@@ -42,41 +67,122 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     let tokens: Vec<Tokens> = texts.iter().map(|text| tokenizer.tokenize(text)).collect::<Result<_, _>>()?;
     let mean = tokens.iter().map(Tokens::len).sum::<usize>() as f64 / tokens.len() as f64;
     eprintln!("{} texts of {mean:.1} tokens", tokens.len());
-    let mut candidates = Vec::new();
-    for dtype in [Dtype::F32, Dtype::Bf16] {
-        let (encoder, calibration) = open(&files, dtype)?;
-        eprintln!("{dtype}: {calibration}");
-        candidates.push((encoder, calibration, Vec::new()));
-    }
-    let mut padding = Vec::new();
-    for _ in 0..ROUNDS {
-        for (encoder, calibration, rates) in &mut candidates {
-            let start = Instant::now();
-            padding.push(encode_all(encoder, &tokens, calibration.tuning.budget)?);
-            rates.push(tokens.len() as f64 / start.elapsed().as_secs_f64());
-        }
-    }
+    let shape = files.architecture.clone();
+    let (hidden, intermediate) = (shape.hidden, shape.intermediate);
+    let flop_per_token = (shape.layers * (8 * hidden * hidden + 4 * hidden * intermediate)) as f64;
 
-    for (encoder, _, rates) in candidates {
-        let rate = median(rates);
-        println!("figure encoder.{}.texts_per_s {rate:.1} texts/s", encoder.dtype());
-        println!("figure encoder.{}.tokens_per_s {:.0} tokens/s", encoder.dtype(), rate * mean);
+    // On a thread of its own, as in the service.
+    let measured =
+        thread::spawn(move || measure(&files, &tokens)).join().map_err(|_| "the model thread failed")??;
+    for Measured { dtype, texts_per_s, side_by_side, matrix_flop_per_s, .. } in &measured {
+        println!("figure encoder.{dtype}.texts_per_s {texts_per_s:.1} texts/s");
+        println!("figure encoder.{dtype}.side_by_side.texts_per_s {side_by_side:.1} texts/s");
+        println!("figure encoder.{dtype}.tokens_per_s {:.0} tokens/s", texts_per_s * mean);
+        println!("figure encoder.{dtype}.matrix_rate {:.0} GFLOP/s", matrix_flop_per_s / 1e9);
+        let share = texts_per_s * mean * flop_per_token / matrix_flop_per_s;
+        println!("figure encoder.{dtype}.matrix_share {share:.3} share");
     }
-    println!("figure encoder.padding_ratio {:.4} share", median(padding));
+    let padding = measured.first().map_or(0.0, |measured| measured.padding);
+    println!("figure encoder.padding_ratio {padding:.4} share");
     println!("figure encoder.tokenize_us {tokenize_us:.1} us");
     println!("figure encoder.tokenize_longest_ms {longest_ms:.2} ms");
     Ok(())
 }
 
-fn open(files: &ModelFiles, dtype: Dtype) -> Result<(TchEncoder, Calibration), EncodeError> {
-    load(&EncoderOptions {
+struct Measured {
+    dtype: Dtype,
+    /// One encoder on all cores.
+    texts_per_s: f64,
+    /// An encoder on each core.
+    side_by_side: f64,
+    /// What this machine does with a large matrix product.
+    matrix_flop_per_s: f64,
+    padding: f64,
+}
+
+fn measure(files: &ModelFiles, tokens: &[Tokens]) -> Result<Vec<Measured>, EncodeError> {
+    let mut candidates = Vec::new();
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let (encoder, calibration) = load(&options(files, dtype))?;
+        eprintln!("{dtype}: {calibration}");
+        candidates.push((encoder, calibration.tuning, [const { Vec::new() }; 3], 0.0));
+    }
+    for _ in 0..ROUNDS {
+        for (encoder, tuning, [rates, side_by_side, matrix_rates], padding) in &mut candidates {
+            let start = Instant::now();
+            *padding = encode_all(encoder, tokens, tuning.budget)?;
+            rates.push(tokens.len() as f64 / start.elapsed().as_secs_f64());
+            side_by_side.push(rate_side_by_side(files, *tuning, tokens)?);
+            matrix_rates.push(matrix_rate(encoder.dtype()));
+        }
+    }
+    let measured =
+        |(encoder, _, [rates, side_by_side, matrix_rates], padding): (TchEncoder, _, [Vec<f64>; 3], _)| {
+            Measured {
+                dtype: encoder.dtype(),
+                texts_per_s: median(rates),
+                side_by_side: median(side_by_side),
+                matrix_flop_per_s: median(matrix_rates),
+                padding,
+            }
+        };
+    Ok(candidates.into_iter().map(measured).collect())
+}
+
+fn rate_side_by_side(files: &ModelFiles, tuning: Tuning, tokens: &[Tokens]) -> Result<f64, EncodeError> {
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let ready = Barrier::new(cores);
+    let work = |part: Vec<Tokens>| -> Result<(Instant, Instant), EncodeError> {
+        let alone = EncoderOptions {
+            threads: NonZeroUsize::new(1),
+            tuning: Some(tuning),
+            ..options(files, tuning.dtype)
+        };
+        let loaded = load(&alone).and_then(|(mut encoder, _)| {
+            encode_all(&mut encoder, &part[..part.len() / 8], tuning.budget)?;
+            Ok(encoder)
+        });
+        ready.wait();
+        let start = Instant::now();
+        encode_all(&mut loaded?, &part, tuning.budget)?;
+        Ok((start, Instant::now()))
+    };
+    let times = thread::scope(|scope| {
+        let parts = (0..cores).map(|core| tokens.iter().skip(core).step_by(cores).cloned().collect());
+        let threads: Vec<_> = parts.map(|part| scope.spawn(|| work(part))).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok()).collect::<Result<Vec<_>, _>>()
+    })?;
+    let start = times.iter().map(|(start, _)| start).min();
+    let end = times.iter().map(|(_, end)| end).max();
+    let took = start.zip(end).map_or(f64::NAN, |(start, end)| end.duration_since(*start).as_secs_f64());
+    Ok(tokens.len() as f64 / took)
+}
+
+fn matrix_rate(dtype: Dtype) -> f64 {
+    let kind = match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::Bf16 => Kind::BFloat16,
+    };
+    let (rows, inner, columns) = (1024, 1536, 1536);
+    let x = Tensor::ones([rows, inner], (kind, Device::Cpu));
+    let y = Tensor::ones([inner, columns], (kind, Device::Cpu));
+    let once = || {
+        let start = Instant::now();
+        let _product = x.matmul(&y);
+        start.elapsed().as_secs_f64()
+    };
+    (2 * rows * inner * columns) as f64 / median((0..20).map(|_| once()).collect())
+}
+
+fn options(files: &ModelFiles, dtype: Dtype) -> EncoderOptions {
+    EncoderOptions {
         files: files.clone(),
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Only(dtype),
         threads: None,
         batch_texts: true,
         tuning: None,
-    })
+    }
 }
 
 /// Encodes everything as the service would under load, and gives the share of padding.

@@ -10,7 +10,7 @@ use super::linear::{FusedKernels, Linear};
 use super::weights::Weights;
 use super::{Dtype, EncodeError};
 use std::rc::Rc;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// A BERT encoder in one number format. Sums inside norms, attention and products are f32 in both.
 pub(super) struct Bert {
@@ -47,7 +47,9 @@ impl Bert {
             weights.get("embeddings.position_embeddings.weight", &[shape.positions as i64, hidden])?;
         let type_0 = weights.first_row("embeddings.token_type_embeddings.weight", hidden)?;
         let positions = positions.f_add(&type_0).doing("adding embeddings")?;
-        let norm = |name: &str| Norm::new(weights, name, hidden, shape.eps);
+        // On a processor norms take f32 weights for bf16 tokens, elsewhere both must be of one kind.
+        let norm_kind = if words.device() == Device::Cpu { Kind::Float } else { dtype.kind() };
+        let norm = |name: &str| Norm::new(weights, name, (hidden, shape.eps), norm_kind);
         let scale = ((shape.hidden / shape.heads) as f64).powf(-0.5);
         let layer = |index: usize| -> Result<Layer, EncodeError> {
             let at = format!("encoder.layer.{index}");
@@ -74,7 +76,7 @@ impl Bert {
             })
         };
         Ok(Bert {
-            norm: norm("embeddings.LayerNorm")?,
+            norm: Norm::new(weights, "embeddings.LayerNorm", (hidden, shape.eps), Kind::Float)?,
             layers: (0..shape.layers).map(layer).collect::<Result<_, _>>()?,
             words,
             positions,
@@ -116,7 +118,7 @@ impl Bert {
     }
 }
 
-/// Layer norm; its weights stay f32 in both formats.
+/// Layer norm.
 struct Norm {
     weight: Tensor,
     bias: Tensor,
@@ -125,13 +127,11 @@ struct Norm {
 }
 
 impl Norm {
-    fn new(weights: &Weights, name: &str, width: i64, eps: f64) -> Result<Self, EncodeError> {
-        Ok(Norm {
-            weight: weights.get(&format!("{name}.weight"), &[width])?,
-            bias: weights.get(&format!("{name}.bias"), &[width])?,
-            width,
-            eps,
-        })
+    fn new(weights: &Weights, name: &str, (width, eps): (i64, f64), kind: Kind) -> Result<Self, EncodeError> {
+        let get = |part: &str| {
+            weights.get(&format!("{name}.{part}"), &[width])?.f_to_kind(kind).doing("reading weights")
+        };
+        Ok(Norm { weight: get("weight")?, bias: get("bias")?, width, eps })
     }
 
     fn apply(&self, x: &Tensor) -> Result<Tensor, EncodeError> {

@@ -54,14 +54,18 @@ impl fmt::Display for Calibration {
 /// A paragraph.
 const TYPICAL_TOKENS: usize = 56;
 /// Tokens of the pass that candidates are compared with.
-const TRIAL_TOKENS: usize = 1024;
-/// How long one candidate or one size is tried.
-const TRIAL: Duration = Duration::from_millis(120);
+const TRIAL_TOKENS: usize = 512;
+/// How long one candidate is tried, and how long all sizes together.
+const TRIAL: Duration = Duration::from_millis(200);
+const SIZES_TRIAL: Duration = Duration::from_millis(600);
 /// A query that arrives waits for one pass, so a pass has to stay short.
 const LONGEST_PASS: Duration = Duration::from_millis(60);
 /// Padded tokens of one pass. Below, libtorch's overhead per step shows; above, intermediate results leave the cache.
-const SIZES: [usize; 6] = [512, 1024, 1536, 2048, 3072, 4096];
-/// More speed than this has to be gained by a larger pass.
+const SIZES: [usize; 9] = [512, 768, 1024, 1536, 2048, 4096, 8192, 16_384, 32_768];
+/// For a model so large that a pass of the smallest size takes [`VERY_LONG_PASS`].
+const SIZE_OF_LARGE_MODELS: usize = 128;
+const VERY_LONG_PASS: Duration = Duration::from_millis(250);
+/// What a larger pass must gain to be worth the longer wait.
 const WORTH: f64 = 1.02;
 
 /// Builds each way to compute with `build`, tries it, and keeps the fastest.
@@ -81,9 +85,9 @@ pub(super) fn calibrate(
             Err(EncodeError::Torch { .. }) if linear != LinearKind::Default => continue,
             Err(error) => return Err(error),
         };
-        let took = match best_pass(&mut encoder, &trial(TRIAL_TOKENS, shape)) {
-            Ok(took) => took,
-            Err(_) if linear != LinearKind::Default => continue,
+        let took = match best_passes(&mut encoder, &[trial(TRIAL_TOKENS, shape)], TRIAL) {
+            Ok(best) => best[0],
+            Err(EncodeError::Torch { .. }) if linear != LinearKind::Default => continue,
             Err(error) => return Err(error),
         };
         let texts = TRIAL_TOKENS / TYPICAL_TOKENS;
@@ -93,13 +97,13 @@ pub(super) fn calibrate(
             best = Some((encoder, candidate));
         }
     }
-    let Some((mut encoder, Candidate { dtype, linear, .. })) = best else {
+    let Some((mut encoder, Candidate { dtype, linear, texts_per_s })) = best else {
         return Err(EncodeError::Torch {
             doing: "looking for a way to compute",
             reason: "none works".to_owned(),
         });
     };
-    let budget = Budget { tokens: best_size(&mut encoder, shape)?, texts: 512 };
+    let budget = Budget { tokens: best_size(&mut encoder, texts_per_s, shape)?, texts: 512 };
     Ok((encoder, Calibration { tuning: Tuning { dtype, linear, budget }, candidates, took: begin.elapsed() }))
 }
 
@@ -118,13 +122,16 @@ fn ways(choice: DtypeChoice, device: Device) -> Vec<(Dtype, LinearKind)> {
     dtypes.into_iter().flat_map(|dtype| linears.iter().map(move |&linear| (dtype, linear))).collect()
 }
 
-fn best_size(encoder: &mut TchEncoder, shape: &Architecture) -> Result<usize, EncodeError> {
+fn best_size(encoder: &mut TchEncoder, texts_per_s: f64, shape: &Architecture) -> Result<usize, EncodeError> {
+    let tokens_within = |time: Duration| (texts_per_s * TYPICAL_TOKENS as f64 * time.as_secs_f64()) as usize;
+    if tokens_within(VERY_LONG_PASS) < SIZES[0] {
+        return Ok(SIZE_OF_LARGE_MODELS);
+    }
+    let longest = tokens_within(LONGEST_PASS).max(SIZES[0]);
+    let sizes: Vec<usize> = SIZES.into_iter().filter(|&size| size <= longest).collect();
+    let trials: Vec<Vec<Tokens>> = sizes.iter().map(|&size| trial(size, shape)).collect();
     let mut best = (SIZES[0], 0.0);
-    for size in SIZES {
-        let took = best_pass(encoder, &trial(size, shape))?;
-        if took > LONGEST_PASS && best.1 > 0.0 {
-            break;
-        }
+    for (size, took) in sizes.into_iter().zip(best_passes(encoder, &trials, SIZES_TRIAL)?) {
         let tokens_per_s = size as f64 / took.as_secs_f64();
         if tokens_per_s > best.1 * WORTH {
             best = (size, tokens_per_s);
@@ -133,19 +140,26 @@ fn best_size(encoder: &mut TchEncoder, shape: &Architecture) -> Result<usize, En
     Ok(best.0)
 }
 
-/// The fastest of some passes: whatever else the machine does only makes a pass slower.
-fn best_pass(encoder: &mut TchEncoder, texts: &[Tokens]) -> Result<Duration, EncodeError> {
-    let texts: Vec<&Tokens> = texts.iter().collect();
+/// The fastest pass of each of the batches, which take turns for `time`: whatever else the machine does only makes
+/// a pass slower.
+fn best_passes(
+    encoder: &mut TchEncoder,
+    batches: &[Vec<Tokens>],
+    time: Duration,
+) -> Result<Vec<Duration>, EncodeError> {
     let begin = Instant::now();
-    let mut best = Duration::MAX;
-    // The first pass sets up what libtorch keeps.
-    for pass in 0.. {
-        let start = Instant::now();
-        encoder.encode(&texts)?;
-        if pass > 0 {
-            best = best.min(start.elapsed());
+    let mut best = vec![Duration::MAX; batches.len()];
+    for round in 0.. {
+        for (batch, best) in batches.iter().zip(&mut best) {
+            let texts: Vec<&Tokens> = batch.iter().collect();
+            let start = Instant::now();
+            encoder.encode(&texts)?;
+            // The first pass sets up what libtorch keeps for each shape.
+            if round > 0 {
+                *best = start.elapsed().min(*best);
+            }
         }
-        if pass > 1 && begin.elapsed() > TRIAL {
+        if round > 0 && begin.elapsed() > time {
             break;
         }
     }

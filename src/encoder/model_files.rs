@@ -89,6 +89,7 @@ impl ModelFiles {
                 format!("expected max_seq_length >= 3, received {max_tokens}"),
             ));
         }
+        refuse_prompt(folder)?;
         let absolute = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
         Ok(ModelFiles {
             name: absolute.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -204,6 +205,24 @@ fn read_modules(folder: &Path) -> Result<Modules, EncodeError> {
         }
     }
     Ok(found)
+}
+
+#[derive(Deserialize)]
+struct Prompts {
+    default_prompt_name: Option<String>,
+}
+
+/// Some models want the same words before each text.
+fn refuse_prompt(folder: &Path) -> Result<(), EncodeError> {
+    let path = folder.join("config_sentence_transformers.json");
+    match read_json::<Prompts>(&path)?.and_then(|prompts| prompts.default_prompt_name) {
+        Some(prompt) => Err(EncodeError::Unsupported {
+            received: format!("default prompt `{prompt}`"),
+            expected: "none",
+            path,
+        }),
+        None => Ok(()),
+    }
 }
 
 fn read_pooling(folder: &Path, module: Option<&str>) -> Result<Pooling, EncodeError> {

@@ -7,7 +7,6 @@ use lnsp_ingest::encoder::{
     DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, LinearKind, ModelFiles,
     TchEncoder, Tokenizer, Tokens, Tuning, load, locate,
 };
-use proptest::prelude::*;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -299,6 +298,11 @@ fn a_wrong_folder_is_refused_with_a_sentence() {
         Some(r#"[{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]"#),
         &["models.Dense", "not supported yet"],
     );
+    check_refused(
+        "config_sentence_transformers.json",
+        Some(r#"{"default_prompt_name": "passage"}"#),
+        &["default prompt `passage`", "not supported yet"],
+    );
 }
 
 #[test]
@@ -370,56 +374,4 @@ fn settings_name_what_is_allowed() {
     let absent = EncoderOptions { device: DeviceChoice::Cuda(99), ..options(Dtype::F32) };
     let sentence = load(&absent).err().unwrap().to_string();
     assert!(sentence.starts_with("LNSP_DEVICE=cuda:99 is not usable"), "{sentence}");
-}
-
-proptest! {
-    #[test]
-    fn a_batch_has_the_oldest_text_and_keeps_the_budget(
-        lengths in prop::collection::vec(0_usize..300, 1..200),
-        tokens in 1_usize..5000,
-        texts in 1_usize..100,
-    ) {
-        let chosen = plan::choose(&lengths, Budget { tokens, texts });
-        prop_assert!(chosen.contains(&0));
-        let longest = chosen.iter().map(|&text| lengths[text]).max().unwrap();
-        prop_assert!(chosen.len() == 1 || (chosen.len() <= texts && chosen.len() * longest <= tokens));
-        let mut unique = chosen.clone();
-        unique.sort_unstable();
-        unique.dedup();
-        prop_assert_eq!(unique.len(), chosen.len());
-        prop_assert!(chosen.is_sorted_by_key(|&text| lengths[text]));
-    }
-
-    /// Taking batch after batch, every text gets its turn, and each after at most as many batches as stood before it.
-    #[test]
-    fn everything_that_waits_is_served(lengths in prop::collection::vec(1_usize..300, 1..120)) {
-        let mut waiting: Vec<(usize, usize)> = lengths.iter().copied().enumerate().collect();
-        let mut batches = 0;
-        while let Some(&(oldest, _)) = waiting.first() {
-            prop_assert!(oldest >= batches);
-            let of_waiting: Vec<usize> = waiting.iter().map(|&(_, length)| length).collect();
-            let chosen = plan::choose(&of_waiting, BUDGET);
-            let mut at = 0;
-            waiting.retain(|_| { at += 1; !chosen.contains(&(at - 1)) });
-            batches += 1;
-        }
-    }
-}
-
-#[test]
-fn nothing_waits_nothing_is_chosen() {
-    assert!(plan::choose(&[], Budget { tokens: 1024, texts: 8 }).is_empty());
-}
-
-#[test]
-fn a_text_over_the_budget_goes_alone() {
-    assert_eq!(plan::choose(&[300, 10, 290], Budget { tokens: 256, texts: 8 }), [0]);
-}
-
-#[test]
-fn like_lengths_go_together() {
-    let mut lengths = vec![50; 10];
-    lengths.extend([250; 10]);
-    let chosen = plan::choose(&lengths, Budget { tokens: 2048, texts: 64 });
-    assert_eq!(chosen, (0..10).collect::<Vec<_>>());
 }
