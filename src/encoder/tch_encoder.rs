@@ -122,6 +122,10 @@ impl TchEncoder {
         self.dtype
     }
 
+    pub(super) fn device(&self) -> Device {
+        self.device
+    }
+
     fn check(&self, text: &Tokens) -> Result<(), EncodeError> {
         let foreign = |what, expected: String, received: usize| {
             Err(EncodeError::ForeignTokens { what, expected, received: received.to_string() })

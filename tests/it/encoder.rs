@@ -175,6 +175,20 @@ fn vectors_have_unit_length_and_the_promised_size() {
 }
 
 #[test]
+fn without_a_tuning_the_fastest_way_is_measured_and_taken() {
+    let (encoder, calibration) =
+        load(&EncoderOptions { dtype: DtypeChoice::Auto, tuning: None, ..options(Dtype::F32) }).unwrap();
+    let Tuning { dtype, linear, budget } = calibration.tuning;
+    let fastest =
+        calibration.candidates.iter().max_by(|a, b| a.texts_per_s.total_cmp(&b.texts_per_s)).unwrap();
+    assert_eq!((dtype, linear), (fastest.dtype, fastest.linear));
+    assert_eq!(encoder.dtype(), dtype);
+    assert!(budget.tokens >= 128 && budget.texts > 0);
+    let sentence = calibration.to_string();
+    assert!(sentence.contains("f32 default") && sentence.contains("texts/s on one thread"), "{sentence}");
+}
+
+#[test]
 fn a_bad_text_fails_alone() {
     let mut encoder = encoder(Dtype::F32);
     let good = TOKENIZER.tokenize("A good text among bad ones.").unwrap();
