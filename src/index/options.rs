@@ -86,7 +86,9 @@ impl IndexOptions {
 impl Default for BuildPolicy {
     fn default() -> Self {
         BuildPolicy {
-            at_least: 1_000,
+            // Measured at 50,000 items: four builds of 1,000 cost 1.4 s of a core, one of 4,000 costs 1.0 s. Looking at
+            // 4,096 changes in memory adds 0.4 ms to a search.
+            at_least: 4_096,
             one_in: 50,
             at_most: 16_384,
             idle: Duration::from_secs(5),
@@ -114,8 +116,8 @@ mod tests {
     #[test]
     fn builds_are_in_proportion() {
         let policy = BuildPolicy::default();
-        assert_eq!(policy.threshold(0), 1_000);
-        assert_eq!(policy.threshold(100_000), 2_000);
+        assert_eq!(policy.threshold(0), 4_096);
+        assert_eq!(policy.threshold(500_000), 10_000);
         assert_eq!(policy.threshold(10_000_000), 16_384);
     }
 }
