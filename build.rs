@@ -6,19 +6,28 @@ use std::path::PathBuf;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-changed=.deps/classifier/tmd.bin");
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
 
     let artefact = root.join(".deps/classifier/tmd.bin");
-    assert!(artefact.exists(), "the classifier artefact is missing: run scripts/setup once, then build again");
+    assert!(
+        artefact.exists(),
+        "the classifier artefact is missing: run scripts/setup once, then build again"
+    );
     println!("cargo:rustc-env=LNSP_CLASSIFIER={}", artefact.display());
 
-    // libtorch_cpu finds its own neighbours; only the way to it has to be told. The second entry keeps a moved
-    // checkout running, the first one any binary of this build wherever it is copied.
-    let libtorch = env::var_os("LIBTORCH").map_or_else(|| root.join(".deps/libtorch"), PathBuf::from);
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libtorch.join("lib").display());
+    // torch-sys says which libtorch it found. That one finds its own neighbours; only the way to it has to be
+    // told. The relative entries keep a moved checkout running: binaries, and tests one folder deeper.
+    println!("cargo:rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");
+    let libtorch =
+        env::var_os("DEP_TCH_LIBTORCH_LIB").map_or_else(|| root.join(".deps/libtorch/lib"), PathBuf::from);
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libtorch.display());
     if env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../../.deps/libtorch/lib");
+        println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../../../.deps/libtorch/lib");
+        if libtorch.join("libtorch_cuda.so").exists() {
+            // Nothing names a symbol of it, so the linker would leave it out, and with it the GPU.
+            println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch_cuda,--as-needed");
+        }
     }
 }

@@ -1,8 +1,45 @@
-//! lnsp-ingest: text chunks in over HTTP; classified, embedded, durable and searchable when acknowledged.
+//! lnsp-ingest: text chunks come in over HTTP; each is classified, embedded, and committed to PostgreSQL with its
+//! vector in an LMDB-backed index. It is searchable when it is acknowledged; overload slows the sender.
+//!
+//! ```text
+//!   main / cli / app / config      composition: the only place that knows every concrete type
+//!         |
+//!       http                       knows Entrance, Search, Receipt, Chunk; not the stages behind them
+//!         |
+//!    pipeline     search           pipeline names all stages, in order, in one function
+//!         |       /
+//!       stages   /                 TmdExtractor -> Embedder -> Writer; a stage never knows another
+//!       /    \  /
+//!    ports   flow                  ports: classifier, encoder, store, index; flow: Inlet, Parcel, Receipt, Batch, Worker
+//!       \    /
+//!       domain                     chunk, tmd, model, outcome, quality: pure
+//!    metrics                       a leaf beside the house
+//! ```
+//!
+//! Read [`pipeline`] first: its one function is the way of a chunk.
+//!
+//! Invariants, each with a test:
+//! - A chunk's type changes at each stage, so nothing skips one.
+//! - A parcel holds a slot from the first stage to its answer; what is in flight never exceeds the slots.
+//! - A receipt answers exactly once, also when everything around it is dropped.
+//! - Row and vector are one transaction; the index learns of them before the client does.
+//! - Nothing imports upwards or sideways.
 
+pub mod app;
 pub mod chunk;
+pub mod classifier;
+pub mod cli;
+pub mod config;
 pub mod encoder;
+pub mod flow;
+pub mod http;
 pub mod index;
+pub mod metrics;
+pub mod model;
 pub mod outcome;
+pub mod pipeline;
+pub mod quality;
+pub mod search;
+pub mod stages;
 pub mod store;
 pub mod tmd;

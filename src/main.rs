@@ -1,3 +1,51 @@
-//! The `lnsp` program.
+//! The `lnsp` program: what can be asked of it, and nothing else.
 
-fn main() {}
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use lnsp_ingest::{cli, config::Config};
+use std::error::Error;
+use std::process::ExitCode;
+
+/// Takes text chunks over HTTP and makes them durable, classified and searchable.
+#[derive(Parser)]
+#[command(name = "lnsp", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the service until it is told to stop.
+    Serve(Box<Config>),
+    /// Sends NDJSON files, one chunk a line, and shows the progress.
+    Ingest(cli::ingest::Ingest),
+    /// Searches, and prints a table.
+    Search(cli::search::Search),
+}
+
+fn main() -> ExitCode {
+    let command = match Arguments::command().try_get_matches().and_then(|m| Arguments::from_arg_matches(&m)) {
+        Ok(arguments) => arguments.command,
+        Err(error) => return explain(&error),
+    };
+    let result = match command {
+        Command::Serve(config) => cli::serve::run(*config),
+        Command::Ingest(ingest) => cli::ingest::run(ingest),
+        Command::Search(search) => cli::search::run(search),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("lnsp: {}", cli::sentence(error.as_ref()));
+        ExitCode::FAILURE
+    })
+}
+
+/// A value that is not allowed is explained by its own sentence; everything else by clap.
+fn explain(error: &clap::Error) -> ExitCode {
+    if let (clap::error::ErrorKind::ValueValidation, Some(sentence)) = (error.kind(), error.source()) {
+        eprintln!("lnsp: {sentence}");
+        return ExitCode::from(2);
+    }
+    // Help and version are "errors" here too; printing them can only fail when nobody reads.
+    drop(error.print());
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}

@@ -23,6 +23,8 @@ pub enum Outcome {
 pub struct Filed {
     /// What the client sent.
     pub chunk: Arc<Chunk>,
+    /// The public name in the row.
+    pub cpe_id: uuid::Uuid,
     /// The codes in the row, and where they came from.
     pub tagging: Tagging,
     /// The number of its commit in the store's clock.
@@ -116,6 +118,28 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Every reason there is.
+    pub const ALL: [Cause; 18] = [
+        Cause::InvalidJson,
+        Cause::InvalidUtf8,
+        Cause::LineTooLong,
+        Cause::WrongType,
+        Cause::UnknownField,
+        Cause::MissingField,
+        Cause::TextEmpty,
+        Cause::TextTooLong,
+        Cause::NulCharacter,
+        Cause::CodeOutOfRange,
+        Cause::InvalidName,
+        Cause::IdConflict,
+        Cause::TmdFailed,
+        Cause::EmbedFailed,
+        Cause::StoreFailed,
+        Cause::Poison,
+        Cause::Lost,
+        Cause::Draining,
+    ];
+
     /// The stable name in answers and metrics.
     pub fn code(self) -> &'static str {
         match self {

@@ -34,20 +34,8 @@ pub use model_files::{ModelFiles, Pooling, locate};
 pub use tch_encoder::{EncoderOptions, TchEncoder, load};
 pub use tokens::{Tokenizer, Tokens};
 
+use crate::model::ModelIdentity;
 use std::sync::Arc;
-
-/// Which vectors a model makes. Vectors of different identities are never compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelIdentity {
-    /// The name of its folder.
-    pub name: String,
-    /// What is done with a text besides applying the weights.
-    pub recipe: String,
-    /// blake3 of recipe, weights and tokenizer, in hex.
-    pub fingerprint: String,
-    /// The length of its vectors.
-    pub dims: usize,
-}
 
 /// A vector of unit length, or why this one text has none.
 pub type Vector = Result<Arc<[f32]>, EncodeError>;

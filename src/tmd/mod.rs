@@ -67,10 +67,11 @@ impl Axis {
 
     fn check(self, code: i64) -> Result<u8, CodeOutOfRange> {
         let expected = (self.len() - 1) as u8;
-        u8::try_from(code)
-            .ok()
-            .filter(|code| *code <= expected)
-            .ok_or(CodeOutOfRange { axis: self, expected, received: code })
+        u8::try_from(code).ok().filter(|code| *code <= expected).ok_or(CodeOutOfRange {
+            axis: self,
+            expected,
+            received: code,
+        })
     }
 }
 

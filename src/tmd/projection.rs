@@ -31,7 +31,11 @@ const PROJECTION: [[f32; 15]; 16] = [
 pub fn canonical_16d(tmd: Tmd) -> [f32; 16] {
     let code = super::packing::lane_index(tmd);
     let mut vector = PROJECTION.map(|row| {
-        row.iter().enumerate().filter(|(bit, _)| code >> (14 - bit) & 1 == 1).map(|(_, weight)| weight).sum::<f32>()
+        row.iter()
+            .enumerate()
+            .filter(|(bit, _)| code >> (14 - bit) & 1 == 1)
+            .map(|(_, weight)| weight)
+            .sum::<f32>()
     });
     let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
     if norm > 1e-12 {

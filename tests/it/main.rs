@@ -1,4 +1,31 @@
-//! Integration tests: one binary, because libtorch links once. A module per behaviour.
+//! All integration tests, in one binary, because libtorch links slowly. A module is a behaviour; each file reads
+//! like a story. `house` builds a whole service in this process, `process` runs one as another, `postgres` gives
+//! each test a database of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+mod classifier;
+mod connections;
+mod contract;
+mod crash;
+mod database;
 mod encoder;
 mod encoder_plan;
+mod flow_of_chunks;
+mod fresh;
+mod healing;
+mod house;
+mod index;
+mod managed;
+mod postgres;
+mod process;
+mod rules;
+mod start;
+mod store;
+mod store_sql;
+mod wait;
+
+/// The folder of the project.
+fn root() -> std::path::PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}

@@ -3,8 +3,11 @@
 //! Each stage takes one state and gives the next, so nothing can skip a stage and no field waits to be filled.
 //! A [`Chunk`] can only be made by [`Chunk::new`], which checks its content. Pure: no I/O, no runtime.
 
+mod identity;
+
 use crate::outcome::{Cause, Rejection};
 use crate::tmd::{AxisConfidence, Tmd};
+use identity::{content_hash, derived_id, public_name};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +70,7 @@ pub struct Draft {
 pub struct Chunk {
     /// Decides whether a chunk is new.
     pub key: ChunkKey,
-    /// The public name: `cpe_id` and `global_id`. A function of `key` alone.
+    /// The public name it will have if it is new: `cpe_id` and `global_id`.
     pub cpe_id: Uuid,
     /// Of everything the client said, apart from `batch_id`.
     pub content_hash: [u8; 32],
@@ -96,14 +99,22 @@ impl Chunk {
             _ => None,
         }
         .transpose()
-        .map_err(|error| Rejection::new(Cause::CodeOutOfRange, error.to_string()).param(error.axis.field()))?;
+        .map_err(|error| {
+            Rejection::new(Cause::CodeOutOfRange, error.to_string()).param(error.axis.field())
+        })?;
         let content_hash = content_hash(&draft);
-        let key = ChunkKey {
-            id: draft.id.as_deref().map_or_else(|| derived_id(&draft).to_string().into(), Arc::from),
-            dataset: draft.dataset,
+        // A derived id is its own public name. A client's id is hashed with its dataset, because the public name has
+        // to be a UUID and unique over all datasets.
+        let (id, cpe_id) = match &draft.id {
+            Some(id) => (id.as_str().into(), public_name(&draft.dataset, id)),
+            None => {
+                let id = derived_id(&draft);
+                (id.to_string().into(), id)
+            }
         };
+        let key = ChunkKey { id, dataset: draft.dataset };
         Ok(Chunk {
-            cpe_id: public_id(&key),
+            cpe_id,
             key,
             content_hash,
             batch_id: draft.batch_id,
@@ -225,11 +236,14 @@ impl crate::tmd::Axis {
 
 fn check_text(text: &str) -> Result<(), Rejection> {
     if text.len() > MAX_TEXT_BYTES {
-        let message = format!("text too long: expected at most {MAX_TEXT_BYTES} bytes, received {}", text.len());
+        let message =
+            format!("text too long: expected at most {MAX_TEXT_BYTES} bytes, received {}", text.len());
         return Err(Rejection::new(Cause::TextTooLong, message).param("text"));
     }
     if text.contains('\0') {
-        return Err(Rejection::new(Cause::NulCharacter, "text contains a NUL character; remove it").param("text"));
+        return Err(
+            Rejection::new(Cause::NulCharacter, "text contains a NUL character; remove it").param("text")
+        );
     }
     if text.trim().is_empty() {
         return Err(Rejection::new(Cause::TextEmpty, "text is empty or blank").param("text"));
@@ -256,8 +270,10 @@ fn check_names(draft: &Draft) -> Result<(), Rejection> {
             return Err(Rejection::new(Cause::NulCharacter, message).param(field));
         }
         if value.len() > MAX_NAME_BYTES {
-            let message =
-                format!("{field} too long: expected at most {MAX_NAME_BYTES} bytes, received {}", value.len());
+            let message = format!(
+                "{field} too long: expected at most {MAX_NAME_BYTES} bytes, received {}",
+                value.len()
+            );
             return Err(Rejection::new(Cause::InvalidName, message).param(field));
         }
     }
@@ -278,84 +294,9 @@ fn contains_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(items) => items.iter().any(contains_nul),
-        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || contains_nul(value)),
+        Value::Object(fields) => {
+            fields.iter().any(|(name, value)| name.contains('\0') || contains_nul(value))
+        }
         _ => false,
     }
-}
-
-/// blake3 over parts that are each preceded by their length, so that no two lists of parts hash alike.
-struct Hasher(blake3::Hasher);
-
-impl Hasher {
-    fn new(purpose: &str) -> Self {
-        let mut hasher = Hasher(blake3::Hasher::new());
-        hasher.part(purpose.as_bytes());
-        hasher
-    }
-
-    fn part(&mut self, bytes: &[u8]) {
-        self.0.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
-    }
-
-    /// Absent differs from empty.
-    fn optional(&mut self, bytes: Option<&[u8]>) {
-        self.0.update(&[u8::from(bytes.is_some())]);
-        self.part(bytes.unwrap_or_default());
-    }
-
-    fn finish(self) -> [u8; 32] {
-        *self.0.finalize().as_bytes()
-    }
-
-    fn finish_uuid(self) -> Uuid {
-        let hash = self.finish();
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&hash[..16]);
-        Uuid::new_v8(bytes)
-    }
-}
-
-/// The id of a chunk that came without one: of its content and position, never of a line or array position.
-fn derived_id(draft: &Draft) -> Uuid {
-    let mut hasher = Hasher::new("lnsp chunk id 1");
-    hasher.part(draft.dataset.as_bytes());
-    hasher.optional(draft.placement.document_id.as_deref().map(str::as_bytes));
-    hasher.part(&draft.placement.chunk_index.to_le_bytes());
-    hasher.part(draft.text.as_bytes());
-    hasher.finish_uuid()
-}
-
-/// A derived id is its own public name. A client's id is hashed with its dataset, because the public name has to
-/// be a UUID and unique over all datasets.
-fn public_id(key: &ChunkKey) -> Uuid {
-    if let Ok(id) = Uuid::parse_str(&key.id)
-        && id.get_version_num() == 8
-    {
-        return id;
-    }
-    let mut hasher = Hasher::new("lnsp public id 1");
-    hasher.part(key.dataset.as_bytes());
-    hasher.part(key.id.as_bytes());
-    hasher.finish_uuid()
-}
-
-fn content_hash(draft: &Draft) -> [u8; 32] {
-    let placement = &draft.placement;
-    let mut hasher = Hasher::new("lnsp content 1");
-    hasher.part(draft.text.as_bytes());
-    for name in [&placement.document_id, &placement.source_document, &placement.article_title] {
-        hasher.optional(name.as_deref().map(str::as_bytes));
-    }
-    hasher.part(&placement.chunk_index.to_le_bytes());
-    hasher.optional(placement.article_index.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
-    for links in [&placement.parent_cpe_ids, &placement.child_cpe_ids] {
-        hasher.part(&(links.len() as u64).to_le_bytes());
-        links.iter().for_each(|link| hasher.part(link.as_bytes()));
-    }
-    // serde_json keeps object keys sorted, so equal metadata is equal text.
-    hasher.optional(draft.metadata.as_ref().map(Value::to_string).as_ref().map(String::as_bytes));
-    for code in draft.codes {
-        hasher.optional(code.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
-    }
-    hasher.finish()
 }

@@ -1,0 +1,17 @@
+DROP VIEW cpe_vectors;
+DROP VIEW cpe_entry;
+DROP FUNCTION cpe_confidence(double precision, double precision, integer, integer, integer);
+DROP FUNCTION tmd_16d_canonical(integer, integer, integer);
+DROP FUNCTION tmd_projection();
+DROP FUNCTION tmd_16d_ingest(integer, integer, integer);
+DROP FUNCTION tmd_bits_canonical(integer, integer, integer);
+DROP FUNCTION tmd_lane_index(integer, integer, integer);
+DROP VIEW chunk_vectors_real;
+DROP FUNCTION real_array_normalised(real[]);
+DROP FUNCTION real_array_norm(real[]);
+DROP FUNCTION bytea_to_real_array(bytea);
+DROP TABLE tombstones;
+DROP TABLE chunk_vectors;
+DROP TABLE chunks;
+DROP TABLE change_clock;
+DROP TABLE models;

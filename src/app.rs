@@ -1,0 +1,309 @@
+//! Puts the house together, in the order of what needs what: database, classifier, model, index, pipeline.
+//!
+//! The only place that knows every concrete type. [`App::start`] returns when chunks can be taken; [`App::stop`]
+//! takes the house apart in the other order, after every accepted chunk has its answer.
+
+use crate::classifier::{ArtefactError, LocalClassifier};
+use crate::config::Config;
+use crate::encoder::plan::Budget;
+use crate::encoder::{self, Calibration, EncodeError, Encoder, EncoderOptions, ModelFiles, Tokenizer};
+use crate::flow::{Backoff, Lane, Worker, WorkerError};
+use crate::http::{Counts, Facts, State};
+use crate::index::{
+    ChangeSource, ChangedRow, Changes, Index, IndexError, IndexIdentity, IndexOptions, SourceError,
+};
+use crate::metrics;
+use crate::model::ModelIdentity;
+use crate::pipeline::{Pipeline, PipelineSettings, Tools};
+use crate::search::Search;
+use crate::stages::{EmbedTools, Inspect, Model, NoInspection, RemoteTagger, TmdTools, WriteTools};
+use crate::store::managed::{ManagedError, ManagedPostgres};
+use crate::store::{Dsn, ModelId, Store, StoreError, StoreOptions};
+use actix_web::web;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// The running service, without its HTTP face.
+pub struct App {
+    /// What the HTTP face works with.
+    pub state: web::Data<State>,
+    postgres: Option<ManagedPostgres>,
+}
+
+/// What tests and benches change; the service itself uses the default.
+pub struct Fittings {
+    /// See [`PipelineSettings`].
+    pub pipeline: PipelineSettings,
+    /// See [`Inspect`].
+    pub inspect: Arc<dyn Inspect>,
+    /// Asked for the codes that a client does not send, instead of the local classifier.
+    pub remote: Option<Arc<dyn RemoteTagger>>,
+    /// Takes the place of the model: built on the model's thread.
+    pub encoder: Option<EncoderFactory>,
+    /// Changes how the index is opened.
+    pub index: fn(&mut IndexOptions),
+}
+
+/// Builds an encoder on the thread it will stay on.
+pub type EncoderFactory = Arc<dyn Fn() -> Box<dyn Encoder> + Send + Sync>;
+
+impl Default for Fittings {
+    fn default() -> Self {
+        Fittings {
+            pipeline: PipelineSettings::default(),
+            inspect: Arc::new(NoInspection),
+            remote: None,
+            encoder: None,
+            index: |_| {},
+        }
+    }
+}
+
+/// Why the service did not start; each is one sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder.
+    #[error("the data folder {folder} cannot be used: {error}; choose another with LNSP_DATA_DIR")]
+    DataFolder {
+        /// As configured.
+        folder: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// Our own PostgreSQL.
+    #[error(transparent)]
+    Postgres(#[from] ManagedError),
+    /// Any PostgreSQL.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The classifier in the binary.
+    #[error(transparent)]
+    Classifier(#[from] ArtefactError),
+    /// A thread of our own ended as soon as it began.
+    #[error("a worker thread did not answer: {0}; this is a bug")]
+    Worker(WorkerError),
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] EncodeError),
+    /// The index.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+impl App {
+    /// Starts everything. Must run inside an actix system, whose Arbiter the pipeline gets. `say` hears a line for
+    /// each part that is ready.
+    pub async fn start(
+        config: Config,
+        fittings: Fittings,
+        say: &mut dyn FnMut(String),
+    ) -> Result<App, StartError> {
+        // Before the first metric; a process that has another recorder keeps it.
+        metrics::install();
+        let data_dir = data_folder(&config.data_dir)?;
+        let (store, postgres) = open_store(&config, &data_dir, say).await?;
+        let classifier = Worker::spawn("lnsp-classifier", CPU_QUEUE, LocalClassifier::embedded)?;
+        let version = classifier.run(Lane::Express, |classifier| classifier.version().to_owned()).await;
+        let classifier_version = version.map_err(StartError::Worker)?;
+
+        let files = encoder::locate(&config.embedding_model, &model_folders(&data_dir))?;
+        let embed = embed_tools(&config, &files, fittings.encoder)?;
+        let identity = files.identity()?;
+        let model_id = store.adopt_model(&identity).await?;
+        say(format!(
+            "✅ Embedder ready: {}, {} dimensions, {}",
+            identity.name, identity.dims, embed.measured
+        ));
+
+        let index = open_index(&data_dir, &store, &identity, model_id, fittings.index).await?;
+        let status = index.status();
+        say(format!("✅ Index open: {} vectors, up to change {}", status.items, status.applied_seq));
+
+        let device = config.device.to_string();
+        metrics::build_info(&identity.name, &device);
+        let facts = Facts {
+            model: identity.clone(),
+            device,
+            dtype: embed.dtype,
+            pass_tokens: embed.tools.budget.tokens,
+            pass_texts: embed.tools.budget.texts,
+            tmd_backend: config.tmd_backend.to_string(),
+            tmd_source: format!("local:{classifier_version}"),
+            parallel: config.enable_parallel,
+            max_workers: config.max_parallel_workers,
+            batch_embeddings: config.enable_batch_embeddings,
+        };
+        let embed = embed.tools;
+        let search = Search {
+            model: embed.model.clone(),
+            tokenizer: embed.tokenizer.clone(),
+            classifier: classifier.clone(),
+            index: index.clone(),
+            store: store.clone(),
+            dims: identity.dims,
+            patience: Duration::from_secs(10),
+        };
+        let write = WriteTools {
+            store: store.clone(),
+            model: model_id,
+            index: index.clone(),
+            // Measured: larger transactions are no faster, and keep their chunks waiting longer.
+            batch_rows: 256,
+            retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(5) },
+        };
+        let tools = Tools {
+            tmd: TmdTools { classifier, remote: fittings.remote },
+            embed,
+            write,
+            inspect: fittings.inspect,
+        };
+        let settings = PipelineSettings { one_at_a_time: !config.enable_parallel, ..fittings.pipeline };
+        let pipeline = Arc::new(Pipeline::start(tools, settings));
+        pipeline.wait_for(|health| health.open).await;
+        let state =
+            web::Data::new(State { pipeline, search, store, index, facts, counts: Counts::default() });
+        Ok(App { state, postgres })
+    }
+
+    /// Answers what was accepted, builds the index, stops our own PostgreSQL. Returns what went wrong on the way,
+    /// in sentences; nothing acknowledged depends on it.
+    pub async fn stop(self) -> Vec<String> {
+        let mut troubles = Vec::new();
+        self.state.pipeline.stop().await;
+        if let Err(error) = self.state.index.close(true).await {
+            troubles.push(format!("the index will catch up at the next start: {error}"));
+        }
+        self.state.store.close().await;
+        if let Some(Err(error)) = self.postgres.map(ManagedPostgres::stop) {
+            troubles.push(error.to_string());
+        }
+        troubles
+    }
+}
+
+/// Jobs that wait for the classifier or the tokenizer: enough to keep their threads from going to sleep between
+/// two chunks.
+const CPU_QUEUE: usize = 64;
+
+fn data_folder(folder: &Path) -> Result<PathBuf, StartError> {
+    let usable = std::fs::create_dir_all(folder).and_then(|()| folder.canonicalize());
+    usable.map_err(|error| StartError::DataFolder { folder: folder.display().to_string(), error })
+}
+
+/// The database of the configuration, else our own in the data folder.
+async fn open_store(
+    config: &Config,
+    data_dir: &Path,
+    say: &mut dyn FnMut(String),
+) -> Result<(Store, Option<ManagedPostgres>), StartError> {
+    let (dsn, postgres, whose) = match config.database() {
+        Some(dsn) => (dsn.parse::<Dsn>()?, None, "as configured".to_owned()),
+        None => {
+            let postgres = ManagedPostgres::start(data_dir)?;
+            let whose = format!("own server {} in {}", postgres.version(), postgres.folder().display());
+            (postgres.dsn().clone(), Some(postgres), whose)
+        }
+    };
+    let store = Store::open(StoreOptions { dsn, pool_size: POOL }).await?;
+    say(format!("✅ PostgreSQL connected: {whose}"));
+    Ok((store, postgres))
+}
+
+/// Connections: the writer has one, the others serve look-ups, searches and the index.
+const POOL: usize = 8;
+
+/// Where models are looked for by name: in the data folder, and where set-up has put them: here, above the binary, or
+/// where it was built.
+fn model_folders(data_dir: &Path) -> Vec<PathBuf> {
+    let binary = std::env::current_exe().unwrap_or_default();
+    let above = binary.ancestors().skip(1).map(|folder| folder.join(".deps/models"));
+    let here = std::env::current_dir().map(|folder| folder.join(".deps/models"));
+    let mut folders = vec![data_dir.join("models")];
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join(".deps/models");
+    folders.extend(here.into_iter().chain(above).chain([built]).filter(|folder| folder.is_dir()));
+    folders.dedup();
+    folders
+}
+
+struct Embedding {
+    tools: EmbedTools,
+    dtype: String,
+    measured: String,
+}
+
+/// Puts the model on its thread. It is calibrated once; built anew after a panic, it keeps what was found.
+fn embed_tools(
+    config: &Config,
+    files: &ModelFiles,
+    factory: Option<EncoderFactory>,
+) -> Result<Embedding, EncodeError> {
+    let tokenizer = Arc::new(Tokenizer::load(files)?);
+    let tokenizer =
+        Worker::spawn("lnsp-tokenizer", CPU_QUEUE, move || Ok::<_, EncodeError>(tokenizer.clone()))?;
+    let found = Arc::new(OnceLock::<Calibration>::new());
+    let (find, files) = (found.clone(), files.clone());
+    let (device, dtype, batch_texts) = (config.device, config.dtype, config.enable_batch_embeddings);
+    let build = move || -> Result<Box<dyn Encoder>, EncodeError> {
+        if let Some(factory) = &factory {
+            return Ok(factory());
+        }
+        let tuning = find.get().map(|calibration| calibration.tuning);
+        let options =
+            EncoderOptions { files: files.clone(), device, dtype, threads: None, batch_texts, tuning };
+        let (encoder, calibration) = encoder::load(&options)?;
+        find.get_or_init(|| calibration);
+        Ok(Box::new(encoder))
+    };
+    // One job waits while one runs: a longer queue would only make a search wait longer.
+    let model: Model = Worker::spawn("lnsp-model", 1, build)?;
+    let (budget, dtype, measured) = match found.get() {
+        Some(found) => (found.tuning.budget, found.tuning.dtype.to_string(), found.to_string()),
+        None => (
+            Budget { tokens: 2048, texts: if batch_texts { 64 } else { 1 } },
+            "none".to_owned(),
+            "scripted".to_owned(),
+        ),
+    };
+    Ok(Embedding { tools: EmbedTools { model, tokenizer, budget }, dtype, measured })
+}
+
+async fn open_index(
+    data_dir: &Path,
+    store: &Store,
+    model: &ModelIdentity,
+    model_id: ModelId,
+    change: fn(&mut IndexOptions),
+) -> Result<Index, StartError> {
+    let identity = IndexIdentity {
+        store_id: store.store_id(),
+        fingerprint: model.fingerprint.clone(),
+        dims: model.dims,
+    };
+    let mut options = IndexOptions::new(data_dir.join("index"), identity);
+    change(&mut options);
+    let source = Arc::new(Following { store: store.clone(), model: model_id });
+    Ok(Index::open(options, source)?)
+}
+
+/// The index follows the store; neither knows the other.
+struct Following {
+    store: Store,
+    model: ModelId,
+}
+
+impl ChangeSource for Following {
+    fn changes_after(&self, seq: i64, limit: usize) -> Result<Changes, SourceError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let changes = self.store.block_on(self.store.changes_after(seq, limit, self.model));
+        let changes = changes.map_err(SourceError::new)?;
+        let rows = changes.rows.into_iter();
+        let rows = rows.map(|row| ChangedRow { seq: row.seq, item: row.item, vector: row.vector.into() });
+        Ok(Changes { clock: changes.clock, rows: rows.collect(), tombstones: changes.tombstones })
+    }
+
+    fn row_at(&self, seq: i64) -> Result<Option<ChangedRow>, SourceError> {
+        let changes = self.changes_after(seq - 1, 1)?;
+        Ok(changes.rows.into_iter().find(|row| row.seq == seq))
+    }
+}

@@ -1,0 +1,34 @@
+//! The commands of `lnsp`: `serve` runs the service in this process, the others talk to one over HTTP.
+
+pub mod ingest;
+pub mod search;
+pub mod serve;
+
+use std::error::Error;
+
+/// What a command gives: its exit code, or an error that is printed as one sentence.
+pub type CommandResult = Result<std::process::ExitCode, Box<dyn Error>>;
+
+/// An error with its causes in one line, each said once.
+pub fn sentence(error: &dyn Error) -> String {
+    let mut sentence = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !sentence.contains(&text) {
+            sentence = format!("{sentence}: {text}");
+        }
+        cause = error.source();
+    }
+    sentence
+}
+
+/// The client of the commands: loopback and operator-given addresses only, so no proxy and no redirects.
+fn client() -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()
+}
+
+/// Runs a future to its end.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, std::io::Error> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
+}

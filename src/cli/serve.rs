@@ -1,0 +1,109 @@
+//! `lnsp serve`: starts the house, binds the port, says what runs, and takes it apart on SIGINT or SIGTERM.
+
+use super::CommandResult;
+use crate::app::{App, Fittings, StartError};
+use crate::config::Config;
+use crate::http::{self, Facts};
+use crate::metrics;
+use std::io::IsTerminal;
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// How long requests in flight may take to end after the signal, in seconds.
+const DRAIN_S: u64 = 30;
+/// The exporter keeps every sample until it is asked or told to tidy up.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("cannot listen on {address}: {error}; {advice}")]
+    Listen { address: String, error: std::io::Error, advice: &'static str },
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("the HTTP server failed: {0}")]
+    Http(std::io::Error),
+}
+
+/// Runs until a signal.
+pub fn run(config: Config) -> CommandResult {
+    let filter =
+        EnvFilter::try_from_env("LNSP_LOG").unwrap_or_else(|_| EnvFilter::new("warn,lnsp_ingest=info"));
+    let terminal = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(terminal);
+    log.with_writer(std::io::stderr).init();
+    actix_web::rt::System::new().block_on(serve(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(config: Config) -> Result<(), ServeError> {
+    // A taken port is told before the model is loaded; the port opens only when everything is ready.
+    drop(listen(&config)?);
+    let mut say = |line: String| println!("{line}");
+    let app = App::start(config.clone(), Fittings::default(), &mut say).await?;
+    print_settings(&app.state.facts, app.state.pipeline.slots());
+
+    let listener = listen(&config)?;
+    let address = listener.local_addr().map_err(ServeError::Http)?;
+    let server = http::serve(listener, app.state.clone(), DRAIN_S).map_err(ServeError::Http)?;
+    let handle = server.handle();
+    actix_web::rt::spawn(upkeep());
+    actix_web::rt::spawn(async move {
+        wait_for_signal().await;
+        println!("stopping: accepted chunks are finished first");
+        handle.stop(true).await;
+    });
+    println!("✅ lnsp-ingest ready on http://{address}");
+    server.await.map_err(ServeError::Http)?;
+
+    app.stop().await.iter().for_each(|trouble| eprintln!("{trouble}"));
+    println!("stopped");
+    Ok(())
+}
+
+fn listen(config: &Config) -> Result<TcpListener, ServeError> {
+    TcpListener::bind((config.host.as_str(), config.port)).map_err(|error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "another program uses this port: stop it, or choose another with LNSP_PORT"
+            }
+            _ => "choose another address with LNSP_HOST and LNSP_PORT",
+        };
+        ServeError::Listen { address: format!("{}:{}", config.host, config.port), error, advice }
+    })
+}
+
+/// The effective configuration, in the shape that users of the old service know.
+fn print_settings(facts: &Facts, slots: usize) {
+    let switch = |on: bool| if on { "✅ ENABLED" } else { "⚠️  DISABLED" };
+    println!("   LLM endpoint: none (the local classifier needs none)");
+    println!("   TMD source: {} (LNSP_TMD_BACKEND={})", facts.tmd_source, facts.tmd_backend);
+    println!("   CPESH extraction: ⚠️  DISABLED (fast mode)");
+    println!("   Parallel processing: {}", switch(facts.parallel));
+    println!("   Max parallel workers: {}", facts.max_workers);
+    println!("   Batch embeddings: {}", switch(facts.batch_embeddings));
+    println!("   Slots: {slots} chunks in flight at most");
+}
+
+async fn wait_for_signal() {
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        // Without signal handlers the default applies: the signal ends the process, and the promise carries it.
+        _ => std::future::pending().await,
+    }
+}
+
+async fn upkeep() {
+    let Some(handle) = metrics::install() else { return };
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        handle.run_upkeep();
+    }
+}

@@ -1,0 +1,120 @@
+//! The configuration of `lnsp serve`: every setting is a flag and an environment variable of the same meaning.
+//!
+//! A value that is not allowed stops the start with one sentence that names the variable, the value, and what is
+//! allowed.
+
+use clap::Args;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// What can be set.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// Address to listen on.
+    #[arg(long, env = "LNSP_HOST", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, env = "LNSP_PORT", default_value = "8004", value_parser = port)]
+    pub port: u16,
+    /// Where PostgreSQL's files (when it is our own) and the index are kept.
+    #[arg(long, env = "LNSP_DATA_DIR", default_value = "./data")]
+    pub data_dir: PathBuf,
+    /// A PostgreSQL of yours, as URL or keywords (also read from PG_DSN); without it the service starts its own.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// Where codes come from when the client sends none: `auto` or `local`, both the local classifier.
+    #[arg(long, env = "LNSP_TMD_BACKEND", default_value = "auto", value_parser = tmd_backend)]
+    pub tmd_backend: TmdBackend,
+    /// Many chunks at once; `false` takes one chunk at a time all the way to its commit.
+    #[arg(long, env = "LNSP_ENABLE_PARALLEL", default_value = "true", action = clap::ArgAction::Set, value_parser = switch("LNSP_ENABLE_PARALLEL"))]
+    pub enable_parallel: bool,
+    /// Calls to a language model at the same time.
+    #[arg(long, env = "LNSP_MAX_PARALLEL_WORKERS", default_value = "10", value_parser = workers)]
+    pub max_parallel_workers: usize,
+    /// Many texts in a forward pass; `false` embeds one text at a time.
+    #[arg(long, env = "LNSP_ENABLE_BATCH_EMBEDDINGS", default_value = "true", action = clap::ArgAction::Set, value_parser = switch("LNSP_ENABLE_BATCH_EMBEDDINGS"))]
+    pub enable_batch_embeddings: bool,
+    /// A folder in Hugging Face layout, or the name of a model that set-up has fetched.
+    #[arg(long, env = "LNSP_EMBEDDING_MODEL", default_value = "all-minilm-l6-v2")]
+    pub embedding_model: String,
+    /// `auto`, `cpu`, `mps` or `cuda:N`.
+    #[arg(long, env = "LNSP_DEVICE", default_value = "auto", value_parser = parsed::<crate::encoder::DeviceChoice>("LNSP_DEVICE"))]
+    pub device: crate::encoder::DeviceChoice,
+    /// `auto` measures at the start; or `f32`, `bf16`.
+    #[arg(long, env = "LNSP_DTYPE", default_value = "auto", value_parser = parsed::<crate::encoder::DtypeChoice>("LNSP_DTYPE"))]
+    pub dtype: crate::encoder::DtypeChoice,
+}
+
+/// Where codes come from when the client sends none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TmdBackend {
+    /// The best source there is.
+    Auto,
+    /// The local classifier.
+    Local,
+}
+
+impl fmt::Display for TmdBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TmdBackend::Auto => "auto",
+            TmdBackend::Local => "local",
+        })
+    }
+}
+
+/// A sentence about a value that is not allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} is '{received}': expected {expected}")]
+pub struct InvalidSetting {
+    name: &'static str,
+    received: String,
+    expected: String,
+}
+
+fn invalid(name: &'static str, received: &str, expected: impl Into<String>) -> InvalidSetting {
+    InvalidSetting { name, received: received.to_owned(), expected: expected.into() }
+}
+
+fn port(value: &str) -> Result<u16, InvalidSetting> {
+    value.parse().map_err(|_| invalid("LNSP_PORT", value, "a whole number from 0 to 65535"))
+}
+
+fn workers(value: &str) -> Result<usize, InvalidSetting> {
+    let number = value.parse().ok().filter(|number| (1..=1024).contains(number));
+    number.ok_or_else(|| invalid("LNSP_MAX_PARALLEL_WORKERS", value, "a whole number from 1 to 1024"))
+}
+
+fn tmd_backend(value: &str) -> Result<TmdBackend, InvalidSetting> {
+    match value.to_ascii_lowercase().as_str() {
+        "auto" => Ok(TmdBackend::Auto),
+        "local" => Ok(TmdBackend::Local),
+        _ => Err(invalid("LNSP_TMD_BACKEND", value, "auto or local")),
+    }
+}
+
+fn switch(
+    name: &'static str,
+) -> impl Fn(&str) -> Result<bool, InvalidSetting> + Clone + Send + Sync + 'static {
+    move |value| match value.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(invalid(name, value, "true or false")),
+    }
+}
+
+fn parsed<T>(name: &'static str) -> impl Fn(&str) -> Result<T, InvalidSetting> + Clone + Send + Sync + 'static
+where
+    T: FromStr<Err: fmt::Display> + Clone + Send + Sync + 'static,
+{
+    move |value| value.parse().map_err(|error: T::Err| invalid(name, value, error.to_string()))
+}
+
+impl Config {
+    /// The database to use, if it is not our own: `DATABASE_URL`, else `PG_DSN`.
+    pub fn database(&self) -> Option<String> {
+        let given = self.database_url.clone().or_else(|| std::env::var("PG_DSN").ok());
+        given.filter(|dsn| !dsn.trim().is_empty())
+    }
+}

@@ -1,0 +1,168 @@
+//! What travels from stage to stage: the cargo, whose type changes, and the [`Trip`], which does not.
+
+use super::home::{Home, Stray};
+use super::inlet::Slot;
+use super::receipt::{Receipt, Unsettled};
+use crate::metrics;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The part of a parcel that stays the same all the way. Dropped with its receipt unsettled, it goes [`Home`].
+pub struct Trip<O: Send + Sync + 'static, R: Unsettled> {
+    origin: Arc<O>,
+    receipt: Option<Receipt<R>>,
+    home: Arc<Home<O, R>>,
+    span: tracing::Span,
+    weight: usize,
+    started: Instant,
+    attempts: u32,
+    in_hand: Option<&'static str>,
+}
+
+impl<O: Send + Sync + 'static, R: Unsettled> Trip<O, R> {
+    /// A first trip. `weight` in bytes.
+    pub fn new(origin: Arc<O>, weight: usize, receipt: Receipt<R>, home: Arc<Home<O, R>>) -> Self {
+        let (span, started) = (tracing::Span::current(), Instant::now());
+        Trip { origin, receipt: Some(receipt), home, span, weight, started, attempts: 0, in_hand: None }
+    }
+
+    /// Sends a stray out again.
+    pub fn again(stray: Stray<O, R>, home: Arc<Home<O, R>>) -> Self {
+        Trip {
+            origin: stray.origin,
+            receipt: Some(stray.receipt),
+            home,
+            span: stray.span,
+            weight: stray.weight,
+            started: stray.started,
+            attempts: stray.attempts,
+            in_hand: None,
+        }
+    }
+
+    /// What the client sent.
+    pub fn origin(&self) -> &Arc<O> {
+        &self.origin
+    }
+
+    /// In bytes.
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// Ends the trip.
+    pub fn settle(mut self, answer: R) {
+        if let Some(receipt) = self.receipt.take() {
+            receipt.settle(answer);
+        }
+    }
+}
+
+impl<O: Send + Sync + 'static, R: Unsettled> Drop for Trip<O, R> {
+    fn drop(&mut self) {
+        if let Some(receipt) = self.receipt.take() {
+            self.home.take_in(Stray {
+                origin: self.origin.clone(),
+                receipt,
+                span: self.span.clone(),
+                weight: self.weight,
+                started: self.started,
+                attempts: self.attempts,
+                in_hand: self.in_hand,
+            });
+        }
+    }
+}
+
+/// A trip with cargo and a slot: it is inside a stage.
+pub struct Parcel<T, O: Send + Sync + 'static, R: Unsettled> {
+    cargo: T,
+    // Declared before `trip`, so that a dropped parcel is at home no later than its slot: see `Trip::drop`.
+    trip: Trip<O, R>,
+    slot: Slot,
+    entered: Instant,
+}
+
+impl<T: 'static, O: Send + Sync + 'static, R: Unsettled> actix::Message for Parcel<T, O, R> {
+    type Result = ();
+}
+
+impl<T, O: Send + Sync + 'static, R: Unsettled> Parcel<T, O, R> {
+    pub(super) fn new(cargo: T, slot: Slot, trip: Trip<O, R>) -> Self {
+        Parcel { cargo, trip, slot, entered: Instant::now() }
+    }
+
+    pub(super) fn into_trip(self) -> Trip<O, R> {
+        self.trip
+    }
+
+    /// Takes the slot of the next stage; the one it had goes home.
+    pub(super) fn enter(&mut self, slot: Slot) {
+        self.slot = slot;
+        self.entered = Instant::now();
+        self.trip.in_hand = None;
+    }
+
+    /// Marks the parcel as being worked on: should `stage` die now, this one is a suspect.
+    pub fn take_in_hand(&mut self, stage: &'static str) {
+        self.trip.in_hand = Some(stage);
+    }
+
+    /// Marks the parcel as waiting inside the stage: nobody works on it.
+    pub fn rest(&mut self) {
+        self.trip.in_hand = None;
+    }
+
+    /// As [`Self::rest`], in passing.
+    #[must_use]
+    pub fn at_rest(mut self) -> Self {
+        self.rest();
+        self
+    }
+
+    /// The work begins: records how long it waited in `stage` since it entered.
+    pub fn begin(&mut self, stage: &'static str) {
+        self.take_in_hand(stage);
+        metrics::stage_wait(stage, self.entered.elapsed());
+    }
+
+    /// The cargo.
+    pub fn cargo(&self) -> &T {
+        &self.cargo
+    }
+
+    /// Exchanges the cargo for what became of it.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Parcel<U, O, R> {
+        Parcel { cargo: change(self.cargo), trip: self.trip, slot: self.slot, entered: self.entered }
+    }
+
+    /// What the client sent.
+    pub fn origin(&self) -> &Arc<O> {
+        &self.trip.origin
+    }
+
+    /// In bytes.
+    pub fn weight(&self) -> usize {
+        self.trip.weight
+    }
+
+    /// How often it was in the hands of a stage that died.
+    pub fn attempts(&self) -> u32 {
+        self.trip.attempts
+    }
+
+    /// Since the entrance took it, waiting included.
+    pub fn age(&self) -> Duration {
+        self.trip.started.elapsed()
+    }
+
+    /// The span of the upload it came with.
+    pub fn span(&self) -> &tracing::Span {
+        &self.trip.span
+    }
+
+    /// Ends the journey.
+    pub fn settle(self, answer: R) {
+        self.trip.settle(answer);
+    }
+}

@@ -1,0 +1,113 @@
+//! A promise to answer, that cannot be forgotten.
+//!
+//! A [`ReceiptBook`] belongs to one upload and issues a [`Receipt`] per line. Each receipt holds a place in the
+//! upload's results queue from the start, so settling never waits; one that is dropped says
+//! [`Unsettled::unsettled`]. [`Results`] ends when the book and the last receipt are gone.
+
+use tokio::sync::mpsc::{self, OwnedPermit};
+
+/// What a receipt says that nobody settled.
+pub trait Unsettled: Send + 'static {
+    /// The answer when a receipt is dropped.
+    fn unsettled() -> Self;
+}
+
+/// One answer that is owed. Settles exactly once: by [`Receipt::settle`], else when it is dropped.
+pub struct Receipt<R: Unsettled> {
+    tag: u64,
+    place: Option<OwnedPermit<(u64, R)>>,
+}
+
+impl<R: Unsettled> Receipt<R> {
+    /// Answers. Synchronous, and never waits.
+    pub fn settle(mut self, answer: R) {
+        self.answer(answer);
+    }
+
+    fn answer(&mut self, answer: R) {
+        if let Some(place) = self.place.take() {
+            place.send((self.tag, answer));
+        }
+    }
+}
+
+impl<R: Unsettled> Drop for Receipt<R> {
+    fn drop(&mut self) {
+        self.answer(R::unsettled());
+    }
+}
+
+/// Issues the receipts of one upload.
+pub struct ReceiptBook<R>(mpsc::Sender<(u64, R)>);
+
+/// The answers of one upload, in the order they were settled.
+pub struct Results<R>(mpsc::Receiver<(u64, R)>);
+
+/// A book and its results. `places` bounds what is owed and what is answered but not yet read, together.
+pub fn receipt_book<R: Unsettled>(places: usize) -> (ReceiptBook<R>, Results<R>) {
+    let (sender, receiver) = mpsc::channel(places);
+    (ReceiptBook(sender), Results(receiver))
+}
+
+impl<R: Unsettled> ReceiptBook<R> {
+    /// Waits for a place, then issues a receipt whose answer will carry `tag`. `None`: nobody reads the results.
+    pub async fn issue(&self, tag: u64) -> Option<Receipt<R>> {
+        let place = self.0.clone().reserve_owned().await.ok()?;
+        Some(Receipt { tag, place: Some(place) })
+    }
+}
+
+impl<R> Results<R> {
+    /// The next answer with its tag; `None` when everything is answered and the book is closed.
+    pub async fn next(&mut self) -> Option<(u64, R)> {
+        self.0.recv().await
+    }
+
+    /// As [`Self::next`], for hand-written streams.
+    pub fn poll_next(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<(u64, R)>> {
+        self.0.poll_recv(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    enum Answer {
+        Good,
+        Lost,
+    }
+
+    impl Unsettled for Answer {
+        fn unsettled() -> Self {
+            Answer::Lost
+        }
+    }
+
+    #[tokio::test]
+    async fn every_receipt_answers_once_settled_or_dropped() {
+        let (book, mut results) = receipt_book(4);
+        book.issue(1).await.unwrap().settle(Answer::Good);
+        drop(book.issue(2).await.unwrap());
+        let open = book.issue(3).await.unwrap();
+        drop(book);
+        assert_eq!(results.next().await, Some((1, Answer::Good)));
+        assert_eq!(results.next().await, Some((2, Answer::Lost)));
+        open.settle(Answer::Good);
+        assert_eq!(results.next().await, Some((3, Answer::Good)));
+        assert_eq!(results.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn answers_that_nobody_reads_stop_new_receipts() {
+        let (book, mut results) = receipt_book(1);
+        book.issue(1).await.unwrap().settle(Answer::Good);
+        let mut second = std::pin::pin!(book.issue(2));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        assert_eq!(results.next().await, Some((1, Answer::Good)));
+        assert!(second.await.is_some());
+        drop(results);
+        assert!(book.issue(3).await.is_none());
+    }
+}

@@ -1,0 +1,157 @@
+//! Cuts a stream of bytes into lines. A bad line is an item like any other, so it never ends a stream.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// The longest line, in bytes, without its end.
+pub const MAX_LINE_BYTES: usize = 1024 * 1024;
+
+/// A line that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LineError {
+    /// Longer than the limit; it is skipped up to its end.
+    #[error("line too long: expected at most {expected} bytes")]
+    TooLong {
+        /// The limit.
+        expected: usize,
+    },
+}
+
+/// The decoder. Holds at most one line and what was fed last.
+#[derive(Debug)]
+pub struct Lines {
+    buffer: BytesMut,
+    searched: usize,
+    number: u64,
+    skipping: bool,
+    limit: usize,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Lines::with_limit(MAX_LINE_BYTES)
+    }
+}
+
+impl Lines {
+    /// A decoder with a limit of its own.
+    pub fn with_limit(limit: usize) -> Self {
+        Lines { buffer: BytesMut::new(), searched: 0, number: 0, skipping: false, limit }
+    }
+
+    /// Adds what was read.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next complete line that is not blank, with its number: lines count from 1, blank ones included.
+    /// `None`: feed more.
+    pub fn next_line(&mut self) -> Option<(u64, Result<Bytes, LineError>)> {
+        loop {
+            let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') else {
+                return self.wait_for_more();
+            };
+            let line = self.buffer.split_to(self.searched + end);
+            self.buffer.advance(1);
+            self.searched = 0;
+            if let Some(found) = self.complete(line) {
+                return Some(found);
+            }
+        }
+    }
+
+    /// The last line, when it has no end of its own. Call once, after the stream has ended.
+    pub fn last_line(&mut self) -> Option<(u64, Result<Bytes, LineError>)> {
+        let rest = self.buffer.split();
+        self.searched = 0;
+        if rest.is_empty() { None } else { self.complete(rest) }
+    }
+
+    /// No end of line so far. A line that is too long already is reported now and then skipped.
+    fn wait_for_more(&mut self) -> Option<(u64, Result<Bytes, LineError>)> {
+        if self.skipping {
+            self.buffer.clear();
+        }
+        self.searched = self.buffer.len();
+        // One byte more than the limit may be the CR of a line that just fits.
+        if self.searched > self.limit + 1 {
+            self.buffer.clear();
+            self.searched = 0;
+            self.skipping = true;
+            return Some((self.number + 1, Err(LineError::TooLong { expected: self.limit })));
+        }
+        None
+    }
+
+    fn complete(&mut self, mut line: BytesMut) -> Option<(u64, Result<Bytes, LineError>)> {
+        self.number += 1;
+        if std::mem::take(&mut self.skipping) {
+            // It was reported when it became too long.
+            return None;
+        }
+        if line.last() == Some(&b'\r') {
+            line.truncate(line.len() - 1);
+        }
+        if self.number == 1 && line.starts_with(b"\xef\xbb\xbf") {
+            line.advance(3);
+        }
+        if line.len() > self.limit {
+            return Some((self.number, Err(LineError::TooLong { expected: self.limit })));
+        }
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return None;
+        }
+        Some((self.number, Ok(line.freeze())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    type Line = (u64, Result<Bytes, LineError>);
+
+    fn cut(limit: usize, pieces: &[&[u8]]) -> Vec<Line> {
+        let mut lines = Lines::with_limit(limit);
+        let mut found = Vec::new();
+        for piece in pieces {
+            lines.feed(piece);
+            found.extend(std::iter::from_fn(|| lines.next_line()));
+        }
+        found.extend(lines.last_line());
+        found
+    }
+
+    fn good(number: u64, line: &'static str) -> Line {
+        (number, Ok(Bytes::from_static(line.as_bytes())))
+    }
+
+    #[test]
+    fn ends_of_lines_byte_order_marks_and_blank_lines_are_no_content() {
+        let found = cut(100, &[b"\xef\xbb\xbfone\r\n\n  \r\ntw", b"o\nthree"]);
+        assert_eq!(found, [good(1, "one"), good(4, "two"), good(5, "three")]);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_reported_once_and_its_neighbours_stand() {
+        let found = cut(5, &[b"a\n123456789", b"0123456789", b"0\nb\n12345\r\n123456\nc"]);
+        let long = || Err(LineError::TooLong { expected: 5 });
+        let expected = [good(1, "a"), (2, long()), good(3, "b"), good(4, "12345"), (5, long()), good(6, "c")];
+        assert_eq!(found, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn where_the_network_cuts_makes_no_difference(
+            text in "[ab\r\n]{0,60}",
+            cuts in proptest::collection::vec(0usize..60, 0..6),
+        ) {
+            let bytes = text.as_bytes();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|w| &bytes[w[0]..w[1]]).collect();
+            prop_assert_eq!(cut(8, &pieces), cut(8, &[bytes]));
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The state of the service: `/`, `/health`, `/ready`, `/stats`, `/metrics`.
+
+use super::State;
+use super::error::ApiError;
+use crate::metrics::{self, IndexGauges};
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
+use serde_json::json;
+
+/// `GET /`: the old service's self-description.
+pub async fn about() -> HttpResponse {
+    HttpResponse::Ok().json(json!({
+        "name": "LNSP Chunk Ingestion API", "version": env!("CARGO_PKG_VERSION"),
+        "description": env!("CARGO_PKG_DESCRIPTION"),
+        "endpoints": ["POST /ingest", "POST /search", "GET /health", "GET /ready", "GET /stats", "GET /metrics"],
+    }))
+}
+
+/// `GET /health`: always 200; the old fields, each now a fact of this moment, and the pipeline.
+pub async fn health(state: web::Data<State>) -> HttpResponse {
+    let facts = &state.facts;
+    let postgresql = state.store.ping().await.is_ok();
+    let pipeline = state.pipeline.health();
+    let index = state.index.status();
+    let sound = postgresql && pipeline.open && index.degraded.is_none();
+    HttpResponse::Ok().json(json!({
+        "status": if sound { "healthy" } else { "degraded" },
+        "postgresql": postgresql, "faiss": true, "gtr_t5_api": pipeline.open, "tmd_router_api": pipeline.open,
+        "llm_endpoint": "",
+        "parallel": {
+            "enabled": facts.parallel, "max_workers": facts.max_workers, "batch_embeddings": facts.batch_embeddings,
+        },
+        "pipeline": {
+            "generation": pipeline.generation, "open": pipeline.open, "last_death": pipeline.last_death,
+            "poisoned": pipeline.poisoned, "inside": state.pipeline.entrance().inside(),
+            "waiting": state.pipeline.entrance().waiting(), "slots": state.pipeline.slots(),
+        },
+        "tmd": {"backend": facts.tmd_backend, "source": facts.tmd_source},
+        "model": {
+            "name": facts.model.name, "recipe": facts.model.recipe, "dimensions": facts.model.dims,
+            "device": facts.device, "dtype": facts.dtype, "pass_tokens": facts.pass_tokens,
+        },
+        "index": {
+            "items": index.items, "in_memory": index.delta_len, "applied_seq": index.applied_seq,
+            "built_seq": index.built_seq, "degraded": index.degraded,
+        },
+    }))
+}
+
+/// `GET /ready`: 200 when chunks and searches are served, else 503 with the reasons.
+pub async fn ready(state: web::Data<State>) -> HttpResponse {
+    let mut reasons = Vec::new();
+    if let Err(error) = state.store.ping().await {
+        reasons.push(format!("PostgreSQL does not answer: {error}"));
+    }
+    if !state.pipeline.health().open {
+        reasons.push("the pipeline is healing".to_owned());
+    }
+    if let Some(why) = state.index.status().degraded {
+        reasons.push(format!("search is degraded: {why}"));
+    }
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    HttpResponse::build(status).json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))
+}
+
+/// `GET /stats`: counted since the start.
+pub async fn stats(state: web::Data<State>) -> HttpResponse {
+    let tally = state.counts.tally();
+    let good = tally.stored + tally.duplicate;
+    let total = good + tally.failed;
+    let rate = if total == 0 { 0.0 } else { good as f64 * 100.0 / total as f64 };
+    HttpResponse::Ok().json(json!({
+        "total_chunks_processed": total, "successfully_ingested": good, "failed": tally.failed, "success_rate": rate,
+        "stored": tally.stored, "duplicates": tally.duplicate,
+    }))
+}
+
+/// `GET /metrics`: Prometheus text.
+pub async fn metrics(state: web::Data<State>) -> HttpResponse {
+    metrics::arbiter_busy(state.pipeline.busy());
+    let index = state.index.status();
+    metrics::index(&IndexGauges {
+        applied_seq: index.applied_seq,
+        lag_rows: index.delta_len,
+        items: index.items,
+        map_used: index.map_used,
+        map_size: index.map_size as u64,
+        builds: index.builds,
+        last_build: index.last_build,
+    });
+    match metrics::install() {
+        Some(handle) => HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(handle.render()),
+        None => HttpResponse::ServiceUnavailable().body("the metrics recorder could not be installed"),
+    }
+}
+
+/// Everything else.
+pub async fn not_found(request: HttpRequest) -> HttpResponse {
+    let known = ["/", "/ingest", "/search", "/health", "/ready", "/stats", "/metrics"];
+    if known.contains(&request.path()) {
+        let message = format!("{} is not allowed here", request.method());
+        return ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).error_response();
+    }
+    let message = format!("there is nothing at {}", request.path());
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", message).error_response()
+}

@@ -1,0 +1,198 @@
+//! The JSON of requests, as clients send it: the old contract's names, unknown fields refused by name.
+
+use crate::chunk::{Chunk, Draft, Placement};
+use crate::outcome::{Cause, Rejection};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+/// `POST /ingest` as `application/json`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IngestRequest {
+    /// In the order of the answer.
+    pub chunks: Vec<WireChunk>,
+    /// See [`Options`].
+    #[serde(default = "user_input")]
+    pub dataset_source: String,
+    /// See [`Options`].
+    pub batch_id: Option<String>,
+    /// See [`Options`].
+    #[serde(default)]
+    pub skip_cpesh: bool,
+    /// See [`Options`].
+    pub chunking_time_ms: Option<f64>,
+}
+
+/// What holds for all chunks of a request; the query parameters of an NDJSON upload.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// The dataset the ids live in.
+    #[serde(default = "user_input")]
+    pub dataset_source: String,
+    /// Kept with each chunk that has no document.
+    pub batch_id: Option<String>,
+    /// No concept, probe and answer are made: so far the only way, accepted for old clients.
+    #[serde(default)]
+    pub skip_cpesh: bool,
+    /// Given back in the timings.
+    pub chunking_time_ms: Option<f64>,
+}
+
+fn user_input() -> String {
+    "user_input".to_owned()
+}
+
+impl Options {
+    /// The dataset name, shared by all chunks of a request.
+    pub fn dataset(&self) -> Arc<str> {
+        self.dataset_source.as_str().into()
+    }
+}
+
+/// A chunk: an element of `chunks`, or a line.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WireChunk {
+    id: Option<String>,
+    text: String,
+    source_document: Option<String>,
+    article_title: Option<String>,
+    article_index: Option<i64>,
+    #[serde(alias = "sequence_index")]
+    chunk_index: Option<i64>,
+    document_id: Option<String>,
+    metadata: Option<Map<String, Value>>,
+    parent_cpe_ids: Option<Vec<String>>,
+    child_cpe_ids: Option<Vec<String>>,
+    domain_code: Option<i64>,
+    task_code: Option<i64>,
+    modifier_code: Option<i64>,
+    /// Kept in the metadata.
+    episode_id: Option<String>,
+    /// Old clients send a vector of their own; the model of the store makes the only one that counts.
+    #[serde(rename = "concept_vec")]
+    _concept_vec: Option<IgnoredAny>,
+}
+
+impl WireChunk {
+    /// The text, for answers to chunks that are rejected.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Checks the content.
+    pub fn check(self, dataset: &Arc<str>, batch_id: Option<&str>) -> Result<Chunk, Rejection> {
+        let mut metadata = self.metadata;
+        if let Some(episode) = self.episode_id {
+            metadata.get_or_insert_default().insert("episode_id".to_owned(), Value::String(episode));
+        }
+        Chunk::new(Draft {
+            id: self.id,
+            dataset: dataset.clone(),
+            batch_id: batch_id.map(str::to_owned),
+            text: self.text,
+            placement: Placement {
+                document_id: self.document_id,
+                chunk_index: self.chunk_index.unwrap_or(0),
+                source_document: Some(self.source_document.unwrap_or_else(|| "web_input".to_owned())),
+                article_title: self.article_title,
+                article_index: self.article_index,
+                parent_cpe_ids: self.parent_cpe_ids.unwrap_or_default(),
+                child_cpe_ids: self.child_cpe_ids.unwrap_or_default(),
+            },
+            metadata: metadata.map(Value::Object),
+            codes: [self.domain_code, self.task_code, self.modifier_code],
+        })
+    }
+}
+
+/// A value of the wrong shape: why, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShapeError {
+    /// One of the shape causes.
+    pub cause: Cause,
+    /// One sentence.
+    pub message: String,
+    /// The path to the value, as `chunks[3].text`.
+    pub path: Option<String>,
+}
+
+/// Reads JSON, telling apart what is not UTF-8, not JSON, and JSON of another shape.
+pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ShapeError> {
+    let text = std::str::from_utf8(bytes).map_err(|error| ShapeError {
+        cause: Cause::InvalidUtf8,
+        message: format!("not UTF-8 at byte {}", error.valid_up_to()),
+        path: None,
+    })?;
+    let mut json = serde_json::Deserializer::from_str(text);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = Some(error.path().to_string()).filter(|path| path != ".");
+        let inner = error.into_inner();
+        let message = inner.to_string();
+        ShapeError { cause: cause_of(&inner, &message), message, path }
+    })?;
+    json.end().map_err(|error| ShapeError {
+        cause: Cause::InvalidJson,
+        message: format!("something follows the JSON value: {error}"),
+        path: None,
+    })?;
+    Ok(value)
+}
+
+/// serde has one error for all shapes; its wording is stable and the only thing that tells them apart.
+fn cause_of(error: &serde_json::Error, message: &str) -> Cause {
+    match error.classify() {
+        serde_json::error::Category::Data if message.starts_with("unknown field") => Cause::UnknownField,
+        serde_json::error::Category::Data if message.starts_with("missing field") => Cause::MissingField,
+        serde_json::error::Category::Data => Cause::WrongType,
+        _ => Cause::InvalidJson,
+    }
+}
+
+impl From<ShapeError> for Rejection {
+    fn from(error: ShapeError) -> Self {
+        Rejection::new(error.cause, error.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cause(line: &[u8]) -> Cause {
+        read::<WireChunk>(line).unwrap_err().cause
+    }
+
+    #[test]
+    fn each_kind_of_bad_shape_has_its_cause() {
+        assert_eq!(cause(b"{\"text\":\"a\xff\"}"), Cause::InvalidUtf8);
+        assert_eq!(cause(b"hello"), Cause::InvalidJson);
+        assert_eq!(cause(b"{\"text\":\"a\"} x"), Cause::InvalidJson);
+        assert_eq!(cause(b"{\"text\":\"\\ud800\"}"), Cause::InvalidJson);
+        assert_eq!(cause(b"{\"txt\":\"a\"}"), Cause::UnknownField);
+        assert_eq!(cause(b"{}"), Cause::MissingField);
+        assert_eq!(cause(b"{\"text\":5}"), Cause::WrongType);
+        assert_eq!(cause(b"[1]"), Cause::WrongType);
+        assert_eq!(cause(b"{\"text\":\"a\",\"task_code\":1e30}"), Cause::WrongType);
+        let nested = format!(r#"{{"text":"a","metadata":{{"k":{}1{}}}}}"#, "[".repeat(200), "]".repeat(200));
+        assert_eq!(cause(nested.as_bytes()), Cause::InvalidJson);
+    }
+
+    #[test]
+    fn the_path_leads_to_the_value() {
+        let error = read::<IngestRequest>(br#"{"chunks":[{"text":"a"},{"text":7}]}"#).unwrap_err();
+        assert_eq!(error.path.as_deref(), Some("chunks[1].text"));
+    }
+
+    #[test]
+    fn names_of_real_clients_are_understood() {
+        let line =
+            br#"{"text":"a","sequence_index":7,"episode_id":"e","concept_vec":[1,2],"metadata":{"k":1}}"#;
+        let chunk = read::<WireChunk>(line).unwrap().check(&"d".into(), None).unwrap();
+        assert_eq!(chunk.placement.chunk_index, 7);
+        assert_eq!(chunk.metadata.unwrap(), serde_json::json!({"k": 1, "episode_id": "e"}));
+    }
+}

@@ -1,0 +1,371 @@
+//! The delta: what is committed and not yet built, in memory and searchable at once.
+//!
+//! It also keeps the account of what the index has heard of. Commits say which part of the clock they took; as long
+//! as they touch, everything up to `complete_to` is either built or here. A commit that does not touch leaves a
+//! gap, which only the source can close.
+
+use super::source::{Change, ChangedRow, Commit, usable};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// Segments up to this many rows are merged with their neighbour, so that a snapshot is a handful of pointers.
+const SEGMENT_ROWS: usize = 512;
+
+/// Room in the delta, reserved before a commit. Dropping it unused gives the room back.
+#[derive(Debug, Default)]
+pub struct DeltaSlots {
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+impl DeltaSlots {
+    /// No room: what a caller has who did not reserve, or was let through while builds fail.
+    pub fn none() -> Self {
+        DeltaSlots::default()
+    }
+
+    /// How many changes they hold.
+    pub fn len(&self) -> usize {
+        self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+
+    /// Whether they hold none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives back what is more than `count`.
+    fn shrink_to(&mut self, count: usize) {
+        let Some(permit) = self.permit.as_mut() else { return };
+        let surplus = permit.num_permits().saturating_sub(count);
+        drop(permit.split(surplus));
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct DeltaRow {
+    pub(super) row: ChangedRow,
+    pub(super) norm: f32,
+}
+
+type Segment = Vec<DeltaRow>;
+
+/// Rows that nobody needs any more.
+pub(super) type Garbage = Vec<Arc<Segment>>;
+
+/// The newest change of an item.
+#[derive(Debug, Clone, Copy)]
+struct Newest {
+    seq: i64,
+    gone: bool,
+}
+
+/// What a search or a build looks at: unchanging, and cheap to take.
+#[derive(Clone)]
+pub(super) struct Snapshot {
+    segments: Vec<Arc<Segment>>,
+    newest: Arc<FxHashMap<u32, Newest>>,
+    /// Everything up to here is built or in this snapshot.
+    pub(super) complete_to: i64,
+    /// The highest clock that any commit named. What is beyond `complete_to` is known of, and not all here.
+    pub(super) heard_of: i64,
+}
+
+impl Snapshot {
+    /// The rows above a watermark that no newer change has replaced.
+    pub(super) fn rows_above(&self, watermark: i64) -> impl Iterator<Item = &DeltaRow> {
+        self.segments.iter().flat_map(|segment| segment.iter()).filter(move |row| row.row.seq > watermark)
+    }
+
+    /// Whether this row is what its item is now.
+    pub(super) fn is_newest(&self, row: &ChangedRow) -> bool {
+        self.newest.get(&row.item).is_some_and(|newest| newest.seq == row.seq && !newest.gone)
+    }
+
+    /// Whether what is built of this item, up to `watermark`, is out of date.
+    pub(super) fn masks(&self, item: u32, watermark: i64) -> bool {
+        self.newest.get(&item).is_some_and(|newest| newest.seq > watermark)
+    }
+
+    /// Items changed above a watermark, and whether they are gone.
+    pub(super) fn changed_above(&self, watermark: i64) -> impl Iterator<Item = (u32, bool)> {
+        self.newest.iter().filter(move |(_, it)| it.seq > watermark).map(|(item, it)| (*item, it.gone))
+    }
+
+    pub(super) fn vector(&self, item: u32, watermark: i64) -> Option<&ChangedRow> {
+        self.rows_above(watermark).map(|row| &row.row).find(|row| row.item == item && self.is_newest(row))
+    }
+
+    /// Everything in it, as changes to apply.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        let rows = self.rows_above(i64::MIN).filter(|row| self.is_newest(&row.row));
+        let puts = rows.map(|row| Change::Put(row.row.clone()));
+        let gone = self.newest.iter().filter(|(_, it)| it.gone);
+        puts.chain(gone.map(|(item, it)| Change::Gone { seq: it.seq, item: *item })).collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.newest.len()
+    }
+}
+
+pub(super) struct Delta {
+    dims: usize,
+    bound: usize,
+    segments: Vec<Arc<Segment>>,
+    /// Copied only while a search holds it.
+    newest: Arc<FxHashMap<u32, Newest>>,
+    /// The watermark: nothing up to here is kept.
+    floor: i64,
+    complete_to: i64,
+    /// The highest clock that any commit named.
+    heard_of: i64,
+    /// Commits beyond a gap, `after` -> `upto`.
+    beyond: BTreeMap<i64, i64>,
+    /// Room in use, with the last number it is used for.
+    slots: Vec<(i64, DeltaSlots)>,
+    refused: u64,
+}
+
+impl Delta {
+    pub(super) fn new(watermark: i64, dims: usize, bound: usize) -> Self {
+        Delta {
+            dims,
+            bound,
+            segments: Vec::new(),
+            newest: Arc::default(),
+            floor: watermark,
+            complete_to: watermark,
+            heard_of: watermark,
+            beyond: BTreeMap::new(),
+            slots: Vec::new(),
+            refused: 0,
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            segments: self.segments.clone(),
+            newest: self.newest.clone(),
+            complete_to: self.complete_to,
+            heard_of: self.heard_of,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.newest.len()
+    }
+
+    pub(super) fn complete_to(&self) -> i64 {
+        self.complete_to
+    }
+
+    pub(super) fn gap(&self) -> bool {
+        self.heard_of > self.complete_to
+    }
+
+    /// Vectors that were no vectors; their items are not in the index.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Takes a commit in. Without room it is only heard of: the source has it, and `complete_to` stands still until
+    /// a build has read it from there.
+    pub(super) fn absorb(&mut self, commit: Commit, mut slots: DeltaSlots) {
+        let Commit { after, upto, rows, tombstones } = commit;
+        self.heard_of = self.heard_of.max(upto);
+        let count = rows.len() + tombstones.len();
+        if slots.len() < count && self.newest.len() + count > self.bound {
+            return;
+        }
+        let mut kept = 0;
+        let mut segment = Segment::with_capacity(rows.len());
+        for row in rows {
+            let norm = usable(&row.vector, self.dims);
+            self.refused += u64::from(norm.is_none());
+            if self.note(row.item, Newest { seq: row.seq, gone: norm.is_none() }) {
+                kept += 1;
+                segment.extend(norm.map(|norm| DeltaRow { row, norm }));
+            }
+        }
+        for (seq, item) in tombstones {
+            kept += usize::from(self.note(item, Newest { seq, gone: true }));
+        }
+        self.push(segment);
+        slots.shrink_to(kept);
+        if !slots.is_empty() {
+            self.slots.push((upto, slots));
+        }
+        if upto > self.complete_to {
+            // Neighbours become one, so that a gap that lasts does not make a long list.
+            match self.beyond.range_mut(..=after).next_back() {
+                Some((_, end)) if *end >= after => *end = upto.max(*end),
+                _ => drop(self.beyond.insert(after, upto)),
+            }
+            self.join();
+        }
+    }
+
+    /// A change counts unless it is built already, or a newer one is here. A build from the source can be faster
+    /// than the writer that made the commit.
+    fn note(&mut self, item: u32, newest: Newest) -> bool {
+        let known = self.newest.get(&item).map_or(self.floor, |known| known.seq.max(self.floor));
+        if newest.seq <= known {
+            return false;
+        }
+        Arc::make_mut(&mut self.newest).insert(item, newest);
+        true
+    }
+
+    /// Adds a segment and merges from the end while the last is as big as the one before: each row moves a few
+    /// times in all, and single-row commits do not make long lists.
+    fn push(&mut self, segment: Segment) {
+        if segment.is_empty() {
+            return;
+        }
+        self.segments.push(Arc::new(segment));
+        while let [.., before, last] = &self.segments[..]
+            && last.len() >= before.len()
+            && last.len() + before.len() <= SEGMENT_ROWS
+        {
+            let merged = before.iter().chain(last.iter()).cloned().collect();
+            self.segments.truncate(self.segments.len() - 2);
+            self.segments.push(Arc::new(merged));
+        }
+    }
+
+    /// Moves `complete_to` over every commit that touches it.
+    fn join(&mut self) {
+        while let Some(first) = self.beyond.first_entry()
+            && *first.key() <= self.complete_to
+        {
+            self.complete_to = self.complete_to.max(first.remove());
+        }
+    }
+
+    /// Drops what is built. Returns it, so that the caller can free it outside the lock.
+    pub(super) fn built(&mut self, watermark: i64) -> Garbage {
+        self.floor = self.floor.max(watermark);
+        self.heard_of = self.heard_of.max(watermark);
+        self.complete_to = self.complete_to.max(watermark);
+        self.join();
+        let floor = self.floor;
+        let mut garbage = Garbage::new();
+        for mut segment in std::mem::take(&mut self.segments) {
+            if segment.iter().any(|row| row.row.seq <= floor) {
+                let rest: Segment = segment.iter().filter(|row| row.row.seq > floor).cloned().collect();
+                garbage.push(std::mem::replace(&mut segment, Arc::new(rest)));
+            }
+            if !segment.is_empty() {
+                self.segments.push(segment);
+            }
+        }
+        Arc::make_mut(&mut self.newest).retain(|_, newest| newest.seq > floor);
+        self.slots.retain(|(upto, _)| *upto > floor);
+        garbage
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::Semaphore;
+
+    fn delta(bound: usize) -> Delta {
+        Delta::new(0, 2, bound)
+    }
+
+    /// A commit of one row for each number, whose item is its number.
+    fn commit(after: i64, upto: i64) -> Commit {
+        let rows =
+            (after + 1..=upto).map(|seq| ChangedRow { seq, item: seq as u32, vector: [0.6, 0.8].into() });
+        Commit { after, upto, rows: rows.collect(), tombstones: Vec::new() }
+    }
+
+    fn live(delta: &Delta) -> Vec<u32> {
+        let snapshot = delta.snapshot();
+        let rows = snapshot.rows_above(delta.floor).filter(|row| snapshot.is_newest(&row.row));
+        let mut items: Vec<u32> = rows.map(|row| row.row.item).collect();
+        items.sort_unstable();
+        items
+    }
+
+    #[test]
+    fn many_small_commits_make_few_segments() {
+        let mut delta = delta(10_000);
+        for seq in 0..3_000 {
+            delta.absorb(commit(seq, seq + 1), DeltaSlots::none());
+        }
+        assert!(delta.segments.len() <= 3_000 / SEGMENT_ROWS * 2 + 10, "{}", delta.segments.len());
+        assert_eq!(live(&delta), (1..=3_000).collect::<Vec<_>>());
+        delta.built(2_990);
+        assert_eq!(live(&delta), (2_991..=3_000).collect::<Vec<_>>());
+        assert_eq!(delta.len(), 10);
+    }
+
+    #[test]
+    fn completeness_joins_over_commits_that_touch() {
+        let mut delta = delta(100);
+        for (after, upto) in [(4, 6), (6, 9), (9, 10)] {
+            delta.absorb(commit(after, upto), DeltaSlots::none());
+        }
+        assert_eq!((delta.complete_to(), delta.gap(), delta.beyond.len()), (0, true, 1));
+        delta.absorb(commit(0, 4), DeltaSlots::none());
+        assert_eq!((delta.complete_to(), delta.gap(), delta.beyond.len()), (10, false, 0));
+    }
+
+    #[test]
+    fn a_build_from_the_source_can_be_ahead_of_the_commit() {
+        let mut delta = delta(100);
+        delta.built(5);
+        delta.absorb(commit(2, 5), DeltaSlots::none());
+        assert_eq!((delta.len(), delta.complete_to(), delta.gap()), (0, 5, false));
+    }
+
+    #[test]
+    fn room_is_held_as_long_as_it_is_used() {
+        let room = Arc::new(Semaphore::new(10));
+        let reserve = |count| DeltaSlots { permit: room.clone().try_acquire_many_owned(count).ok() };
+        let mut delta = delta(10);
+        delta.absorb(commit(0, 3), reserve(5));
+        assert_eq!(room.available_permits(), 7);
+        delta.absorb(commit(3, 4), reserve(1));
+        delta.built(3);
+        assert_eq!(room.available_permits(), 9);
+        // Told a second time, it needs no second room.
+        delta.absorb(commit(3, 4), reserve(1));
+        assert_eq!(room.available_permits(), 9);
+        delta.built(4);
+        assert_eq!(room.available_permits(), 10);
+    }
+
+    #[test]
+    fn without_room_a_full_delta_only_hears() {
+        let mut delta = delta(3);
+        delta.absorb(commit(0, 3), DeltaSlots::none());
+        delta.absorb(commit(3, 5), DeltaSlots::none());
+        assert_eq!((delta.len(), delta.complete_to(), delta.gap()), (3, 3, true));
+        // What comes after the lost one is beyond a gap, however much room it has.
+        delta.built(3);
+        delta.absorb(commit(5, 6), DeltaSlots::none());
+        assert_eq!((live(&delta), delta.complete_to()), (vec![6], 3));
+        delta.built(5);
+        assert_eq!((delta.complete_to(), delta.gap()), (6, false));
+    }
+
+    #[test]
+    fn changes_are_the_newest_of_each_item() {
+        let mut delta = delta(100);
+        delta.absorb(commit(0, 3), DeltaSlots::none());
+        let gone = Commit { after: 3, upto: 4, rows: Vec::new(), tombstones: vec![(4, 2)] };
+        delta.absorb(gone, DeltaSlots::none());
+        let mut changes = delta.snapshot().changes();
+        changes.sort_by_key(Change::seq);
+        let told: Vec<_> = changes
+            .iter()
+            .map(|change| (change.seq(), change.item(), matches!(change, Change::Put(_))))
+            .collect();
+        assert_eq!(told, [(1, 1, true), (3, 3, true), (4, 2, false)]);
+    }
+}

@@ -1,0 +1,145 @@
+//! The index folder: `LOCK`, `CURRENT`, and the volumes `index-N`, of which `CURRENT` names one.
+//!
+//! A rebuild fills the next volume beside the old one; renaming a new `CURRENT` into place is the moment it counts.
+//! Whatever else lies here is left over from a rebuild that did not come to its end.
+
+use super::error::IndexError;
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+const CURRENT: &str = "CURRENT";
+const PREFIX: &str = "index-";
+
+/// The folder, locked against every other process for as long as this lives.
+pub(super) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    pub(super) fn open(path: &Path) -> Result<Folder, IndexError> {
+        fs::create_dir_all(path).map_err(|error| IndexError::io(path, error))?;
+        let lock_path = path.join("LOCK");
+        let lock = File::create(&lock_path).map_err(|error| IndexError::io(&lock_path, error))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Folder { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(IndexError::Locked(path.to_owned())),
+            Err(TryLockError::Error(error)) => Err(IndexError::io(&lock_path, error)),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The volume that counts, if there is one.
+    pub(super) fn current(&self) -> Result<Option<PathBuf>, IndexError> {
+        let path = self.path.join(CURRENT);
+        match fs::read_to_string(&path) {
+            Ok(name) => Ok(number(name.trim_end()).map(|n| self.volume(n)).filter(|volume| volume.is_dir())),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => Ok(None),
+            Err(error) => Err(IndexError::io(path, error)),
+        }
+    }
+
+    /// Makes a new, empty volume with a number that was not used before.
+    pub(super) fn next(&self) -> Result<PathBuf, IndexError> {
+        let last = self.volumes()?.into_iter().map(|(n, _)| n).max();
+        let path = self.volume(last.map_or(1, |n| n + 1));
+        fs::create_dir(&path).map_err(|error| IndexError::io(&path, error))?;
+        Ok(path)
+    }
+
+    /// Makes a volume the one that counts. After this returns, a power cut cannot bring the old one back.
+    pub(super) fn set_current(&self, volume: &Path) -> Result<(), IndexError> {
+        let name = volume.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = self.path.join("CURRENT.new");
+        let path = self.path.join(CURRENT);
+        sync_folder(volume)?;
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            writeln!(file, "{name}")?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(|error| IndexError::io(&path, error))?;
+        sync_folder(&self.path)
+    }
+
+    /// Removes every volume but one. A process that still reads a removed one keeps its pages until it is done.
+    pub(super) fn remove_others(&self, keep: &Path) -> Result<(), IndexError> {
+        for (_, path) in self.volumes()? {
+            if path != keep {
+                fs::remove_dir_all(&path).map_err(|error| IndexError::io(&path, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn volume(&self, number: u64) -> PathBuf {
+        self.path.join(format!("{PREFIX}{number}"))
+    }
+
+    fn volumes(&self) -> Result<Vec<(u64, PathBuf)>, IndexError> {
+        let wrap = |error| IndexError::io(&self.path, error);
+        let mut volumes = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(wrap)? {
+            let entry = entry.map_err(wrap)?;
+            if let Some(number) = entry.file_name().to_str().and_then(number) {
+                volumes.push((number, entry.path()));
+            }
+        }
+        Ok(volumes)
+    }
+}
+
+/// `index-17` -> 17. Nothing else is a name, so `CURRENT` can never lead out of the folder.
+fn number(name: &str) -> Option<u64> {
+    name.strip_prefix(PREFIX)?.parse().ok().filter(|number| format!("{PREFIX}{number}") == name)
+}
+
+fn sync_folder(path: &Path) -> Result<(), IndexError> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(|error| IndexError::io(path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert_eq!(number("index-17"), Some(17));
+        for name in ["index-", "index-+1", "index-01", "index-1/..", "other", ""] {
+            assert_eq!(number(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_life_of_a_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = Folder::open(home.path()).unwrap();
+        assert!(matches!(Folder::open(home.path()), Err(IndexError::Locked(_))));
+        assert_eq!(folder.current().unwrap(), None);
+        let first = folder.next().unwrap();
+        folder.set_current(&first).unwrap();
+        let second = folder.next().unwrap();
+        assert_eq!(folder.current().unwrap(), Some(first.clone()));
+        folder.set_current(&second).unwrap();
+        folder.remove_others(&second).unwrap();
+        assert_eq!(folder.current().unwrap(), Some(second.clone()));
+        assert!(!first.exists());
+        drop(folder);
+        assert_eq!(Folder::open(home.path()).unwrap().current().unwrap(), Some(second));
+    }
+
+    #[test]
+    fn a_current_that_leads_nowhere_is_none() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = Folder::open(home.path()).unwrap();
+        for text in [&b"index-9\n"[..], b"../etc", b"\xff\xfe"] {
+            fs::write(home.path().join(CURRENT), text).unwrap();
+            assert_eq!(folder.current().unwrap(), None);
+        }
+    }
+}

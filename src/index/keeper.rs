@@ -1,0 +1,298 @@
+//! The index thread: the only place that writes. It decides when to build, keeps trying when a build fails, and
+//! heals what is damaged.
+
+use super::builder::{Held, Site};
+use super::delta::Snapshot;
+use super::error::IndexError;
+use super::shared::{Orders, Reply, Shared, lock};
+use super::source::ChangeSource;
+use super::status::RebuildReason;
+use super::volume::Record;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+/// So many failures in a row that look like damage are not bad luck.
+const DAMAGE_FAILURES: u32 = 2;
+/// The longest pause after failures, as a multiple of the first.
+const MOST_BACKOFF: u32 = 32;
+
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    source: Arc<dyn ChangeSource>,
+    pool: rayon::ThreadPool,
+    failing: Option<Failing>,
+}
+
+/// A row of failed builds.
+struct Failing {
+    since: Instant,
+    times: u32,
+    next_try: Instant,
+    message: String,
+}
+
+enum Job {
+    /// Build what is here, or, with `look`, what the source has.
+    Build {
+        look: bool,
+        replies: Vec<Reply>,
+    },
+    Rebuild {
+        reason: RebuildReason,
+        replies: Vec<Reply>,
+    },
+    /// The grace is over.
+    Degrade,
+    End,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Arc<Shared>, source: Arc<dyn ChangeSource>) -> Result<Keeper, IndexError> {
+        // A build runs as a whole inside the pool, so that its transaction stays on one thread.
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(shared.options.build_threads.max(1))
+            .thread_name(|n| format!("lnsp-index-{n}"))
+            .build()
+            .map_err(|error| IndexError::io(shared.folder.path(), std::io::Error::other(error)))?;
+        Ok(Keeper { shared, source, pool, failing: None })
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Builds what the source has beyond the volume: the first thing in the life of an index.
+    pub(super) fn catch_up(&mut self) -> Result<(), IndexError> {
+        match self.attempt(|keeper| keeper.build(true)) {
+            Err(error) if error.is_damage() => self.attempt(|keeper| keeper.rebuild(RebuildReason::Corrupt)),
+            result => result,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let shared = self.shared.clone();
+        loop {
+            let job = shared.await_orders(|orders| self.next_job(orders));
+            match job {
+                Job::End => return,
+                Job::Degrade => self.degrade(),
+                Job::Build { look, replies } => {
+                    let mut result = self.attempt(|keeper| keeper.build(look));
+                    let times = self.failing.as_ref().map_or(0, |failing| failing.times);
+                    if times >= DAMAGE_FAILURES && result.as_ref().is_err_and(IndexError::is_damage) {
+                        result = self.attempt(|keeper| keeper.rebuild(RebuildReason::Corrupt));
+                    }
+                    if result.is_err() {
+                        // What was left to do is still to do.
+                        shared.order(|orders| {
+                            orders.stirred = orders.stirred.or_else(|| Some(Instant::now()));
+                            orders.look |= look;
+                            false
+                        });
+                    }
+                    answer(replies, &result);
+                }
+                Job::Rebuild { reason, replies } => {
+                    let result = self.attempt(|keeper| keeper.rebuild(reason));
+                    if result.is_err() {
+                        // The old index is still good; a look shows that, and ends the row of failures.
+                        shared.order(|orders| std::mem::replace(&mut orders.look, true));
+                    }
+                    answer(replies, &result);
+                }
+            }
+        }
+    }
+
+    /// What is to be done now, or how long there is nothing to do.
+    fn next_job(&self, orders: &mut Orders) -> Result<Job, Option<Duration>> {
+        if orders.closing {
+            return Ok(Job::End);
+        }
+        if let Some((reason, _)) = orders.rebuild.first() {
+            let reason = *reason;
+            let replies = orders.rebuild.drain(..).map(|(_, reply)| reply).collect();
+            return Ok(Job::Rebuild { reason, replies });
+        }
+        let policy = &self.shared.options.policy;
+        let now = Instant::now();
+        let len = self.shared.delta.read().unwrap_or_else(PoisonError::into_inner).len();
+        // Orders that someone waits for are tried at once, even in a row of failures.
+        if !orders.flush.is_empty() {
+            return Ok(self.start(orders));
+        }
+        let threshold = policy.threshold(lock(&self.shared.account).record.items);
+        let pressed = orders.pressure && len > 0;
+        orders.pressure &= pressed;
+        let due = if orders.look || len >= threshold || pressed {
+            Some(now)
+        } else {
+            let idle = orders.stirred.map(|stirred| stirred + policy.idle);
+            let gap = orders.gap_since.map(|since| since + policy.idle);
+            idle.into_iter().chain(gap).min()
+        };
+        let due = match (&self.failing, due) {
+            (Some(failing), Some(due)) => Some(due.max(failing.next_try)),
+            (_, due) => due,
+        };
+        if due.is_some_and(|due| due <= now) {
+            return Ok(self.start(orders));
+        }
+        let grace_ends = self.failing.as_ref().map(|failing| failing.since + policy.grace);
+        let grace_ends = grace_ends.filter(|_| self.shared.degraded.borrow().is_none());
+        if grace_ends.is_some_and(|ends| ends <= now) {
+            return Ok(Job::Degrade);
+        }
+        Err(due.into_iter().chain(grace_ends).min().map(|at| at - now))
+    }
+
+    /// A build answers every order that was left before it.
+    fn start(&self, orders: &mut Orders) -> Job {
+        orders.pressure = false;
+        orders.stirred = None;
+        Job::Build { look: std::mem::take(&mut orders.look), replies: std::mem::take(&mut orders.flush) }
+    }
+
+    /// Runs one piece of work; a panic in it is a failure like any other.
+    fn attempt(
+        &mut self,
+        work: impl FnOnce(&Keeper) -> Result<(), IndexError> + Send,
+    ) -> Result<(), IndexError> {
+        lock(&self.shared.account).building_since = Some(Instant::now());
+        let keeper: &Keeper = self;
+        let result = catch_unwind(AssertUnwindSafe(|| keeper.pool.install(|| work(keeper))))
+            .unwrap_or_else(|panic| Err(IndexError::Panicked(message_of(panic.as_ref()))));
+        lock(&self.shared.account).building_since = None;
+        match &result {
+            Ok(()) => {
+                self.failing = None;
+                self.shared.degraded.send_if_modified(|degraded| degraded.take().is_some());
+            }
+            Err(_) if self.shared.closing() => {}
+            Err(error) => {
+                lock(&self.shared.account).failed_builds += 1;
+                self.note_failure(error);
+            }
+        }
+        result
+    }
+
+    fn note_failure(&mut self, error: &IndexError) {
+        let policy = &self.shared.options.policy;
+        let now = Instant::now();
+        let (since, times) = self.failing.as_ref().map_or((now, 0), |failing| (failing.since, failing.times));
+        let pause = policy.retry * 2u32.saturating_pow(times).min(MOST_BACKOFF);
+        tracing::warn!(%error, times = times + 1, ?pause, "a build of the index failed; it is tried again");
+        self.failing =
+            Some(Failing { since, times: times + 1, next_try: now + pause, message: error.to_string() });
+        if now.duration_since(since) >= policy.grace {
+            self.degrade();
+        }
+    }
+
+    fn degrade(&self) {
+        let Some(failing) = &self.failing else { return };
+        if self.shared.degraded.send_replace(Some(failing.message.clone())).is_none() {
+            tracing::error!(error = failing.message, "search falls behind: the index cannot be built");
+        }
+    }
+
+    fn site<'a>(&'a self, cancelled: &'a (dyn Fn() -> bool + Sync), heard_of: i64) -> Site<'a> {
+        let Shared { folder, options, .. } = &*self.shared;
+        Site { folder, options, source: &*self.source, cancelled, heard_of }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.shared.delta.read().unwrap_or_else(PoisonError::into_inner).snapshot()
+    }
+
+    /// Builds until everything that is known of is built.
+    ///
+    /// While commits touch each other the delta is complete, and its own rows are built: reading them back from the
+    /// database would cost it as much as a quarter of inserting them. Only a gap, a failed build or an order to look
+    /// sends us to the source.
+    fn build(&self, mut look: bool) -> Result<(), IndexError> {
+        let cancelled = || self.shared.closing();
+        let volume = self.shared.volume();
+        loop {
+            let started = Instant::now();
+            let record = lock(&self.shared.account).record.clone();
+            let delta = self.snapshot();
+            let site = self.site(&cancelled, delta.heard_of);
+            let before = record.watermark;
+            let (record, complete) = if look || delta.heard_of > delta.complete_to {
+                site.catch_up(&volume, &record)?
+            } else {
+                let mut changes = delta.changes();
+                changes.sort_by_key(super::source::Change::seq);
+                (site.increment(&volume, &record, &changes, delta.complete_to)?, true)
+            };
+            drop(delta);
+            if record.watermark > before {
+                let mut account = lock(&self.shared.account);
+                account.builds += 1;
+                account.last_build = started.elapsed();
+            }
+            self.publish(record);
+            if complete {
+                return Ok(());
+            }
+            look = true;
+        }
+    }
+
+    fn rebuild(&self, reason: RebuildReason) -> Result<(), IndexError> {
+        tracing::warn!(reason = reason.name(), "rebuilding the index from the database");
+        let cancelled = || self.shared.closing();
+        let Held { volume, record } = self.site(&cancelled, self.snapshot().heard_of).rebuild()?;
+        *self.shared.volume.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(volume);
+        lock(&self.shared.account).last_rebuild = Some(reason);
+        self.publish(record);
+        Ok(())
+    }
+
+    /// After a commit to the volume: the delta forgets what is built, its room is free, waiters are told.
+    fn publish(&self, record: Record) {
+        let watermark = record.watermark;
+        lock(&self.shared.account).record = record;
+        let (garbage, complete_to, gap) = {
+            let mut delta = self.shared.delta.write().unwrap_or_else(PoisonError::into_inner);
+            let garbage = delta.built(watermark);
+            (garbage, delta.complete_to(), delta.gap())
+        };
+        drop(garbage);
+        self.shared.announce(complete_to);
+        self.shared.order(|orders| {
+            orders.gap_since = gap.then(Instant::now);
+            false
+        });
+    }
+}
+
+/// However the thread ends, nobody may go on waiting for it.
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.shared.close();
+        self.shared.degraded.send_replace(Some(IndexError::Closed.to_string()));
+        self.shared.ended.send_replace(true);
+    }
+}
+
+fn answer(replies: Vec<Reply>, result: &Result<(), IndexError>) {
+    let tell = || match result {
+        Ok(()) => Ok(()),
+        Err(error) => Err(IndexError::BuildFailed(error.to_string())),
+    };
+    for reply in replies {
+        // Whoever asked may have gone away.
+        drop(reply.send(tell()));
+    }
+}
+
+/// The text of a panic, when it has one.
+pub(super) fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message").to_owned()
+}

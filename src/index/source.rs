@@ -1,0 +1,172 @@
+//! The way the index sees the truth: committed changes, in the order of the store's clock.
+
+use super::error::SourceError;
+use super::scan::norm;
+use std::sync::Arc;
+
+/// A row with its vector, as committed.
+#[derive(Debug, Clone)]
+pub struct ChangedRow {
+    /// The clock value of its last change.
+    pub seq: i64,
+    /// Its number in the index.
+    pub item: u32,
+    /// Unit length, finite.
+    pub vector: Arc<[f32]>,
+}
+
+/// A page of changes, read in one snapshot.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// The clock in the snapshot the lists were read in.
+    pub clock: i64,
+    /// Rows as they are now, ascending by `seq`.
+    pub rows: Vec<ChangedRow>,
+    /// Deletions, `(seq, item)`, ascending by `seq`.
+    pub tombstones: Vec<(i64, u32)>,
+}
+
+/// Reads the truth. The composition root implements it over PostgreSQL; the calls block, and are made on the
+/// index's own thread.
+pub trait ChangeSource: Send + Sync {
+    /// The changes with a number above `seq`, lowest numbers first: at most `limit` rows and at most `limit`
+    /// tombstones (or `limit` of both together). Fewer than `limit` in all means: that was everything up to
+    /// `clock`. Numbers may have holes.
+    ///
+    /// # Errors
+    /// The index tries again later, and calls itself degraded when that goes on.
+    fn changes_after(&self, seq: i64, limit: usize) -> Result<Changes, SourceError>;
+
+    /// The row whose last change has exactly this number. By it the index recognises a database that was set back
+    /// to an older state and has gone another way since.
+    ///
+    /// # Errors
+    /// As [`Self::changes_after`].
+    fn row_at(&self, seq: i64) -> Result<Option<ChangedRow>, SourceError>;
+}
+
+/// What one transaction has committed: the part of the clock it took, and what it changed.
+///
+/// `after` is the clock before the transaction, `upto` the clock after it. Two commits touch when one's `upto` is
+/// the other's `after`; by that the index knows, without assuming anything about holes or other writers, whether
+/// it has heard of everything.
+#[derive(Debug, Clone, Default)]
+pub struct Commit {
+    /// The clock before.
+    pub after: i64,
+    /// The clock after.
+    pub upto: i64,
+    /// Rows that are new or changed.
+    pub rows: Vec<ChangedRow>,
+    /// `(seq, item)` of rows that are gone.
+    pub tombstones: Vec<(i64, u32)>,
+}
+
+/// A change as the index applies it.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    Put(ChangedRow),
+    Gone { seq: i64, item: u32 },
+}
+
+impl Change {
+    pub(super) fn seq(&self) -> i64 {
+        match self {
+            Change::Put(row) => row.seq,
+            Change::Gone { seq, .. } => *seq,
+        }
+    }
+
+    pub(super) fn item(&self) -> u32 {
+        match self {
+            Change::Put(row) => row.item,
+            Change::Gone { item, .. } => *item,
+        }
+    }
+}
+
+/// A page in the order of the clock, and how far it reaches: every change up to `upto` is in it or before it.
+pub(super) struct Page {
+    pub(super) changes: Vec<Change>,
+    pub(super) upto: i64,
+    pub(super) clock: i64,
+    pub(super) last: bool,
+}
+
+impl Page {
+    /// A list that is full hides what comes after its last number, so the page ends there, whatever the other
+    /// list holds beyond.
+    pub(super) fn new(changes: Changes, limit: usize) -> Page {
+        let Changes { clock, rows, tombstones } = changes;
+        let last = rows.len() + tombstones.len() < limit;
+        let row_end = rows.last().map(|row| row.seq);
+        let tombstone_end = tombstones.last().map(|(seq, _)| *seq);
+        let full_ends =
+            [row_end.filter(|_| rows.len() >= limit), tombstone_end.filter(|_| tombstones.len() >= limit)];
+        let upto = if last {
+            clock
+        } else {
+            full_ends.into_iter().flatten().min().or(row_end.max(tombstone_end)).unwrap_or(clock)
+        };
+        let mut changes: Vec<Change> = rows
+            .into_iter()
+            .map(Change::Put)
+            .chain(tombstones.into_iter().map(|(seq, item)| Change::Gone { seq, item }))
+            .filter(|change| change.seq() <= upto)
+            .collect();
+        changes.sort_by_key(Change::seq);
+        Page { changes, upto, clock, last }
+    }
+}
+
+/// The length of a vector that the index can hold: one with the right number of dimensions, finite, not zero.
+/// Arroy takes anything, silently.
+pub(super) fn usable(vector: &[f32], dims: usize) -> Option<f32> {
+    let length = norm(vector);
+    (vector.len() == dims && length.is_finite() && length > 0.0).then_some(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(seq: i64) -> ChangedRow {
+        ChangedRow { seq, item: seq as u32, vector: Arc::from([1.0]) }
+    }
+
+    fn page(rows: &[i64], tombstones: &[i64], limit: usize) -> (Vec<i64>, i64, bool) {
+        let changes = Changes {
+            clock: 100,
+            rows: rows.iter().map(|seq| row(*seq)).collect(),
+            tombstones: tombstones.iter().map(|seq| (*seq, 0)).collect(),
+        };
+        let page = Page::new(changes, limit);
+        (page.changes.iter().map(Change::seq).collect(), page.upto, page.last)
+    }
+
+    #[test]
+    fn a_page_that_is_not_full_reaches_the_clock() {
+        assert_eq!(page(&[3, 9], &[5], 4), (vec![3, 5, 9], 100, true));
+        assert_eq!(page(&[], &[], 1), (vec![], 100, true));
+    }
+
+    #[test]
+    fn a_full_list_ends_the_page_for_both() {
+        assert_eq!(page(&[3, 9], &[5, 70], 2), (vec![3, 5, 9], 9, false));
+        assert_eq!(page(&[3, 90], &[5, 7], 2), (vec![3, 5, 7], 7, false));
+        assert_eq!(page(&[3, 9], &[50], 2), (vec![3, 9], 9, false));
+    }
+
+    #[test]
+    fn a_limit_over_both_lists_together_ends_at_the_last_change() {
+        assert_eq!(page(&[3, 9], &[5], 3), (vec![3, 5, 9], 9, false));
+    }
+
+    #[test]
+    fn unusable_vectors_are_recognised() {
+        assert_eq!(usable(&[3.0, 4.0], 2), Some(5.0));
+        for vector in [&[0.0, 0.0][..], &[f32::NAN, 1.0], &[f32::INFINITY, 0.0], &[1.0]] {
+            assert_eq!(usable(vector, 2), None, "{vector:?}");
+        }
+    }
+}

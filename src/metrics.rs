@@ -1,0 +1,230 @@
+//! Every metric of the service by name, so that names cannot drift. A leaf: knows nothing of the house.
+//!
+//! Labels are closed sets. Times are recorded per batch where there is a batch.
+
+use ::metrics::{counter, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// Upper bounds of the duration histograms, in seconds.
+const SECONDS: [f64; 18] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+    600.0,
+];
+/// Upper bounds for counts of items in a batch.
+const ITEMS: [f64; 13] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0];
+/// Upper bounds for shares.
+const RATIOS: [f64; 8] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0];
+
+/// Installs the recorder, once per process; later calls give the same handle. Call it before the first metric.
+/// `None` when something else in the process has installed another recorder.
+pub fn install() -> Option<&'static PrometheusHandle> {
+    static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+    let handle = HANDLE.get_or_init(|| {
+        let builder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+            .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_ratio".into()), &RATIOS))
+            .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_rows".into()), &ITEMS))
+            .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_size".into()), &ITEMS))
+            .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_tokens".into()), &ITEMS));
+        let handle = builder.ok()?.install_recorder().ok()?;
+        describe();
+        Some(handle)
+    });
+    handle.as_ref()
+}
+
+fn describe() {
+    use ::metrics::{describe_counter as c, describe_gauge as g, describe_histogram as h};
+    g!("lnsp_build_info", "Always 1; the labels say what runs");
+    c!("lnsp_http_requests_total", "Requests answered");
+    h!("lnsp_http_request_duration_seconds", "From the head of a request to the end of its answer");
+    g!("lnsp_http_uploads_active", "Ingest requests being read or answered");
+    c!("lnsp_ingest_chunks_total", "Chunks answered, by result");
+    h!("lnsp_ingest_ack_duration_seconds", "From the entrance to the answer, for stored chunks");
+    g!("lnsp_inflight_chunks_limit", "The sum of the slots of all stages");
+    g!("lnsp_stage_queue_length", "Slots taken: chunks in a stage, waiting or in hand");
+    g!("lnsp_stage_queue_capacity", "Slots of a stage");
+    h!("lnsp_stage_wait_seconds", "From entering a stage to being taken in hand");
+    h!("lnsp_stage_busy_seconds", "Work of a stage on a chunk or a batch");
+    c!("lnsp_backpressure_seconds_total", "Time that senders waited for room in a stage");
+    c!("lnsp_actor_restarts_total", "Stages that died, by cause");
+    g!("lnsp_actor_up", "1 while the stages run");
+    g!("lnsp_pipeline_generation", "Number of the running generation of stages");
+    c!("lnsp_pipeline_arbiter_busy_seconds_total", "Time the pipeline's own thread was not idle");
+    c!("lnsp_tmd_domain_total", "Chunks tagged, by domain");
+    h!("lnsp_embed_batch_size", "Texts in a forward pass");
+    h!("lnsp_embed_batch_tokens", "Tokens in a forward pass, padding included");
+    h!("lnsp_embed_padding_ratio", "Share of padding in a forward pass");
+    h!("lnsp_embed_tokenize_seconds", "Tokenizing one text");
+    h!("lnsp_embed_inference_seconds", "One forward pass");
+    c!("lnsp_embed_truncated_total", "Texts longer than the model reads");
+    c!("lnsp_embed_nonfinite_total", "Vectors refused because they were not finite");
+    h!("lnsp_store_batch_rows", "Rows in a transaction");
+    h!("lnsp_store_commit_seconds", "One transaction of the writer, commit included");
+    c!("lnsp_store_errors_total", "Errors of the database");
+    g!("lnsp_store_max_seq", "Number of the last committed change");
+    g!("lnsp_index_applied_seq", "Searches reflect every change up to this number");
+    g!("lnsp_index_lag_rows", "Changes committed but not yet built into the index; searched in memory");
+    g!("lnsp_index_items", "Vectors built into the index");
+    g!("lnsp_index_map_used_bytes", "Bytes of the index on disk");
+    g!("lnsp_index_map_size_bytes", "Ceiling of the index file");
+    g!("lnsp_index_builds_total", "Builds since the start");
+    g!("lnsp_index_last_build_seconds", "Duration of the last build");
+    h!("lnsp_search_duration_seconds", "From the query to its results");
+}
+
+/// What runs.
+pub fn build_info(model: &str, device: &str) {
+    let version = env!("CARGO_PKG_VERSION");
+    gauge!("lnsp_build_info", "version" => version, "model" => model.to_owned(), "device" => device.to_owned())
+        .set(1.0);
+}
+
+/// A request was answered.
+pub fn http_request(route: &'static str, method: &'static str, status: u16, took: Duration) {
+    counter!("lnsp_http_requests_total", "route" => route, "method" => method, "status" => status.to_string())
+        .increment(1);
+    histogram!("lnsp_http_request_duration_seconds", "route" => route).record(took);
+}
+
+/// An upload began (1) or ended (-1).
+pub fn uploads(change: f64) {
+    gauge!("lnsp_http_uploads_active").increment(change);
+}
+
+/// A chunk got its answer.
+pub fn ingested(result: &'static str) {
+    counter!("lnsp_ingest_chunks_total", "result" => result).increment(1);
+}
+
+/// A chunk was stored this long after the entrance took it.
+pub fn acknowledged(age: Duration) {
+    histogram!("lnsp_ingest_ack_duration_seconds").record(age);
+}
+
+/// The sum of all slots.
+pub fn inflight_limit(chunks: usize) {
+    gauge!("lnsp_inflight_chunks_limit").set(chunks as f64);
+}
+
+/// A slot was taken (1) or came home (-1).
+pub fn stage_queue(stage: &'static str, change: f64) {
+    gauge!("lnsp_stage_queue_length", "stage" => stage).increment(change);
+}
+
+/// The slots of a stage.
+pub fn stage_capacity(stage: &'static str, slots: usize) {
+    gauge!("lnsp_stage_queue_capacity", "stage" => stage).set(slots as f64);
+}
+
+/// A parcel was taken in hand.
+pub fn stage_wait(stage: &'static str, waited: Duration) {
+    histogram!("lnsp_stage_wait_seconds", "stage" => stage).record(waited);
+}
+
+/// A stage finished a piece of work.
+pub fn stage_busy(stage: &'static str, took: Duration) {
+    histogram!("lnsp_stage_busy_seconds", "stage" => stage).record(took);
+}
+
+/// A sender had to wait for room.
+pub fn backpressure(stage: &'static str, waited: Duration) {
+    // The exporter counts whole numbers only, so the fraction is kept as a gauge that only grows.
+    gauge!("lnsp_backpressure_seconds_total", "stage" => stage).increment(waited.as_secs_f64());
+}
+
+/// A stage died.
+pub fn restart(actor: &'static str, cause: &'static str) {
+    counter!("lnsp_actor_restarts_total", "actor" => actor, "cause" => cause).increment(1);
+}
+
+/// A generation runs, or is being healed.
+pub fn generation(number: u64, up: bool) {
+    gauge!("lnsp_pipeline_generation").set(number as f64);
+    gauge!("lnsp_actor_up").set(f64::from(u8::from(up)));
+}
+
+/// Total busy time of the pipeline's thread.
+pub fn arbiter_busy(total: Duration) {
+    gauge!("lnsp_pipeline_arbiter_busy_seconds_total").set(total.as_secs_f64());
+}
+
+/// A chunk got its domain.
+pub fn tagged(domain: &'static str) {
+    counter!("lnsp_tmd_domain_total", "domain" => domain).increment(1);
+}
+
+/// A text was tokenized.
+pub fn tokenized(took: Duration, truncated: bool) {
+    histogram!("lnsp_embed_tokenize_seconds").record(took);
+    if truncated {
+        counter!("lnsp_embed_truncated_total").increment(1);
+    }
+}
+
+/// A forward pass ended: texts, tokens without and with padding.
+pub fn embedded(texts: usize, tokens: usize, padded: usize, took: Duration) {
+    histogram!("lnsp_embed_batch_size").record(texts as f64);
+    histogram!("lnsp_embed_batch_tokens").record(padded as f64);
+    histogram!("lnsp_embed_padding_ratio").record(1.0 - tokens as f64 / padded.max(1) as f64);
+    histogram!("lnsp_embed_inference_seconds").record(took);
+}
+
+/// A vector was refused.
+pub fn nonfinite() {
+    counter!("lnsp_embed_nonfinite_total").increment(1);
+}
+
+/// A transaction was committed.
+pub fn committed(rows: usize, took: Duration) {
+    histogram!("lnsp_store_batch_rows").record(rows as f64);
+    histogram!("lnsp_store_commit_seconds").record(took);
+}
+
+/// The database said no.
+pub fn store_error(class: Option<String>, retryable: bool) {
+    let class = class.unwrap_or_else(|| "none".to_owned());
+    let retryable = if retryable { "true" } else { "false" };
+    counter!("lnsp_store_errors_total", "sqlstate_class" => class, "retryable" => retryable).increment(1);
+}
+
+/// The last committed change.
+pub fn store_seq(seq: i64) {
+    gauge!("lnsp_store_max_seq").set(seq as f64);
+}
+
+/// The state of the index, as far as it is measured.
+pub struct IndexGauges {
+    /// See `lnsp_index_applied_seq`.
+    pub applied_seq: i64,
+    /// Rows searched in memory.
+    pub lag_rows: usize,
+    /// Vectors built.
+    pub items: u64,
+    /// Bytes on disk.
+    pub map_used: u64,
+    /// Ceiling in bytes.
+    pub map_size: u64,
+    /// Builds since the start.
+    pub builds: u64,
+    /// The last build.
+    pub last_build: Duration,
+}
+
+/// Sets the gauges of the index.
+pub fn index(state: &IndexGauges) {
+    gauge!("lnsp_index_applied_seq").set(state.applied_seq as f64);
+    gauge!("lnsp_index_lag_rows").set(state.lag_rows as f64);
+    gauge!("lnsp_index_items").set(state.items as f64);
+    gauge!("lnsp_index_map_used_bytes").set(state.map_used as f64);
+    gauge!("lnsp_index_map_size_bytes").set(state.map_size as f64);
+    gauge!("lnsp_index_builds_total").set(state.builds as f64);
+    gauge!("lnsp_index_last_build_seconds").set(state.last_build.as_secs_f64());
+}
+
+/// A search was answered, by an exact scan (`exact`) or the trees (`ann`).
+pub fn searched(mode: &'static str, took: Duration) {
+    histogram!("lnsp_search_duration_seconds", "mode" => mode).record(took);
+}

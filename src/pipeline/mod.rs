@@ -1,0 +1,222 @@
+//! The way of a chunk, in one function: [`build`] spawns the three stages bottom-up, each getting the inlet of
+//! the next, and ends with the [`Gate`] through which chunks come in.
+//!
+//! [`Entrance`] stands before the gate and turns known chunks away before any work. [`Supervisor`] builds a
+//! generation of stages, and the next one when a stage of it dies. [`Pipeline`] is what the rest of the house
+//! holds. This is the only module that names all stages.
+
+mod entrance;
+mod supervisor;
+
+pub use crate::stages::Receipt;
+pub use entrance::{Arrival, Entrance};
+pub use supervisor::{Health, Supervisor};
+
+use crate::flow::{Backoff, Load, Slots};
+use crate::metrics;
+use crate::stages::{
+    Died, Duty, EmbedTools, Embedder, Home, Inlet, Inspect, Lifeline, NeedsLlm, NeedsNoLlm, Stage,
+    TmdExtractor, TmdTools, WriteTools, Writer,
+};
+use actix::{Actor, Addr, Arbiter, Context};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::runtime::{Handle, RuntimeMetrics};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// How much the pipeline may hold, and how it heals.
+#[derive(Debug, Clone)]
+pub struct PipelineSettings {
+    /// Slots of the first stage, for chunks that need no language model.
+    pub tmd: Load,
+    /// Slots of the first stage, for chunks that do: near the number of calls at once, because whoever waits here
+    /// waits behind all of them.
+    pub llm: Load,
+    /// Slots of the embedder: also the window in which texts of like length find each other.
+    pub embed: Load,
+    /// Slots of the writer.
+    pub write: Load,
+    /// One chunk at a time, from the entrance to the commit: the control of benchmarks.
+    pub one_at_a_time: bool,
+    /// Pauses between generations, after the first one, which follows at once.
+    pub heal: Backoff,
+    /// A generation that was open this long has healed: the pauses start again.
+    pub calm: Duration,
+    /// How long a chunk waits for the next generation before it is given up as lost.
+    pub patience: Duration,
+}
+
+impl Default for PipelineSettings {
+    fn default() -> Self {
+        const MIB: usize = 1024 * 1024;
+        PipelineSettings {
+            // Tagging takes microseconds: enough to keep the next stage supplied.
+            tmd: Load { items: 128, bytes: 16 * MIB },
+            llm: Load { items: 16, bytes: 2 * MIB },
+            // Several forward passes' worth, so that a batch of like lengths can be found.
+            embed: Load { items: 512, bytes: 32 * MIB },
+            // One transaction in flight and the next one gathering.
+            write: Load { items: 512, bytes: 32 * MIB },
+            one_at_a_time: false,
+            heal: Backoff { first: Duration::from_secs(1), ceiling: Duration::from_secs(60) },
+            calm: Duration::from_secs(30),
+            patience: Duration::from_secs(60),
+        }
+    }
+}
+
+impl PipelineSettings {
+    /// The most chunks that can be in flight: the sum of the slots.
+    pub fn in_flight(&self) -> usize {
+        self.tmd.items + self.llm.items + self.embed.items + self.write.items
+    }
+}
+
+/// What the stages work with, from generation to generation.
+#[derive(Clone)]
+pub struct Tools {
+    /// Of the first stage.
+    pub tmd: TmdTools,
+    /// Of the second.
+    pub embed: EmbedTools,
+    /// Of the third.
+    pub write: WriteTools,
+    /// See [`Inspect`].
+    pub inspect: Arc<dyn Inspect>,
+}
+
+/// The way into one generation of stages.
+#[derive(Clone)]
+struct Gate {
+    generation: u64,
+    local: Inlet<NeedsNoLlm>,
+    llm: Option<Inlet<NeedsLlm>>,
+    slots: [Arc<Slots>; 4],
+    retired: CancellationToken,
+}
+
+impl Gate {
+    /// Waits until no chunk is inside any stage.
+    async fn all_home(&self) {
+        // A parcel leaves a stage only after it has a slot in the next, so looking in order of the way suffices.
+        for slots in &self.slots {
+            slots.all_home().await;
+        }
+    }
+
+    /// Ends the generation. Whoever is inside goes home, or to its end if that has begun.
+    fn retire(&self) {
+        self.retired.cancel();
+        self.slots.iter().for_each(|slots| slots.close());
+    }
+}
+
+/// Spawns a generation on the current Arbiter: the writer first, the gate last. Read upwards it is the way of a
+/// chunk.
+fn build(
+    generation: u64,
+    tools: &Tools,
+    settings: &PipelineSettings,
+    supervisor: &mpsc::Sender<Died>,
+) -> Gate {
+    let retired = CancellationToken::new();
+    let duty = |stage| Duty {
+        lifeline: Lifeline::new(stage, generation, supervisor.clone(), retired.clone()),
+        inspect: tools.inspect.clone(),
+    };
+
+    let write_slots = Slots::new(Stage::Write.name(), settings.write);
+    let writer = spawn(settings.write, Writer::new(tools.write.clone(), duty(Stage::Write)));
+    let to_writer = Inlet::new(write_slots.clone(), writer.recipient());
+
+    let embed_slots = Slots::new(Stage::Embed.name(), settings.embed);
+    let embedder = spawn(settings.embed, Embedder::new(tools.embed.clone(), to_writer, duty(Stage::Embed)));
+    let to_embedder = Inlet::new(embed_slots.clone(), embedder.recipient());
+
+    let tmd_slots = Slots::new(Stage::Tmd.name(), settings.tmd);
+    let both = Load { items: settings.tmd.items + settings.llm.items, ..settings.tmd };
+    let extractor = spawn(both, TmdExtractor::new(tools.tmd.clone(), to_embedder, duty(Stage::Tmd)));
+    let local = Inlet::new(tmd_slots.clone(), extractor.clone().recipient());
+    let llm_slots = Slots::new("llm", settings.llm);
+    // Without somebody to ask there is nothing to wait for.
+    let llm = tools.tmd.remote.is_some().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
+
+    Gate { generation, local, llm, slots: [llm_slots, tmd_slots, embed_slots, write_slots], retired }
+}
+
+/// Starts a stage whose mailbox is larger than its slots.
+fn spawn<A: Actor<Context = Context<A>>>(slots: Load, stage: A) -> Addr<A> {
+    A::create(|context| {
+        context.set_mailbox_capacity(slots.items + Inlet::<NeedsNoLlm>::MAILBOX_MARGIN);
+        stage
+    })
+}
+
+/// A running pipeline: the thread it lives on, and the ways in.
+pub struct Pipeline {
+    arbiter: Mutex<Option<Arbiter>>,
+    runtime: RuntimeMetrics,
+    health: watch::Receiver<Health>,
+    entrance: Entrance,
+    slots: usize,
+}
+
+impl Pipeline {
+    /// Starts the Arbiter and the supervisor on it, which builds the first generation. The Arbiter runs no CPU
+    /// work: models, classifiers and LMDB have threads of their own.
+    pub fn start(tools: Tools, settings: PipelineSettings) -> Pipeline {
+        metrics::inflight_limit(settings.in_flight());
+        let (tell, told) = std::sync::mpsc::channel();
+        let arbiter = Arbiter::new();
+        // The Arbiter is new and idle: its answer is there as soon as its thread runs.
+        arbiter.spawn_fn(move || drop(tell.send(Handle::current().metrics())));
+        let runtime = told.recv().unwrap_or_else(|_| Handle::current().metrics());
+        let home = Arc::new(Home::default());
+        let (gate, open) = watch::channel(None);
+        let (health, healthy) = watch::channel(Health::default());
+        let entrance = Entrance::new(tools.write.store.clone(), home.clone(), open, &settings);
+        let slots = settings.in_flight();
+        let supervisor = Supervisor::new(tools, settings, home, gate, health);
+        Supervisor::start_in_arbiter(&arbiter.handle(), |_| supervisor);
+        Pipeline { arbiter: Mutex::new(Some(arbiter)), runtime, health: healthy, entrance, slots }
+    }
+
+    /// The way in.
+    pub fn entrance(&self) -> &Entrance {
+        &self.entrance
+    }
+
+    /// What the supervisor says.
+    pub fn health(&self) -> Health {
+        self.health.borrow().clone()
+    }
+
+    /// Waits for the supervisor to say something that satisfies `wanted`.
+    pub async fn wait_for(&self, wanted: impl FnMut(&Health) -> bool) {
+        drop(self.health.clone().wait_for(wanted).await);
+    }
+
+    /// How long the pipeline's thread has been at work. Its share of the time tells whether something runs there
+    /// that should not.
+    pub fn busy(&self) -> Duration {
+        self.runtime.worker_total_busy_duration(0)
+    }
+
+    /// The most chunks that can be in flight.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Turns arrivals away, waits until every accepted chunk has its answer, then ends the thread, and with it the
+    /// stages' hold on model, store and index.
+    pub async fn stop(&self) {
+        self.entrance.drain().await;
+        let arbiter = self.arbiter.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(arbiter) = arbiter {
+            arbiter.stop();
+            // Short: the thread only has to drop what it holds. That it panicked is no news at its end.
+            drop(arbiter.join());
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The second stage: gives each chunk its vector.
+//!
+//! Texts are tokenized as they arrive, and wait. Whenever the model is free it pulls the next batch from those
+//! who wait: texts of like length around the oldest one, as many as fit its budget. No timer.
+
+use super::{Duty, Inlet, Parcel, Stage};
+use crate::chunk::{EmbeddedChunk, Embedding, TaggedChunk};
+use crate::encoder::plan::{Budget, choose};
+use crate::encoder::{EncodeError, Encoder, Tokenizer, Tokens};
+use crate::flow::{Batch, Lane, Worker, WorkerError};
+use crate::metrics;
+use crate::outcome::{Cause, Outcome, Rejection};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The model as the service holds it: some encoder, on its own thread.
+pub type Model = Worker<Box<dyn Encoder>>;
+
+/// What the stage works with; outlives its generations.
+#[derive(Clone)]
+pub struct EmbedTools {
+    /// On the model's thread.
+    pub model: Model,
+    /// On a thread of its own: a long text takes longer to tokenize than the pipeline may stand still.
+    pub tokenizer: Worker<Arc<Tokenizer>>,
+    /// How much goes into one forward pass.
+    pub budget: Budget,
+}
+
+/// Finds its way into the actor once its text is tokenized.
+struct Readable {
+    tagged: TaggedChunk,
+    tokens: Arc<Tokens>,
+}
+
+/// The actor.
+pub struct Embedder {
+    tools: EmbedTools,
+    next: Inlet<EmbeddedChunk>,
+    duty: Duty,
+    waiting: Batch<Parcel<Readable>>,
+    busy: bool,
+}
+
+impl Embedder {
+    /// A stage that pushes to `next`.
+    pub fn new(tools: EmbedTools, next: Inlet<EmbeddedChunk>, duty: Duty) -> Self {
+        Embedder { tools, next, duty, waiting: Batch::default(), busy: false }
+    }
+
+    /// Starts the next forward pass, if the model is free and somebody waits.
+    fn pull(&mut self, context: &mut Context<Self>) {
+        if self.busy || self.waiting.is_empty() {
+            return;
+        }
+        let mut parcels = self.waiting.take(|lengths| choose(lengths, self.tools.budget));
+        parcels.iter_mut().for_each(|parcel| parcel.take_in_hand(Stage::Embed.name()));
+        self.busy = true;
+        let (tools, next, duty) = (self.tools.clone(), self.next.clone(), self.duty.clone());
+        let pass = actix::spawn(async move {
+            let embedded = embed(&tools, parcels).await;
+            // The model is free again while these wait for room in the next stage.
+            duty.spawn(async move {
+                for parcel in embedded {
+                    next.push(parcel).await;
+                }
+            });
+            duty.lifeline.let_go();
+        });
+        context.spawn(fut::wrap_future::<_, Self>(pass).map(|ended, stage, context| match ended {
+            Ok(()) => {
+                stage.busy = false;
+                stage.pull(context);
+            }
+            Err(_panicked) => context.stop(),
+        }));
+    }
+}
+
+impl Actor for Embedder {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        self.duty.stop_when_retired(context);
+    }
+}
+
+impl Handler<Parcel<TaggedChunk>> for Embedder {
+    type Result = ();
+
+    fn handle(&mut self, mut parcel: Parcel<TaggedChunk>, context: &mut Context<Self>) {
+        self.duty.take_in_hand(&mut parcel);
+        let tokenizer = self.tools.tokenizer.clone();
+        let reading = actix::spawn(async move { read(&tokenizer, parcel).await });
+        context.spawn(fut::wrap_future::<_, Self>(reading).map(|read, stage, context| match read {
+            Ok(Some(mut parcel)) => {
+                parcel.rest();
+                let length = parcel.cargo().tokens.len();
+                if parcel.attempts() > 0 {
+                    stage.waiting.push_alone(parcel, length);
+                } else {
+                    stage.waiting.push(parcel, length);
+                }
+                stage.pull(context);
+            }
+            Ok(None) => {}
+            Err(_panicked) => context.stop(),
+        }));
+    }
+}
+
+/// Tokenizes; `None` when the chunk had to be rejected.
+async fn read(tokenizer: &Worker<Arc<Tokenizer>>, parcel: Parcel<TaggedChunk>) -> Option<Parcel<Readable>> {
+    let chunk = parcel.cargo().chunk.clone();
+    let tokens = tokenizer.run(Lane::Bulk, move |tokenizer| {
+        let started = Instant::now();
+        let tokens = tokenizer.tokenize(&chunk.text);
+        metrics::tokenized(started.elapsed(), tokens.as_ref().is_ok_and(|tokens| tokens.truncated));
+        tokens
+    });
+    match tokens.await {
+        Ok(Ok(tokens)) => Some(parcel.map(|tagged| Readable { tagged, tokens: Arc::new(tokens) })),
+        Ok(Err(error)) => {
+            parcel.settle(refused(&error));
+            None
+        }
+        Err(error) => {
+            parcel.settle(broken(&error));
+            None
+        }
+    }
+}
+
+type Pass = Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError>;
+
+/// One forward pass, or, should it fail as a whole, one for each text: the others are no worse for one bad text.
+async fn embed(tools: &EmbedTools, parcels: Vec<Parcel<Readable>>) -> Vec<Parcel<EmbeddedChunk>> {
+    let texts = parcels.iter().map(|parcel| parcel.cargo().tokens.clone()).collect();
+    match forward(&tools.model, Lane::Bulk, texts).await {
+        Ok((Ok(vectors), took)) if vectors.len() == parcels.len() => parcels
+            .into_iter()
+            .zip(vectors)
+            .filter_map(|(parcel, vector)| finish(parcel, vector, took))
+            .collect(),
+        _ if parcels.len() > 1 => {
+            let mut embedded = Vec::with_capacity(parcels.len());
+            for parcel in parcels {
+                embedded.extend(Box::pin(embed(tools, vec![parcel])).await);
+            }
+            embedded
+        }
+        failed => {
+            let outcome = match &failed {
+                Ok((Err(error), _)) => refused(error),
+                Ok((Ok(_), _)) => {
+                    Outcome::Rejected(Rejection::new(Cause::EmbedFailed, "the model gave no vector"))
+                }
+                Err(error) => broken(error),
+            };
+            parcels.into_iter().for_each(|parcel| parcel.settle(outcome.clone()));
+            Vec::new()
+        }
+    }
+}
+
+/// Runs the model on its thread and measures the pass there.
+async fn forward(
+    model: &Model,
+    lane: Lane,
+    texts: Vec<Arc<Tokens>>,
+) -> Result<(Pass, Duration), WorkerError> {
+    let pass = model.run(lane, move |encoder| {
+        let started = Instant::now();
+        let texts: Vec<&Tokens> = texts.iter().map(AsRef::as_ref).collect();
+        let vectors = encoder.encode(&texts);
+        let took = started.elapsed();
+        let longest = texts.iter().map(|tokens| tokens.len()).max().unwrap_or_default();
+        metrics::embedded(texts.len(), texts.iter().map(|t| t.len()).sum(), longest * texts.len(), took);
+        (vectors, took)
+    });
+    let (vectors, took) = pass.await?;
+    metrics::stage_busy(Stage::Embed.name(), took);
+    Ok((vectors, took))
+}
+
+/// Adds the vector, or rejects the chunk whose vector is not usable.
+fn finish(
+    parcel: Parcel<Readable>,
+    vector: Result<Arc<[f32]>, EncodeError>,
+    took: Duration,
+) -> Option<Parcel<EmbeddedChunk>> {
+    match vector {
+        Ok(vector) => Some(parcel.at_rest().map(|Readable { tagged, tokens }| EmbeddedChunk {
+            chunk: tagged.chunk,
+            tagging: tagged.tagging,
+            embedding: Embedding { vector, truncated: tokens.truncated, took },
+        })),
+        Err(error) => {
+            metrics::nonfinite();
+            parcel.settle(refused(&error));
+            None
+        }
+    }
+}
+
+fn refused(error: &EncodeError) -> Outcome {
+    Outcome::Rejected(Rejection::new(Cause::EmbedFailed, error.to_string()))
+}
+
+fn broken(error: &WorkerError) -> Outcome {
+    let rejection = match error {
+        WorkerError::Panicked(_) => Rejection::new(Cause::EmbedFailed, "the model broke on this text"),
+        WorkerError::Unavailable(_) => {
+            Rejection::new(Cause::Lost, "the model is being loaded; send it again")
+        }
+        WorkerError::Gone => Rejection::new(Cause::Draining, "the service is going down; send it again"),
+    };
+    Outcome::Rejected(rejection)
+}

@@ -1,0 +1,230 @@
+//! The last stage: makes chunks durable and searchable, then says so.
+//!
+//! What gathered while the last transaction ran is the next one. Order is everything here: commit, rows into the
+//! index's delta (which cannot fail), then the receipts. One transaction at a time.
+
+use super::{Duty, Parcel, Stage};
+use crate::chunk::EmbeddedChunk;
+use crate::flow::{Backoff, Batch};
+use crate::index::{ChangedRow, Commit, Index};
+use crate::metrics;
+use crate::outcome::{Cause, Filed, Outcome, Rejection, Timings};
+use crate::store::{KnownChunk, ModelId, RowFate, Store, StoreError};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What the stage works with; outlives its generations.
+#[derive(Clone)]
+pub struct WriteTools {
+    /// Takes the rows.
+    pub store: Store,
+    /// The model whose vectors these are.
+    pub model: ModelId,
+    /// Takes the vectors.
+    pub index: Index,
+    /// The most rows in one transaction.
+    pub batch_rows: usize,
+    /// Between two tries while the database is not there.
+    pub retry: Backoff,
+}
+
+/// The actor.
+pub struct Writer {
+    tools: WriteTools,
+    duty: Duty,
+    waiting: Batch<Parcel<EmbeddedChunk>>,
+    busy: bool,
+}
+
+impl Writer {
+    /// The end of the way.
+    pub fn new(tools: WriteTools, duty: Duty) -> Self {
+        Writer { tools, duty, waiting: Batch::default(), busy: false }
+    }
+
+    /// Starts the next transaction, if none runs and somebody waits.
+    fn pull(&mut self, context: &mut Context<Self>) {
+        if self.busy || self.waiting.is_empty() {
+            return;
+        }
+        let mut parcels = self.waiting.take_oldest(self.tools.batch_rows);
+        parcels.iter_mut().for_each(|parcel| parcel.take_in_hand(Stage::Write.name()));
+        self.busy = true;
+        let (tools, lifeline) = (self.tools.clone(), self.duty.lifeline.clone());
+        // A task of its own: a transaction that has begun is finished, and its receipts settled, even when the
+        // stage dies meanwhile.
+        let transaction = actix::spawn(async move {
+            write(&tools, parcels).await;
+            lifeline.let_go();
+        });
+        context.spawn(fut::wrap_future::<_, Self>(transaction).map(|ended, stage, context| match ended {
+            Ok(()) => {
+                stage.busy = false;
+                stage.pull(context);
+            }
+            Err(_panicked) => context.stop(),
+        }));
+    }
+}
+
+impl Actor for Writer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        self.duty.stop_when_retired(context);
+    }
+}
+
+impl Handler<Parcel<EmbeddedChunk>> for Writer {
+    type Result = ();
+
+    fn handle(&mut self, mut parcel: Parcel<EmbeddedChunk>, context: &mut Context<Self>) {
+        self.duty.take_in_hand(&mut parcel);
+        parcel.rest();
+        if parcel.attempts() > 0 {
+            self.waiting.push_alone(parcel, 1);
+        } else {
+            self.waiting.push(parcel, 1);
+        }
+        self.pull(context);
+    }
+}
+
+/// Brings a batch to its end. While the database is not there the same batch is tried again, and with it
+/// everything behind it waits. A batch with a row the database refuses is halved until that row is alone.
+async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>) {
+    let mut halves = vec![parcels];
+    // A row that an earlier try of ours may have committed counts as stored, not as a duplicate.
+    let mut maybe_ours = false;
+    let mut tries = 0;
+    while let Some(mut parcels) = halves.pop() {
+        let slots = tools.index.reserve(parcels.len()).await;
+        let started = Instant::now();
+        let rows: Vec<&EmbeddedChunk> = parcels.iter().map(Parcel::cargo).collect();
+        match tools.store.insert(tools.model, &rows).await {
+            Ok(fates) => {
+                let took = started.elapsed();
+                metrics::committed(rows.len(), took);
+                metrics::stage_busy(Stage::Write.name(), took);
+                if let Some(commit) = commit(&parcels, &fates) {
+                    metrics::store_seq(commit.upto);
+                    tools.index.absorb(slots, commit);
+                }
+                for (parcel, fate) in parcels.into_iter().zip(fates) {
+                    let ours = maybe_ours || parcel.attempts() > 0;
+                    settle(tools, parcel, fate, took, ours).await;
+                }
+            }
+            Err(error) if error.is_data_error() && parcels.len() > 1 => {
+                count(&error);
+                let later = parcels.split_off(parcels.len() / 2);
+                halves.extend([later, parcels]);
+            }
+            Err(error) if error.is_transient() => {
+                count(&error);
+                tracing::warn!(%error, tries, "the batch is not committed yet; trying again");
+                tokio::time::sleep(tools.retry.pause(tries)).await;
+                (tries, maybe_ours) = (tries + 1, true);
+                halves.push(parcels);
+            }
+            Err(error) => {
+                count(&error);
+                tracing::error!(%error, rows = parcels.len(), "the database refused");
+                let message = format!("the database refused this chunk: {error}");
+                let rejection = Rejection::new(Cause::StoreFailed, message);
+                parcels.into_iter().for_each(|parcel| parcel.settle(Outcome::Rejected(rejection.clone())));
+            }
+        }
+    }
+}
+
+/// Answers. A row that a try of ours committed without seeing the end was never given to the index: it is stored
+/// only once the index has seen it too.
+async fn settle(
+    tools: &WriteTools,
+    parcel: Parcel<EmbeddedChunk>,
+    fate: RowFate,
+    took: Duration,
+    ours: bool,
+) {
+    if let RowFate::Present(known) = &fate
+        && ours
+    {
+        // Only a closing index answers with an error, and then this answer is the last one anyway.
+        drop(tools.index.wait_for(known.seq).await);
+    }
+    let outcome = outcome(&parcel, fate, took, ours);
+    if let Outcome::Stored(_) = outcome {
+        metrics::acknowledged(parcel.age());
+    }
+    parcel.settle(outcome);
+}
+
+fn count(error: &StoreError) {
+    metrics::store_error(error.sqlstate_class(), error.is_transient());
+}
+
+/// What the index learns of a transaction: its new rows in the order of the clock, of which it took one unbroken
+/// part. `None` when nothing was new.
+fn commit(parcels: &[Parcel<EmbeddedChunk>], fates: &[RowFate]) -> Option<Commit> {
+    let row = |(parcel, fate): (&Parcel<EmbeddedChunk>, &RowFate)| match fate {
+        RowFate::Inserted { seq, item, .. } => {
+            Some(ChangedRow { seq: *seq, item: *item, vector: parcel.cargo().embedding.vector.clone() })
+        }
+        RowFate::Present(_) => None,
+    };
+    let mut rows: Vec<ChangedRow> = parcels.iter().zip(fates).filter_map(row).collect();
+    rows.sort_unstable_by_key(|row| row.seq);
+    let (after, upto) = (rows.first()?.seq - 1, rows.last()?.seq);
+    Some(Commit { after, upto, rows, tombstones: Vec::new() })
+}
+
+fn outcome(parcel: &Parcel<EmbeddedChunk>, fate: RowFate, took: Duration, ours: bool) -> Outcome {
+    let embedded = parcel.cargo();
+    let timings = Timings {
+        tmd: embedded.tagging.took,
+        embedding: Some(embedded.embedding.took),
+        postgres: Some(took),
+        total: Some(parcel.age()),
+    };
+    match fate {
+        RowFate::Inserted { seq, created_at, .. } => Outcome::Stored(Arc::new(Filed {
+            cpe_id: embedded.chunk.cpe_id,
+            chunk: embedded.chunk.clone(),
+            tagging: embedded.tagging.clone(),
+            seq,
+            created_at,
+            truncated: embedded.embedding.truncated,
+            timings,
+        })),
+        RowFate::Present(known) if ours && known.content_hash == embedded.chunk.content_hash => {
+            Outcome::Stored(Arc::new(filed(embedded.chunk.clone(), known, timings)))
+        }
+        RowFate::Present(known) => found(embedded.chunk.clone(), known),
+    }
+}
+
+/// The answer for a chunk whose key is known: the same chunk again, or a conflict.
+pub fn found(chunk: Arc<crate::chunk::Chunk>, known: KnownChunk) -> Outcome {
+    if known.content_hash == chunk.content_hash {
+        return Outcome::Duplicate(Arc::new(filed(chunk, known, Timings::default())));
+    }
+    let message = format!(
+        "the id {} of dataset {} is taken by a chunk with other content; send it under another id",
+        chunk.key.id, chunk.key.dataset
+    );
+    Outcome::Rejected(Rejection::new(Cause::IdConflict, message).param("id"))
+}
+
+fn filed(chunk: Arc<crate::chunk::Chunk>, known: KnownChunk, timings: Timings) -> Filed {
+    Filed {
+        cpe_id: known.cpe_id,
+        chunk,
+        tagging: known.tagging,
+        seq: known.seq,
+        created_at: known.created_at,
+        truncated: known.truncated,
+        timings,
+    }
+}

@@ -1,0 +1,149 @@
+//! Under which account the server runs. PostgreSQL refuses root, so a service started as root drops to another.
+
+use super::ManagedError;
+use nix::unistd::{Gid, Uid, User};
+use std::fs::{self, DirBuilder, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+/// The user that a root service drops to for a new cluster.
+const SYSTEM_USER: &str = "postgres";
+
+/// The account of the server: our own, or the one that root drops to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Account {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    /// We are root and have to drop to it.
+    dropped: bool,
+}
+
+impl Account {
+    /// The owner of an existing cluster; for a new one ourselves or, as root, the system user `postgres`.
+    pub fn for_folder(folder: &Path, cluster: &Path) -> Result<Account, ManagedError> {
+        let owner = [cluster, folder].into_iter().find_map(|path| fs::metadata(path).ok()).map(|m| m.uid());
+        let own = Uid::effective().as_raw();
+        if own != 0 {
+            return match owner {
+                Some(other) if other != own => {
+                    Err(ManagedError::WrongOwner { folder: folder.to_owned(), owner: user_name(other) })
+                }
+                _ => Ok(Account {
+                    name: user_name(own),
+                    uid: own,
+                    gid: Gid::effective().as_raw(),
+                    dropped: false,
+                }),
+            };
+        }
+        let user = match owner {
+            Some(uid) if uid != 0 => User::from_uid(Uid::from_raw(uid)),
+            _ => User::from_name(SYSTEM_USER),
+        };
+        let user = user.ok().flatten().filter(|user| !user.uid.is_root()).ok_or(ManagedError::NoAccount)?;
+        Ok(Account { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), dropped: true })
+    }
+
+    /// A program to be run under this account: in a process group of its own, in the C locale, and without the
+    /// `PG*` variables that would tell it other things than its arguments do.
+    pub fn command(&self, program: &Path, folder: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(folder).env_clear().env("LC_ALL", "C").process_group(0);
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        if self.dropped {
+            command.uid(self.uid).gid(self.gid);
+        }
+        command
+    }
+
+    /// Gives a folder to this account alone, making it where it is missing.
+    pub fn own(&self, folder: &Path) -> Result<(), ManagedError> {
+        let told = |e| ManagedError::io("make a folder of the server's account", folder, e);
+        if !folder.exists() {
+            DirBuilder::new().mode(0o700).create(folder).map_err(told)?;
+        }
+        self.give(folder).map_err(told)?;
+        fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(told)
+    }
+
+    /// Makes the account the owner; without root everything we make is its own already.
+    pub fn give(&self, path: &Path) -> io::Result<()> {
+        if self.dropped { std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid)) } else { Ok(()) }
+    }
+
+    /// Looks whether the account can pass every folder above `folder`; only root, who passes everywhere, has to ask.
+    pub fn check_way_to(&self, folder: &Path) -> Result<(), ManagedError> {
+        if !self.dropped {
+            return Ok(());
+        }
+        let closed = |path: &&Path| fs::metadata(path).is_ok_and(|meta| !self.may_pass(&meta));
+        match folder.ancestors().skip(1).filter(closed).last() {
+            Some(path) => Err(ManagedError::Closed { folder: path.to_owned(), account: self.name.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// This account alone may enter the folder.
+    pub fn owns(&self, meta: &Metadata) -> bool {
+        meta.is_dir() && meta.uid() == self.uid && meta.mode() & 0o077 == 0
+    }
+
+    /// By owner, main group and others; supplementary groups are dropped with the user, so they do not count.
+    fn may_pass(&self, meta: &Metadata) -> bool {
+        let shift = match () {
+            () if meta.uid() == self.uid => 6,
+            () if meta.gid() == self.gid => 3,
+            () => 0,
+        };
+        meta.mode() >> shift & 1 == 1
+    }
+}
+
+fn user_name(uid: u32) -> String {
+    User::from_uid(Uid::from_raw(uid)).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stranger() -> Account {
+        Account { name: "stranger".into(), uid: 54_321, gid: 54_321, dropped: true }
+    }
+
+    #[test]
+    fn the_outermost_closed_folder_on_the_way_is_named() {
+        let base = tempfile::tempdir().unwrap();
+        let inner = base.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        fs::set_permissions(&inner, Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(base.path(), Permissions::from_mode(0o700)).unwrap();
+        let inner = inner.join("data");
+        let error = stranger().check_way_to(&inner).unwrap_err();
+        assert!(matches!(error, ManagedError::Closed { ref folder, .. } if folder == base.path()), "{error}");
+
+        let error = stranger().check_way_to(&inner.join("deeper")).unwrap_err();
+        assert!(matches!(error, ManagedError::Closed { ref folder, .. } if folder == base.path()), "{error}");
+        for path in [base.path(), inner.parent().unwrap()] {
+            fs::set_permissions(path, Permissions::from_mode(0o711)).unwrap();
+        }
+        assert!(stranger().check_way_to(&inner).is_ok());
+    }
+
+    #[test]
+    fn only_a_folder_of_its_own_is_owned() {
+        let base = tempfile::tempdir().unwrap();
+        let meta = || fs::symlink_metadata(base.path()).unwrap();
+        fs::set_permissions(base.path(), Permissions::from_mode(0o700)).unwrap();
+        let own = Account { uid: meta().uid(), gid: meta().gid(), ..stranger() };
+        assert!(own.owns(&meta()) && !stranger().owns(&meta()));
+        fs::set_permissions(base.path(), Permissions::from_mode(0o750)).unwrap();
+        assert!(!own.owns(&meta()));
+    }
+}

@@ -1,0 +1,60 @@
+//! Where the socket is. Paths of sockets are limited to about a hundred bytes, data folders are not.
+
+use super::ManagedError;
+use super::account::Account;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// macOS allows 104 bytes with the closing zero, Linux 108.
+const LONGEST_SOCKET_PATH: usize = 103;
+
+/// The folder for the socket, entered by `account` alone: beside the cluster, or a short one that is named after
+/// the place of the data, so that the next service finds the same.
+pub(super) fn prepare(folder: &Path, account: &Account) -> Result<PathBuf, ManagedError> {
+    let own_runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| {
+        // Root's own runtime folder would keep the account out.
+        fs::metadata(path).is_ok_and(|meta| account.owns(&meta))
+    });
+    let path = choose(folder, own_runtime, account.uid);
+    if path.starts_with(folder) || fs::symlink_metadata(&path).is_err() {
+        account.own(&path)?;
+    }
+    // In a shared folder somebody else may have been there first.
+    match fs::symlink_metadata(&path) {
+        Ok(meta) if account.owns(&meta) => Ok(path),
+        _ => Err(ManagedError::RunFolder { folder: path, account: account.name.clone() }),
+    }
+}
+
+fn choose(folder: &Path, own_runtime: Option<PathBuf>, uid: u32) -> PathBuf {
+    let fits = |path: &PathBuf| {
+        let bytes = path.as_os_str().as_bytes();
+        // The server is given the path in double quotes and tells it back on a line of its own.
+        bytes.len() + "/.s.PGSQL.5432".len() <= LONGEST_SOCKET_PATH
+            && !bytes.iter().any(|b| b"\"\n".contains(b))
+    };
+    let hash = blake3::hash(folder.as_os_str().as_bytes()).to_hex();
+    let name = format!("lnsp-{uid}-{}", &hash[..16]);
+    [Some(folder.join("run")), own_runtime.map(|path| path.join(&name))]
+        .into_iter()
+        .flatten()
+        .find(fits)
+        .unwrap_or_else(|| Path::new("/tmp").join(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_path_fits_whatever_the_data_folder() {
+        let short = Path::new("/srv/lnsp/postgres");
+        assert_eq!(choose(short, None, 1), Path::new("/srv/lnsp/postgres/run"));
+        let long = PathBuf::from("/srv").join("x".repeat(90));
+        let at = choose(&long, Some("/run/user/1".into()), 1);
+        assert!(at.starts_with("/run/user/1") && at == choose(&long, Some("/run/user/1".into()), 1));
+        assert!(choose(&long, Some(long.clone()), 1).starts_with("/tmp/"));
+        assert_ne!(choose(&long, None, 1), choose(&long.join("y"), None, 1));
+    }
+}

@@ -1,0 +1,293 @@
+//! Look-ups: known keys, the rows of a search, the clock.
+
+use super::schema::{change_clock, chunks};
+use super::{Store, StoreError};
+use crate::chunk::{ChunkKey, Tagging, TmdSource};
+use crate::tmd::{AxisConfidence, Tmd};
+use chrono::{DateTime, Utc};
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::sql_types::{Array, Text};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// A stored chunk, as far as a repetition of it needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KnownChunk {
+    /// Its public name.
+    pub cpe_id: Uuid,
+    /// Tells a repetition from a conflict.
+    pub content_hash: [u8; 32],
+    /// Its codes.
+    pub tagging: Tagging,
+    /// The number of its last change.
+    pub seq: i64,
+    /// Its number in the search index.
+    pub item: u32,
+    /// When it was stored.
+    pub created_at: DateTime<Utc>,
+    /// The model read only the first part of its text.
+    pub truncated: bool,
+}
+
+/// Which chunks a search may find; absent means any.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SearchFilter {
+    /// Of this domain.
+    pub domain: Option<u8>,
+    /// Of this task.
+    pub task: Option<u8>,
+    /// Of this modifier.
+    pub modifier: Option<u8>,
+    /// Of this dataset.
+    pub dataset_source: Option<String>,
+    /// Of this document.
+    pub document_id: Option<String>,
+}
+
+/// The row behind an item that a search found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hit {
+    /// Its number in the search index.
+    pub item: u32,
+    /// The dataset.
+    pub dataset_source: String,
+    /// Its id in the dataset.
+    pub id: String,
+    /// Its public name.
+    pub cpe_id: Uuid,
+    /// The text.
+    pub text: String,
+    /// Its codes.
+    pub tmd: Tmd,
+    /// Who gave the codes.
+    pub tmd_source: TmdSource,
+    /// The document.
+    pub document_id: Option<String>,
+    /// The place in the document.
+    pub chunk_index: i64,
+    /// Free text of the client.
+    pub article_title: Option<String>,
+    /// Free text of the client.
+    pub source_document: Option<String>,
+    /// Whatever else the client wanted kept.
+    pub metadata: Option<Value>,
+    /// When it was stored.
+    pub created_at: DateTime<Utc>,
+    /// The number of its last change.
+    pub seq: i64,
+}
+
+impl Store {
+    /// Which of these keys are stored, in one query.
+    ///
+    /// # Errors
+    /// As any query: transient while the server is away.
+    pub async fn known(&self, keys: &[ChunkKey]) -> Result<HashMap<ChunkKey, KnownChunk>, StoreError> {
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let mut link = self.links.get().await?;
+        let found = find_known(link.conn(), keys.iter()).await;
+        link.done(found)?.into_iter().map(known).collect()
+    }
+
+    /// The number of the last committed change.
+    ///
+    /// # Errors
+    /// As any query: transient while the server is away.
+    pub async fn clock(&self) -> Result<i64, StoreError> {
+        let mut link = self.links.get().await?;
+        let clock = change_clock::table.select(change_clock::seq).first(link.conn()).await;
+        link.done(clock)
+    }
+
+    /// How many chunks are stored. Counts them: slow on a large store.
+    ///
+    /// # Errors
+    /// As any query: transient while the server is away.
+    pub async fn count_chunks(&self) -> Result<i64, StoreError> {
+        let mut link = self.links.get().await?;
+        let count = chunks::table.count().get_result(link.conn()).await;
+        link.done(count)
+    }
+
+    /// The rows of these items that the filter lets through, in no order. Items deleted meanwhile are missing.
+    ///
+    /// # Errors
+    /// As any query: transient while the server is away.
+    pub async fn hits(&self, items: &[u32], filter: &SearchFilter) -> Result<Vec<Hit>, StoreError> {
+        let items: Vec<i64> = items.iter().map(|item| i64::from(*item)).collect();
+        let mut query =
+            chunks::table.select(HitRow::as_select()).filter(chunks::item.eq_any(items)).into_boxed();
+        if let Some(code) = filter.domain {
+            query = query.filter(chunks::domain_code.eq(i16::from(code)));
+        }
+        if let Some(code) = filter.task {
+            query = query.filter(chunks::task_code.eq(i16::from(code)));
+        }
+        if let Some(code) = filter.modifier {
+            query = query.filter(chunks::modifier_code.eq(i16::from(code)));
+        }
+        if let Some(dataset) = &filter.dataset_source {
+            query = query.filter(chunks::dataset_source.eq(dataset));
+        }
+        if let Some(document) = &filter.document_id {
+            query = query.filter(chunks::document_id.eq(document));
+        }
+        let mut link = self.links.get().await?;
+        let found = query.load(link.conn()).await;
+        link.done(found)?.into_iter().map(hit).collect()
+    }
+}
+
+/// The known ones among some keys; also used inside the transaction of an insert.
+pub(super) async fn find_known<'k>(
+    conn: &mut AsyncPgConnection,
+    keys: impl Iterator<Item = &'k ChunkKey>,
+) -> QueryResult<Vec<KnownRow>> {
+    let (datasets, ids) = keys.map(|key| (&*key.dataset, &*key.id)).unzip();
+    KnownKeys { columns: <KnownRow as Selectable<Pg>>::construct_selection(), datasets, ids }.load(conn).await
+}
+
+type KnownColumns = <KnownRow as Selectable<Pg>>::SelectExpression;
+
+/// Written out, because diesel has no `unnest`.
+struct KnownKeys<'a> {
+    columns: KnownColumns,
+    datasets: Vec<&'a str>,
+    ids: Vec<&'a str>,
+}
+
+/// Its type is its name, so each connection prepares it once.
+impl QueryId for KnownKeys<'_> {
+    type QueryId = KnownKeys<'static>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl Query for KnownKeys<'_> {
+    type SqlType = diesel::dsl::SqlTypeOf<KnownColumns>;
+}
+
+impl QueryFragment<Pg> for KnownKeys<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("SELECT ");
+        self.columns.walk_ast(out.reborrow())?;
+        out.push_sql(" FROM unnest(");
+        out.push_bind_param::<Array<Text>, _>(&self.datasets)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Text>, _>(&self.ids)?;
+        // LIMIT keeps the planner from turning the look-ups into anything else.
+        out.push_sql(
+            ") AS key (dataset_source, id) CROSS JOIN LATERAL (SELECT * FROM chunks \
+             WHERE chunks.dataset_source = key.dataset_source AND chunks.id = key.id LIMIT 1) AS chunks",
+        );
+        Ok(())
+    }
+}
+
+/// The columns of a [`KnownChunk`].
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = chunks, check_for_backend(Pg))]
+pub(super) struct KnownRow {
+    dataset_source: String,
+    id: String,
+    cpe_id: Uuid,
+    content_hash: Vec<u8>,
+    domain_code: i16,
+    task_code: i16,
+    modifier_code: i16,
+    tmd_source: String,
+    tmd_model: Option<String>,
+    domain_confidence: Option<f32>,
+    task_confidence: Option<f32>,
+    modifier_confidence: Option<f32>,
+    tmd_took_us: Option<i64>,
+    seq: i64,
+    item: i64,
+    created_at: DateTime<Utc>,
+    truncated: bool,
+}
+
+pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError> {
+    let confidence = match (row.domain_confidence, row.task_confidence, row.modifier_confidence) {
+        (Some(domain), Some(task), Some(modifier)) => Some(AxisConfidence { domain, task, modifier }),
+        _ => None,
+    };
+    let chunk = KnownChunk {
+        cpe_id: row.cpe_id,
+        content_hash: row.content_hash.try_into().map_err(|_| unreadable("content_hash"))?,
+        tagging: Tagging {
+            tmd: tmd(row.domain_code, row.task_code, row.modifier_code)?,
+            source: tmd_source(&row.tmd_source, row.tmd_model.as_deref())?,
+            confidence,
+            took: row.tmd_took_us.and_then(|us| u64::try_from(us).ok()).map(Duration::from_micros),
+        },
+        seq: row.seq,
+        item: item_number(row.item)?,
+        created_at: row.created_at,
+        truncated: row.truncated,
+    };
+    Ok((ChunkKey { dataset: row.dataset_source.into(), id: row.id.into() }, chunk))
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = chunks, check_for_backend(Pg))]
+struct HitRow {
+    item: i64,
+    dataset_source: String,
+    id: String,
+    cpe_id: Uuid,
+    text: String,
+    domain_code: i16,
+    task_code: i16,
+    modifier_code: i16,
+    tmd_source: String,
+    tmd_model: Option<String>,
+    document_id: Option<String>,
+    chunk_index: i64,
+    article_title: Option<String>,
+    source_document: Option<String>,
+    metadata: Option<Value>,
+    created_at: DateTime<Utc>,
+    seq: i64,
+}
+
+fn hit(row: HitRow) -> Result<Hit, StoreError> {
+    Ok(Hit {
+        item: item_number(row.item)?,
+        tmd: tmd(row.domain_code, row.task_code, row.modifier_code)?,
+        tmd_source: tmd_source(&row.tmd_source, row.tmd_model.as_deref())?,
+        dataset_source: row.dataset_source,
+        id: row.id,
+        cpe_id: row.cpe_id,
+        text: row.text,
+        document_id: row.document_id,
+        chunk_index: row.chunk_index,
+        article_title: row.article_title,
+        source_document: row.source_document,
+        metadata: row.metadata,
+        created_at: row.created_at,
+        seq: row.seq,
+    })
+}
+
+pub(super) fn unreadable(problem: impl Into<String>) -> StoreError {
+    StoreError::Unreadable { problem: problem.into() }
+}
+
+fn tmd(domain: i16, task: i16, modifier: i16) -> Result<Tmd, StoreError> {
+    Tmd::new(domain, task, modifier).map_err(|error| unreadable(error.to_string()))
+}
+
+fn tmd_source(kind: &str, model: Option<&str>) -> Result<TmdSource, StoreError> {
+    TmdSource::from_parts(kind, model).ok_or_else(|| unreadable("tmd_source"))
+}
+
+pub(super) fn item_number(item: i64) -> Result<u32, StoreError> {
+    u32::try_from(item).map_err(|_| unreadable("item"))
+}

@@ -1,0 +1,77 @@
+// @generated automatically by Diesel CLI.
+
+diesel::table! {
+    change_clock (single) {
+        single -> Bool,
+        seq -> Int8,
+        next_item -> Int8,
+        store_id -> Uuid,
+        model_id -> Nullable<Int4>,
+    }
+}
+
+diesel::table! {
+    chunk_vectors (item, model_id, kind) {
+        item -> Int8,
+        model_id -> Int4,
+        kind -> Text,
+        vector -> Bytea,
+    }
+}
+
+diesel::table! {
+    chunks (dataset_source, id) {
+        dataset_source -> Text,
+        id -> Text,
+        cpe_id -> Uuid,
+        item -> Int8,
+        seq -> Int8,
+        content_hash -> Bytea,
+        text -> Text,
+        document_id -> Nullable<Text>,
+        chunk_index -> Int8,
+        source_document -> Nullable<Text>,
+        article_title -> Nullable<Text>,
+        article_index -> Nullable<Int8>,
+        parent_cpe_ids -> Array<Nullable<Text>>,
+        child_cpe_ids -> Array<Nullable<Text>>,
+        batch_id -> Nullable<Text>,
+        metadata -> Nullable<Jsonb>,
+        domain_code -> Int2,
+        task_code -> Int2,
+        modifier_code -> Int2,
+        tmd_source -> Text,
+        tmd_model -> Nullable<Text>,
+        domain_confidence -> Nullable<Float4>,
+        task_confidence -> Nullable<Float4>,
+        modifier_confidence -> Nullable<Float4>,
+        tmd_took_us -> Nullable<Int8>,
+        truncated -> Bool,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    models (model_id) {
+        model_id -> Int4,
+        name -> Text,
+        recipe -> Text,
+        fingerprint -> Text,
+        dims -> Int4,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    tombstones (seq) {
+        seq -> Int8,
+        item -> Int8,
+        cpe_id -> Uuid,
+        deleted_at -> Timestamptz,
+    }
+}
+
+diesel::joinable!(change_clock -> models (model_id));
+diesel::joinable!(chunk_vectors -> models (model_id));
+
+diesel::allow_tables_to_appear_in_same_query!(change_clock, chunk_vectors, chunks, models, tombstones,);

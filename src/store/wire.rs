@@ -1,0 +1,223 @@
+//! The bytes between us and the server, and the one thing in them that diesel does not pass on: the SQLSTATE.
+//!
+//! diesel sorts errors into a few kinds and calls the rest unknown, full disks, deadlocks and malformed texts alike;
+//! the message is in the server's language. What to do about an error (repeat, bisect, stop) hangs on the state, so
+//! the stream itself looks for error messages as they pass. It only reads: every byte goes through unchanged.
+
+use super::error::SqlState;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
+use tokio_postgres::Config;
+use tokio_postgres::config::Host;
+
+/// The first error the server reported on a connection since it was last asked.
+#[derive(Debug, Default)]
+pub(super) struct LastError(Mutex<Option<SqlState>>);
+
+impl LastError {
+    pub fn take(&self) -> Option<SqlState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The first counts: what follows in the same transaction only says that it was aborted.
+    fn note(&self, state: SqlState) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(state);
+    }
+}
+
+/// A connected socket that notes the errors passing through it.
+#[derive(Debug)]
+pub(super) struct Wire {
+    socket: Socket,
+    messages: Messages,
+    errors: Arc<LastError>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Wire {
+    /// Connects to the first host that answers.
+    pub async fn open(config: &Config, errors: Arc<LastError>) -> io::Result<Wire> {
+        let mut problem = io::Error::new(io::ErrorKind::InvalidInput, "no host is named");
+        for target in targets(config) {
+            match target.connect().await {
+                Ok(socket) => return Ok(Wire { socket, messages: Messages::default(), errors }),
+                Err(error) => problem = error,
+            }
+        }
+        Err(problem)
+    }
+}
+
+enum Target {
+    Path(PathBuf),
+    Name(String, u16),
+    Address(SocketAddr),
+}
+
+/// Hosts, addresses and ports go in parallel lists; an address saves looking its host up, one port goes for all.
+fn targets(config: &Config) -> Vec<Target> {
+    let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
+    (0..hosts.len().max(addresses.len()))
+        .filter_map(|i| {
+            let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
+            match (addresses.get(i), hosts.get(i)) {
+                (Some(address), _) => Some(Target::Address(SocketAddr::new(*address, port))),
+                (None, Some(Host::Unix(folder))) => {
+                    Some(Target::Path(folder.join(format!(".s.PGSQL.{port}"))))
+                }
+                (None, Some(Host::Tcp(name))) => Some(Target::Name(name.clone(), port)),
+                (None, None) => None,
+            }
+        })
+        .collect()
+}
+
+impl Target {
+    async fn connect(self) -> io::Result<Socket> {
+        let addresses = match self {
+            Target::Path(path) => return UnixStream::connect(path).await.map(Socket::Unix),
+            Target::Address(address) => vec![address],
+            Target::Name(name, port) => lookup_host((name, port)).await?.collect(),
+        };
+        let mut problem = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+        for address in addresses {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_keepalive(true)?;
+            socket.set_nodelay(true)?;
+            match socket.connect(address).await {
+                Ok(stream) => return Ok(Socket::Tcp(stream)),
+                Err(error) => problem = error,
+            }
+        }
+        Err(problem)
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = match &mut this.socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            Socket::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+        };
+        this.messages.pass(&buf.filled()[before..], |state| this.errors.note(state));
+        read
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
+            Socket::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_flush(cx),
+            Socket::Unix(socket) => Pin::new(socket).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().socket {
+            Socket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Socket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Follows the server's messages: a letter, a length of four bytes that counts itself, a body.
+#[derive(Debug, Default)]
+struct Messages {
+    header: Vec<u8>,
+    /// Bytes of the current body still to come.
+    left: usize,
+    /// The first bytes of the body of an error message; the state is among the first three fields.
+    error: Option<Vec<u8>>,
+}
+
+/// Severity twice, then the state: some forty bytes.
+const ERROR_BYTES: usize = 256;
+
+impl Messages {
+    fn pass(&mut self, mut bytes: &[u8], mut found: impl FnMut(SqlState)) {
+        while !bytes.is_empty() {
+            if self.left == 0 {
+                let (part, rest) = bytes.split_at(bytes.len().min(5 - self.header.len()));
+                self.header.extend_from_slice(part);
+                bytes = rest;
+                if let [kind, a, b, c, d] = *self.header.as_slice() {
+                    self.left = (u32::from_be_bytes([a, b, c, d]) as usize).saturating_sub(4);
+                    self.error = (kind == b'E').then(Vec::new);
+                    self.header.clear();
+                }
+            } else {
+                let (part, rest) = bytes.split_at(bytes.len().min(self.left));
+                self.left -= part.len();
+                bytes = rest;
+                if let Some(body) = &mut self.error {
+                    body.extend_from_slice(&part[..part.len().min(ERROR_BYTES - body.len())]);
+                    if self.left == 0 {
+                        state_of(body).into_iter().for_each(&mut found);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Fields of an error message: a letter and a text that ends with a zero; `C` is the state.
+fn state_of(body: &[u8]) -> Option<SqlState> {
+    body.split(|byte| *byte == 0).find_map(|field| SqlState::new(field.strip_prefix(b"C")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+        let length = (body.len() as u32 + 4).to_be_bytes();
+        [&[kind], length.as_slice(), body].concat()
+    }
+
+    fn error(code: &str) -> Vec<u8> {
+        let text = "x".repeat(1000);
+        message(b'E', format!("SERROR\0VERROR\0C{code}\0M{text}\0\0").as_bytes())
+    }
+
+    #[test]
+    fn errors_are_found_however_the_bytes_are_cut() {
+        // A row full of what looks like an error, an error, an empty message, another error.
+        let row = message(b'D', &error("99999"));
+        let stream = [row, error("22021"), message(b'Z', b""), error("25P02"), message(b'Z', b"I")].concat();
+        for size in [1, 2, 3, 5, 7, 64, stream.len()] {
+            let (mut messages, mut seen) = (Messages::default(), Vec::new());
+            stream.chunks(size).for_each(|part| messages.pass(part, |state| seen.push(state.to_string())));
+            assert_eq!(seen, ["22021", "25P02"], "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn the_first_error_is_kept_until_it_is_taken() {
+        let errors = LastError::default();
+        for code in ["22021", "25P02"] {
+            SqlState::new(code.as_bytes()).into_iter().for_each(|state| errors.note(state));
+        }
+        assert_eq!(errors.take().map(|state| state.to_string()).as_deref(), Some("22021"));
+        assert_eq!(errors.take(), None);
+    }
+}

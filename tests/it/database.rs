@@ -1,0 +1,73 @@
+//! A database of a test's own, looked at from outside the service.
+
+use crate::postgres;
+use diesel::sql_types::{BigInt, Text};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use lnsp_ingest::store::Dsn;
+
+/// An empty, migrated database on the shared server.
+pub struct Database {
+    dsn: String,
+    address: Dsn,
+}
+
+/// A transaction that is left open.
+pub struct Held(AsyncPgConnection);
+
+#[derive(diesel::QueryableByName)]
+struct Number {
+    #[diesel(sql_type = BigInt)]
+    value: i64,
+}
+
+#[derive(diesel::QueryableByName)]
+struct Line {
+    #[diesel(sql_type = Text)]
+    value: String,
+}
+
+impl Database {
+    /// A new one.
+    pub async fn new() -> Database {
+        Database::at(postgres::database().await)
+    }
+
+    /// One that is there.
+    pub fn at(address: Dsn) -> Database {
+        Database { dsn: address.to_string(), address }
+    }
+
+    /// As `DATABASE_URL` takes it.
+    pub fn dsn(&self) -> &str {
+        &self.dsn
+    }
+
+    /// The one number that a query gives.
+    pub async fn number(&self, query: &str) -> i64 {
+        let query = format!("SELECT value::bigint AS value FROM ({query}) AS q (value)");
+        let mut link = postgres::connect(&self.address).await;
+        diesel::sql_query(query).get_result::<Number>(&mut link).await.unwrap().value
+    }
+
+    /// The column of texts that a query gives.
+    pub async fn texts(&self, query: &str) -> Vec<String> {
+        let query = format!("SELECT value::text AS value FROM ({query}) AS q (value)");
+        let mut link = postgres::connect(&self.address).await;
+        let lines: Vec<Line> = diesel::sql_query(query).load(&mut link).await.unwrap();
+        lines.into_iter().map(|line| line.value).collect()
+    }
+
+    /// Runs a statement in a transaction and keeps its locks.
+    pub async fn hold(&self, statement: &str) -> Held {
+        let mut link = postgres::connect(&self.address).await;
+        link.batch_execute(&format!("BEGIN; {statement}")).await.unwrap();
+        Held(link)
+    }
+}
+
+impl Held {
+    /// Lets go.
+    pub async fn release(mut self) {
+        self.0.batch_execute("COMMIT").await.unwrap();
+    }
+}

@@ -1,0 +1,198 @@
+//! How chunks flow: answers while the upload is open, backpressure to the socket, one at a time when told so.
+
+use crate::house::{House, Raw, Scripted, fittings, numbered, stream_to, tally};
+use crate::wait::until;
+use futures_util::future::BoxFuture;
+use lnsp_ingest::app::Fittings;
+use lnsp_ingest::chunk::{Chunk, Tagging, TmdSource};
+use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
+use lnsp_ingest::flow::Load;
+use lnsp_ingest::model::ModelIdentity;
+use lnsp_ingest::outcome::Rejection;
+use lnsp_ingest::stages::RemoteTagger;
+use lnsp_ingest::tmd::Tmd;
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+#[actix_web::test]
+async fn the_first_answer_comes_while_the_upload_is_open() {
+    let house = House::scripted().await;
+    let mut upload = Raw::upload(&house).await;
+    upload.send("{\"id\":\"early\",\"text\":\"Answered at once.\"}\n").await;
+    let seen = upload.read_until("\"status\":\"stored\"").await;
+    assert!(
+        seen.starts_with("HTTP/1.1 200") && seen.contains("\"line\":1") && !seen.contains("summary"),
+        "{seen}"
+    );
+    upload.send("\n{\"id\":\"late\",\"text\":\"No end of").await;
+    upload.send(" line.\"}").await;
+    upload.end().await;
+    let seen = upload.read_until("\"type\":\"summary\"").await;
+    assert!(seen.contains("\"line\":3") && seen.contains("\"complete\":true"), "{seen}");
+    assert_eq!(house.stored().await, 2);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn without_a_stream_the_summary_is_the_answer() {
+    let house = House::scripted().await;
+    let body = numbered(0..20) + "rubbish\n" + &numbered(0..5);
+    let (status, answer) = house.post_as("/ingest?dataset_source=d", "application/x-ndjson", body).await;
+    assert_eq!(
+        (status, &answer["stored"], &answer["duplicates"], &answer["failed"]),
+        (200, &json!(20), &json!(5), &json!(1))
+    );
+    assert_eq!(answer["errors"][0]["line"], 21);
+    assert_eq!(answer["errors"][0]["code"], "invalid_json");
+    assert_eq!(house.database.number("SELECT count(*) FROM chunks WHERE dataset_source = 'd'").await, 20);
+    let (status, answer) = house.post_as("/ingest?colour=red", "application/x-ndjson", "").await;
+    assert_eq!((status, &answer["error"]["code"]), (422, &json!("unknown_field")));
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn known_chunks_cost_no_embedding() {
+    let encoder = Counting::default();
+    let (passes, texts) = (encoder.passes.clone(), encoder.texts.clone());
+    let house = House::build(Fittings { encoder: Some(encoder.factory()), ..fittings() }, &[]).await;
+    assert_eq!(tally(&house.stream(numbered(0..600)).await), (600, 0, 0));
+    let spent = (passes.load(Ordering::SeqCst), texts.load(Ordering::SeqCst));
+    assert_eq!(spent.1, 600);
+    assert!(spent.0 < 300, "texts share passes: {} passes for 600 texts", spent.0);
+    assert_eq!(tally(&house.stream(numbered(0..600)).await), (0, 600, 0));
+    assert_eq!((passes.load(Ordering::SeqCst), texts.load(Ordering::SeqCst)), spent);
+    assert_eq!(house.stored().await, 600);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn a_held_writer_stops_the_socket_at_an_exact_count() {
+    let mut fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
+    let slots = |items| Load { items, bytes: 1 << 30 };
+    (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) =
+        (slots(8), slots(16), slots(12));
+    let house = House::build(fittings, &[]).await;
+    let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+
+    let mut upload = Raw::upload(&house).await;
+    upload.send(&numbered(0..3000)).await;
+    let entrance = house.state.pipeline.entrance();
+    until("every slot is taken", || entrance.inside() == Some([0, 8, 16, 12]) && entrance.waiting() > 0)
+        .await;
+    let accepted = 8 + 16 + 12 + entrance.waiting();
+    assert!(entrance.waiting() <= 256, "the entrance holds one group at most");
+
+    // The client gives up. What was accepted is still committed, and nothing else.
+    upload.socket.get_ref().set_zero_linger().unwrap();
+    drop(upload);
+    held.release().await;
+    until("everything accepted is out", || {
+        entrance.inside() == Some([0, 0, 0, 0]) && entrance.waiting() == 0
+    })
+    .await;
+    assert_eq!(house.stored().await, accepted as u64);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn without_parallel_processing_one_chunk_is_inside_at_a_time() {
+    let encoder = Counting::default();
+    let largest = encoder.largest.clone();
+    let fittings = Fittings { encoder: Some(encoder.factory()), ..fittings() };
+    let house = House::build(fittings, &["--enable-parallel", "false"]).await;
+    let two = futures_util::future::join(house.stream(numbered(0..40)), house.stream(numbered(40..80))).await;
+    assert_eq!((tally(&two.0), tally(&two.1)), ((40, 0, 0), (40, 0, 0)));
+    assert_eq!(largest.load(Ordering::SeqCst), 1);
+    let commits = house.database.number("SELECT count(DISTINCT xmin::text) FROM chunks").await;
+    assert_eq!(commits, 80, "each chunk had a transaction of its own");
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn without_batch_embeddings_each_text_has_a_pass_of_its_own() {
+    let encoder = Counting::default();
+    let (passes, largest) = (encoder.passes.clone(), encoder.largest.clone());
+    let fittings = Fittings { encoder: Some(encoder.factory()), ..fittings() };
+    let house = House::build(fittings, &["--enable-batch-embeddings", "false"]).await;
+    assert_eq!(tally(&house.stream(numbered(0..200)).await), (200, 0, 0));
+    assert_eq!((passes.load(Ordering::SeqCst), largest.load(Ordering::SeqCst)), (200, 1));
+    house.stop().await;
+}
+
+/// Somebody far away who answers when he is told to.
+struct Far(tokio::sync::watch::Receiver<bool>);
+
+impl RemoteTagger for Far {
+    fn tag(&self, _: Arc<Chunk>) -> BoxFuture<'static, Result<Tagging, Rejection>> {
+        let mut answers = self.0.clone();
+        Box::pin(async move {
+            answers.wait_for(|now| *now).await.unwrap();
+            let source = TmdSource::Llm { model: "far".into() };
+            Ok(Tagging { tmd: Tmd::new(1, 2, 3).unwrap(), source, confidence: None, took: None })
+        })
+    }
+}
+
+#[actix_web::test]
+async fn chunks_that_wait_for_somebody_far_away_hold_up_nobody_else() {
+    let (answer, answers) = tokio::sync::watch::channel(false);
+    let remote: Option<Arc<dyn RemoteTagger>> = Some(Arc::new(Far(answers)));
+    let house =
+        House::build(Fittings { remote, encoder: Some(Scripted::factory()), ..fittings() }, &[]).await;
+    let waiting = actix_web::rt::spawn(stream_to(house.url.clone(), numbered(0..100)));
+    let entrance = house.state.pipeline.entrance();
+    until("the far inlet is full", || entrance.inside() == Some([16, 0, 0, 0]) && entrance.waiting() > 0)
+        .await;
+
+    let coded = r#"{"id":"coded","text":"Codes are given.","domain_code":1,"task_code":1,"modifier_code":1}"#;
+    assert_eq!(tally(&house.stream(coded).await), (1, 0, 0));
+    assert_eq!(entrance.inside(), Some([16, 0, 0, 0]), "the others still wait");
+
+    answer.send_replace(true);
+    assert_eq!(tally(&waiting.await.unwrap()), (100, 0, 0));
+    assert_eq!(
+        house
+            .database
+            .number("SELECT count(*) FROM chunks WHERE tmd_source = 'llm' AND tmd_model = 'far'")
+            .await,
+        100
+    );
+    house.stop().await;
+}
+
+/// The scripted encoder, counting what it is asked.
+#[derive(Clone, Default)]
+struct Counting {
+    passes: Arc<AtomicUsize>,
+    texts: Arc<AtomicUsize>,
+    largest: Arc<AtomicUsize>,
+}
+
+impl Counting {
+    fn factory(self) -> lnsp_ingest::app::EncoderFactory {
+        Arc::new(move || Box::new(Counted { inner: Scripted::new(), counts: self.clone() }))
+    }
+}
+
+struct Counted {
+    inner: Scripted,
+    counts: Counting,
+}
+
+impl Encoder for Counted {
+    fn identity(&self) -> &ModelIdentity {
+        self.inner.identity()
+    }
+
+    fn dims(&self) -> usize {
+        self.inner.dims()
+    }
+
+    fn encode(&mut self, texts: &[&Tokens]) -> Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError> {
+        self.counts.passes.fetch_add(1, Ordering::SeqCst);
+        self.counts.texts.fetch_add(texts.len(), Ordering::SeqCst);
+        self.counts.largest.fetch_max(texts.len(), Ordering::SeqCst);
+        self.inner.encode(texts)
+    }
+}

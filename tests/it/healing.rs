@@ -1,0 +1,110 @@
+//! What the supervisor does when a stage dies: everybody is answered, the guilty one is found, nobody else suffers.
+
+use crate::house::{House, Poison, Scripted, fittings, numbered, tally};
+use lnsp_ingest::app::Fittings;
+use lnsp_ingest::chunk::Chunk;
+use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
+use lnsp_ingest::model::ModelIdentity;
+use lnsp_ingest::stages::{Inspect, Stage};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const POISON: &str = "This one kills.";
+
+fn with_poison() -> String {
+    numbered(0..500) + &format!("{{\"id\":\"poison\",\"text\":\"{POISON}\"}}\n") + &numbered(500..999)
+}
+
+async fn poison_among_a_thousand(stage: Stage) {
+    let inspect = Arc::new(Poison { stage, text: POISON });
+    let fittings = Fittings { inspect, encoder: Some(Scripted::factory()), ..fittings() };
+    let house = House::build(fittings, &[]).await;
+    let answer = house.stream(with_poison()).await;
+    assert_eq!(tally(&answer), (999, 0, 1));
+    let rejected = answer.iter().find(|line| line["status"] == "error").unwrap();
+    assert_eq!((&rejected["line"], &rejected["error"]["code"]), (&501.into(), &"poison".into()));
+    assert_eq!(house.stored().await, 999);
+    let (_, health) = house.get("/health").await;
+    assert_eq!(health["pipeline"]["generation"], 4, "three deaths, three healings");
+    assert_eq!(health["pipeline"]["poisoned"], 1);
+    assert_eq!(health["pipeline"]["last_death"], format!("{}: panic", stage.name()));
+    assert_eq!(health["status"], "healthy");
+    assert_eq!(tally(&house.stream(numbered(999..1200)).await), (201, 0, 0));
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn poison_in_the_hands_of_the_extractor() {
+    poison_among_a_thousand(Stage::Tmd).await;
+}
+
+#[actix_web::test]
+async fn poison_in_the_hands_of_the_embedder() {
+    poison_among_a_thousand(Stage::Embed).await;
+}
+
+#[actix_web::test]
+async fn poison_in_the_hands_of_the_writer() {
+    poison_among_a_thousand(Stage::Write).await;
+}
+
+/// Panics on every hundredth chunk, once.
+struct Hiccups(AtomicUsize);
+
+impl Inspect for Hiccups {
+    fn in_hand(&self, _: Stage, _: &Chunk) {
+        let seen = self.0.fetch_add(1, Ordering::SeqCst);
+        assert!(seen % 600 != 599 || seen > 6000, "hiccup {seen}");
+    }
+}
+
+#[actix_web::test]
+async fn stages_that_die_again_and_again_lose_and_double_nobody() {
+    let fittings = Fittings {
+        inspect: Arc::new(Hiccups(AtomicUsize::new(0))),
+        encoder: Some(Scripted::factory()),
+        ..fittings()
+    };
+    let house = House::build(fittings, &[]).await;
+    let (one, two) =
+        futures_util::future::join(house.stream(numbered(0..1500)), house.stream(numbered(1500..3000))).await;
+    assert_eq!((tally(&one), tally(&two)), ((1500, 0, 0), (1500, 0, 0)));
+    assert_eq!(house.stored().await, 3000);
+    assert!(house.state.pipeline.health().generation > 5);
+    house.stop().await;
+}
+
+/// Breaks on one text, and takes its whole pass with it.
+struct Breaking(Scripted, String);
+
+impl Encoder for Breaking {
+    fn identity(&self) -> &ModelIdentity {
+        self.0.identity()
+    }
+
+    fn dims(&self) -> usize {
+        self.0.dims()
+    }
+
+    fn encode(&mut self, texts: &[&Tokens]) -> Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError> {
+        assert!(texts.iter().all(|tokens| format!("{tokens:?}") != self.1), "broken");
+        self.0.encode(texts)
+    }
+}
+
+#[actix_web::test]
+async fn a_text_that_breaks_the_model_fails_alone_and_no_stage_dies() {
+    let files = lnsp_ingest::encoder::locate("all-minilm-l6-v2", &[crate::house::models()]).unwrap();
+    let bad = lnsp_ingest::encoder::Tokenizer::load(&files).unwrap().tokenize(POISON).unwrap();
+    let bad = format!("{bad:?}");
+    let factory: lnsp_ingest::app::EncoderFactory =
+        Arc::new(move || Box::new(Breaking(Scripted::new(), bad.clone())));
+    let house = House::build(Fittings { encoder: Some(factory), ..fittings() }, &[]).await;
+    let answer = house.stream(with_poison()).await;
+    assert_eq!(tally(&answer), (999, 0, 1));
+    let rejected = answer.iter().find(|line| line["status"] == "error").unwrap();
+    assert_eq!(rejected["error"]["code"], "embed_failed");
+    assert_eq!(house.state.pipeline.health().generation, 1);
+    assert_eq!(house.stored().await, 999);
+    house.stop().await;
+}

@@ -1,0 +1,262 @@
+//! Builds a whole service for a test: its own database, its own data folder, real sockets on a free port.
+//!
+//! Stories about flow use [`Scripted`] instead of the model, so that they are about flow; stories about meaning
+//! use the real one.
+
+use crate::database::Database;
+use clap::Parser;
+use lnsp_ingest::app::{App, EncoderFactory, Fittings};
+use lnsp_ingest::chunk::Chunk;
+use lnsp_ingest::config::Config;
+use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
+use lnsp_ingest::flow::Backoff;
+use lnsp_ingest::http::{self, State};
+use lnsp_ingest::model::ModelIdentity;
+use lnsp_ingest::stages::{Inspect, Stage};
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+/// A running service.
+pub struct House {
+    /// `http://127.0.0.1:port`
+    pub url: String,
+    /// What its handlers see.
+    pub state: actix_web::web::Data<State>,
+    /// Its database, to look at from outside.
+    pub database: Database,
+    app: App,
+    server: actix_web::dev::ServerHandle,
+    _data: tempfile::TempDir,
+}
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    config: Config,
+}
+
+impl House {
+    /// With the scripted encoder.
+    pub async fn scripted() -> House {
+        House::build(Fittings { encoder: Some(Scripted::factory()), ..fittings() }, &[]).await
+    }
+
+    /// With the real model, in f32.
+    pub async fn real() -> House {
+        House::build(fittings(), &["--dtype", "f32"]).await
+    }
+
+    /// As told.
+    pub async fn build(fittings: Fittings, flags: &[&str]) -> House {
+        let database = Database::new().await;
+        let data = tempfile::tempdir().unwrap();
+        let dsn = database.dsn().to_owned();
+        let base =
+            ["lnsp", "--database-url", &dsn, "--data-dir", data.path().to_str().unwrap(), "--port", "0"];
+        let config = Flags::try_parse_from(base.iter().chain(flags)).unwrap().config;
+        let app = App::start(config, fittings, &mut |_| {}).await.unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = http::serve(listener, app.state.clone(), 5).unwrap();
+        let handle = server.handle();
+        actix_web::rt::spawn(server);
+        House { url, state: app.state.clone(), database, app, server: handle, _data: data }
+    }
+
+    /// Ends the service in order.
+    pub async fn stop(self) {
+        self.server.stop(false).await;
+        assert_eq!(self.app.stop().await, Vec::<String>::new());
+        drop(self.state);
+    }
+
+    /// `GET path` as JSON, with its status.
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        let response = client().get(format!("{}{path}", self.url)).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    /// `POST path` with a JSON body.
+    pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
+        self.post_as(path, "application/json", body).await
+    }
+
+    /// `POST path` with a body of another type.
+    pub async fn post_as(&self, path: &str, kind: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
+        let request = client().post(format!("{}{path}", self.url)).header("Content-Type", kind).body(body);
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    /// An NDJSON upload with streamed answers: all lines of the answer.
+    pub async fn stream(&self, body: impl Into<reqwest::Body>) -> Vec<Value> {
+        stream_to(self.url.clone(), body).await
+    }
+
+    /// Rows in the database, counted there.
+    pub async fn rows(&self) -> i64 {
+        self.database.number("SELECT count(*) FROM chunks").await
+    }
+
+    /// Rows and vectors in the database and items in the index, which have to be the same number.
+    pub async fn stored(&self) -> u64 {
+        let rows = self.rows().await;
+        assert_eq!(self.database.number("SELECT count(*) FROM chunk_vectors").await, rows);
+        assert_eq!(i64::try_from(self.state.index.len().unwrap()).unwrap(), rows);
+        rows.unsigned_abs()
+    }
+}
+
+/// As [`House::stream`], for a task of its own.
+pub async fn stream_to(url: String, body: impl Into<reqwest::Body>) -> Vec<Value> {
+    let request = client()
+        .post(format!("{url}/ingest"))
+        .header("Content-Type", "application/x-ndjson")
+        .header("Accept", "application/x-ndjson")
+        .body(body);
+    let text = request.send().await.unwrap().text().await.unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The defaults, but with pauses that a test can wait for.
+pub fn fittings() -> Fittings {
+    let mut fittings = Fittings::default();
+    fittings.pipeline.heal = Backoff { first: Duration::from_millis(10), ceiling: Duration::from_millis(50) };
+    fittings
+}
+
+/// Where set-up has put the models.
+pub fn models() -> std::path::PathBuf {
+    crate::root().join(".deps/models")
+}
+
+/// A client without proxies.
+pub fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
+/// Numbered chunks, one a line.
+pub fn numbered(range: std::ops::Range<usize>) -> String {
+    range.map(|n| format!("{{\"id\":\"n{n}\",\"text\":\"This is fact number {n}.\"}}\n")).collect()
+}
+
+/// Results by status, as `(stored, duplicate, error)`; the summary must be there, agree, and be the last line.
+pub fn tally(lines: &[Value]) -> (usize, usize, usize) {
+    let (summary, results) = lines.split_last().unwrap();
+    assert_eq!(summary["type"], "summary", "{summary}");
+    let count = |status| results.iter().filter(|line| line["status"] == status).count();
+    let tally = (count("stored"), count("duplicate"), count("error"));
+    assert_eq!(summary["stored"], tally.0);
+    assert_eq!(summary["duplicates"], tally.1);
+    assert_eq!(summary["failed"], tally.2);
+    assert_eq!(summary["total_chunks"], results.len());
+    tally
+}
+
+/// An encoder whose vectors are a function of the tokens, and nothing else.
+pub struct Scripted(ModelIdentity);
+
+impl Scripted {
+    /// Dimensions of the real model, whose identity it takes the place of.
+    pub const DIMS: usize = 384;
+
+    /// To put into [`Fittings`].
+    pub fn factory() -> EncoderFactory {
+        Arc::new(|| Box::new(Scripted::new()))
+    }
+
+    /// One.
+    pub fn new() -> Scripted {
+        let text = |text: &str| text.to_owned();
+        let fingerprint = text("scripted");
+        Scripted(ModelIdentity {
+            name: text("scripted"),
+            recipe: text("scripted"),
+            fingerprint,
+            dims: Self::DIMS,
+        })
+    }
+}
+
+impl Encoder for Scripted {
+    fn identity(&self) -> &ModelIdentity {
+        &self.0
+    }
+
+    fn dims(&self) -> usize {
+        Self::DIMS
+    }
+
+    fn encode(&mut self, texts: &[&Tokens]) -> Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError> {
+        Ok(texts.iter().map(|tokens| Ok(direction(&format!("{tokens:?}")))).collect())
+    }
+}
+
+/// A unit vector that depends on the text alone.
+fn direction(text: &str) -> Arc<[f32]> {
+    let mut state = blake3::hash(text.as_bytes());
+    let mut vector = Vec::with_capacity(Scripted::DIMS);
+    while vector.len() < Scripted::DIMS {
+        vector.extend(state.as_bytes().iter().map(|byte| f32::from(*byte) - 127.5));
+        state = blake3::hash(state.as_bytes());
+    }
+    let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    vector.iter().map(|x| x / norm).collect()
+}
+
+/// Panics when a stage takes a chunk with this text in hand.
+pub struct Poison {
+    /// In whose hands.
+    pub stage: Stage,
+    /// Which chunk.
+    pub text: &'static str,
+}
+
+impl Inspect for Poison {
+    fn in_hand(&self, stage: Stage, chunk: &Chunk) {
+        assert!(!(stage == self.stage && chunk.text == self.text), "poison");
+    }
+}
+
+/// A raw connection, for what no client library lets one do.
+pub struct Raw {
+    /// Both ways.
+    pub socket: BufReader<TcpStream>,
+}
+
+impl Raw {
+    /// Opens a chunked NDJSON upload that wants its answers streamed.
+    pub async fn upload(house: &House) -> Raw {
+        let mut socket = TcpStream::connect(house.url.trim_start_matches("http://")).await.unwrap();
+        let head = "POST /ingest HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-ndjson\r\n\
+                    Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
+        socket.write_all(head.as_bytes()).await.unwrap();
+        Raw { socket: BufReader::new(socket) }
+    }
+
+    /// Sends a piece of the body.
+    pub async fn send(&mut self, body: &str) {
+        let piece = format!("{:x}\r\n{body}\r\n", body.len());
+        self.socket.get_mut().write_all(piece.as_bytes()).await.unwrap();
+    }
+
+    /// Ends the body.
+    pub async fn end(&mut self) {
+        self.socket.get_mut().write_all(b"0\r\n\r\n").await.unwrap();
+    }
+
+    /// Reads until `wanted` has been seen; gives everything read.
+    pub async fn read_until(&mut self, wanted: &str) -> String {
+        let mut seen = String::new();
+        while !seen.contains(wanted) {
+            let mut buffer = [0; 4096];
+            let read = self.socket.read(&mut buffer).await.unwrap();
+            assert_ne!(read, 0, "the connection ended after: {seen}");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+        seen
+    }
+}

@@ -1,0 +1,10 @@
+//! The index against a scripted source of truth: whatever happens, it equals the committed rows.
+
+mod crash;
+mod damage;
+mod follow;
+mod history;
+mod limits;
+mod model;
+mod recall;
+mod truth;

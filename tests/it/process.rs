@@ -1,0 +1,101 @@
+//! `lnsp` as a process of its own, for what a test cannot do to itself: wrong settings, signals, kills.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// A running `lnsp serve`. Killed when dropped.
+pub struct Service {
+    /// `http://127.0.0.1:port`
+    pub url: String,
+    /// Everything it printed until it was ready.
+    pub log: String,
+    child: Child,
+}
+
+/// `lnsp`, without the environment's own settings.
+pub fn lnsp(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lnsp"));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("LNSP_") || name == "DATABASE_URL" || name == "PG_DSN" {
+            command.env_remove(&*name);
+        }
+    }
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Runs `lnsp` to its end: exit code, what it printed, what it complained about.
+pub fn run(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+impl Service {
+    /// Starts it on a free port and waits until it says that it is ready.
+    pub fn start(data: &Path, flags: &[&str]) -> Service {
+        let base = ["serve", "--port", "0", "--dtype", "f32", "--data-dir", data.to_str().unwrap()];
+        let mut command = lnsp(&[&base[..], flags].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let complaints = child.stderr.take().unwrap();
+        let complaints = std::thread::spawn(move || {
+            let mut text = String::new();
+            BufReader::new(complaints).read_to_string(&mut text).unwrap();
+            text
+        });
+        // The reader goes on after the line that is waited for, so that the service never blocks on a full pipe.
+        let (tell, lines) = mpsc::channel();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).for_each(|line| drop(tell.send(line)));
+        });
+        let mut log = String::new();
+        while let Ok(line) = lines.recv_timeout(Duration::from_secs(120)) {
+            log += &line;
+            log.push('\n');
+            if let Some((_, url)) = line.split_once("ready on ") {
+                return Service { url: url.to_owned(), log, child };
+            }
+        }
+        drop(child.kill());
+        drop(child.wait());
+        panic!("not ready: {log}{}", complaints.join().unwrap());
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn terminate(mut self) -> ExitStatus {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.child.wait().unwrap()
+    }
+
+    /// Bytes of its memory that no file stands behind.
+    pub fn anonymous_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // After `kill` and `terminate` there is nobody to kill.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

@@ -1,0 +1,191 @@
+//! The rules of the house as tests: layers, licences, file sizes, what the README promises about settings.
+
+use crate::root;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// All Rust files below a folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// What each room may import, besides itself.
+fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
+    let domain = ["chunk", "tmd", "model", "outcome", "quality"];
+    let ports = ["classifier", "encoder", "store", "index"];
+    let with = |lists: &[&[&'static str]]| lists.concat();
+    let all = with(&[
+        &domain,
+        &ports,
+        &["flow", "metrics", "stages", "pipeline", "search", "http", "config", "app"],
+    ]);
+    let mut layers: BTreeMap<_, _> = domain.iter().map(|room| (*room, domain.to_vec())).collect();
+    layers.extend(ports.iter().map(|room| (*room, domain.to_vec())));
+    layers.insert("metrics", vec![]);
+    layers.insert("flow", vec!["metrics"]);
+    layers.insert("stages", with(&[&domain, &ports, &["flow", "metrics"]]));
+    layers.insert("pipeline", with(&[&domain, &["store", "flow", "metrics", "stages"]]));
+    layers.insert("search", with(&[&domain, &ports, &["flow", "metrics"]]));
+    layers.insert("http", with(&[&domain, &["store", "index", "flow", "metrics", "pipeline", "search"]]));
+    layers.insert("config", vec!["encoder"]);
+    layers.insert("app", all.clone());
+    layers.insert("cli", all);
+    layers
+}
+
+/// The rooms that a file imports: the first part of every path that begins with `crate::`.
+fn imports(text: &str) -> BTreeSet<String> {
+    let mut rooms = BTreeSet::new();
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    for part in code.collect::<Vec<_>>().join("\n").split("crate::").skip(1) {
+        let name =
+            |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        if let Some(list) = part.strip_prefix('{') {
+            let list = list.split('}').next().unwrap_or_default();
+            rooms.extend(list.split(',').map(|item| name(item.trim())));
+        } else {
+            rooms.insert(name(part));
+        }
+    }
+    rooms
+}
+
+#[test]
+fn nothing_imports_upwards_or_sideways() {
+    let layers = layers();
+    let mut wrong = Vec::new();
+    let mut seen = BTreeSet::new();
+    for file in sources(&root().join("src")) {
+        let inside = file.strip_prefix(root().join("src")).unwrap();
+        let room = inside
+            .components()
+            .next()
+            .unwrap()
+            .as_os_str()
+            .to_str()
+            .unwrap()
+            .trim_end_matches(".rs")
+            .to_owned();
+        if room == "main" || room == "lib" {
+            continue;
+        }
+        let allowed = layers.get(room.as_str()).unwrap_or_else(|| panic!("{room} has no place in the house"));
+        seen.insert(room.clone());
+        for import in imports(&fs::read_to_string(&file).unwrap()) {
+            if import != room && !allowed.contains(&import.as_str()) {
+                wrong.push(format!("{} imports {import}", inside.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+    assert_eq!(
+        seen.iter().map(String::as_str).collect::<Vec<_>>(),
+        layers.keys().copied().collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn the_reader_of_imports_sees_all_forms() {
+    let text = "use crate::chunk::Chunk;\nuse crate::{flow, store::Store};\n// crate::http\nfn f() { crate::tmd::x() }";
+    assert_eq!(imports(text).into_iter().collect::<Vec<_>>(), ["chunk", "flow", "store", "tmd"]);
+}
+
+#[test]
+fn no_file_outgrows_its_room() {
+    for file in ["src", "tests", "benches"].iter().flat_map(|folder| sources(&root().join(folder))) {
+        let lines = fs::read_to_string(&file).unwrap().lines().count();
+        assert!(lines <= 450, "{} has {lines} lines: which two things does it hold?", file.display());
+    }
+}
+
+/// Licences under which the project can be used and passed on without further duties than naming its authors.
+const ALLOWED: [&str; 15] = [
+    "0BSD",
+    "MIT",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "ISC",
+    "MIT-0",
+    "MPL-2.0",
+    "OpenLDAP",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+];
+
+/// Whether one can choose allowed licences only: `OR` is a choice, `AND` and `/` in old files as they were meant.
+fn acceptable(expression: &str) -> bool {
+    let text = expression.replace('/', " OR ").replace(['(', ')'], " ");
+    if expression.contains('(') {
+        // The forms in use are products of sums: every bracket and every rest must offer a choice.
+        return expression.split(" AND ").all(|part| acceptable(part.trim_matches(['(', ')', ' '])));
+    }
+    text.split(" OR ").any(|choice| choice.split(" AND ").all(|one| ALLOWED.contains(&one.trim())))
+}
+
+#[test]
+fn every_dependency_has_an_allowed_licence() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    assert!(packages.len() > 100);
+    let licence =
+        |package: &serde_json::Value| package["license"].as_str().unwrap_or("none stated").to_owned();
+    let wrong: Vec<String> = packages
+        .iter()
+        .filter(|package| !acceptable(&licence(package)))
+        .map(|package| format!("{}: {}", package["name"], licence(package)))
+        .collect();
+    assert_eq!(wrong, Vec::<String>::new());
+    assert!(
+        acceptable("MIT/Apache-2.0")
+            && acceptable("(MIT OR GPL-3.0) AND Zlib")
+            && !acceptable("GPL-3.0-only")
+    );
+    assert!(!acceptable("MIT AND GPL-2.0"));
+}
+
+#[test]
+fn the_readme_names_every_setting_and_no_other() {
+    use clap::Args;
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let command = lnsp_ingest::config::Config::augment_args(clap::Command::new("serve"));
+    let settings: BTreeSet<String> =
+        command.get_arguments().filter_map(|flag| Some(flag.get_env()?.to_str()?.to_owned())).collect();
+    assert!(settings.len() >= 11);
+    let table = readme.split("## Configuration").nth(1).unwrap().split("\n## ").next().unwrap();
+    let documented: BTreeSet<String> = table
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| `")?.split('`').next()?.to_owned()))
+        .filter(|name| !["LNSP_LOG", "LNSP_URL"].contains(&name.as_str()))
+        .collect();
+    assert_eq!(documented, settings);
+}
+
+#[test]
+fn the_readme_lists_every_error_code() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for cause in lnsp_ingest::outcome::Cause::ALL {
+        assert!(readme.contains(&format!("`{cause}`")), "{cause} is not in the README");
+    }
+}

@@ -1,0 +1,14 @@
+//! Waiting for facts.
+
+use std::time::Duration;
+
+/// Looks again and again until `fact` holds. The limit is no expectation of speed: it turns a hang into a message.
+pub async fn until(what: &str, mut fact: impl FnMut() -> bool) {
+    let looks = async {
+        let mut again = tokio::time::interval(Duration::from_millis(2));
+        while !fact() {
+            again.tick().await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), looks).await.is_ok(), "never came true: {what}");
+}
