@@ -20,8 +20,8 @@
 //!   page faults.
 //! - Size of a pass, in tokens: 1,024 and 2,048 are best; 512 is 4 % slower, 4,096 12 %, 8,192 27 %.
 //! - One encoder per core with one thread each, against one encoder on both cores: equal or 10 % faster on a quiet
-//!   machine, up to twice as fast when something else runs, because the threads of one pass wait for each other at
-//!   each step.
+//!   machine, two to three times as fast when something else runs, because the threads of one pass wait for each
+//!   other at each step.
 //! - `ATEN_CPU_CAPABILITY=avx512` (tried on attention): nothing. `OMP_WAIT_POLICY=passive`, `GOMP_SPINCOUNT`: nothing
 //!   on a quiet machine, worse on a busy one.
 
