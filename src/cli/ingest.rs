@@ -3,7 +3,7 @@
 use super::{CommandResult, block_on, client};
 use clap::Args;
 use futures_util::StreamExt;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Deserialize;
 use std::io::{self, BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -219,9 +219,13 @@ impl Progress {
         let plain = !io::stderr().is_terminal();
         let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(lines), target);
-        let shape = "{msg} [{wide_bar}] {pos}/{len} chunks, {per_sec}, {eta} to go";
+        let shape = "{msg} [{wide_bar}] {pos}/{len} chunks, {rate} chunks/s, {eta} to go";
         if let Ok(style) = ProgressStyle::with_template(shape) {
-            bar.set_style(style.progress_chars("=> "));
+            let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                // Only a full line could refuse it, and a bar without its rate is still a bar.
+                let _shown: std::fmt::Result = write!(out, "{:.0}", state.per_sec());
+            };
+            bar.set_style(style.with_key("rate", rate).progress_chars("=> "));
         }
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         bar.set_message(name.clone());
