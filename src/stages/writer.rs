@@ -14,6 +14,9 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler,
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// How long an acknowledgement waits for an index that does not follow; the index's own grace is as long.
+const INDEX_GRACE: Duration = Duration::from_secs(30);
+
 /// What the stage works with; outlives its generations.
 #[derive(Clone)]
 pub struct WriteTools {
@@ -111,9 +114,12 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>) {
                     metrics::store_seq(commit.upto);
                     tools.index.absorb(slots, commit);
                 }
+                let ours = |parcel: &Parcel<EmbeddedChunk>| maybe_ours || parcel.attempts() > 0;
+                let retried = parcels.iter().zip(&fates).filter(|(parcel, _)| ours(parcel));
+                wait_for_index(tools, retried.map(|(_, fate)| fate)).await;
                 for (parcel, fate) in parcels.into_iter().zip(fates) {
-                    let ours = maybe_ours || parcel.attempts() > 0;
-                    settle(tools, parcel, fate, took, ours).await;
+                    let ours = ours(&parcel);
+                    settle(parcel, fate, took, ours);
                 }
             }
             Err(error) if error.is_data_error() && parcels.len() > 1 => {
@@ -139,21 +145,22 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>) {
     }
 }
 
-/// Answers. A row that a try of ours committed without seeing the end was never given to the index: it is stored
-/// only once the index has seen it too.
-async fn settle(
-    tools: &WriteTools,
-    parcel: Parcel<EmbeddedChunk>,
-    fate: RowFate,
-    took: Duration,
-    ours: bool,
-) {
-    if let RowFate::Present(known) = &fate
-        && ours
+/// Rows that an earlier try of ours committed without seeing its end were never given to the index: they are stored
+/// only once it has seen them too. When it cannot, for as long as acknowledgements wait for it anywhere, they go on.
+async fn wait_for_index<'a>(tools: &WriteTools, ours: impl Iterator<Item = &'a RowFate>) {
+    let seqs = ours.filter_map(|fate| match fate {
+        RowFate::Present(known) => Some(known.seq),
+        RowFate::Inserted { .. } => None,
+    });
+    if let Some(latest) = seqs.max()
+        && tokio::time::timeout(INDEX_GRACE, tools.index.wait_for(latest)).await.is_err()
     {
-        // Only a closing index answers with an error, and then this answer is the last one anyway.
-        drop(tools.index.wait_for(known.seq).await);
+        tracing::warn!(latest, "the index does not follow; answering without it");
     }
+}
+
+/// Answers.
+fn settle(parcel: Parcel<EmbeddedChunk>, fate: RowFate, took: Duration, ours: bool) {
     let outcome = outcome(&parcel, fate, took, ours);
     if let Outcome::Stored(_) = outcome {
         metrics::acknowledged(parcel.age());
