@@ -165,7 +165,8 @@ impl Service {
 
     async fn start_in(data: tempfile::TempDir, fittings: Fittings) -> Result<Service> {
         let folder = data.path().display().to_string();
-        let config = Flags::try_parse_from(["bench", "--data-dir", &folder])?.config;
+        let config =
+            Flags::try_parse_from(["bench", "--data-dir", &folder, "--tmd-backend", "local"])?.config;
         let app = App::start(config, fittings, &mut |_| {}).await?;
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let url = format!("http://{}", listener.local_addr()?);

@@ -4,7 +4,7 @@
 //! takes the house apart in the other order, after every accepted chunk has its answer.
 
 use crate::classifier::{ArtefactError, LocalClassifier};
-use crate::config::Config;
+use crate::config::{Config, OnFailure, TmdBackend};
 use crate::encoder::plan::Budget;
 use crate::encoder::{self, Calibration, EncodeError, Encoder, EncoderOptions, ModelFiles, Tokenizer};
 use crate::flow::{Backoff, Lane, Worker, WorkerError};
@@ -12,11 +12,12 @@ use crate::http::{Counts, Facts, State};
 use crate::index::{
     ChangeSource, ChangedRow, Changes, Index, IndexError, IndexIdentity, IndexOptions, SourceError,
 };
+use crate::llm::{Llm, LlmError, LlmSettings};
 use crate::metrics;
 use crate::model::ModelIdentity;
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
 use crate::search::Search;
-use crate::stages::{EmbedTools, Inspect, Model, NoInspection, RemoteTagger, TmdTools, WriteTools};
+use crate::stages::{CodeSource, EmbedTools, Inspect, Model, NoInspection, Otherwise, TmdTools, WriteTools};
 use crate::store::managed::{ManagedError, ManagedPostgres};
 use crate::store::{Dsn, ModelId, Store, StoreError, StoreOptions};
 use actix_web::web;
@@ -37,8 +38,6 @@ pub struct Fittings {
     pub pipeline: PipelineSettings,
     /// See [`Inspect`].
     pub inspect: Arc<dyn Inspect>,
-    /// Asked for the codes that a client does not send, instead of the local classifier.
-    pub remote: Option<Arc<dyn RemoteTagger>>,
     /// Takes the place of the model: built on the model's thread.
     pub encoder: Option<EncoderFactory>,
     /// Changes how the index is opened.
@@ -53,7 +52,6 @@ impl Default for Fittings {
         Fittings {
             pipeline: PipelineSettings::default(),
             inspect: Arc::new(NoInspection),
-            remote: None,
             encoder: None,
             index: |_| {},
         }
@@ -89,6 +87,9 @@ pub enum StartError {
     /// The index.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// The handle to the language model.
+    #[error("the language model {0}")]
+    Llm(LlmError),
 }
 
 impl App {
@@ -106,6 +107,8 @@ impl App {
         let classifier = Worker::spawn("lnsp-classifier", CPU_QUEUE, LocalClassifier::embedded)?;
         let version = classifier.run(Lane::Express, |classifier| classifier.version().to_owned()).await;
         let classifier_version = version.map_err(StartError::Worker)?;
+
+        let codes = code_source(&config, &classifier_version, say).await?;
 
         let files = encoder::locate(&config.embedding_model, &model_folders(&data_dir))?;
         let embed = embed_tools(&config, &files, fittings.encoder)?;
@@ -129,7 +132,10 @@ impl App {
             pass_tokens: embed.tools.budget.tokens,
             pass_texts: embed.tools.budget.texts,
             tmd_backend: config.tmd_backend.to_string(),
-            tmd_source: format!("local:{classifier_version}"),
+            tmd_source: codes.name,
+            llm_endpoint: codes.endpoint,
+            llm_problem: codes.problem,
+            llm_required: config.tmd_on_failure == OnFailure::Reject,
             parallel: config.enable_parallel,
             max_workers: config.max_parallel_workers,
             batch_embeddings: config.enable_batch_embeddings,
@@ -153,16 +159,19 @@ impl App {
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(5) },
         };
         let tools = Tools {
-            tmd: TmdTools { classifier, remote: fittings.remote },
+            tmd: TmdTools { classifier, source: codes.source },
             embed,
             write,
             inspect: fittings.inspect,
         };
-        let settings = PipelineSettings { one_at_a_time: !config.enable_parallel, ..fittings.pipeline };
+        let mut settings = PipelineSettings { one_at_a_time: !config.enable_parallel, ..fittings.pipeline };
+        if codes.llm.is_some() {
+            settings = settings.ask_at_once(config.max_parallel_workers);
+        }
         let pipeline = Arc::new(Pipeline::start(tools, settings));
         pipeline.wait_for(|health| health.open).await;
-        let state =
-            web::Data::new(State { pipeline, search, store, index, facts, counts: Counts::default() });
+        let counts = Counts::default();
+        let state = web::Data::new(State { pipeline, search, store, index, llm: codes.llm, facts, counts });
         Ok(App { state, postgres })
     }
 
@@ -180,6 +189,67 @@ impl App {
         }
         troubles
     }
+}
+
+/// Who gives the codes, and what is to be said about it.
+struct Codes {
+    source: CodeSource,
+    llm: Option<Llm>,
+    name: String,
+    endpoint: Option<String>,
+    problem: Option<String>,
+}
+
+/// Decides by the configuration and, where it wants a language model, by asking for one now.
+async fn code_source(
+    config: &Config,
+    classifier: &str,
+    say: &mut dyn FnMut(String),
+) -> Result<Codes, StartError> {
+    let local = format!("local:{classifier}");
+    if config.tmd_backend == TmdBackend::Local {
+        return Ok(Codes {
+            source: CodeSource::Local,
+            llm: None,
+            name: local,
+            endpoint: None,
+            problem: None,
+        });
+    }
+    let settings = LlmSettings {
+        endpoint: config.llm_endpoint.clone(),
+        model: config.tmd_llm_model.clone(),
+        calls: if config.enable_parallel { config.max_parallel_workers } else { 1 },
+        timeout: Duration::from_secs(config.llm_timeout_s),
+    };
+    let llm = Llm::new(settings).map_err(StartError::Llm)?;
+    let endpoint = Some(config.llm_endpoint.to_string());
+    let name = format!("llm:{}", config.tmd_llm_model);
+    let otherwise = match config.tmd_on_failure {
+        OnFailure::Local => Otherwise::AskLocally,
+        OnFailure::Reject => Otherwise::Reject,
+    };
+    let source = CodeSource::Llm { llm: llm.clone(), otherwise };
+    let error = match llm.probe().await {
+        Ok(server) => {
+            let version = &server.version;
+            say(format!("✅ LLM ready: {} on Ollama {version} at {}", llm.model(), llm.endpoint()));
+            return Ok(Codes { source, llm: Some(llm), name, endpoint, problem: None });
+        }
+        Err(error) => error,
+    };
+    let problem = format!("the LLM at {} {error}", llm.endpoint());
+    if config.tmd_backend == TmdBackend::Auto {
+        say(format!("⚠️  {problem}; the local classifier gives the codes until the next start"));
+        let source = CodeSource::LocalInstead(error.kind());
+        return Ok(Codes { source, llm: None, name: local, endpoint, problem: Some(problem) });
+    }
+    let meanwhile = match otherwise {
+        Otherwise::AskLocally => "the local classifier gives the codes until it answers",
+        Otherwise::Reject => "chunks without codes are rejected until it answers",
+    };
+    say(format!("⚠️  {problem}; {meanwhile}"));
+    Ok(Codes { source, llm: Some(llm), name, endpoint, problem: Some(problem) })
 }
 
 /// Jobs that wait for the classifier or the tokenizer: enough to keep their threads from going to sleep between

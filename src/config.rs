@@ -3,6 +3,7 @@
 //! A value that is not allowed stops the start with one sentence that names the variable, the value, and what is
 //! allowed.
 
+use crate::llm::Endpoint;
 use clap::Args;
 use std::fmt;
 use std::path::PathBuf;
@@ -23,9 +24,23 @@ pub struct Config {
     /// A PostgreSQL of yours, as URL or keywords (also read from PG_DSN); without it the service starts its own.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
-    /// Where codes come from when the client sends none: `auto` or `local`, both the local classifier.
+    /// Where codes come from when the client sends none: `llm`, `local` (the local classifier), or `auto`: the language
+    /// model if it answers and has the model when the service starts, else the local classifier.
     #[arg(long, env = "LNSP_TMD_BACKEND", default_value = "auto", value_parser = tmd_backend)]
     pub tmd_backend: TmdBackend,
+    /// Base address of the Ollama server.
+    #[arg(long, env = "LNSP_LLM_ENDPOINT", default_value = "http://localhost:11434", value_parser = parsed::<Endpoint>("LNSP_LLM_ENDPOINT"))]
+    pub llm_endpoint: Endpoint,
+    /// The model that is asked for codes, as the server names it.
+    #[arg(long, env = "LNSP_TMD_LLM_MODEL", default_value = "llama3.1:8b", value_parser = model_name)]
+    pub tmd_llm_model: String,
+    /// When the language model has no answer for a chunk: `local` asks the local classifier and marks the row,
+    /// `reject` rejects the chunk, to be sent again.
+    #[arg(long, env = "LNSP_TMD_ON_FAILURE", default_value = "local", value_parser = on_failure)]
+    pub tmd_on_failure: OnFailure,
+    /// Seconds for one call to the language model.
+    #[arg(long, env = "LNSP_LLM_TIMEOUT_S", default_value = "20", value_parser = timeout)]
+    pub llm_timeout_s: u64,
     /// Many chunks at once; `false` takes one chunk at a time all the way to its commit.
     #[arg(long, env = "LNSP_ENABLE_PARALLEL", default_value = "true", action = clap::ArgAction::Set, value_parser = switch("LNSP_ENABLE_PARALLEL"))]
     pub enable_parallel: bool,
@@ -49,16 +64,28 @@ pub struct Config {
 /// Where codes come from when the client sends none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TmdBackend {
-    /// The best source there is.
+    /// The language model if there is one at the start, else the local classifier.
     Auto,
+    /// The language model.
+    Llm,
     /// The local classifier.
     Local,
+}
+
+/// What becomes of a chunk for which the language model has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// The local classifier answers.
+    Local,
+    /// It is rejected.
+    Reject,
 }
 
 impl fmt::Display for TmdBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             TmdBackend::Auto => "auto",
+            TmdBackend::Llm => "llm",
             TmdBackend::Local => "local",
         })
     }
@@ -89,9 +116,31 @@ fn workers(value: &str) -> Result<usize, InvalidSetting> {
 fn tmd_backend(value: &str) -> Result<TmdBackend, InvalidSetting> {
     match value.to_ascii_lowercase().as_str() {
         "auto" => Ok(TmdBackend::Auto),
+        "llm" => Ok(TmdBackend::Llm),
         "local" => Ok(TmdBackend::Local),
-        _ => Err(invalid("LNSP_TMD_BACKEND", value, "auto or local")),
+        _ => Err(invalid("LNSP_TMD_BACKEND", value, "auto, llm or local")),
     }
+}
+
+fn on_failure(value: &str) -> Result<OnFailure, InvalidSetting> {
+    match value.to_ascii_lowercase().as_str() {
+        "local" => Ok(OnFailure::Local),
+        "reject" => Ok(OnFailure::Reject),
+        _ => Err(invalid("LNSP_TMD_ON_FAILURE", value, "local or reject")),
+    }
+}
+
+fn model_name(value: &str) -> Result<String, InvalidSetting> {
+    let name = value.trim();
+    let usable = !name.is_empty() && !name.contains(char::is_whitespace);
+    usable
+        .then(|| name.to_owned())
+        .ok_or_else(|| invalid("LNSP_TMD_LLM_MODEL", value, "the name of a model, like llama3.1:8b"))
+}
+
+fn timeout(value: &str) -> Result<u64, InvalidSetting> {
+    let seconds = value.parse().ok().filter(|seconds| (1..=600).contains(seconds));
+    seconds.ok_or_else(|| invalid("LNSP_LLM_TIMEOUT_S", value, "a whole number of seconds from 1 to 600"))
 }
 
 fn switch(

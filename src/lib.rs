@@ -10,7 +10,7 @@
 //!         |       /
 //!       stages   /                 TmdExtractor -> Embedder -> Writer; a stage never knows another
 //!       /    \  /
-//!    ports   flow                  ports: classifier, encoder, store, index; flow: Inlet, Parcel, Receipt, Batch, Worker
+//!    ports   flow                  ports: llm, classifier, encoder, store, index; flow: Inlet, Parcel, Receipt, Batch, Worker
 //!       \    /
 //!       domain                     chunk, tmd, model, outcome, quality: pure
 //!    metrics                       a leaf beside the house
@@ -34,6 +34,7 @@ pub mod encoder;
 pub mod flow;
 pub mod http;
 pub mod index;
+pub mod llm;
 pub mod metrics;
 pub mod model;
 pub mod outcome;

@@ -54,6 +54,17 @@ fn describe() {
     g!("lnsp_pipeline_generation", "Number of the running generation of stages");
     c!("lnsp_pipeline_arbiter_busy_seconds_total", "Time the pipeline's own thread was not idle");
     c!("lnsp_tmd_domain_total", "Chunks tagged, by domain");
+    c!(
+        "lnsp_tmd_fallback_total",
+        "Chunks labelled locally because the language model had no answer, by reason"
+    );
+    c!("lnsp_llm_requests_total", "Calls to the language model, by outcome");
+    h!("lnsp_llm_request_duration_seconds", "One call to the language model");
+    c!("lnsp_llm_retries_total", "Second calls for the same chunk, by reason");
+    c!("lnsp_llm_tokens_total", "Tokens read (prompt) and written (output) by the language model");
+    g!("lnsp_llm_inflight", "Calls to the language model under way");
+    g!("lnsp_llm_concurrency_limit", "Most calls to the language model at once");
+    g!("lnsp_llm_breaker_state", "0: the language model is asked; 2: it is left alone after many failures in a row");
     h!("lnsp_embed_batch_size", "Texts in a forward pass");
     h!("lnsp_embed_batch_tokens", "Tokens in a forward pass, padding included");
     h!("lnsp_embed_padding_ratio", "Share of padding in a forward pass");
@@ -154,6 +165,53 @@ pub fn arbiter_busy(total: Duration) {
 /// A chunk got its domain.
 pub fn tagged(domain: &'static str) {
     counter!("lnsp_tmd_domain_total", "domain" => domain).increment(1);
+}
+
+/// A chunk was labelled locally for want of a better answer.
+pub fn fell_back(reason: &'static str) {
+    counter!("lnsp_tmd_fallback_total", "reason" => reason).increment(1);
+}
+
+/// A call to the language model ended.
+pub fn llm_request(outcome: &'static str, took: Duration) {
+    counter!("lnsp_llm_requests_total", "backend" => "ollama", "outcome" => outcome).increment(1);
+    histogram!("lnsp_llm_request_duration_seconds", "backend" => "ollama").record(took);
+}
+
+/// A call is repeated.
+pub fn llm_retry(reason: &'static str) {
+    counter!("lnsp_llm_retries_total", "reason" => reason).increment(1);
+}
+
+/// What the language model says it has read and written.
+pub fn llm_tokens(prompt: u64, output: u64) {
+    counter!("lnsp_llm_tokens_total", "kind" => "prompt").increment(prompt);
+    counter!("lnsp_llm_tokens_total", "kind" => "output").increment(output);
+}
+
+/// Most calls at once.
+pub fn llm_limit(calls: usize) {
+    gauge!("lnsp_llm_concurrency_limit", "backend" => "ollama").set(calls as f64);
+}
+
+/// How the language model does: 0 it is asked, 2 it is left alone after too many failures.
+pub fn llm_breaker(resting: bool) {
+    gauge!("lnsp_llm_breaker_state", "backend" => "ollama").set(if resting { 2.0 } else { 0.0 });
+}
+
+/// Counts a question as under way until it is dropped.
+pub struct LlmFlight;
+
+/// See [`LlmFlight`].
+pub fn llm_flight() -> LlmFlight {
+    gauge!("lnsp_llm_inflight", "backend" => "ollama").increment(1.0);
+    LlmFlight
+}
+
+impl Drop for LlmFlight {
+    fn drop(&mut self) {
+        gauge!("lnsp_llm_inflight", "backend" => "ollama").decrement(1.0);
+    }
 }
 
 /// A text was tokenized.

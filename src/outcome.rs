@@ -105,6 +105,8 @@ pub enum Cause {
     IdConflict,
     /// No source of codes could answer.
     TmdFailed,
+    /// The language model had no answer, and nobody else may give one; send it again.
+    LlmFailed,
     /// The model could not make a usable vector of it.
     EmbedFailed,
     /// The database refused this row.
@@ -119,7 +121,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every reason there is.
-    pub const ALL: [Cause; 18] = [
+    pub const ALL: [Cause; 19] = [
         Cause::InvalidJson,
         Cause::InvalidUtf8,
         Cause::LineTooLong,
@@ -133,6 +135,7 @@ impl Cause {
         Cause::InvalidName,
         Cause::IdConflict,
         Cause::TmdFailed,
+        Cause::LlmFailed,
         Cause::EmbedFailed,
         Cause::StoreFailed,
         Cause::Poison,
@@ -156,6 +159,7 @@ impl Cause {
             Cause::InvalidName => "invalid_name",
             Cause::IdConflict => "id_conflict",
             Cause::TmdFailed => "tmd_failed",
+            Cause::LlmFailed => "llm_failed",
             Cause::EmbedFailed => "embed_failed",
             Cause::StoreFailed => "store_failed",
             Cause::Poison => "poison",
@@ -166,7 +170,7 @@ impl Cause {
 
     /// Sending the same chunk again can help.
     pub fn retryable(self) -> bool {
-        matches!(self, Cause::Lost | Cause::Draining)
+        matches!(self, Cause::LlmFailed | Cause::Lost | Cause::Draining)
     }
 }
 

@@ -146,6 +146,13 @@ pub enum TmdSource {
         /// As the server names it.
         model: Arc<str>,
     },
+    /// The local classifier, because the language model that should have said it had no answer.
+    Fallback {
+        /// Version of the artefact.
+        version: Arc<str>,
+        /// Why there was no better answer: one of a closed set of names.
+        reason: Arc<str>,
+    },
 }
 
 impl TmdSource {
@@ -155,6 +162,7 @@ impl TmdSource {
             TmdSource::Client => "client",
             TmdSource::Local { .. } => "local",
             TmdSource::Llm { .. } => "llm",
+            TmdSource::Fallback { .. } => "fallback",
         }
     }
 
@@ -162,17 +170,32 @@ impl TmdSource {
     pub fn model(&self) -> Option<&str> {
         match self {
             TmdSource::Client => None,
-            TmdSource::Local { version: name } | TmdSource::Llm { model: name } => Some(name),
+            TmdSource::Local { version: name }
+            | TmdSource::Llm { model: name }
+            | TmdSource::Fallback { version: name, .. } => Some(name),
         }
     }
 
-    /// Reads back what [`Self::kind`] and [`Self::model`] wrote; `None` for a kind this version does not know.
-    pub fn from_parts(kind: &str, model: Option<&str>) -> Option<TmdSource> {
+    /// Why a better source had no answer, where that is so.
+    pub fn failure(&self) -> Option<&str> {
+        match self {
+            TmdSource::Fallback { reason, .. } => Some(reason),
+            TmdSource::Client | TmdSource::Local { .. } | TmdSource::Llm { .. } => None,
+        }
+    }
+
+    /// Reads back what [`Self::kind`], [`Self::model`] and [`Self::failure`] wrote; `None` for a kind this version
+    /// does not know.
+    pub fn from_parts(kind: &str, model: Option<&str>, failure: Option<&str>) -> Option<TmdSource> {
         let name = || Arc::from(model.unwrap_or_default());
         match kind {
             "client" => Some(TmdSource::Client),
             "local" => Some(TmdSource::Local { version: name() }),
             "llm" => Some(TmdSource::Llm { model: name() }),
+            "fallback" => {
+                let reason = failure.unwrap_or_default().into();
+                Some(TmdSource::Fallback { version: name(), reason })
+            }
             _ => None,
         }
     }

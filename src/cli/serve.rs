@@ -78,7 +78,8 @@ fn listen(config: &Config) -> Result<TcpListener, ServeError> {
 /// The effective configuration, in the shape that users of the old service know.
 fn print_settings(facts: &Facts, slots: usize) {
     let switch = |on: bool| if on { "✅ ENABLED" } else { "⚠️  DISABLED" };
-    println!("   LLM endpoint: none (the local classifier needs none)");
+    let endpoint = facts.llm_endpoint.as_deref().unwrap_or("none (the local classifier needs none)");
+    println!("   LLM endpoint: {endpoint}");
     println!("   TMD source: {} (LNSP_TMD_BACKEND={})", facts.tmd_source, facts.tmd_backend);
     println!("   CPESH extraction: ⚠️  DISABLED (fast mode)");
     println!("   Parallel processing: {}", switch(facts.parallel));

@@ -205,6 +205,7 @@ fn backends(filed: &Filed, options: &Options, state: &State) -> Value {
         TmdSource::Client => "client-provided".to_owned(),
         TmdSource::Local { version } => format!("local:{version}"),
         TmdSource::Llm { model } => format!("llm:{model}"),
+        TmdSource::Fallback { version, reason } => format!("local:{version} (llm: {reason})"),
     };
     let cpesh = if options.skip_cpesh { "disabled" } else { "env-disabled" };
     json!({"cpesh": cpesh, "tmd": tmd, "embedding": format!("inproc:{}", state.facts.model.name), "index": "inproc:arroy"})

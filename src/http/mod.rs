@@ -17,6 +17,7 @@ pub use error::ApiError;
 pub use lines::{LineError, Lines};
 
 use crate::index::Index;
+use crate::llm::Llm;
 use crate::model::ModelIdentity;
 use crate::pipeline::Pipeline;
 use crate::search::Search;
@@ -38,6 +39,8 @@ pub struct State {
     pub store: Store,
     /// Asked how it is.
     pub index: Index,
+    /// Asked how it is, where there is one.
+    pub llm: Option<Llm>,
     /// What does not change while the service runs.
     pub facts: Facts,
     /// Since the start.
@@ -61,6 +64,12 @@ pub struct Facts {
     pub tmd_backend: String,
     /// Who gives the codes, with its version.
     pub tmd_source: String,
+    /// Where a language model was looked for; absent when none was wanted.
+    pub llm_endpoint: Option<String>,
+    /// Why the language model was not what it should be when the service started.
+    pub llm_problem: Option<String>,
+    /// Chunks are rejected when the language model has no answer.
+    pub llm_required: bool,
     /// The setting of that name.
     pub parallel: bool,
     /// The setting of that name.

@@ -5,7 +5,7 @@ use super::error::ApiError;
 use crate::metrics::{self, IndexGauges};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// `GET /`: the old service's self-description.
 pub async fn about() -> HttpResponse {
@@ -26,7 +26,7 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
     HttpResponse::Ok().json(json!({
         "status": if sound { "healthy" } else { "degraded" },
         "postgresql": postgresql, "faiss": true, "gtr_t5_api": pipeline.open, "tmd_router_api": pipeline.open,
-        "llm_endpoint": "",
+        "llm_endpoint": facts.llm_endpoint.as_deref().unwrap_or_default(),
         "parallel": {
             "enabled": facts.parallel, "max_workers": facts.max_workers, "batch_embeddings": facts.batch_embeddings,
         },
@@ -36,6 +36,7 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
             "waiting": state.pipeline.entrance().waiting(), "slots": state.pipeline.slots(),
         },
         "tmd": {"backend": facts.tmd_backend, "source": facts.tmd_source},
+        "llm": llm(&state),
         "model": {
             "name": facts.model.name, "recipe": facts.model.recipe, "dimensions": facts.model.dims,
             "device": facts.device, "dtype": facts.dtype, "pass_tokens": facts.pass_tokens,
@@ -47,6 +48,29 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
     }))
 }
 
+/// The language model: none wanted, none found, or how it does.
+fn llm(state: &State) -> Value {
+    let facts = &state.facts;
+    let Some(llm) = &state.llm else {
+        return match &facts.llm_problem {
+            Some(problem) => json!({"state": "absent", "problem": problem}),
+            None => Value::Null,
+        };
+    };
+    let status = llm.status();
+    let doing = match (status.resting, status.failures_in_a_row) {
+        (true, _) => "resting",
+        (false, 1..) => "failing",
+        (false, 0) => "answers",
+    };
+    let last = status.last_failure.as_ref();
+    json!({
+        "state": doing, "model": llm.model(), "in_flight": llm.in_flight(),
+        "failures_in_a_row": status.failures_in_a_row, "problem": last.map(|(sentence, _)| sentence),
+        "problem_age_s": last.map(|(_, age)| age.as_secs()),
+    })
+}
+
 /// `GET /ready`: 200 when chunks and searches are served, else 503 with the reasons.
 pub async fn ready(state: web::Data<State>) -> HttpResponse {
     let mut reasons = Vec::new();
@@ -55,6 +79,9 @@ pub async fn ready(state: web::Data<State>) -> HttpResponse {
     }
     if !state.pipeline.health().open {
         reasons.push("the pipeline is healing".to_owned());
+    }
+    if let Some(llm) = state.llm.as_ref().filter(|llm| state.facts.llm_required && llm.status().resting) {
+        reasons.push(format!("chunks without codes are rejected: the LLM at {} is failing", llm.endpoint()));
     }
     if let Some(why) = state.index.status().degraded {
         reasons.push(format!("search is degraded: {why}"));
@@ -78,6 +105,9 @@ pub async fn stats(state: web::Data<State>) -> HttpResponse {
 /// `GET /metrics`: Prometheus text.
 pub async fn metrics(state: web::Data<State>) -> HttpResponse {
     metrics::arbiter_busy(state.pipeline.busy());
+    if let Some(llm) = &state.llm {
+        metrics::llm_breaker(llm.status().resting);
+    }
     let index = state.index.status();
     metrics::index(&IndexGauges {
         applied_seq: index.applied_seq,

@@ -12,6 +12,7 @@ pub use crate::stages::Receipt;
 pub use entrance::{Arrival, Entrance};
 pub use supervisor::{Health, Supervisor};
 
+use crate::chunk::MAX_TEXT_BYTES;
 use crate::flow::{Backoff, Load, Slots};
 use crate::metrics;
 use crate::stages::{
@@ -30,8 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub struct PipelineSettings {
     /// Slots of the first stage, for chunks that need no language model.
     pub tmd: Load,
-    /// Slots of the first stage, for chunks that do: near the number of calls at once, because whoever waits here
-    /// waits behind all of them.
+    /// Slots of the first stage, for chunks that do: none without one, else see [`Self::ask_at_once`].
     pub llm: Load,
     /// Slots of the embedder: also the window in which texts of like length find each other.
     pub embed: Load,
@@ -53,7 +53,7 @@ impl Default for PipelineSettings {
         PipelineSettings {
             // Tagging takes microseconds: enough to keep the next stage supplied.
             tmd: Load { items: 128, bytes: 16 * MIB },
-            llm: Load { items: 16, bytes: 2 * MIB },
+            llm: Load { items: 0, bytes: 0 },
             // Several forward passes' worth, so that a batch of like lengths can be found.
             embed: Load { items: 512, bytes: 32 * MIB },
             // One transaction in flight and the next one gathering.
@@ -67,6 +67,15 @@ impl Default for PipelineSettings {
 }
 
 impl PipelineSettings {
+    /// Gives chunks that need a language model their slots: as many as there are calls at once, and a few more,
+    /// so that the next call begins as soon as one ends. Not many more: whoever waits here waits behind all of them.
+    #[must_use]
+    pub fn ask_at_once(mut self, calls: usize) -> Self {
+        let items = calls + (calls / 4).clamp(2, 64);
+        self.llm = Load { items, bytes: items * (MAX_TEXT_BYTES + 1024) };
+        self
+    }
+
     /// The most chunks that can be in flight: the sum of the slots.
     pub fn in_flight(&self) -> usize {
         self.tmd.items + self.llm.items + self.embed.items + self.write.items
@@ -140,7 +149,7 @@ fn build(
     let local = Inlet::new(tmd_slots.clone(), extractor.clone().recipient());
     let llm_slots = Slots::new("llm", settings.llm);
     // Without somebody to ask there is nothing to wait for.
-    let llm = tools.tmd.remote.is_some().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
+    let llm = tools.tmd.asks_llm().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
 
     Gate { generation, local, llm, slots: [llm_slots, tmd_slots, embed_slots, write_slots], retired }
 }

@@ -8,7 +8,7 @@ mod tmd_extractor;
 mod writer;
 
 pub use embedder::{EmbedTools, Embedder, Model};
-pub use tmd_extractor::{NeedsLlm, NeedsNoLlm, RemoteTagger, TmdExtractor, TmdTools};
+pub use tmd_extractor::{CodeSource, NeedsLlm, NeedsNoLlm, Otherwise, TmdExtractor, TmdTools};
 pub use writer::{WriteTools, Writer, found};
 
 use crate::chunk::Chunk;

@@ -1,18 +1,18 @@
 //! The first stage: gives each chunk its Domain, Task and Modifier codes.
 //!
-//! Codes from the client were checked when the chunk was made and are taken as they are; otherwise the local
-//! classifier is asked, on its own thread. It has two inlets, so that chunks waiting for a language model never
-//! stand in the way of those that need none.
+//! Codes from the client were checked when the chunk was made and are taken as they are; otherwise the language
+//! model is asked, where there is one, or the local classifier, on its own thread. Two inlets: chunks that wait for
+//! a language model never stand in the way of those that need none.
 
 use super::{Duty, Inlet, Parcel, Stage};
 use crate::chunk::{Chunk, TaggedChunk, Tagging, TmdSource};
 use crate::classifier::LocalClassifier;
 use crate::flow::{Lane, Worker, WorkerError};
+use crate::llm::{Llm, LlmError};
 use crate::metrics;
 use crate::outcome::{Cause, Outcome, Rejection};
 use crate::tmd::Axis;
 use actix::{Actor, Context, Handler};
-use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,10 +22,29 @@ pub struct NeedsNoLlm(pub Arc<Chunk>);
 /// A chunk whose codes a language model is asked for.
 pub struct NeedsLlm(pub Arc<Chunk>);
 
-/// Somebody outside the process who is asked for codes.
-pub trait RemoteTagger: Send + Sync {
-    /// Asks for one text. The rejection is what the client hears when there is no other source.
-    fn tag(&self, chunk: Arc<Chunk>) -> BoxFuture<'static, Result<Tagging, Rejection>>;
+/// Who is asked for the codes that a client does not send.
+#[derive(Clone)]
+pub enum CodeSource {
+    /// The local classifier.
+    Local,
+    /// The local classifier, because there was no language model when the service started: the reason.
+    LocalInstead(&'static str),
+    /// A language model.
+    Llm {
+        /// The one.
+        llm: Llm,
+        /// When it has no answer.
+        otherwise: Otherwise,
+    },
+}
+
+/// What becomes of a chunk for which the language model has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Otherwise {
+    /// The local classifier answers, and the row says so.
+    AskLocally,
+    /// It is rejected, to be sent again.
+    Reject,
 }
 
 /// What the stage works with; outlives its generations.
@@ -33,8 +52,15 @@ pub trait RemoteTagger: Send + Sync {
 pub struct TmdTools {
     /// On its own thread.
     pub classifier: Worker<LocalClassifier>,
-    /// Asked for the chunks that come by the other inlet, where there is one to ask.
-    pub remote: Option<Arc<dyn RemoteTagger>>,
+    /// For chunks without codes.
+    pub source: CodeSource,
+}
+
+impl TmdTools {
+    /// Chunks without codes need the other inlet.
+    pub fn asks_llm(&self) -> bool {
+        matches!(self.source, CodeSource::Llm { .. })
+    }
 }
 
 /// The actor.
@@ -48,6 +74,20 @@ impl TmdExtractor {
     /// A stage that pushes to `next`.
     pub fn new(tools: TmdTools, next: Inlet<TaggedChunk>, duty: Duty) -> Self {
         TmdExtractor { tools, next, duty }
+    }
+
+    /// Finds the codes in a task of its own, and sends the chunk on with them.
+    fn give_codes(&self, parcel: Parcel<Arc<Chunk>>) {
+        let (next, tools) = (self.next.clone(), self.tools.clone());
+        self.duty.spawn(async move {
+            match tag(&tools, parcel.cargo().clone()).await {
+                Ok(tagging) => {
+                    metrics::tagged(tagging.tmd.name(Axis::Domain));
+                    next.push(parcel.map(|chunk| TaggedChunk { chunk, tagging })).await;
+                }
+                Err(rejection) => parcel.settle(Outcome::Rejected(rejection)),
+            }
+        });
     }
 }
 
@@ -64,10 +104,7 @@ impl Handler<Parcel<NeedsNoLlm>> for TmdExtractor {
 
     fn handle(&mut self, mut parcel: Parcel<NeedsNoLlm>, _: &mut Context<Self>) {
         self.duty.take_in_hand(&mut parcel);
-        let tools = self.tools.clone();
-        self.give_codes(parcel.map(|NeedsNoLlm(chunk)| chunk), |chunk| async move {
-            tag_locally(&tools, chunk).await
-        });
+        self.give_codes(parcel.map(|NeedsNoLlm(chunk)| chunk));
     }
 }
 
@@ -76,51 +113,70 @@ impl Handler<Parcel<NeedsLlm>> for TmdExtractor {
 
     fn handle(&mut self, mut parcel: Parcel<NeedsLlm>, _: &mut Context<Self>) {
         self.duty.take_in_hand(&mut parcel);
-        let tools = self.tools.clone();
-        self.give_codes(parcel.map(|NeedsLlm(chunk)| chunk), |chunk| async move {
-            match &tools.remote {
-                Some(remote) => remote.tag(chunk).await,
-                None => tag_locally(&tools, chunk).await,
-            }
-        });
+        self.give_codes(parcel.map(|NeedsLlm(chunk)| chunk));
     }
 }
 
-impl TmdExtractor {
-    /// Runs one question for codes as a task of its own, and sends the chunk on with the answer.
-    fn give_codes<F>(&self, parcel: Parcel<Arc<Chunk>>, ask: impl FnOnce(Arc<Chunk>) -> F)
-    where
-        F: Future<Output = Result<Tagging, Rejection>> + 'static,
-    {
-        let (next, answer) = (self.next.clone(), ask(parcel.cargo().clone()));
-        self.duty.spawn(async move {
-            match answer.await {
-                Ok(tagging) => {
-                    metrics::tagged(tagging.tmd.name(Axis::Domain));
-                    next.push(parcel.map(|chunk| TaggedChunk { chunk, tagging })).await;
-                }
-                Err(rejection) => parcel.settle(Outcome::Rejected(rejection)),
-            }
-        });
-    }
-}
-
-async fn tag_locally(tools: &TmdTools, chunk: Arc<Chunk>) -> Result<Tagging, Rejection> {
+async fn tag(tools: &TmdTools, chunk: Arc<Chunk>) -> Result<Tagging, Rejection> {
     if let Some(tmd) = chunk.client_tmd {
         return Ok(Tagging { tmd, source: TmdSource::Client, confidence: None, took: None });
     }
+    let started = Instant::now();
+    let local = |version| TmdSource::Local { version };
+    let tagging = match &tools.source {
+        CodeSource::Local => ask_locally(tools, chunk, started, local).await,
+        CodeSource::LocalInstead(reason) => fall_back(tools, chunk, started, reason).await,
+        CodeSource::Llm { llm, otherwise } => match llm.classify(&chunk.text).await {
+            Ok(answer) => {
+                let source = TmdSource::Llm { model: llm.model().clone() };
+                let (confidence, took) = (answer.confidence, Some(answer.took));
+                Ok(Tagging { tmd: answer.tmd, source, confidence, took })
+            }
+            Err(error) => match otherwise {
+                Otherwise::AskLocally => fall_back(tools, chunk, started, error.kind()).await,
+                Otherwise::Reject => Err(unanswered(llm, &error)),
+            },
+        },
+    }?;
+    metrics::stage_busy(Stage::Tmd.name(), tagging.took.unwrap_or_default());
+    Ok(tagging)
+}
+
+/// The local classifier in the place of a language model.
+async fn fall_back(
+    tools: &TmdTools,
+    chunk: Arc<Chunk>,
+    started: Instant,
+    reason: &'static str,
+) -> Result<Tagging, Rejection> {
+    metrics::fell_back(reason);
+    ask_locally(tools, chunk, started, |version| TmdSource::Fallback { version, reason: reason.into() }).await
+}
+
+async fn ask_locally(
+    tools: &TmdTools,
+    chunk: Arc<Chunk>,
+    started: Instant,
+    source: impl FnOnce(Arc<str>) -> TmdSource + Send + 'static,
+) -> Result<Tagging, Rejection> {
+    let waiting = Instant::now();
     let answer = tools.classifier.run(Lane::Bulk, move |classifier| {
-        let started = Instant::now();
+        // Waiting for the classifier's thread is not the classifier's time.
+        let waited = waiting.elapsed();
         let found = classifier.classify(&chunk.text);
-        let source = TmdSource::Local { version: classifier.version().into() };
-        Tagging { tmd: found.tmd, source, confidence: Some(found.confidence), took: Some(started.elapsed()) }
+        let source = source(classifier.version().into());
+        let took = started.elapsed().saturating_sub(waited);
+        Tagging { tmd: found.tmd, source, confidence: Some(found.confidence), took: Some(took) }
     });
-    let tagging = answer.await.map_err(|error| match error {
+    answer.await.map_err(|error| match error {
         WorkerError::Panicked(_) | WorkerError::Unavailable(_) => {
             Rejection::new(Cause::TmdFailed, "the local classifier could not read this text")
         }
         WorkerError::Gone => Rejection::new(Cause::Draining, "the service is going down; send it again"),
-    })?;
-    metrics::stage_busy(Stage::Tmd.name(), tagging.took.unwrap_or_default());
-    Ok(tagging)
+    })
+}
+
+fn unanswered(llm: &Llm, error: &LlmError) -> Rejection {
+    let message = format!("the LLM at {} {error}; send this chunk again", llm.endpoint());
+    Rejection::new(Cause::LlmFailed, message)
 }

@@ -172,6 +172,7 @@ struct InsertBatch<'a> {
     modifiers: Vec<i16>,
     tmd_sources: Vec<&'a str>,
     tmd_models: Vec<Option<&'a str>>,
+    tmd_failures: Vec<Option<&'a str>>,
     domain_confidences: Vec<Option<f32>>,
     task_confidences: Vec<Option<f32>>,
     modifier_confidences: Vec<Option<f32>>,
@@ -207,6 +208,7 @@ impl<'a> InsertBatch<'a> {
             modifiers: column(rows, |row| i16::from(row.tagging.tmd.modifier())),
             tmd_sources: column(rows, |row| row.tagging.source.kind()),
             tmd_models: column(rows, |row| row.tagging.source.model()),
+            tmd_failures: column(rows, |row| row.tagging.source.failure()),
             domain_confidences: column(rows, |row| sure(row).map(|c| c.domain)),
             task_confidences: column(rows, |row| sure(row).map(|c| c.task)),
             modifier_confidences: column(rows, |row| sure(row).map(|c| c.modifier)),
@@ -258,6 +260,7 @@ impl QueryFragment<Pg> for InsertBatch<'_> {
         array!(SmallInt, modifiers);
         array!(Text, tmd_sources);
         array!(Nullable<Text>, tmd_models);
+        array!(Nullable<Text>, tmd_failures);
         array!(Nullable<Float>, domain_confidences);
         array!(Nullable<Float>, task_confidences);
         array!(Nullable<Float>, modifier_confidences);
@@ -276,8 +279,8 @@ impl QueryFragment<Pg> for InsertBatch<'_> {
 const BETWEEN_ROWS_AND_MODEL: &str = "
 ) WITH ORDINALITY AS t (dataset_source, id, cpe_id, content_hash, text, document_id, chunk_index,
     source_document, article_title, article_index, parent_cpe_ids, child_cpe_ids, batch_id, metadata,
-    domain_code, task_code, modifier_code, tmd_source, tmd_model, domain_confidence, task_confidence,
-    modifier_confidence, tmd_took_us, truncated, vector, place)
+    domain_code, task_code, modifier_code, tmd_source, tmd_model, tmd_failure, domain_confidence,
+    task_confidence, modifier_confidence, tmd_took_us, truncated, vector, place)
 ), fresh AS MATERIALIZED (
     SELECT incoming.*, row_number() OVER (ORDER BY place) AS nth
     FROM incoming
@@ -295,12 +298,12 @@ const AFTER_MODEL: &str = "
 ), filed AS (
     INSERT INTO chunks (dataset_source, id, cpe_id, item, seq, content_hash, text, document_id, chunk_index,
         source_document, article_title, article_index, parent_cpe_ids, child_cpe_ids, batch_id, metadata,
-        domain_code, task_code, modifier_code, tmd_source, tmd_model, domain_confidence, task_confidence,
-        modifier_confidence, tmd_took_us, truncated)
+        domain_code, task_code, modifier_code, tmd_source, tmd_model, tmd_failure, domain_confidence,
+        task_confidence, modifier_confidence, tmd_took_us, truncated)
     SELECT dataset_source, id, cpe_id, tick.item + nth - 1, tick.seq + nth, content_hash, text, document_id,
         chunk_index, source_document, article_title, article_index, parent_cpe_ids::text[],
         child_cpe_ids::text[], batch_id, metadata, domain_code, task_code, modifier_code, tmd_source, tmd_model,
-        domain_confidence, task_confidence, modifier_confidence, tmd_took_us, truncated
+        tmd_failure, domain_confidence, task_confidence, modifier_confidence, tmd_took_us, truncated
     FROM fresh, tick
     ORDER BY nth
     ON CONFLICT (dataset_source, id) DO NOTHING

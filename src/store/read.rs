@@ -203,6 +203,7 @@ pub(super) struct KnownRow {
     modifier_code: i16,
     tmd_source: String,
     tmd_model: Option<String>,
+    tmd_failure: Option<String>,
     domain_confidence: Option<f32>,
     task_confidence: Option<f32>,
     modifier_confidence: Option<f32>,
@@ -223,7 +224,7 @@ pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError>
         content_hash: row.content_hash.try_into().map_err(|_| unreadable("content_hash"))?,
         tagging: Tagging {
             tmd: tmd(row.domain_code, row.task_code, row.modifier_code)?,
-            source: tmd_source(&row.tmd_source, row.tmd_model.as_deref())?,
+            source: tmd_source(&row.tmd_source, row.tmd_model.as_deref(), row.tmd_failure.as_deref())?,
             confidence,
             took: row.tmd_took_us.and_then(|us| u64::try_from(us).ok()).map(Duration::from_micros),
         },
@@ -248,6 +249,7 @@ struct HitRow {
     modifier_code: i16,
     tmd_source: String,
     tmd_model: Option<String>,
+    tmd_failure: Option<String>,
     document_id: Option<String>,
     chunk_index: i64,
     article_title: Option<String>,
@@ -261,7 +263,7 @@ fn hit(row: HitRow) -> Result<Hit, StoreError> {
     Ok(Hit {
         item: item_number(row.item)?,
         tmd: tmd(row.domain_code, row.task_code, row.modifier_code)?,
-        tmd_source: tmd_source(&row.tmd_source, row.tmd_model.as_deref())?,
+        tmd_source: tmd_source(&row.tmd_source, row.tmd_model.as_deref(), row.tmd_failure.as_deref())?,
         dataset_source: row.dataset_source,
         id: row.id,
         cpe_id: row.cpe_id,
@@ -284,8 +286,8 @@ fn tmd(domain: i16, task: i16, modifier: i16) -> Result<Tmd, StoreError> {
     Tmd::new(domain, task, modifier).map_err(|error| unreadable(error.to_string()))
 }
 
-fn tmd_source(kind: &str, model: Option<&str>) -> Result<TmdSource, StoreError> {
-    TmdSource::from_parts(kind, model).ok_or_else(|| unreadable("tmd_source"))
+fn tmd_source(kind: &str, model: Option<&str>, failure: Option<&str>) -> Result<TmdSource, StoreError> {
+    TmdSource::from_parts(kind, model, failure).ok_or_else(|| unreadable("tmd_source"))
 }
 
 pub(super) fn item_number(item: i64) -> Result<u32, StoreError> {

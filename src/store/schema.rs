@@ -48,6 +48,7 @@ diesel::table! {
         tmd_took_us -> Nullable<Int8>,
         truncated -> Bool,
         created_at -> Timestamptz,
+        tmd_failure -> Nullable<Text>,
     }
 }
 

@@ -1,16 +1,11 @@
 //! How chunks flow: answers while the upload is open, backpressure to the socket, one at a time when told so.
 
-use crate::house::{House, Raw, Scripted, fittings, numbered, stream_to, tally};
+use crate::house::{House, Raw, Scripted, fittings, numbered, tally};
 use crate::wait::until;
-use futures_util::future::BoxFuture;
 use lnsp_ingest::app::Fittings;
-use lnsp_ingest::chunk::{Chunk, Tagging, TmdSource};
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
 use lnsp_ingest::flow::Load;
 use lnsp_ingest::model::ModelIdentity;
-use lnsp_ingest::outcome::Rejection;
-use lnsp_ingest::stages::RemoteTagger;
-use lnsp_ingest::tmd::Tmd;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -117,47 +112,6 @@ async fn without_batch_embeddings_each_text_has_a_pass_of_its_own() {
     let house = House::build(fittings, &["--enable-batch-embeddings", "false"]).await;
     assert_eq!(tally(&house.stream(numbered(0..200)).await), (200, 0, 0));
     assert_eq!((passes.load(Ordering::SeqCst), largest.load(Ordering::SeqCst)), (200, 1));
-    house.stop().await;
-}
-
-/// Somebody far away who answers when he is told to.
-struct Far(tokio::sync::watch::Receiver<bool>);
-
-impl RemoteTagger for Far {
-    fn tag(&self, _: Arc<Chunk>) -> BoxFuture<'static, Result<Tagging, Rejection>> {
-        let mut answers = self.0.clone();
-        Box::pin(async move {
-            answers.wait_for(|now| *now).await.unwrap();
-            let source = TmdSource::Llm { model: "far".into() };
-            Ok(Tagging { tmd: Tmd::new(1, 2, 3).unwrap(), source, confidence: None, took: None })
-        })
-    }
-}
-
-#[actix_web::test]
-async fn chunks_that_wait_for_somebody_far_away_hold_up_nobody_else() {
-    let (answer, answers) = tokio::sync::watch::channel(false);
-    let remote: Option<Arc<dyn RemoteTagger>> = Some(Arc::new(Far(answers)));
-    let house =
-        House::build(Fittings { remote, encoder: Some(Scripted::factory()), ..fittings() }, &[]).await;
-    let waiting = actix_web::rt::spawn(stream_to(house.url.clone(), numbered(0..100)));
-    let entrance = house.state.pipeline.entrance();
-    until("the far inlet is full", || entrance.inside() == Some([16, 0, 0, 0]) && entrance.waiting() > 0)
-        .await;
-
-    let coded = r#"{"id":"coded","text":"Codes are given.","domain_code":1,"task_code":1,"modifier_code":1}"#;
-    assert_eq!(tally(&house.stream(coded).await), (1, 0, 0));
-    assert_eq!(entrance.inside(), Some([16, 0, 0, 0]), "the others still wait");
-
-    answer.send_replace(true);
-    assert_eq!(tally(&waiting.await.unwrap()), (100, 0, 0));
-    assert_eq!(
-        house
-            .database
-            .number("SELECT count(*) FROM chunks WHERE tmd_source = 'llm' AND tmd_model = 'far'")
-            .await,
-        100
-    );
     house.stop().await;
 }
 

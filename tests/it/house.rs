@@ -56,7 +56,9 @@ impl House {
         let dsn = database.dsn().to_owned();
         let base =
             ["lnsp", "--database-url", &dsn, "--data-dir", data.path().to_str().unwrap(), "--port", "0"];
-        let config = Flags::try_parse_from(base.iter().chain(flags)).unwrap().config;
+        // A language model that happens to run on this machine is nobody's business here.
+        let local: &[&str] = if flags.contains(&"--tmd-backend") { &[] } else { &["--tmd-backend", "local"] };
+        let config = Flags::try_parse_from(base.iter().chain(local).chain(flags)).unwrap().config;
         let app = App::start(config, fittings, &mut |_| {}).await.unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

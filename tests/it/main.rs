@@ -16,6 +16,7 @@ mod fresh;
 mod healing;
 mod house;
 mod index;
+mod llm;
 mod managed;
 mod postgres;
 mod process;

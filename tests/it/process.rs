@@ -24,7 +24,8 @@ pub fn lnsp(arguments: &[&str]) -> Command {
             command.env_remove(&*name);
         }
     }
-    command.args(arguments).stdin(Stdio::null());
+    // A language model that happens to run on this machine is nobody's business here.
+    command.env("LNSP_TMD_BACKEND", "local").args(arguments).stdin(Stdio::null());
     command
 }
 

@@ -23,7 +23,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 /// What each room may import, besides itself.
 fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     let domain = ["chunk", "tmd", "model", "outcome", "quality"];
-    let ports = ["classifier", "encoder", "store", "index"];
+    let ports = ["llm", "classifier", "encoder", "store", "index"];
     let with = |lists: &[&[&'static str]]| lists.concat();
     let all = with(&[
         &domain,
@@ -32,13 +32,18 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     ]);
     let mut layers: BTreeMap<_, _> = domain.iter().map(|room| (*room, domain.to_vec())).collect();
     layers.extend(ports.iter().map(|room| (*room, domain.to_vec())));
+    // It makes more calls than it gives answers, and is the only one who knows.
+    layers.insert("llm", with(&[&domain, &["metrics"]]));
     layers.insert("metrics", vec![]);
     layers.insert("flow", vec!["metrics"]);
     layers.insert("stages", with(&[&domain, &ports, &["flow", "metrics"]]));
     layers.insert("pipeline", with(&[&domain, &["store", "flow", "metrics", "stages"]]));
     layers.insert("search", with(&[&domain, &ports, &["flow", "metrics"]]));
-    layers.insert("http", with(&[&domain, &["store", "index", "flow", "metrics", "pipeline", "search"]]));
-    layers.insert("config", vec!["encoder"]);
+    layers.insert(
+        "http",
+        with(&[&domain, &["llm", "store", "index", "flow", "metrics", "pipeline", "search"]]),
+    );
+    layers.insert("config", vec!["encoder", "llm"]);
     layers.insert("app", all.clone());
     layers.insert("cli", all);
     layers

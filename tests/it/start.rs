@@ -22,7 +22,11 @@ fn values_that_are_not_allowed_stop_the_start_with_one_sentence() {
     refused(&["--max-parallel-workers", "abc"], &["LNSP_MAX_PARALLEL_WORKERS", "'abc'", "1 to 1024"]);
     refused(&["--device", "tpu"], &["LNSP_DEVICE", "tpu", "auto, cpu, mps or cuda:N"]);
     refused(&["--enable-parallel", "perhaps"], &["LNSP_ENABLE_PARALLEL", "perhaps", "true or false"]);
-    refused(&["--tmd-backend", "oracle"], &["LNSP_TMD_BACKEND", "oracle", "auto or local"]);
+    refused(&["--tmd-backend", "oracle"], &["LNSP_TMD_BACKEND", "oracle", "auto, llm or local"]);
+    refused(&["--tmd-on-failure", "guess"], &["LNSP_TMD_ON_FAILURE", "guess", "local or reject"]);
+    refused(&["--llm-endpoint", "localhost:11434"], &["LNSP_LLM_ENDPOINT", "http://localhost:11434"]);
+    refused(&["--llm-timeout-s", "0"], &["LNSP_LLM_TIMEOUT_S", "'0'", "1 to 600"]);
+    refused(&["--tmd-llm-model", " "], &["LNSP_TMD_LLM_MODEL", "llama3.1:8b"]);
     refused(&["--port", "99999"], &["LNSP_PORT", "99999"]);
     let (code, _, complaint) = run(lnsp(&["serve"]).env("LNSP_MAX_PARALLEL_WORKERS", "0"));
     assert!(code == Some(2) && complaint.contains("LNSP_MAX_PARALLEL_WORKERS is '0'"), "{complaint}");

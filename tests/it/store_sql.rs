@@ -223,16 +223,23 @@ fn diesel_type(kind: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_migration_can_be_taken_back() {
+async fn the_migrations_can_be_taken_back() {
     let dsn = database().await;
     let mut conn = connect(&dsn).await;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/2026-11-23-000001_chunks");
-    conn.batch_execute(&std::fs::read_to_string(folder.join("down.sql")).unwrap()).await.unwrap();
+    let folders = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations")).unwrap();
+    let mut folders: Vec<_> = folders.map(|folder| folder.unwrap().path()).collect();
+    folders.sort();
+    assert_eq!(folders.len(), 2);
+    for folder in folders.iter().rev() {
+        conn.batch_execute(&std::fs::read_to_string(folder.join("down.sql")).unwrap()).await.unwrap();
+    }
     let left = "pg_class WHERE relnamespace = 'public'::regnamespace AND relname NOT LIKE '%diesel%'";
     assert_eq!(count(&mut conn, left).await, 0);
     assert_eq!(
         count(&mut conn, "pg_proc WHERE pronamespace = 'public'::regnamespace AND proname !~ 'diesel'").await,
         0
     );
-    conn.batch_execute(&std::fs::read_to_string(folder.join("up.sql")).unwrap()).await.unwrap();
+    for folder in folders {
+        conn.batch_execute(&std::fs::read_to_string(folder.join("up.sql")).unwrap()).await.unwrap();
+    }
 }

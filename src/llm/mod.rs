@@ -1,0 +1,168 @@
+//! The language model as a source of codes: a port that asks an Ollama server for Domain, Task and Modifier.
+//!
+//! [`Llm`] is the handle. It bounds the calls in flight, gives each a deadline, asks once more where that can help,
+//! and rests while the server fails in a row ([`breaker`]). What is asked is in [`prompt`], what counts as an answer
+//! in [`answer`], what can go wrong in [`LlmError`]. What to do without an answer is decided by the first stage.
+
+mod answer;
+mod breaker;
+mod endpoint;
+mod error;
+mod ollama;
+mod prompt;
+mod watch;
+
+pub use answer::{AnswerError, Labels, read as read_answer};
+pub use endpoint::{Endpoint, InvalidEndpoint};
+pub use error::LlmError;
+pub use watch::Status;
+
+use crate::metrics;
+use crate::tmd::{AxisConfidence, Tmd};
+use ollama::{Attempt, Ollama};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{OnceCell, Semaphore};
+use watch::Watch;
+
+/// A failed call is repeated after this pause: long enough for a model runner that has just died to be started.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Whom to ask, and how.
+#[derive(Debug, Clone)]
+pub struct LlmSettings {
+    /// Where the server is.
+    pub endpoint: Endpoint,
+    /// The model, as the server names it.
+    pub model: String,
+    /// Calls in flight at once; the server must be told to serve as many (`OLLAMA_NUM_PARALLEL`).
+    pub calls: usize,
+    /// For one call, from sending it to the end of its answer.
+    pub timeout: Duration,
+}
+
+/// A usable answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The codes behind the names that the model chose.
+    pub tmd: Tmd,
+    /// How probable the model found its own names; absent when the server does not say.
+    pub confidence: Option<AxisConfidence>,
+    /// What the asking took, a second try included, waiting for a turn excluded.
+    pub took: Duration,
+}
+
+/// What the server has said of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its version.
+    pub version: String,
+    /// The model thinks aloud unless it is told not to.
+    pub thinks: bool,
+}
+
+/// The handle; cheap to clone.
+#[derive(Clone)]
+pub struct Llm(Arc<Inner>);
+
+struct Inner {
+    settings: LlmSettings,
+    model: Arc<str>,
+    ollama: Ollama,
+    server: OnceCell<Server>,
+    turns: Semaphore,
+    watch: Watch,
+}
+
+impl Llm {
+    /// A handle; nothing is asked yet.
+    ///
+    /// # Errors
+    /// [`LlmError::Client`] when the HTTP client cannot be built.
+    pub fn new(settings: LlmSettings) -> Result<Llm, LlmError> {
+        let ollama = Ollama::new(&settings)?;
+        let turns = Semaphore::new(settings.calls);
+        let watch = Watch::new(settings.endpoint.to_string(), settings.timeout);
+        let model = settings.model.as_str().into();
+        metrics::llm_limit(settings.calls);
+        Ok(Llm(Arc::new(Inner { settings, model, ollama, server: OnceCell::new(), turns, watch })))
+    }
+
+    /// Asks the server whether it is there, has the model and can load it. Once it has said yes, later calls
+    /// answer from memory.
+    ///
+    /// # Errors
+    /// What is wrong, as a sentence to follow "the LLM at ...".
+    pub async fn probe(&self) -> Result<&Server, LlmError> {
+        let server = self.0.server.get_or_try_init(|| self.0.ollama.introduce()).await;
+        if let Err(error) = &server {
+            self.0.watch.note(error);
+        }
+        server
+    }
+
+    /// Asks for the codes of one text. Waits for a turn; then at most the time of two calls.
+    ///
+    /// # Errors
+    /// Why there is no answer; [`LlmError::Resting`] without having asked.
+    pub async fn classify(&self, text: &str) -> Result<Answer, LlmError> {
+        let inner = &*self.0;
+        // The semaphore is never closed.
+        let _turn = inner.turns.acquire().await;
+        let Some(leave) = inner.watch.ask() else { return Err(LlmError::Resting) };
+        let started = Instant::now();
+        let _flight = metrics::llm_flight();
+        let asked = match self.ask(text, Attempt::First).await {
+            Err(error) if error.may_pass() => {
+                metrics::llm_retry(error.kind());
+                tokio::time::sleep(PAUSE).await;
+                self.ask(text, Attempt::Second).await
+            }
+            asked => asked,
+        };
+        match asked {
+            Ok(Labels { tmd, confidence }) => {
+                inner.watch.answered();
+                Ok(Answer { tmd, confidence, took: started.elapsed() })
+            }
+            Err(error) => {
+                inner.watch.failed(leave, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// One call within its deadline.
+    async fn ask(&self, text: &str, attempt: Attempt) -> Result<Labels, LlmError> {
+        let inner = &*self.0;
+        let started = Instant::now();
+        let call = async {
+            let server = inner.server.get_or_try_init(|| inner.ollama.introduce()).await?;
+            inner.ollama.ask(text, attempt, server).await
+        };
+        let limit = inner.settings.timeout;
+        let answer = tokio::time::timeout(limit, call).await.unwrap_or(Err(LlmError::Timeout { limit }));
+        metrics::llm_request(answer.as_ref().err().map_or("ok", LlmError::kind), started.elapsed());
+        answer
+    }
+
+    /// The model, as the server names it.
+    pub fn model(&self) -> &Arc<str> {
+        &self.0.model
+    }
+
+    /// Where the server is.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.0.settings.endpoint
+    }
+
+    /// How it has been lately.
+    pub fn status(&self) -> Status {
+        self.0.watch.status()
+    }
+
+    /// Calls in flight now.
+    pub fn in_flight(&self) -> usize {
+        self.0.settings.calls - self.0.turns.available_permits()
+    }
+}

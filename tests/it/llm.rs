@@ -1,0 +1,251 @@
+//! A language model as the source of codes: how it is asked, what is stored, and what happens when it fails. It is
+//! simulated, but spoken to over TCP like any other.
+
+use crate::house::{House, Scripted, client, fittings, numbered, stream_to, tally};
+use crate::process::Service;
+use crate::wait::until;
+use lnsp_ingest::app::Fittings;
+use lnsp_ingest::classifier::LocalClassifier;
+use lnsp_ingest::simulated_llm::{Fault, Options, SimulatedLlm};
+use serde_json::{Value, json};
+
+/// One that answers in a few milliseconds.
+fn quick() -> SimulatedLlm {
+    SimulatedLlm::start(Options { slots: 64, latency: "3ms".parse().unwrap(), ..Options::default() }).unwrap()
+}
+
+/// A service that asks it.
+async fn house(llm: &str, flags: &[&str]) -> House {
+    let base = ["--tmd-backend", "llm", "--llm-endpoint", llm];
+    let fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
+    House::build(fittings, &[&base[..], flags].concat()).await
+}
+
+async fn count(house: &House, condition: &str) -> i64 {
+    house.database.number(&format!("SELECT count(*) FROM chunks WHERE {condition}")).await
+}
+
+async fn health(house: &House) -> Value {
+    house.get("/health").await.1
+}
+
+#[actix_web::test]
+async fn each_new_chunk_is_one_call_and_a_known_one_none() {
+    let llm = quick();
+    let house = house(llm.url(), &[]).await;
+    assert_eq!(tally(&house.stream(numbered(0..512)).await), (512, 0, 0));
+    let counts = llm.counts();
+    assert_eq!((counts.generate, counts.loads, counts.faulty), (512, 1, 0));
+    assert_eq!(counts.most_in_flight, 10, "as many at once as there are workers");
+    assert_eq!(tally(&house.stream(numbered(0..512)).await), (0, 512, 0));
+    assert_eq!(llm.counts().generate, 512);
+
+    let whole = "tmd_source = 'llm' AND tmd_model = 'llama3.1:8b' AND tmd_failure IS NULL AND tmd_took_us > 0 \
+                 AND least(domain_confidence, task_confidence, modifier_confidence) > 0";
+    assert_eq!(count(&house, whole).await, 512);
+    let triples = "SELECT count(DISTINCT (domain_code, task_code, modifier_code)) FROM chunks";
+    assert!(house.database.number(triples).await > 400, "the answers differ as the texts do");
+
+    let health = health(&house).await;
+    assert_eq!(health["tmd"], json!({"backend": "llm", "source": "llm:llama3.1:8b"}));
+    assert_eq!((&health["llm"]["state"], &health["llm"]["problem"]), (&json!("answers"), &Value::Null));
+    assert_eq!(health["llm_endpoint"], llm.url());
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn no_more_calls_at_once_than_workers() {
+    let llm = quick();
+    let house = house(llm.url(), &["--max-parallel-workers", "4"]).await;
+    let two =
+        futures_util::future::join(house.stream(numbered(0..60)), house.stream(numbered(60..120))).await;
+    assert_eq!((tally(&two.0), tally(&two.1)), ((60, 0, 0), (60, 0, 0)));
+    assert_eq!(llm.counts().most_in_flight, 4);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn without_parallel_processing_there_is_one_call_at_a_time() {
+    let llm = quick();
+    let house = house(llm.url(), &["--enable-parallel", "false"]).await;
+    assert_eq!(tally(&house.stream(numbered(0..20)).await), (20, 0, 0));
+    assert_eq!((llm.counts().generate, llm.counts().most_in_flight), (20, 1));
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn hanging_calls_hold_up_nobody_who_needs_none() {
+    let llm = quick();
+    llm.set_fault(Some((Fault::Hang, 1)));
+    let house = house(llm.url(), &[]).await;
+    let waiting = actix_web::rt::spawn(stream_to(house.url.clone(), numbered(0..100)));
+    let entrance = house.state.pipeline.entrance();
+    let full = || entrance.inside() == Some([12, 0, 0, 0]) && entrance.waiting() > 0;
+    until("ten calls hang, two chunks wait, the rest is not let in", full).await;
+    until("all calls have come", || llm.counts().generate == 10).await;
+
+    for n in 0..20 {
+        let text = format!(
+            r#"{{"id":"c{n}","text":"Codes are given.","domain_code":1,"task_code":1,"modifier_code":1}}"#
+        );
+        assert_eq!(tally(&house.stream(text).await), (1, 0, 0));
+    }
+    assert_eq!(llm.counts().generate, 10, "the ten still hang");
+
+    // The server goes away: who hung is told so, and gets the local label.
+    llm.stop();
+    assert_eq!(tally(&waiting.await.unwrap()), (100, 0, 0));
+    assert_eq!(count(&house, "tmd_source = 'fallback' AND tmd_failure IN ('connect', 'resting')").await, 100);
+    assert_eq!(count(&house, "tmd_source = 'client'").await, 20);
+    house.stop().await;
+}
+
+/// Each fault with the name it has in the row, and a part of the sentence in `/health`.
+const FAULTS: [(Fault, &str, &str); 14] = [
+    (Fault::Error500, "http_5xx", "answered 500"),
+    (Fault::Busy503, "http_5xx", "answered 503"),
+    (Fault::Html, "not_ollama", "does not speak Ollama's API"),
+    (Fault::Garbage, "not_ollama", "does not speak Ollama's API"),
+    (Fault::HalfJson, "invalid", "expected an object with domain, task and modifier"),
+    (Fault::Unfinished, "incomplete", "done: false"),
+    (Fault::Cut, "incomplete", "done_reason: \"length\""),
+    (Fault::WrongName, "invalid", "expected the name of a domain"),
+    (Fault::Numbers, "invalid", "no usable answer"),
+    (Fault::Huge, "too_long", "more than 262144 bytes"),
+    (Fault::Reset, "connect", "cannot be reached"),
+    (Fault::Redirect, "not_ollama", "gave 302"),
+    (Fault::ModelGone, "no_model", "ollama pull llama3.1:8b"),
+    (Fault::Hang, "timeout", "did not answer within 1 s"),
+];
+
+#[actix_web::test]
+async fn whatever_the_llm_does_the_chunk_is_stored_with_the_local_label() {
+    assert_eq!(FAULTS.len(), Fault::ALL.len());
+    let llm = quick();
+    let house = house(llm.url(), &["--llm-timeout-s", "1"]).await;
+    let classifier = LocalClassifier::embedded().unwrap();
+    for (fault, reason, sentence) in FAULTS {
+        llm.set_fault(Some((fault, 1)));
+        let text = format!("A sentence about the {} of rivers.", fault.name());
+        let local = classifier.classify(&text).tmd;
+        let chunk = json!({"chunks": [{"text": text, "id": fault.name()}], "dataset_source": "faults"});
+        let (status, answer) = house.post("/ingest", chunk.to_string()).await;
+        let result = &answer["results"][0];
+        assert_eq!((status, &result["status"]), (200, &json!("stored")), "{fault:?}: {answer}");
+        assert_eq!(result["tmd_source"], "fallback", "{fault:?}");
+        assert!(
+            result["backends"]["tmd"].as_str().unwrap().ends_with(&format!("(llm: {reason})")),
+            "{result}"
+        );
+        let codes = json!({"domain": local.domain(), "task": local.task(), "modifier": local.modifier()});
+        assert_eq!(result["tmd_codes"], codes, "{fault:?}");
+        let row = format!("id = '{}' AND tmd_source = 'fallback' AND tmd_failure = '{reason}'", fault.name());
+        assert_eq!(count(&house, &row).await, 1, "{fault:?}");
+        let health = health(&house).await;
+        let problem = health["llm"]["problem"].as_str().unwrap();
+        assert!(
+            problem.starts_with("the LLM at http://") && problem.contains(sentence),
+            "{fault:?}: {problem}"
+        );
+        assert_eq!(health["llm"]["state"], "failing");
+
+        llm.set_fault(None);
+        let good = json!({"chunks": [{"text": format!("Good again after {}.", fault.name())}]});
+        let (_, answer) = house.post("/ingest", good.to_string()).await;
+        assert_eq!(answer["results"][0]["tmd_source"], "llm", "after {fault:?}");
+    }
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn an_unusable_answer_is_asked_for_once_more() {
+    let llm = quick();
+    let house = house(llm.url(), &["--max-parallel-workers", "1"]).await;
+    llm.set_fault(Some((Fault::WrongName, 2)));
+    assert_eq!(tally(&house.stream(numbered(0..4)).await), (4, 0, 0));
+    // The second call, the fourth and the sixth are bad; each is followed by a good one for the same chunk.
+    assert_eq!((llm.counts().generate, llm.counts().faulty), (7, 3));
+    assert_eq!(count(&house, "tmd_source = 'llm'").await, 4);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn where_only_the_llm_may_label_a_chunk_is_rejected_until_it_answers() {
+    let llm = quick();
+    let house = house(llm.url(), &["--tmd-on-failure", "reject"]).await;
+    llm.set_fault(Some((Fault::ModelGone, 1)));
+    let (results, coded) = (
+        house.stream(numbered(0..20)).await,
+        r#"{"text":"Codes are given.","domain_code":1,"task_code":1,"modifier_code":1}"#,
+    );
+    assert_eq!(tally(&results), (0, 0, 20));
+    for result in &results[..20] {
+        assert_eq!(result["error"]["code"], "llm_failed", "{result}");
+        assert_eq!(result["error"]["retryable"], true);
+    }
+    assert_eq!(tally(&house.stream(coded).await), (1, 0, 0), "who needs no LLM is not concerned");
+    assert_eq!(house.rows().await, 1);
+    let (status, ready) = house.get("/ready").await;
+    assert_eq!((status, &ready["ready"]), (503, &json!(false)), "{ready}");
+    assert_eq!(health(&house).await["llm"]["state"], "resting");
+    assert_eq!(llm.counts().generate, 10, "after ten failures in a row it is left alone");
+    house.stop().await;
+}
+
+/// Sends one chunk, and gives its result.
+async fn tag(service: &Service, text: &str) -> Value {
+    let body = json!({"chunks": [{"text": text}]});
+    let answer = client().post(format!("{}/ingest", service.url)).json(&body).send().await.unwrap();
+    answer.json::<Value>().await.unwrap()["results"][0].clone()
+}
+
+#[actix_web::test]
+async fn a_server_that_is_not_there_is_said_at_the_start_and_found_later() {
+    let data = crate::postgres::DataFolder::new();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let flags = |backend| ["--tmd-backend", backend, "--llm-endpoint", &endpoint].map(str::to_owned);
+    let start = |backend| {
+        let flags = flags(backend);
+        Service::start(data.path(), &flags.each_ref().map(String::as_str))
+    };
+    // `auto`: the local classifier until the next start.
+    let service = start("auto");
+    let sentence = format!("the LLM at {endpoint} cannot be reached");
+    assert!(service.log.contains(&sentence) && service.log.contains("TMD source: local:"), "{}", service.log);
+    let result = tag(&service, "Nobody is there.").await;
+    assert_eq!(result["tmd_source"], "fallback", "{result}");
+    assert!(service.terminate().success());
+
+    // `llm`: asked again with each chunk.
+    let service = start("llm");
+    assert!(service.log.contains(&sentence) && service.log.contains("TMD source: llm:"), "{}", service.log);
+    assert_eq!(tag(&service, "Still nobody.").await["tmd_source"], "fallback");
+    let options = Options { port, latency: "1ms".parse().unwrap(), ..Options::default() };
+    let llm = SimulatedLlm::start(options.clone()).unwrap();
+    assert_eq!(tag(&service, "There it is.").await["tmd_source"], "llm");
+    assert_eq!((llm.counts().loads, llm.counts().generate), (1, 1));
+    assert!(service.terminate().success());
+
+    // A model it does not have.
+    let flags = ["--tmd-backend", "auto", "--llm-endpoint", &endpoint, "--tmd-llm-model", "nobody:1b"];
+    let service = Service::start(data.path(), &flags);
+    let sentence = "has no model 'nobody:1b' (it has llama3.1:8b): run `ollama pull nobody:1b`";
+    assert!(service.log.contains(sentence), "{}", service.log);
+    assert!(service.terminate().success());
+
+    // There, and as it should be.
+    let service = start("auto");
+    assert!(service.log.contains("✅ LLM ready: llama3.1:8b on Ollama"), "{}", service.log);
+    assert!(service.log.contains(&format!("LLM endpoint: {endpoint}")), "{}", service.log);
+    assert_eq!(tag(&service, "One more text.").await["tmd_source"], "llm");
+    assert!(service.terminate().success());
+
+    // Something else listens there: the service itself.
+    let other = Service::start(data.path(), &[]);
+    let database = crate::postgres::DataFolder::new();
+    let service = Service::start(database.path(), &["--tmd-backend", "auto", "--llm-endpoint", &other.url]);
+    assert!(service.log.contains("does not speak Ollama's API (/api/version gave 404"), "{}", service.log);
+    assert!(service.terminate().success());
+    assert!(other.terminate().success());
+}
