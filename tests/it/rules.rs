@@ -40,7 +40,8 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("http", with(&[&domain, &["store", "index", "flow", "metrics", "pipeline", "search"]]));
     layers.insert("config", vec!["encoder"]);
     layers.insert("app", all.clone());
-    layers.insert("cli", all);
+    layers.insert("simulated_llm", vec![]);
+    layers.insert("cli", with(&[&all, &["simulated_llm"]]));
     layers
 }
 
