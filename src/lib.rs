@@ -14,6 +14,7 @@
 //!       \    /
 //!       domain                     chunk, tmd, model, outcome, quality: pure
 //!    metrics                       a leaf beside the house
+//!    simulated_llm                 another: a language model server to measure and test with; it imports nothing
 //! ```
 //!
 //! Read [`pipeline`] first: its one function is the way of a chunk.
@@ -41,6 +42,7 @@ pub mod outcome;
 pub mod pipeline;
 pub mod quality;
 pub mod search;
+pub mod simulated_llm;
 pub mod stages;
 pub mod store;
 pub mod tmd;

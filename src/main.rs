@@ -21,6 +21,8 @@ enum Command {
     Ingest(cli::ingest::Ingest),
     /// Searches, and prints a table.
     Search(cli::search::Search),
+    /// Plays a language model server with a set speed, for benchmarks and tries.
+    SimulateLlm(cli::simulate_llm::SimulateLlm),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Command::Serve(config) => cli::serve::run(*config),
         Command::Ingest(ingest) => cli::ingest::run(ingest),
         Command::Search(search) => cli::search::run(search),
+        Command::SimulateLlm(flags) => cli::simulate_llm::run(flags),
     };
     result.unwrap_or_else(|error| {
         eprintln!("lnsp: {}", cli::sentence(error.as_ref()));

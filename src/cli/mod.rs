@@ -1,10 +1,13 @@
-//! The commands of `lnsp`: `serve` runs the service in this process, the others talk to one over HTTP.
+//! The commands of `lnsp`: `serve` runs the service in this process, `simulate-llm` a language model server to try it
+//! with, the others talk to one over HTTP.
 
 pub mod ingest;
 pub mod search;
 pub mod serve;
+pub mod simulate_llm;
 
 use std::error::Error;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// What a command gives: its exit code, or an error that is printed as one sentence.
 pub type CommandResult = Result<std::process::ExitCode, Box<dyn Error>>;
@@ -31,4 +34,18 @@ fn client() -> Result<reqwest::Client, reqwest::Error> {
 /// Runs a future to its end.
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, std::io::Error> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
+}
+
+/// Returns at SIGINT or SIGTERM.
+async fn wait_for_signal() {
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        // Without signal handlers the default applies: the signal ends the process, and the promise carries it.
+        _ => std::future::pending().await,
+    }
 }

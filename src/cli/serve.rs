@@ -1,6 +1,6 @@
 //! `lnsp serve`: starts the house, binds the port, says what runs, and takes it apart on SIGINT or SIGTERM.
 
-use super::CommandResult;
+use super::{CommandResult, wait_for_signal};
 use crate::app::{App, Fittings, StartError};
 use crate::config::Config;
 use crate::http::{self, Facts};
@@ -9,7 +9,6 @@ use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// How long requests in flight may take to end after the signal, in seconds.
@@ -86,19 +85,6 @@ fn print_settings(facts: &Facts, slots: usize) {
     println!("   Max parallel workers: {}", facts.max_workers);
     println!("   Batch embeddings: {}", switch(facts.batch_embeddings));
     println!("   Slots: {slots} chunks in flight at most");
-}
-
-async fn wait_for_signal() {
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        // Without signal handlers the default applies: the signal ends the process, and the promise carries it.
-        _ => std::future::pending().await,
-    }
 }
 
 async fn upkeep() {

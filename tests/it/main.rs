@@ -21,6 +21,7 @@ mod managed;
 mod postgres;
 mod process;
 mod rules;
+mod simulated_llm;
 mod start;
 mod store;
 mod store_sql;

@@ -45,7 +45,8 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     );
     layers.insert("config", vec!["encoder", "llm"]);
     layers.insert("app", all.clone());
-    layers.insert("cli", all);
+    layers.insert("simulated_llm", vec![]);
+    layers.insert("cli", with(&[&all, &["simulated_llm"]]));
     layers
 }
 
