@@ -64,7 +64,10 @@ fn describe() {
     c!("lnsp_llm_tokens_total", "Tokens read (prompt) and written (output) by the language model");
     g!("lnsp_llm_inflight", "Calls to the language model under way");
     g!("lnsp_llm_concurrency_limit", "Most calls to the language model at once");
-    g!("lnsp_llm_breaker_state", "0: the language model is asked; 2: it is left alone after many failures in a row");
+    g!(
+        "lnsp_llm_breaker_state",
+        "0: the language model is asked; 2: it is left alone after many failures in a row"
+    );
     h!("lnsp_embed_batch_size", "Texts in a forward pass");
     h!("lnsp_embed_batch_tokens", "Tokens in a forward pass, padding included");
     h!("lnsp_embed_padding_ratio", "Share of padding in a forward pass");

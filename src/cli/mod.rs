@@ -36,16 +36,20 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, std::io::Error> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
 }
 
-/// Returns at SIGINT or SIGTERM.
-async fn wait_for_signal() {
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+/// Listens for SIGINT and SIGTERM from this call on; what it gives ends with the first of them. Call it before
+/// telling anybody that there is something to stop.
+fn signalled() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        match signals {
+            (Ok(mut interrupt), Ok(mut terminate)) => {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
             }
+            // Without signal handlers the default applies: the signal ends the process, and the promise carries it.
+            _ => std::future::pending().await,
         }
-        // Without signal handlers the default applies: the signal ends the process, and the promise carries it.
-        _ => std::future::pending().await,
     }
 }

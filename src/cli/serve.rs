@@ -1,6 +1,6 @@
 //! `lnsp serve`: starts the house, binds the port, says what runs, and takes it apart on SIGINT or SIGTERM.
 
-use super::{CommandResult, wait_for_signal};
+use super::{CommandResult, signalled};
 use crate::app::{App, Fittings, StartError};
 use crate::config::Config;
 use crate::http::{self, Facts};
@@ -49,8 +49,9 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let server = http::serve(listener, app.state.clone(), DRAIN_S).map_err(ServeError::Http)?;
     let handle = server.handle();
     actix_web::rt::spawn(upkeep());
+    let signalled = signalled();
     actix_web::rt::spawn(async move {
-        wait_for_signal().await;
+        signalled.await;
         println!("stopping: accepted chunks are finished first");
         handle.stop(true).await;
     });

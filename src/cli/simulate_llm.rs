@@ -1,6 +1,6 @@
 //! `lnsp simulate-llm`: a language model server whose speed and faults are set, for benchmarks and tries.
 
-use super::{CommandResult, block_on, wait_for_signal};
+use super::{CommandResult, block_on, signalled};
 use crate::simulated_llm::{Fault, Latency, Options, SimulatedLlm};
 use clap::Args;
 use std::io::Read;
@@ -55,10 +55,11 @@ pub fn run(flags: SimulateLlm) -> CommandResult {
     let llm = SimulatedLlm::start(options).map_err(|error| {
         format!("cannot listen on {address}: {error}; choose another address with --host and --port")
     })?;
-    println!("simulated LLM ready on {}", llm.url());
     block_on(async {
+        let signalled = signalled();
+        println!("simulated LLM ready on {}", llm.url());
         tokio::select! {
-            () = wait_for_signal() => {}
+            () = signalled => {}
             () = stdin_closed(), if flags.until_stdin_closes => {}
         }
     })?;

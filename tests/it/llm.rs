@@ -188,7 +188,9 @@ async fn where_only_the_llm_may_label_a_chunk_is_rejected_until_it_answers() {
     let (status, ready) = house.get("/ready").await;
     assert_eq!((status, &ready["ready"]), (503, &json!(false)), "{ready}");
     assert_eq!(health(&house).await["llm"]["state"], "resting");
-    assert_eq!(llm.counts().generate, 10, "after ten failures in a row it is left alone");
+    // Up to nine more were under way when the tenth failure came.
+    let calls = llm.counts().generate;
+    assert!((10..=19).contains(&calls), "after ten failures in a row it is left alone: {calls}");
     house.stop().await;
 }
 
