@@ -6,7 +6,9 @@
 use crate::classifier::{ArtefactError, LocalClassifier};
 use crate::config::Config;
 use crate::encoder::plan::Budget;
-use crate::encoder::{self, Calibration, EncodeError, Encoder, EncoderOptions, ModelFiles, Tokenizer};
+use crate::encoder::{
+    self, Calibration, Crew, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder, Tokenizer,
+};
 use crate::flow::{Backoff, Lane, Worker, WorkerError};
 use crate::http::{Counts, Facts, State};
 use crate::index::{
@@ -20,8 +22,9 @@ use crate::stages::{EmbedTools, Inspect, Model, NoInspection, RemoteTagger, TmdT
 use crate::store::managed::{ManagedError, ManagedPostgres};
 use crate::store::{Dsn, ModelId, Store, StoreError, StoreOptions};
 use actix_web::web;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The running service, without its HTTP face.
@@ -39,7 +42,7 @@ pub struct Fittings {
     pub inspect: Arc<dyn Inspect>,
     /// Asked for the codes that a client does not send, instead of the local classifier.
     pub remote: Option<Arc<dyn RemoteTagger>>,
-    /// Takes the place of the model: built on the model's thread.
+    /// Takes the place of the model: called on each of the model's threads.
     pub encoder: Option<EncoderFactory>,
     /// Changes how the index is opened.
     pub index: fn(&mut IndexOptions),
@@ -103,7 +106,7 @@ impl App {
         metrics::install();
         let data_dir = data_folder(&config.data_dir)?;
         let (store, postgres) = open_store(&config, &data_dir, say).await?;
-        let classifier = Worker::spawn("lnsp-classifier", CPU_QUEUE, LocalClassifier::embedded)?;
+        let classifier = Worker::spawn("lnsp-classifier", ONE, CPU_QUEUE, LocalClassifier::embedded)?;
         let version = classifier.run(Lane::Express, |classifier| classifier.version().to_owned()).await;
         let classifier_version = version.map_err(StartError::Worker)?;
 
@@ -126,6 +129,7 @@ impl App {
             model: identity.clone(),
             device,
             dtype: embed.dtype,
+            encoders: embed.tools.model.threads(),
             pass_tokens: embed.tools.budget.tokens,
             pass_texts: embed.tools.budget.texts,
             tmd_backend: config.tmd_backend.to_string(),
@@ -182,6 +186,9 @@ impl App {
     }
 }
 
+/// The classifier and the tokenizer take microseconds a text: a thread of each is enough.
+const ONE: NonZeroUsize = NonZeroUsize::MIN;
+
 /// Jobs that wait for the classifier or the tokenizer: enough to keep their threads from going to sleep between
 /// two chunks.
 const CPU_QUEUE: usize = 64;
@@ -232,39 +239,49 @@ struct Embedding {
     measured: String,
 }
 
-/// Puts the model on its thread. It is calibrated once; built anew after a panic, it keeps what was found.
+/// Puts the model on its threads. It is read and calibrated once, on the first; the others, and each that is built anew
+/// after a panic, compute in the same way over the same weights.
 fn embed_tools(
     config: &Config,
     files: &ModelFiles,
     factory: Option<EncoderFactory>,
 ) -> Result<Embedding, EncodeError> {
     let tokenizer = Arc::new(Tokenizer::load(files)?);
-    let tokenizer =
-        Worker::spawn("lnsp-tokenizer", CPU_QUEUE, move || Ok::<_, EncodeError>(tokenizer.clone()))?;
-    let found = Arc::new(OnceLock::<Calibration>::new());
-    let (find, files) = (found.clone(), files.clone());
-    let (device, dtype, batch_texts) = (config.device, config.dtype, config.enable_batch_embeddings);
+    let build = move || Ok::<_, EncodeError>(tokenizer.clone());
+    let tokenizer = Worker::spawn("lnsp-tokenizer", ONE, CPU_QUEUE, build)?;
+    let crew = Crew::on(config.device)?;
+    let batch_texts = config.enable_batch_embeddings;
+    let options = EncoderOptions {
+        files: files.clone(),
+        device: config.device,
+        dtype: config.dtype,
+        threads: Some(crew.threads),
+        batch_texts,
+        tuning: None,
+    };
+    let first = Arc::new(Mutex::new(None::<(TchEncoder, Calibration)>));
+    let weights = first.clone();
     let build = move || -> Result<Box<dyn Encoder>, EncodeError> {
         if let Some(factory) = &factory {
             return Ok(factory());
         }
-        let tuning = find.get().map(|calibration| calibration.tuning);
-        let options =
-            EncoderOptions { files: files.clone(), device, dtype, threads: None, batch_texts, tuning };
-        let (encoder, calibration) = encoder::load(&options)?;
-        find.get_or_init(|| calibration);
-        Ok(Box::new(encoder))
+        let mut weights = weights.lock().unwrap_or_else(PoisonError::into_inner);
+        let (encoder, _) = match &mut *weights {
+            Some(loaded) => loaded,
+            none => none.insert(encoder::load(&options)?),
+        };
+        Ok(Box::new(encoder.twin()))
     };
-    // One job waits while one runs: a longer queue would only make a search wait longer.
-    let model: Model = Worker::spawn("lnsp-model", 1, build)?;
-    let (budget, dtype, measured) = match found.get() {
-        Some(found) => (found.tuning.budget, found.tuning.dtype.to_string(), found.to_string()),
-        None => (
-            Budget { tokens: 2048, texts: if batch_texts { 64 } else { 1 } },
-            "none".to_owned(),
-            "scripted".to_owned(),
-        ),
+    // One job waits while others run: a longer queue would only make a search wait longer.
+    let model: Model = Worker::spawn("lnsp-model", crew.encoders, 1, build)?;
+    let found = first.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, found)| found.clone());
+    let (mut budget, dtype, measured) = match found {
+        Some(found) => (found.tuning.budget, found.tuning.dtype.to_string(), format!("{crew}, {found}")),
+        None => (Budget { tokens: 2048, texts: 64 }, "none".to_owned(), "scripted".to_owned()),
     };
+    if !batch_texts {
+        budget.texts = 1;
+    }
     Ok(Embedding { tools: EmbedTools { model, tokenizer, budget }, dtype, measured })
 }
 
