@@ -23,8 +23,8 @@ impl Budget {
     pub fn share(self, lengths: &[usize], running: usize, encoders: usize) -> Budget {
         let waiting: usize = lengths.iter().sum();
         let longest = lengths.iter().copied().max().unwrap_or_default();
-        // Rounded up by a text; and so small a pass that setting it up is most of it helps nobody.
-        let even = (waiting + running) / encoders.max(1) + longest;
+        // Rounded up to a whole text; and so small a pass that setting it up is most of it helps nobody.
+        let even = (waiting + running) / encoders.max(1) + longest.saturating_sub(1);
         if encoders > 1 { Budget { tokens: self.tokens.min(even.max(PASS_TOKENS)), ..self } } else { self }
     }
 }
