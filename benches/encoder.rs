@@ -1,7 +1,8 @@
 //! Figures of the encoder: texts per second in both number formats, padding, tokenizing.
 //!
 //! `cargo bench --bench encoder`; the corpus is the NDJSON file named by `LNSP_BENCH_CORPUS` (field `text`), else
-//! the project's sample. Formats take turns, round by round, so that a busy neighbour slows both; medians.
+//! the project's sample. Formats take turns, round by round, so that a busy neighbour slows both; medians. Printed for
+//! one encoder on one thread, and for as many side by side as the service has.
 //! `matrix_share` is the part of the machine's rate for one large matrix product (libtorch's own `matmul`, measured in
 //! the same rounds) that arrives as encoded real tokens; above 1 means that our products are faster than that one.
 //!
@@ -27,13 +28,13 @@
 
 use lnsp_ingest::encoder::plan::{self, Budget};
 use lnsp_ingest::encoder::{
-    DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder,
-    Tokenizer, Tokens, Tuning, load, locate,
+    Crew, DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder,
+    Tokenizer, Tokens, load, locate,
 };
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Barrier;
+use std::sync::{Barrier, Mutex, PoisonError};
 use std::time::Instant;
 use std::{env, error, fs, thread};
 use tch::{Device, Kind, Tensor};
@@ -74,9 +75,9 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     // On a thread of its own, as in the service.
     let measured =
         thread::spawn(move || measure(&files, &tokens)).join().map_err(|_| "the model thread failed")??;
-    for Measured { dtype, texts_per_s, side_by_side, matrix_flop_per_s, .. } in &measured {
+    for Measured { dtype, texts_per_s, one_thread, matrix_flop_per_s, .. } in &measured {
         println!("figure encoder.{dtype}.texts_per_s {texts_per_s:.1} texts/s");
-        println!("figure encoder.{dtype}.side_by_side.texts_per_s {side_by_side:.1} texts/s");
+        println!("figure encoder.{dtype}.one_thread.texts_per_s {one_thread:.1} texts/s");
         println!("figure encoder.{dtype}.tokens_per_s {:.0} tokens/s", texts_per_s * mean);
         println!("figure encoder.{dtype}.matrix_rate {:.0} GFLOP/s", matrix_flop_per_s / 1e9);
         let share = texts_per_s * mean * flop_per_token / matrix_flop_per_s;
@@ -91,74 +92,49 @@ fn main() -> Result<(), Box<dyn error::Error>> {
 
 struct Measured {
     dtype: Dtype,
-    /// One encoder on all cores.
+    /// All encoders at once.
     texts_per_s: f64,
-    /// An encoder on each core.
-    side_by_side: f64,
+    /// One encoder on one thread.
+    one_thread: f64,
     /// What this machine does with a large matrix product.
     matrix_flop_per_s: f64,
     padding: f64,
 }
 
 fn measure(files: &ModelFiles, tokens: &[Tokens]) -> Result<Vec<Measured>, EncodeError> {
+    let crew = Crew::on(DeviceChoice::Cpu)?;
+    eprintln!("{crew}");
     let mut candidates = Vec::new();
     for dtype in [Dtype::F32, Dtype::Bf16] {
-        let (encoder, calibration) = load(&options(files, dtype))?;
+        let (encoder, calibration) = load(&options(files, dtype, crew))?;
         eprintln!("{dtype}: {calibration}");
-        candidates.push((encoder, calibration.tuning, [const { Vec::new() }; 3], 0.0));
+        let budget = calibration.tuning.budget;
+        candidates.push((Mutex::new(encoder), dtype, budget, [const { Vec::new() }; 3], 0.0));
     }
     for _ in 0..ROUNDS {
-        for (encoder, tuning, [rates, side_by_side, matrix_rates], padding) in &mut candidates {
-            let start = Instant::now();
-            *padding = encode_all(encoder, tokens, tuning.budget)?;
-            rates.push(tokens.len() as f64 / start.elapsed().as_secs_f64());
-            side_by_side.push(rate_side_by_side(files, *tuning, tokens)?);
-            matrix_rates.push(matrix_rate(encoder.dtype()));
+        for (first, dtype, budget, [all, alone, matrix], padding) in &mut candidates {
+            let rate = |(took, padding): (f64, f64)| (tokens.len() as f64 / took, padding);
+            alone.push(rate(encode_all(first, 1, tokens, *budget)?).0);
+            let (rate, padded) = rate(encode_all(first, crew.encoders.get(), tokens, *budget)?);
+            all.push(rate);
+            *padding = padded;
+            matrix.push(matrix_rate(*dtype));
         }
     }
-    let measured =
-        |(encoder, _, [rates, side_by_side, matrix_rates], padding): (TchEncoder, _, [Vec<f64>; 3], _)| {
-            Measured {
-                dtype: encoder.dtype(),
-                texts_per_s: median(rates),
-                side_by_side: median(side_by_side),
-                matrix_flop_per_s: median(matrix_rates),
-                padding,
-            }
-        };
-    Ok(candidates.into_iter().map(measured).collect())
+    let measured = candidates.into_iter().map(|(_, dtype, _, [all, alone, matrix], padding)| Measured {
+        dtype,
+        texts_per_s: median(all),
+        one_thread: median(alone),
+        matrix_flop_per_s: median(matrix),
+        padding,
+    });
+    Ok(measured.collect())
 }
 
-fn rate_side_by_side(files: &ModelFiles, tuning: Tuning, tokens: &[Tokens]) -> Result<f64, EncodeError> {
-    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let ready = Barrier::new(cores);
-    let work = |part: Vec<Tokens>| -> Result<(Instant, Instant), EncodeError> {
-        let alone = EncoderOptions {
-            threads: NonZeroUsize::new(1),
-            tuning: Some(tuning),
-            ..options(files, tuning.dtype)
-        };
-        let loaded = load(&alone).and_then(|(mut encoder, _)| {
-            encode_all(&mut encoder, &part[..part.len() / 8], tuning.budget)?;
-            Ok(encoder)
-        });
-        ready.wait();
-        let start = Instant::now();
-        encode_all(&mut loaded?, &part, tuning.budget)?;
-        Ok((start, Instant::now()))
-    };
-    let times = thread::scope(|scope| {
-        let parts = (0..cores).map(|core| tokens.iter().skip(core).step_by(cores).cloned().collect());
-        let threads: Vec<_> = parts.map(|part| scope.spawn(|| work(part))).collect();
-        threads.into_iter().filter_map(|thread| thread.join().ok()).collect::<Result<Vec<_>, _>>()
-    })?;
-    let start = times.iter().map(|(start, _)| start).min();
-    let end = times.iter().map(|(_, end)| end).max();
-    let took = start.zip(end).map_or(f64::NAN, |(start, end)| end.duration_since(*start).as_secs_f64());
-    Ok(tokens.len() as f64 / took)
-}
-
+/// On all cores, whatever the encoders' threads are.
 fn matrix_rate(dtype: Dtype) -> f64 {
+    let threads = tch::get_num_threads();
+    tch::set_num_threads(thread::available_parallelism().map_or(1, NonZeroUsize::get) as i32);
     let kind = match dtype {
         Dtype::F32 => Kind::Float,
         Dtype::Bf16 => Kind::BFloat16,
@@ -171,40 +147,98 @@ fn matrix_rate(dtype: Dtype) -> f64 {
         let _product = x.matmul(&y);
         start.elapsed().as_secs_f64()
     };
-    (2 * rows * inner * columns) as f64 / median((0..20).map(|_| once()).collect())
+    let took = median((0..20).map(|_| once()).collect());
+    tch::set_num_threads(threads);
+    (2 * rows * inner * columns) as f64 / took
 }
 
-fn options(files: &ModelFiles, dtype: Dtype) -> EncoderOptions {
+fn options(files: &ModelFiles, dtype: Dtype, crew: Crew) -> EncoderOptions {
     EncoderOptions {
         files: files.clone(),
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Only(dtype),
-        threads: None,
+        threads: Some(crew.threads),
         batch_texts: true,
         tuning: None,
     }
 }
 
-/// Encodes everything as the service would under load, and gives the share of padding.
-fn encode_all(encoder: &mut TchEncoder, tokens: &[Tokens], budget: Budget) -> Result<f64, EncodeError> {
-    let mut coming = tokens.iter();
-    let mut waiting: VecDeque<&Tokens> = coming.by_ref().take(WINDOW).collect();
-    let (mut real, mut computed) = (0, 0);
-    while !waiting.is_empty() {
-        let lengths: Vec<usize> = waiting.iter().map(|text| text.len()).collect();
-        let mut chosen = plan::choose(&lengths, budget);
-        let longest = chosen.iter().map(|&text| lengths[text]).max().unwrap_or_default();
-        computed += chosen.len() * longest;
-        chosen.sort_unstable();
-        let mut batch: Vec<&Tokens> = chosen.iter().rev().filter_map(|&text| waiting.remove(text)).collect();
-        batch.sort_by_key(|text| text.len());
-        real += batch.iter().map(|text| text.len()).sum::<usize>();
-        for vector in encoder.encode(&batch)? {
-            vector?;
-        }
-        waiting.extend(coming.by_ref().take(batch.len()));
+/// Texts as they wait for the encoders of the service under load, and what was made of them.
+struct Queue<'a> {
+    coming: std::slice::Iter<'a, Tokens>,
+    waiting: VecDeque<&'a Tokens>,
+    running: usize,
+    real: usize,
+    computed: usize,
+}
+
+impl<'a> Queue<'a> {
+    fn new(tokens: &'a [Tokens]) -> Mutex<Self> {
+        let mut coming = tokens.iter();
+        let waiting = coming.by_ref().take(WINDOW).collect();
+        Mutex::new(Queue { coming, waiting, running: 0, real: 0, computed: 0 })
     }
-    Ok(1.0 - real as f64 / computed as f64)
+
+    /// The next pass for one of so many encoders, which has done the last one, of `done` tokens.
+    fn pull(&mut self, budget: Budget, encoders: usize, done: usize) -> Vec<&'a Tokens> {
+        self.running -= done;
+        let lengths: Vec<usize> = self.waiting.iter().map(|text| text.len()).collect();
+        let mut chosen = plan::choose(&lengths, budget.share(&lengths, self.running, encoders));
+        let longest = chosen.iter().map(|&text| lengths[text]).max().unwrap_or_default();
+        self.computed += chosen.len() * longest;
+        chosen.sort_unstable();
+        let mut pass: Vec<&Tokens> =
+            chosen.iter().rev().filter_map(|&text| self.waiting.remove(text)).collect();
+        pass.sort_by_key(|text| text.len());
+        self.real += length(&pass);
+        self.running += length(&pass);
+        self.waiting.extend(self.coming.by_ref().take(pass.len()));
+        pass
+    }
+}
+
+fn length(pass: &[&Tokens]) -> usize {
+    pass.iter().map(|text| text.len()).sum()
+}
+
+/// Encodes everything with so many encoders at once; gives the time it took, in seconds, and the share of padding.
+fn encode_all(
+    first: &Mutex<TchEncoder>,
+    encoders: usize,
+    tokens: &[Tokens],
+    budget: Budget,
+) -> Result<(f64, f64), EncodeError> {
+    let queue = Queue::new(tokens);
+    let ready = Barrier::new(encoders);
+    let lock = || queue.lock().unwrap_or_else(PoisonError::into_inner);
+    let work = || -> Result<(Instant, Instant), EncodeError> {
+        let mut encoder = first.lock().unwrap_or_else(PoisonError::into_inner).twin();
+        // The first pass on a thread makes libtorch's state for it.
+        let warm = encoder.encode(&tokens.iter().take(8).collect::<Vec<_>>());
+        ready.wait();
+        warm?;
+        let start = Instant::now();
+        let mut done = 0;
+        loop {
+            let pass = lock().pull(budget, encoders, done);
+            if pass.is_empty() {
+                return Ok((start, Instant::now()));
+            }
+            for vector in encoder.encode(&pass)? {
+                vector?;
+            }
+            done = length(&pass);
+        }
+    };
+    let times = thread::scope(|scope| {
+        let threads: Vec<_> = (0..encoders).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok()).collect::<Result<Vec<_>, _>>()
+    })?;
+    let start = times.iter().map(|(start, _)| start).min();
+    let end = times.iter().map(|(_, end)| end).max();
+    let took = start.zip(end).map_or(f64::NAN, |(start, end)| end.duration_since(*start).as_secs_f64());
+    let queue = lock();
+    Ok((took, 1.0 - queue.real as f64 / queue.computed as f64))
 }
 
 fn corpus(sample: &Path) -> Result<Vec<String>, Box<dyn error::Error>> {

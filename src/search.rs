@@ -1,7 +1,7 @@
 //! From a question to rows: text -> vector -> index (built part and delta) -> rows.
 //!
 //! Works beside the pipeline, on the same model, index and store; the model's express queue lets a question
-//! overtake the bulk of ingest.
+//! overtake the bulk of ingest, on whichever encoder is free first.
 
 use crate::classifier::LocalClassifier;
 use crate::encoder::{EncodeError, Encoder, Tokenizer};
@@ -86,7 +86,7 @@ pub enum SearchError {
     /// The model answered, but without a vector.
     #[error("the model gave no vector; ask again")]
     NoVector,
-    /// The model's thread could not answer.
+    /// A thread of the model could not answer.
     #[error("the model could not answer: {0}")]
     Model(#[from] WorkerError),
     /// The index could not answer.

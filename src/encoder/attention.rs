@@ -3,6 +3,7 @@
 use tch::{Kind, TchError, Tensor};
 
 /// Attention of one model: the same for each of its layers.
+#[derive(Clone, Copy)]
 pub(super) struct Attention {
     pub(super) heads: i64,
     pub(super) head_width: i64,

@@ -9,7 +9,7 @@ use super::error::Doing;
 use super::linear::{FusedKernels, Linear};
 use super::weights::Weights;
 use super::{Dtype, EncodeError};
-use std::rc::Rc;
+use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 /// A BERT encoder in one number format. Sums inside norms, attention and products are f32 in both.
@@ -34,12 +34,25 @@ struct Layer {
     output_norm: Norm,
 }
 
+impl Layer {
+    fn twin(&self) -> Layer {
+        Layer {
+            qkv: self.qkv.twin(),
+            attention_output: self.attention_output.twin(),
+            attention_norm: self.attention_norm.twin(),
+            intermediate: self.intermediate.twin(),
+            output: self.output.twin(),
+            output_norm: self.output_norm.twin(),
+        }
+    }
+}
+
 impl Bert {
     pub(super) fn new(
         shape: &Architecture,
         weights: &Weights,
         dtype: Dtype,
-        kernels: Option<&Rc<FusedKernels>>,
+        kernels: Option<&Arc<FusedKernels>>,
     ) -> Result<Self, EncodeError> {
         let (hidden, intermediate) = (shape.hidden as i64, shape.intermediate as i64);
         let words = weights.get("embeddings.word_embeddings.weight", &[shape.vocabulary as i64, hidden])?;
@@ -90,6 +103,18 @@ impl Bert {
         })
     }
 
+    /// The same network over the same weights, for another thread. Passes only read the weights, and libtorch counts
+    /// their owners atomically.
+    pub(super) fn twin(&self) -> Bert {
+        Bert {
+            words: self.words.shallow_clone(),
+            positions: self.positions.shallow_clone(),
+            norm: self.norm.twin(),
+            layers: self.layers.iter().map(Layer::twin).collect(),
+            ..*self
+        }
+    }
+
     /// Token vectors, `[texts, width, hidden]` in the model's number format, of token ids `[texts, width]`. The first
     /// `lengths` of each row are tokens, the rest is padding; what it becomes means nothing.
     pub(super) fn forward(&self, ids: &Tensor, lengths: &[usize]) -> Result<Tensor, EncodeError> {
@@ -132,6 +157,10 @@ impl Norm {
             weights.get(&format!("{name}.{part}"), &[width])?.f_to_kind(kind).doing("reading weights")
         };
         Ok(Norm { weight: get("weight")?, bias: get("bias")?, width, eps })
+    }
+
+    fn twin(&self) -> Norm {
+        Norm { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone(), ..*self }
     }
 
     fn apply(&self, x: &Tensor) -> Result<Tensor, EncodeError> {

@@ -6,7 +6,7 @@ use super::architecture::Activation;
 use super::error::Doing;
 use super::{Dtype, EncodeError, torchscript};
 use std::fmt;
-use std::rc::Rc;
+use std::sync::Arc;
 use tch::{CModule, Tensor};
 
 /// Who computes matrix products.
@@ -48,10 +48,10 @@ const PROGRAM: &str = r#"class Program(Module):
 
 impl FusedKernels {
     /// Fails on a libtorch that was built without oneDNN.
-    pub(super) fn load() -> Result<Rc<Self>, EncodeError> {
+    pub(super) fn load() -> Result<Arc<Self>, EncodeError> {
         let archive = torchscript::archive(PROGRAM);
         let module = CModule::load_data(&mut archive.as_slice()).doing("loading the oneDNN operators")?;
-        Ok(Rc::new(FusedKernels(module)))
+        Ok(Arc::new(FusedKernels(module)))
     }
 
     fn call(&self, method: &str, arguments: &[&Tensor]) -> Result<Tensor, EncodeError> {
@@ -63,7 +63,7 @@ impl FusedKernels {
 pub(super) struct Linear {
     weight: Tensor,
     bias: Tensor,
-    kernels: Option<Rc<FusedKernels>>,
+    kernels: Option<Arc<FusedKernels>>,
 }
 
 impl Linear {
@@ -71,7 +71,7 @@ impl Linear {
     pub(super) fn new(
         (weight, bias): &(Tensor, Tensor),
         dtype: Dtype,
-        kernels: Option<&Rc<FusedKernels>>,
+        kernels: Option<&Arc<FusedKernels>>,
     ) -> Result<Self, EncodeError> {
         let convert =
             |tensor: &Tensor| tensor.f_to_kind(dtype.kind()).and_then(|tensor| tensor.f_contiguous());
@@ -82,6 +82,15 @@ impl Linear {
             None => weight,
         };
         Ok(Linear { weight, bias, kernels: kernels.cloned() })
+    }
+
+    /// The same weights, not copied.
+    pub(super) fn twin(&self) -> Linear {
+        Linear {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+            kernels: self.kernels.clone(),
+        }
     }
 
     pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor, EncodeError> {

@@ -1,7 +1,8 @@
 //! Texts to vectors: a synchronous port, and the libtorch models behind it.
 //!
 //! [`Tokenizer`] runs on any thread; an [`Encoder`] is built on the thread that keeps it, because libtorch holds
-//! state per thread. [`plan::choose`] decides what goes into one pass.
+//! state per thread. A [`Crew`] of encoders shares one set of weights. [`plan::choose`] decides what goes into one
+//! pass.
 //!
 //! ```text
 //! model_files -> tokens      text -> Tokens
@@ -15,6 +16,7 @@ mod architecture;
 mod attention;
 mod bert;
 mod calibrate;
+mod crew;
 mod device;
 mod error;
 mod linear;
@@ -27,6 +29,7 @@ mod weights;
 
 pub use architecture::{Activation, Architecture};
 pub use calibrate::{Calibration, Candidate, Tuning};
+pub use crew::Crew;
 pub use device::{DeviceChoice, Dtype, DtypeChoice};
 pub use error::EncodeError;
 pub use linear::LinearKind;

@@ -16,6 +16,19 @@ pub struct Budget {
 /// little there is to compute. Without it every text would best go alone, without padding.
 const PASS_TOKENS: usize = 64;
 
+impl Budget {
+    /// This budget, less when few texts are left: then an even share of all tokens, `running` and waiting, for each of
+    /// `encoders` side by side, so that none is idle while others have much to do. `lengths` are those that wait.
+    #[must_use]
+    pub fn share(self, lengths: &[usize], running: usize, encoders: usize) -> Budget {
+        let waiting: usize = lengths.iter().sum();
+        let longest = lengths.iter().copied().max().unwrap_or_default();
+        // Rounded up to a whole text; and so small a pass that setting it up is most of it helps nobody.
+        let even = (waiting + running) / encoders.max(1) + longest.saturating_sub(1);
+        if encoders > 1 { Budget { tokens: self.tokens.min(even.max(PASS_TOKENS)), ..self } } else { self }
+    }
+}
+
 /// Chooses the next batch among texts whose token counts are given in arrival order; gives their positions, in
 /// ascending order of length. Empty only if nothing waits.
 ///

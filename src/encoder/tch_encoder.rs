@@ -38,6 +38,7 @@ pub struct TchEncoder {
     dtype: Dtype,
     device: Device,
     batch_texts: bool,
+    threads: Option<NonZeroUsize>,
 }
 
 /// Loads a model and finds out how it runs best here; takes a few seconds. To be called on the thread that will
@@ -49,9 +50,7 @@ pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), Encod
     let begin = Instant::now();
     keep_freed_memory().doing("allocating memory")?;
     let device = options.device.open()?;
-    if let Some(threads) = options.threads {
-        tch::set_num_threads(i32::try_from(threads.get()).unwrap_or(i32::MAX));
-    }
+    set_threads(options.threads);
     let identity = options.files.identity()?;
     let weights = Weights::read(&options.files, device)?;
     let build = |dtype: Dtype, linear: LinearKind| -> Result<TchEncoder, EncodeError> {
@@ -66,6 +65,7 @@ pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), Encod
             dtype,
             device,
             batch_texts: options.batch_texts,
+            threads: options.threads,
         })
     };
     match options.tuning {
@@ -79,6 +79,14 @@ pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), Encod
             calibration.took = begin.elapsed();
             Ok((encoder, calibration))
         }
+    }
+}
+
+/// libtorch keeps two numbers: one of the process, which a thread takes over at its first pass, and one of each thread.
+/// This sets both.
+fn set_threads(threads: Option<NonZeroUsize>) {
+    if let Some(threads) = threads {
+        tch::set_num_threads(i32::try_from(threads.get()).unwrap_or(i32::MAX));
     }
 }
 
@@ -117,6 +125,18 @@ impl Encoder for TchEncoder {
 }
 
 impl TchEncoder {
+    /// Another encoder over the same weights, which are not copied: passes only read them. To be called on the thread
+    /// that will keep it, as [`load`] is; it computes on as many threads as this one.
+    pub fn twin(&self) -> TchEncoder {
+        set_threads(self.threads);
+        TchEncoder {
+            identity: self.identity.clone(),
+            files: self.files.clone(),
+            bert: tch::no_grad(|| self.bert.twin()),
+            ..*self
+        }
+    }
+
     /// The number format it computes in.
     pub fn dtype(&self) -> Dtype {
         self.dtype

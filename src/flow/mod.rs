@@ -1,8 +1,8 @@
 //! The four ideas that carry the difficulty, so that the stages can be short and boring.
 //!
 //! [`Inlet`] is the only way into a stage: it waits for a slot. A [`Parcel`] is what travels: cargo, slot and
-//! [`Receipt`]. A [`Batch`] is what gathered while a stage was busy. A [`Worker`] owns a thread and the one
-//! resource that has to stay on it. [`Home`] takes in parcels that were dropped on the way.
+//! [`Receipt`]. A [`Batch`] is what gathered while a stage was busy. A [`Worker`] owns threads, each with
+//! the one resource that has to stay on it. [`Home`] takes in parcels that were dropped on the way.
 //! Generic: nothing here knows what a chunk is.
 
 mod batch;

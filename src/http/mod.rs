@@ -56,6 +56,8 @@ pub struct Facts {
     pub device: String,
     /// In which number format.
     pub dtype: String,
+    /// Forward passes at once.
+    pub encoders: usize,
     /// What a forward pass may hold, padding included.
     pub pass_tokens: usize,
     /// Texts that a forward pass may hold.

@@ -39,7 +39,8 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
         "llm": llm(&state),
         "model": {
             "name": facts.model.name, "recipe": facts.model.recipe, "dimensions": facts.model.dims,
-            "device": facts.device, "dtype": facts.dtype, "pass_tokens": facts.pass_tokens,
+            "device": facts.device, "dtype": facts.dtype, "encoders": facts.encoders,
+            "pass_tokens": facts.pass_tokens,
         },
         "index": {
             "items": index.items, "in_memory": index.delta_len, "applied_seq": index.applied_seq,

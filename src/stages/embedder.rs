@@ -1,7 +1,8 @@
 //! The second stage: gives each chunk its vector.
 //!
-//! Texts are tokenized as they arrive, and wait. Whenever the model is free it pulls the next batch from those
-//! who wait: texts of like length around the oldest one, as many as fit its budget. No timer.
+//! Texts are tokenized as they arrive, and wait. Whenever one of the model's encoders is free it pulls the next batch
+//! from those who wait: texts of like length around the oldest one, as many as fit its budget, fewer when other
+//! encoders could take a part of them. No timer.
 
 use super::{Duty, Inlet, Parcel, Stage};
 use crate::chunk::{EmbeddedChunk, Embedding, TaggedChunk};
@@ -14,13 +15,13 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler,
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The model as the service holds it: some encoder, on its own thread.
+/// The model as the service holds it: some encoders, each on its own thread.
 pub type Model = Worker<Box<dyn Encoder>>;
 
 /// What the stage works with; outlives its generations.
 #[derive(Clone)]
 pub struct EmbedTools {
-    /// On the model's thread.
+    /// On the model's threads.
     pub model: Model,
     /// On a thread of its own: a long text takes longer to tokenize than the pipeline may stand still.
     pub tokenizer: Worker<Arc<Tokenizer>>,
@@ -40,27 +41,36 @@ pub struct Embedder {
     next: Inlet<EmbeddedChunk>,
     duty: Duty,
     waiting: Batch<Parcel<Readable>>,
-    busy: bool,
+    /// Forward passes under way, at most one for each of the model's threads, and the tokens in them.
+    passes: usize,
+    running: usize,
 }
 
 impl Embedder {
     /// A stage that pushes to `next`.
     pub fn new(tools: EmbedTools, next: Inlet<EmbeddedChunk>, duty: Duty) -> Self {
-        Embedder { tools, next, duty, waiting: Batch::default(), busy: false }
+        Embedder { tools, next, duty, waiting: Batch::default(), passes: 0, running: 0 }
     }
 
-    /// Starts the next forward pass, if the model is free and somebody waits.
+    /// Starts forward passes while an encoder is free and somebody waits.
     fn pull(&mut self, context: &mut Context<Self>) {
-        if self.busy || self.waiting.is_empty() {
-            return;
+        while self.passes < self.tools.model.threads() && !self.waiting.is_empty() {
+            self.start_pass(context);
         }
-        let mut parcels = self.waiting.take(|lengths| choose(lengths, self.tools.budget));
+    }
+
+    fn start_pass(&mut self, context: &mut Context<Self>) {
+        let (budget, encoders) = (self.tools.budget, self.tools.model.threads());
+        let share = |lengths: &[usize]| budget.share(lengths, self.running, encoders);
+        let mut parcels = self.waiting.take(|lengths| choose(lengths, share(lengths)));
         parcels.iter_mut().for_each(|parcel| parcel.take_in_hand(Stage::Embed.name()));
-        self.busy = true;
+        let tokens: usize = parcels.iter().map(|parcel| parcel.cargo().tokens.len()).sum();
+        self.passes += 1;
+        self.running += tokens;
         let (tools, next, duty) = (self.tools.clone(), self.next.clone(), self.duty.clone());
         let pass = actix::spawn(async move {
             let embedded = embed(&tools, parcels).await;
-            // The model is free again while these wait for room in the next stage.
+            // The encoder is free again while these wait for room in the next stage.
             duty.spawn(async move {
                 for parcel in embedded {
                     next.push(parcel).await;
@@ -68,9 +78,10 @@ impl Embedder {
             });
             duty.lifeline.let_go();
         });
-        context.spawn(fut::wrap_future::<_, Self>(pass).map(|ended, stage, context| match ended {
+        context.spawn(fut::wrap_future::<_, Self>(pass).map(move |ended, stage, context| match ended {
             Ok(()) => {
-                stage.busy = false;
+                stage.passes -= 1;
+                stage.running -= tokens;
                 stage.pull(context);
             }
             Err(_panicked) => context.stop(),
@@ -164,7 +175,7 @@ async fn embed(tools: &EmbedTools, parcels: Vec<Parcel<Readable>>) -> Vec<Parcel
     }
 }
 
-/// Runs the model on its thread and measures the pass there.
+/// Runs a pass on the next free encoder and measures it there.
 async fn forward(
     model: &Model,
     lane: Lane,

@@ -25,7 +25,7 @@ fn minilm() -> ModelFiles {
     locate(MODEL, &[models()]).unwrap()
 }
 
-static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::load(&minilm()).unwrap());
+pub static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::load(&minilm()).unwrap());
 
 const BUDGET: Budget = Budget { tokens: 1024, texts: 64 };
 
@@ -45,7 +45,7 @@ fn with_linear(dtype: Dtype, linear: LinearKind) -> EncoderOptions {
     EncoderOptions { tuning: Some(Tuning { dtype, linear, budget: BUDGET }), ..options(dtype) }
 }
 
-fn encoder(dtype: Dtype) -> TchEncoder {
+pub fn encoder(dtype: Dtype) -> TchEncoder {
     load(&options(dtype)).unwrap().0
 }
 
@@ -79,7 +79,7 @@ fn data(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference").join(file)
 }
 
-fn reference_texts() -> Vec<String> {
+pub fn reference_texts() -> Vec<String> {
     serde_json::from_slice(&fs::read(data("reference_texts.json")).unwrap()).unwrap()
 }
 

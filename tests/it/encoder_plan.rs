@@ -56,3 +56,45 @@ fn like_lengths_go_together() {
     let chosen = plan::choose(&lengths, Budget { tokens: 2048, texts: 64 });
     assert_eq!(chosen, (0..10).collect::<Vec<_>>());
 }
+
+/// Takes pass after pass for so many encoders that start together, until nothing waits; the texts of each.
+fn passes(mut lengths: Vec<usize>, encoders: usize, budget: Budget) -> Vec<usize> {
+    let (mut running, mut passes) = (0, Vec::new());
+    while !lengths.is_empty() {
+        let mut chosen = plan::choose(&lengths, budget.share(&lengths, running, encoders));
+        passes.push(chosen.len());
+        chosen.sort_unstable_by(|a, b| b.cmp(a));
+        running += chosen.into_iter().map(|at| lengths.remove(at)).sum::<usize>();
+    }
+    passes
+}
+
+#[test]
+fn few_texts_are_shared_out_among_the_encoders() {
+    assert_eq!(passes(vec![13; 10], 1, BUDGET), [10]);
+    assert_eq!(passes(vec![13; 10], 2, BUDGET), [5, 5]);
+    assert_eq!(passes(vec![60; 10], 4, BUDGET), [3, 3, 3, 1]);
+    assert_eq!(passes(vec![5; 3], 2, BUDGET), [3], "too few to share");
+    assert_eq!(passes(vec![250], 8, BUDGET), [1]);
+    assert_eq!(passes(vec![60; 40], 2, BUDGET)[..2], [17, 17], "many fill the budget");
+}
+
+#[test]
+fn an_encoder_that_is_free_while_others_have_much_to_do_takes_what_there_is() {
+    let waiting = vec![13; 10];
+    let taken = |running| plan::choose(&waiting, BUDGET.share(&waiting, running, 2)).len();
+    assert_eq!((taken(0), taken(1024)), (5, 10));
+}
+
+proptest! {
+    #[test]
+    fn a_share_is_never_more_than_the_budget(
+        lengths in prop::collection::vec(1_usize..300, 1..100),
+        running in 0_usize..5000,
+        encoders in 1_usize..10,
+    ) {
+        let share = BUDGET.share(&lengths, running, encoders);
+        prop_assert!(share.tokens <= BUDGET.tokens && share.texts == BUDGET.texts);
+        prop_assert!(share.tokens >= BUDGET.tokens.min(lengths.iter().sum::<usize>() / encoders));
+    }
+}

@@ -10,6 +10,7 @@ mod contract;
 mod crash;
 mod database;
 mod encoder;
+mod encoder_crew;
 mod encoder_plan;
 mod flow_of_chunks;
 mod fresh;

@@ -3,26 +3,31 @@
 //! The only place that knows every concrete type. [`App::start`] returns when chunks can be taken; [`App::stop`]
 //! takes the house apart in the other order, after every accepted chunk has its answer.
 
+mod codes;
+mod embedding;
+
 use crate::classifier::{ArtefactError, LocalClassifier};
-use crate::config::{Config, OnFailure, TmdBackend};
-use crate::encoder::plan::Budget;
-use crate::encoder::{self, Calibration, EncodeError, Encoder, EncoderOptions, ModelFiles, Tokenizer};
+use crate::config::{Config, OnFailure};
+use crate::encoder::{self, EncodeError, Encoder};
 use crate::flow::{Backoff, Lane, Worker, WorkerError};
 use crate::http::{Counts, Facts, State};
 use crate::index::{
     ChangeSource, ChangedRow, Changes, Index, IndexError, IndexIdentity, IndexOptions, SourceError,
 };
-use crate::llm::{Llm, LlmError, LlmSettings};
+use crate::llm::LlmError;
 use crate::metrics;
 use crate::model::ModelIdentity;
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
 use crate::search::Search;
-use crate::stages::{CodeSource, EmbedTools, Inspect, Model, NoInspection, Otherwise, TmdTools, WriteTools};
+use crate::stages::{Inspect, NoInspection, TmdTools, WriteTools};
 use crate::store::managed::{ManagedError, ManagedPostgres};
 use crate::store::{Dsn, ModelId, Store, StoreError, StoreOptions};
 use actix_web::web;
+use codes::code_source;
+use embedding::{embed_tools, model_folders};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The running service, without its HTTP face.
@@ -38,7 +43,7 @@ pub struct Fittings {
     pub pipeline: PipelineSettings,
     /// See [`Inspect`].
     pub inspect: Arc<dyn Inspect>,
-    /// Takes the place of the model: built on the model's thread.
+    /// Takes the place of the model: called on each of the model's threads.
     pub encoder: Option<EncoderFactory>,
     /// Changes how the index is opened.
     pub index: fn(&mut IndexOptions),
@@ -104,7 +109,7 @@ impl App {
         metrics::install();
         let data_dir = data_folder(&config.data_dir)?;
         let (store, postgres) = open_store(&config, &data_dir, say).await?;
-        let classifier = Worker::spawn("lnsp-classifier", CPU_QUEUE, LocalClassifier::embedded)?;
+        let classifier = Worker::spawn("lnsp-classifier", ONE, CPU_QUEUE, LocalClassifier::embedded)?;
         let version = classifier.run(Lane::Express, |classifier| classifier.version().to_owned()).await;
         let classifier_version = version.map_err(StartError::Worker)?;
 
@@ -129,6 +134,7 @@ impl App {
             model: identity.clone(),
             device,
             dtype: embed.dtype,
+            encoders: embed.tools.model.threads(),
             pass_tokens: embed.tools.budget.tokens,
             pass_texts: embed.tools.budget.texts,
             tmd_backend: config.tmd_backend.to_string(),
@@ -191,66 +197,8 @@ impl App {
     }
 }
 
-/// Who gives the codes, and what is to be said about it.
-struct Codes {
-    source: CodeSource,
-    llm: Option<Llm>,
-    name: String,
-    endpoint: Option<String>,
-    problem: Option<String>,
-}
-
-/// Decides by the configuration and, where it wants a language model, by asking for one now.
-async fn code_source(
-    config: &Config,
-    classifier: &str,
-    say: &mut dyn FnMut(String),
-) -> Result<Codes, StartError> {
-    let local = format!("local:{classifier}");
-    if config.tmd_backend == TmdBackend::Local {
-        return Ok(Codes {
-            source: CodeSource::Local,
-            llm: None,
-            name: local,
-            endpoint: None,
-            problem: None,
-        });
-    }
-    let settings = LlmSettings {
-        endpoint: config.llm_endpoint.clone(),
-        model: config.tmd_llm_model.clone(),
-        calls: if config.enable_parallel { config.max_parallel_workers } else { 1 },
-        timeout: Duration::from_secs(config.llm_timeout_s),
-    };
-    let llm = Llm::new(settings).map_err(StartError::Llm)?;
-    let endpoint = Some(config.llm_endpoint.to_string());
-    let name = format!("llm:{}", config.tmd_llm_model);
-    let otherwise = match config.tmd_on_failure {
-        OnFailure::Local => Otherwise::AskLocally,
-        OnFailure::Reject => Otherwise::Reject,
-    };
-    let source = CodeSource::Llm { llm: llm.clone(), otherwise };
-    let error = match llm.probe().await {
-        Ok(server) => {
-            let version = &server.version;
-            say(format!("✅ LLM ready: {} on Ollama {version} at {}", llm.model(), llm.endpoint()));
-            return Ok(Codes { source, llm: Some(llm), name, endpoint, problem: None });
-        }
-        Err(error) => error,
-    };
-    let problem = format!("the LLM at {} {error}", llm.endpoint());
-    if config.tmd_backend == TmdBackend::Auto {
-        say(format!("⚠️  {problem}; the local classifier gives the codes until the next start"));
-        let source = CodeSource::LocalInstead(error.kind());
-        return Ok(Codes { source, llm: None, name: local, endpoint, problem: Some(problem) });
-    }
-    let meanwhile = match otherwise {
-        Otherwise::AskLocally => "the local classifier gives the codes until it answers",
-        Otherwise::Reject => "chunks without codes are rejected until it answers",
-    };
-    say(format!("⚠️  {problem}; {meanwhile}"));
-    Ok(Codes { source, llm: Some(llm), name, endpoint, problem: Some(problem) })
-}
+/// The classifier and the tokenizer take microseconds a text: a thread of each is enough.
+const ONE: NonZeroUsize = NonZeroUsize::MIN;
 
 /// Jobs that wait for the classifier or the tokenizer: enough to keep their threads from going to sleep between
 /// two chunks.
@@ -282,61 +230,6 @@ async fn open_store(
 
 /// Connections: the writer has one, the others serve look-ups, searches and the index.
 const POOL: usize = 8;
-
-/// Where models are looked for by name: in the data folder, and where set-up has put them: here, above the binary, or
-/// where it was built.
-fn model_folders(data_dir: &Path) -> Vec<PathBuf> {
-    let binary = std::env::current_exe().unwrap_or_default();
-    let above = binary.ancestors().skip(1).map(|folder| folder.join(".deps/models"));
-    let here = std::env::current_dir().map(|folder| folder.join(".deps/models"));
-    let mut folders = vec![data_dir.join("models")];
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join(".deps/models");
-    folders.extend(here.into_iter().chain(above).chain([built]).filter(|folder| folder.is_dir()));
-    folders.dedup();
-    folders
-}
-
-struct Embedding {
-    tools: EmbedTools,
-    dtype: String,
-    measured: String,
-}
-
-/// Puts the model on its thread. It is calibrated once; built anew after a panic, it keeps what was found.
-fn embed_tools(
-    config: &Config,
-    files: &ModelFiles,
-    factory: Option<EncoderFactory>,
-) -> Result<Embedding, EncodeError> {
-    let tokenizer = Arc::new(Tokenizer::load(files)?);
-    let tokenizer =
-        Worker::spawn("lnsp-tokenizer", CPU_QUEUE, move || Ok::<_, EncodeError>(tokenizer.clone()))?;
-    let found = Arc::new(OnceLock::<Calibration>::new());
-    let (find, files) = (found.clone(), files.clone());
-    let (device, dtype, batch_texts) = (config.device, config.dtype, config.enable_batch_embeddings);
-    let build = move || -> Result<Box<dyn Encoder>, EncodeError> {
-        if let Some(factory) = &factory {
-            return Ok(factory());
-        }
-        let tuning = find.get().map(|calibration| calibration.tuning);
-        let options =
-            EncoderOptions { files: files.clone(), device, dtype, threads: None, batch_texts, tuning };
-        let (encoder, calibration) = encoder::load(&options)?;
-        find.get_or_init(|| calibration);
-        Ok(Box::new(encoder))
-    };
-    // One job waits while one runs: a longer queue would only make a search wait longer.
-    let model: Model = Worker::spawn("lnsp-model", 1, build)?;
-    let (budget, dtype, measured) = match found.get() {
-        Some(found) => (found.tuning.budget, found.tuning.dtype.to_string(), found.to_string()),
-        None => (
-            Budget { tokens: 2048, texts: if batch_texts { 64 } else { 1 } },
-            "none".to_owned(),
-            "scripted".to_owned(),
-        ),
-    };
-    Ok(Embedding { tools: EmbedTools { model, tokenizer, budget }, dtype, measured })
-}
 
 async fn open_index(
     data_dir: &Path,

@@ -2,21 +2,24 @@
 //!
 //! `cargo bench --bench pipeline`; `LNSP_BENCH_CORPUS` names the NDJSON file to measure with, `LNSP_BENCH_ROUNDS`
 //! the rounds (5). Both sides are interleaved, each service round on a database and an index of its own, and the
-//! figures are medians. The floor of a chunk is tokenizing, its part of a forward pass, and copying the vector out.
+//! figures are medians. The floor of a chunk is tokenizing, its part of a forward pass, and copying the vector out, on
+//! all cores: the same encoders work on it, all at once.
 
 use clap::Parser;
 use lnsp_ingest::app::{App, Fittings};
 use lnsp_ingest::classifier::LocalClassifier;
 use lnsp_ingest::config::Config;
 use lnsp_ingest::encoder::plan::{Budget, choose};
-use lnsp_ingest::encoder::{self, EncodeError, Encoder, Tokens};
+use lnsp_ingest::encoder::{self, EncodeError, Encoder, Tokenizer, Tokens};
 use lnsp_ingest::flow::Lane;
 use lnsp_ingest::http;
 use lnsp_ingest::model::ModelIdentity;
+use lnsp_ingest::search::Search;
 use serde_json::{Value, json};
 use std::error::Error;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -203,35 +206,81 @@ impl Service {
         Ok(took)
     }
 
-    /// Tokenizing, forward passes and copying the vectors out, on the service's own model thread, with the service's
-    /// own batch plan over all texts at once.
+    /// Tokenizing, forward passes and copying the vectors out, on all of the service's own model threads at once, with
+    /// the service's own batch plan over all texts at once.
     async fn encoder_alone(&self, texts: &[String]) -> Result<Duration> {
-        let search = &self.app.state.search;
-        let tokenizer = search.tokenizer.run(Lane::Bulk, |tokenizer| tokenizer.clone()).await?;
+        let Search { tokenizer, model, .. } = &self.app.state.search;
         let facts = &self.app.state.facts;
-        let budget = Budget { tokens: facts.pass_tokens, texts: facts.pass_texts };
-        let texts = texts.to_vec();
-        let run = search.model.run(Lane::Bulk, move |encoder| -> std::result::Result<Duration, String> {
-            let started = Instant::now();
-            let tokens: std::result::Result<Vec<Tokens>, _> =
-                texts.iter().map(|text| tokenizer.tokenize(text)).collect();
-            let mut waiting: Vec<Tokens> = tokens.map_err(|error| error.to_string())?;
-            let mut rows = Vec::new();
-            while !waiting.is_empty() {
-                let lengths: Vec<usize> = waiting.iter().map(Tokens::len).collect();
-                let mut chosen = choose(&lengths, budget);
-                chosen.sort_unstable_by(|a, b| b.cmp(a));
-                let batch: Vec<Tokens> = chosen.into_iter().map(|at| waiting.swap_remove(at)).collect();
-                let vectors =
-                    encoder.encode(&batch.iter().collect::<Vec<_>>()).map_err(|error| error.to_string())?;
-                for vector in vectors {
-                    let vector = vector.map_err(|error| error.to_string())?;
-                    rows.push(vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
-                }
-            }
-            Ok(started.elapsed())
+        let floor = Arc::new(Floor {
+            tokenizer: tokenizer.run(Lane::Bulk, |tokenizer| tokenizer.clone()).await?,
+            budget: Budget { tokens: facts.pass_tokens, texts: facts.pass_texts },
+            encoders: model.threads(),
+            texts: texts.to_vec(),
+            tokenized: AtomicUsize::new(0),
+            waiting: Mutex::default(),
+            all_tokenized: Barrier::new(model.threads()),
         });
-        Ok(run.await??)
+        let started = Instant::now();
+        let works = (0..model.threads()).map(|_| {
+            let floor = floor.clone();
+            model
+                .run(Lane::Bulk, move |encoder| floor.work(&mut **encoder).map_err(|error| error.to_string()))
+        });
+        for done in futures_util::future::try_join_all(works).await? {
+            done?;
+        }
+        Ok(started.elapsed())
+    }
+}
+
+/// All the work that the encoders have at least to do; each takes the next piece when it is free.
+struct Floor {
+    tokenizer: Arc<Tokenizer>,
+    budget: Budget,
+    encoders: usize,
+    texts: Vec<String>,
+    tokenized: AtomicUsize,
+    /// The texts that wait, and the number of tokens under way.
+    waiting: Mutex<(Vec<Tokens>, usize)>,
+    all_tokenized: Barrier,
+}
+
+impl Floor {
+    fn work(&self, encoder: &mut dyn Encoder) -> std::result::Result<(), EncodeError> {
+        let tokens = self.tokenize();
+        self.all_tokenized.wait();
+        tokens?;
+        let mut rows = Vec::new();
+        let mut done = 0;
+        loop {
+            let pass = self.pull(done);
+            if pass.is_empty() {
+                return Ok(());
+            }
+            for vector in encoder.encode(&pass.iter().collect::<Vec<_>>())? {
+                rows.push(vector?.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+            }
+            done = pass.iter().map(Tokens::len).sum();
+        }
+    }
+
+    fn tokenize(&self) -> std::result::Result<(), EncodeError> {
+        while let Some(text) = self.texts.get(self.tokenized.fetch_add(1, Ordering::Relaxed)) {
+            let tokens = self.tokenizer.tokenize(text)?;
+            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).0.push(tokens);
+        }
+        Ok(())
+    }
+
+    fn pull(&self, done: usize) -> Vec<Tokens> {
+        let (waiting, running) = &mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        *running -= done;
+        let lengths: Vec<usize> = waiting.iter().map(Tokens::len).collect();
+        let mut chosen = choose(&lengths, self.budget.share(&lengths, *running, self.encoders));
+        chosen.sort_unstable_by(|a, b| b.cmp(a));
+        let pass: Vec<Tokens> = chosen.into_iter().map(|at| waiting.swap_remove(at)).collect();
+        *running += pass.iter().map(Tokens::len).sum::<usize>();
+        pass
     }
 }
 

@@ -1,0 +1,73 @@
+//! Decides who gives the codes that a client does not send.
+
+use super::StartError;
+use crate::config::{Config, OnFailure, TmdBackend};
+use crate::llm::{Llm, LlmSettings};
+use crate::stages::{CodeSource, Otherwise};
+use std::time::Duration;
+
+/// Who gives the codes, and what is to be said about it.
+pub struct Codes {
+    /// For the first stage.
+    pub source: CodeSource,
+    /// To be asked how it is.
+    pub llm: Option<Llm>,
+    /// Source and version.
+    pub name: String,
+    /// Where a language model was looked for.
+    pub endpoint: Option<String>,
+    /// Why it was not as it should be.
+    pub problem: Option<String>,
+}
+
+/// Decides by the configuration and, where it wants a language model, by asking for one now.
+pub async fn code_source(
+    config: &Config,
+    classifier: &str,
+    say: &mut dyn FnMut(String),
+) -> Result<Codes, StartError> {
+    let local = format!("local:{classifier}");
+    if config.tmd_backend == TmdBackend::Local {
+        return Ok(Codes {
+            source: CodeSource::Local,
+            llm: None,
+            name: local,
+            endpoint: None,
+            problem: None,
+        });
+    }
+    let settings = LlmSettings {
+        endpoint: config.llm_endpoint.clone(),
+        model: config.tmd_llm_model.clone(),
+        calls: if config.enable_parallel { config.max_parallel_workers } else { 1 },
+        timeout: Duration::from_secs(config.llm_timeout_s),
+    };
+    let llm = Llm::new(settings).map_err(StartError::Llm)?;
+    let endpoint = Some(config.llm_endpoint.to_string());
+    let name = format!("llm:{}", config.tmd_llm_model);
+    let otherwise = match config.tmd_on_failure {
+        OnFailure::Local => Otherwise::AskLocally,
+        OnFailure::Reject => Otherwise::Reject,
+    };
+    let source = CodeSource::Llm { llm: llm.clone(), otherwise };
+    let error = match llm.probe().await {
+        Ok(server) => {
+            let version = &server.version;
+            say(format!("✅ LLM ready: {} on Ollama {version} at {}", llm.model(), llm.endpoint()));
+            return Ok(Codes { source, llm: Some(llm), name, endpoint, problem: None });
+        }
+        Err(error) => error,
+    };
+    let problem = format!("the LLM at {} {error}", llm.endpoint());
+    if config.tmd_backend == TmdBackend::Auto {
+        say(format!("⚠️  {problem}; the local classifier gives the codes until the next start"));
+        let source = CodeSource::LocalInstead(error.kind());
+        return Ok(Codes { source, llm: None, name: local, endpoint, problem: Some(problem) });
+    }
+    let meanwhile = match otherwise {
+        Otherwise::AskLocally => "the local classifier gives the codes until it answers",
+        Otherwise::Reject => "chunks without codes are rejected until it answers",
+    };
+    say(format!("⚠️  {problem}; {meanwhile}"));
+    Ok(Codes { source, llm: Some(llm), name, endpoint, problem: Some(problem) })
+}

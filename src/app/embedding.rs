@@ -1,0 +1,81 @@
+//! Finds the model, reads it, and puts it on its threads.
+
+use super::{CPU_QUEUE, EncoderFactory, ONE};
+use crate::config::Config;
+use crate::encoder::plan::Budget;
+use crate::encoder::{
+    self, Calibration, Crew, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder, Tokenizer,
+};
+use crate::flow::Worker;
+use crate::stages::{EmbedTools, Model};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Where models are looked for by name: in the data folder, and where set-up has put them: here, above the binary, or
+/// where it was built.
+pub fn model_folders(data_dir: &Path) -> Vec<PathBuf> {
+    let binary = std::env::current_exe().unwrap_or_default();
+    let above = binary.ancestors().skip(1).map(|folder| folder.join(".deps/models"));
+    let here = std::env::current_dir().map(|folder| folder.join(".deps/models"));
+    let mut folders = vec![data_dir.join("models")];
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join(".deps/models");
+    folders.extend(here.into_iter().chain(above).chain([built]).filter(|folder| folder.is_dir()));
+    folders.dedup();
+    folders
+}
+
+/// What the second stage works with, and what is to be said about it.
+pub struct Embedding {
+    /// For the stage, and for searches.
+    pub tools: EmbedTools,
+    /// The number format that was found the faster.
+    pub dtype: String,
+    /// What was measured, for the log.
+    pub measured: String,
+}
+
+/// Puts the model on its threads. It is read and calibrated once, on the first; the others, and each that is built anew
+/// after a panic, compute in the same way over the same weights.
+pub fn embed_tools(
+    config: &Config,
+    files: &ModelFiles,
+    factory: Option<EncoderFactory>,
+) -> Result<Embedding, EncodeError> {
+    let tokenizer = Arc::new(Tokenizer::load(files)?);
+    let build = move || Ok::<_, EncodeError>(tokenizer.clone());
+    let tokenizer = Worker::spawn("lnsp-tokenizer", ONE, CPU_QUEUE, build)?;
+    let crew = Crew::on(config.device)?;
+    let batch_texts = config.enable_batch_embeddings;
+    let options = EncoderOptions {
+        files: files.clone(),
+        device: config.device,
+        dtype: config.dtype,
+        threads: Some(crew.threads),
+        batch_texts,
+        tuning: None,
+    };
+    let first = Arc::new(Mutex::new(None::<(TchEncoder, Calibration)>));
+    let weights = first.clone();
+    let build = move || -> Result<Box<dyn Encoder>, EncodeError> {
+        if let Some(factory) = &factory {
+            return Ok(factory());
+        }
+        let mut weights = weights.lock().unwrap_or_else(PoisonError::into_inner);
+        let (encoder, _) = match &mut *weights {
+            Some(loaded) => loaded,
+            none => none.insert(encoder::load(&options)?),
+        };
+        Ok(Box::new(encoder.twin()))
+    };
+    // One job waits while others run: a longer queue would only make a search wait longer.
+    let model: Model = Worker::spawn("lnsp-model", crew.encoders, 1, build)?;
+    let found = first.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, found)| found.clone());
+    let (mut budget, dtype, measured) = match found {
+        Some(found) => (found.tuning.budget, found.tuning.dtype.to_string(), format!("{crew}, {found}")),
+        None => (Budget { tokens: 2048, texts: 64 }, "none".to_owned(), "scripted".to_owned()),
+    };
+    if !batch_texts {
+        budget.texts = 1;
+    }
+    Ok(Embedding { tools: EmbedTools { model, tokenizer, budget }, dtype, measured })
+}

@@ -1,0 +1,36 @@
+//! Encoders side by side over one set of weights.
+
+use crate::encoder::{TOKENIZER, encoder, reference_texts};
+use lnsp_ingest::encoder::{Crew, DeviceChoice, Dtype, Encoder, Tokens};
+use std::sync::{Barrier, Mutex};
+use std::thread::{available_parallelism, scope};
+
+#[test]
+fn twins_make_the_same_vectors_at_the_same_time() {
+    let texts: Vec<String> = reference_texts().into_iter().take(16).collect();
+    let tokens: Vec<Tokens> = texts.iter().map(|text| TOKENIZER.tokenize(text).unwrap()).collect();
+    let batch: Vec<&Tokens> = tokens.iter().collect();
+    let mut first = encoder(Dtype::F32);
+    let expected: Vec<_> = first.encode(&batch).unwrap().into_iter().map(Result::unwrap).collect();
+    let first = Mutex::new(first);
+    let together = Barrier::new(3);
+    let work = || {
+        let mut twin = first.lock().unwrap().twin();
+        together.wait();
+        for _ in 0..3 {
+            let vectors: Vec<_> = twin.encode(&batch).unwrap().into_iter().map(Result::unwrap).collect();
+            assert_eq!(vectors, expected, "bit by bit");
+        }
+        twin.identity().clone()
+    };
+    let identities = scope(|scope| [(); 3].map(|()| scope.spawn(work)).map(|thread| thread.join().unwrap()));
+    assert!(identities.iter().all(|identity| identity == first.lock().unwrap().identity()));
+}
+
+#[test]
+fn a_crew_fits_the_cores_of_the_process() {
+    let crew = Crew::on(DeviceChoice::Cpu).unwrap();
+    let cores = available_parallelism().unwrap();
+    assert!(crew.encoders.get() * crew.threads.get() <= cores.get());
+    assert!(cores.get() > 8 || (crew.encoders, crew.threads.get()) == (cores, 1));
+}
