@@ -120,13 +120,19 @@ async fn ten_workers(plain: &str, rounds: usize) -> Result<()> {
     let (floor, whole) = (calls_alone(chunks, 10), median(&mut whole));
     println!("{chunks} chunks, ten calls at once: {:.2} s of calls alone", floor.as_secs_f64());
     println!("figure pipeline.llm887.workers10.seconds {:.2} s", whole.as_secs_f64());
-    println!("figure pipeline.llm887.workers10.chunks_per_s {:.2} chunks/s", chunks as f64 / whole.as_secs_f64());
+    println!(
+        "figure pipeline.llm887.workers10.chunks_per_s {:.2} chunks/s",
+        chunks as f64 / whole.as_secs_f64()
+    );
     println!(
         "figure pipeline.llm887.workers10.efficiency {:.3} ratio",
         floor.as_secs_f64() / whole.as_secs_f64()
     );
     println!("figure pipeline.llm887.ten_chunks_ms {:.0} ms", median(&mut ten).as_secs_f64() * 1e3);
-    println!("figure pipeline.llm887.sequential_ten_ms {:.0} ms", median(&mut one_by_one).as_secs_f64() * 1e3);
+    println!(
+        "figure pipeline.llm887.sequential_ten_ms {:.0} ms",
+        median(&mut one_by_one).as_secs_f64() * 1e3
+    );
     Ok(())
 }
 
@@ -150,8 +156,15 @@ async fn wide(rounds: usize) -> Result<()> {
     service.stop().await;
     let (calls, encoding, whole) =
         (calls_alone(WIDE_CHUNKS, WIDE), median(&mut encoding), median(&mut whole));
-    println!("{:.2} s of calls alone, {:.2} s of encoding alone", calls.as_secs_f64(), encoding.as_secs_f64());
-    println!("figure pipeline.llm887.workers256.chunks_per_s {:.1} chunks/s", WIDE_CHUNKS as f64 / whole.as_secs_f64());
+    println!(
+        "{:.2} s of calls alone, {:.2} s of encoding alone",
+        calls.as_secs_f64(),
+        encoding.as_secs_f64()
+    );
+    println!(
+        "figure pipeline.llm887.workers256.chunks_per_s {:.1} chunks/s",
+        WIDE_CHUNKS as f64 / whole.as_secs_f64()
+    );
     println!(
         "figure pipeline.llm887.workers256.efficiency {:.3} ratio",
         calls.max(encoding).as_secs_f64() / whole.as_secs_f64()
@@ -164,8 +177,10 @@ async fn wide(rounds: usize) -> Result<()> {
 async fn beside_hanging_calls() -> Result<()> {
     let llm = Simulated::start(10, &["--fault", "hang", "--fault-every", "2"])?;
     let (idle, beside) = (llm.service(10, &[]).await?, llm.service(10, &[]).await?);
-    let many: String = (0..100_000).map(|n| format!("{{\"text\":\"Chunk {n} waits for its codes.\"}}\n")).collect();
-    let upload = client()?.post(format!("{}/ingest", beside.url)).header("Content-Type", "application/x-ndjson");
+    let many: String =
+        (0..100_000).map(|n| format!("{{\"text\":\"Chunk {n} waits for its codes.\"}}\n")).collect();
+    let upload =
+        client()?.post(format!("{}/ingest", beside.url)).header("Content-Type", "application/x-ndjson");
     let upload = actix_web::rt::spawn(upload.body(many).send());
     while llm.counts().await?["faulty"].as_u64().unwrap_or_default() < 10 {
         actix_web::rt::time::sleep(Duration::from_millis(50)).await;
@@ -214,9 +229,9 @@ impl Service {
         let started = Instant::now();
         let answer: Value = request.send().await?.json().await?;
         let took = started.elapsed();
-        let stored = answer["results"].as_array().map_or(0, |results| {
-            results.iter().filter(|result| result["status"] == "stored").count()
-        });
+        let stored = answer["results"]
+            .as_array()
+            .map_or(0, |results| results.iter().filter(|result| result["status"] == "stored").count());
         if stored != chunks {
             return Err(format!("expected {chunks} stored, received {answer}").into());
         }
