@@ -3,18 +3,27 @@
 //! Knows the entrance, the search, receipts and chunks; not the stages behind them. Every error goes through the
 //! one table in [`error`].
 
+mod answers;
+mod body;
+mod cut;
 mod error;
+mod inflate;
 mod ingest;
 mod json;
 mod lines;
+mod metadata;
 mod ndjson;
 mod ops;
 mod request_id;
+mod scan;
 mod search;
 mod wire;
 
+pub use cut::Cut;
 pub use error::ApiError;
+pub use inflate::{Encoding, Inflate, InflateError};
 pub use lines::{LineError, Lines};
+pub use wire::{IngestRequest, ShapeError, WireChunk, read as read_chunk, read_request};
 
 use crate::index::Index;
 use crate::model::ModelIdentity;
@@ -27,6 +36,7 @@ use actix_web::{HttpServer, web};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What the handlers share.
 pub struct State {
@@ -75,6 +85,7 @@ pub struct Counts {
     stored: AtomicU64,
     duplicate: AtomicU64,
     failed: AtomicU64,
+    uploads: AtomicU64,
 }
 
 /// What [`Counts`] counts.
@@ -99,6 +110,11 @@ impl Counts {
         Tally { stored: read(&self.stored), duplicate: read(&self.duplicate), failed: read(&self.failed) }
     }
 
+    /// Uploads that are being read or answered now.
+    pub fn active_uploads(&self) -> u64 {
+        self.uploads.load(Ordering::Relaxed)
+    }
+
     /// Counts an outcome, here and in the metrics.
     pub fn count(&self, outcome: &crate::outcome::Outcome) {
         use crate::outcome::Outcome;
@@ -112,13 +128,31 @@ impl Counts {
     }
 }
 
-/// A server on `listener`. It ends by its handle; requests in flight then get `drain_s` seconds.
+/// How the server treats its clients.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Requests in flight when the server is told to end get this long.
+    pub drain: Duration,
+    /// A client that asked for a stream of results may leave them unread this long.
+    pub client_patience: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { drain: Duration::from_secs(30), client_patience: Duration::from_secs(30) }
+    }
+}
+
+/// A server on `listener`. It ends by its handle.
 ///
 /// # Errors
 /// The operating system's, for the listener.
-pub fn serve(listener: TcpListener, state: web::Data<State>, drain_s: u64) -> std::io::Result<Server> {
-    let server = HttpServer::new(move || actix_web::App::new().app_data(state.clone()).configure(routes));
-    Ok(server.disable_signals().shutdown_timeout(drain_s).listen(listener)?.run())
+pub fn serve(listener: TcpListener, state: web::Data<State>, settings: Settings) -> std::io::Result<Server> {
+    let drain_s = settings.drain.as_secs();
+    let settings = web::Data::new(settings);
+    let app =
+        move || actix_web::App::new().app_data(state.clone()).app_data(settings.clone()).configure(routes);
+    Ok(HttpServer::new(app).disable_signals().shutdown_timeout(drain_s).listen(listener)?.run())
 }
 
 fn routes(config: &mut web::ServiceConfig) {
