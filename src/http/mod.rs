@@ -33,6 +33,7 @@ use crate::store::Store;
 use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpServer, web};
+use std::any::Any;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -135,11 +136,18 @@ pub struct Settings {
     pub drain: Duration,
     /// A client that asked for a stream of results may leave them unread this long.
     pub client_patience: Duration,
+    /// A client that is silent and takes none of the bytes on their way to it is disconnected after this long. Longer
+    /// than the patience, so that who reads again late finds out why the stream has ended.
+    pub cut_after: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { drain: Duration::from_secs(30), client_patience: Duration::from_secs(30) }
+        Settings {
+            drain: Duration::from_secs(30),
+            client_patience: Duration::from_secs(30),
+            cut_after: Duration::from_secs(90),
+        }
     }
 }
 
@@ -148,12 +156,28 @@ impl Default for Settings {
 /// # Errors
 /// The operating system's, for the listener.
 pub fn serve(listener: TcpListener, state: web::Data<State>, settings: Settings) -> std::io::Result<Server> {
-    let drain_s = settings.drain.as_secs();
+    let (drain_s, cut_after) = (settings.drain.as_secs(), settings.cut_after);
     let settings = web::Data::new(settings);
     let app =
         move || actix_web::App::new().app_data(state.clone()).app_data(settings.clone()).configure(routes);
-    Ok(HttpServer::new(app).disable_signals().shutdown_timeout(drain_s).listen(listener)?.run())
+    let server = HttpServer::new(app).on_connect(move |connection, _| limit_unread(connection, cut_after));
+    Ok(server.disable_signals().shutdown_timeout(drain_s).listen(listener)?.run())
 }
+
+/// The framework waits for ever for a client that takes nothing, so the kernel is told to give it up.
+#[cfg(target_os = "linux")]
+fn limit_unread(connection: &dyn Any, limit: Duration) {
+    use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
+    let Some(socket) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() else { return };
+    let limit = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = setsockopt(socket, TcpUserTimeout, &limit) {
+        tracing::warn!("a connection has no limit for clients that do not read: {error}");
+    }
+}
+
+/// Other systems have no such limit; the upload itself ends there too, only its connection stays.
+#[cfg(not(target_os = "linux"))]
+fn limit_unread(_: &dyn Any, _: Duration) {}
 
 fn routes(config: &mut web::ServiceConfig) {
     config.service(

@@ -23,6 +23,7 @@ mod rules;
 mod start;
 mod store;
 mod store_sql;
+mod streams;
 mod wait;
 
 /// The folder of the project.
