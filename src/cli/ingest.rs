@@ -60,6 +60,8 @@ enum IngestError {
     },
     #[error("the service refused the upload: {status} {message}")]
     Refused { status: u16, message: String },
+    #[error("the service took only a part of the file: {message}")]
+    Partly { message: String },
     #[error(
         "the connection ended before the summary: chunks without a result may or may not be stored; send the file again"
     )]
@@ -173,7 +175,7 @@ async fn read_answer(
                     tally.took = started.elapsed();
                     progress.finish(&tally);
                     if let (false, Some(error)) = (complete, error) {
-                        return Err(IngestError::Refused { status: 200, message: error.message });
+                        return Err(IngestError::Partly { message: error.message });
                     }
                     return Ok(tally);
                 }
