@@ -41,6 +41,7 @@ fn describe() {
     c!("lnsp_http_requests_total", "Requests answered");
     h!("lnsp_http_request_duration_seconds", "From the head of a request to the end of its answer");
     g!("lnsp_http_uploads_active", "Ingest requests being read or answered");
+    c!("lnsp_http_request_body_bytes_total", "Bytes of uploads as they were received, by encoding");
     c!("lnsp_ingest_chunks_total", "Chunks answered, by result");
     h!("lnsp_ingest_ack_duration_seconds", "From the entrance to the answer, for stored chunks");
     g!("lnsp_inflight_chunks_limit", "The sum of the slots of all stages");
@@ -106,6 +107,11 @@ pub fn http_request(route: &'static str, method: &'static str, status: u16, took
 /// An upload began (1) or ended (-1).
 pub fn uploads(change: f64) {
     gauge!("lnsp_http_uploads_active").increment(change);
+}
+
+/// A piece of an upload was received.
+pub fn body_bytes(encoding: &'static str, bytes: usize) {
+    counter!("lnsp_http_request_body_bytes_total", "encoding" => encoding).increment(bytes as u64);
 }
 
 /// A chunk got its answer.

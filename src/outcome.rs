@@ -91,6 +91,14 @@ pub enum Cause {
     UnknownField,
     /// A required field is missing.
     MissingField,
+    /// A name stands twice in one object.
+    DuplicateKey,
+    /// An object has more names than the limit.
+    TooManyKeys,
+    /// Arrays and objects in each other, deeper than the limit.
+    NestedTooDeep,
+    /// A number that could only be kept changed.
+    NumberOutOfRange,
     /// Nothing but white space.
     TextEmpty,
     /// Over the limit.
@@ -121,13 +129,17 @@ pub enum Cause {
 
 impl Cause {
     /// Every reason there is.
-    pub const ALL: [Cause; 19] = [
+    pub const ALL: [Cause; 23] = [
         Cause::InvalidJson,
         Cause::InvalidUtf8,
         Cause::LineTooLong,
         Cause::WrongType,
         Cause::UnknownField,
         Cause::MissingField,
+        Cause::DuplicateKey,
+        Cause::TooManyKeys,
+        Cause::NestedTooDeep,
+        Cause::NumberOutOfRange,
         Cause::TextEmpty,
         Cause::TextTooLong,
         Cause::NulCharacter,
@@ -152,6 +164,10 @@ impl Cause {
             Cause::WrongType => "wrong_type",
             Cause::UnknownField => "unknown_field",
             Cause::MissingField => "missing_field",
+            Cause::DuplicateKey => "duplicate_key",
+            Cause::TooManyKeys => "too_many_keys",
+            Cause::NestedTooDeep => "nested_too_deep",
+            Cause::NumberOutOfRange => "number_out_of_range",
             Cause::TextEmpty => "text_empty",
             Cause::TextTooLong => "text_too_long",
             Cause::NulCharacter => "nul_character",

@@ -43,7 +43,7 @@ impl Service {
         let app = App::start(config, fittings, &mut |_| {}).await?;
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let url = format!("http://{}", listener.local_addr()?);
-        let server = http::serve(listener, app.state.clone(), 5)?;
+        let server = http::serve(listener, app.state.clone(), http::Settings::default())?;
         let handle = server.handle();
         actix_web::rt::spawn(server);
         let client = reqwest::Client::builder().no_proxy().build()?;

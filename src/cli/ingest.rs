@@ -1,11 +1,12 @@
 //! `lnsp ingest FILE...`: streams files of one chunk a line, and reads the results while it sends.
 
 use super::{CommandResult, block_on, client};
+use crate::http::{Encoding, Inflate, Lines};
 use clap::Args;
 use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Deserialize;
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ pub struct Ingest {
     /// The dataset the chunks belong to.
     #[arg(long, default_value = "user_input")]
     dataset: String,
-    /// NDJSON files, one chunk a line.
+    /// NDJSON files, one chunk a line; compressed ones (.gz, .zst) are sent as they are.
     #[arg(required = true)]
     files: Vec<PathBuf>,
 }
@@ -59,6 +60,8 @@ enum IngestError {
     },
     #[error("the service refused the upload: {status} {message}")]
     Refused { status: u16, message: String },
+    #[error("the service took only a part of the file: {message}")]
+    Partly { message: String },
     #[error(
         "the connection ended before the summary: chunks without a result may or may not be stored; send the file again"
     )]
@@ -117,7 +120,8 @@ struct Failure {
 
 async fn send(client: &reqwest::Client, ingest: &Ingest, path: &Path) -> Result<Tally, IngestError> {
     let fail = |error| IngestError::File { file: path.display().to_string(), error };
-    let lines = count_lines(path).map_err(fail)?;
+    let encoding = encoding_of(path);
+    let lines = count_lines(path, encoding).map_err(fail)?;
     let file = tokio::fs::File::open(path).await.map_err(fail)?;
     let progress = Progress::new(path, lines);
     let started = Instant::now();
@@ -125,6 +129,7 @@ async fn send(client: &reqwest::Client, ingest: &Ingest, path: &Path) -> Result<
         .post(format!("{}/ingest", ingest.url.trim_end_matches('/')))
         .query(&[("dataset_source", &ingest.dataset)])
         .header("Content-Type", "application/x-ndjson")
+        .header("Content-Encoding", encoding.name())
         .header("Accept", "application/x-ndjson")
         .body(reqwest::Body::wrap_stream(ReaderStream::with_capacity(file, 64 * 1024)))
         .send()
@@ -146,7 +151,7 @@ async fn read_answer(
     started: Instant,
 ) -> Result<Tally, IngestError> {
     let mut tally = Tally::default();
-    let mut lines = crate::http::Lines::default();
+    let mut lines = Lines::default();
     let mut body = response.bytes_stream();
     while let Some(piece) = body.next().await {
         let Ok(piece) = piece else { break };
@@ -170,7 +175,7 @@ async fn read_answer(
                     tally.took = started.elapsed();
                     progress.finish(&tally);
                     if let (false, Some(error)) = (complete, error) {
-                        return Err(IngestError::Refused { status: 200, message: error.message });
+                        return Err(IngestError::Partly { message: error.message });
                     }
                     return Ok(tally);
                 }
@@ -183,25 +188,42 @@ async fn read_answer(
     Err(IngestError::Cut)
 }
 
-/// The lines that are not blank: what the bar counts.
-fn count_lines(path: &Path) -> io::Result<u64> {
-    let mut reader = io::BufReader::with_capacity(1 << 20, std::fs::File::open(path)?);
+/// What the name of a file says about its bytes.
+fn encoding_of(path: &Path) -> Encoding {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("gz") => Encoding::Gzip,
+        Some("zst") => Encoding::Zstd,
+        _ => Encoding::Identity,
+    }
+}
+
+/// The lines that are not blank: what the bar counts. Where a file cannot be inflated the count ends; the service
+/// will say what is wrong with it.
+fn count_lines(path: &Path, encoding: Encoding) -> io::Result<u64> {
+    let mut file = std::fs::File::open(path)?;
+    let Ok(mut inflate) = Inflate::new(encoding) else { return Ok(0) };
+    let (mut read, mut inflated) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
     let (mut lines, mut blank) = (0, true);
     loop {
-        let buffer = reader.fill_buf()?;
-        if buffer.is_empty() {
+        let count = file.read(&mut read)?;
+        if count == 0 {
             return Ok(lines + u64::from(!blank));
         }
-        for byte in buffer {
-            if *byte == b'\n' {
-                lines += u64::from(!blank);
-                blank = true;
-            } else if !byte.is_ascii_whitespace() {
-                blank = false;
+        let mut piece = &read[..count];
+        loop {
+            let Ok(written) = inflate.step(&mut piece, &mut inflated) else { return Ok(lines) };
+            for byte in &inflated[..written] {
+                if *byte == b'\n' {
+                    lines += u64::from(!blank);
+                    blank = true;
+                } else if !byte.is_ascii_whitespace() {
+                    blank = false;
+                }
+            }
+            if piece.is_empty() && written < inflated.len() {
+                break;
             }
         }
-        let read = buffer.len();
-        reader.consume(read);
     }
 }
 

@@ -11,8 +11,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
-/// How long requests in flight may take to end after the signal, in seconds.
-const DRAIN_S: u64 = 30;
 /// The exporter keeps every sample until it is asked or told to tidy up.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -46,7 +44,8 @@ async fn serve(config: Config) -> Result<(), ServeError> {
 
     let listener = listen(&config)?;
     let address = listener.local_addr().map_err(ServeError::Http)?;
-    let server = http::serve(listener, app.state.clone(), DRAIN_S).map_err(ServeError::Http)?;
+    let server = http::serve(listener, app.state.clone(), http::Settings::default());
+    let server = server.map_err(ServeError::Http)?;
     let handle = server.handle();
     actix_web::rt::spawn(upkeep());
     let signalled = signalled();

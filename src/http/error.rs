@@ -103,6 +103,9 @@ impl ResponseError for ApiError {
         if self.retryable() {
             response.insert_header((header::RETRY_AFTER, "1"));
         }
+        if self.code == "unsupported_encoding" {
+            response.insert_header((header::ACCEPT_ENCODING, "gzip, zstd, identity"));
+        }
         // The request id is added by the middleware, which knows it.
         response.json(json!({ "error": self.object() }))
     }

@@ -1,30 +1,34 @@
 //! `POST /ingest`: chooses the mode by `Content-Type`, and brings drafts to the entrance in both.
 
+use super::body::Body;
 use super::error::ApiError;
-use super::{State, json, ndjson};
+use super::{Settings, State, json, ndjson};
 use crate::metrics;
 use crate::outcome::{Outcome, Rejection};
 use crate::pipeline::{Arrival, Receipt};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
+use std::sync::atomic::Ordering;
 
 /// Chunks that are looked up with one query.
 pub const GROUP: usize = 256;
 
-/// Counts an upload while it lives.
-pub struct ActiveUpload;
+/// Counts an upload while it lives: until its body is read and its last chunk is answered.
+pub struct ActiveUpload(web::Data<State>);
 
 impl ActiveUpload {
     /// It begins.
-    pub fn begin() -> Self {
+    pub fn begin(state: &web::Data<State>) -> Self {
         metrics::uploads(1.0);
-        ActiveUpload
+        state.counts.uploads.fetch_add(1, Ordering::Relaxed);
+        ActiveUpload(state.clone())
     }
 }
 
 impl Drop for ActiveUpload {
     fn drop(&mut self) {
         metrics::uploads(-1.0);
+        self.0.counts.uploads.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -33,20 +37,16 @@ pub async fn ingest(
     request: HttpRequest,
     payload: web::Payload,
     state: web::Data<State>,
+    settings: web::Data<Settings>,
 ) -> Result<HttpResponse, ApiError> {
-    let upload = ActiveUpload::begin();
-    if let Some(encoding) = header_text(&request, &header::CONTENT_ENCODING)
-        && !encoding.eq_ignore_ascii_case("identity")
-    {
-        let message = format!("Content-Encoding {encoding} is not supported; send the body uncompressed");
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message));
-    }
+    let upload = ActiveUpload::begin(&state);
+    let body = Body::new(&request, payload)?;
     let kind = header_text(&request, &header::CONTENT_TYPE).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match kind.as_str() {
-        "application/json" => json::ingest(&request, payload, &state).await,
+        "application/json" => json::ingest(&request, body, &state).await,
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
-            ndjson::ingest(&request, payload, state, upload).await
+            ndjson::ingest(&request, body, state, upload, settings.client_patience).await
         }
         other => {
             let message =

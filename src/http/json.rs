@@ -1,6 +1,7 @@
 //! `POST /ingest` as JSON: the old contract. One request, one answer, in the order of the chunks.
 
 use super::State;
+use super::body::Body;
 use super::error::{ApiError, rejection_object};
 use super::ingest::{GROUP, arrive};
 use super::wire::{self, IngestRequest, Options, ShapeError};
@@ -9,8 +10,7 @@ use crate::flow::receipt_book;
 use crate::outcome::{Cause, Filed, Outcome};
 use crate::quality::QualityMetrics;
 use actix_web::http::{StatusCode, header};
-use actix_web::{HttpRequest, HttpResponse, web};
-use futures_util::StreamExt;
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,14 +21,10 @@ pub const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 pub const MAX_CHUNKS: usize = 10_000;
 
 /// Reads, ingests, answers.
-pub async fn ingest(
-    request: &HttpRequest,
-    payload: web::Payload,
-    state: &State,
-) -> Result<HttpResponse, ApiError> {
+pub async fn ingest(request: &HttpRequest, body: Body, state: &State) -> Result<HttpResponse, ApiError> {
     let started = Instant::now();
-    let body = read_body(request, payload).await?;
-    let request: IngestRequest = wire::read(&body).map_err(shape)?;
+    let body = read_body(request, body).await?;
+    let request: IngestRequest = wire::read_request(&body).map_err(shape)?;
     drop(body);
     if request.chunks.is_empty() {
         let error =
@@ -82,7 +78,7 @@ pub async fn ingest(
     Ok(answer(&outcomes, &heads, &options, state, started.elapsed()))
 }
 
-async fn read_body(request: &HttpRequest, mut payload: web::Payload) -> Result<Vec<u8>, ApiError> {
+async fn read_body(request: &HttpRequest, mut body: Body) -> Result<Vec<u8>, ApiError> {
     let declared =
         super::ingest::header_text(request, &header::CONTENT_LENGTH).and_then(|n| n.parse::<usize>().ok());
     if let Some(length) = declared.filter(|length| *length > MAX_BODY_BYTES) {
@@ -90,20 +86,16 @@ async fn read_body(request: &HttpRequest, mut payload: web::Payload) -> Result<V
             "expected a JSON body of at most {MAX_BODY_BYTES} bytes, received {length}"
         )));
     }
-    let mut body = Vec::with_capacity(declared.unwrap_or_default());
-    while let Some(piece) = payload.next().await {
-        let piece = piece.map_err(|error| {
-            let message = format!("the body ended early: {error}");
-            ApiError::new(StatusCode::BAD_REQUEST, "incomplete_body", message)
-        })?;
-        if body.len() + piece.len() > MAX_BODY_BYTES {
+    let mut whole = Vec::with_capacity(declared.unwrap_or_default());
+    while let Some(piece) = body.next().await? {
+        if whole.len() + piece.len() > MAX_BODY_BYTES {
             return Err(too_large(format!(
-                "expected a JSON body of at most {MAX_BODY_BYTES} bytes, received more"
+                "expected a JSON body of at most {MAX_BODY_BYTES} bytes, inflated, received more"
             )));
         }
-        body.extend_from_slice(&piece);
+        whole.extend_from_slice(piece);
     }
-    Ok(body)
+    Ok(whole)
 }
 
 fn too_large(message: String) -> ApiError {

@@ -1,9 +1,13 @@
 //! Cuts a stream of bytes into lines. A bad line is an item like any other, so it never ends a stream.
 
 use bytes::{Buf, Bytes, BytesMut};
+use memchr::memchr;
 
 /// The longest line, in bytes, without its end.
 pub const MAX_LINE_BYTES: usize = 1024 * 1024;
+
+/// UTF-8's byte order mark, which some editors put before the first line.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A line that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +51,7 @@ impl Lines {
     /// `None`: feed more.
     pub fn next_line(&mut self) -> Option<(u64, Result<Bytes, LineError>)> {
         loop {
-            let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') else {
+            let Some(end) = memchr(b'\n', &self.buffer[self.searched..]) else {
                 return self.wait_for_more();
             };
             let line = self.buffer.split_to(self.searched + end);
@@ -72,8 +76,9 @@ impl Lines {
             self.buffer.clear();
         }
         self.searched = self.buffer.len();
-        // One byte more than the limit may be the CR of a line that just fits.
-        if self.searched > self.limit + 1 {
+        // A line that just fits may have a mark before it and a CR behind it.
+        let mark = if self.number == 0 && self.buffer.starts_with(MARK) { MARK.len() } else { 0 };
+        if self.searched > mark + self.limit + 1 {
             self.buffer.clear();
             self.searched = 0;
             self.skipping = true;
@@ -91,8 +96,8 @@ impl Lines {
         if line.last() == Some(&b'\r') {
             line.truncate(line.len() - 1);
         }
-        if self.number == 1 && line.starts_with(b"\xef\xbb\xbf") {
-            line.advance(3);
+        if self.number == 1 && line.starts_with(MARK) {
+            line.advance(MARK.len());
         }
         if line.len() > self.limit {
             return Some((self.number, Err(LineError::TooLong { expected: self.limit })));
@@ -140,18 +145,41 @@ mod tests {
         assert_eq!(found, expected);
     }
 
+    /// The same in the plainest words, for a body that is there as a whole.
+    fn as_told(bytes: &[u8], limit: usize) -> Vec<Line> {
+        let bytes = bytes.strip_prefix(MARK).unwrap_or(bytes);
+        let lines = (1..).zip(bytes.split(|byte| *byte == b'\n'));
+        let trimmed = lines.map(|(number, line)| (number, line.strip_suffix(b"\r").unwrap_or(line)));
+        let found = trimmed.filter(|(_, line)| line.len() > limit || !line.trim_ascii().is_empty());
+        let long = || LineError::TooLong { expected: limit };
+        found
+            .map(|(number, line)| {
+                let fits = line.len() <= limit;
+                (number, if fits { Ok(Bytes::copy_from_slice(line)) } else { Err(long()) })
+            })
+            .collect()
+    }
+
     proptest! {
         #[test]
         fn where_the_network_cuts_makes_no_difference(
-            text in "[ab\r\n]{0,60}",
-            cuts in proptest::collection::vec(0usize..60, 0..6),
+            marked in any::<bool>(),
+            text in "[ab \r\n]{0,60}",
+            cuts in proptest::collection::vec(0usize..64, 0..6),
         ) {
-            let bytes = text.as_bytes();
+            let bytes = [if marked { MARK } else { b"" }, text.as_bytes()].concat();
             let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(bytes.len())).collect();
             cuts.extend([0, bytes.len()]);
             cuts.sort_unstable();
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|w| &bytes[w[0]..w[1]]).collect();
-            prop_assert_eq!(cut(8, &pieces), cut(8, &[bytes]));
+            prop_assert_eq!(cut(8, &pieces), cut(8, &[&bytes]));
+            prop_assert_eq!(cut(8, &pieces), as_told(&bytes, 8));
+        }
+
+        #[test]
+        fn every_line_that_is_not_blank_is_an_item_exactly_once(bytes in any::<Vec<u8>>()) {
+            let found = cut(1 << 20, &[&bytes]);
+            prop_assert_eq!(found, as_told(&bytes, 1 << 20));
         }
     }
 }

@@ -3,18 +3,27 @@
 //! Knows the entrance, the search, receipts and chunks; not the stages behind them. Every error goes through the
 //! one table in [`error`].
 
+mod answers;
+mod body;
+mod cut;
 mod error;
+mod inflate;
 mod ingest;
 mod json;
 mod lines;
+mod metadata;
 mod ndjson;
 mod ops;
 mod request_id;
+mod scan;
 mod search;
 mod wire;
 
+pub use cut::Cut;
 pub use error::ApiError;
+pub use inflate::{Encoding, Inflate, InflateError};
 pub use lines::{LineError, Lines};
+pub use wire::{IngestRequest, ShapeError, WireChunk, read as read_chunk, read_request};
 
 use crate::index::Index;
 use crate::llm::Llm;
@@ -25,9 +34,11 @@ use crate::store::Store;
 use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpServer, web};
+use std::any::Any;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What the handlers share.
 pub struct State {
@@ -86,6 +97,7 @@ pub struct Counts {
     stored: AtomicU64,
     duplicate: AtomicU64,
     failed: AtomicU64,
+    uploads: AtomicU64,
 }
 
 /// What [`Counts`] counts.
@@ -110,6 +122,11 @@ impl Counts {
         Tally { stored: read(&self.stored), duplicate: read(&self.duplicate), failed: read(&self.failed) }
     }
 
+    /// Uploads that are being read or answered now.
+    pub fn active_uploads(&self) -> u64 {
+        self.uploads.load(Ordering::Relaxed)
+    }
+
     /// Counts an outcome, here and in the metrics.
     pub fn count(&self, outcome: &crate::outcome::Outcome) {
         use crate::outcome::Outcome;
@@ -123,14 +140,55 @@ impl Counts {
     }
 }
 
-/// A server on `listener`. It ends by its handle; requests in flight then get `drain_s` seconds.
+/// How the server treats its clients.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Requests in flight when the server is told to end get this long.
+    pub drain: Duration,
+    /// A client that asked for a stream of results may leave them unread this long.
+    pub client_patience: Duration,
+    /// A client that is silent and takes none of the bytes on their way to it is disconnected after this long. Longer
+    /// than the patience, so that who reads again late finds out why the stream has ended.
+    pub cut_after: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            drain: Duration::from_secs(30),
+            client_patience: Duration::from_secs(30),
+            cut_after: Duration::from_secs(90),
+        }
+    }
+}
+
+/// A server on `listener`. It ends by its handle.
 ///
 /// # Errors
 /// The operating system's, for the listener.
-pub fn serve(listener: TcpListener, state: web::Data<State>, drain_s: u64) -> std::io::Result<Server> {
-    let server = HttpServer::new(move || actix_web::App::new().app_data(state.clone()).configure(routes));
+pub fn serve(listener: TcpListener, state: web::Data<State>, settings: Settings) -> std::io::Result<Server> {
+    let (drain_s, cut_after) = (settings.drain.as_secs(), settings.cut_after);
+    let settings = web::Data::new(settings);
+    let app =
+        move || actix_web::App::new().app_data(state.clone()).app_data(settings.clone()).configure(routes);
+    let server = HttpServer::new(app).on_connect(move |connection, _| limit_unread(connection, cut_after));
     Ok(server.disable_signals().shutdown_timeout(drain_s).listen(listener)?.run())
 }
+
+/// The framework waits for ever for a client that takes nothing, so the kernel is told to give it up.
+#[cfg(target_os = "linux")]
+fn limit_unread(connection: &dyn Any, limit: Duration) {
+    use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
+    let Some(socket) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() else { return };
+    let limit = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = setsockopt(socket, TcpUserTimeout, &limit) {
+        tracing::warn!("a connection has no limit for clients that do not read: {error}");
+    }
+}
+
+/// Other systems have no such limit; the upload itself ends there too, only its connection stays.
+#[cfg(not(target_os = "linux"))]
+fn limit_unread(_: &dyn Any, _: Duration) {}
 
 fn routes(config: &mut web::ServiceConfig) {
     config.service(

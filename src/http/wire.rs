@@ -1,10 +1,12 @@
 //! The JSON of requests, as clients send it: the old contract's names, unknown fields refused by name.
 
+use super::metadata::Metadata;
+use super::scan;
 use crate::chunk::{Chunk, Draft, Placement};
 use crate::outcome::{Cause, Rejection};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::sync::Arc;
 
 /// `POST /ingest` as `application/json`.
@@ -64,7 +66,7 @@ pub struct WireChunk {
     #[serde(alias = "sequence_index")]
     chunk_index: Option<i64>,
     document_id: Option<String>,
-    metadata: Option<Map<String, Value>>,
+    metadata: Option<Metadata>,
     parent_cpe_ids: Option<Vec<String>>,
     child_cpe_ids: Option<Vec<String>>,
     domain_code: Option<i64>,
@@ -85,7 +87,7 @@ impl WireChunk {
 
     /// Checks the content.
     pub fn check(self, dataset: &Arc<str>, batch_id: Option<&str>) -> Result<Chunk, Rejection> {
-        let mut metadata = self.metadata;
+        let mut metadata = self.metadata.map(|Metadata(fields)| fields);
         if let Some(episode) = self.episode_id {
             metadata.get_or_insert_default().insert("episode_id".to_owned(), Value::String(episode));
         }
@@ -120,41 +122,88 @@ pub struct ShapeError {
     pub path: Option<String>,
 }
 
-/// Reads JSON, telling apart what is not UTF-8, not JSON, and JSON of another shape.
+/// Arrays and objects in each other, in a chunk.
+pub const MAX_NESTING: usize = 32;
+/// The longest message and path that are given back: they quote what the client sent.
+const MAX_QUOTE: usize = 300;
+
+/// Reads a chunk or a query.
+///
+/// # Errors
+/// What is wrong first: its bytes, its depth, its JSON, its shape.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ShapeError> {
-    let text = std::str::from_utf8(bytes).map_err(|error| ShapeError {
-        cause: Cause::InvalidUtf8,
-        message: format!("not UTF-8 at byte {}", error.valid_up_to()),
-        path: None,
-    })?;
+    read_nested(bytes, MAX_NESTING)
+}
+
+/// Reads a request of many chunks, which stand two levels deep in it.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_request(bytes: &[u8]) -> Result<IngestRequest, ShapeError> {
+    read_nested(bytes, MAX_NESTING + 2)
+}
+
+fn read_nested<T: DeserializeOwned>(bytes: &[u8], nesting: usize) -> Result<T, ShapeError> {
+    let plain = |(cause, message)| ShapeError { cause, message, path: None };
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| plain((Cause::InvalidUtf8, format!("not UTF-8 at byte {}", error.valid_up_to()))))?;
+    scan::check(text.as_bytes(), nesting).map_err(plain)?;
     let mut json = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = Some(error.path().to_string()).filter(|path| path != ".");
+        let path = Some(error.path().to_string()).filter(|path| path != ".").map(short);
         let inner = error.into_inner();
-        let message = inner.to_string();
-        ShapeError { cause: cause_of(&inner, &message), message, path }
+        let message = message_of(&inner);
+        ShapeError { cause: cause_of(&inner, &message), message: short(message), path }
     })?;
-    json.end().map_err(|error| ShapeError {
-        cause: Cause::InvalidJson,
-        message: format!("something follows the JSON value: {error}"),
-        path: None,
+    json.end().map_err(|error| {
+        plain((Cause::InvalidJson, format!("something follows the JSON value: {}", message_of(&error))))
     })?;
     Ok(value)
 }
 
-/// serde has one error for all shapes; its wording is stable and the only thing that tells them apart.
+/// The parser counts lines from the beginning of what it is given. A line of a stream has a number of its own, so
+/// only the column is told.
+fn message_of(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    match message.rsplit_once(" at line 1 column ") {
+        Some((what, column)) => format!("{what} at column {column}"),
+        None => message,
+    }
+}
+
+/// Cuts a text that quotes the client.
+fn short(mut text: String) -> String {
+    if text.len() > MAX_QUOTE {
+        text.truncate(text.floor_char_boundary(MAX_QUOTE));
+        text.push_str(" ...");
+    }
+    text
+}
+
+/// serde has one error for all shapes; how its wording begins is stable, never the client's own words, and the only
+/// thing that tells them apart.
 fn cause_of(error: &serde_json::Error, message: &str) -> Cause {
+    let begins = |word: &str| message.starts_with(word);
     match error.classify() {
-        serde_json::error::Category::Data if message.starts_with("unknown field") => Cause::UnknownField,
-        serde_json::error::Category::Data if message.starts_with("missing field") => Cause::MissingField,
+        serde_json::error::Category::Data if begins("unknown field") => Cause::UnknownField,
+        serde_json::error::Category::Data if begins("missing field") => Cause::MissingField,
+        serde_json::error::Category::Data if begins("duplicate field") => Cause::DuplicateKey,
+        serde_json::error::Category::Data if begins(super::metadata::DUPLICATE) => Cause::DuplicateKey,
+        serde_json::error::Category::Data if begins(super::metadata::TOO_MANY) => Cause::TooManyKeys,
+        serde_json::error::Category::Data if begins("invalid value: integer") => Cause::NumberOutOfRange,
         serde_json::error::Category::Data => Cause::WrongType,
+        _ if begins("number out of range") => Cause::NumberOutOfRange,
         _ => Cause::InvalidJson,
     }
 }
 
 impl From<ShapeError> for Rejection {
     fn from(error: ShapeError) -> Self {
-        Rejection::new(error.cause, error.message)
+        let message = match error.path {
+            Some(path) => format!("{path}: {}", error.message),
+            None => error.message,
+        };
+        Rejection::new(error.cause, message)
     }
 }
 
@@ -178,7 +227,39 @@ mod tests {
         assert_eq!(cause(b"[1]"), Cause::WrongType);
         assert_eq!(cause(b"{\"text\":\"a\",\"task_code\":1e30}"), Cause::WrongType);
         let nested = format!(r#"{{"text":"a","metadata":{{"k":{}1{}}}}}"#, "[".repeat(200), "]".repeat(200));
-        assert_eq!(cause(nested.as_bytes()), Cause::InvalidJson);
+        assert_eq!(cause(nested.as_bytes()), Cause::NestedTooDeep);
+        assert_eq!(cause(b"{\"text\":\"a\",\"metadata\":{\"k\":1e999}}"), Cause::NumberOutOfRange);
+        assert_eq!(cause(b"{\"text\":\"a\",\"chunk_index\":9223372036854775808}"), Cause::NumberOutOfRange);
+        assert_eq!(cause(b"{\"text\":\"a\",\"text\":\"b\"}"), Cause::DuplicateKey);
+        assert_eq!(cause(b"{\"text\":\"a\",\"chunk_index\":1,\"sequence_index\":1}"), Cause::DuplicateKey);
+    }
+
+    #[test]
+    fn a_chunk_may_nest_as_deep_in_a_request_as_on_a_line_and_no_deeper() {
+        // The chunk and its metadata are two levels.
+        let chunk = |levels: usize| {
+            let (open, close) = ("[".repeat(levels - 2), "]".repeat(levels - 2));
+            format!(r#"{{"text":"[[[[","metadata":{{"k":{open}{close}}}}}"#)
+        };
+        let request = |levels| format!(r#"{{"chunks":[{}]}}"#, chunk(levels));
+        assert!(read::<WireChunk>(chunk(MAX_NESTING).as_bytes()).is_ok());
+        assert_eq!(cause(chunk(MAX_NESTING + 1).as_bytes()), Cause::NestedTooDeep);
+        assert!(read_request(request(MAX_NESTING).as_bytes()).is_ok());
+        let error = read_request(request(MAX_NESTING + 1).as_bytes()).unwrap_err();
+        assert_eq!(error.cause, Cause::NestedTooDeep);
+    }
+
+    #[test]
+    fn a_message_quotes_only_the_beginning_of_what_was_sent() {
+        for line in [
+            format!(r#"{{"{}":1}}"#, "é".repeat(100_000)),
+            format!(r#"{{"text":1,"id":"{}"}}"#, "é".repeat(100_000)),
+            format!(r#"{{"text":"a","chunk_index":"{}"}}"#, "é".repeat(100_000)),
+            format!(r#"{{"text":"a","metadata":{{"{}":1e999}}}}"#, "é".repeat(100_000)),
+        ] {
+            let rejection = Rejection::from(read::<WireChunk>(line.as_bytes()).unwrap_err());
+            assert!(rejection.message.len() < 2 * MAX_QUOTE + 20, "{} bytes", rejection.message.len());
+        }
     }
 
     #[test]

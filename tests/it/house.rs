@@ -17,7 +17,7 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// A running service.
 pub struct House {
@@ -51,6 +51,11 @@ impl House {
 
     /// As told.
     pub async fn build(fittings: Fittings, flags: &[&str]) -> House {
+        House::build_with(fittings, flags, http::Settings::default()).await
+    }
+
+    /// As told, also about its clients.
+    pub async fn build_with(fittings: Fittings, flags: &[&str], settings: http::Settings) -> House {
         let database = Database::new().await;
         let data = tempfile::tempdir().unwrap();
         let dsn = database.dsn().to_owned();
@@ -62,7 +67,8 @@ impl House {
         let app = App::start(config, fittings, &mut |_| {}).await.unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let server = http::serve(listener, app.state.clone(), 5).unwrap();
+        let settings = http::Settings { drain: Duration::from_secs(5), ..settings };
+        let server = http::serve(listener, app.state.clone(), settings).unwrap();
         let handle = server.handle();
         actix_web::rt::spawn(server);
         House { url, state: app.state.clone(), database, app, server: handle, _data: data }
@@ -114,9 +120,15 @@ impl House {
 
 /// As [`House::stream`], for a task of its own.
 pub async fn stream_to(url: String, body: impl Into<reqwest::Body>) -> Vec<Value> {
+    stream_as(&url, "identity", body).await
+}
+
+/// As [`stream_to`], with a `Content-Encoding`.
+pub async fn stream_as(url: &str, encoding: &str, body: impl Into<reqwest::Body>) -> Vec<Value> {
     let request = client()
         .post(format!("{url}/ingest"))
         .header("Content-Type", "application/x-ndjson")
+        .header("Content-Encoding", encoding)
         .header("Accept", "application/x-ndjson")
         .body(body);
     let text = request.send().await.unwrap().text().await.unwrap();
@@ -232,17 +244,27 @@ pub struct Raw {
 impl Raw {
     /// Opens a chunked NDJSON upload that wants its answers streamed.
     pub async fn upload(house: &House) -> Raw {
-        let mut socket = TcpStream::connect(house.url.trim_start_matches("http://")).await.unwrap();
-        let head = "POST /ingest HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-ndjson\r\n\
-                    Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
+        Raw::upload_with(&house.url, "Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n").await
+    }
+
+    /// Opens an NDJSON upload with these header lines.
+    pub async fn upload_with(url: &str, headers: &str) -> Raw {
+        let socket = TcpSocket::new_v4().unwrap();
+        // Small, so that a client that does not read is soon felt.
+        socket.set_recv_buffer_size(64 * 1024).unwrap();
+        let mut socket = socket.connect(url.trim_start_matches("http://").parse().unwrap()).await.unwrap();
+        let head = format!(
+            "POST /ingest HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-ndjson\r\n{headers}\r\n"
+        );
         socket.write_all(head.as_bytes()).await.unwrap();
         Raw { socket: BufReader::new(socket) }
     }
 
     /// Sends a piece of the body.
-    pub async fn send(&mut self, body: &str) {
-        let piece = format!("{:x}\r\n{body}\r\n", body.len());
-        self.socket.get_mut().write_all(piece.as_bytes()).await.unwrap();
+    pub async fn send(&mut self, body: impl AsRef<[u8]>) {
+        let head = format!("{:x}\r\n", body.as_ref().len());
+        let piece = [head.as_bytes(), body.as_ref(), b"\r\n"].concat();
+        self.socket.get_mut().write_all(&piece).await.unwrap();
     }
 
     /// Ends the body.
@@ -252,13 +274,15 @@ impl Raw {
 
     /// Reads until `wanted` has been seen; gives everything read.
     pub async fn read_until(&mut self, wanted: &str) -> String {
-        let mut seen = String::new();
-        while !seen.contains(wanted) {
-            let mut buffer = [0; 4096];
+        let (mut seen, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+        let mut looked = 0;
+        while !String::from_utf8_lossy(&seen[looked..]).contains(wanted) {
+            // Whatever part of it is there already lies in the last bytes.
+            looked = seen.len().saturating_sub(wanted.len());
             let read = self.socket.read(&mut buffer).await.unwrap();
-            assert_ne!(read, 0, "the connection ended after: {seen}");
-            seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+            assert_ne!(read, 0, "the connection ended after: {}", String::from_utf8_lossy(&seen));
+            seen.extend_from_slice(&buffer[..read]);
         }
-        seen
+        String::from_utf8(seen).unwrap()
     }
 }

@@ -26,6 +26,7 @@ mod simulated_llm;
 mod start;
 mod store;
 mod store_sql;
+mod streams;
 mod wait;
 
 /// The folder of the project.

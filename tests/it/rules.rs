@@ -194,4 +194,7 @@ fn the_readme_lists_every_error_code() {
     for cause in lnsp_ingest::outcome::Cause::ALL {
         assert!(readme.contains(&format!("`{cause}`")), "{cause} is not in the README");
     }
+    for code in lnsp_ingest::http::Cut::CODES {
+        assert!(readme.contains(&format!("`{code}`")), "{code} is not in the README");
+    }
 }

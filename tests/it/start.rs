@@ -114,6 +114,24 @@ async fn the_start_says_what_runs_and_the_commands_work() {
     let (_, out, _) = ingest(sample.to_str().unwrap());
     assert!(out.contains(&format!("0 stored, {lines} duplicates, 0 failed")), "{out}");
 
+    // Compressed, it is the same file: known chunk by chunk.
+    let text = fs::read(&sample).unwrap();
+    for (name, bytes) in
+        [("sample.gz", crate::streams::gzip(&text)), ("sample.zst", crate::streams::zstd(&text))]
+    {
+        let path = data.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        let (code, out, complaint) = ingest(path.to_str().unwrap());
+        assert_eq!(code, Some(0), "{complaint}");
+        assert!(out.contains(&format!("0 stored, {lines} duplicates, 0 failed")), "{name}: {out}");
+    }
+
+    let part = data.path().join("part.gz");
+    fs::write(&part, &crate::streams::gzip(&text)[..200]).unwrap();
+    let (code, _, complaint) = ingest(part.to_str().unwrap());
+    assert_eq!(code, Some(1));
+    assert!(complaint.contains("only a part of the file: the gzip body ends in the middle"), "{complaint}");
+
     let bad = data.path().join("bad.ndjson");
     fs::write(&bad, "{\"text\":\"good\"}\n\n{\"text\":\"\"}\n").unwrap();
     let (code, out, complaint) = ingest(bad.to_str().unwrap());

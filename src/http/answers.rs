@@ -1,0 +1,233 @@
+//! The answer to an NDJSON upload: a line for each settled chunk while the upload is open, or one summary.
+//!
+//! Whatever the client does, outcomes are taken as they come, so the texts behind them do not pile up; what waits
+//! for the client is short lines of text. When those pass [`UNSENT_BYTES`] the upload is not read until the client
+//! has read; when it reads nothing for a while, the answer ends by [`Cut::ClientNotReading`].
+
+use super::cut::Cut;
+use super::error::rejection_object;
+use super::ingest::ActiveUpload;
+use super::{State, Tally};
+use crate::flow::Results;
+use crate::outcome::{Filed, Outcome};
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, web};
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// Result bytes that wait for the client before its upload is read no further. Chunks that are accepted by then add
+/// theirs.
+pub const UNSENT_BYTES: usize = 4 * 1024 * 1024;
+/// What is handed to the connection at a time, at most.
+const PIECE: usize = 16 * 1024;
+/// Errors that a summary lists; the others are counted.
+const LISTED_ERRORS: usize = 1000;
+
+/// How the reading of a body ended.
+pub type Ending = oneshot::Receiver<Result<(), Cut>>;
+
+/// What an answer is made of.
+pub struct Answers {
+    results: Results<Outcome>,
+    ending: Ending,
+    state: web::Data<State>,
+    started: Instant,
+    tally: Tally,
+    _upload: Rc<ActiveUpload>,
+}
+
+/// What the answering side tells the reading side.
+pub struct Signals {
+    /// `false` while too much waits for the client.
+    pub room: watch::Sender<bool>,
+    /// Nobody will hear further answers: the upload ends.
+    pub over: CancellationToken,
+}
+
+impl Answers {
+    /// Of the upload whose receipts answer to `results`.
+    pub fn new(
+        results: Results<Outcome>,
+        ending: Ending,
+        state: web::Data<State>,
+        upload: Rc<ActiveUpload>,
+    ) -> Self {
+        let tally = Tally { stored: 0, duplicate: 0, failed: 0 };
+        Answers { results, ending, state, started: Instant::now(), tally, _upload: upload }
+    }
+
+    /// The answer as lines. `patience` is how long a client may read nothing while results wait for it.
+    pub fn stream(
+        self,
+        signals: Signals,
+        patience: Duration,
+    ) -> impl Stream<Item = Result<Bytes, Infallible>> + use<> {
+        let (pieces, receiver) = mpsc::channel(1);
+        let (finish, last) = oneshot::channel();
+        let gone = signals.over.clone().drop_guard();
+        // On its own, because a connection that is not read is not served either.
+        actix_web::rt::spawn(async move {
+            let summary = self.pump(pieces, &signals, patience).await;
+            // Who has gone does not miss it.
+            drop(finish.send(as_line(&summary)));
+        });
+        // The summary has a way of its own: it waits for nobody who does not read.
+        stream::unfold((receiver, Some(last), gone), |(mut pieces, last, gone)| async move {
+            if let Some(piece) = pieces.recv().await {
+                return Some((Ok(piece), (pieces, last, gone)));
+            }
+            let last = last?.await.ok()?;
+            Some((Ok(last), (pieces, None, gone)))
+        })
+    }
+
+    /// Turns outcomes into lines and hands them on; gives the summary when all are answered.
+    async fn pump(mut self, pieces: mpsc::Sender<Bytes>, signals: &Signals, patience: Duration) -> Value {
+        let mut unsent = Unsent::default();
+        let mut moved = Instant::now();
+        let mut cut = None;
+        let mut settling = true;
+        while settling || unsent.bytes > 0 {
+            let listening = !signals.over.is_cancelled();
+            tokio::select! {
+                outcome = self.results.next(), if settling => match outcome {
+                    Some((line, outcome)) => {
+                        self.count(&outcome);
+                        if listening {
+                            if unsent.bytes == 0 {
+                                moved = Instant::now();
+                            }
+                            unsent.push(&as_line(&result_line(line, &outcome)));
+                        }
+                    }
+                    None => settling = false,
+                },
+                place = pieces.reserve(), if unsent.bytes > 0 => match (place, unsent.pop()) {
+                    (Ok(place), Some(piece)) => {
+                        place.send(piece);
+                        moved = Instant::now();
+                    }
+                    _ => signals.over.cancel(),
+                },
+                () = sleep_until(moved + patience), if unsent.bytes > 0 => {
+                    cut = Some(Cut::ClientNotReading(patience));
+                    signals.over.cancel();
+                }
+                () = signals.over.cancelled(), if listening => {}
+            }
+            if signals.over.is_cancelled() {
+                unsent = Unsent::default();
+            }
+            let room = unsent.bytes < UNSENT_BYTES;
+            signals.room.send_if_modified(|before| std::mem::replace(before, room) != room);
+        }
+        let ended = match cut {
+            Some(cut) => Err(cut),
+            None => self.ended().await,
+        };
+        self.summary(&ended)
+    }
+
+    /// The answer as one JSON object, after the body has ended.
+    pub async fn summarise(mut self) -> HttpResponse {
+        let mut errors = Vec::new();
+        while let Some((line, outcome)) = self.results.next().await {
+            self.count(&outcome);
+            if let Outcome::Rejected(rejection) = &outcome
+                && errors.len() < LISTED_ERRORS
+            {
+                errors.push(rejection_object(rejection, Some(line)));
+            }
+        }
+        let ended = self.ended().await;
+        let mut body = self.summary(&ended);
+        body["errors_truncated"] = json!(self.tally.failed > errors.len() as u64);
+        body["errors"] = Value::Array(errors);
+        let status = ended.map_or_else(|cut| cut.status(), |()| StatusCode::OK);
+        HttpResponse::build(status).json(body)
+    }
+
+    async fn ended(&mut self) -> Result<(), Cut> {
+        let ended = (&mut self.ending).await;
+        ended.unwrap_or_else(|_| Err(Cut::Incomplete("the service stopped reading it".to_owned())))
+    }
+
+    fn count(&mut self, outcome: &Outcome) {
+        self.state.counts.count(outcome);
+        match outcome {
+            Outcome::Stored(_) => self.tally.stored += 1,
+            Outcome::Duplicate(_) => self.tally.duplicate += 1,
+            Outcome::Rejected(_) => self.tally.failed += 1,
+        }
+    }
+
+    fn summary(&self, ended: &Result<(), Cut>) -> Value {
+        let Tally { stored, duplicate, failed } = self.tally;
+        let mut summary = json!({
+            "type": "summary", "total_chunks": stored + duplicate + failed, "successful": stored + duplicate,
+            "stored": stored, "duplicates": duplicate, "failed": failed, "errors": failed > 0,
+            "complete": ended.is_ok(), "processing_time_ms": self.started.elapsed().as_millis() as u64,
+        });
+        if let Err(cut) = ended {
+            summary["error"] = cut.object();
+        }
+        summary
+    }
+}
+
+/// Lines that wait for the client, in pieces that are full but for the last.
+#[derive(Default)]
+struct Unsent {
+    full: VecDeque<Vec<u8>>,
+    last: Vec<u8>,
+    bytes: usize,
+}
+
+impl Unsent {
+    fn push(&mut self, line: &[u8]) {
+        self.bytes += line.len();
+        self.last.extend_from_slice(line);
+        if self.last.len() >= PIECE {
+            self.full.push_back(std::mem::take(&mut self.last));
+        }
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let piece = self.full.pop_front().unwrap_or_else(|| std::mem::take(&mut self.last));
+        self.bytes -= piece.len();
+        if piece.is_empty() { None } else { Some(Bytes::from(piece)) }
+    }
+}
+
+fn result_line(line: u64, outcome: &Outcome) -> Value {
+    let good = |filed: &Filed, status| {
+        let tmd = filed.tagging.tmd;
+        json!({
+            "type": "result", "line": line, "id": filed.chunk.key.id, "cpe_id": filed.cpe_id,
+            "status": status, "seq": filed.seq, "truncated": filed.truncated,
+            "tmd": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier(),
+                    "source": filed.tagging.source.kind()},
+        })
+    };
+    match outcome {
+        Outcome::Stored(filed) => good(filed, "stored"),
+        Outcome::Duplicate(filed) => good(filed, "duplicate"),
+        Outcome::Rejected(rejection) => json!({
+            "type": "result", "line": line, "status": "error", "error": rejection_object(rejection, Some(line)),
+        }),
+    }
+}
+
+fn as_line(value: &Value) -> Bytes {
+    let mut line = value.to_string();
+    line.push('\n');
+    Bytes::from(line)
+}

@@ -1,0 +1,63 @@
+//! How an upload can end before its end: a closed list, part of the public contract.
+
+use super::error::ApiError;
+use super::inflate::InflateError;
+use actix_web::http::StatusCode;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Why a body was not read to its end. Lines before the cut keep their answers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Cut {
+    /// The connection broke, or the client sent less than it had announced.
+    #[error("the body ended early: {0}; send it again")]
+    Incomplete(String),
+    /// It cannot be inflated.
+    #[error(transparent)]
+    Inflate(#[from] InflateError),
+    /// Results were waiting for the client, and it read none of them.
+    #[error(
+        "the client did not read its results for {0:?}, and those that waited are dropped; read while sending, or \
+         do not ask for a stream, and send it again"
+    )]
+    ClientNotReading(Duration),
+}
+
+impl Cut {
+    /// Every code there is.
+    pub const CODES: [&str; 4] = ["incomplete_body", "corrupt_body", "inflate_ratio", "client_not_reading"];
+
+    /// The stable name in answers.
+    pub fn code(&self) -> &'static str {
+        let [incomplete, corrupt, ratio, not_reading] = Self::CODES;
+        match self {
+            Cut::Incomplete(_) => incomplete,
+            Cut::Inflate(InflateError::Corrupt { .. } | InflateError::Truncated { .. }) => corrupt,
+            Cut::Inflate(InflateError::Ratio) => ratio,
+            Cut::ClientNotReading(_) => not_reading,
+        }
+    }
+
+    /// The status, where it can still be chosen.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Cut::Inflate(InflateError::Ratio) => StatusCode::PAYLOAD_TOO_LARGE,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The error object of a summary.
+    pub fn object(&self) -> Value {
+        // The same bytes inflate to the same: sending them again helps only when they did not all arrive.
+        let retryable = !matches!(self, Cut::Inflate(_));
+        json!({
+            "type": "invalid_request", "code": self.code(), "message": self.to_string(), "retryable": retryable,
+        })
+    }
+}
+
+impl From<Cut> for ApiError {
+    fn from(cut: Cut) -> Self {
+        ApiError::new(cut.status(), cut.code(), cut.to_string())
+    }
+}

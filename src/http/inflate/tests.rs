@@ -1,0 +1,165 @@
+//! Whole bodies, several in one, cut ones, damaged ones, bombs.
+
+use super::*;
+use crate::http::Lines;
+use flate2::{Compression, write::GzEncoder};
+use proptest::prelude::*;
+use std::io::Write;
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+    encoder.include_checksum(true).unwrap();
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn compress(encoding: Encoding, bytes: &[u8]) -> Vec<u8> {
+    match encoding {
+        Encoding::Identity => bytes.to_vec(),
+        Encoding::Gzip => gzip(bytes),
+        Encoding::Zstd => zstd(bytes),
+    }
+}
+
+/// Inflates pieces of a body as a server does, `room` bytes at a time.
+fn inflate(encoding: Encoding, pieces: &[&[u8]], room: usize) -> Result<Vec<u8>, InflateError> {
+    let mut inflate = Inflate::new(encoding)?;
+    let (mut whole, mut output) = (Vec::new(), vec![0; room]);
+    for mut piece in pieces.iter().copied() {
+        loop {
+            let written = inflate.step(&mut piece, &mut output)?;
+            whole.extend_from_slice(&output[..written]);
+            if piece.is_empty() && written < room {
+                break;
+            }
+        }
+    }
+    inflate.finish().map(|()| whole)
+}
+
+fn is_corrupt(result: &Result<Vec<u8>, InflateError>) -> bool {
+    matches!(result, Err(InflateError::Corrupt { .. } | InflateError::Truncated { .. }))
+}
+
+const BOTH: [Encoding; 2] = [Encoding::Gzip, Encoding::Zstd];
+
+#[test]
+fn one_known_encoding_is_understood_and_nothing_else() {
+    use Encoding::{Gzip, Identity, Zstd};
+    for (header, encoding) in [
+        ("", Some(Identity)),
+        ("identity", Some(Identity)),
+        ("GZIP", Some(Gzip)),
+        ("x-gzip", Some(Gzip)),
+        ("identity, zstd", Some(Zstd)),
+        ("br", None),
+        ("deflate", None),
+        ("gzip, gzip", None),
+        ("zstd,gzip", None),
+    ] {
+        assert_eq!(Encoding::from_header(header), encoding, "{header}");
+    }
+}
+
+#[test]
+fn members_and_frames_one_after_the_other_are_one_body() {
+    for encoding in BOTH {
+        let body = ["one\n", "", "two\n", ""].map(|part| compress(encoding, part.as_bytes())).concat();
+        assert_eq!(inflate(encoding, &[&body], 64).unwrap(), b"one\ntwo\n");
+    }
+    let skipped = [&zstd(b"a")[..], b"\x5a\x2a\x4d\x18\x02\0\0\0xx", &zstd(b"b")].concat();
+    assert_eq!(inflate(Encoding::Zstd, &[&skipped], 64).unwrap(), b"ab");
+}
+
+#[test]
+fn a_body_that_is_cut_anywhere_is_never_a_whole_one() {
+    for encoding in BOTH {
+        let body = [compress(encoding, b"one\n"), compress(encoding, b"two\n")].concat();
+        let boundary = compress(encoding, b"one\n").len();
+        for end in (0..body.len()).filter(|end| *end != boundary) {
+            let result = inflate(encoding, &[&body[..end]], 64);
+            assert!(is_corrupt(&result), "{encoding:?} cut at {end}: {result:?}");
+        }
+    }
+}
+
+#[test]
+fn damage_is_told() {
+    let text = "some text that is long enough to be damaged ".repeat(50);
+    for encoding in BOTH {
+        let mut body = compress(encoding, text.as_bytes());
+        let last = body.len() - 6;
+        body[last] ^= 0x55;
+        assert!(is_corrupt(&inflate(encoding, &[&body], 64)));
+        let rubbish = [&compress(encoding, b"good")[..], b"and then something else"].concat();
+        assert!(is_corrupt(&inflate(encoding, &[&rubbish], 64)));
+        assert!(is_corrupt(&inflate(encoding, &[text.as_bytes()], 64)));
+    }
+    // A format from before zstd 1.0, a frame that wants 512 MiB of window.
+    assert!(is_corrupt(&inflate(Encoding::Zstd, &[b"\x27\xb5\x2f\xfd\0\0\0\0\0\0\0\0"], 64)));
+    let wide = inflate(Encoding::Zstd, &[b"\x28\xb5\x2f\xfd\x00\x98\x01\x00\x00"], 64);
+    assert!(wide.unwrap_err().to_string().contains("too much memory"));
+}
+
+#[test]
+fn a_bomb_is_cut_soon_after_the_free_bytes_and_an_honest_body_of_any_length_is_not() {
+    let zeros = vec![0; 64 << 20];
+    for encoding in BOTH {
+        let bomb = compress(encoding, &zeros);
+        let mut inflate = Inflate::new(encoding).unwrap();
+        let (mut input, mut output, mut total) = (&bomb[..], vec![0; 64 << 10], 0_u64);
+        let cut = loop {
+            match inflate.step(&mut input, &mut output) {
+                Ok(written) => total += written as u64,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(cut, InflateError::Ratio);
+        assert!((RATIO_FREE_BYTES..RATIO_FREE_BYTES + (1 << 20)).contains(&total), "{encoding:?}: {total}");
+    }
+    let honest: String = (0..400_000).map(|n| format!("{{\"text\":\"Fact {n}.\"}}\n")).collect();
+    for encoding in BOTH {
+        let body = compress(encoding, honest.as_bytes());
+        assert!(inflate(encoding, &[&body], 64 << 10).unwrap() == honest.as_bytes());
+    }
+}
+
+proptest! {
+    #[test]
+    fn compressed_lines_are_the_lines_wherever_they_are_cut(
+        text in "[a-c \r\n]{0,400}",
+        cuts in proptest::collection::vec(0usize..400, 0..6),
+        room in 1usize..100,
+    ) {
+        let lines = |bytes: &[u8]| {
+            let mut lines = Lines::default();
+            lines.feed(bytes);
+            let mut found: Vec<_> = std::iter::from_fn(|| lines.next_line()).collect();
+            found.extend(lines.last_line());
+            found
+        };
+        for encoding in [Encoding::Identity, Encoding::Gzip, Encoding::Zstd] {
+            let body = compress(encoding, text.as_bytes());
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| *cut.min(&body.len())).collect();
+            cuts.extend([0, body.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|w| &body[w[0]..w[1]]).collect();
+            let inflated = inflate(encoding, &pieces, room).unwrap();
+            prop_assert_eq!(lines(&inflated), lines(text.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic_or_write_past_its_room(bytes in any::<Vec<u8>>(), head in any::<bool>()) {
+        for (encoding, magic) in [(Encoding::Gzip, &b"\x1f\x8b\x08\0\0\0\0\0\0\xff"[..]), (Encoding::Zstd, b"\x28\xb5\x2f\xfd")] {
+            let body = [if head { magic } else { b"" }, &bytes].concat();
+            drop(inflate(encoding, &[&body], 7));
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! A look at the bytes of a JSON text before anything is built from it: how deep it nests, and whether it holds
+//! something that the parser would accept and change. One pass, no recursion, no allocation.
+
+use crate::outcome::Cause;
+use memchr::{memchr, memchr2};
+
+/// Refuses what must not reach the parser. Text that is not JSON may pass: telling so is the parser's part.
+///
+/// # Errors
+/// NUL bytes, more than `nesting` arrays and objects in each other, whole numbers beyond 64 bits.
+pub fn check(json: &[u8], nesting: usize) -> Result<(), (Cause, String)> {
+    if let Some(at) = memchr(0, json) {
+        return Err((Cause::NulCharacter, format!("a NUL byte at column {}; remove it", at + 1)));
+    }
+    let (mut at, mut depth) = (0, 0_usize);
+    while let Some(byte) = json.get(at) {
+        match byte {
+            b'"' => at = end_of_string(json, at + 1),
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > nesting {
+                    let message = format!(
+                        "nested too deep at column {}: expected at most {nesting} arrays and objects in each other",
+                        at + 1
+                    );
+                    return Err((Cause::NestedTooDeep, message));
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'-' | b'0'..=b'9' => {
+                let end = at + json[at..].iter().take_while(|byte| is_numeric(**byte)).count();
+                if !keeps_its_value(&json[at..end]) {
+                    let message = format!(
+                        "number out of range at column {}: expected a whole number of at most 64 bits; send it as \
+                         text or as a fraction",
+                        at + 1
+                    );
+                    return Err((Cause::NumberOutOfRange, message));
+                }
+                at = end;
+                continue;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    Ok(())
+}
+
+/// Where the string ends whose first character is at `at`; at the end of all bytes when it has no end.
+fn end_of_string(json: &[u8], mut at: usize) -> usize {
+    while let Some(found) = json.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        at += found;
+        if json[at] == b'"' {
+            return at;
+        }
+        at += 2;
+    }
+    json.len()
+}
+
+fn is_numeric(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E')
+}
+
+/// The parser makes a fraction of a whole number that is too long for it, and digits are lost.
+fn keeps_its_value(number: &[u8]) -> bool {
+    let digits = number.strip_prefix(b"-").unwrap_or(number);
+    // Eighteen digits always fit, and what is not all digits is a fraction or no number.
+    if digits.len() < 19 || !digits.iter().all(u8::is_ascii_digit) {
+        return true;
+    }
+    std::str::from_utf8(number).is_ok_and(|text| text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cause(json: &str) -> Option<Cause> {
+        check(json.as_bytes(), 3).err().map(|(cause, _)| cause)
+    }
+
+    #[test]
+    fn only_brackets_outside_strings_nest() {
+        assert_eq!(cause("[[[1],[2]],[[3]]]"), None);
+        assert_eq!(cause("[[[[1]]]]"), Some(Cause::NestedTooDeep));
+        assert_eq!(cause(r#"{"[[[[": "\"[[[[", "a": ["\\"]}"#), None);
+        assert_eq!(cause(r#""no end [[[[ \"#), None);
+        assert_eq!(cause(&"[".repeat(100_000)), Some(Cause::NestedTooDeep));
+    }
+
+    #[test]
+    fn whole_numbers_are_kept_or_refused_and_never_rounded() {
+        for good in ["18446744073709551615", "-9223372036854775808", "1.00000000000000000001", "1e300", "-"] {
+            assert_eq!(cause(good), None, "{good}");
+        }
+        for bad in
+            ["[18446744073709551616]", "{\"a\":-9223372036854775809}", "123456789012345678901234567890"]
+        {
+            assert_eq!(cause(bad), Some(Cause::NumberOutOfRange), "{bad}");
+        }
+        assert_eq!(cause("\"123456789012345678901234567890\""), None);
+    }
+
+    #[test]
+    fn a_nul_byte_is_told_by_its_place() {
+        assert_eq!(check(b"{\"a\0\":1}", 3).unwrap_err().1, "a NUL byte at column 4; remove it");
+    }
+}
