@@ -90,7 +90,10 @@ impl Handler<Parcel<EmbeddedChunk>> for Writer {
         } else {
             self.waiting.push(parcel, 1);
         }
-        self.pull(context);
+        if self.waiting.len() == 1 {
+            // After the whole mailbox: the chunks of one forward pass come together and share a transaction.
+            context.spawn(fut::ready(()).map(|(), stage: &mut Self, context| stage.pull(context)));
+        }
     }
 }
 

@@ -55,6 +55,8 @@ async fn known_chunks_cost_no_embedding() {
     let spent = (passes.load(Ordering::SeqCst), texts.load(Ordering::SeqCst));
     assert_eq!(spent.1, 600);
     assert!(spent.0 < 300, "texts share passes: {} passes for 600 texts", spent.0);
+    let commits = house.database.number("SELECT count(DISTINCT xmin::text) FROM chunks").await;
+    assert!(commits <= spent.0 as i64, "a pass is not torn apart: {commits} commits, {} passes", spent.0);
     assert_eq!(tally(&house.stream(numbered(0..600)).await), (0, 600, 0));
     assert_eq!((passes.load(Ordering::SeqCst), texts.load(Ordering::SeqCst)), spent);
     assert_eq!(house.stored().await, 600);
