@@ -22,7 +22,8 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
     let postgresql = state.store.ping().await.is_ok();
     let pipeline = state.pipeline.health();
     let index = state.index.status();
-    let sound = postgresql && pipeline.open && index.degraded.is_none();
+    let llm_missing = facts.llm_required && state.llm.as_ref().is_some_and(|llm| llm.status().resting);
+    let sound = postgresql && pipeline.open && index.degraded.is_none() && !llm_missing;
     HttpResponse::Ok().json(json!({
         "status": if sound { "healthy" } else { "degraded" },
         "postgresql": postgresql, "faiss": true, "gtr_t5_api": pipeline.open, "tmd_router_api": pipeline.open,

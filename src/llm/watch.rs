@@ -66,7 +66,10 @@ impl Watch {
         } else if !state.breaker.resting()
             && state.logged.is_none_or(|logged| now.duration_since(logged) >= QUIET)
         {
-            tracing::warn!(unlogged = state.unlogged, "{sentence}");
+            match state.unlogged {
+                0 => tracing::warn!("{sentence}"),
+                more => tracing::warn!(more, "{sentence}"),
+            }
             (state.logged, state.unlogged) = (Some(now), 0);
         } else {
             state.unlogged += 1;
