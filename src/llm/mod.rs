@@ -19,10 +19,12 @@ pub use watch::Status;
 
 use crate::metrics;
 use crate::tmd::{AxisConfidence, Tmd};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use ollama::{Attempt, Ollama};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 use watch::Watch;
 
 /// A failed call is repeated after this pause: long enough for a model runner that has just died to be started.
@@ -65,11 +67,14 @@ pub struct Server {
 #[derive(Clone)]
 pub struct Llm(Arc<Inner>);
 
+/// The server's first answer, for all who wait for it.
+type Introduction = Shared<BoxFuture<'static, Result<Arc<Server>, LlmError>>>;
+
 struct Inner {
     settings: LlmSettings,
     model: Arc<str>,
-    ollama: Ollama,
-    server: OnceCell<Server>,
+    ollama: Arc<Ollama>,
+    introduction: Mutex<Option<Introduction>>,
     turns: Semaphore,
     watch: Watch,
 }
@@ -85,7 +90,8 @@ impl Llm {
         let watch = Watch::new(settings.endpoint.to_string(), settings.timeout);
         let model = settings.model.as_str().into();
         metrics::llm_limit(settings.calls);
-        Ok(Llm(Arc::new(Inner { settings, model, ollama, server: OnceCell::new(), turns, watch })))
+        let (ollama, introduction) = (Arc::new(ollama), Mutex::new(None));
+        Ok(Llm(Arc::new(Inner { settings, model, ollama, introduction, turns, watch })))
     }
 
     /// Asks the server whether it is there, has the model and can load it. Once it has said yes, later calls
@@ -93,8 +99,8 @@ impl Llm {
     ///
     /// # Errors
     /// What is wrong, as a sentence to follow "the LLM at ...".
-    pub async fn probe(&self) -> Result<&Server, LlmError> {
-        let server = self.0.server.get_or_try_init(|| self.0.ollama.introduce()).await;
+    pub async fn probe(&self) -> Result<Arc<Server>, LlmError> {
+        let server = self.introduction().await;
         if let Err(error) = &server {
             self.0.watch.note(error);
         }
@@ -132,13 +138,27 @@ impl Llm {
         }
     }
 
+    /// The server, as it has said or is saying; asked anew after it had failed to. Loading a model can take longer than
+    /// a call may: who waits here and gives up leaves it going on for the next.
+    fn introduction(&self) -> Introduction {
+        let mut introduction = self.0.introduction.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*introduction {
+            Some(known) if !matches!(known.peek(), Some(Err(_))) => known.clone(),
+            _ => {
+                let ollama = self.0.ollama.clone();
+                let asking = async move { ollama.introduce().await.map(Arc::new) };
+                introduction.insert(asking.boxed().shared()).clone()
+            }
+        }
+    }
+
     /// One call within its deadline.
     async fn ask(&self, text: &str, attempt: Attempt) -> Result<Labels, LlmError> {
         let inner = &*self.0;
         let started = Instant::now();
         let call = async {
-            let server = inner.server.get_or_try_init(|| inner.ollama.introduce()).await?;
-            inner.ollama.ask(text, attempt, server).await
+            let server = self.introduction().await?;
+            inner.ollama.ask(text, attempt, &server).await
         };
         let limit = inner.settings.timeout;
         let answer = tokio::time::timeout(limit, call).await.unwrap_or(Err(LlmError::Timeout { limit }));
