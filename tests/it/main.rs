@@ -17,6 +17,7 @@ mod healing;
 mod house;
 mod index;
 mod managed;
+mod ollama_script;
 mod postgres;
 mod process;
 mod rules;
