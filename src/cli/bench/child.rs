@@ -199,7 +199,7 @@ impl Drop for Crew {
         let deadline = Instant::now() + GRACE;
         for child in &mut self.children {
             if !child.wait(deadline) {
-                eprintln!("the {} does not end by itself and is killed", child.name);
+                super::say(&format!("the {} does not end by itself and is killed", child.name));
                 child.signal(Signal::SIGKILL);
                 // After SIGKILL the end is certain; this takes its exit status.
                 drop(child.process.wait());

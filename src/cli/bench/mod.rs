@@ -15,12 +15,15 @@ mod verdict;
 
 pub use llm::{InvalidLlm, Llm};
 
-use super::{CommandResult, block_on, client, wait_for_signal};
+use super::{CommandResult, block_on, client};
 use child::{ChildError, Crew};
 use clap::Args;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use report::{Measured, Report};
 use round::{RoundError, Witness};
 use service::{Mode, Service};
+use std::io::Write;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -56,30 +59,29 @@ enum BenchError {
 /// Measures and prints; an error, or a signal, ends everything that was started.
 pub fn run(bench: Bench) -> CommandResult {
     block_on(async {
+        let interrupted = interrupted();
         tokio::select! {
             measured = measure(&bench) => {
                 print!("{}", measured?);
                 Ok(ExitCode::SUCCESS)
             }
-            () = interrupted() => {
-                eprintln!("lnsp: interrupted; there is no report");
-                Ok(ExitCode::from(INTERRUPTED))
-            }
+            () = interrupted => Ok(ExitCode::from(INTERRUPTED)),
         }
     })?
 }
 
-/// SIGINT, SIGTERM, or the terminal is gone.
-async fn interrupted() {
-    let hangup = async {
-        match signal(SignalKind::hangup()) {
-            Ok(mut hangup) => drop(hangup.recv().await),
-            Err(_) => std::future::pending().await,
+/// Listens from this call on; what it gives ends with SIGINT, SIGTERM, or when the terminal is gone.
+fn interrupted() -> impl Future<Output = ()> {
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let signals = kinds.into_iter().filter_map(|kind| signal(kind).ok());
+    let mut first: FuturesUnordered<_> =
+        signals.map(|mut signal| async move { signal.recv().await }).collect();
+    async move {
+        if first.next().await.is_none() {
+            // Nobody could be told to listen: then a signal ends this process in its own way.
+            std::future::pending::<()>().await;
         }
-    };
-    tokio::select! {
-        () = wait_for_signal() => {}
-        () = hangup => {}
+        say("interrupted: what was started is being ended; there is no report");
     }
 }
 
@@ -129,5 +131,6 @@ async fn measure(bench: &Bench) -> Result<Report, BenchError> {
 
 /// Progress goes where errors go, so that the report stands alone.
 fn say(line: &str) {
-    eprintln!("{line}");
+    // The terminal may be gone: a line that cannot be printed must not keep the services alive.
+    drop(writeln!(std::io::stderr(), "{line}"));
 }
