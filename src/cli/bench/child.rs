@@ -13,7 +13,7 @@ use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 
 /// The model that both the simulated LLM and the services are told to use.
 const MODEL: &str = "llama3.1:8b";
@@ -44,6 +44,8 @@ pub struct Crew {
 struct Child {
     name: String,
     process: std::process::Child,
+    /// Where it is, once it is ready.
+    url: watch::Receiver<Option<String>>,
     complaints: Arc<Mutex<VecDeque<String>>>,
     /// Held open: the simulated LLM ends when it closes, so also when this process is killed.
     _input: Option<ChildStdin>,
@@ -99,14 +101,20 @@ impl Crew {
         let mut process = command.spawn().map_err(|error| ChildError::Start { name: name.clone(), error })?;
         let (input, output, errors) = (process.stdin.take(), process.stdout.take(), process.stderr.take());
         let complaints = Arc::new(Mutex::new(VecDeque::new()));
+        let (tell, url) = watch::channel(None);
         // In the crew from the first moment, so that no way out leaves it behind.
-        let child = Child { name, process, complaints: complaints.clone(), _input: input, _folder: folder };
+        let mut told = url.clone();
+        let child =
+            Child { name, process, url, complaints: complaints.clone(), _input: input, _folder: folder };
         self.children.push(child);
         let child = self.children.len() - 1;
 
-        let (tell, mut lines) = mpsc::channel(16);
         // The readers go on to the end, so that the process never blocks on a full pipe.
-        let reading = read_lines(output, move |line| drop(tell.blocking_send(line)));
+        let reading = read_lines(output, move |line| {
+            if let Some((_, url)) = line.split_once("ready on ") {
+                tell.send_replace(Some(url.trim().to_owned()));
+            }
+        });
         let complaining = read_lines(errors, move |line| {
             let mut kept = complaints.lock().unwrap_or_else(PoisonError::into_inner);
             kept.push_back(line);
@@ -116,14 +124,7 @@ impl Crew {
         });
         let child = &mut self.children[child];
         reading.and(complaining).map_err(|error| ChildError::Start { name: child.name.clone(), error })?;
-        let ready = async {
-            while let Some(line) = lines.recv().await {
-                if let Some((_, url)) = line.split_once("ready on ") {
-                    return Some(url.trim().to_owned());
-                }
-            }
-            None
-        };
+        let ready = async { told.wait_for(Option::is_some).await.ok().and_then(|url| url.clone()) };
         match tokio::time::timeout(PATIENCE, ready).await {
             Ok(Some(url)) => Ok(url),
             Ok(None) => Err(child.end_of_life().await),
@@ -173,38 +174,41 @@ impl Child {
 
     fn signal(&mut self, signal: Signal) {
         // Only a process that was just seen alive: its number could be another's by now.
-        if let (Ok(None), Ok(pid)) = (self.process.try_wait(), i32::try_from(self.process.id())) {
+        if let (true, Ok(pid)) = (self.is_alive(), i32::try_from(self.process.id())) {
             // It may end in between, and then there is nobody to tell.
             let _told: Result<(), Errno> = kill(Pid::from_raw(pid), signal);
         }
     }
 
-    /// Waits for the end until `deadline`; whether it came.
-    fn wait(&mut self, deadline: Instant) -> bool {
-        while matches!(self.process.try_wait(), Ok(None)) {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        true
+    fn is_alive(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
     }
 }
 
 impl Drop for Crew {
     fn drop(&mut self) {
-        for child in &mut self.children {
-            child.signal(Signal::SIGTERM);
-        }
         let deadline = Instant::now() + GRACE;
         for child in &mut self.children {
-            if !child.wait(deadline) {
+            // A service that is ended while it starts would leave its PostgreSQL behind.
+            wait_while(|| child.url.borrow().is_none() && child.is_alive(), deadline);
+            child.signal(Signal::SIGTERM);
+        }
+        for child in &mut self.children {
+            wait_while(|| child.is_alive(), deadline);
+            if child.is_alive() {
                 super::say(&format!("the {} does not end by itself and is killed", child.name));
                 child.signal(Signal::SIGKILL);
                 // After SIGKILL the end is certain; this takes its exit status.
                 drop(child.process.wait());
             }
         }
+    }
+}
+
+/// Looks again and again, on this thread: it is the end of the benchmark, and nothing else goes on.
+fn wait_while(mut waiting: impl FnMut() -> bool, deadline: Instant) {
+    while waiting() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -32,20 +32,11 @@ pub struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rounds = self.of(Mode::Sequential).count();
-        let workers = if self.workers == 1 { "worker" } else { "workers" };
-        writeln!(
-            f,
-            "\nParallel ingestion: {} sentences, {rounds} rounds, {} {workers}",
-            SENTENCES.len(),
-            self.workers
-        )?;
+        let (rounds, workers) = (number(rounds, "round"), number(self.workers, "worker"));
+        writeln!(f, "\nParallel ingestion: {} sentences, {rounds}, {workers}", SENTENCES.len())?;
         writeln!(f, "Language model: {}\n", self.llm)?;
         writeln!(f, "Results (medians of the rounds)\n{}\n", self.results())?;
-        writeln!(
-            f,
-            "Time of a chunk, from the entrance to the commit, waiting for its turn included\n{}\n",
-            self.spread()
-        )?;
+        writeln!(f, "Time of a chunk, from the entrance to the commit\n{}\n", self.spread())?;
         writeln!(f, "Where the time goes, one chunk after the other\n{}", self.stages())?;
         let apart = self.middle(Mode::Parallel, |result| ms(result.server) / result.chunks as f64);
         writeln!(f, "In parallel a chunk is finished every {} (wall time per chunk).\n", show_ms(apart))?;
@@ -192,6 +183,10 @@ impl Report {
             verdict::sentence(speed_up, expected.speed_up)
         )
     }
+}
+
+fn number(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn capital(mode: Mode) -> String {
