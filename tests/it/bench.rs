@@ -1,6 +1,7 @@
 //! `lnsp bench` as a process: its report, its refusals, and that it leaves nothing behind. No test looks at a time.
 
 use crate::process::{lnsp, run};
+use crate::wait::until;
 use lnsp_ingest::simulated_llm::{Latency, Options, SimulatedLlm};
 use serde_json::json;
 use std::fs::Permissions;
@@ -140,6 +141,21 @@ fn an_interrupted_one_leaves_nothing_behind() {
     let mut report = String::new();
     child.stdout.take().unwrap().read_to_string(&mut report).unwrap();
     assert_eq!((report.as_str(), left(&folder)), ("", Vec::new()));
+}
+
+/// Whoever is killed can end nobody: a watchdog ends the services, and they stop their PostgreSQL.
+#[actix_web::test]
+async fn a_killed_one_leaves_no_process_behind() {
+    let (mut command, folder) = bench(&["--llm", "simulated:5s"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(progress.any(|line| line.contains("both services are ready")));
+    let servers: Vec<_> =
+        left(&folder).iter().map(|data| data.join("postgres/cluster/postmaster.pid")).collect();
+    assert!(servers.len() == 2 && servers.iter().all(|file| file.exists()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    until("both PostgreSQL have been stopped", || !servers.iter().any(|file| file.exists())).await;
 }
 
 #[test]

@@ -1,25 +1,20 @@
-//! Processes of this executable that the benchmark starts, and ends whatever happens.
+//! A process of this executable, which ends with the benchmark in whatever way that ends.
 
-use super::service::Mode;
-use crate::simulated_llm::Latency;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-/// The model that both the simulated LLM and the services are told to use.
-const MODEL: &str = "llama3.1:8b";
 /// For a service to make its cluster, load its model and measure the machine, also on a slow one.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Between SIGTERM and SIGKILL: a service finishes what it has accepted, then stops its PostgreSQL.
+/// To get ready, and between SIGTERM and SIGKILL: a service finishes what it has accepted, then stops its PostgreSQL.
 const GRACE: Duration = Duration::from_secs(60);
 /// Lines of complaint that are kept.
 const COMPLAINTS: usize = 12;
@@ -35,141 +30,117 @@ pub enum ChildError {
     NotReady { name: String, complaints: String },
 }
 
-/// All processes that were started. Dropped, it ends them, waits for them, and removes their folders.
-#[derive(Default)]
-pub struct Crew {
-    children: Vec<Child>,
-}
-
-struct Child {
+/// A running process. Dropped, it is ended and waited for, and its folder removed.
+pub struct Child {
     name: String,
+    /// Its standard input is held open: the simulated LLM ends when that closes.
     process: std::process::Child,
     /// Where it is, once it is ready.
     url: watch::Receiver<Option<String>>,
     complaints: Arc<Mutex<VecDeque<String>>>,
-    /// Held open: the simulated LLM ends when it closes, so also when this process is killed.
-    _input: Option<ChildStdin>,
+    watchdog: Option<std::process::Child>,
     _folder: Option<TempDir>,
 }
 
-impl Crew {
-    /// Starts a simulated language model; its address.
-    pub async fn simulate_llm(&mut self, latency: Latency, slots: usize) -> Result<String, ChildError> {
-        let name = "simulated LLM".to_owned();
-        let mut command = this_program(&name)?;
-        command.args(["simulate-llm", "--until-stdin-closes", "--models", MODEL]);
-        command.args(["--latency", &latency.to_string(), "--slots", &slots.to_string()]);
-        self.start(name, command, None).await
-    }
-
-    /// Starts a service with a data folder of its own, whose codes come from the language model alone; its address.
-    pub async fn serve(
-        &mut self,
-        mode: Mode,
-        workers: usize,
-        llm: Option<&str>,
-    ) -> Result<String, ChildError> {
-        let name = format!("{mode} service");
-        // A PostgreSQL that is started by root runs as another account, which has to pass.
-        let open = std::fs::Permissions::from_mode(0o755);
-        let folder = tempfile::Builder::new().prefix("lnsp-bench-").permissions(open).tempdir();
-        let folder = folder.map_err(|error| ChildError::Start { name: name.clone(), error })?;
-        let mut command = this_program(&name)?;
-        for setting in ["DATABASE_URL", "PG_DSN", "LNSP_HOST", "LNSP_PORT", "LNSP_DATA_DIR"] {
-            command.env_remove(setting);
-        }
-        command.args(["serve", "--port", "0", "--data-dir"]).arg(folder.path());
-        command.env("LNSP_TMD_BACKEND", "llm").env("LNSP_TMD_ON_FAILURE", "reject");
-        command.env("LNSP_ENABLE_PARALLEL", (mode == Mode::Parallel).to_string());
-        command.env("LNSP_MAX_PARALLEL_WORKERS", workers.to_string());
-        if let Some(llm) = llm {
-            command.env("LNSP_LLM_ENDPOINT", llm).env("LNSP_TMD_LLM_MODEL", MODEL);
-        }
-        self.start(name, command, Some(folder)).await
-    }
-
-    /// Starts a process and waits until it says where it is ready.
-    async fn start(
-        &mut self,
-        name: String,
-        mut command: Command,
-        folder: Option<TempDir>,
-    ) -> Result<String, ChildError> {
+impl Child {
+    /// Starts `command`. One with a folder has a PostgreSQL in it, and is also ended when this process is killed.
+    pub fn spawn(name: &str, mut command: Command, folder: Option<TempDir>) -> Result<Child, ChildError> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A Ctrl-C on the terminal is for the benchmark, which then ends the others in order.
         command.process_group(0);
-        let mut process = command.spawn().map_err(|error| ChildError::Start { name: name.clone(), error })?;
-        let (input, output, errors) = (process.stdin.take(), process.stdout.take(), process.stderr.take());
-        let complaints = Arc::new(Mutex::new(VecDeque::new()));
+        let fail = |error| ChildError::Start { name: name.to_owned(), error };
         let (tell, url) = watch::channel(None);
-        // In the crew from the first moment, so that no way out leaves it behind.
-        let mut told = url.clone();
-        let child =
-            Child { name, process, url, complaints: complaints.clone(), _input: input, _folder: folder };
-        self.children.push(child);
-        let child = self.children.len() - 1;
+        let process = command.spawn().map_err(fail)?;
+        let watched = folder.is_some();
+        let mut child = Child {
+            name: name.to_owned(),
+            process,
+            url,
+            complaints: Arc::default(),
+            watchdog: None,
+            _folder: folder,
+        };
+        child.listen(tell).map_err(fail)?;
+        if watched {
+            child.watchdog = Some(watch_over(child.process.id()).map_err(fail)?);
+        }
+        Ok(child)
+    }
 
-        // The readers go on to the end, so that the process never blocks on a full pipe.
-        let reading = read_lines(output, move |line| {
+    /// Reads what it says, to the end, so that it never blocks on a full pipe.
+    fn listen(&mut self, tell: watch::Sender<Option<String>>) -> io::Result<()> {
+        read_lines(self.process.stdout.take(), move |line| {
             if let Some((_, url)) = line.split_once("ready on ") {
                 tell.send_replace(Some(url.trim().to_owned()));
             }
-        });
-        let complaining = read_lines(errors, move |line| {
+        })?;
+        let complaints = self.complaints.clone();
+        read_lines(self.process.stderr.take(), move |line| {
             let mut kept = complaints.lock().unwrap_or_else(PoisonError::into_inner);
             kept.push_back(line);
             if kept.len() > COMPLAINTS {
                 kept.pop_front();
             }
-        });
-        let child = &mut self.children[child];
-        reading.and(complaining).map_err(|error| ChildError::Start { name: child.name.clone(), error })?;
-        let ready = async { told.wait_for(Option::is_some).await.ok().and_then(|url| url.clone()) };
-        match tokio::time::timeout(PATIENCE, ready).await {
+        })
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits until it says where it is ready.
+    pub async fn ready(&mut self) -> Result<String, ChildError> {
+        let url = async { self.url.wait_for(Option::is_some).await.ok().and_then(|url| url.clone()) };
+        match tokio::time::timeout(PATIENCE, url).await {
             Ok(Some(url)) => Ok(url),
-            Ok(None) => Err(child.end_of_life().await),
-            Err(_) => Err(ChildError::NotReady { name: child.name.clone(), complaints: child.complaints() }),
+            Ok(None) => Err(self.last_words().await),
+            Err(_) => Err(self.not_ready()),
         }
     }
 
-    /// What the service of this mode said when it ended, if it has.
-    pub fn obituary(&mut self, mode: Mode) -> Option<ChildError> {
-        let name = format!("{mode} service");
-        let child = self.children.iter_mut().find(|child| child.name == name)?;
-        let status = child.process.try_wait().ok().flatten()?;
-        Some(child.ended(status))
-    }
-}
-
-impl Child {
-    /// It has closed its output, so it ends; its last words come a moment later.
-    async fn end_of_life(&mut self) -> ChildError {
+    /// It has closed its output, so it ends; what it said last arrives in a moment.
+    async fn last_words(&mut self) -> ChildError {
         let mut looks = tokio::time::interval(Duration::from_millis(20));
         for _ in 0..250 {
             looks.tick().await;
-            if let Ok(Some(status)) = self.process.try_wait() {
+            if !self.is_alive() {
                 looks.tick().await;
-                return self.ended(status);
+                break;
             }
         }
-        ChildError::NotReady { name: self.name.clone(), complaints: self.complaints() }
+        self.obituary().unwrap_or_else(|| self.not_ready())
     }
 
-    fn ended(&self, status: ExitStatus) -> ChildError {
-        ChildError::Ended {
-            name: self.name.clone(),
-            status: status.to_string(),
-            complaints: self.complaints(),
-        }
+    /// How it ended and what it said, if it has ended.
+    pub fn obituary(&mut self) -> Option<ChildError> {
+        let status: ExitStatus = self.process.try_wait().ok().flatten()?;
+        let (name, complaints) = (self.name.clone(), self.said());
+        Some(ChildError::Ended { name, status: status.to_string(), complaints })
+    }
+
+    fn not_ready(&self) -> ChildError {
+        ChildError::NotReady { name: self.name.clone(), complaints: self.said() }
     }
 
     /// The last lines it wrote to its standard error, indented.
-    fn complaints(&self) -> String {
+    fn said(&self) -> String {
         let kept = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.is_empty() {
             return " nothing".to_owned();
         }
         kept.iter().map(|line| format!("\n    {line}")).collect()
+    }
+
+    fn is_alive(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// Asks it to end, and does not wait for that. It gets ready first: a service that is ended while it starts would
+    /// leave its PostgreSQL behind.
+    pub fn tell_to_end(&mut self) {
+        self.wait_while(|child| child.url.borrow().is_none());
+        self.signal(Signal::SIGTERM);
     }
 
     fn signal(&mut self, signal: Signal) {
@@ -180,41 +151,38 @@ impl Child {
         }
     }
 
-    fn is_alive(&mut self) -> bool {
-        matches!(self.process.try_wait(), Ok(None))
-    }
-}
-
-impl Drop for Crew {
-    fn drop(&mut self) {
+    /// Looks again and again, on this thread: this is the end of the benchmark, and nothing else goes on.
+    fn wait_while(&mut self, waiting: impl Fn(&Child) -> bool) {
         let deadline = Instant::now() + GRACE;
-        for child in &mut self.children {
-            // A service that is ended while it starts would leave its PostgreSQL behind.
-            wait_while(|| child.url.borrow().is_none() && child.is_alive(), deadline);
-            child.signal(Signal::SIGTERM);
-        }
-        for child in &mut self.children {
-            wait_while(|| child.is_alive(), deadline);
-            if child.is_alive() {
-                super::say(&format!("the {} does not end by itself and is killed", child.name));
-                child.signal(Signal::SIGKILL);
-                // After SIGKILL the end is certain; this takes its exit status.
-                drop(child.process.wait());
-            }
+        while waiting(self) && self.is_alive() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }
 
-/// Looks again and again, on this thread: it is the end of the benchmark, and nothing else goes on.
-fn wait_while(mut waiting: impl FnMut() -> bool, deadline: Instant) {
-    while waiting() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.tell_to_end();
+        self.wait_while(|_| true);
+        if self.is_alive() {
+            super::say(&format!("the {} does not end by itself and is killed", self.name));
+            self.signal(Signal::SIGKILL);
+        }
+        // Both have ended or have just been killed; this takes their exit status.
+        drop(self.process.wait());
+        if let Some(mut watchdog) = self.watchdog.take() {
+            drop(watchdog.kill());
+            drop(watchdog.wait());
+        }
     }
 }
 
-fn this_program(name: &str) -> Result<Command, ChildError> {
-    let program = std::env::current_exe();
-    program.map(Command::new).map_err(|error| ChildError::Start { name: name.to_owned(), error })
+/// Starts a shell that waits for the end of a pipe from this process, and then ends the process `pid`: should the
+/// benchmark be killed, nobody else is left to do it.
+fn watch_over(pid: u32) -> io::Result<std::process::Child> {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "read -r _; kill -TERM \"$1\"", "watchdog"]).arg(pid.to_string());
+    shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn()
 }
 
 /// A thread that reads lines to the end.

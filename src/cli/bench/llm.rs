@@ -29,6 +29,15 @@ pub enum Llm {
 pub struct InvalidLlm(String);
 
 impl Llm {
+    /// One that is to be started and was given no number gets as many slots as there are workers.
+    #[must_use]
+    pub fn with_slots(self, workers: usize) -> Llm {
+        match self {
+            Llm::Simulated { latency, slots: None } => Llm::Simulated { latency, slots: Some(workers) },
+            other => other,
+        }
+    }
+
     /// How long a call takes, where that is known before.
     pub fn latency(&self) -> Option<Latency> {
         match self {
@@ -115,5 +124,7 @@ mod tests {
         assert_eq!(at_once("simulated:1s,4"), Ok(4));
         assert_eq!(at_once("simulated:1s,40"), Ok(10));
         assert_eq!((at_once("simulated:1s"), at_once("configured")), (Ok(10), Ok(10)));
+        let said = "simulated:1s".parse::<Llm>().map(|llm| llm.with_slots(7).to_string());
+        assert_eq!(said, Ok("simulated, 1000ms a call, 7 slots".to_owned()));
     }
 }

@@ -6,6 +6,7 @@
 //! each chunk; a figure from cached or local codes would say nothing.
 
 mod child;
+mod crew;
 mod llm;
 mod numbers;
 mod report;
@@ -16,8 +17,9 @@ mod verdict;
 pub use llm::{InvalidLlm, Llm};
 
 use super::{CommandResult, block_on, client};
-use child::{ChildError, Crew};
+use child::ChildError;
 use clap::Args;
+use crew::Crew;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use report::{Measured, Report};
@@ -87,25 +89,26 @@ fn interrupted() -> impl Future<Output = ()> {
 
 async fn measure(bench: &Bench) -> Result<Report, BenchError> {
     let workers = bench.workers as usize;
+    let llm = bench.llm.clone().with_slots(workers);
     let mut crew = Crew::default();
-    let llm = match &bench.llm {
+    let simulated = match &llm {
         Llm::Simulated { latency, slots } => {
-            let url = crew.simulate_llm(*latency, slots.unwrap_or(workers)).await?;
-            say(&format!("simulated LLM: {latency} a call, {} slots", slots.unwrap_or(workers)));
-            Some(url)
+            Some(crew.simulate_llm(*latency, slots.unwrap_or(workers)).await?)
         }
         Llm::Running(url) => Some(url.clone()),
         Llm::Configured => None,
     };
+    say(&format!("language model: {llm}"));
     let client = client()?;
     // One after the other: each measures the machine while it starts.
     let mut services = Vec::new();
     for mode in Mode::BOTH {
         say(&format!("starting the {mode} service"));
-        let url = crew.serve(mode, workers, llm.as_deref()).await?;
+        let url = crew.serve(mode, workers, simulated.as_deref()).await?;
         services.push(Service::new(mode, url, client.clone()));
     }
-    let witness = Witness::new(client, llm);
+    say("both services are ready");
+    let witness = Witness::new(client, simulated);
     let run: String = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect();
     for service in &services {
         service.warm_up(&run).await?;
@@ -113,20 +116,17 @@ async fn measure(bench: &Bench) -> Result<Report, BenchError> {
     let mut measured = Vec::new();
     for round in 1..=bench.rounds {
         for service in &services {
+            let mode = service.mode();
             let result = round::run(service, &witness, &run, round).await;
             // A service that has died has said why.
-            let result = result
-                .map_err(|error| crew.obituary(service.mode()).map_or(error.into(), BenchError::Child))?;
-            say(&format!(
-                "round {round} of {}, {}: {:.2} s",
-                bench.rounds,
-                service.mode(),
-                result.client.as_secs_f64()
-            ));
-            measured.push(Measured { mode: service.mode(), round, result });
+            let result =
+                result.map_err(|error| crew.obituary(mode).map_or(error.into(), BenchError::Child))?;
+            let seconds = result.client.as_secs_f64();
+            say(&format!("round {round} of {}, {mode}: {seconds:.2} s", bench.rounds));
+            measured.push(Measured { mode, round, result });
         }
     }
-    Ok(Report { llm: bench.llm.clone(), workers, measured })
+    Ok(Report { llm, workers, measured })
 }
 
 /// Progress goes where errors go, so that the report stands alone.

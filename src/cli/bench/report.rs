@@ -35,7 +35,13 @@ impl fmt::Display for Report {
         let (rounds, workers) = (number(rounds, "round"), number(self.workers, "worker"));
         writeln!(f, "\nParallel ingestion: {} sentences, {rounds}, {workers}", SENTENCES.len())?;
         writeln!(f, "Language model: {}\n", self.llm)?;
-        writeln!(f, "Results (medians of the rounds)\n{}\n", self.results())?;
+        writeln!(f, "Results (medians of the rounds)\n{}", self.results())?;
+        if self.is_comparable() {
+            writeln!(
+                f,
+                "Python: the old service with the same language model, on a machine with two cores."
+            )?;
+        }
         writeln!(f, "Time of a chunk, from the entrance to the commit\n{}\n", self.spread())?;
         writeln!(f, "Where the time goes, one chunk after the other\n{}", self.stages())?;
         let apart = self.middle(Mode::Parallel, |result| ms(result.server) / result.chunks as f64);
@@ -77,7 +83,7 @@ impl Report {
         let mut table = table();
         let mut header = vec!["", "Sequential", "Parallel"];
         if self.is_comparable() {
-            header.extend(["Python, sequential", "Python, parallel"]);
+            header.extend(["Python, seq.", "Python, par."]);
         }
         table.set_header(header);
         let client = |mode| self.middle(mode, |result| ms(result.client));
@@ -103,7 +109,7 @@ impl Report {
         row("Per chunk", Mode::BOTH.map(|mode| per_chunk(client(mode))), Some(&per_chunk));
         let throughput = |time: f64| format!("{:.2} chunks/s", SENTENCES.len() as f64 / time.max(1e-9) * 1e3);
         row("Throughput", Mode::BOTH.map(|mode| throughput(client(mode))), Some(&throughput));
-        right(table)
+        right(table, 1)
     }
 
     fn spread(&self) -> Table {
@@ -114,7 +120,7 @@ impl Report {
             let at = |percent| show_ms(percentile(&times, percent));
             table.add_row([capital(mode), at(50.0), at(95.0), at(99.0)]);
         }
-        right(table)
+        right(table, 1)
     }
 
     /// The total is what a chunk really took of the request: of the chunk's own total most is waiting for the others.
@@ -142,7 +148,7 @@ impl Report {
             }
             table.add_row(cells);
         }
-        right(table)
+        right(table, 1)
     }
 
     fn rounds(&self) -> Table {
@@ -158,7 +164,7 @@ impl Report {
                 show_ms(ms(result.client)),
             ]);
         }
-        right(table)
+        right(table, 2)
     }
 
     fn summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -202,9 +208,9 @@ fn table() -> Table {
     table
 }
 
-/// Numbers stand on the right; the first column is text.
-fn right(mut table: Table) -> Table {
-    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+/// Numbers stand on the right of their columns; the first ones are text.
+fn right(mut table: Table, texts: usize) -> Table {
+    table.column_iter_mut().skip(texts).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }
 
