@@ -3,21 +3,24 @@
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs::File;
+use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::sync::watch;
 
 /// For a service to make its cluster, load its model and measure the machine, also on a slow one.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// To get ready, and between SIGTERM and SIGKILL: a service finishes what it has accepted, then stops its PostgreSQL.
 const GRACE: Duration = Duration::from_secs(60);
-/// Lines of complaint that are kept.
-const COMPLAINTS: usize = 12;
+/// Between two looks at a process.
+const LOOK: Duration = Duration::from_millis(10);
+/// Files for what it says.
+const OUTPUT: &str = "output";
+const COMPLAINTS: &str = "complaints";
+/// Lines of complaint that are shown.
+const LAST: usize = 12;
 
 /// Why a process is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -35,53 +38,29 @@ pub struct Child {
     name: String,
     /// Its standard input is held open: the simulated LLM ends when that closes.
     process: std::process::Child,
-    /// Where it is, once it is ready.
-    url: watch::Receiver<Option<String>>,
-    complaints: Arc<Mutex<VecDeque<String>>>,
     watchdog: Option<std::process::Child>,
-    _folder: Option<TempDir>,
+    folder: TempDir,
 }
 
 impl Child {
-    /// Starts `command`. One with a folder has a PostgreSQL in it, and is also ended when this process is killed.
-    pub fn spawn(name: &str, mut command: Command, folder: Option<TempDir>) -> Result<Child, ChildError> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A Ctrl-C on the terminal is for the benchmark, which then ends the others in order.
-        command.process_group(0);
+    /// Starts `command`, which writes what it says into files of `folder`: a pipe would break with this process, and
+    /// a service that can say nothing does not stop in order.
+    pub fn spawn(name: &str, mut command: Command, folder: TempDir) -> Result<Child, ChildError> {
         let fail = |error| ChildError::Start { name: name.to_owned(), error };
-        let (tell, url) = watch::channel(None);
-        let process = command.spawn().map_err(fail)?;
-        let watched = folder.is_some();
-        let mut child = Child {
-            name: name.to_owned(),
-            process,
-            url,
-            complaints: Arc::default(),
-            watchdog: None,
-            _folder: folder,
-        };
-        child.listen(tell).map_err(fail)?;
-        if watched {
-            child.watchdog = Some(watch_over(child.process.id()).map_err(fail)?);
-        }
-        Ok(child)
+        let output = File::create(folder.path().join(OUTPUT)).map_err(fail)?;
+        let complaints = File::create(folder.path().join(COMPLAINTS)).map_err(fail)?;
+        command.stdin(Stdio::piped()).stdout(output).stderr(complaints);
+        // A Ctrl-C on the terminal is for the benchmark, which then ends the others in order.
+        let process = command.process_group(0).spawn().map_err(fail)?;
+        Ok(Child { name: name.to_owned(), process, watchdog: None, folder })
     }
 
-    /// Reads what it says, to the end, so that it never blocks on a full pipe.
-    fn listen(&mut self, tell: watch::Sender<Option<String>>) -> io::Result<()> {
-        read_lines(self.process.stdout.take(), move |line| {
-            if let Some((_, url)) = line.split_once("ready on ") {
-                tell.send_replace(Some(url.trim().to_owned()));
-            }
-        })?;
-        let complaints = self.complaints.clone();
-        read_lines(self.process.stderr.take(), move |line| {
-            let mut kept = complaints.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.push_back(line);
-            if kept.len() > COMPLAINTS {
-                kept.pop_front();
-            }
-        })
+    /// From now on it is also ended when this process is killed.
+    pub fn watch(&mut self) -> Result<(), ChildError> {
+        let watchdog = watch_over(self.process.id());
+        let fail = |error| ChildError::Start { name: self.name.clone(), error };
+        self.watchdog = Some(watchdog.map_err(fail)?);
+        Ok(())
     }
 
     /// What it is called.
@@ -91,45 +70,43 @@ impl Child {
 
     /// Waits until it says where it is ready.
     pub async fn ready(&mut self) -> Result<String, ChildError> {
-        let url = async { self.url.wait_for(Option::is_some).await.ok().and_then(|url| url.clone()) };
-        match tokio::time::timeout(PATIENCE, url).await {
-            Ok(Some(url)) => Ok(url),
-            Ok(None) => Err(self.last_words().await),
-            Err(_) => Err(self.not_ready()),
-        }
-    }
-
-    /// It has closed its output, so it ends; what it said last arrives in a moment.
-    async fn last_words(&mut self) -> ChildError {
-        let mut looks = tokio::time::interval(Duration::from_millis(20));
-        for _ in 0..250 {
+        let deadline = Instant::now() + PATIENCE;
+        let mut looks = tokio::time::interval(LOOK);
+        while Instant::now() < deadline {
             looks.tick().await;
-            if !self.is_alive() {
-                looks.tick().await;
-                break;
+            if let Some(url) = self.url() {
+                return Ok(url);
+            }
+            if let Some(error) = self.obituary() {
+                return Err(error);
             }
         }
-        self.obituary().unwrap_or_else(|| self.not_ready())
+        Err(ChildError::NotReady { name: self.name.clone(), complaints: self.complaints() })
+    }
+
+    /// Where it is, once it is ready.
+    fn url(&self) -> Option<String> {
+        let said = std::fs::read_to_string(self.folder.path().join(OUTPUT)).ok()?;
+        // Only whole lines: the last one may still be in the writing.
+        let mut lines = said.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        lines.find_map(|line| Some(line.split_once("ready on ")?.1.trim().to_owned()))
     }
 
     /// How it ended and what it said, if it has ended.
     pub fn obituary(&mut self) -> Option<ChildError> {
-        let status: ExitStatus = self.process.try_wait().ok().flatten()?;
-        let (name, complaints) = (self.name.clone(), self.said());
-        Some(ChildError::Ended { name, status: status.to_string(), complaints })
-    }
-
-    fn not_ready(&self) -> ChildError {
-        ChildError::NotReady { name: self.name.clone(), complaints: self.said() }
+        let status = self.process.try_wait().ok().flatten()?.to_string();
+        Some(ChildError::Ended { name: self.name.clone(), status, complaints: self.complaints() })
     }
 
     /// The last lines it wrote to its standard error, indented.
-    fn said(&self) -> String {
-        let kept = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.is_empty() {
+    fn complaints(&self) -> String {
+        let said = std::fs::read(self.folder.path().join(COMPLAINTS)).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let lines: Vec<&str> = said.lines().collect();
+        if lines.is_empty() {
             return " nothing".to_owned();
         }
-        kept.iter().map(|line| format!("\n    {line}")).collect()
+        lines.iter().skip(lines.len().saturating_sub(LAST)).map(|line| format!("\n    {line}")).collect()
     }
 
     fn is_alive(&mut self) -> bool {
@@ -139,7 +116,7 @@ impl Child {
     /// Asks it to end, and does not wait for that. It gets ready first: a service that is ended while it starts would
     /// leave its PostgreSQL behind.
     pub fn tell_to_end(&mut self) {
-        self.wait_while(|child| child.url.borrow().is_none());
+        self.wait_while(|child| child.url().is_none());
         self.signal(Signal::SIGTERM);
     }
 
@@ -155,7 +132,7 @@ impl Child {
     fn wait_while(&mut self, waiting: impl Fn(&Child) -> bool) {
         let deadline = Instant::now() + GRACE;
         while waiting(self) && self.is_alive() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(LOOK);
         }
     }
 }
@@ -183,14 +160,4 @@ fn watch_over(pid: u32) -> io::Result<std::process::Child> {
     let mut shell = Command::new("sh");
     shell.args(["-c", "read -r _; kill -TERM \"$1\"", "watchdog"]).arg(pid.to_string());
     shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn()
-}
-
-/// A thread that reads lines to the end.
-fn read_lines(
-    source: Option<impl Read + Send + 'static>,
-    mut take: impl FnMut(String) + Send + 'static,
-) -> io::Result<()> {
-    let Some(source) = source else { return Ok(()) };
-    let read = move || BufReader::new(source).lines().map_while(Result::ok).for_each(&mut take);
-    std::thread::Builder::new().name("bench-reader".to_owned()).spawn(read).map(drop)
 }

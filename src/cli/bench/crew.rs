@@ -5,6 +5,7 @@ use super::service::Mode;
 use crate::simulated_llm::Latency;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use tempfile::TempDir;
 
 /// The model that both the simulated LLM and the services are told to use.
 const MODEL: &str = "llama3.1:8b";
@@ -22,7 +23,7 @@ impl Crew {
         let mut command = this_program(name)?;
         command.args(["simulate-llm", "--until-stdin-closes", "--models", MODEL]);
         command.args(["--latency", &latency.to_string(), "--slots", &slots.to_string()]);
-        self.take(Child::spawn(name, command, None)?).await
+        self.take(Child::spawn(name, command, folder(name)?)?).await
     }
 
     /// Starts a service with a data folder of its own, whose codes come from the language model alone; its address.
@@ -33,22 +34,21 @@ impl Crew {
         llm: Option<&str>,
     ) -> Result<String, ChildError> {
         let name = name(mode);
-        // A PostgreSQL that is started by root runs as another account, which has to pass.
-        let open = std::fs::Permissions::from_mode(0o755);
-        let folder = tempfile::Builder::new().prefix("lnsp-bench-").permissions(open).tempdir();
-        let folder = folder.map_err(|error| ChildError::Start { name: name.clone(), error })?;
+        let folder = folder(&name)?;
         let mut command = this_program(&name)?;
         for setting in ["DATABASE_URL", "PG_DSN", "LNSP_HOST", "LNSP_PORT", "LNSP_DATA_DIR"] {
             command.env_remove(setting);
         }
-        command.args(["serve", "--port", "0", "--data-dir"]).arg(folder.path());
+        command.args(["serve", "--port", "0", "--data-dir"]).arg(folder.path().join("data"));
         command.env("LNSP_TMD_BACKEND", "llm").env("LNSP_TMD_ON_FAILURE", "reject");
         command.env("LNSP_ENABLE_PARALLEL", (mode == Mode::Parallel).to_string());
         command.env("LNSP_MAX_PARALLEL_WORKERS", workers.to_string());
         if let Some(llm) = llm {
             command.env("LNSP_LLM_ENDPOINT", llm).env("LNSP_TMD_LLM_MODEL", MODEL);
         }
-        self.take(Child::spawn(&name, command, Some(folder))?).await
+        let mut service = Child::spawn(&name, command, folder)?;
+        service.watch()?;
+        self.take(service).await
     }
 
     async fn take(&mut self, mut child: Child) -> Result<String, ChildError> {
@@ -73,6 +73,13 @@ impl Drop for Crew {
 
 fn name(mode: Mode) -> String {
     format!("{mode} service")
+}
+
+/// A folder that any account may pass: a PostgreSQL that is started by root runs as another.
+fn folder(name: &str) -> Result<TempDir, ChildError> {
+    let open = std::fs::Permissions::from_mode(0o755);
+    let folder = tempfile::Builder::new().prefix("lnsp-bench-").permissions(open).tempdir();
+    folder.map_err(|error| ChildError::Start { name: name.to_owned(), error })
 }
 
 fn this_program(name: &str) -> Result<Command, ChildError> {

@@ -42,7 +42,7 @@ impl fmt::Display for Report {
                 "Python: the old service with the same language model, on a machine with two cores."
             )?;
         }
-        writeln!(f, "Time of a chunk, from the entrance to the commit\n{}\n", self.spread())?;
+        writeln!(f, "\nTime of a chunk, from the entrance to the commit\n{}\n", self.spread())?;
         writeln!(f, "Where the time goes, one chunk after the other\n{}", self.stages())?;
         let apart = self.middle(Mode::Parallel, |result| ms(result.server) / result.chunks as f64);
         writeln!(f, "In parallel a chunk is finished every {} (wall time per chunk).\n", show_ms(apart))?;
