@@ -21,6 +21,8 @@ enum Command {
     Ingest(cli::ingest::Ingest),
     /// Searches, and prints a table.
     Search(cli::search::Search),
+    /// Measures ten chunks one after the other and in parallel, and prints a report.
+    Bench(cli::bench::Bench),
     /// Plays a language model server with a set speed, for benchmarks and tries.
     SimulateLlm(cli::simulate_llm::SimulateLlm),
 }
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Command::Serve(config) => cli::serve::run(*config),
         Command::Ingest(ingest) => cli::ingest::run(ingest),
         Command::Search(search) => cli::search::run(search),
+        Command::Bench(bench) => cli::bench::run(bench),
         Command::SimulateLlm(flags) => cli::simulate_llm::run(flags),
     };
     result.unwrap_or_else(|error| {

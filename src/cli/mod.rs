@@ -1,6 +1,7 @@
 //! The commands of `lnsp`: `serve` runs the service in this process, `simulate-llm` a language model server to try it
-//! with, the others talk to one over HTTP.
+//! with, `bench` both in processes of their own; the others talk to a service over HTTP.
 
+pub mod bench;
 pub mod ingest;
 pub mod search;
 pub mod serve;

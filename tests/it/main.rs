@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
+mod bench;
 mod classifier;
 mod connections;
 mod contract;
@@ -19,6 +20,7 @@ mod house;
 mod index;
 mod llm;
 mod managed;
+mod ollama_script;
 mod postgres;
 mod process;
 mod rules;

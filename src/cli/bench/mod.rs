@@ -1,0 +1,136 @@
+//! `lnsp bench`: ten sentences through two services side by side, one that takes one chunk at a time and one that
+//! takes many, with a language model as the source of codes.
+//!
+//! Everything measured is a process of its own, reached over TCP: both services, each with its own PostgreSQL, and
+//! the simulated language model when it is asked for. A report is printed only when the model was called once for
+//! each chunk; a figure from cached or local codes would say nothing.
+
+mod child;
+mod crew;
+mod llm;
+mod numbers;
+mod report;
+mod round;
+mod service;
+mod verdict;
+
+pub use llm::{InvalidLlm, Llm};
+
+use super::{CommandResult, block_on, client};
+use child::ChildError;
+use clap::Args;
+use crew::Crew;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use report::{Measured, Report};
+use round::{RoundError, Witness};
+use service::{Mode, Service};
+use std::io::Write;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What a shell gives when a command was interrupted.
+const INTERRUPTED: u8 = 130;
+
+/// `lnsp bench`
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Who gives the codes. `configured` is the one of the environment (LNSP_LLM_ENDPOINT, LNSP_TMD_LLM_MODEL);
+    /// `simulated:887ms` starts one that takes this time a call (also `500ms..1500ms`, `887ms~0.2`), with a slot for
+    /// each worker or as many as `simulated:887ms,4` says; `simulated:http://..` is one that runs already.
+    #[arg(long, default_value = "configured")]
+    llm: Llm,
+    /// How often both services get the ten sentences.
+    #[arg(long, default_value = "3", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Calls to the language model at once, in the parallel service.
+    #[arg(long, default_value = "10", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    workers: u32,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BenchError {
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    #[error(transparent)]
+    Round(#[from] RoundError),
+    #[error("the HTTP client could not be made: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// Measures and prints; an error, or a signal, ends everything that was started.
+pub fn run(bench: Bench) -> CommandResult {
+    block_on(async {
+        let interrupted = interrupted();
+        tokio::select! {
+            measured = measure(&bench) => {
+                print!("{}", measured?);
+                Ok(ExitCode::SUCCESS)
+            }
+            () = interrupted => Ok(ExitCode::from(INTERRUPTED)),
+        }
+    })?
+}
+
+/// Listens from this call on; what it gives ends with SIGINT, SIGTERM, or when the terminal is gone.
+fn interrupted() -> impl Future<Output = ()> {
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let signals = kinds.into_iter().filter_map(|kind| signal(kind).ok());
+    let mut first: FuturesUnordered<_> =
+        signals.map(|mut signal| async move { signal.recv().await }).collect();
+    async move {
+        if first.next().await.is_none() {
+            // Nobody could be told to listen: then a signal ends this process in its own way.
+            std::future::pending::<()>().await;
+        }
+        say("interrupted: what was started is being ended; there is no report");
+    }
+}
+
+async fn measure(bench: &Bench) -> Result<Report, BenchError> {
+    let workers = bench.workers as usize;
+    let llm = bench.llm.clone().with_slots(workers);
+    let mut crew = Crew::default();
+    let simulated = match &llm {
+        Llm::Simulated { latency, slots } => {
+            Some(crew.simulate_llm(*latency, slots.unwrap_or(workers)).await?)
+        }
+        Llm::Running(url) => Some(url.clone()),
+        Llm::Configured => None,
+    };
+    say(&format!("language model: {llm}"));
+    let client = client()?;
+    // One after the other: each measures the machine while it starts.
+    let mut services = Vec::new();
+    for mode in Mode::BOTH {
+        say(&format!("starting the {mode} service"));
+        let url = crew.serve(mode, workers, simulated.as_deref()).await?;
+        services.push(Service::new(mode, url, client.clone()));
+    }
+    say("both services are ready");
+    let witness = Witness::new(client, simulated);
+    let run: String = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect();
+    for service in &services {
+        service.warm_up(&run).await?;
+    }
+    let mut measured = Vec::new();
+    for round in 1..=bench.rounds {
+        for service in &services {
+            let mode = service.mode();
+            let result = round::run(service, &witness, &run, round).await;
+            // A service that has died has said why.
+            let result =
+                result.map_err(|error| crew.obituary(mode).map_or(error.into(), BenchError::Child))?;
+            let seconds = result.client.as_secs_f64();
+            say(&format!("round {round} of {}, {mode}: {seconds:.2} s", bench.rounds));
+            measured.push(Measured { mode, round, result });
+        }
+    }
+    Ok(Report { llm, workers, measured })
+}
+
+/// Progress goes where errors go, so that the report stands alone.
+fn say(line: &str) {
+    // The terminal may be gone: a line that cannot be printed must not keep the services alive.
+    drop(writeln!(std::io::stderr(), "{line}"));
+}
