@@ -35,6 +35,9 @@ struct Readable {
     tokens: Arc<Tokens>,
 }
 
+/// Texts that have to wait for a pass beside another one.
+const MANY: usize = 16;
+
 /// The actor.
 pub struct Embedder {
     tools: EmbedTools,
@@ -52,9 +55,13 @@ impl Embedder {
         Embedder { tools, next, duty, waiting: Batch::default(), passes: 0, running: 0 }
     }
 
-    /// Starts forward passes while an encoder is free and somebody waits.
+    /// Starts forward passes while an encoder is free and somebody waits. Beside another pass only when many wait: the
+    /// few chunks of a small request go on in their order, and of two with one key the first is stored.
     fn pull(&mut self, context: &mut Context<Self>) {
-        while self.passes < self.tools.model.threads() && !self.waiting.is_empty() {
+        let threads = self.tools.model.threads();
+        while !self.waiting.is_empty()
+            && (self.passes == 0 || (self.passes < threads && self.waiting.len() >= MANY))
+        {
             self.start_pass(context);
         }
     }
