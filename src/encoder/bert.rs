@@ -6,7 +6,7 @@
 use super::architecture::{Activation, Architecture};
 use super::attention::Attention;
 use super::error::Doing;
-use super::linear::{FusedKernels, Linear};
+use super::linear::{FusedKernels, Linear, LinearKind};
 use super::weights::Weights;
 use super::{Dtype, EncodeError};
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub(super) struct Bert {
     attention: Attention,
     activation: Activation,
     dtype: Dtype,
+    /// How many rows a product of so many tokens has; see [`LinearKind::rows`].
+    linear: LinearKind,
 }
 
 struct Layer {
@@ -100,6 +102,7 @@ impl Bert {
             },
             activation: shape.activation,
             dtype,
+            linear: if kernels.is_some() { LinearKind::Packed } else { LinearKind::Default },
         })
     }
 
@@ -124,15 +127,19 @@ impl Bert {
             .attention
             .padding(lengths, width as usize, (self.dtype.kind(), ids.device()))
             .doing("building the mask")?;
-        let mut x = self.embed(ids, [texts * width, hidden]).doing("embedding tokens")?;
+        let tokens = texts * width;
+        let more = self.linear.rows(tokens) - tokens;
+        let fill = |rows: Tensor| if more == 0 { Ok(rows) } else { rows.f_constant_pad_nd([0, 0, 0, more]) };
+        let mut x = self.embed(ids, [tokens, hidden]).and_then(fill).doing("embedding tokens")?;
         for layer in &self.layers {
-            let qkv = layer.qkv.apply(&x)?;
-            let attended = self.attention.apply(&qkv, &padding).doing("computing attention")?;
+            let qkv = layer.qkv.apply(&x)?.f_narrow(0, 0, tokens).doing("computing attention")?;
+            let attended =
+                self.attention.apply(&qkv, &padding).and_then(fill).doing("computing attention")?;
             x = layer.attention_norm.apply(&layer.attention_output.apply_add(&attended, &x)?)?;
             let inner = layer.intermediate.apply_gelu(&x, self.activation)?;
             x = layer.output_norm.apply(&layer.output.apply_add(&inner, &x)?)?;
         }
-        x.f_view([texts, width, hidden]).doing("shaping the result")
+        x.f_narrow(0, 0, tokens).and_then(|x| x.f_view([texts, width, hidden])).doing("shaping the result")
     }
 
     /// A token a row. In f32 up to the first norm, whatever the format: the table is read once per token.

@@ -67,6 +67,8 @@ const SIZES: [usize; 9] = [512, 768, 1024, 1536, 2048, 4096, 8192, 16_384, 32_76
 /// For a model so large that a pass of the smallest size takes [`VERY_LONG_PASS`].
 const SIZE_OF_LARGE_MODELS: usize = 128;
 const VERY_LONG_PASS: Duration = Duration::from_millis(250);
+/// Tokens of a text of the warm-up: the finest step of the rows.
+const WARM_UP_TOKENS: usize = 16;
 /// What a larger pass must gain to be worth the longer wait.
 const WORTH: f64 = 1.02;
 
@@ -112,6 +114,7 @@ pub(super) fn calibrate(
     tch::set_num_threads(threads);
     let texts_per_s = texts_per_s * f64::from(threads);
     let budget = Budget { tokens: best_size(&mut encoder, texts_per_s, shape)?, texts: 512 };
+    warm_up(&mut encoder, linear, budget, shape)?;
     Ok((encoder, Calibration { tuning: Tuning { dtype, linear, budget }, candidates, took: begin.elapsed() }))
 }
 
@@ -146,6 +149,25 @@ fn best_size(encoder: &mut TchEncoder, texts_per_s: f64, shape: &Architecture) -
         }
     }
     Ok(best.0)
+}
+
+/// Makes a pass of each number of rows that a pass can have, so that no chunk waits for the kernels of one.
+fn warm_up(
+    encoder: &mut TchEncoder,
+    linear: LinearKind,
+    budget: Budget,
+    shape: &Architecture,
+) -> Result<(), EncodeError> {
+    let text = text(WARM_UP_TOKENS.min(shape.positions), 1, shape);
+    let mut seen = 0;
+    for texts in 1..=budget.tokens / text.len() {
+        let rows = linear.rows((texts * text.len()) as i64);
+        if linear == LinearKind::Packed && rows > seen {
+            encoder.encode(&vec![&text; texts])?;
+            seen = rows;
+        }
+    }
+    Ok(())
 }
 
 /// How long a pass over each of the batches takes. They take turns for `time`.
@@ -197,15 +219,15 @@ fn work_of_this_thread() -> Option<Duration> {
 /// for the time it takes.
 fn trial(tokens: usize, shape: &Architecture) -> Vec<Tokens> {
     let width = TYPICAL_TOKENS.min(shape.positions);
-    let mut state = 1_u32;
+    let count = (tokens / width).max(1);
+    (0..count).map(|nth| text(width - (nth % 4).min(width - 1), nth as u32, shape)).collect()
+}
+
+fn text(length: usize, seed: u32, shape: &Architecture) -> Tokens {
+    let mut state = seed;
     let mut token = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state as usize >> 8) % shape.vocabulary
     };
-    (0..(tokens / width).max(1))
-        .map(|text| {
-            let length = width - (text % 4).min(width - 1);
-            Tokens { ids: (0..length).map(|_| token() as i32).collect(), truncated: false }
-        })
-        .collect()
+    Tokens { ids: (0..length).map(|_| token() as i32).collect(), truncated: false }
 }

@@ -18,6 +18,22 @@ pub enum LinearKind {
     Packed,
 }
 
+impl LinearKind {
+    /// How many rows the matrices of a pass over so many tokens are given, zeros filling them up. oneDNN prepares its
+    /// kernels anew for each number of rows it has not seen, which takes as long as the whole pass; few numbers are
+    /// all seen after the warm-up. A tile of the processor has 16 rows, so up to there filling up costs nothing.
+    pub(super) fn rows(self, tokens: i64) -> i64 {
+        let step = if tokens <= FINE_ROWS { 16 } else { 64 };
+        match self {
+            LinearKind::Default => tokens,
+            LinearKind::Packed => (tokens + step - 1) / step * step,
+        }
+    }
+}
+
+/// Up to so many rows their number grows in small steps.
+const FINE_ROWS: i64 = 256;
+
 impl fmt::Display for LinearKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
