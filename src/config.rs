@@ -50,6 +50,12 @@ pub struct Config {
     /// Many texts in a forward pass; `false` embeds one text at a time.
     #[arg(long, env = "LNSP_ENABLE_BATCH_EMBEDDINGS", default_value = "true", action = clap::ArgAction::Set, value_parser = switch("LNSP_ENABLE_BATCH_EMBEDDINGS"))]
     pub enable_batch_embeddings: bool,
+    /// NDJSON uploads at a time; further ones are refused, with the time after which to come again.
+    #[arg(long, env = "LNSP_MAX_UPLOADS", default_value = "64", value_parser = uploads)]
+    pub max_uploads: usize,
+    /// Seconds that accepted chunks have to be finished when the service is told to stop.
+    #[arg(long, env = "LNSP_DRAIN_S", default_value = "30", value_parser = drain)]
+    pub drain_s: u64,
     /// A folder in Hugging Face layout, or the name of a model that set-up has fetched.
     #[arg(long, env = "LNSP_EMBEDDING_MODEL", default_value = "all-minilm-l6-v2")]
     pub embedding_model: String,
@@ -111,6 +117,16 @@ fn port(value: &str) -> Result<u16, InvalidSetting> {
 fn workers(value: &str) -> Result<usize, InvalidSetting> {
     let number = value.parse().ok().filter(|number| (1..=1024).contains(number));
     number.ok_or_else(|| invalid("LNSP_MAX_PARALLEL_WORKERS", value, "a whole number from 1 to 1024"))
+}
+
+fn uploads(value: &str) -> Result<usize, InvalidSetting> {
+    let number = value.parse().ok().filter(|number| (1..=10_000).contains(number));
+    number.ok_or_else(|| invalid("LNSP_MAX_UPLOADS", value, "a whole number from 1 to 10000"))
+}
+
+fn drain(value: &str) -> Result<u64, InvalidSetting> {
+    let seconds = value.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
+    seconds.ok_or_else(|| invalid("LNSP_DRAIN_S", value, "a whole number of seconds from 1 to 3600"))
 }
 
 fn tmd_backend(value: &str) -> Result<TmdBackend, InvalidSetting> {

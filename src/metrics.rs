@@ -40,9 +40,24 @@ fn describe() {
     g!("lnsp_build_info", "Always 1; the labels say what runs");
     c!("lnsp_http_requests_total", "Requests answered");
     h!("lnsp_http_request_duration_seconds", "From the head of a request to the end of its answer");
+    g!("lnsp_http_connections", "Connections that are open");
     g!("lnsp_http_uploads_active", "Ingest requests being read or answered");
     c!("lnsp_http_request_body_bytes_total", "Bytes of uploads as they were received, by encoding");
     c!("lnsp_ingest_chunks_total", "Chunks answered, by result");
+    c!(
+        "lnsp_http_uploads_cut_total",
+        "Uploads that ended before their end, by the code that their client is told"
+    );
+    g!("lnsp_admission_used", "Permits that are out: uploads, requests, and bytes of request bodies");
+    g!("lnsp_admission_limit", "Permits that there are");
+    c!("lnsp_ingest_rejected_total", "Uploads and requests refused before their first byte, by reason");
+    g!(
+        "lnsp_ingest_settled_per_second",
+        "Chunks answered as stored or duplicate, over the last ten seconds or so"
+    );
+    c!("lnsp_idempotency_requests_total", "Requests with an Idempotency-Key, by what became of them");
+    g!("lnsp_idempotency_answers", "Answers kept for their Idempotency-Key");
+    g!("lnsp_idempotency_bytes", "Bytes of those answers");
     h!("lnsp_ingest_ack_duration_seconds", "From the entrance to the answer, for stored chunks");
     g!("lnsp_inflight_chunks_limit", "The sum of the slots of all stages");
     g!("lnsp_stage_queue_length", "Slots taken: chunks in a stage, waiting or in hand");
@@ -107,6 +122,57 @@ pub fn http_request(route: &'static str, method: &'static str, status: u16, took
 /// An upload began (1) or ended (-1).
 pub fn uploads(change: f64) {
     gauge!("lnsp_http_uploads_active").increment(change);
+}
+
+/// Counts a connection until it is dropped.
+pub struct Connection;
+
+/// See [`Connection`].
+pub fn connection() -> Connection {
+    gauge!("lnsp_http_connections").increment(1.0);
+    Connection
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        gauge!("lnsp_http_connections").decrement(1.0);
+    }
+}
+
+/// An upload ended before its end.
+pub fn upload_cut(code: &'static str) {
+    counter!("lnsp_http_uploads_cut_total", "code" => code).increment(1);
+}
+
+/// Permits of a kind were taken, or came back.
+pub fn admission_used(kind: &'static str, change: f64) {
+    gauge!("lnsp_admission_used", "kind" => kind).increment(change);
+}
+
+/// Permits of a kind.
+pub fn admission_limit(kind: &'static str, permits: usize) {
+    gauge!("lnsp_admission_limit", "kind" => kind).set(permits as f64);
+}
+
+/// Somebody was not let in.
+pub fn refused(reason: &'static str) {
+    counter!("lnsp_ingest_rejected_total", "reason" => reason).increment(1);
+}
+
+/// The rate from which the time to come again is computed.
+pub fn settled_per_second(rate: f64) {
+    gauge!("lnsp_ingest_settled_per_second").set(rate);
+}
+
+/// A request with an `Idempotency-Key`.
+pub fn idempotent(result: &'static str) {
+    counter!("lnsp_idempotency_requests_total", "result" => result).increment(1);
+}
+
+/// What is kept for such requests.
+pub fn idempotent_kept(answers: usize, bytes: usize) {
+    gauge!("lnsp_idempotency_answers").set(answers as f64);
+    gauge!("lnsp_idempotency_bytes").set(bytes as f64);
 }
 
 /// A piece of an upload was received.

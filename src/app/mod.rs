@@ -10,7 +10,7 @@ use crate::classifier::{ArtefactError, LocalClassifier};
 use crate::config::{Config, OnFailure};
 use crate::encoder::{self, EncodeError, Encoder};
 use crate::flow::{Backoff, Lane, Worker, WorkerError};
-use crate::http::{Counts, Facts, State};
+use crate::http::{Admission, Counts, Facts, Limits, Memory, Room, State};
 use crate::index::{
     ChangeSource, ChangedRow, Changes, Index, IndexError, IndexIdentity, IndexOptions, SourceError,
 };
@@ -47,6 +47,10 @@ pub struct Fittings {
     pub encoder: Option<EncoderFactory>,
     /// Changes how the index is opened.
     pub index: fn(&mut IndexOptions),
+    /// See [`Limits`]; the number of uploads is the configuration's.
+    pub admission: Limits,
+    /// See [`Room`].
+    pub memory: Room,
 }
 
 /// Builds an encoder on the thread it will stay on.
@@ -59,6 +63,8 @@ impl Default for Fittings {
             inspect: Arc::new(NoInspection),
             encoder: None,
             index: |_| {},
+            admission: Limits::default(),
+            memory: Room::default(),
         }
     }
 }
@@ -176,8 +182,11 @@ impl App {
         }
         let pipeline = Arc::new(Pipeline::start(tools, settings));
         pipeline.wait_for(|health| health.open).await;
-        let counts = Counts::default();
-        let state = web::Data::new(State { pipeline, search, store, index, llm: codes.llm, facts, counts });
+        let admission = Admission::new(Limits { uploads: config.max_uploads, ..fittings.admission });
+        let (counts, memory) = (Counts::default(), Memory::new(fittings.memory));
+        let llm = codes.llm;
+        let state = State { pipeline, search, store, index, llm, facts, counts, admission, memory };
+        let state = web::Data::new(state);
         Ok(App { state, postgres })
     }
 
@@ -194,6 +203,15 @@ impl App {
             troubles.push(error.to_string());
         }
         troubles
+    }
+
+    /// Stops our own PostgreSQL and lets everything else lie as it is: some chunks are not answered, and whatever
+    /// holds them up would hold up an orderly end too. The process has to end now.
+    pub fn abandon(self) -> Vec<String> {
+        let App { state, postgres } = self;
+        std::mem::forget(state);
+        let stopped = postgres.map(ManagedPostgres::stop);
+        stopped.and_then(Result::err).map(|error| error.to_string()).into_iter().collect()
     }
 }
 

@@ -7,6 +7,7 @@ pub mod search;
 pub mod serve;
 pub mod simulate_llm;
 
+use nix::sys::signal::{SigHandler, Signal};
 use std::error::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -51,6 +52,18 @@ fn signalled() -> impl Future<Output = ()> {
             }
             // Without signal handlers the default applies: the signal ends the process, and the promise carries it.
             _ => std::future::pending().await,
+        }
+    }
+}
+
+/// From now on SIGINT and SIGTERM do what they do to a program that does not listen: end it at once.
+#[expect(unsafe_code, reason = "what a signal does can be set in no other way")]
+fn stop_listening() {
+    for each in [Signal::SIGINT, Signal::SIGTERM] {
+        // SAFETY: the default action is no handler that could run into anything. The handlers that it takes the place
+        // of are never asked for again.
+        if let Err(error) = unsafe { nix::sys::signal::signal(each, SigHandler::SigDfl) } {
+            tracing::warn!("a second {each} will not end the service at once: {error}");
         }
     }
 }

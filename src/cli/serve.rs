@@ -1,14 +1,16 @@
 //! `lnsp serve`: starts the house, binds the port, says what runs, and takes it apart on SIGINT or SIGTERM.
 
-use super::{CommandResult, signalled};
+use super::{CommandResult, signalled, stop_listening};
 use crate::app::{App, Fittings, StartError};
 use crate::config::Config;
 use crate::http::{self, Facts};
 use crate::metrics;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
 
 /// The exporter keeps every sample until it is asked or told to tidy up.
@@ -31,11 +33,11 @@ pub fn run(config: Config) -> CommandResult {
     let terminal = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(terminal);
     log.with_writer(std::io::stderr).init();
-    actix_web::rt::System::new().block_on(serve(config))?;
-    Ok(ExitCode::SUCCESS)
+    more_descriptors();
+    Ok(actix_web::rt::System::new().block_on(serve(config))?)
 }
 
-async fn serve(config: Config) -> Result<(), ServeError> {
+async fn serve(config: Config) -> Result<ExitCode, ServeError> {
     // A taken port is told before the model is loaded; the port opens only when everything is ready.
     drop(listen(&config)?);
     let mut say = |line: String| println!("{line}");
@@ -44,22 +46,52 @@ async fn serve(config: Config) -> Result<(), ServeError> {
 
     let listener = listen(&config)?;
     let address = listener.local_addr().map_err(ServeError::Http)?;
-    let server = http::serve(listener, app.state.clone(), http::Settings::default());
+    let door = listener.try_clone().map_err(ServeError::Http)?;
+    let settings = http::Settings { drain: Duration::from_secs(config.drain_s), ..http::Settings::default() };
+    let server = http::serve(listener, app.state.clone(), settings);
     let server = server.map_err(ServeError::Http)?;
     let handle = server.handle();
+    let mut server = actix_web::rt::spawn(server);
     actix_web::rt::spawn(upkeep());
     let signalled = signalled();
-    actix_web::rt::spawn(async move {
-        signalled.await;
-        println!("stopping: accepted chunks are finished first");
-        handle.stop(true).await;
-    });
     println!("✅ lnsp-ingest ready on http://{address}");
-    server.await.map_err(ServeError::Http)?;
+    tokio::select! {
+        () = signalled => {}
+        ended = &mut server => {
+            let ended = ended.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+            let why = ended.err().unwrap_or_else(|| std::io::Error::other("it ended by itself"));
+            return Err(ServeError::Http(why));
+        }
+    }
 
+    stop_listening();
+    let seconds = config.drain_s;
+    println!(
+        "stopping: accepted chunks are finished, for {seconds} s at most; another signal ends it at once"
+    );
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let left = http::drain(&app.state, &handle, door, deadline).await;
+    server.abort();
+    if left > 0 {
+        eprintln!(
+            "lnsp: stopped after {seconds} s with {left} chunks unanswered, because something they need does not \
+             answer (see the log); they are not acknowledged: send them again"
+        );
+        app.abandon().iter().for_each(|trouble| eprintln!("{trouble}"));
+        return Ok(ExitCode::FAILURE);
+    }
     app.stop().await.iter().for_each(|trouble| eprintln!("{trouble}"));
     println!("stopped");
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Connections are descriptors, and what a shell allows by default is far below what the system does.
+fn more_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::info!("the limit of open files stays as it is: {error}");
+    }
 }
 
 fn listen(config: &Config) -> Result<TcpListener, ServeError> {

@@ -57,6 +57,13 @@ impl<R: Unsettled> ReceiptBook<R> {
     }
 }
 
+impl<R> ReceiptBook<R> {
+    /// Some receipt is not settled yet, or its answer not yet read.
+    pub fn owes(&self) -> bool {
+        self.0.capacity() < self.0.max_capacity()
+    }
+}
+
 impl<R> Results<R> {
     /// The next answer with its tag; `None` when everything is answered and the book is closed.
     pub async fn next(&mut self) -> Option<(u64, R)> {

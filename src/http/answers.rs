@@ -9,8 +9,9 @@ use super::error::rejection_object;
 use super::ingest::ActiveUpload;
 use super::{State, Tally};
 use crate::flow::Results;
+use crate::metrics;
 use crate::outcome::{Filed, Outcome};
-use actix_web::http::StatusCode;
+use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -151,8 +152,12 @@ impl Answers {
         let mut body = self.summary(&ended);
         body["errors_truncated"] = json!(self.tally.failed > errors.len() as u64);
         body["errors"] = Value::Array(errors);
-        let status = ended.map_or_else(|cut| cut.status(), |()| StatusCode::OK);
-        HttpResponse::build(status).json(body)
+        let status = ended.as_ref().map_or_else(Cut::status, |()| StatusCode::OK);
+        let mut response = HttpResponse::build(status);
+        if ended == Err(Cut::Draining) {
+            response.insert_header((header::RETRY_AFTER, self.state.retry_after().to_string()));
+        }
+        response.json(body)
     }
 
     async fn ended(&mut self) -> Result<(), Cut> {
@@ -177,6 +182,7 @@ impl Answers {
             "complete": ended.is_ok(), "processing_time_ms": self.started.elapsed().as_millis() as u64,
         });
         if let Err(cut) = ended {
+            metrics::upload_cut(cut.code());
             summary["error"] = cut.object();
         }
         summary

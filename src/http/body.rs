@@ -3,11 +3,13 @@
 use super::cut::Cut;
 use super::error::ApiError;
 use super::inflate::{Encoding, Inflate};
+use super::kept::Kept;
+use super::patience::{Account, Patience};
 use crate::metrics;
-use actix_web::http::{StatusCode, header};
-use actix_web::{HttpRequest, web};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderMap};
 use bytes::{Buf, Bytes};
-use futures_util::StreamExt;
+use tokio::time::{Instant, timeout};
 
 /// Inflated bytes that are there at a time.
 const PIECE: usize = 64 * 1024;
@@ -17,7 +19,8 @@ const PIECE: usize = 64 * 1024;
 /// Inflating runs on the HTTP worker: a piece is a fraction of a millisecond of work, less than parsing the lines in
 /// it, and between two pieces the other requests of the worker have their turn.
 pub struct Body {
-    payload: web::Payload,
+    kept: Kept,
+    account: Account,
     encoding: Encoding,
     inflate: Inflate,
     /// As received, not yet inflated.
@@ -31,32 +34,29 @@ pub struct Body {
 }
 
 impl Body {
-    /// The body of this request.
+    /// What comes through `kept`, from a client that is waited for so long.
     ///
     /// # Errors
-    /// 415 for an encoding that is not ours.
-    pub fn new(request: &HttpRequest, payload: web::Payload) -> Result<Body, ApiError> {
-        let encoding = encoding_of(request)?;
+    /// 400 when the decoder cannot be made.
+    pub fn new(encoding: Encoding, kept: Kept, patience: Patience) -> Result<Body, ApiError> {
         let inflate = Inflate::new(encoding).map_err(Cut::from)?;
         let room = if encoding == Encoding::Identity { 0 } else { PIECE };
         let output = vec![0; room].into_boxed_slice();
-        Ok(Body { payload, encoding, inflate, input: Bytes::new(), plain: Bytes::new(), output, more: false })
+        let (account, input, plain) = (Account::new(patience), Bytes::new(), Bytes::new());
+        Ok(Body { kept, account, encoding, inflate, input, plain, output, more: false })
     }
 
     /// The next piece: not empty, 64 KiB at most when it was inflated. `None` at the end of a whole body. May be
-    /// dropped while it waits; not to be called again after an error.
+    /// dropped while it waits; not to be called again after an error. While the client `is_owed` something it may wait
+    /// for us, and its time stands still.
     ///
     /// # Errors
     /// The end of a body that is not whole.
-    pub async fn next(&mut self) -> Result<Option<&[u8]>, Cut> {
+    pub async fn next(&mut self, is_owed: impl Fn() -> bool) -> Result<Option<&[u8]>, Cut> {
         loop {
             if self.input.is_empty() && !self.more {
-                match self.payload.next().await {
-                    Some(Ok(received)) => {
-                        metrics::body_bytes(self.encoding.name(), received.len());
-                        self.input = received;
-                    }
-                    Some(Err(error)) => return Err(Cut::Incomplete(error.to_string())),
+                match self.receive(&is_owed).await? {
+                    Some(received) => self.input = received,
                     None => return self.inflate.finish().map(|()| None).map_err(Cut::from),
                 }
             }
@@ -78,12 +78,36 @@ impl Body {
             }
         }
     }
+
+    /// What the connection has, waited for within the client's account.
+    async fn receive(&mut self, is_owed: impl Fn() -> bool) -> Result<Option<Bytes>, Cut> {
+        loop {
+            let (asked, owed) = (Instant::now(), is_owed());
+            let received = timeout(self.account.step(), self.kept.next()).await;
+            if let Ok(Some(Ok(received))) = &received {
+                metrics::body_bytes(self.encoding.name(), received.len());
+                self.account.received(received.len());
+            }
+            if !owed && !is_owed() {
+                self.account.waited(asked.elapsed())?;
+            }
+            match received {
+                Ok(Some(Ok(received))) => return Ok(Some(received)),
+                Ok(Some(Err(error))) => return Err(Cut::Incomplete(error.to_string())),
+                Ok(None) => return Ok(None),
+                Err(_) => {}
+            }
+        }
+    }
 }
 
-/// What the request says about its body.
-fn encoding_of(request: &HttpRequest) -> Result<Encoding, ApiError> {
+/// What the head of a request says about its body.
+///
+/// # Errors
+/// 415 for an encoding that is not ours.
+pub fn encoding_of(headers: &HeaderMap) -> Result<Encoding, ApiError> {
     let mut named = String::new();
-    for value in request.headers().get_all(header::CONTENT_ENCODING) {
+    for value in headers.get_all(header::CONTENT_ENCODING) {
         named.push_str(value.to_str().unwrap_or("unreadable"));
         named.push(',');
     }

@@ -21,20 +21,42 @@ pub enum Cut {
          do not ask for a stream, and send it again"
     )]
     ClientNotReading(Duration),
+    /// Nothing came.
+    #[error("nothing came from the client for {0:?} while the service waited for it; send the rest again")]
+    ClientIdle(Duration),
+    /// Too little came.
+    #[error(
+        "the client sent less than {0} bytes a second while the service waited for it; send the rest again"
+    )]
+    ClientTooSlow(u64),
+    /// The service is going down.
+    #[error("the service is going down and reads no further; send the lines again that have no good result")]
+    Draining,
 }
 
 impl Cut {
     /// Every code there is.
-    pub const CODES: [&str; 4] = ["incomplete_body", "corrupt_body", "inflate_ratio", "client_not_reading"];
+    pub const CODES: [&str; 7] = [
+        "incomplete_body",
+        "corrupt_body",
+        "inflate_ratio",
+        "client_not_reading",
+        "client_idle",
+        "client_too_slow",
+        "draining",
+    ];
 
     /// The stable name in answers.
     pub fn code(&self) -> &'static str {
-        let [incomplete, corrupt, ratio, not_reading] = Self::CODES;
+        let [incomplete, corrupt, ratio, not_reading, idle, too_slow, draining] = Self::CODES;
         match self {
             Cut::Incomplete(_) => incomplete,
             Cut::Inflate(InflateError::Corrupt { .. } | InflateError::Truncated { .. }) => corrupt,
             Cut::Inflate(InflateError::Ratio) => ratio,
             Cut::ClientNotReading(_) => not_reading,
+            Cut::ClientIdle(_) => idle,
+            Cut::ClientTooSlow(_) => too_slow,
+            Cut::Draining => draining,
         }
     }
 
@@ -42,6 +64,8 @@ impl Cut {
     pub fn status(&self) -> StatusCode {
         match self {
             Cut::Inflate(InflateError::Ratio) => StatusCode::PAYLOAD_TOO_LARGE,
+            Cut::ClientIdle(_) | Cut::ClientTooSlow(_) => StatusCode::REQUEST_TIMEOUT,
+            Cut::Draining => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -50,8 +74,9 @@ impl Cut {
     pub fn object(&self) -> Value {
         // The same bytes inflate to the same: sending them again helps only when they did not all arrive.
         let retryable = !matches!(self, Cut::Inflate(_));
+        let kind = if *self == Cut::Draining { "unavailable" } else { "invalid_request" };
         json!({
-            "type": "invalid_request", "code": self.code(), "message": self.to_string(), "retryable": retryable,
+            "type": kind, "code": self.code(), "message": self.to_string(), "retryable": retryable,
         })
     }
 }

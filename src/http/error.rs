@@ -18,18 +18,27 @@ pub struct ApiError {
     pub message: String,
     /// The field or parameter to mend.
     pub param: Option<String>,
+    /// Whole seconds after which to send it again, where that was measured.
+    pub retry_after: Option<u64>,
 }
 
 impl ApiError {
     /// An error without a field.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        ApiError { status, code, message: message.into(), param: None }
+        ApiError { status, code, message: message.into(), param: None, retry_after: None }
     }
 
     /// Names the field or parameter.
     #[must_use]
     pub fn param(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into());
+        self
+    }
+
+    /// Says when to send it again.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
         self
     }
 
@@ -48,8 +57,8 @@ impl ApiError {
     }
 
     /// The same request can succeed later.
-    fn retryable(&self) -> bool {
-        matches!(self.status.as_u16(), 429 | 503)
+    pub fn retryable(&self) -> bool {
+        matches!(self.status.as_u16(), 408 | 429 | 503)
     }
 
     /// The inner object of the answer.
@@ -101,7 +110,7 @@ impl ResponseError for ApiError {
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
         if self.retryable() {
-            response.insert_header((header::RETRY_AFTER, "1"));
+            response.insert_header((header::RETRY_AFTER, self.retry_after.unwrap_or(1).to_string()));
         }
         if self.code == "unsupported_encoding" {
             response.insert_header((header::ACCEPT_ENCODING, "gzip, zstd, identity"));

@@ -3,26 +3,40 @@
 //! Knows the entrance, the search, receipts and chunks; not the stages behind them. Every error goes through the
 //! one table in [`error`].
 
+mod admission;
 mod answers;
 mod body;
 mod cut;
+mod drain;
 mod error;
+mod idempotency;
 mod inflate;
 mod ingest;
 mod json;
+mod kept;
 mod lines;
+mod lookout;
 mod metadata;
 mod ndjson;
 mod ops;
+mod pace;
+mod patience;
+mod reply;
 mod request_id;
 mod scan;
 mod search;
+mod server;
 mod wire;
 
+pub use admission::{Admission, Limits};
 pub use cut::Cut;
+pub use drain::drain;
 pub use error::ApiError;
+pub use idempotency::{Memory, Room};
 pub use inflate::{Encoding, Inflate, InflateError};
 pub use lines::{LineError, Lines};
+pub use patience::Patience;
+pub use server::serve;
 pub use wire::{IngestRequest, ShapeError, WireChunk, read as read_chunk, read_request};
 
 use crate::index::Index;
@@ -31,11 +45,6 @@ use crate::model::ModelIdentity;
 use crate::pipeline::Pipeline;
 use crate::search::Search;
 use crate::store::Store;
-use actix_web::dev::Server;
-use actix_web::middleware::from_fn;
-use actix_web::{HttpServer, web};
-use std::any::Any;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -56,6 +65,10 @@ pub struct State {
     pub facts: Facts,
     /// Since the start.
     pub counts: Counts,
+    /// Lets uploads in.
+    pub admission: Admission,
+    /// Of answers to requests with an `Idempotency-Key`.
+    pub memory: Memory,
 }
 
 /// What was decided at the start, for `/health` and the answers.
@@ -98,6 +111,7 @@ pub struct Counts {
     duplicate: AtomicU64,
     failed: AtomicU64,
     uploads: AtomicU64,
+    issued: AtomicU64,
 }
 
 /// What [`Counts`] counts.
@@ -127,6 +141,17 @@ impl Counts {
         self.uploads.load(Ordering::Relaxed)
     }
 
+    /// A chunk or a line will be answered.
+    pub fn issued(&self) {
+        self.add(&self.issued);
+    }
+
+    /// Chunks and lines that are taken and not answered yet.
+    pub fn unanswered(&self) -> u64 {
+        let Tally { stored, duplicate, failed } = self.tally();
+        self.issued.load(Ordering::Relaxed).saturating_sub(stored + duplicate + failed)
+    }
+
     /// Counts an outcome, here and in the metrics.
     pub fn count(&self, outcome: &crate::outcome::Outcome) {
         use crate::outcome::Outcome;
@@ -143,10 +168,18 @@ impl Counts {
 /// How the server treats its clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Requests in flight when the server is told to end get this long.
+    /// Requests in flight when the server is told to end in order get this long.
     pub drain: Duration,
+    /// A client has this long for the first head on its connection.
+    pub head: Duration,
+    /// A connection may be idle between two requests for this long: longer than usual proxies keep theirs.
+    pub keep_alive: Duration,
+    /// What is asked of a client that sends a body.
+    pub sending: Patience,
     /// A client that asked for a stream of results may leave them unread this long.
     pub client_patience: Duration,
+    /// After an answer to a request that was not read to its end the client has this long to see it.
+    pub linger: Duration,
     /// A client that is silent and takes none of the bytes on their way to it is disconnected after this long. Longer
     /// than the patience, so that who reads again late finds out why the stream has ended.
     pub cut_after: Duration,
@@ -154,53 +187,15 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
+        let seconds = Duration::from_secs;
         Settings {
-            drain: Duration::from_secs(30),
-            client_patience: Duration::from_secs(30),
-            cut_after: Duration::from_secs(90),
+            drain: seconds(30),
+            head: seconds(5),
+            keep_alive: seconds(75),
+            sending: Patience::default(),
+            client_patience: seconds(30),
+            linger: seconds(5),
+            cut_after: seconds(90),
         }
     }
-}
-
-/// A server on `listener`. It ends by its handle.
-///
-/// # Errors
-/// The operating system's, for the listener.
-pub fn serve(listener: TcpListener, state: web::Data<State>, settings: Settings) -> std::io::Result<Server> {
-    let (drain_s, cut_after) = (settings.drain.as_secs(), settings.cut_after);
-    let settings = web::Data::new(settings);
-    let app =
-        move || actix_web::App::new().app_data(state.clone()).app_data(settings.clone()).configure(routes);
-    let server = HttpServer::new(app).on_connect(move |connection, _| limit_unread(connection, cut_after));
-    Ok(server.disable_signals().shutdown_timeout(drain_s).listen(listener)?.run())
-}
-
-/// The framework waits for ever for a client that takes nothing, so the kernel is told to give it up.
-#[cfg(target_os = "linux")]
-fn limit_unread(connection: &dyn Any, limit: Duration) {
-    use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
-    let Some(socket) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() else { return };
-    let limit = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
-    if let Err(error) = setsockopt(socket, TcpUserTimeout, &limit) {
-        tracing::warn!("a connection has no limit for clients that do not read: {error}");
-    }
-}
-
-/// Other systems have no such limit; the upload itself ends there too, only its connection stays.
-#[cfg(not(target_os = "linux"))]
-fn limit_unread(_: &dyn Any, _: Duration) {}
-
-fn routes(config: &mut web::ServiceConfig) {
-    config.service(
-        web::scope("")
-            .wrap(from_fn(request_id::stamp))
-            .route("/", web::get().to(ops::about))
-            .route("/ingest", web::post().to(ingest::ingest))
-            .route("/search", web::post().to(search::search))
-            .route("/health", web::get().to(ops::health))
-            .route("/ready", web::get().to(ops::ready))
-            .route("/stats", web::get().to(ops::stats))
-            .route("/metrics", web::get().to(ops::metrics))
-            .default_service(web::to(ops::not_found)),
-    );
 }

@@ -15,6 +15,7 @@ use super::wire::{self, Options, WireChunk};
 use crate::chunk::Chunk;
 use crate::flow::{ReceiptBook, receipt_book};
 use crate::outcome::{Cause, Outcome, Rejection};
+use crate::pipeline::Receipt;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -57,7 +58,7 @@ pub async fn ingest(
         drop(ended.send(reader.read(body).await));
     });
     let answers = Answers::new(results, ending, state, upload);
-    let accept = header_text(request, &header::ACCEPT).unwrap_or_default();
+    let accept = header_text(request.headers(), &header::ACCEPT).unwrap_or_default();
     if accept.contains("ndjson") || accept.contains("jsonl") {
         let lines = answers.stream(Signals { room, over }, patience);
         return Ok(HttpResponse::Ok().content_type("application/x-ndjson").streaming(lines));
@@ -69,6 +70,9 @@ pub async fn ingest(
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     })
 }
+
+/// A line with its number.
+type Line = (u64, Result<Bytes, LineError>);
 
 /// Brings the lines of one upload to the entrance.
 struct Reader {
@@ -82,34 +86,58 @@ struct Reader {
 }
 
 impl Reader {
-    /// Reads the body to its end.
+    /// Reads the body to its end, or to that of the service.
     async fn read(mut self, mut body: Body) -> Result<(), Cut> {
         let mut lines = Lines::default();
-        let over = self.over.clone();
+        let (over, state) = (self.over.clone(), self.state.clone());
+        let closed = state.pipeline.entrance().closed();
         loop {
             let piece = tokio::select! {
                 biased;
                 () = over.cancelled() => return Err(gone()),
-                piece = body.next() => piece?,
+                () = closed.cancelled() => return self.end(Cut::Draining, || lines.next_line()).await,
+                piece = body.next(|| self.book.owes()) => piece?,
             };
             let Some(piece) = piece else { break };
             lines.feed(piece);
-            self.take(|| lines.next_line()).await?;
+            if let Err(cut) = self.take(|| lines.next_line()).await {
+                return self.end(cut, || lines.next_line()).await;
+            }
         }
         // A body that was cut off has no last line: what is left is a piece of one.
-        self.take(|| lines.last_line()).await
+        match self.take(|| lines.last_line()).await {
+            Ok(()) => Ok(()),
+            Err(cut) => self.end(cut, || lines.last_line()).await,
+        }
+    }
+
+    /// Nothing more is read. When that is because the service goes down, the lines that are here as a whole are told.
+    async fn end(&self, cut: Cut, mut next: impl FnMut() -> Option<Line>) -> Result<(), Cut> {
+        while cut == Cut::Draining
+            && let Some((number, _)) = next()
+        {
+            let Some(receipt) = self.issue(number).await else { return Err(gone()) };
+            let message = "the service is going down; send it again";
+            receipt.settle(Outcome::Rejected(Rejection::new(Cause::Draining, message)));
+        }
+        Err(cut)
+    }
+
+    async fn issue(&self, number: u64) -> Option<Receipt> {
+        let receipt = self.book.issue(number).await?;
+        self.state.counts.issued();
+        Some(receipt)
     }
 
     /// Takes lines until there is none, in groups.
-    async fn take(
-        &mut self,
-        mut next: impl FnMut() -> Option<(u64, Result<Bytes, LineError>)>,
-    ) -> Result<(), Cut> {
-        let over = self.over.clone();
+    async fn take(&mut self, mut next: impl FnMut() -> Option<Line>) -> Result<(), Cut> {
+        let (over, state) = (self.over.clone(), self.state.clone());
+        let closed = state.pipeline.entrance().closed();
         loop {
             tokio::select! {
                 biased;
                 () = over.cancelled() => return Err(gone()),
+                () = closed.cancelled() => return Err(Cut::Draining),
                 _ = self.has_room.wait_for(|room| *room) => {}
             }
             let mut group = Vec::new();
@@ -118,7 +146,7 @@ impl Reader {
                 && let Some((number, line)) = next()
             {
                 taken += 1;
-                let Some(receipt) = self.book.issue(number).await else { return Err(gone()) };
+                let Some(receipt) = self.issue(number).await else { return Err(gone()) };
                 group.extend(arrive(self.check(line), receipt));
             }
             if !group.is_empty() {

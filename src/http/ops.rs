@@ -76,6 +76,9 @@ fn llm(state: &State) -> Value {
 /// `GET /ready`: 200 when chunks and searches are served, else 503 with the reasons.
 pub async fn ready(state: web::Data<State>) -> HttpResponse {
     let mut reasons = Vec::new();
+    if state.pipeline.entrance().closed().is_cancelled() {
+        reasons.push("the service is going down".to_owned());
+    }
     if let Err(error) = state.store.ping().await {
         reasons.push(format!("PostgreSQL does not answer: {error}"));
     }

@@ -1,11 +1,14 @@
 //! Every answer carries a request id: the client's own where it is usable, else a new one.
 
+use super::error::ApiError;
+use super::kept::Kept;
 use crate::metrics;
-use actix_web::Error;
+use actix_http::Request;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
+use actix_web::{Error, HttpMessage, HttpResponse, ResponseError};
 use std::time::Instant;
 use tracing::Instrument;
 
@@ -21,8 +24,7 @@ pub async fn stamp(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse, Error> {
     let started = Instant::now();
-    let given = request.headers().get(&HEADER).and_then(|id| id.to_str().ok()).filter(|id| usable(id));
-    let id = given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
+    let id = id_of(request.headers());
     let route = route_of(request.path());
     let method = method_of(request.method().as_str());
     let span = tracing::info_span!("request", request_id = %id, route);
@@ -38,7 +40,27 @@ pub async fn stamp(
             if json { with_id(body, &id) } else { body }
         });
     }
-    Ok(response)
+    Ok(Kept::hold(response))
+}
+
+/// The answer to a request that does not get as far as [`stamp`], stamped. Keeps the body that is not read.
+pub fn refuse(request: &mut Request, error: &ApiError) -> HttpResponse {
+    let started = Instant::now();
+    let id = id_of(request.headers());
+    let mut response = error.error_response();
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(HEADER, value);
+    }
+    let (route, method) = (route_of(request.path()), method_of(request.method().as_str()));
+    metrics::http_request(route, method, response.status().as_u16(), started.elapsed());
+    let kept = Kept::new(request.take_payload());
+    response.map_body(|_, body| kept.holding(with_id(body, &id)))
+}
+
+/// The client's own where it is usable, else a new one.
+fn id_of(headers: &HeaderMap) -> String {
+    let given = headers.get(&HEADER).and_then(|id| id.to_str().ok()).filter(|id| usable(id));
+    given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
 }
 
 /// Adds `request_id` to a JSON object that is already complete in memory.

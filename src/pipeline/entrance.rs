@@ -130,6 +130,7 @@ impl Entrance {
         let mut deadline = Instant::now() + self.patience;
         loop {
             let gate = tokio::select! {
+                biased;
                 () = self.draining.cancelled() => return give_up(trip, Cause::Draining),
                 gate = timeout_at(deadline, gates.wait_for(Option::is_some)) => match gate {
                     Ok(Ok(gate)) => gate.clone(),
@@ -174,9 +175,19 @@ impl Entrance {
         }
     }
 
+    /// Takes nobody in any more: whoever waits here is answered `draining`. Who is inside goes on.
+    pub fn close(&self) {
+        self.draining.cancel();
+    }
+
+    /// Cancelled by [`Self::close`].
+    pub fn closed(&self) -> &CancellationToken {
+        &self.draining
+    }
+
     /// Takes nobody in any more, and waits for those who are inside.
     pub(super) async fn drain(&self) {
-        self.draining.cancel();
+        self.close();
         self.all_home().await;
     }
 }

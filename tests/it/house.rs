@@ -16,7 +16,7 @@ use lnsp_ingest::stages::{Inspect, Stage};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// A running service.
@@ -29,6 +29,7 @@ pub struct House {
     pub database: Database,
     app: App,
     server: actix_web::dev::ServerHandle,
+    door: std::net::TcpListener,
     _data: tempfile::TempDir,
 }
 
@@ -67,11 +68,12 @@ impl House {
         let app = App::start(config, fittings, &mut |_| {}).await.unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
+        let door = listener.try_clone().unwrap();
         let settings = http::Settings { drain: Duration::from_secs(5), ..settings };
         let server = http::serve(listener, app.state.clone(), settings).unwrap();
         let handle = server.handle();
         actix_web::rt::spawn(server);
-        House { url, state: app.state.clone(), database, app, server: handle, _data: data }
+        House { url, state: app.state.clone(), database, app, server: handle, door, _data: data }
     }
 
     /// Ends the service in order.
@@ -79,6 +81,12 @@ impl House {
         self.server.stop(false).await;
         assert_eq!(self.app.stop().await, Vec::<String>::new());
         drop(self.state);
+    }
+
+    /// The orderly end of its HTTP face; gives the chunks without an answer.
+    pub async fn drain(&self, within: Duration) -> u64 {
+        let deadline = tokio::time::Instant::now() + within;
+        http::drain(&self.state, &self.server, self.door.try_clone().unwrap(), deadline).await
     }
 
     /// `GET path` as JSON, with its status.
@@ -249,15 +257,60 @@ impl Raw {
 
     /// Opens an NDJSON upload with these header lines.
     pub async fn upload_with(url: &str, headers: &str) -> Raw {
-        let socket = TcpSocket::new_v4().unwrap();
+        let mut raw = Raw::connect(url).await.unwrap();
+        let head = format!("POST /ingest HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-ndjson\r\n");
+        raw.write(format!("{head}{headers}\r\n")).await;
+        raw
+    }
+
+    /// Opens a connection.
+    pub async fn connect(url: &str) -> std::io::Result<Raw> {
+        let socket = TcpSocket::new_v4()?;
         // Small, so that a client that does not read is soon felt.
-        socket.set_recv_buffer_size(64 * 1024).unwrap();
-        let mut socket = socket.connect(url.trim_start_matches("http://").parse().unwrap()).await.unwrap();
-        let head = format!(
-            "POST /ingest HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-ndjson\r\n{headers}\r\n"
-        );
-        socket.write_all(head.as_bytes()).await.unwrap();
-        Raw { socket: BufReader::new(socket) }
+        socket.set_recv_buffer_size(64 * 1024)?;
+        let socket = socket.connect(url.trim_start_matches("http://").parse().unwrap()).await?;
+        Ok(Raw { socket: BufReader::new(socket) })
+    }
+
+    /// Sends bytes as they are.
+    pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        self.socket.get_mut().write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Sends a request with a JSON body, in one piece; gives the answer's head and body, which says its length.
+    pub async fn ask(&mut self, line: &str, headers: &str, body: &str) -> (String, Value) {
+        let head = format!("{line} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n{headers}");
+        self.write(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).await;
+        self.answer().await
+    }
+
+    /// Reads an answer that says its length.
+    pub async fn answer(&mut self) -> (String, Value) {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(
+                self.socket.read_line(&mut head).await.unwrap(),
+                0,
+                "the connection ended after: {head}"
+            );
+        }
+        let lower = head.to_ascii_lowercase();
+        let length = lower.split("content-length: ").nth(1).unwrap().split_once('\r').unwrap().0;
+        let mut body = vec![0; length.parse().unwrap()];
+        self.socket.read_exact(&mut body).await.unwrap();
+        (lower, serde_json::from_slice(&body).unwrap())
+    }
+
+    /// Reads to the end of the connection, which must be an orderly one.
+    pub async fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        self.socket.read_to_end(&mut rest).await.unwrap();
+        String::from_utf8(rest).unwrap()
+    }
+
+    /// Breaks off without a word.
+    pub fn reset(self) {
+        self.socket.get_ref().set_zero_linger().unwrap();
     }
 
     /// Sends a piece of the body.

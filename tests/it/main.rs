@@ -4,12 +4,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
+mod admission;
 mod bench;
 mod classifier;
+mod clocks;
 mod connections;
 mod contract;
 mod crash;
 mod database;
+mod drain;
 mod encoder;
 mod encoder_crew;
 mod encoder_plan;
@@ -17,6 +20,7 @@ mod flow_of_chunks;
 mod fresh;
 mod healing;
 mod house;
+mod idempotency;
 mod index;
 mod llm;
 mod managed;

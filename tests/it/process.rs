@@ -1,9 +1,11 @@
 //! `lnsp` as a process of its own, for what a test cannot do to itself: wrong settings, signals, kills.
 
+use nix::sys::signal::Signal;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A running `lnsp serve`. Killed when dropped.
@@ -13,6 +15,7 @@ pub struct Service {
     /// Everything it printed until it was ready.
     pub log: String,
     child: Child,
+    complaints: Option<JoinHandle<String>>,
 }
 
 /// `lnsp`, without the environment's own settings.
@@ -59,7 +62,7 @@ impl Service {
             log += &line;
             log.push('\n');
             if let Some((_, url)) = line.split_once("ready on ") {
-                return Service { url: url.to_owned(), log, child };
+                return Service { url: url.to_owned(), log, child, complaints: Some(complaints) };
             }
         }
         drop(child.kill());
@@ -79,10 +82,21 @@ impl Service {
     }
 
     /// SIGTERM, and waits for the end.
-    pub fn terminate(mut self) -> ExitStatus {
+    pub fn terminate(self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.end().0
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        self.child.wait().unwrap()
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// Waits for its end; gives what it complained about.
+    pub fn end(mut self) -> (ExitStatus, String) {
+        let status = self.child.wait().unwrap();
+        (status, self.complaints.take().unwrap().join().unwrap())
     }
 
     /// Bytes of its memory that no file stands behind.

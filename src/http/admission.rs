@@ -1,0 +1,339 @@
+//! Who may upload: a permit before the first byte of a body, or a refusal that says when to come again.
+//!
+//! Streams have permits of their own and JSON requests have others, so neither keeps the other out. A JSON body is
+//! held whole, so its bytes need room too. A refusal asks nobody: what it has to know is known beforehand, see
+//! [`super::lookout`]. After the permit nobody is refused any more: overload is then felt as slower reading.
+
+use super::State;
+use super::error::ApiError;
+use super::pace::Pace;
+use crate::metrics;
+use actix_web::http::StatusCode;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// How much is let in at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// NDJSON uploads.
+    pub uploads: usize,
+    /// JSON requests.
+    pub requests: usize,
+    /// Bytes of their bodies, inflated: by `Content-Length`, else the most there can be.
+    pub request_bytes: usize,
+    /// The database, or the pipeline, may be away this long before uploads are refused for it.
+    pub moment: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { uploads: 64, requests: 256, request_bytes: 64 * 1024 * 1024, moment: Duration::from_secs(2) }
+    }
+}
+
+/// What asks to be let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// An upload of any length.
+    Upload,
+    /// A JSON request with a body of so many bytes.
+    Request(usize),
+}
+
+/// Why nobody new is let in now, apart from being full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The stages are being rebuilt.
+    Healing,
+    /// The database does not answer.
+    StoreAway,
+}
+
+/// Why somebody is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Every permit for uploads is out.
+    Uploads,
+    /// Every permit for requests is out.
+    Requests,
+    /// There is no room for its body.
+    RequestBytes,
+    /// The service is going down.
+    Draining,
+    /// See [`Obstacle`].
+    Obstacle(Obstacle),
+}
+
+impl Refusal {
+    /// The label in metrics.
+    fn reason(self) -> &'static str {
+        match self {
+            Refusal::Uploads => "uploads",
+            Refusal::Requests => "requests",
+            Refusal::RequestBytes => "request_bytes",
+            Refusal::Draining => "draining",
+            Refusal::Obstacle(Obstacle::Healing) => "healing",
+            Refusal::Obstacle(Obstacle::StoreAway) => "store",
+        }
+    }
+
+    fn error(self, limits: &Limits, retry_after: u64) -> ApiError {
+        let (overloaded, unavailable) = (StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE);
+        let (status, code, why) = match self {
+            Refusal::Uploads => (
+                overloaded,
+                "overloaded",
+                format!("{} uploads are under way, which is the limit", limits.uploads),
+            ),
+            Refusal::Requests => (
+                overloaded,
+                "overloaded",
+                format!("{} requests are under way, which is the limit", limits.requests),
+            ),
+            Refusal::RequestBytes => {
+                let most = limits.request_bytes / (1024 * 1024);
+                (
+                    overloaded,
+                    "overloaded",
+                    format!("the bodies of the requests under way fill their {most} MiB"),
+                )
+            }
+            Refusal::Draining => (unavailable, "draining", "the service is going down".to_owned()),
+            Refusal::Obstacle(Obstacle::Healing) => {
+                (unavailable, "healing", "the pipeline is being rebuilt after a failure".to_owned())
+            }
+            Refusal::Obstacle(Obstacle::StoreAway) => {
+                (unavailable, "store_unavailable", "the database does not answer".to_owned())
+            }
+        };
+        let message = format!("{why}; nothing was read, send it again in {retry_after} s");
+        ApiError::new(status, code, message).retry_after(retry_after)
+    }
+}
+
+/// Gives permits and counts them.
+pub struct Admission {
+    limits: Limits,
+    uploads: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
+    /// In KiB, so that any limit fits into a semaphore.
+    request_kib: Arc<Semaphore>,
+    obstacle: AtomicU8,
+    pace: Mutex<Pace>,
+    out: watch::Sender<usize>,
+}
+
+/// Held from before the first byte until the last answer.
+pub struct Permit {
+    out: watch::Sender<usize>,
+    wish: Wish,
+    _place: OwnedSemaphorePermit,
+    _bytes: Option<OwnedSemaphorePermit>,
+}
+
+impl Admission {
+    /// Nobody is inside.
+    pub fn new(limits: Limits) -> Self {
+        metrics::admission_limit("upload", limits.uploads);
+        metrics::admission_limit("request", limits.requests);
+        metrics::admission_limit("request_bytes", limits.request_bytes);
+        let permits = |count| Arc::new(Semaphore::new(count));
+        Admission {
+            limits,
+            uploads: permits(limits.uploads),
+            requests: permits(limits.requests),
+            request_kib: permits(kib(limits.request_bytes) as usize),
+            obstacle: AtomicU8::new(0),
+            pace: Mutex::default(),
+            out: watch::Sender::new(0),
+        }
+    }
+
+    /// Permits that are out.
+    pub fn out(&self) -> usize {
+        *self.out.borrow()
+    }
+
+    /// Waits until every permit is back.
+    pub async fn all_back(&self) {
+        // The sender lives in `self`, so the wait can only end with the fact.
+        drop(self.out.subscribe().wait_for(|out| *out == 0).await);
+    }
+
+    /// How much is let in at once.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// From now on everybody is refused for this reason; `None`: nobody is.
+    pub fn set_obstacle(&self, obstacle: Option<Obstacle>) {
+        let known = match obstacle {
+            None => 0,
+            Some(Obstacle::Healing) => 1,
+            Some(Obstacle::StoreAway) => 2,
+        };
+        self.obstacle.store(known, Ordering::Relaxed);
+    }
+
+    /// Why nobody is let in, if it is so.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        match self.obstacle.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(Obstacle::Healing),
+            _ => Some(Obstacle::StoreAway),
+        }
+    }
+
+    /// Sees how many chunks have been settled; gives the rate of late.
+    pub fn observe(&self, now: Instant, settled: u64) -> f64 {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.obstacle().is_some() {
+            pace.skip(now, settled)
+        } else {
+            pace.observe(now, settled)
+        }
+        pace.rate()
+    }
+
+    fn take(&self, wish: Wish) -> Result<Permit, Refusal> {
+        let (places, full) = match wish {
+            Wish::Upload => (&self.uploads, Refusal::Uploads),
+            Wish::Request(_) => (&self.requests, Refusal::Requests),
+        };
+        let place = places.clone().try_acquire_owned().map_err(|_| full)?;
+        let bytes = match wish {
+            Wish::Upload => None,
+            // One that is larger than all the room travels alone instead of never.
+            Wish::Request(bytes) => {
+                let kib = kib(bytes.min(self.limits.request_bytes));
+                let room = self.request_kib.clone().try_acquire_many_owned(kib);
+                Some(room.map_err(|_| Refusal::RequestBytes)?)
+            }
+        };
+        self.out.send_modify(|out| *out += 1);
+        count(wish, 1.0);
+        Ok(Permit { out: self.out.clone(), wish, _place: place, _bytes: bytes })
+    }
+
+    /// Whether [`Self::take`] would say no now.
+    fn look(&self, wish: Wish) -> Option<Refusal> {
+        let free = Semaphore::available_permits;
+        match wish {
+            Wish::Upload => (free(&self.uploads) == 0).then_some(Refusal::Uploads),
+            Wish::Request(_) if free(&self.requests) == 0 => Some(Refusal::Requests),
+            Wish::Request(bytes) => {
+                let kib = kib(bytes.min(self.limits.request_bytes)) as usize;
+                (free(&self.request_kib) < kib).then_some(Refusal::RequestBytes)
+            }
+        }
+    }
+}
+
+/// Rounded up; the largest there is, for more than that.
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
+fn count(wish: Wish, change: f64) {
+    match wish {
+        Wish::Upload => metrics::admission_used("upload", change),
+        Wish::Request(bytes) => {
+            metrics::admission_used("request", change);
+            metrics::admission_used("request_bytes", change * bytes as f64);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        count(self.wish, -1.0);
+        self.out.send_modify(|out| *out -= 1);
+    }
+}
+
+impl State {
+    /// A permit, or why there is none, as an answer.
+    ///
+    /// # Errors
+    /// 429 or 503, both with the time after which to ask again.
+    pub fn admit(&self, wish: Wish) -> Result<Permit, ApiError> {
+        let refusal = match self.closed() {
+            Some(refusal) => refusal,
+            None => match self.admission.take(wish) {
+                Ok(permit) => return Ok(permit),
+                Err(refusal) => refusal,
+            },
+        };
+        Err(self.refused(refusal))
+    }
+
+    /// The answer that [`Self::admit`] would give now instead of a permit.
+    pub fn would_refuse(&self, wish: Wish) -> Option<ApiError> {
+        let refusal = self.closed().or_else(|| self.admission.look(wish))?;
+        Some(self.refused(refusal))
+    }
+
+    /// Whole seconds after which it is worth asking again.
+    pub fn retry_after(&self) -> u64 {
+        let pace = self.admission.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.advice(self.counts.unanswered(), rand::random())
+    }
+
+    /// The answer to those who come while the service goes down.
+    pub fn draining(&self) -> ApiError {
+        self.refused(Refusal::Draining)
+    }
+
+    fn refused(&self, refusal: Refusal) -> ApiError {
+        metrics::refused(refusal.reason());
+        refusal.error(&self.admission.limits, self.retry_after())
+    }
+
+    fn closed(&self) -> Option<Refusal> {
+        if self.pipeline.entrance().closed().is_cancelled() {
+            return Some(Refusal::Draining);
+        }
+        self.admission.obstacle().map(Refusal::Obstacle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission() -> Admission {
+        Admission::new(Limits { uploads: 2, requests: 3, request_bytes: 10_000, ..Limits::default() })
+    }
+
+    #[test]
+    fn uploads_and_requests_do_not_keep_each_other_out() {
+        let admission = admission();
+        let uploads: Vec<_> = (0..2).map(|_| admission.take(Wish::Upload).ok().unwrap()).collect();
+        assert_eq!(admission.take(Wish::Upload).err(), Some(Refusal::Uploads));
+        let requests: Vec<_> = (0..3).map(|_| admission.take(Wish::Request(10)).ok().unwrap()).collect();
+        assert_eq!(admission.take(Wish::Request(10)).err(), Some(Refusal::Requests));
+        assert_eq!((admission.look(Wish::Upload), admission.out()), (Some(Refusal::Uploads), 5));
+        drop(uploads);
+        assert_eq!((admission.look(Wish::Upload), admission.out()), (None, 3));
+        assert_eq!(admission.look(Wish::Request(0)), Some(Refusal::Requests));
+        drop(requests);
+        assert_eq!((admission.look(Wish::Request(0)), admission.out()), (None, 0));
+    }
+
+    #[test]
+    fn the_bytes_of_bodies_are_bounded_and_one_that_is_too_large_goes_alone() {
+        let admission = admission();
+        let most = admission.take(Wish::Request(9_000)).ok().unwrap();
+        assert_eq!(admission.take(Wish::Request(2_000)).err(), Some(Refusal::RequestBytes));
+        assert_eq!(admission.look(Wish::Request(2_000)), Some(Refusal::RequestBytes));
+        assert_eq!(admission.out(), 1, "a refused one holds no place");
+        let small = admission.take(Wish::Request(1_000)).ok().unwrap();
+        drop((most, small));
+        let large = admission.take(Wish::Request(1 << 40)).ok().unwrap();
+        assert_eq!(admission.take(Wish::Request(1)).err(), Some(Refusal::RequestBytes));
+        drop(large);
+        assert!(admission.take(Wish::Request(1)).is_ok());
+    }
+}

@@ -1,0 +1,94 @@
+//! How fast chunks are settled, and from that, when it is worth asking again. Pure.
+
+use std::time::{Duration, Instant};
+
+/// The recent past that counts: an older rate weighs a third of a newer one.
+const RECENT: Duration = Duration::from_secs(10);
+/// The longest advice.
+const LONGEST: f64 = 60.0;
+/// Advice differs by this share at most, so that those who were refused together do not come back together.
+const JITTER: f64 = 0.2;
+
+/// The measured rate of settled chunks.
+#[derive(Debug, Default)]
+pub struct Pace {
+    rate: f64,
+    seen: Option<(Instant, u64)>,
+}
+
+impl Pace {
+    /// Now so many have been settled since the start. Call it every second or so.
+    pub fn observe(&mut self, now: Instant, settled: u64) {
+        let Some((then, before)) = self.seen.replace((now, settled)) else { return };
+        let passed = now.saturating_duration_since(then).as_secs_f64();
+        if passed <= 0.0 {
+            self.seen = Some((then, before));
+            return;
+        }
+        let rate = settled.saturating_sub(before) as f64 / passed;
+        // The first chunks after idleness tell all there is to know.
+        let weight = if self.rate < 0.01 { 1.0 } else { 1.0 - (-passed / RECENT.as_secs_f64()).exp() };
+        self.rate += (rate - self.rate) * weight;
+    }
+
+    /// Time passed in which nothing could be settled for a reason that says nothing about the pace.
+    pub fn skip(&mut self, now: Instant, settled: u64) {
+        self.seen = Some((now, settled));
+    }
+
+    /// Chunks per second.
+    pub fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// Whole seconds after which to ask again, when so many chunks are ahead. `dice` is from 0 to 1.
+    pub fn advice(&self, ahead: u64, dice: f64) -> u64 {
+        let seconds =
+            if ahead == 0 { 1.0 } else { (ahead as f64 / self.rate.max(f64::MIN_POSITIVE)).min(LONGEST) };
+        let jittered = seconds * (1.0 - JITTER + 2.0 * JITTER * dice.clamp(0.0, 1.0));
+        // At most 72: it fits.
+        jittered.round().max(1.0) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After so many seconds at this rate.
+    fn steady(pace: &mut Pace, from: Instant, seconds: u64, settled: &mut u64, rate: u64) -> Instant {
+        let mut now = from;
+        for _ in 0..seconds {
+            now += Duration::from_secs(1);
+            *settled += rate;
+            pace.observe(now, *settled);
+        }
+        now
+    }
+
+    #[test]
+    fn advice_is_what_is_ahead_at_the_measured_rate() {
+        let (mut pace, mut settled, start) = (Pace::default(), 0, Instant::now());
+        assert_eq!(pace.advice(0, 0.5), 1);
+        assert_eq!(pace.advice(1, 0.5), 60, "nothing was ever settled");
+        pace.observe(start, 0);
+        let now = steady(&mut pace, start, 1, &mut settled, 100);
+        assert_eq!((pace.rate(), pace.advice(1200, 0.5)), (100.0, 12));
+        assert_eq!((pace.advice(1200, 0.0), pace.advice(1200, 1.0)), (10, 14), "a fifth less or more");
+        assert_eq!((pace.advice(10, 0.0), pace.advice(1_000_000, 1.0)), (1, 72));
+        steady(&mut pace, now, 10, &mut settled, 300);
+        assert!((pace.rate() - 226.0).abs() < 1.0, "{}", pace.rate());
+    }
+
+    #[test]
+    fn standing_still_makes_the_advice_longer_and_an_outage_does_not() {
+        let (mut pace, mut settled, start) = (Pace::default(), 0, Instant::now());
+        pace.observe(start, 0);
+        let now = steady(&mut pace, start, 5, &mut settled, 100);
+        let later = now + Duration::from_secs(100);
+        pace.skip(later, settled);
+        assert_eq!(pace.advice(1000, 0.5), 10);
+        steady(&mut pace, later, 20, &mut settled, 0);
+        assert_eq!(pace.advice(1000, 0.5), 60);
+    }
+}

@@ -1,0 +1,172 @@
+//! The answer to a JSON request, in the old contract's words, as bytes that can be given twice.
+
+use super::State;
+use super::error::rejection_object;
+use super::wire::Options;
+use crate::chunk::TmdSource;
+use crate::outcome::{Filed, Outcome};
+use crate::quality::QualityMetrics;
+use actix_web::HttpResponse;
+use actix_web::http::{StatusCode, header};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// Chunks that are not stored.
+    pub failed: usize,
+    /// JSON.
+    pub body: Bytes,
+    /// The same request would be answered so again: no chunk failed for a reason that passes.
+    pub is_final: bool,
+}
+
+impl Reply {
+    /// To send. `retry_after`: see [`State::retry_after`].
+    pub fn response(self, retry_after: impl FnOnce() -> u64) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.insert_header((header::RETRY_AFTER, retry_after().to_string()));
+        }
+        response.insert_header(("X-Ingest-Errors", self.failed.to_string()));
+        response.content_type("application/json").body(self.body)
+    }
+
+    /// Of the chunks of a request, in their order. `heads` are the beginnings of their texts.
+    pub fn new(
+        outcomes: &[Outcome],
+        heads: &[String],
+        options: &Options,
+        state: &State,
+        took: Duration,
+    ) -> Self {
+        let links = neighbours(outcomes);
+        let results: Vec<Value> = outcomes
+            .iter()
+            .zip(heads)
+            .zip(links)
+            .map(|((outcome, head), links)| match outcome {
+                Outcome::Stored(filed) => good(filed, "stored", links, options, state),
+                Outcome::Duplicate(filed) => good(filed, "duplicate", links, options, state),
+                Outcome::Rejected(rejection) => json!({
+                    "global_id": "", "concept_text": head, "tmd_codes": {}, "vector_dimension": 0,
+                    "confidence_score": null, "quality_metrics": {"error": rejection.message},
+                    "created_at": now(), "parent_cpe_ids": [], "child_cpe_ids": [],
+                    "success": false, "error": rejection.message, "timings_ms": timings(None, options), "backends": {},
+                    "status": "error", "error_detail": rejection_object(rejection, None),
+                }),
+            })
+            .collect();
+        let failed = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Rejected(_))).count();
+        let mut body = json!({
+            "results": results, "total_chunks": outcomes.len(), "successful": outcomes.len() - failed, "failed": failed,
+            "batch_id": options.batch_id, "processing_time_ms": millis(took),
+        });
+        // Some causes are the service's own: those are to be sent again.
+        let own = outcomes.iter().any(|o| matches!(o, Outcome::Rejected(r) if r.cause.retryable()));
+        let mut status = StatusCode::OK;
+        if let (true, Some(Outcome::Rejected(first))) = (failed == outcomes.len(), outcomes.first()) {
+            status = if own { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::UNPROCESSABLE_ENTITY };
+            body["error"] = rejection_object(first, None);
+        }
+        Reply { status, failed, body: Bytes::from(body.to_string()), is_final: !own }
+    }
+}
+
+fn good(filed: &Filed, status: &str, links: Links, options: &Options, state: &State) -> Value {
+    let chunk = &filed.chunk;
+    let quality = QualityMetrics::of_text(&chunk.text, state.facts.model.dims);
+    let tmd = filed.tagging.tmd;
+    json!({
+        "global_id": filed.cpe_id, "concept_text": chunk.text,
+        "tmd_codes": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier()},
+        "vector_dimension": state.facts.model.dims + 16,
+        "confidence_score": quality.confidence(), "quality_metrics": quality,
+        "created_at": filed.created_at.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "parent_cpe_ids": links.parents, "child_cpe_ids": links.children,
+        "success": true, "error": null,
+        "timings_ms": timings(Some(filed), options), "backends": backends(filed, options, state),
+        "status": status, "id": chunk.key.id, "seq": filed.seq, "truncated": filed.truncated,
+        "tmd_source": filed.tagging.source.kind(), "tmd_confidence": filed.tagging.confidence,
+    })
+}
+
+/// Only what was measured for this chunk.
+fn timings(filed: Option<&Filed>, options: &Options) -> Value {
+    let mut map = Map::new();
+    let measured = filed.map(|filed| filed.timings).unwrap_or_default();
+    let named = [
+        ("tmd_ms", measured.tmd),
+        ("embedding_ms", measured.embedding),
+        ("postgres_ms", measured.postgres),
+        ("total_ms", measured.total),
+    ];
+    for (name, time) in named {
+        if let Some(time) = time {
+            map.insert(name.to_owned(), json!(millis(time)));
+        }
+    }
+    if let Some(time) = options.chunking_time_ms {
+        map.insert("chunking_ms".to_owned(), json!(time));
+    }
+    Value::Object(map)
+}
+
+fn backends(filed: &Filed, options: &Options, state: &State) -> Value {
+    let tmd = match &filed.tagging.source {
+        TmdSource::Client => "client-provided".to_owned(),
+        TmdSource::Local { version } => format!("local:{version}"),
+        TmdSource::Llm { model } => format!("llm:{model}"),
+        TmdSource::Fallback { version, reason } => format!("local:{version} (llm: {reason})"),
+    };
+    let cpesh = if options.skip_cpesh { "disabled" } else { "env-disabled" };
+    json!({"cpesh": cpesh, "tmd": tmd, "embedding": format!("inproc:{}", state.facts.model.name), "index": "inproc:arroy"})
+}
+
+fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn now() -> String {
+    chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Public names of the chunks before and after.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Links {
+    parents: Vec<String>,
+    children: Vec<String>,
+}
+
+/// Explicit links as they were sent; else the good neighbours of the same document within the request.
+fn neighbours(outcomes: &[Outcome]) -> Vec<Links> {
+    let mut links = vec![Links::default(); outcomes.len()];
+    let mut previous = HashMap::<Option<&str>, (usize, &Filed)>::new();
+    for (position, outcome) in outcomes.iter().enumerate() {
+        let (Outcome::Stored(filed) | Outcome::Duplicate(filed)) = outcome else { continue };
+        let placement = &filed.chunk.placement;
+        if is_linked(filed) {
+            links[position].parents.clone_from(&placement.parent_cpe_ids);
+            links[position].children.clone_from(&placement.child_cpe_ids);
+        }
+        let before = previous.insert(placement.document_id.as_deref(), (position, filed));
+        let Some((at, before)) = before else { continue };
+        if !is_linked(filed) {
+            links[position].parents = vec![before.cpe_id.to_string()];
+        }
+        if !is_linked(before) {
+            links[at].children = vec![filed.cpe_id.to_string()];
+        }
+    }
+    links
+}
+
+fn is_linked(filed: &Filed) -> bool {
+    let placement = &filed.chunk.placement;
+    !placement.parent_cpe_ids.is_empty() || !placement.child_cpe_ids.is_empty()
+}

@@ -1,0 +1,332 @@
+//! Who is let in, who is refused and how, and that nobody is starved who was let in.
+
+use crate::house::{House, Poison, Raw, Scripted, fittings, numbered, tally};
+use crate::wait::until;
+use lnsp_ingest::app::{EncoderFactory, Fittings};
+use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
+use lnsp_ingest::flow::{Backoff, Load};
+use lnsp_ingest::http::Limits;
+use lnsp_ingest::model::ModelIdentity;
+use lnsp_ingest::stages::Stage;
+use serde_json::{Value, json};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+const STREAM: &str = "Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
+
+/// The scripted encoder, with these limits.
+fn limited(change: impl FnOnce(&mut Limits)) -> Fittings {
+    let mut fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
+    change(&mut fittings.admission);
+    fittings
+}
+
+/// The whole seconds of the answer's advice.
+fn advice(head: &str) -> u64 {
+    head.split("retry-after: ").nth(1).unwrap().split_once('\r').unwrap().0.parse().unwrap()
+}
+
+fn refused(answer: &(String, Value), status: &str, code: &str) {
+    let (head, body) = answer;
+    assert!(head.starts_with(&format!("http/1.1 {status}")), "{head}{body}");
+    assert!((1..=72).contains(&advice(head)), "{head}");
+    let error = &body["error"];
+    assert_eq!((&error["code"], &error["retryable"]), (&json!(code), &json!(true)), "{body}");
+    assert!(
+        head.contains(&format!("x-request-id: {}", body["request_id"].as_str().unwrap())),
+        "{head}{body}"
+    );
+}
+
+fn chunks(texts: &[&str]) -> String {
+    let chunks: Vec<Value> = texts.iter().map(|text| json!({"id": text, "text": text})).collect();
+    json!({ "chunks": chunks }).to_string()
+}
+
+/// Two uploads that fill a house which takes two.
+async fn full() -> (House, [Raw; 2]) {
+    let house = House::build(limited(|_| {}), &["--max-uploads", "2"]).await;
+    let uploads = [Raw::upload(&house).await, Raw::upload(&house).await];
+    until("two uploads are let in", || house.state.admission.out() == 2).await;
+    (house, uploads)
+}
+
+#[actix_web::test]
+async fn an_upload_too_many_is_refused_before_its_first_byte_and_small_requests_are_not() {
+    let (house, [mut first, second]) = full().await;
+    for headers in [STREAM, "Content-Length: 1000000\r\n"] {
+        // Not a byte of the body is sent: nobody waits for it.
+        let mut third = Raw::upload_with(&house.url, headers).await;
+        let answer = third.answer().await;
+        refused(&answer, "429", "overloaded");
+        assert!(answer.0.contains("connection: close"), "{}", answer.0);
+    }
+    let (status, answer) = house.post("/ingest", chunks(&["small"])).await;
+    assert_eq!((status, &answer["successful"]), (200, &json!(1)));
+    assert_eq!(house.post("/search", r#"{"query":"small"}"#).await.0, 200);
+
+    first.send(numbered(0..10)).await;
+    first.end().await;
+    first.read_until("\"complete\":true").await;
+    until("its permit is back", || house.state.admission.out() == 1).await;
+    assert_eq!(tally(&house.stream(numbered(10..20)).await), (10, 0, 0));
+    second.reset();
+    until("the permit of who broke off is back", || house.state.admission.out() == 0).await;
+    assert_eq!(house.stored().await, 21);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn a_client_that_still_sends_sees_its_refusal_and_then_an_orderly_end() {
+    let (house, uploads) = full().await;
+    for headers in [STREAM, "Content-Length: 4194304\r\n"] {
+        let mut third = Raw::upload_with(&house.url, headers).await;
+        if headers == STREAM {
+            third.send(vec![b'x'; 4 << 20]).await;
+            third.end().await;
+        } else {
+            third.write(vec![b'x'; 4 << 20]).await;
+        }
+        // It has sent everything before it reads a word.
+        refused(&third.answer().await, "429", "overloaded");
+        tokio::io::AsyncWriteExt::shutdown(&mut third.socket).await.unwrap();
+        assert_eq!(third.rest().await, "");
+    }
+    drop(uploads);
+    until("all permits are back", || house.state.admission.out() == 0).await;
+    assert_eq!(house.state.counts.tally().failed, 0, "nothing of what was refused was read as lines");
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn a_client_that_asks_first_is_told_before_it_sends() {
+    let (house, [first, second]) = full().await;
+    for headers in [STREAM, "Content-Length: 1000000\r\n"] {
+        let mut third = Raw::upload_with(&house.url, &format!("Expect: 100-continue\r\n{headers}")).await;
+        refused(&third.answer().await, "429", "overloaded");
+        tokio::io::AsyncWriteExt::shutdown(&mut third.socket).await.unwrap();
+        assert_eq!(third.rest().await, "");
+    }
+    let mut wrong = Raw::connect(&house.url).await.unwrap();
+    wrong
+        .write("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+        .await;
+    let (head, body) = wrong.answer().await;
+    assert!(head.starts_with("http/1.1 415") && body["error"]["code"] == "unsupported_media_type", "{head}");
+
+    first.reset();
+    until("a permit is back", || house.state.admission.out() == 1).await;
+    let mut third = Raw::upload_with(&house.url, &format!("Expect: 100-continue\r\n{STREAM}")).await;
+    third.read_until("100 Continue\r\n\r\n").await;
+    third.send(numbered(0..3)).await;
+    third.end().await;
+    third.read_until("\"complete\":true").await;
+    assert_eq!(house.stored().await, 3);
+    drop(second);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn requests_are_limited_in_number_and_bytes_and_a_small_refusal_keeps_the_connection() {
+    let fittings = limited(|limits| (limits.requests, limits.request_bytes) = (2, 100 * 1024));
+    let house = House::build(fittings, &[]).await;
+    let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+    let mut waiting = Raw::connect(&house.url).await.unwrap();
+    let body = chunks(&["first"]);
+    waiting.write(format!("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+    until("the first is inside", || house.state.counts.unanswered() == 1).await;
+
+    // A body of unknown length may be the largest there is, which needs all the room; a small one finds its place.
+    let unknown = "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut second = Raw::connect(&house.url).await.unwrap();
+    second.write(unknown).await;
+    refused(&second.answer().await, "429", "overloaded");
+    let mut second = Raw::connect(&house.url).await.unwrap();
+    second.write("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 50000\r\n\r\n").await;
+    until("the second is let in", || house.state.admission.out() == 2).await;
+
+    let mut third = Raw::connect(&house.url).await.unwrap();
+    for _ in 0..3 {
+        let answer = third.ask("POST /ingest", "", &chunks(&["third"])).await;
+        refused(&answer, "429", "overloaded");
+        assert!(!answer.0.contains("connection: close"), "{}", answer.0);
+    }
+    assert!(third.ask("GET /stats", "", "").await.0.starts_with("http/1.1 200"));
+
+    second.reset();
+    until("the second is gone", || house.state.admission.out() == 1).await;
+    // The first one's client goes too: it was taken as a whole, so it is brought to its end.
+    waiting.reset();
+    held.release().await;
+    until("everybody is gone", || house.state.admission.out() == 0).await;
+    assert_eq!(house.stored().await, 1);
+    assert!(third.ask("POST /ingest", "", &chunks(&["third"])).await.0.starts_with("http/1.1 200"));
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn while_the_database_is_away_uploads_are_refused_and_afterwards_they_are_not() {
+    let house = House::build(limited(|limits| limits.moment = Duration::from_millis(50)), &[]).await;
+    let name = house.database.texts("SELECT current_database()").await.remove(0);
+    let admin = house.database.elsewhere("postgres");
+    admin.run(&format!("ALTER DATABASE \"{name}\" WITH ALLOW_CONNECTIONS false")).await;
+    let sessions = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+    admin.texts(&sessions).await;
+    until("it is noticed", || house.state.admission.obstacle().is_some()).await;
+    let mut upload = Raw::upload_with(&house.url, STREAM).await;
+    refused(&upload.answer().await, "503", "store_unavailable");
+    let mut request = Raw::connect(&house.url).await.unwrap();
+    refused(&request.ask("POST /ingest", "", &chunks(&["a"])).await, "503", "store_unavailable");
+
+    admin.run(&format!("ALTER DATABASE \"{name}\" WITH ALLOW_CONNECTIONS true")).await;
+    until("it is noticed", || house.state.admission.obstacle().is_none()).await;
+    assert_eq!(tally(&house.stream(numbered(0..10)).await), (10, 0, 0));
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn while_the_pipeline_heals_for_long_uploads_are_refused() {
+    let inspect = Arc::new(Poison { stage: Stage::Tmd, text: "This one kills." });
+    let mut fittings = Fittings { inspect, ..limited(|limits| limits.moment = Duration::from_millis(50)) };
+    // The first death is healed at once; after the second there is a pause, longer than anybody here waits.
+    let pause = Duration::from_secs(3600);
+    fittings.pipeline.heal = Backoff { first: pause, ceiling: pause };
+    let house = House::build(fittings, &[]).await;
+    let mut upload = Raw::upload(&house).await;
+    upload.send("{\"text\":\"This one kills.\"}\n").await;
+    until("it is noticed", || house.state.admission.obstacle().is_some()).await;
+    let mut late = Raw::upload_with(&house.url, STREAM).await;
+    refused(&late.answer().await, "503", "healing");
+    assert_eq!(house.get("/ready").await.0, 503);
+    drop(upload);
+    // Not in order: the pipeline would wait for the pause.
+    drop(house);
+}
+
+/// An encoder that notes its texts in order, and waits until it may go on.
+#[derive(Clone, Default)]
+struct Stepped(Arc<(Mutex<Steps>, Condvar)>);
+
+#[derive(Default)]
+struct Steps {
+    open: bool,
+    seen: Vec<String>,
+}
+
+impl Stepped {
+    fn factory(&self) -> EncoderFactory {
+        let steps = self.clone();
+        Arc::new(move || Box::new(SteppedEncoder(Scripted::new(), steps.clone())))
+    }
+
+    fn open(&self) {
+        self.0.0.lock().unwrap().open = true;
+        self.0.1.notify_all();
+    }
+
+    fn seen(&self) -> usize {
+        self.0.0.lock().unwrap().seen.len()
+    }
+}
+
+struct SteppedEncoder(Scripted, Stepped);
+
+impl Encoder for SteppedEncoder {
+    fn identity(&self) -> &ModelIdentity {
+        self.0.identity()
+    }
+
+    fn dims(&self) -> usize {
+        self.0.dims()
+    }
+
+    fn encode(&mut self, texts: &[&Tokens]) -> Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError> {
+        let (steps, open) = &*(self.1).0;
+        let mut steps = steps.lock().unwrap();
+        steps.seen.extend(texts.iter().map(|tokens| format!("{tokens:?}")));
+        drop(open.wait_while(steps, |steps| !steps.open).unwrap());
+        self.0.encode(texts)
+    }
+}
+
+#[actix_web::test]
+async fn uploads_and_a_small_request_take_turns_chunk_by_chunk() {
+    const BULKS: usize = 3;
+    let stepped = Stepped::default();
+    let mut fittings = Fittings { encoder: Some(stepped.factory()), ..fittings() };
+    let one = Load { items: 1, bytes: 1 << 20 };
+    (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) = (one, one, one);
+    let house = House::build(fittings, &["--enable-batch-embeddings", "false"]).await;
+    let entrance = house.state.pipeline.entrance();
+
+    // Each bulk upload waits with one group before a full house, in the order in which they came.
+    let mut bulks = Vec::new();
+    for bulk in 0..BULKS {
+        let mut upload = Raw::upload(&house).await;
+        let lines: String = (0..200)
+            .map(|n| format!("{{\"id\":\"{bulk}-{n}\",\"text\":\"Bulk {bulk} line {n}.\"}}\n"))
+            .collect();
+        upload.send(lines).await;
+        upload.end().await;
+        let inside = |full: &[usize; 4]| full[1..3].iter().sum::<usize>();
+        until("the bulk upload waits", || {
+            let house = entrance.inside().unwrap();
+            stepped.seen() == 1
+                && inside(&house) == 2
+                && entrance.waiting() + inside(&house) == 200 * (bulk + 1)
+        })
+        .await;
+        bulks.push(upload);
+    }
+    // Then comes a small request.
+    let url = house.url.clone();
+    let small = actix_web::rt::spawn(async move {
+        Raw::connect(&url).await.unwrap().ask("POST /ingest", "", &chunks(&["one", "two"])).await
+    });
+    until("it waits too", || entrance.waiting() == 200 * BULKS).await;
+    stepped.open();
+    let (head, answer) = small.await.unwrap();
+    assert!(head.starts_with("http/1.1 200"), "{answer}");
+    let seq = |at: usize| answer["results"][at]["seq"].as_u64().unwrap();
+    // Two were inside. Then each of the four has its turn, the small one last, and again.
+    assert_eq!((seq(0), seq(1)), (2 + BULKS as u64 + 1, 2 + 2 * (BULKS as u64 + 1)));
+    for bulk in &mut bulks {
+        bulk.read_until("\"complete\":true").await;
+    }
+    assert_eq!(house.stored().await, 200 * BULKS as u64 + 2);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn all_permits_come_back_from_clients_that_break_off_anywhere() {
+    let house = House::build(limited(|_| {}), &["--max-uploads", "8"]).await;
+    let json = "Content-Type: application/json\r\n";
+    for round in 0..40 {
+        let mut raw = Raw::connect(&house.url).await.unwrap();
+        let body = numbered(0..3);
+        let text = match round % 5 {
+            0 => "POST /ingest HTTP/1.1\r\nHost: t".to_owned(),
+            1 => format!("POST /ingest HTTP/1.1\r\nHost: t\r\n{json}Content-Length: 500\r\n\r\n{{\"chunks\""),
+            2 => format!(
+                "POST /ingest HTTP/1.1\r\nHost: t\r\n{json}Transfer-Encoding: chunked\r\n\r\n5\r\n{{\"chu"
+            ),
+            3 => format!(
+                "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/x-ndjson\r\nContent-Length: 9999\r\n\r\n{body}"
+            ),
+            _ => format!(
+                "POST /ingest HTTP/1.1\r\nHost: t\r\n{json}Content-Length: {}\r\n\r\n{}",
+                41, r#"{"chunks":[{"id":"n9","text":"Number 9"}]}"#
+            ),
+        };
+        raw.write(text).await;
+        if round % 2 == 0 { raw.reset() } else { drop(raw) }
+    }
+    until("everything is quiet", || {
+        house.state.admission.out() == 0
+            && house.state.counts.active_uploads() == 0
+            && house.state.counts.unanswered() == 0
+    })
+    .await;
+    assert_eq!(tally(&house.stream(numbered(0..3)).await).2, 0);
+    house.stop().await;
+}

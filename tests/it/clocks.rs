@@ -1,0 +1,113 @@
+//! Clients that send nothing or too little are cut by name; clients that wait for us are not.
+
+use crate::house::{House, Raw, Scripted, fittings, numbered};
+use crate::wait::until;
+use lnsp_ingest::app::Fittings;
+use lnsp_ingest::flow::Load;
+use lnsp_ingest::http::{Patience, Settings};
+use std::time::Duration;
+
+async fn house(sending: Patience) -> House {
+    let mut fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
+    let slots = |items| Load { items, bytes: 1 << 30 };
+    (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) =
+        (slots(8), slots(16), slots(12));
+    let linger = Duration::from_millis(100);
+    House::build_with(fittings, &[], Settings { sending, linger, ..Settings::default() }).await
+}
+
+fn silence(limit: Duration) -> Patience {
+    Patience { silence: limit, ..Patience::default() }
+}
+
+const SHORT: Duration = Duration::from_millis(300);
+
+#[actix_web::test]
+async fn a_silent_client_is_cut_by_name_its_lines_count_and_its_connection_ends() {
+    let house = house(silence(SHORT)).await;
+    for headers in
+        ["Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked\r\n"]
+    {
+        let mut upload = Raw::upload_with(&house.url, headers).await;
+        upload.send("{\"id\":\"a\",\"text\":\"Whole.\"}\n{\"id\":\"b\",\"text\":\"Ha").await;
+        // It does not close its side: the service does, after it has said why.
+        let seen = upload.rest().await;
+        for part in ["client_idle", "\"complete\":false", "\"total_chunks\":1", "\"retryable\":true"] {
+            assert!(seen.contains(part), "{part}: {seen}");
+        }
+        assert!(seen.contains("408 Request Timeout") != headers.contains("Accept"), "{seen}");
+    }
+    let mut request = Raw::connect(&house.url).await.unwrap();
+    let head =
+        "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n";
+    request.write(format!("{head}{{\"chunks\":[")).await;
+    let seen = request.rest().await;
+    assert!(seen.starts_with("HTTP/1.1 408") && seen.contains("client_idle"), "{seen}");
+    until("nothing is left", || house.state.admission.out() == 0).await;
+    assert_eq!(house.stored().await, 1);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn a_client_that_dribbles_is_cut_by_name() {
+    let patience =
+        Patience { bytes_per_second: 1 << 20, over: Duration::from_millis(500), ..Patience::default() };
+    let house = house(patience).await;
+    let mut upload = Raw::upload(&house).await;
+    let mut seen = String::new();
+    // It sends as fast as answers could come: a byte each time it has looked for one.
+    while !seen.contains("summary") {
+        upload.send("x").await;
+        let read = tokio::time::timeout(Duration::from_millis(5), upload.read_until("\"summary\"")).await;
+        seen += &read.unwrap_or_default();
+    }
+    assert!(seen.contains("client_too_slow") && seen.contains("\"complete\":false"), "{seen}");
+    until("nothing is left", || house.state.admission.out() == 0).await;
+    house.stop().await;
+}
+
+/// How a test knows that more than the limit has passed: a client that is silent is cut, one after the other.
+async fn time_passes(house: &House) {
+    for _ in 0..3 {
+        let seen = Raw::upload(house).await.rest().await;
+        assert!(seen.contains("client_idle"), "{seen}");
+    }
+}
+
+#[actix_web::test]
+async fn a_client_that_waits_for_us_is_never_cut() {
+    let house = house(silence(SHORT)).await;
+    let entrance = house.state.pipeline.entrance();
+    let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+    // One sends a line and waits for its answer, as careful clients do.
+    let mut careful = Raw::upload(&house).await;
+    careful.send("{\"id\":\"careful\",\"text\":\"Careful.\"}\n").await;
+    until("it is inside", || entrance.inside() == Some([0, 0, 0, 1])).await;
+    // Another sends so much that it is not read any more.
+    let mut hasty = Raw::upload(&house).await;
+    hasty.send(numbered(0..3000)).await;
+    until("the house is full", || entrance.inside() == Some([0, 8, 16, 12]) && entrance.waiting() > 0).await;
+    time_passes(&house).await;
+    held.release().await;
+
+    careful.read_until("\"status\":\"stored\"").await;
+    hasty.end().await;
+    hasty.read_until("\"complete\":true").await;
+    // Now that it has its answer, it is waited for.
+    let seen = careful.rest().await;
+    assert!(seen.contains("client_idle") && seen.contains("\"stored\":1"), "{seen}");
+    assert_eq!(house.stored().await, 3001);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn a_head_that_does_not_come_to_its_end_is_answered_and_closed() {
+    let fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
+    let head = Duration::from_millis(200);
+    let house = House::build_with(fittings, &[], Settings { head, ..Settings::default() }).await;
+    let mut raw = Raw::connect(&house.url).await.unwrap();
+    raw.write("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-").await;
+    let seen = raw.rest().await;
+    assert!(seen.starts_with("HTTP/1.1 408"), "{seen}");
+    house.stop().await;
+}

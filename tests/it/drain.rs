@@ -1,0 +1,196 @@
+//! The end in order: nobody new, everybody answered, the index built; and the ends that are not in order.
+
+use crate::database::Database;
+use crate::house::{House, Raw, Scripted, fittings, numbered};
+use crate::process::Service;
+use crate::wait::until;
+use lnsp_ingest::app::Fittings;
+use lnsp_ingest::flow::Load;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+const CLOCK: &str = "SELECT seq FROM change_clock FOR UPDATE";
+
+/// 36 slots.
+async fn house() -> House {
+    let mut fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
+    let slots = |items| Load { items, bytes: 1 << 30 };
+    (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) =
+        (slots(8), slots(16), slots(12));
+    House::build(fittings, &[]).await
+}
+
+/// An upload that is open, with 300 lines of which 36 are inside, 220 wait in a group, and 44 are in the decoder.
+async fn three_hundred(house: &House) -> Raw {
+    let mut upload = Raw::upload(house).await;
+    upload.send(numbered(0..300)).await;
+    let entrance = house.state.pipeline.entrance();
+    until("the house is full", || {
+        entrance.inside() == Some([0, 8, 16, 12]) && entrance.waiting() == 256 - 36
+    })
+    .await;
+    upload
+}
+
+fn count(text: &str, part: &str) -> usize {
+    text.matches(part).count()
+}
+
+#[actix_web::test]
+async fn accepted_chunks_are_finished_and_everybody_else_is_told() {
+    let house = house().await;
+    let held = house.database.hold(CLOCK).await;
+    let mut kept = Raw::connect(&house.url).await.unwrap();
+    assert!(kept.ask("GET /ready", "", "").await.0.starts_with("http/1.1 200"));
+    let mut half = Raw::connect(&house.url).await.unwrap();
+    half.write(
+        "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+    )
+    .await;
+    let mut upload = three_hundred(&house).await;
+    until("the request is being read", || house.state.admission.out() == 2).await;
+
+    let end = async {
+        until("it has begun", || house.state.pipeline.entrance().closed().is_cancelled()).await;
+        let url = house.url.clone();
+        let mut refused = false;
+        while !refused {
+            refused = Raw::connect(&url).await.is_err();
+            tokio::task::yield_now().await;
+        }
+        // Who is connected already is told; who has sent half a request too.
+        let (head, body) = kept.ask("POST /ingest", "", "{\"chunks\":[{\"text\":\"Late.\"}]}").await;
+        assert!(head.starts_with("http/1.1 503") && head.contains("retry-after: "), "{head}");
+        assert_eq!(body["error"]["code"], "draining");
+        let (head, body) = kept.ask("GET /ready", "", "").await;
+        assert!(head.starts_with("http/1.1 503") && body.to_string().contains("going down"), "{head}{body}");
+        let (head, body) = half.answer().await;
+        assert!(head.starts_with("http/1.1 503") && body["error"]["code"] == "draining", "{head}{body}");
+        held.release().await;
+        let seen = upload.read_until("\"type\":\"summary\"").await;
+        // The one that stood at the head of the line for a slot got it.
+        assert_eq!(
+            (count(&seen, "\"stored\",\"tmd\""), count(&seen, "\"code\":\"draining\"")),
+            (37, 264),
+            "{seen}"
+        );
+        assert_eq!(count(&seen, "\"line\":"), 300 + 263, "each line once, and once more in its error");
+        assert!(seen.contains("\"complete\":false") && seen.contains("\"total_chunks\":300"), "{seen}");
+    };
+    let (left, ()) = futures_util::future::join(house.drain(Duration::from_secs(60)), end).await;
+    assert_eq!(left, 0);
+    assert_eq!(house.stored().await, 37);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn at_the_deadline_it_is_known_how_many_have_no_answer() {
+    let house = house().await;
+    let held = house.database.hold(CLOCK).await;
+    let upload = three_hundred(&house).await;
+    assert_eq!(house.drain(Duration::from_millis(50)).await, 256);
+    drop(upload);
+    held.release().await;
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn an_idle_service_ends_at_once_and_open_connections_do_not_hold_it() {
+    let house = House::scripted().await;
+    let mut idle = Raw::connect(&house.url).await.unwrap();
+    assert!(idle.ask("GET /ready", "", "").await.0.starts_with("http/1.1 200"));
+    let mut open = Raw::upload(&house).await;
+    open.send("{\"id\":\"a\",\"text\":\"A.\"}\n{\"id\":\"b\"").await;
+    open.read_until("\"stored\"").await;
+    assert_eq!(house.drain(Duration::from_secs(60)).await, 0);
+    let seen = open.rest().await;
+    assert!(seen.contains("\"code\":\"draining\"") && seen.contains("\"complete\":false"), "{seen}");
+    assert_eq!(idle.rest().await, "");
+    house.stop().await;
+}
+
+/// A service whose database is held, and an upload of which `inside` chunks are inside.
+async fn stuck(flags: &[&str]) -> (Service, Database, crate::database::Held, Raw, tempfile::TempDir) {
+    let database = Database::new().await;
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path(), &[&["--database-url", database.dsn()], flags].concat());
+    let held = database.hold(CLOCK).await;
+    let accept = "Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
+    let mut upload = Raw::upload_with(&service.url, accept).await;
+    upload.send(numbered(0..100)).await;
+    let mut health = Raw::connect(&service.url).await.unwrap();
+    loop {
+        let (_, body) = health.ask("GET /health", "", "").await;
+        let inside = body["pipeline"]["inside"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap());
+        if inside.sum::<u64>() == 100 {
+            return (service, database, held, upload, data);
+        }
+    }
+}
+
+/// Sends the signal and waits until it is heard: connections are refused.
+async fn told(service: &Service, signal: Signal) {
+    service.signal(signal);
+    while Raw::connect(&service.url).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[actix_web::test]
+async fn a_signal_ends_the_service_in_order_and_the_index_is_built() {
+    let (service, database, held, mut upload, data) = stuck(&[]).await;
+    told(&service, Signal::SIGTERM).await;
+    held.release().await;
+    let seen = upload.read_until("\"type\":\"summary\"").await;
+    assert_eq!(
+        (count(&seen, "\"stored\",\"tmd\""), count(&seen, "\"code\":\"draining\"")),
+        (100, 1),
+        "{seen}"
+    );
+    let (status, complaints) = service.end();
+    assert_eq!((status.code(), complaints.contains("unanswered")), (Some(0), false), "{complaints}");
+    assert_eq!(database.number("SELECT count(*) FROM chunks").await, 100);
+
+    let again = Service::start(data.path(), &["--database-url", database.dsn()]);
+    let mut raw = Raw::connect(&again.url).await.unwrap();
+    let (_, health) = raw.ask("GET /health", "", "").await;
+    assert_eq!(
+        (&health["index"]["items"], &health["index"]["in_memory"]),
+        (&100.into(), &0.into()),
+        "{health}"
+    );
+    drop(raw);
+    assert!(again.terminate().success());
+}
+
+#[actix_web::test]
+async fn a_second_signal_ends_it_at_once() {
+    let (service, _database, held, _upload, _data) = stuck(&[]).await;
+    told(&service, Signal::SIGINT).await;
+    service.signal(Signal::SIGTERM);
+    let (status, _) = service.end();
+    assert_eq!(status.signal(), Some(Signal::SIGTERM as i32));
+    held.release().await;
+}
+
+#[actix_web::test]
+async fn at_its_deadline_it_says_what_is_left_and_fails() {
+    let (service, database, held, mut upload, data) = stuck(&["--drain-s", "1"]).await;
+    service.signal(Signal::SIGTERM);
+    let (status, complaints) = service.end();
+    assert_eq!(status.code(), Some(1), "{complaints}");
+    assert!(complaints.contains("100 chunks unanswered"), "{complaints}");
+    let mut seen = Vec::new();
+    // However the connection ends, nothing was acknowledged.
+    drop(tokio::io::AsyncReadExt::read_to_end(&mut upload.socket, &mut seen).await);
+    assert!(!String::from_utf8(seen).unwrap().contains("stored"));
+    held.release().await;
+
+    let again = Service::start(data.path(), &["--database-url", database.dsn()]);
+    let answer = crate::house::stream_to(again.url.clone(), numbered(0..100)).await;
+    let summary: &Value = answer.last().unwrap();
+    assert_eq!((&summary["successful"], &summary["complete"]), (&100.into(), &true.into()), "{summary}");
+    assert!(again.terminate().success());
+}
