@@ -304,7 +304,9 @@ impl Raw {
     /// Reads to the end of the connection, which must be an orderly one.
     pub async fn rest(&mut self) -> String {
         let mut rest = Vec::new();
-        self.socket.read_to_end(&mut rest).await.unwrap();
+        let read = self.socket.read_to_end(&mut rest);
+        let ended = tokio::time::timeout(Duration::from_secs(8), read).await;
+        assert!(ended.is_ok(), "no end after: {}", String::from_utf8_lossy(&rest));
         String::from_utf8(rest).unwrap()
     }
 
