@@ -165,7 +165,8 @@ impl Counts {
     }
 }
 
-/// How the server treats its clients.
+/// How the server treats its clients. The framework's clock goes in steps of half a second: `head`, `keep_alive` and
+/// `linger` are a second or more.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// Requests in flight when the server is told to end in order get this long.

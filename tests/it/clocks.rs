@@ -12,7 +12,7 @@ async fn house(sending: Patience) -> House {
     let slots = |items| Load { items, bytes: 1 << 30 };
     (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) =
         (slots(8), slots(16), slots(12));
-    let linger = Duration::from_millis(100);
+    let linger = Duration::from_secs(1);
     House::build_with(fittings, &[], Settings { sending, linger, ..Settings::default() }).await
 }
 
@@ -103,7 +103,7 @@ async fn a_client_that_waits_for_us_is_never_cut() {
 #[actix_web::test]
 async fn a_head_that_does_not_come_to_its_end_is_answered_and_closed() {
     let fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
-    let head = Duration::from_millis(200);
+    let head = Duration::from_secs(1);
     let house = House::build_with(fittings, &[], Settings { head, ..Settings::default() }).await;
     let mut raw = Raw::connect(&house.url).await.unwrap();
     raw.write("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-").await;
