@@ -53,7 +53,7 @@ fn describe() {
     c!("lnsp_ingest_rejected_total", "Uploads and requests refused before their first byte, by reason");
     g!(
         "lnsp_ingest_settled_per_second",
-        "Chunks answered as stored or duplicate, over the last ten seconds or so"
+        "The pace of late, while chunks were waited for: stored and duplicate ones; Retry-After follows from it"
     );
     c!("lnsp_idempotency_requests_total", "Requests with an Idempotency-Key, by what became of them");
     g!("lnsp_idempotency_answers", "Answers kept for their Idempotency-Key");

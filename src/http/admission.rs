@@ -67,6 +67,9 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Every code there is in answers.
+    pub const CODES: [&str; 4] = ["overloaded", "draining", "healing", "store_unavailable"];
+
     /// The label in metrics.
     fn reason(self) -> &'static str {
         match self {
@@ -80,33 +83,27 @@ impl Refusal {
     }
 
     fn error(self, limits: &Limits, retry_after: u64) -> ApiError {
-        let (overloaded, unavailable) = (StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE);
-        let (status, code, why) = match self {
-            Refusal::Uploads => (
-                overloaded,
-                "overloaded",
-                format!("{} uploads are under way, which is the limit", limits.uploads),
-            ),
-            Refusal::Requests => (
-                overloaded,
-                "overloaded",
-                format!("{} requests are under way, which is the limit", limits.requests),
-            ),
+        let [overloaded, draining, healing, away] = Self::CODES;
+        let (code, why) = match self {
+            Refusal::Uploads => {
+                (overloaded, format!("{} uploads are under way, which is the limit", limits.uploads))
+            }
+            Refusal::Requests => {
+                (overloaded, format!("{} requests are under way, which is the limit", limits.requests))
+            }
             Refusal::RequestBytes => {
                 let most = limits.request_bytes / (1024 * 1024);
-                (
-                    overloaded,
-                    "overloaded",
-                    format!("the bodies of the requests under way fill their {most} MiB"),
-                )
+                (overloaded, format!("the bodies of the requests under way fill their {most} MiB"))
             }
-            Refusal::Draining => (unavailable, "draining", "the service is going down".to_owned()),
+            Refusal::Draining => (draining, "the service is going down".to_owned()),
             Refusal::Obstacle(Obstacle::Healing) => {
-                (unavailable, "healing", "the pipeline is being rebuilt after a failure".to_owned())
+                (healing, "the pipeline is being rebuilt after a failure".to_owned())
             }
-            Refusal::Obstacle(Obstacle::StoreAway) => {
-                (unavailable, "store_unavailable", "the database does not answer".to_owned())
-            }
+            Refusal::Obstacle(Obstacle::StoreAway) => (away, "the database does not answer".to_owned()),
+        };
+        let status = match code == overloaded {
+            true => StatusCode::TOO_MANY_REQUESTS,
+            false => StatusCode::SERVICE_UNAVAILABLE,
         };
         let message = format!("{why}; nothing was read, send it again in {retry_after} s");
         ApiError::new(status, code, message).retry_after(retry_after)
@@ -186,13 +183,13 @@ impl Admission {
         }
     }
 
-    /// Sees how many chunks have been settled; gives the rate of late.
-    pub fn observe(&self, now: Instant, settled: u64) -> f64 {
+    /// Sees how many chunks have been settled; gives the rate of late. `idle`: nobody waited for any.
+    pub fn observe(&self, now: Instant, settled: u64, idle: bool) -> f64 {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.obstacle().is_some() {
-            pace.skip(now, settled)
+        if idle || self.obstacle().is_some() {
+            pace.skip(now, settled);
         } else {
-            pace.observe(now, settled)
+            pace.observe(now, settled);
         }
         pace.rate()
     }

@@ -146,7 +146,8 @@ impl Memory {
     }
 
     fn keep(&self, key: &Key, answer: &Answer, now: Instant) {
-        let bytes = key.0.len() + answer.as_ref().map_or(0, |reply| reply.body.len());
+        let length = answer.as_ref().map_or_else(|error| error.message.len(), |reply| reply.body.len());
+        let bytes = key.0.len() + length;
         let mut shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = shelves.by_key.get_mut(key) else { return };
         if !is_final(answer) || bytes > self.room.bytes || self.room.answers == 0 {
@@ -175,6 +176,7 @@ impl Shelves {
     fn expire(&mut self, now: Instant, time: Duration) {
         while self.kept.front().is_some_and(|(since, _)| now.saturating_duration_since(*since) >= time) {
             self.forget_oldest();
+            metrics::idempotent_kept(self.kept.len(), self.bytes);
         }
     }
 

@@ -26,7 +26,7 @@ pub fn post(state: &Arc<State>) {
 
 /// What is in memory.
 async fn look(state: Weak<State>) {
-    let mut closed_since = None;
+    let (mut closed_since, mut idle) = (None, true);
     for looks in 0_u32.. {
         let Some(state) = state.upgrade() else { return };
         let now = Instant::now();
@@ -42,10 +42,13 @@ async fn look(state: Weak<State>) {
             (false, Some(Obstacle::Healing)) => state.admission.set_obstacle(None),
             _ => {}
         }
+        idle &= state.counts.unanswered() == 0;
         if looks % LOOKS_A_MEASUREMENT == 0 {
             let tally = state.counts.tally();
             // Bad lines are answered at once: they say nothing about the pace of the others.
-            metrics::settled_per_second(state.admission.observe(now, tally.stored + tally.duplicate));
+            let settled = tally.stored + tally.duplicate;
+            metrics::settled_per_second(state.admission.observe(now, settled, idle));
+            idle = true;
         }
         drop(state);
         sleep(LOOK).await;

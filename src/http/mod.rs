@@ -28,7 +28,7 @@ mod search;
 mod server;
 mod wire;
 
-pub use admission::{Admission, Limits};
+pub use admission::{Admission, Limits, Refusal};
 pub use cut::Cut;
 pub use drain::drain;
 pub use error::ApiError;

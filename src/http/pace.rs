@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 /// The recent past that counts: an older rate weighs a third of a newer one.
 const RECENT: Duration = Duration::from_secs(10);
-/// The longest advice.
+/// The longest advice, in seconds.
 const LONGEST: f64 = 60.0;
+/// The advice while nothing was ever settled: how fast it goes shows soon.
+const GUESS: f64 = 5.0;
 /// Advice differs by this share at most, so that those who were refused together do not come back together.
 const JITTER: f64 = 0.2;
 
@@ -31,7 +33,7 @@ impl Pace {
         self.rate += (rate - self.rate) * weight;
     }
 
-    /// Time passed in which nothing could be settled for a reason that says nothing about the pace.
+    /// Time passed in which nothing was settled for a reason that says nothing about the pace.
     pub fn skip(&mut self, now: Instant, settled: u64) {
         self.seen = Some((now, settled));
     }
@@ -43,8 +45,13 @@ impl Pace {
 
     /// Whole seconds after which to ask again, when so many chunks are ahead. `dice` is from 0 to 1.
     pub fn advice(&self, ahead: u64, dice: f64) -> u64 {
-        let seconds =
-            if ahead == 0 { 1.0 } else { (ahead as f64 / self.rate.max(f64::MIN_POSITIVE)).min(LONGEST) };
+        let seconds = if ahead == 0 {
+            1.0
+        } else if self.rate == 0.0 {
+            GUESS
+        } else {
+            (ahead as f64 / self.rate).min(LONGEST)
+        };
         let jittered = seconds * (1.0 - JITTER + 2.0 * JITTER * dice.clamp(0.0, 1.0));
         // At most 72: it fits.
         jittered.round().max(1.0) as u64
@@ -70,7 +77,7 @@ mod tests {
     fn advice_is_what_is_ahead_at_the_measured_rate() {
         let (mut pace, mut settled, start) = (Pace::default(), 0, Instant::now());
         assert_eq!(pace.advice(0, 0.5), 1);
-        assert_eq!(pace.advice(1, 0.5), 60, "nothing was ever settled");
+        assert_eq!(pace.advice(1000, 0.5), 5, "nothing was ever settled");
         pace.observe(start, 0);
         let now = steady(&mut pace, start, 1, &mut settled, 100);
         assert_eq!((pace.rate(), pace.advice(1200, 0.5)), (100.0, 12));
@@ -81,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn standing_still_makes_the_advice_longer_and_an_outage_does_not() {
+    fn standing_still_makes_the_advice_longer_and_time_that_is_skipped_does_not() {
         let (mut pace, mut settled, start) = (Pace::default(), 0, Instant::now());
         pace.observe(start, 0);
         let now = steady(&mut pace, start, 5, &mut settled, 100);

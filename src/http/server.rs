@@ -70,6 +70,10 @@ fn connections() -> usize {
 }
 
 /// The answer to a client that asks before it sends a body.
+#[expect(
+    clippy::result_large_err,
+    reason = "the framework asks for these types, and only a refusal is large"
+)]
 fn go_on(mut request: Request, state: &State) -> Result<Request, HttpResponse> {
     let upload = request.method() == Method::POST && request.path() == "/ingest";
     match upload.then(|| ingest::objection(request.headers(), state)).flatten() {

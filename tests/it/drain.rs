@@ -112,7 +112,7 @@ async fn an_idle_service_ends_at_once_and_open_connections_do_not_hold_it() {
 }
 
 /// A service whose database is held, and an upload of which `inside` chunks are inside.
-async fn stuck(flags: &[&str]) -> (Service, Database, crate::database::Held, Raw, tempfile::TempDir) {
+pub async fn stuck(flags: &[&str]) -> (Service, Database, crate::database::Held, Raw, tempfile::TempDir) {
     let database = Database::new().await;
     let data = tempfile::tempdir().unwrap();
     let service = Service::start(data.path(), &[&["--database-url", database.dsn()], flags].concat());

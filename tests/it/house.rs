@@ -258,7 +258,7 @@ impl Raw {
     /// Opens an NDJSON upload with these header lines.
     pub async fn upload_with(url: &str, headers: &str) -> Raw {
         let mut raw = Raw::connect(url).await.unwrap();
-        let head = format!("POST /ingest HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-ndjson\r\n");
+        let head = "POST /ingest HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-ndjson\r\n";
         raw.write(format!("{head}{headers}\r\n")).await;
         raw
     }

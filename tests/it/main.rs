@@ -18,6 +18,7 @@ mod encoder_crew;
 mod encoder_plan;
 mod flow_of_chunks;
 mod fresh;
+mod gauges;
 mod healing;
 mod house;
 mod idempotency;

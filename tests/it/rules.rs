@@ -194,7 +194,33 @@ fn the_readme_lists_every_error_code() {
     for cause in lnsp_ingest::outcome::Cause::ALL {
         assert!(readme.contains(&format!("`{cause}`")), "{cause} is not in the README");
     }
-    for code in lnsp_ingest::http::Cut::CODES {
+    let fixed = lnsp_ingest::http::Cut::CODES.into_iter().chain(lnsp_ingest::http::Refusal::CODES);
+    let mut codes: BTreeSet<String> = fixed.map(str::to_owned).collect();
+    for file in sources(&root().join("src/http")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        codes.extend(code.split("ApiError::new(").skip(1).filter_map(|call| {
+            let second = call.split_once(',')?.1.trim_start();
+            Some(second.strip_prefix('"')?.split('"').next()?.to_owned())
+        }));
+    }
+    assert!(codes.contains("unsupported_encoding") && codes.contains("idempotency_key_reused"));
+    for code in codes {
         assert!(readme.contains(&format!("`{code}`")), "{code} is not in the README");
     }
+}
+
+#[test]
+fn every_metric_has_its_help() {
+    let text = fs::read_to_string(root().join("src/metrics.rs")).unwrap();
+    let names = |calls: &[&str]| -> BTreeSet<String> {
+        let after = calls.iter().flat_map(|call| text.split(*call).skip(1));
+        after
+            .filter_map(|rest| Some(rest.trim_start().strip_prefix('"')?.split('"').next()?.to_owned()))
+            .collect()
+    };
+    let used = names(&["counter!(", "gauge!(", "histogram!("]);
+    let described = names(&["c!(", "g!(", "h!("]);
+    assert!(used.len() > 40);
+    assert_eq!(used.difference(&described).collect::<Vec<_>>(), Vec::<&String>::new());
 }
