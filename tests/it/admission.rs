@@ -252,6 +252,7 @@ impl Encoder for SteppedEncoder {
 #[actix_web::test]
 async fn uploads_and_a_small_request_take_turns_chunk_by_chunk() {
     const BULKS: usize = 3;
+    const SMALL: usize = 20;
     let stepped = Stepped::default();
     let mut fittings = Fittings { encoder: Some(stepped.factory()), ..fittings() };
     let one = Load { items: 1, bytes: 1 << 20 };
@@ -280,53 +281,68 @@ async fn uploads_and_a_small_request_take_turns_chunk_by_chunk() {
     }
     // Then comes a small request.
     let url = house.url.clone();
+    let texts: Vec<String> = (0..SMALL).map(|n| format!("Small {n}.")).collect();
     let small = actix_web::rt::spawn(async move {
-        Raw::connect(&url).await.unwrap().ask("POST /ingest", "", &chunks(&["one", "two"])).await
+        let body = chunks(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+        Raw::connect(&url).await.unwrap().ask("POST /ingest", "", &body).await
     });
-    until("it waits too", || entrance.waiting() == 200 * BULKS).await;
+    until("it waits too", || entrance.waiting() == 200 * BULKS - 2 + SMALL).await;
     stepped.open();
     let (head, answer) = small.await.unwrap();
     assert!(head.starts_with("http/1.1 200"), "{answer}");
-    let seq = |at: usize| answer["results"][at]["seq"].as_u64().unwrap();
-    // Two were inside. Then each of the four has its turn, the small one last, and again.
-    assert_eq!((seq(0), seq(1)), (2 + BULKS as u64 + 1, 2 + 2 * (BULKS as u64 + 1)));
+    let seq = |at: usize| answer["results"][at]["seq"].as_u64().unwrap() as usize;
+    // It waits for the end of no other. From its first chunk to its last each of the four has as many turns as it;
+    // who is late for one, because a thread slept, has the next.
+    let (first, all) = (seq(0), seq(SMALL - 1) - seq(0));
+    assert!(first < 200, "its first came after {first} others");
+    let turns = (SMALL - 1) * (BULKS + 1);
+    let round = BULKS + 1;
+    assert!((turns - 2 * round..=turns + 2 * round).contains(&all), "{all} instead of {turns}");
     for bulk in &mut bulks {
         bulk.read_until("\"complete\":true").await;
     }
-    assert_eq!(house.stored().await, 200 * BULKS as u64 + 2);
+    assert_eq!(house.stored().await, (200 * BULKS + SMALL) as u64);
     house.stop().await;
 }
 
 #[actix_web::test]
 async fn all_permits_come_back_from_clients_that_break_off_anywhere() {
     let house = House::build(limited(|_| {}), &["--max-uploads", "8"]).await;
-    let json = "Content-Type: application/json\r\n";
+    let head = "POST /ingest HTTP/1.1\r\nHost: t\r\n";
+    let json = format!("{head}Content-Type: application/json\r\n");
+    let lines = format!("{head}Content-Type: application/x-ndjson\r\n");
+    let whole = r#"{"chunks":[{"id":"n9","text":"Number 9"}]}"#;
+    let texts = [
+        head.to_owned(),
+        format!("{json}Content-Length: 500\r\n\r\n{{\"chunks\""),
+        format!("{json}Transfer-Encoding: chunked\r\n\r\n5\r\n{{\"chu"),
+        format!("{lines}Content-Length: 9999\r\n\r\n{}", numbered(0..3)),
+        format!("{json}Content-Length: {}\r\n\r\n{whole}", whole.len()),
+    ];
+    let (admission, counts) = (&house.state.admission, &house.state.counts);
+    let answered = || {
+        let tally = counts.tally();
+        tally.stored + tally.duplicate + tally.failed
+    };
     for round in 0..40 {
+        let (kind, before) = (round % texts.len(), answered());
         let mut raw = Raw::connect(&house.url).await.unwrap();
-        let body = numbered(0..3);
-        let text = match round % 5 {
-            0 => "POST /ingest HTTP/1.1\r\nHost: t".to_owned(),
-            1 => format!("POST /ingest HTTP/1.1\r\nHost: t\r\n{json}Content-Length: 500\r\n\r\n{{\"chunks\""),
-            2 => format!(
-                "POST /ingest HTTP/1.1\r\nHost: t\r\n{json}Transfer-Encoding: chunked\r\n\r\n5\r\n{{\"chu"
-            ),
-            3 => format!(
-                "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/x-ndjson\r\nContent-Length: 9999\r\n\r\n{body}"
-            ),
-            _ => format!(
-                "POST /ingest HTTP/1.1\r\nHost: t\r\n{json}Content-Length: {}\r\n\r\n{}",
-                41, r#"{"chunks":[{"id":"n9","text":"Number 9"}]}"#
-            ),
-        };
-        raw.write(text).await;
-        if round % 2 == 0 { raw.reset() } else { drop(raw) }
+        raw.write(&texts[kind]).await;
+        match kind {
+            0 => {}
+            // Its answer may be on its way.
+            4 => until("it is answered", || answered() == before + 1).await,
+            3 => until("its lines are answered", || answered() == before + 3).await,
+            _ => until("it is let in", || admission.out() == 1).await,
+        }
+        if round % 2 == 0 {
+            raw.reset();
+        } else {
+            drop(raw);
+        }
+        until("it is gone", || admission.out() == 0 && counts.active_uploads() == 0).await;
     }
-    until("everything is quiet", || {
-        house.state.admission.out() == 0
-            && house.state.counts.active_uploads() == 0
-            && house.state.counts.unanswered() == 0
-    })
-    .await;
-    assert_eq!(tally(&house.stream(numbered(0..3)).await).2, 0);
+    assert_eq!(counts.unanswered(), 0);
+    assert_eq!(tally(&house.stream(numbered(0..3)).await), (0, 3, 0));
     house.stop().await;
 }
