@@ -6,6 +6,7 @@
 mod answers;
 mod body;
 mod cut;
+mod dead_letters;
 mod error;
 mod inflate;
 mod ingest;
@@ -22,7 +23,7 @@ mod wire;
 pub use cut::Cut;
 pub use error::ApiError;
 pub use inflate::{Encoding, Inflate, InflateError};
-pub use lines::{LineError, Lines};
+pub use lines::{LineError, Lines, MAX_LINE_BYTES};
 pub use wire::{IngestRequest, ShapeError, WireChunk, read as read_chunk, read_request};
 
 use crate::index::Index;
@@ -197,6 +198,7 @@ fn routes(config: &mut web::ServiceConfig) {
             .route("/", web::get().to(ops::about))
             .route("/ingest", web::post().to(ingest::ingest))
             .route("/search", web::post().to(search::search))
+            .route("/dead-letters", web::get().to(dead_letters::dead_letters))
             .route("/health", web::get().to(ops::health))
             .route("/ready", web::get().to(ops::ready))
             .route("/stats", web::get().to(ops::stats))
