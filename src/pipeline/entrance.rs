@@ -209,6 +209,7 @@ impl Entrance {
         let mut deadline = Instant::now() + self.patience;
         loop {
             let gate = tokio::select! {
+                biased;
                 () = self.draining.cancelled() => return give_up(trip, Cause::Draining),
                 gate = timeout_at(deadline, gates.wait_for(Option::is_some)) => match gate {
                     Ok(Ok(gate)) => gate.clone(),

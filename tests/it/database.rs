@@ -57,6 +57,11 @@ impl Database {
         lines.into_iter().map(|line| line.value).collect()
     }
 
+    /// Runs a statement.
+    pub async fn run(&self, statement: &str) {
+        postgres::connect(&self.address).await.batch_execute(statement).await.unwrap();
+    }
+
     /// Runs a statement in a transaction and keeps its locks.
     pub async fn hold(&self, statement: &str) -> Held {
         let mut link = postgres::connect(&self.address).await;

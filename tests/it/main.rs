@@ -10,6 +10,7 @@ mod connections;
 mod contract;
 mod crash;
 mod database;
+mod dead_letters;
 mod encoder;
 mod encoder_crew;
 mod encoder_plan;
@@ -24,11 +25,13 @@ mod ollama_script;
 mod postgres;
 mod process;
 mod rules;
+mod same_key;
 mod simulated_llm;
 mod start;
 mod store;
 mod store_sql;
 mod streams;
+mod valve;
 mod wait;
 
 /// The folder of the project.
