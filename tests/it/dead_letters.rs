@@ -79,8 +79,7 @@ async fn a_row_the_database_refuses_is_found_by_halving_kept_and_stored_when_it_
     assert_eq!(house.get("/stats").await.1["dead_letters"], 1);
 
     house.database.run(ACCEPT).await;
-    let (code, said, complaint) =
-        replay(&house, &["--cause", "store_failed", "--dataset", "user_input"]);
+    let (code, said, complaint) = replay(&house, &["--cause", "store_failed", "--dataset", "user_input"]);
     let expected = (Some(0), "1 sent again: 1 stored, 0 duplicates, 0 failed again", "");
     assert_eq!((code, &*said, &*complaint), expected);
     assert_eq!((house.stored().await, summary(&house).await), (601, vec![]));
