@@ -125,7 +125,9 @@ async fn while_the_database_is_gone_nothing_is_read_and_nothing_is_lost() {
     scissors.come_back();
     upload.end().await;
     let seen = upload.read_until("\"type\":\"summary\"").await;
-    assert!(seen.contains("\"stored\":3000,\"duplicates\":0,\"failed\":0"), "{seen}");
+    for count in ["\"stored\":3000", "\"duplicates\":0", "\"failed\":0", "\"complete\":true"] {
+        assert!(seen.contains(count), "{count}: {seen}");
+    }
     assert_eq!(house.stored().await, 3000);
     house.stop().await;
 }
