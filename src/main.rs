@@ -19,6 +19,8 @@ enum Command {
     Serve(Box<Config>),
     /// Sends NDJSON files, one chunk a line, and shows the progress.
     Ingest(cli::ingest::Ingest),
+    /// Sends chunks again on which the service has failed, from its dead letters.
+    Replay(cli::replay::Replay),
     /// Searches, and prints a table.
     Search(cli::search::Search),
     /// Measures ten chunks one after the other and in parallel, and prints a report.
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Serve(config) => cli::serve::run(*config),
         Command::Ingest(ingest) => cli::ingest::run(ingest),
+        Command::Replay(replay) => cli::replay::run(replay),
         Command::Search(search) => cli::search::run(search),
         Command::Bench(bench) => cli::bench::run(bench),
         Command::SimulateLlm(flags) => cli::simulate_llm::run(flags),

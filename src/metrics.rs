@@ -95,6 +95,12 @@ fn describe() {
     h!("lnsp_store_commit_seconds", "One transaction of the writer, commit included");
     c!("lnsp_store_errors_total", "Errors of the database");
     g!("lnsp_store_max_seq", "Number of the last committed change");
+    c!("lnsp_dead_letters_total", "Rejected chunks written down to be sent again, by cause");
+    c!(
+        "lnsp_dead_letters_unwritten_total",
+        "Rejected chunks that could not be written down; they were answered all the same"
+    );
+    g!("lnsp_dead_letters", "Rejected chunks that lie there to be sent again, at the last look");
     g!("lnsp_index_applied_seq", "Searches reflect every change up to this number");
     g!("lnsp_index_lag_rows", "Changes committed but not yet built into the index; searched in memory");
     g!("lnsp_index_items", "Vectors built into the index");
@@ -321,6 +327,21 @@ pub fn store_error(class: Option<String>, retryable: bool) {
     let class = class.unwrap_or_else(|| "none".to_owned());
     let retryable = if retryable { "true" } else { "false" };
     counter!("lnsp_store_errors_total", "sqlstate_class" => class, "retryable" => retryable).increment(1);
+}
+
+/// A rejected chunk was written down.
+pub fn dead_letter(cause: &'static str) {
+    counter!("lnsp_dead_letters_total", "cause" => cause).increment(1);
+}
+
+/// A rejected chunk could not be written down.
+pub fn dead_letter_unwritten() {
+    counter!("lnsp_dead_letters_unwritten_total").increment(1);
+}
+
+/// How many rejected chunks lie there.
+pub fn dead_letters(count: i64) {
+    gauge!("lnsp_dead_letters").set(count as f64);
 }
 
 /// The last committed change.

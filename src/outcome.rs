@@ -18,6 +18,30 @@ pub enum Outcome {
     Rejected(Rejection),
 }
 
+impl Outcome {
+    /// The answer for a chunk whose key and content are those of a stored one.
+    pub fn again(chunk: Arc<Chunk>, filed: &Filed) -> Outcome {
+        Outcome::Duplicate(Arc::new(Filed {
+            chunk,
+            cpe_id: filed.cpe_id,
+            tagging: filed.tagging.clone(),
+            seq: filed.seq,
+            created_at: filed.created_at,
+            truncated: filed.truncated,
+            timings: Timings::default(),
+        }))
+    }
+
+    /// The answer for a chunk whose key is that of a stored one with other content.
+    pub fn conflict(chunk: &Chunk) -> Outcome {
+        let message = format!(
+            "the id {} of dataset {} is taken by a chunk with other content; send it under another id",
+            chunk.key.id, chunk.key.dataset
+        );
+        Outcome::Rejected(Rejection::new(Cause::IdConflict, message).param("id"))
+    }
+}
+
 /// The stored chunk behind a good outcome.
 #[derive(Debug)]
 pub struct Filed {
@@ -182,6 +206,20 @@ impl Cause {
             Cause::Lost => "lost",
             Cause::Draining => "draining",
         }
+    }
+
+    /// The cause with this code.
+    pub fn from_code(code: &str) -> Option<Cause> {
+        Cause::ALL.into_iter().find(|cause| cause.code() == code)
+    }
+
+    /// The chunk was taken and the service failed on it: it is kept as a dead letter. What the client has to mend, or
+    /// knows to send again because it was never taken, is not.
+    pub fn is_kept(self) -> bool {
+        matches!(
+            self,
+            Cause::TmdFailed | Cause::LlmFailed | Cause::EmbedFailed | Cause::StoreFailed | Cause::Poison
+        )
     }
 
     /// Sending the same chunk again can help.

@@ -4,6 +4,7 @@
 //! A [`Chunk`] can only be made by [`Chunk::new`], which checks its content. Pure: no I/O, no runtime.
 
 mod identity;
+mod sent;
 
 use crate::outcome::{Cause, Rejection};
 use crate::tmd::{AxisConfidence, Tmd};
@@ -84,6 +85,8 @@ pub struct Chunk {
     pub metadata: Option<Value>,
     /// The codes the client gave, all three of them and in range.
     pub client_tmd: Option<Tmd>,
+    /// As the client sent them; one or two are content without a use.
+    codes: [Option<i64>; 3],
 }
 
 impl Chunk {
@@ -122,6 +125,7 @@ impl Chunk {
             placement: draft.placement,
             metadata: draft.metadata,
             client_tmd,
+            codes: draft.codes,
         })
     }
 

@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod ingest;
+pub mod replay;
 pub mod search;
 pub mod serve;
 pub mod simulate_llm;

@@ -7,7 +7,7 @@ use super::receipt::{Receipt, Unsettled};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-/// A parcel that came home.
+/// A parcel that came home, or one that was on its way in again.
 pub struct Stray<O: Send + Sync + 'static, R: Unsettled> {
     /// What the client sent: it starts again from there.
     pub origin: Arc<O>,

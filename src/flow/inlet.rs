@@ -21,7 +21,7 @@ pub struct Load {
     pub bytes: usize,
 }
 
-/// The slots of one stage in one generation.
+/// The slots of one stage in one generation, or of another place that holds a bounded number of chunks.
 pub struct Slots {
     stage: &'static str,
     total: Load,
@@ -57,27 +57,35 @@ impl Slots {
         })
     }
 
-    /// Waits in line. A weight above the stage's total is clipped to it, so that one large item travels alone
-    /// instead of never. `None` once the slots are closed.
-    async fn acquire(self: &Arc<Self>, weight: usize) -> Option<Slot> {
-        let bytes = u32::try_from(weight.clamp(1, self.total.bytes)).unwrap_or(u32::MAX);
-        let item = self.items.clone();
-        let (item, bytes) =
-            match (item.clone().try_acquire_owned(), self.bytes.clone().try_acquire_many_owned(bytes)) {
-                (Ok(item), Ok(bytes)) => (item, bytes),
-                (early, _) => {
-                    // Only a sender that has to wait pays for a clock.
-                    drop(early);
-                    let waiting = Instant::now();
-                    let item = item.acquire_owned().await.ok()?;
-                    let bytes = self.bytes.clone().acquire_many_owned(bytes).await.ok()?;
-                    metrics::backpressure(self.stage, waiting.elapsed());
-                    (item, bytes)
-                }
-            };
+    /// Waits in line. A weight above the total is clipped to it, so that one large item travels alone instead of
+    /// never. `None` once the slots are closed.
+    pub async fn acquire(self: &Arc<Self>, weight: usize) -> Option<Slot> {
+        if let Some(slot) = self.try_acquire(weight) {
+            return Some(slot);
+        }
+        // Only a sender that has to wait pays for a clock.
+        let waiting = Instant::now();
+        let item = self.items.clone().acquire_owned().await.ok()?;
+        let bytes = self.bytes.clone().acquire_many_owned(self.permits(weight)).await.ok()?;
+        metrics::backpressure(self.stage, waiting.elapsed());
+        Some(self.taken(item, bytes))
+    }
+
+    /// As [`Self::acquire`], but `None` also when there is no room now.
+    pub fn try_acquire(self: &Arc<Self>, weight: usize) -> Option<Slot> {
+        let item = self.items.clone().try_acquire_owned().ok()?;
+        let bytes = self.bytes.clone().try_acquire_many_owned(self.permits(weight)).ok()?;
+        Some(self.taken(item, bytes))
+    }
+
+    fn permits(&self, weight: usize) -> u32 {
+        u32::try_from(weight.clamp(1, self.total.bytes.max(1))).unwrap_or(u32::MAX)
+    }
+
+    fn taken(self: &Arc<Self>, item: OwnedSemaphorePermit, bytes: OwnedSemaphorePermit) -> Slot {
         self.used.send_modify(|used| *used += 1);
         metrics::stage_queue(self.stage, 1.0);
-        Some(Slot { slots: self.clone(), _item: item, _bytes: bytes })
+        Slot { slots: self.clone(), _item: item, _bytes: bytes }
     }
 
     /// Nobody gets a slot any more; those who wait are turned away. Slots that are out come home as before.

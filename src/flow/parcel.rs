@@ -7,7 +7,8 @@ use crate::metrics;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The part of a parcel that stays the same all the way. Dropped with its receipt unsettled, it goes [`Home`].
+/// The part of a parcel that stays the same all the way. Dropped with its receipt unsettled, it goes [`Home`] if it was
+/// inside; one that never got in has nobody to come back for it, and its receipt says that it is lost.
 pub struct Trip<O: Send + Sync + 'static, R: Unsettled> {
     origin: Arc<O>,
     receipt: Option<Receipt<R>>,
@@ -17,13 +18,19 @@ pub struct Trip<O: Send + Sync + 'static, R: Unsettled> {
     started: Instant,
     attempts: u32,
     in_hand: Option<&'static str>,
+    /// It is a stray's.
+    again: bool,
+    /// A stage has it.
+    inside: bool,
 }
 
 impl<O: Send + Sync + 'static, R: Unsettled> Trip<O, R> {
     /// A first trip. `weight` in bytes.
     pub fn new(origin: Arc<O>, weight: usize, receipt: Receipt<R>, home: Arc<Home<O, R>>) -> Self {
         let (span, started) = (tracing::Span::current(), Instant::now());
-        Trip { origin, receipt: Some(receipt), home, span, weight, started, attempts: 0, in_hand: None }
+        let (attempts, in_hand, again, inside) = (0, None, false, false);
+        let receipt = Some(receipt);
+        Trip { origin, receipt, home, span, weight, started, attempts, in_hand, again, inside }
     }
 
     /// Sends a stray out again.
@@ -37,6 +44,8 @@ impl<O: Send + Sync + 'static, R: Unsettled> Trip<O, R> {
             started: stray.started,
             attempts: stray.attempts,
             in_hand: None,
+            again: true,
+            inside: false,
         }
     }
 
@@ -60,7 +69,9 @@ impl<O: Send + Sync + 'static, R: Unsettled> Trip<O, R> {
 
 impl<O: Send + Sync + 'static, R: Unsettled> Drop for Trip<O, R> {
     fn drop(&mut self) {
-        if let Some(receipt) = self.receipt.take() {
+        if let Some(receipt) = self.receipt.take()
+            && (self.inside || self.again)
+        {
             self.home.take_in(Stray {
                 origin: self.origin.clone(),
                 receipt,
@@ -88,11 +99,13 @@ impl<T: 'static, O: Send + Sync + 'static, R: Unsettled> actix::Message for Parc
 }
 
 impl<T, O: Send + Sync + 'static, R: Unsettled> Parcel<T, O, R> {
-    pub(super) fn new(cargo: T, slot: Slot, trip: Trip<O, R>) -> Self {
+    pub(super) fn new(cargo: T, slot: Slot, mut trip: Trip<O, R>) -> Self {
+        trip.inside = true;
         Parcel { cargo, trip, slot, entered: Instant::now() }
     }
 
-    pub(super) fn into_trip(self) -> Trip<O, R> {
+    pub(super) fn into_trip(mut self) -> Trip<O, R> {
+        self.trip.inside = false;
         self.trip
     }
 
@@ -164,5 +177,12 @@ impl<T, O: Send + Sync + 'static, R: Unsettled> Parcel<T, O, R> {
     /// Ends the journey.
     pub fn settle(self, answer: R) {
         self.trip.settle(answer);
+    }
+
+    /// Ends the journey before the answer is given: what is left is the answer that is owed, and the slot, to be held
+    /// until then.
+    pub fn leave(self) -> (Option<Receipt<R>>, Slot) {
+        let Parcel { mut trip, slot, .. } = self;
+        (trip.receipt.take(), slot)
     }
 }

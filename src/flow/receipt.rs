@@ -2,7 +2,8 @@
 //!
 //! A [`ReceiptBook`] belongs to one upload and issues a [`Receipt`] per line. Each receipt holds a place in the
 //! upload's results queue from the start, so settling never waits; one that is dropped says
-//! [`Unsettled::unsettled`]. [`Results`] ends when the book and the last receipt are gone.
+//! [`Unsettled::unsettled`]. [`Results`] ends when the book and the last receipt are gone. A receipt may have a
+//! witness, who hears the answer wherever it is given.
 
 use tokio::sync::mpsc::{self, OwnedPermit};
 
@@ -16,7 +17,10 @@ pub trait Unsettled: Send + 'static {
 pub struct Receipt<R: Unsettled> {
     tag: u64,
     place: Option<OwnedPermit<(u64, R)>>,
+    witness: Option<Witness<R>>,
 }
+
+type Witness<R> = Box<dyn FnOnce(&R) + Send>;
 
 impl<R: Unsettled> Receipt<R> {
     /// Answers. Synchronous, and never waits.
@@ -24,8 +28,19 @@ impl<R: Unsettled> Receipt<R> {
         self.answer(answer);
     }
 
+    /// Has `witness` hear the answer, whatever it is and wherever it is given: in a drop too, so it must neither wait
+    /// nor panic. It hears it before the client does.
+    #[must_use]
+    pub fn witnessed(mut self, witness: impl FnOnce(&R) + Send + 'static) -> Self {
+        self.witness = Some(Box::new(witness));
+        self
+    }
+
     fn answer(&mut self, answer: R) {
         if let Some(place) = self.place.take() {
+            if let Some(witness) = self.witness.take() {
+                witness(&answer);
+            }
             place.send((self.tag, answer));
         }
     }
@@ -53,7 +68,7 @@ impl<R: Unsettled> ReceiptBook<R> {
     /// Waits for a place, then issues a receipt whose answer will carry `tag`. `None`: nobody reads the results.
     pub async fn issue(&self, tag: u64) -> Option<Receipt<R>> {
         let place = self.0.clone().reserve_owned().await.ok()?;
-        Some(Receipt { tag, place: Some(place) })
+        Some(Receipt { tag, place: Some(place), witness: None })
     }
 }
 
@@ -104,6 +119,22 @@ mod tests {
         open.settle(Answer::Good);
         assert_eq!(results.next().await, Some((3, Answer::Good)));
         assert_eq!(results.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_witness_hears_the_answer_once_given_or_not() {
+        let (book, mut results) = receipt_book(2);
+        let (tell, heard) = std::sync::mpsc::channel();
+        for tag in [1, 2] {
+            let tell = tell.clone();
+            let good = move |answer: &Answer| tell.send((tag, *answer == Answer::Good)).unwrap();
+            let receipt = book.issue(tag).await.unwrap().witnessed(good);
+            if tag == 1 { receipt.settle(Answer::Good) } else { drop(receipt) }
+        }
+        drop((tell, book));
+        assert_eq!(heard.iter().collect::<Vec<_>>(), [(1, true), (2, false)]);
+        assert_eq!(results.next().await, Some((1, Answer::Good)));
+        assert_eq!(results.next().await, Some((2, Answer::Lost)));
     }
 
     #[tokio::test]

@@ -124,7 +124,7 @@ pub fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a 
 /// Pairs a checked chunk with its receipt, or settles the receipt with what is wrong.
 pub fn arrive(chunk: Result<crate::chunk::Chunk, Rejection>, receipt: Receipt) -> Option<Arrival> {
     match chunk {
-        Ok(chunk) => Some(Arrival { chunk, receipt }),
+        Ok(chunk) => Some(Arrival { chunk: chunk.into(), receipt }),
         Err(rejection) => {
             receipt.settle(Outcome::Rejected(rejection));
             None

@@ -37,8 +37,8 @@ pub async fn ingest(
     let options = web::Query::<Options>::from_query(request.query_string())
         .map_err(|error| ApiError::shape(Cause::UnknownField, format!("query parameters: {error}")))?
         .into_inner();
-    // Room for every slot and for the group on its way in, so that the slots are the bound.
-    let (book, results) = receipt_book(state.pipeline.slots() + GROUP);
+    // Room for every place and for the group on its way in, so that the places are the bound.
+    let (book, results) = receipt_book(state.pipeline.places() + GROUP);
     let (ended, ending) = oneshot::channel();
     let (room, has_room) = watch::channel(true);
     let over = CancellationToken::new();

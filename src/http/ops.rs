@@ -12,7 +12,7 @@ pub async fn about() -> HttpResponse {
     HttpResponse::Ok().json(json!({
         "name": "LNSP Chunk Ingestion API", "version": env!("CARGO_PKG_VERSION"),
         "description": env!("CARGO_PKG_DESCRIPTION"),
-        "endpoints": ["POST /ingest", "POST /search", "GET /health", "GET /ready", "GET /stats", "GET /metrics"],
+        "endpoints": ["POST /ingest", "POST /search", "GET /dead-letters", "GET /health", "GET /ready", "GET /stats", "GET /metrics"],
     }))
 }
 
@@ -103,13 +103,14 @@ pub async fn stats(state: web::Data<State>) -> HttpResponse {
     let rate = if total == 0 { 0.0 } else { good as f64 * 100.0 / total as f64 };
     HttpResponse::Ok().json(json!({
         "total_chunks_processed": total, "successfully_ingested": good, "failed": tally.failed, "success_rate": rate,
-        "stored": tally.stored, "duplicates": tally.duplicate,
+        "stored": tally.stored, "duplicates": tally.duplicate, "dead_letters": state.store.lying_letters(),
     }))
 }
 
 /// `GET /metrics`: Prometheus text.
 pub async fn metrics(state: web::Data<State>) -> HttpResponse {
     metrics::arbiter_busy(state.pipeline.busy());
+    metrics::dead_letters(state.store.lying_letters());
     if let Some(llm) = &state.llm {
         metrics::llm_breaker(llm.status().resting);
     }
@@ -131,7 +132,7 @@ pub async fn metrics(state: web::Data<State>) -> HttpResponse {
 
 /// Everything else.
 pub async fn not_found(request: HttpRequest) -> HttpResponse {
-    let known = ["/", "/ingest", "/search", "/health", "/ready", "/stats", "/metrics"];
+    let known = ["/", "/ingest", "/search", "/dead-letters", "/health", "/ready", "/stats", "/metrics"];
     if known.contains(&request.path()) {
         let message = format!("{} is not allowed here", request.method());
         return ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).error_response();

@@ -164,6 +164,12 @@ impl Index {
         }
     }
 
+    /// Waits until builds have failed for longer than the grace, or the index has ended.
+    pub async fn degraded(&self) {
+        // The sender lives in `self`, so the wait can only end with the fact.
+        drop(self.inner.shared.degraded.subscribe().wait_for(Option::is_some).await);
+    }
+
     /// The state at this moment.
     pub fn status(&self) -> IndexStatus {
         self.inner.shared.status()

@@ -1,6 +1,9 @@
-//! Where chunks come in: known ones are answered from one batched look-up, before any work is spent on them; the
-//! others wait here for a slot.
+//! Where chunks come in: known ones are answered from one batched look-up, before any work is spent on them; those
+//! whose key is inside already stand aside until its fate is decided; the others wait here for a slot.
+//!
+//! The order is: take the keys, then look them up. So whoever finds a key free finds the row of whoever had it before.
 
+use super::claims::{Claims, Follower, Standing};
 use super::{Gate, PipelineSettings};
 use crate::chunk::{Chunk, ChunkKey};
 use crate::flow::Backoff;
@@ -12,14 +15,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// A checked chunk with the answer that is owed for it.
 pub struct Arrival {
     /// What was sent.
-    pub chunk: Chunk,
+    pub chunk: Arc<Chunk>,
     /// Where its outcome goes.
     pub receipt: Receipt,
 }
@@ -28,6 +31,7 @@ pub struct Arrival {
 #[derive(Clone)]
 pub struct Entrance {
     store: Store,
+    claims: Arc<Claims>,
     home: Arc<Home>,
     gate: watch::Receiver<Option<Gate>>,
     patience: Duration,
@@ -36,7 +40,7 @@ pub struct Entrance {
     waiting: Arc<AtomicUsize>,
 }
 
-/// Counts the chunks that are in the entrance's hands: taken, but neither settled nor inside.
+/// Counts the chunks that are in the entrance's hands: taken, but neither settled nor inside nor following.
 struct Waiting<'a>(&'a AtomicUsize, usize);
 
 impl<'a> Waiting<'a> {
@@ -45,9 +49,9 @@ impl<'a> Waiting<'a> {
         Waiting(count, chunks)
     }
 
-    fn one_less(&mut self) {
-        self.1 -= 1;
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    fn less(&mut self, chunks: usize) {
+        self.1 -= chunks;
+        self.0.fetch_sub(chunks, Ordering::Relaxed);
     }
 }
 
@@ -63,38 +67,113 @@ impl Entrance {
         home: Arc<Home>,
         gate: watch::Receiver<Option<Gate>>,
         settings: &PipelineSettings,
-    ) -> Self {
+    ) -> (Self, mpsc::Receiver<Follower>) {
+        let (claims, turns) = Claims::new(settings.followers);
         let single_file = settings.one_at_a_time.then(Arc::default);
         let (draining, waiting) = (CancellationToken::new(), Arc::default());
-        Entrance { store, home, gate, patience: settings.patience, single_file, draining, waiting }
+        let patience = settings.patience;
+        (Entrance { store, claims, home, gate, patience, single_file, draining, waiting }, turns)
     }
 
-    /// Takes some chunks of one upload. Returns when each is settled or inside the pipeline, and so is as slow as
-    /// the pipeline is full. Pass what is at hand, up to a few hundred: the look-up is one query for all.
-    pub async fn admit(&self, arrivals: Vec<Arrival>) {
+    /// Takes some chunks of one upload. Returns when each is settled, inside the pipeline, or waiting for the fate of
+    /// another one that is, and so is as slow as the pipeline is full. Pass what is at hand, up to a few hundred: the
+    /// look-up is one query for all.
+    pub async fn admit(&self, mut arrivals: Vec<Arrival>) {
         let mut waiting = Waiting::begin(&self.waiting, arrivals.len());
-        let deadline = Instant::now() + self.patience;
-        let keys: Vec<ChunkKey> = arrivals.iter().map(|arrival| arrival.chunk.key.clone()).collect();
-        let mut known = match self.look_up(&keys, deadline).await {
+        while !arrivals.is_empty() {
+            let (leaders, crowded) = self.claim(arrivals, &mut waiting);
+            let crowded = self.let_in(leaders, crowded, &mut waiting).await;
+            arrivals = Vec::new();
+            // Only now, holding no key whose chunk is not inside, is it safe to wait for those of others.
+            for arrival in crowded {
+                match self.claims.follow(arrival).await {
+                    Some(free) => arrivals.push(free),
+                    None => waiting.less(1),
+                }
+            }
+        }
+    }
+
+    /// Parts the arrivals into those who have their key now, and those who found no room behind who has it.
+    fn claim(&self, arrivals: Vec<Arrival>, waiting: &mut Waiting<'_>) -> (Vec<Arrival>, Vec<Arrival>) {
+        let (mut leaders, mut crowded) = (Vec::with_capacity(arrivals.len()), Vec::new());
+        for arrival in arrivals {
+            match self.claims.stand(arrival) {
+                Standing::Leads(arrival) => leaders.push(arrival),
+                Standing::Crowded(arrival) => crowded.push(arrival),
+                Standing::Follows => waiting.less(1),
+            }
+        }
+        (leaders, crowded)
+    }
+
+    /// Answers those who are known, and brings the leaders inside. Gives back those of the crowded who are not known.
+    async fn let_in(
+        &self,
+        leaders: Vec<Arrival>,
+        mut crowded: Vec<Arrival>,
+        waiting: &mut Waiting<'_>,
+    ) -> Vec<Arrival> {
+        let both = leaders.iter().chain(&crowded);
+        let keys: Vec<ChunkKey> = both.map(|arrival| arrival.chunk.key.clone()).collect();
+        let known = match self.look_up(&keys, Instant::now() + self.patience).await {
             Ok(known) => known,
             Err(error) => {
                 let message = format!("the database could not be asked: {error}; send it again");
-                let rejection = Rejection::new(Cause::Lost, message);
-                return arrivals
-                    .into_iter()
-                    .for_each(|a| a.receipt.settle(Outcome::Rejected(rejection.clone())));
+                let lost = Outcome::Rejected(Rejection::new(Cause::Lost, message));
+                leaders.into_iter().chain(crowded).for_each(|a| a.receipt.settle(lost.clone()));
+                waiting.less(keys.len());
+                return Vec::new();
             }
         };
-        for Arrival { chunk, receipt } in arrivals {
-            let chunk = Arc::new(chunk);
-            match known.remove(&chunk.key) {
-                Some(row) => receipt.settle(found(chunk, row)),
+        self.remove_letters(leaders.iter().chain(&crowded), &known).await;
+        for Arrival { chunk, receipt } in leaders {
+            match known.get(&chunk.key) {
+                Some(row) => receipt.settle(found(chunk, row.clone())),
                 None => {
                     let weight = chunk.weight();
                     self.enter(Trip::new(chunk, weight, receipt, self.home.clone())).await;
                 }
             }
-            waiting.one_less();
+            waiting.less(1);
+        }
+        for Arrival { chunk, receipt } in crowded.extract_if(.., |a| known.contains_key(&a.chunk.key)) {
+            if let Some(row) = known.get(&chunk.key) {
+                receipt.settle(found(chunk, row.clone()));
+            }
+            waiting.less(1);
+        }
+        crowded
+    }
+
+    /// Lets those in whose turn has come, because what became of another with their key says nothing about them. For
+    /// the life of the process; each in a task of its own, so that nobody waits behind another key.
+    pub(super) async fn usher(self, mut turns: mpsc::Receiver<Follower>) {
+        while let Some(Follower { arrival, slot }) = turns.recv().await {
+            let entrance = self.clone();
+            actix::spawn(async move {
+                let mut waiting = Waiting::begin(&entrance.waiting, 1);
+                entrance.let_in(vec![arrival], Vec::new(), &mut waiting).await;
+                drop(slot);
+            });
+        }
+    }
+
+    /// Duplicates are stored: should one of them have a dead letter, it goes. Costs nothing while there is none.
+    async fn remove_letters<'a>(
+        &self,
+        arrivals: impl Iterator<Item = &'a Arrival>,
+        known: &HashMap<ChunkKey, KnownChunk>,
+    ) {
+        if known.is_empty() || self.store.lying_letters() == 0 {
+            return;
+        }
+        let same =
+            |chunk: &&Chunk| known.get(&chunk.key).is_some_and(|row| row.content_hash == chunk.content_hash);
+        let stored = arrivals.map(|arrival| &*arrival.chunk).filter(same);
+        if let Err(error) = self.store.remove_letters(stored).await {
+            // They go when the chunk is sent once more.
+            tracing::warn!(%error, "dead letters of stored chunks could not be removed");
         }
     }
 
@@ -128,11 +207,15 @@ impl Entrance {
         };
         let mut gates = self.gate.clone();
         let mut deadline = Instant::now() + self.patience;
+        let mut closed = None;
         loop {
+            // Not the gate that has just turned it away and is about to be taken down.
+            let open =
+                |gate: &Option<Gate>| gate.as_ref().is_some_and(|gate| Some(gate.generation) != closed);
             let gate = tokio::select! {
                 biased;
                 () = self.draining.cancelled() => return give_up(trip, Cause::Draining),
-                gate = timeout_at(deadline, gates.wait_for(Option::is_some)) => match gate {
+                gate = timeout_at(deadline, gates.wait_for(open)) => match gate {
                     Ok(Ok(gate)) => gate.clone(),
                     Ok(Err(_)) => return give_up(trip, Cause::Draining),
                     Err(_) => return give_up(trip, Cause::Lost),
@@ -148,10 +231,8 @@ impl Entrance {
                 }
                 Err(returned) => trip = returned,
             }
-            // This gate has closed: wait for it to be taken away before looking for the next.
             deadline = Instant::now() + self.patience;
-            let closed = gate.generation;
-            drop(gates.wait_for(|gate| gate.as_ref().is_none_or(|gate| gate.generation != closed)).await);
+            closed = Some(gate.generation);
         }
     }
 
@@ -165,6 +246,16 @@ impl Entrance {
     /// Chunks in the entrance's own hands: taken from uploads, and waiting for room.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Chunks that wait for the fate of another one with their key.
+    pub fn following(&self) -> usize {
+        self.claims.following()
+    }
+
+    /// Keys of chunks that are taken and not yet answered.
+    pub fn keys(&self) -> usize {
+        self.claims.keys()
     }
 
     /// Waits until no chunk is inside.
@@ -185,9 +276,11 @@ impl Entrance {
         &self.draining
     }
 
-    /// Takes nobody in any more, and waits for those who are inside.
+    /// Takes nobody in any more, and waits until everybody who was taken has an answer: those who are inside, on their
+    /// way between two generations, or waiting for the fate of another.
     pub(super) async fn drain(&self) {
         self.close();
+        self.claims.all_answered().await;
         self.all_home().await;
     }
 }

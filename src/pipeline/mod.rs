@@ -1,10 +1,12 @@
 //! The way of a chunk, in one function: [`build`] spawns the three stages bottom-up, each getting the inlet of
 //! the next, and ends with the [`Gate`] through which chunks come in.
 //!
-//! [`Entrance`] stands before the gate and turns known chunks away before any work. [`Supervisor`] builds a
+//! [`Entrance`] stands before the gate and turns known chunks away before any work; [`claims`] has others with a key that
+//! is inside wait for its fate. [`Supervisor`] builds a
 //! generation of stages, and the next one when a stage of it dies. [`Pipeline`] is what the rest of the house
 //! holds. This is the only module that names all stages.
 
+mod claims;
 mod entrance;
 mod supervisor;
 
@@ -16,8 +18,8 @@ use crate::chunk::MAX_TEXT_BYTES;
 use crate::flow::{Backoff, Load, Slots};
 use crate::metrics;
 use crate::stages::{
-    Died, Duty, EmbedTools, Embedder, Home, Inlet, Inspect, Lifeline, NeedsLlm, NeedsNoLlm, Stage,
-    TmdExtractor, TmdTools, WriteTools, Writer,
+    Died, Duty, EmbedTools, Embedder, Home, Inlet, Inspect, Letters, Lifeline, NeedsLlm, NeedsNoLlm, Rejects,
+    Stage, TmdExtractor, TmdTools, WriteTools, Writer, letters,
 };
 use actix::{Actor, Addr, Arbiter, Context};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +39,8 @@ pub struct PipelineSettings {
     pub embed: Load,
     /// Slots of the writer.
     pub write: Load,
+    /// Chunks that wait for the fate of another one with their key: no more than this beside those that are inside.
+    pub followers: Load,
     /// One chunk at a time, from the entrance to the commit: the control of benchmarks.
     pub one_at_a_time: bool,
     /// Pauses between generations, after the first one, which follows at once.
@@ -58,6 +62,7 @@ impl Default for PipelineSettings {
             embed: Load { items: 512, bytes: 32 * MIB },
             // One transaction in flight and the next one gathering.
             write: Load { items: 512, bytes: 32 * MIB },
+            followers: Load { items: 1024, bytes: 16 * MIB },
             one_at_a_time: false,
             heal: Backoff { first: Duration::from_secs(1), ceiling: Duration::from_secs(60) },
             calm: Duration::from_secs(30),
@@ -127,12 +132,14 @@ fn build(
     generation: u64,
     tools: &Tools,
     settings: &PipelineSettings,
+    letters: &Letters,
     supervisor: &mpsc::Sender<Died>,
 ) -> Gate {
     let retired = CancellationToken::new();
     let duty = |stage| Duty {
         lifeline: Lifeline::new(stage, generation, supervisor.clone(), retired.clone()),
         inspect: tools.inspect.clone(),
+        rejects: Rejects::new(stage, letters.clone()),
     };
 
     let write_slots = Slots::new(Stage::Write.name(), settings.write);
@@ -169,6 +176,7 @@ pub struct Pipeline {
     health: watch::Receiver<Health>,
     entrance: Entrance,
     slots: usize,
+    places: usize,
 }
 
 impl Pipeline {
@@ -184,11 +192,14 @@ impl Pipeline {
         let home = Arc::new(Home::default());
         let (gate, open) = watch::channel(None);
         let (health, healthy) = watch::channel(Health::default());
-        let entrance = Entrance::new(tools.write.store.clone(), home.clone(), open, &settings);
-        let slots = settings.in_flight();
-        let supervisor = Supervisor::new(tools, settings, home, gate, health);
+        let (entrance, turns) = Entrance::new(tools.write.store.clone(), home.clone(), open, &settings);
+        arbiter.spawn(entrance.clone().usher(turns));
+        let (slots, places) = (settings.in_flight(), settings.in_flight() + settings.followers.items);
+        let (letters, clerk) = letters(tools.write.store.clone(), slots, tools.write.retry);
+        arbiter.spawn(clerk.work());
+        let supervisor = Supervisor::new(tools, settings, home, letters, (gate, health));
         Supervisor::start_in_arbiter(&arbiter.handle(), |_| supervisor);
-        Pipeline { arbiter: Mutex::new(Some(arbiter)), runtime, health: healthy, entrance, slots }
+        Pipeline { arbiter: Mutex::new(Some(arbiter)), runtime, health: healthy, entrance, slots, places }
     }
 
     /// The way in.
@@ -215,6 +226,11 @@ impl Pipeline {
     /// The most chunks that can be in flight.
     pub fn slots(&self) -> usize {
         self.slots
+    }
+
+    /// The most chunks that can be held: in flight, or waiting for the fate of another one.
+    pub fn places(&self) -> usize {
+        self.places
     }
 
     /// Turns arrivals away, waits until every accepted chunk has its answer, then ends the thread, and with it the

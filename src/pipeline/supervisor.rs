@@ -7,8 +7,8 @@
 
 use super::{Gate, PipelineSettings, Tools, build};
 use crate::metrics;
-use crate::outcome::{Cause, Outcome, Rejection};
-use crate::stages::{Died, Home, Stray, Trip};
+use crate::outcome::{Cause, Rejection};
+use crate::stages::{Died, Home, Letter, Letters, Stray, Trip};
 use actix::{Actor, AsyncContext, Context, fut};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -41,12 +41,12 @@ impl Supervisor {
         tools: Tools,
         settings: PipelineSettings,
         home: Arc<Home>,
-        gate: watch::Sender<Option<Gate>>,
-        health: watch::Sender<Health>,
+        letters: Letters,
+        (gate, health): (watch::Sender<Option<Gate>>, watch::Sender<Health>),
     ) -> Self {
         let (lifelines, deaths) = mpsc::channel(64);
         let (suspects, innocents) = (VecDeque::new(), VecDeque::new());
-        let strays = Strays { home, suspects, innocents };
+        let strays = Strays { home, letters, suspects, innocents };
         Supervisor { work: Some(Work { tools, settings, gate, health, lifelines, deaths, strays }) }
     }
 }
@@ -79,7 +79,7 @@ impl Work {
             if deaths_in_a_row > 1 {
                 tokio::time::sleep(self.settings.heal.pause(deaths_in_a_row - 2)).await;
             }
-            let gate = build(generation, &self.tools, &self.settings, &self.lifelines);
+            let gate = build(generation, &self.tools, &self.settings, &self.strays.letters, &self.lifelines);
             self.say(|health| health.generation = generation);
             metrics::generation(generation, true);
 
@@ -147,6 +147,7 @@ async fn death(deaths: &mut mpsc::Receiver<Died>, generation: u64) -> Died {
 /// Chunks between two generations.
 struct Strays {
     home: Arc<Home>,
+    letters: Letters,
     suspects: VecDeque<Stray>,
     innocents: VecDeque<Stray>,
 }
@@ -169,7 +170,8 @@ impl Strays {
             tracing::error!(stage = died.stage.name(), cpe_id = %stray.origin.cpe_id, "rejected as poison");
             let message =
                 format!("the {} stage died {ATTEMPTS} times with this chunk in hand", died.stage.name());
-            stray.receipt.settle(Outcome::Rejected(Rejection::new(Cause::Poison, message)));
+            let rejection = Rejection::new(Cause::Poison, message);
+            self.letters.file(Letter::of_stray(died.stage, stray, rejection));
         }
         poisoned
     }

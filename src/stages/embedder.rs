@@ -4,13 +4,13 @@
 //! from those who wait: texts of like length around the oldest one, as many as fit its budget, fewer when other
 //! encoders could take a part of them. No timer.
 
-use super::{Duty, Inlet, Parcel, Stage};
+use super::{Duty, Inlet, Parcel, Rejects, Stage};
 use crate::chunk::{EmbeddedChunk, Embedding, TaggedChunk};
 use crate::encoder::plan::{Budget, choose};
 use crate::encoder::{EncodeError, Encoder, Tokenizer, Tokens};
 use crate::flow::{Batch, Lane, Worker, WorkerError};
 use crate::metrics;
-use crate::outcome::{Cause, Outcome, Rejection};
+use crate::outcome::{Cause, Rejection};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,7 +56,7 @@ impl Embedder {
     }
 
     /// Starts forward passes while an encoder is free and somebody waits. Beside another pass only when many wait: the
-    /// few chunks of a small request go on in their order, and of two with one key the first is stored.
+    /// few chunks of a small request go on in their order.
     fn pull(&mut self, context: &mut Context<Self>) {
         let threads = self.tools.model.threads();
         while !self.waiting.is_empty()
@@ -76,7 +76,7 @@ impl Embedder {
         self.running += tokens;
         let (tools, next, duty) = (self.tools.clone(), self.next.clone(), self.duty.clone());
         let pass = actix::spawn(async move {
-            let embedded = embed(&tools, parcels).await;
+            let embedded = embed(&tools, &duty.rejects, parcels).await;
             // The encoder is free again while these wait for room in the next stage.
             duty.spawn(async move {
                 for parcel in embedded {
@@ -109,8 +109,8 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
 
     fn handle(&mut self, mut parcel: Parcel<TaggedChunk>, context: &mut Context<Self>) {
         self.duty.take_in_hand(&mut parcel);
-        let tokenizer = self.tools.tokenizer.clone();
-        let reading = actix::spawn(async move { read(&tokenizer, parcel).await });
+        let (tokenizer, rejects) = (self.tools.tokenizer.clone(), self.duty.rejects.clone());
+        let reading = actix::spawn(async move { read(&tokenizer, &rejects, parcel).await });
         context.spawn(fut::wrap_future::<_, Self>(reading).map(|read, stage, context| match read {
             Ok(Some(mut parcel)) => {
                 parcel.rest();
@@ -129,7 +129,11 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
 }
 
 /// Tokenizes; `None` when the chunk had to be rejected.
-async fn read(tokenizer: &Worker<Arc<Tokenizer>>, parcel: Parcel<TaggedChunk>) -> Option<Parcel<Readable>> {
+async fn read(
+    tokenizer: &Worker<Arc<Tokenizer>>,
+    rejects: &Rejects,
+    parcel: Parcel<TaggedChunk>,
+) -> Option<Parcel<Readable>> {
     let chunk = parcel.cargo().chunk.clone();
     let tokens = tokenizer.run(Lane::Bulk, move |tokenizer| {
         let started = Instant::now();
@@ -140,11 +144,11 @@ async fn read(tokenizer: &Worker<Arc<Tokenizer>>, parcel: Parcel<TaggedChunk>) -
     match tokens.await {
         Ok(Ok(tokens)) => Some(parcel.map(|tagged| Readable { tagged, tokens: Arc::new(tokens) })),
         Ok(Err(error)) => {
-            parcel.settle(refused(&error));
+            rejects.reject(parcel, refused(&error));
             None
         }
         Err(error) => {
-            parcel.settle(broken(&error));
+            rejects.reject(parcel, broken(&error));
             None
         }
     }
@@ -153,30 +157,32 @@ async fn read(tokenizer: &Worker<Arc<Tokenizer>>, parcel: Parcel<TaggedChunk>) -
 type Pass = Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError>;
 
 /// One forward pass, or, should it fail as a whole, one for each text: the others are no worse for one bad text.
-async fn embed(tools: &EmbedTools, parcels: Vec<Parcel<Readable>>) -> Vec<Parcel<EmbeddedChunk>> {
+async fn embed(
+    tools: &EmbedTools,
+    rejects: &Rejects,
+    parcels: Vec<Parcel<Readable>>,
+) -> Vec<Parcel<EmbeddedChunk>> {
     let texts = parcels.iter().map(|parcel| parcel.cargo().tokens.clone()).collect();
     match forward(&tools.model, Lane::Bulk, texts).await {
         Ok((Ok(vectors), took)) if vectors.len() == parcels.len() => parcels
             .into_iter()
             .zip(vectors)
-            .filter_map(|(parcel, vector)| finish(parcel, vector, took))
+            .filter_map(|(parcel, vector)| finish(rejects, parcel, vector, took))
             .collect(),
         _ if parcels.len() > 1 => {
             let mut embedded = Vec::with_capacity(parcels.len());
             for parcel in parcels {
-                embedded.extend(Box::pin(embed(tools, vec![parcel])).await);
+                embedded.extend(Box::pin(embed(tools, rejects, vec![parcel])).await);
             }
             embedded
         }
         failed => {
-            let outcome = match &failed {
+            let rejection = match &failed {
                 Ok((Err(error), _)) => refused(error),
-                Ok((Ok(_), _)) => {
-                    Outcome::Rejected(Rejection::new(Cause::EmbedFailed, "the model gave no vector"))
-                }
+                Ok((Ok(_), _)) => Rejection::new(Cause::EmbedFailed, "the model gave no vector"),
                 Err(error) => broken(error),
             };
-            parcels.into_iter().for_each(|parcel| parcel.settle(outcome.clone()));
+            parcels.into_iter().for_each(|parcel| rejects.reject(parcel, rejection.clone()));
             Vec::new()
         }
     }
@@ -204,6 +210,7 @@ async fn forward(
 
 /// Adds the vector, or rejects the chunk whose vector is not usable.
 fn finish(
+    rejects: &Rejects,
     parcel: Parcel<Readable>,
     vector: Result<Arc<[f32]>, EncodeError>,
     took: Duration,
@@ -216,23 +223,22 @@ fn finish(
         })),
         Err(error) => {
             metrics::nonfinite();
-            parcel.settle(refused(&error));
+            rejects.reject(parcel, refused(&error));
             None
         }
     }
 }
 
-fn refused(error: &EncodeError) -> Outcome {
-    Outcome::Rejected(Rejection::new(Cause::EmbedFailed, error.to_string()))
+fn refused(error: &EncodeError) -> Rejection {
+    Rejection::new(Cause::EmbedFailed, error.to_string())
 }
 
-fn broken(error: &WorkerError) -> Outcome {
-    let rejection = match error {
+fn broken(error: &WorkerError) -> Rejection {
+    match error {
         WorkerError::Panicked(_) => Rejection::new(Cause::EmbedFailed, "the model broke on this text"),
         WorkerError::Unavailable(_) => {
             Rejection::new(Cause::Lost, "the model is being loaded; send it again")
         }
         WorkerError::Gone => Rejection::new(Cause::Draining, "the service is going down; send it again"),
-    };
-    Outcome::Rejected(rejection)
+    }
 }

@@ -4,10 +4,12 @@
 //! [`Lifeline`], which tells the supervisor when it dies, whatever it dies of.
 
 mod embedder;
+mod letters;
 mod tmd_extractor;
 mod writer;
 
 pub use embedder::{EmbedTools, Embedder, Model};
+pub use letters::{Clerk, Letter, Letters, letters};
 pub use tmd_extractor::{CodeSource, NeedsLlm, NeedsNoLlm, Otherwise, TmdExtractor, TmdTools};
 pub use writer::{WriteTools, Writer, found};
 
@@ -142,6 +144,31 @@ pub struct Duty {
     pub lifeline: Lifeline,
     /// See [`Inspect`].
     pub inspect: Arc<dyn Inspect>,
+    /// Where rejected chunks go.
+    pub rejects: Rejects,
+}
+
+/// How a stage rejects chunks.
+#[derive(Clone)]
+pub struct Rejects {
+    stage: Stage,
+    letters: Letters,
+}
+
+impl Rejects {
+    /// Of one stage.
+    pub fn new(stage: Stage, letters: Letters) -> Self {
+        Rejects { stage, letters }
+    }
+
+    /// Ends a chunk's journey with a rejection: at once, or after it was written down where it has to be.
+    fn reject<T>(&self, parcel: Parcel<T>, rejection: Rejection) {
+        if rejection.cause.is_kept() {
+            self.letters.file(letters::Letter::of_parcel(self.stage, parcel, rejection));
+        } else {
+            parcel.settle(Outcome::Rejected(rejection));
+        }
+    }
 }
 
 impl Duty {

@@ -10,7 +10,7 @@ use crate::classifier::LocalClassifier;
 use crate::flow::{Lane, Worker, WorkerError};
 use crate::llm::{Llm, LlmError};
 use crate::metrics;
-use crate::outcome::{Cause, Outcome, Rejection};
+use crate::outcome::{Cause, Rejection};
 use crate::tmd::Axis;
 use actix::{Actor, Context, Handler};
 use std::sync::Arc;
@@ -78,14 +78,14 @@ impl TmdExtractor {
 
     /// Finds the codes in a task of its own, and sends the chunk on with them.
     fn give_codes(&self, parcel: Parcel<Arc<Chunk>>) {
-        let (next, tools) = (self.next.clone(), self.tools.clone());
+        let (next, tools, rejects) = (self.next.clone(), self.tools.clone(), self.duty.rejects.clone());
         self.duty.spawn(async move {
             match tag(&tools, parcel.cargo().clone()).await {
                 Ok(tagging) => {
                     metrics::tagged(tagging.tmd.name(Axis::Domain));
                     next.push(parcel.map(|chunk| TaggedChunk { chunk, tagging })).await;
                 }
-                Err(rejection) => parcel.settle(Outcome::Rejected(rejection)),
+                Err(rejection) => rejects.reject(parcel, rejection),
             }
         });
     }

@@ -3,7 +3,7 @@
 //! What gathered while the last transaction ran is the next one. Order is everything here: commit, rows into the
 //! index's delta (which cannot fail), then the receipts. One transaction at a time.
 
-use super::{Duty, Parcel, Stage};
+use super::{Duty, Parcel, Rejects, Stage};
 use crate::chunk::EmbeddedChunk;
 use crate::flow::{Backoff, Batch};
 use crate::index::{ChangedRow, Commit, Index};
@@ -14,7 +14,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler,
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long an acknowledgement waits for an index that does not follow; the index's own grace is as long.
+/// How long an acknowledgement waits for an index that neither follows nor says that it is degraded: one that hangs.
 const INDEX_GRACE: Duration = Duration::from_secs(30);
 
 /// What the stage works with; outlives its generations.
@@ -54,12 +54,12 @@ impl Writer {
         let mut parcels = self.waiting.take_oldest(self.tools.batch_rows);
         parcels.iter_mut().for_each(|parcel| parcel.take_in_hand(Stage::Write.name()));
         self.busy = true;
-        let (tools, lifeline) = (self.tools.clone(), self.duty.lifeline.clone());
+        let (tools, duty) = (self.tools.clone(), self.duty.clone());
         // A task of its own: a transaction that has begun is finished, and its receipts settled, even when the
         // stage dies meanwhile.
         let transaction = actix::spawn(async move {
-            write(&tools, parcels).await;
-            lifeline.let_go();
+            write(&tools, &duty.rejects, parcels).await;
+            duty.lifeline.let_go();
         });
         context.spawn(fut::wrap_future::<_, Self>(transaction).map(|ended, stage, context| match ended {
             Ok(()) => {
@@ -99,7 +99,7 @@ impl Handler<Parcel<EmbeddedChunk>> for Writer {
 
 /// Brings a batch to its end. While the database is not there the same batch is tried again, and with it
 /// everything behind it waits. A batch with a row the database refuses is halved until that row is alone.
-async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>) {
+async fn write(tools: &WriteTools, rejects: &Rejects, parcels: Vec<Parcel<EmbeddedChunk>>) {
     let mut halves = vec![parcels];
     // A row that an earlier try of ours may have committed counts as stored, not as a duplicate.
     let mut maybe_ours = false;
@@ -142,7 +142,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>) {
                 tracing::error!(%error, rows = parcels.len(), "the database refused");
                 let message = format!("the database refused this chunk: {error}");
                 let rejection = Rejection::new(Cause::StoreFailed, message);
-                parcels.into_iter().for_each(|parcel| parcel.settle(Outcome::Rejected(rejection.clone())));
+                parcels.into_iter().for_each(|parcel| rejects.reject(parcel, rejection.clone()));
             }
         }
     }
@@ -155,9 +155,15 @@ async fn wait_for_index<'a>(tools: &WriteTools, ours: impl Iterator<Item = &'a R
         RowFate::Present(known) => Some(known.seq),
         RowFate::Inserted { .. } => None,
     });
-    if let Some(latest) = seqs.max()
-        && tokio::time::timeout(INDEX_GRACE, tools.index.wait_for(latest)).await.is_err()
-    {
+    let Some(latest) = seqs.max() else { return };
+    let followed = tokio::time::timeout(INDEX_GRACE, async {
+        tokio::select! {
+            biased;
+            followed = tools.index.wait_for(latest) => followed.is_ok(),
+            () = tools.index.degraded() => false,
+        }
+    });
+    if followed.await != Ok(true) {
         tracing::warn!(latest, "the index does not follow; answering without it");
     }
 }
@@ -220,11 +226,7 @@ pub fn found(chunk: Arc<crate::chunk::Chunk>, known: KnownChunk) -> Outcome {
     if known.content_hash == chunk.content_hash {
         return Outcome::Duplicate(Arc::new(filed(chunk, known, Timings::default())));
     }
-    let message = format!(
-        "the id {} of dataset {} is taken by a chunk with other content; send it under another id",
-        chunk.key.id, chunk.key.dataset
-    );
-    Outcome::Rejected(Rejection::new(Cause::IdConflict, message).param("id"))
+    Outcome::conflict(&chunk)
 }
 
 fn filed(chunk: Arc<crate::chunk::Chunk>, known: KnownChunk, timings: Timings) -> Filed {

@@ -9,6 +9,7 @@
 //! taking them after the inserts would let batches with common keys deadlock; without sorting out the known keys,
 //! repetitions would use numbers up.
 
+use super::letters::{self, Delivered};
 use super::link::PooledLink;
 use super::read::{self, KnownChunk};
 use super::{ModelId, Store, StoreError};
@@ -47,6 +48,16 @@ pub enum RowFate {
     Present(KnownChunk),
 }
 
+impl RowFate {
+    /// This content is stored.
+    fn is_of(&self, row: &EmbeddedChunk) -> bool {
+        match self {
+            RowFate::Inserted { .. } => true,
+            RowFate::Present(known) => known.content_hash == row.chunk.content_hash,
+        }
+    }
+}
+
 impl Store {
     /// Stores a batch, rows and vectors together, in one flushed transaction; the fates are in the order of `rows`.
     /// Batches of about 256 are as fast as larger ones.
@@ -65,10 +76,21 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut link = self.links.get().await?;
-        match insert(&mut link, model, &rows).await {
-            Ok(fates) => {
+        let inserted = match insert(&mut link, model, &rows).await {
+            Ok(fates) if self.lying_letters() > 0 => {
+                let delivered = rows.iter().zip(&fates).filter(|(row, fate)| fate.is_of(row));
+                let delivered = delivered.map(|(row, _)| Delivered::from(&*row.chunk));
+                let removed = letters::remove(link.conn(), delivered).await;
+                link.checked(removed).map(|removed| (fates, removed))
+            }
+            other => other.map(|fates| (fates, 0)),
+        };
+        match inserted {
+            Ok((fates, removed)) => {
                 let committed = link.conn().batch_execute("COMMIT").await;
-                link.done(committed).map(|()| fates)
+                link.done(committed)?;
+                self.letters_went(removed);
+                Ok(fates)
             }
             Err(error) => {
                 link.roll_back().await;

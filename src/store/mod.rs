@@ -5,6 +5,7 @@
 //!   insert       the batched insert, in the order of the change clock
 //!   changes      what a follower of that clock reads
 //!   read, model  look-ups; the one model of a store
+//!   letters      chunks that could not be stored, kept to be sent again
 //!   link, wire   the pool, its own thread, and the SQLSTATE of what goes wrong
 //! managed        a PostgreSQL of our own, for those who have none
 //! ```
@@ -18,6 +19,7 @@ mod changes;
 mod dsn;
 mod error;
 mod insert;
+mod letters;
 mod link;
 pub mod managed;
 mod migrate;
@@ -30,6 +32,7 @@ pub use changes::{ChangedRow, Changes};
 pub use dsn::Dsn;
 pub use error::{SqlState, StoreError};
 pub use insert::RowFate;
+pub use letters::{DeadLetter, LetterFilter, LyingLetter};
 pub use model::ModelId;
 pub use read::{Hit, KnownChunk, SearchFilter};
 
@@ -59,6 +62,9 @@ pub struct StoreOptions {
 pub struct Store {
     links: Arc<Links>,
     store_id: Uuid,
+    /// Dead letters at the last look, kept up by what this store does: while there are none, storing a chunk costs
+    /// nothing more.
+    letters: Arc<letters::LetterCount>,
 }
 
 impl std::fmt::Debug for Store {
@@ -84,7 +90,9 @@ impl Store {
         let store_id = store_id.first(link.conn()).await;
         let store_id = link.done(store_id)?;
         drop(link);
-        Ok(Store { links: Arc::new(links), store_id })
+        let store = Store { links: Arc::new(links), store_id, letters: Arc::default() };
+        store.count_letters().await?;
+        Ok(store)
     }
 
     /// Made with the tables; tells this store from every other.

@@ -53,6 +53,24 @@ diesel::table! {
 }
 
 diesel::table! {
+    dead_letters (dataset_source, id) {
+        dataset_source -> Text,
+        id -> Text,
+        letter -> Int8,
+        content_hash -> Bytea,
+        stage -> Text,
+        cause -> Text,
+        message -> Text,
+        attempts -> Int8,
+        times -> Int8,
+        input -> Bytea,
+        batch_id -> Nullable<Text>,
+        first_failed_at -> Timestamptz,
+        last_failed_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     models (model_id) {
         model_id -> Int4,
         name -> Text,
@@ -75,4 +93,11 @@ diesel::table! {
 diesel::joinable!(change_clock -> models (model_id));
 diesel::joinable!(chunk_vectors -> models (model_id));
 
-diesel::allow_tables_to_appear_in_same_query!(change_clock, chunk_vectors, chunks, models, tombstones,);
+diesel::allow_tables_to_appear_in_same_query!(
+    change_clock,
+    chunk_vectors,
+    chunks,
+    dead_letters,
+    models,
+    tombstones,
+);

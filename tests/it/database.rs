@@ -6,6 +6,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use lnsp_ingest::store::Dsn;
 
 /// An empty, migrated database on the shared server.
+#[derive(Clone)]
 pub struct Database {
     dsn: String,
     address: Dsn,
@@ -35,6 +36,11 @@ impl Database {
     /// One that is there.
     pub fn at(address: Dsn) -> Database {
         Database { dsn: address.to_string(), address }
+    }
+
+    /// The same, which services are to reach at another address.
+    pub fn reached_at(self, dsn: String) -> Database {
+        Database { dsn, ..self }
     }
 
     /// As `DATABASE_URL` takes it.

@@ -57,7 +57,20 @@ impl House {
 
     /// As told, also about its clients.
     pub async fn build_with(fittings: Fittings, flags: &[&str], settings: http::Settings) -> House {
-        let database = Database::new().await;
+        House::furnish(Database::new().await, fittings, flags, settings).await
+    }
+
+    /// As told, on this database.
+    pub async fn build_at(database: Database, fittings: Fittings, flags: &[&str]) -> House {
+        House::furnish(database, fittings, flags, http::Settings::default()).await
+    }
+
+    async fn furnish(
+        database: Database,
+        fittings: Fittings,
+        flags: &[&str],
+        settings: http::Settings,
+    ) -> House {
         let data = tempfile::tempdir().unwrap();
         let dsn = database.dsn().to_owned();
         let base =

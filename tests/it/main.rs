@@ -12,6 +12,7 @@ mod connections;
 mod contract;
 mod crash;
 mod database;
+mod dead_letters;
 mod drain;
 mod encoder;
 mod encoder_crew;
@@ -24,16 +25,20 @@ mod house;
 mod idempotency;
 mod index;
 mod llm;
+mod lost_commits;
 mod managed;
 mod ollama_script;
 mod postgres;
 mod process;
 mod rules;
+mod same_key;
+mod scissors;
 mod simulated_llm;
 mod start;
 mod store;
 mod store_sql;
 mod streams;
+mod valve;
 mod wait;
 
 /// The folder of the project.

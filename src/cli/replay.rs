@@ -1,0 +1,246 @@
+//! `lnsp replay`: reads the dead letters and sends their chunks again, page by page. What is stored then leaves the
+//! table by itself; what fails again stays, and is counted there.
+
+use super::{CommandResult, block_on, client};
+use crate::http::MAX_LINE_BYTES;
+use clap::Args;
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Client, RequestBuilder};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Letters asked for at once: fewer than the errors that a summary lists.
+const PAGE: u32 = 500;
+/// Requests while the service says that it is busy.
+const TRIES: u32 = 10;
+/// Between them, when the service does not say how long.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause that is taken from the service.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Errors that are printed; the others are counted.
+const PRINTED_ERRORS: u64 = 20;
+
+/// `lnsp replay`
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Where the service is.
+    #[arg(long, env = "LNSP_URL", default_value = "http://127.0.0.1:8004")]
+    url: String,
+    /// Only chunks with this error, for example llm_failed.
+    #[arg(long)]
+    cause: Option<String>,
+    /// Only chunks of this dataset.
+    #[arg(long)]
+    dataset: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ReplayError {
+    #[error("no answer from {url}; is the service running? (lnsp serve)")]
+    Unreachable {
+        url: String,
+        #[source]
+        error: reqwest::Error,
+    },
+    #[error("the service refused: {status} {message}")]
+    Refused { status: u16, message: String },
+    #[error("the answer of the service cannot be read: {0}; are both of one version?")]
+    Unreadable(serde_json::Error),
+    #[error("the service took only a part of the letters; run it again")]
+    Partly,
+}
+
+/// A page of letters; what else is in it is for people.
+#[derive(Debug, Deserialize)]
+struct Page {
+    letters: Vec<Letter>,
+    next: Option<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Letter {
+    dataset_source: String,
+    batch_id: Option<String>,
+    input: Value,
+}
+
+/// The answer to a stream of chunks.
+#[derive(Debug, Deserialize)]
+struct Summary {
+    stored: u64,
+    duplicates: u64,
+    failed: u64,
+    complete: bool,
+    errors: Vec<Failure>,
+}
+
+/// The answer to a JSON request.
+#[derive(Debug, Deserialize)]
+struct Results {
+    results: Vec<ChunkResult>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ChunkResult {
+    status: String,
+    error_detail: Option<Failure>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Failure {
+    code: String,
+    message: String,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    stored: u64,
+    duplicates: u64,
+    failed: u64,
+}
+
+impl Tally {
+    fn add_summary(&mut self, summary: Summary) -> Result<(), ReplayError> {
+        self.stored += summary.stored;
+        self.duplicates += summary.duplicates;
+        summary.errors.iter().enumerate().for_each(|(n, error)| complain(self.failed + n as u64, error));
+        self.failed += summary.failed;
+        if summary.complete { Ok(()) } else { Err(ReplayError::Partly) }
+    }
+
+    fn add_result(&mut self, result: ChunkResult) {
+        match result.status.as_str() {
+            "stored" => self.stored += 1,
+            "duplicate" => self.duplicates += 1,
+            _ => {
+                result.error_detail.iter().for_each(|error| complain(self.failed, error));
+                self.failed += 1;
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Tally { stored, duplicates, failed } = self;
+        let sent = stored + duplicates + failed;
+        write!(f, "{sent} sent again: {stored} stored, {duplicates} duplicates, {failed} failed again")
+    }
+}
+
+/// `before` counts the errors before this one.
+fn complain(before: u64, error: &Failure) {
+    match before {
+        ..PRINTED_ERRORS => eprintln!("{}: {}", error.code, error.message),
+        PRINTED_ERRORS => eprintln!("further errors are only counted"),
+        _ => {}
+    }
+}
+
+/// Sends all letters once; exit code 1 if a chunk failed again.
+pub fn run(replay: Replay) -> CommandResult {
+    block_on(async {
+        let sender = Sender { client: client()?, replay };
+        let mut tally = Tally::default();
+        let mut after = 0;
+        loop {
+            let page = sender.page(after).await?;
+            for (request, chunks) in requests(page.letters) {
+                sender.send(&request, &chunks, &mut tally).await?;
+            }
+            // Letters that fail again keep their numbers, so each is sent once.
+            match page.next {
+                Some(last) => after = last,
+                None => break,
+            }
+        }
+        println!("{tally}");
+        Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })?
+}
+
+/// What holds for all chunks of a request.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Request {
+    dataset: String,
+    batch: Option<String>,
+    /// The place of a chunk that is too long for a line, and travels alone.
+    alone: Option<usize>,
+}
+
+/// As few requests as datasets and batches allow; in each the chunks in their order.
+fn requests(letters: Vec<Letter>) -> BTreeMap<Request, Vec<Value>> {
+    let mut requests: BTreeMap<Request, Vec<Value>> = BTreeMap::new();
+    for (place, letter) in letters.into_iter().enumerate() {
+        let alone = (letter.input.to_string().len() > MAX_LINE_BYTES).then_some(place);
+        let request = Request { dataset: letter.dataset_source, batch: letter.batch_id, alone };
+        requests.entry(request).or_default().push(letter.input);
+    }
+    requests
+}
+
+struct Sender {
+    client: Client,
+    replay: Replay,
+}
+
+impl Sender {
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.replay.url.trim_end_matches('/'))
+    }
+
+    async fn page(&self, after: i64) -> Result<Page, ReplayError> {
+        let mut query = vec![("limit", PAGE.to_string()), ("after", after.to_string())];
+        query.extend(self.replay.cause.clone().map(|cause| ("cause", cause)));
+        query.extend(self.replay.dataset.clone().map(|dataset| ("dataset_source", dataset)));
+        read(self.ask(|| self.client.get(self.url("/dead-letters")).query(&query)).await?)
+    }
+
+    async fn send(&self, request: &Request, chunks: &[Value], tally: &mut Tally) -> Result<(), ReplayError> {
+        let Request { dataset, batch, alone } = request;
+        let post = || self.client.post(self.url("/ingest"));
+        if alone.is_some() {
+            let body = json!({ "chunks": chunks, "dataset_source": dataset, "batch_id": batch }).to_string();
+            let post = || post().header("Content-Type", "application/json").body(body.clone());
+            let answer: Results = read(self.ask(post).await?)?;
+            answer.results.into_iter().for_each(|result| tally.add_result(result));
+            return Ok(());
+        }
+        let mut query = vec![("dataset_source", dataset)];
+        query.extend(batch.as_ref().map(|batch| ("batch_id", batch)));
+        let lines: String = chunks.iter().map(|chunk| format!("{chunk}\n")).collect();
+        let post = || post().query(&query).header("Content-Type", "application/x-ndjson").body(lines.clone());
+        tally.add_summary(read(self.ask(post).await?)?)
+    }
+
+    /// Asks until the service has time. A request of which no chunk was good has an error for a status, and yet an
+    /// answer for each chunk.
+    async fn ask(&self, request: impl Fn() -> RequestBuilder) -> Result<Value, ReplayError> {
+        let mut tries = 1;
+        loop {
+            let unreachable = |error| ReplayError::Unreachable { url: self.replay.url.clone(), error };
+            let response = request().send().await.map_err(unreachable)?;
+            let status = response.status();
+            let wait =
+                response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+            let body: Value = response.json().await.map_err(unreachable)?;
+            if status.is_success() || body["results"].is_array() {
+                return Ok(body);
+            }
+            if !matches!(status.as_u16(), 429 | 503) || tries == TRIES {
+                let message = body["error"]["message"].as_str().unwrap_or("without a reason").to_owned();
+                return Err(ReplayError::Refused { status: status.as_u16(), message });
+            }
+            tries += 1;
+            tokio::time::sleep(wait.map_or(PAUSE, Duration::from_secs).min(LONGEST_PAUSE)).await;
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(answer: Value) -> Result<T, ReplayError> {
+    serde_json::from_value(answer).map_err(ReplayError::Unreadable)
+}

@@ -1,0 +1,150 @@
+//! `GET /dead-letters`: the chunks on which the service failed, oldest first, a page at a time. Each has the JSON that
+//! makes it again; `lnsp replay` sends it.
+
+use super::State;
+use super::error::ApiError;
+use crate::metrics;
+use crate::outcome::Cause;
+use crate::store::{LetterFilter, LyingLetter};
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Letters of a page when nothing is said.
+const USUAL_PAGE: u32 = 100;
+/// The most letters of a page.
+const MAX_PAGE: u32 = 1000;
+/// Bytes of inputs after which a page ends early.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WirePage {
+    cause: Option<String>,
+    dataset_source: Option<String>,
+    #[serde(default = "usual_page")]
+    limit: u32,
+    #[serde(default)]
+    after: i64,
+}
+
+fn usual_page() -> u32 {
+    USUAL_PAGE
+}
+
+/// The handler.
+pub async fn dead_letters(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
+    let page = web::Query::<WirePage>::from_query(request.query_string())
+        .map_err(|error| ApiError::shape(Cause::UnknownField, format!("query parameters: {error}")))?
+        .into_inner();
+    if !(1..=MAX_PAGE).contains(&page.limit) {
+        return Err(invalid("limit", &format!("1 to {MAX_PAGE}"), &page.limit.to_string()));
+    }
+    let cause = page.cause.as_deref().map(cause_of).transpose()?;
+    let filter = LetterFilter { cause, dataset_source: page.dataset_source };
+    let letters = async {
+        let letters = state.store.letters(&filter, page.after, page.limit, PAGE_BYTES).await?;
+        Ok((letters, state.store.count_letters().await?))
+    };
+    let (letters, total) = letters.await.map_err(|error: crate::store::StoreError| {
+        let message = format!("the dead letters cannot be read: {error}");
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+    })?;
+    metrics::dead_letters(total);
+    // A page may end early for its bytes; only an empty one is the last.
+    let next = letters.last().map(|last| last.letter);
+    let letters: Vec<Value> = letters.iter().map(object).collect();
+    Ok(HttpResponse::Ok().json(json!({ "letters": letters, "next": next, "total": total })))
+}
+
+fn cause_of(code: &str) -> Result<&'static str, ApiError> {
+    let kept = || Cause::ALL.into_iter().filter(|cause| cause.is_kept()).map(Cause::code);
+    kept().find(|known| *known == code).ok_or_else(|| {
+        let expected = kept().collect::<Vec<_>>().join(", ");
+        invalid("cause", &format!("one of {expected}"), code)
+    })
+}
+
+fn invalid(param: &str, expected: &str, received: &str) -> ApiError {
+    let received: String = received.chars().take(100).collect();
+    let message = format!("{param}: expected {expected}, received '{received}'");
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", message).param(param)
+}
+
+fn object(letter: &LyingLetter) -> Value {
+    let time = |time: &DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Millis, true);
+    // Only somebody else than us writes what is not JSON; it is shown as it is.
+    let input = serde_json::from_slice::<Value>(&letter.input)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&letter.input).into_owned()));
+    json!({
+        "letter": letter.letter, "dataset_source": letter.dataset_source, "id": letter.id,
+        "stage": letter.stage, "cause": letter.cause, "message": letter.message,
+        "attempts": letter.attempts, "times": letter.times, "batch_id": letter.batch_id,
+        "first_failed_at": time(&letter.first_failed_at), "last_failed_at": time(&letter.last_failed_at),
+        "input": input,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::chunk::Chunk;
+    use crate::http::wire::{self, WireChunk};
+    use proptest::prelude::*;
+    use serde_json::{Map, Value, json};
+
+    fn made_of(json: &[u8]) -> Chunk {
+        wire::read::<WireChunk>(json).unwrap().check(&"d".into(), Some("b")).unwrap()
+    }
+
+    fn number() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from)
+        ]
+    }
+
+    fn fields() -> impl Strategy<Value = Map<String, Value>> {
+        let name = || proptest::option::of("[^\0]{0,9}");
+        let words = proptest::option::of(proptest::collection::vec("[^\0]{0,5}", 0..3));
+        let value = prop_oneof![number(), "[^\0]{0,5}".prop_map(Value::from), Just(Value::Null)];
+        let key = prop_oneof![4 => "[a-c]{1,2}", 1 => Just("episode_id".to_owned())];
+        let metadata = proptest::option::of(proptest::collection::btree_map(key, value, 0..4));
+        let code = || proptest::option::of(0i64..16);
+        let names = (name(), name(), name(), name());
+        let rest = (proptest::option::of(any::<i64>()), proptest::option::of(any::<i64>()), words);
+        (("[^\0]{0,20}x", proptest::option::of("[a-z]{1,5}")), names, rest, metadata, [code(), code(), code()])
+            .prop_map(|((text, id), (document, source, title, episode), (index, article, links), metadata, codes)| {
+                let all = json!({
+                    "text": text, "id": id, "document_id": document, "source_document": source,
+                    "article_title": title, "episode_id": episode, "chunk_index": index, "article_index": article,
+                    "parent_cpe_ids": links, "child_cpe_ids": links, "metadata": metadata,
+                    "domain_code": codes[0], "task_code": codes[1], "modifier_code": codes[2],
+                });
+                let Value::Object(fields) = all else { unreachable!() };
+                fields.into_iter().filter(|(_, value)| !value.is_null()).collect()
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_letter_holds_makes_the_same_chunk_again(fields in fields()) {
+            let chunk = made_of(Value::Object(fields).to_string().as_bytes());
+            let again = made_of(&chunk.as_sent().unwrap());
+            prop_assert_eq!(&again, &chunk);
+            // Also after somebody has read it as JSON and written it.
+            let value: Value = serde_json::from_slice(&chunk.as_sent().unwrap()).unwrap();
+            prop_assert_eq!(made_of(value.to_string().as_bytes()), chunk);
+        }
+    }
+
+    #[test]
+    fn the_episode_is_no_key_too_many() {
+        let keys: Map<String, Value> = (0..64).map(|n| (format!("k{n}"), json!(n))).collect();
+        let line = json!({"text": "a", "metadata": keys, "episode_id": "e"}).to_string();
+        let chunk = made_of(line.as_bytes());
+        assert_eq!(made_of(&chunk.as_sent().unwrap()), chunk);
+    }
+}

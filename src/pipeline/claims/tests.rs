@@ -1,0 +1,293 @@
+use super::*;
+use crate::chunk::{Draft, Tagging, TmdSource};
+use crate::flow::{ReceiptBook, Results, receipt_book};
+use crate::outcome::{Cause, Filed, Rejection, Timings};
+use crate::tmd::Tmd;
+use futures_executor::block_on;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+const ROOM: usize = 3;
+
+/// What happens next.
+#[derive(Debug, Clone)]
+enum Event {
+    /// A chunk with one of two keys and one of three contents comes.
+    Comes(u8, u8),
+    /// One of those who are to be let in has its answer; nobody, if there are none.
+    Ends(prop::sample::Index, End),
+    /// One who found no room tries again.
+    TriesAgain,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Stored,
+    Known,
+    Poison,
+    LlmFailed,
+    Conflict,
+    Dropped,
+}
+
+/// An answer, as far as it matters here.
+fn kind(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Stored(_) => "stored",
+        Outcome::Duplicate(_) => "duplicate",
+        Outcome::Rejected(rejection) => rejection.cause.code(),
+    }
+}
+
+fn chunk(key: u8, content: u8) -> Arc<Chunk> {
+    let text = format!("content {content}");
+    let draft = Draft { id: Some(key.to_string()), dataset: "d".into(), text, ..Draft::default() };
+    Chunk::new(draft).unwrap().into()
+}
+
+fn outcome(chunk: &Arc<Chunk>, end: End) -> Option<Outcome> {
+    let tagging =
+        Tagging { tmd: Tmd::new(1, 2, 3).unwrap(), source: TmdSource::Client, confidence: None, took: None };
+    let filed = || {
+        Arc::new(Filed {
+            chunk: chunk.clone(),
+            cpe_id: chunk.cpe_id,
+            tagging,
+            seq: 1,
+            created_at: chrono::Utc::now(),
+            truncated: false,
+            timings: Timings::default(),
+        })
+    };
+    let rejected = |cause| Outcome::Rejected(Rejection::new(cause, "no"));
+    match end {
+        End::Stored => Some(Outcome::Stored(filed())),
+        End::Known => Some(Outcome::Duplicate(filed())),
+        End::Poison => Some(rejected(Cause::Poison)),
+        End::LlmFailed => Some(rejected(Cause::LlmFailed)),
+        End::Conflict => Some(Outcome::conflict(chunk)),
+        End::Dropped => None,
+    }
+}
+
+/// The same in the plainest words: a queue for each key, whose first one leads.
+#[derive(Default)]
+struct Model {
+    queues: BTreeMap<u8, VecDeque<(u64, u8)>>,
+    answers: BTreeMap<u64, &'static str>,
+}
+
+impl Model {
+    fn following(&self) -> usize {
+        self.queues.values().map(|queue| queue.len().saturating_sub(1)).sum()
+    }
+
+    fn ends(&mut self, key: u8, tag: u64, content: u8, end: End) {
+        let queue = self.queues.get_mut(&key).unwrap();
+        assert_eq!(queue.pop_front(), Some((tag, content)), "only the first is inside");
+        let own = match end {
+            End::Stored => "stored",
+            End::Known => "duplicate",
+            End::Poison => "poison",
+            End::LlmFailed => "llm_failed",
+            End::Conflict => "id_conflict",
+            End::Dropped => "lost",
+        };
+        assert_eq!(self.answers.insert(tag, own), None);
+        let answers = &mut self.answers;
+        queue.retain(|(tag, other)| {
+            let answer = match end {
+                End::Stored | End::Known => {
+                    if *other == content {
+                        "duplicate"
+                    } else {
+                        "id_conflict"
+                    }
+                }
+                End::Poison | End::Conflict if *other == content => own,
+                _ => return true,
+            };
+            assert_eq!(answers.insert(*tag, answer), None);
+            false
+        });
+    }
+}
+
+/// The claims, and what is around them.
+struct World {
+    claims: Arc<Claims>,
+    turns: mpsc::Receiver<Follower>,
+    book: ReceiptBook<Outcome>,
+    results: Results<Outcome>,
+    /// Who leads, with the slot of those who have followed before.
+    inside: Vec<(u64, u8, u8, Arrival, Option<Slot>)>,
+    crowded: VecDeque<(u64, u8, u8, Arrival)>,
+    tags: Vec<(u8, u8)>,
+    model: Model,
+}
+
+impl World {
+    fn new(places: usize) -> World {
+        let (claims, turns) = Claims::new(Load { items: ROOM, bytes: 1 << 20 });
+        let (book, results) = receipt_book(places);
+        let (inside, crowded, tags) = (Vec::new(), VecDeque::new(), Vec::new());
+        World { claims, turns, book, results, inside, crowded, tags, model: Model::default() }
+    }
+
+    fn comes(&mut self, key: u8, content: u8) {
+        let tag = self.tags.len() as u64;
+        self.tags.push((key, content));
+        let receipt = block_on(self.book.issue(tag)).unwrap();
+        self.stands(tag, key, content, Arrival { chunk: chunk(key, content), receipt });
+    }
+
+    fn stands(&mut self, tag: u64, key: u8, content: u8, arrival: Arrival) {
+        let room = self.model.following() < ROOM;
+        let queue = self.model.queues.entry(key).or_default();
+        match self.claims.stand(arrival) {
+            Standing::Leads(arrival) => {
+                assert!(queue.is_empty());
+                queue.push_back((tag, content));
+                self.inside.push((tag, key, content, arrival, None));
+            }
+            Standing::Follows => {
+                assert!(!queue.is_empty() && room);
+                queue.push_back((tag, content));
+            }
+            Standing::Crowded(arrival) => {
+                assert!(!queue.is_empty());
+                self.crowded.push_back((tag, key, content, arrival));
+            }
+        }
+    }
+
+    fn ends(&mut self, which: usize, end: End) {
+        let (tag, key, content, arrival, slot) = self.inside.remove(which);
+        self.model.ends(key, tag, content, end);
+        match outcome(&arrival.chunk, end) {
+            Some(outcome) => arrival.receipt.settle(outcome),
+            None => drop(arrival.receipt),
+        }
+        drop(slot);
+        while let Ok(Follower { arrival, slot }) = self.turns.try_recv() {
+            let key: u8 = arrival.chunk.key.id.parse().unwrap();
+            let (tag, content) = self.model.queues[&key][0];
+            assert_eq!(arrival.chunk.text, format!("content {content}"));
+            self.inside.push((tag, key, content, arrival, Some(slot)));
+        }
+    }
+
+    /// Answers everybody who is left, and compares.
+    fn finish(mut self) {
+        while !self.inside.is_empty() || !self.crowded.is_empty() {
+            while !self.inside.is_empty() {
+                self.ends(0, End::LlmFailed);
+            }
+            if let Some((tag, key, content, arrival)) = self.crowded.pop_front() {
+                self.stands(tag, key, content, arrival);
+            }
+        }
+        assert_eq!((self.claims.keys(), self.claims.following()), (0, 0), "nothing is left behind");
+        drop(self.book);
+        let mut answers = BTreeMap::new();
+        while let Some((tag, outcome)) = block_on(self.results.next()) {
+            assert_eq!(answers.insert(tag, kind(&outcome)), None, "answered twice");
+        }
+        assert_eq!(answers, self.model.answers);
+        assert_eq!(answers.len(), self.tags.len());
+    }
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let end = prop::sample::select(vec![
+        End::Stored,
+        End::Known,
+        End::Poison,
+        End::LlmFailed,
+        End::Conflict,
+        End::Dropped,
+    ]);
+    prop_oneof![
+        4 => (0u8..2, 0u8..3).prop_map(|(key, content)| Event::Comes(key, content)),
+        2 => (any::<prop::sample::Index>(), end).prop_map(|(which, end)| Event::Ends(which, end)),
+        1 => Just(Event::TriesAgain),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn everybody_is_answered_once_by_the_fate_of_who_led_and_no_key_stays_behind(
+        events in proptest::collection::vec(event(), 0..80),
+    ) {
+        let mut world = World::new(events.len() + 1);
+        for event in events {
+            match event {
+                Event::Comes(key, content) => world.comes(key, content),
+                Event::Ends(_, _) if world.inside.is_empty() => {}
+                Event::Ends(which, end) => world.ends(which.index(world.inside.len()), end),
+                Event::TriesAgain => {
+                    if let Some((tag, key, content, arrival)) = world.crowded.pop_front() {
+                        world.stands(tag, key, content, arrival);
+                    }
+                }
+            }
+            prop_assert!(world.claims.following() <= ROOM, "whoever waits has room");
+            prop_assert_eq!(world.claims.keys(), world.model.queues.values().filter(|q| !q.is_empty()).count());
+        }
+        world.finish();
+    }
+}
+
+#[test]
+fn when_nobody_lets_in_any_more_everybody_is_answered_however_many_wait() {
+    const WAITING: usize = 20_000;
+    let (claims, turns) = Claims::new(Load { items: WAITING, bytes: 1 << 30 });
+    let (book, mut results) = receipt_book(WAITING + 1);
+    let mut first = None;
+    for tag in 0..=WAITING as u64 {
+        let receipt = block_on(book.issue(tag)).unwrap();
+        match claims.stand(Arrival { chunk: chunk(0, 0), receipt }) {
+            Standing::Leads(arrival) => first = Some(arrival),
+            Standing::Follows => {}
+            Standing::Crowded(_) => panic!("there is room"),
+        }
+    }
+    assert_eq!(claims.following(), WAITING);
+    drop((turns, first, book));
+    let mut lost = 0;
+    while let Some((_, outcome)) = block_on(results.next()) {
+        assert_eq!(kind(&outcome), "lost");
+        lost += 1;
+    }
+    assert_eq!((lost, claims.keys(), claims.following()), (WAITING + 1, 0, 0));
+}
+
+#[tokio::test]
+async fn who_finds_no_room_waits_for_it_and_then_for_the_fate_of_who_leads() {
+    let (claims, _turns) = Claims::new(Load { items: 1, bytes: 1 << 20 });
+    let (book, mut results) = receipt_book(4);
+    let arrival = async |tag, key| Arrival { chunk: chunk(key, 0), receipt: book.issue(tag).await.unwrap() };
+    let Standing::Leads(one) = claims.stand(arrival(1, 1).await) else { panic!("it is free") };
+    let Standing::Leads(two) = claims.stand(arrival(2, 2).await) else { panic!("it is free") };
+    assert!(matches!(claims.stand(arrival(3, 1).await), Standing::Follows));
+    let Standing::Crowded(crowded) = claims.stand(arrival(4, 2).await) else { panic!("there is no room") };
+    let mut waiting = std::pin::pin!(claims.follow(crowded));
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    one.receipt.settle(outcome(&chunk(1, 0), End::Stored).unwrap());
+    assert!(waiting.await.is_none(), "there is room now");
+    two.receipt.settle(outcome(&chunk(2, 0), End::Poison).unwrap());
+    drop(book);
+    let mut answers = BTreeMap::new();
+    while let Some((tag, outcome)) = results.next().await {
+        answers.insert(tag, kind(&outcome));
+    }
+    let expected = [(1, "stored"), (2, "poison"), (3, "duplicate"), (4, "poison")];
+    assert_eq!(answers, BTreeMap::from(expected));
+    let Standing::Leads(free) =
+        claims.stand(Arrival { chunk: chunk(1, 0), receipt: receipt_book(1).0.issue(0).await.unwrap() })
+    else {
+        panic!("it is free again")
+    };
+    drop(free);
+    assert_eq!((claims.keys(), claims.following()), (0, 0));
+}

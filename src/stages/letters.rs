@@ -1,0 +1,147 @@
+//! Chunks on which the service failed are written down before their clients are told, so that nothing that was taken
+//! is lost: the table of dead letters.
+//!
+//! A [`Letter`] holds the answer that is owed, and the chunk's slot: while the database is away, rejected chunks stand
+//! in the way of others like all chunks do, and nothing grows. The [`Clerk`] outlives the generations and writes what
+//! has gathered in one statement. A letter that cannot be written after some tries is answered all the same.
+
+use super::{Parcel, Receipt, Stage, Stray};
+use crate::chunk::Chunk;
+use crate::flow::{Backoff, Slot};
+use crate::metrics;
+use crate::outcome::{Outcome, Rejection};
+use crate::store::{DeadLetter, Store};
+use chrono::{DateTime, Utc};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Letters in one statement; each is as long as its chunk.
+const AT_ONCE: usize = 32;
+/// Tries to write one letter while the database is away: with the default pauses, some 25 seconds of refused
+/// connections.
+const TRIES: u32 = 12;
+
+/// A rejected chunk whose client has not been told yet. However it ends, the client is told.
+pub struct Letter {
+    stage: Stage,
+    chunk: Arc<Chunk>,
+    attempts: u32,
+    rejection: Rejection,
+    failed_at: DateTime<Utc>,
+    owed: Option<Receipt>,
+    _slot: Option<Slot>,
+}
+
+impl Letter {
+    /// Of a chunk that a stage rejects.
+    pub(super) fn of_parcel<T>(stage: Stage, parcel: Parcel<T>, rejection: Rejection) -> Letter {
+        let (chunk, attempts) = (parcel.origin().clone(), parcel.attempts() + 1);
+        let (owed, slot) = parcel.leave();
+        Letter { stage, chunk, attempts, rejection, failed_at: Utc::now(), owed, _slot: Some(slot) }
+    }
+
+    /// Of a chunk in whose hands a stage has died too often.
+    pub fn of_stray(stage: Stage, stray: Stray, rejection: Rejection) -> Letter {
+        let Stray { origin: chunk, receipt, attempts, .. } = stray;
+        Letter { stage, chunk, attempts, rejection, failed_at: Utc::now(), owed: Some(receipt), _slot: None }
+    }
+
+    fn row(&self) -> DeadLetter {
+        DeadLetter {
+            chunk: self.chunk.clone(),
+            stage: self.stage.name(),
+            cause: self.rejection.cause.code(),
+            message: self.rejection.message.clone(),
+            attempts: self.attempts,
+            failed_at: self.failed_at,
+        }
+    }
+
+    /// It is written.
+    fn answer(mut self) {
+        metrics::dead_letter(self.rejection.cause.code());
+        self.tell();
+    }
+
+    fn tell(&mut self) -> bool {
+        let Some(owed) = self.owed.take() else { return false };
+        owed.settle(Outcome::Rejected(self.rejection.clone()));
+        true
+    }
+}
+
+impl Drop for Letter {
+    fn drop(&mut self) {
+        if self.tell() {
+            metrics::dead_letter_unwritten();
+            let (cpe_id, cause) = (self.chunk.cpe_id, self.rejection.cause.code());
+            tracing::error!(%cpe_id, cause, "a dead letter could not be written; the chunk is rejected without");
+        }
+    }
+}
+
+/// Where letters are left.
+#[derive(Clone)]
+pub struct Letters(mpsc::Sender<Letter>);
+
+/// Writes them; see [`letters`].
+pub struct Clerk {
+    queue: mpsc::Receiver<Letter>,
+    store: Store,
+    pauses: Backoff,
+}
+
+/// The two ends of a queue for as many letters as there are slots in the house. `pauses` are between two tries.
+pub fn letters(store: Store, slots: usize, pauses: Backoff) -> (Letters, Clerk) {
+    // Every letter has a slot, but those of poison; for them there is as much room again.
+    let (queue, received) = mpsc::channel(2 * slots.max(1));
+    (Letters(queue), Clerk { queue: received, store, pauses })
+}
+
+impl Letters {
+    /// Leaves a letter. Does not wait: one for which there is no room is answered unwritten, as is every letter when
+    /// the clerk has gone.
+    pub fn file(&self, letter: Letter) {
+        drop(self.0.try_send(letter));
+    }
+}
+
+impl Clerk {
+    /// Writes letters for the life of the process.
+    pub async fn work(mut self) {
+        let mut letters = Vec::with_capacity(AT_ONCE);
+        while self.queue.recv_many(&mut letters, AT_ONCE).await > 0 {
+            let batch = std::mem::take(&mut letters);
+            // A task of its own: should it panic, these are answered as they are dropped, and the next are written.
+            drop(actix::spawn(write(self.store.clone(), self.pauses, batch)).await);
+        }
+    }
+}
+
+/// Brings letters to their end. One that the database refuses for its content is found by halving.
+async fn write(store: Store, pauses: Backoff, letters: Vec<Letter>) {
+    let mut halves = vec![letters];
+    let mut tries = 0;
+    while let Some(mut letters) = halves.pop() {
+        let rows: Vec<DeadLetter> = letters.iter().map(Letter::row).collect();
+        match store.file_letters(&rows).await {
+            Ok(()) => letters.into_iter().for_each(Letter::answer),
+            Err(error) if error.is_data_error() && letters.len() > 1 => {
+                let later = letters.split_off(letters.len() / 2);
+                halves.extend([later, letters]);
+            }
+            Err(error) if error.is_transient() && tries + 1 < TRIES => {
+                metrics::store_error(error.sqlstate_class(), true);
+                tokio::time::sleep(pauses.pause(tries)).await;
+                tries += 1;
+                halves.push(letters);
+            }
+            Err(error) => {
+                metrics::store_error(error.sqlstate_class(), error.is_transient());
+                tracing::error!(%error, letters = letters.len(), "dead letters cannot be written");
+                drop(letters);
+            }
+        }
+    }
+    metrics::dead_letters(store.lying_letters());
+}

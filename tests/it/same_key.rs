@@ -1,0 +1,255 @@
+//! Chunks with one key that come while the first of them is inside: they cost nothing, and get its fate.
+
+use crate::house::{House, Poison, fittings, numbered, stream_to, tally};
+use crate::valve::Valve;
+use crate::wait::until;
+use lnsp_ingest::app::Fittings;
+use lnsp_ingest::chunk::{Chunk, Draft, Placement};
+use lnsp_ingest::flow::{Load, receipt_book};
+use lnsp_ingest::outcome::{Cause, Outcome};
+use lnsp_ingest::pipeline::Arrival;
+use lnsp_ingest::simulated_llm::{Fault, Options, SimulatedLlm};
+use lnsp_ingest::stages::Stage;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+fn line(text: &str) -> String {
+    json!({ "id": "k", "text": text }).to_string() + "\n"
+}
+
+async fn behind(valve: &Valve, flags: &[&str]) -> House {
+    House::build(Fittings { encoder: Some(valve.factory()), ..fittings() }, flags).await
+}
+
+fn upload(house: &House, body: String) -> actix_web::rt::task::JoinHandle<Vec<Value>> {
+    actix_web::rt::spawn(stream_to(house.url.clone(), body))
+}
+
+/// Codes of the errors, in the order of the lines.
+fn codes(answer: &[Value]) -> Vec<&str> {
+    let mut errors: Vec<&Value> = answer.iter().filter(|line| line["status"] == "error").collect();
+    errors.sort_by_key(|line| line["line"].as_u64());
+    errors.into_iter().map(|line| line["error"]["code"].as_str().unwrap()).collect()
+}
+
+/// Nobody is inside, and no key is left behind.
+fn assert_empty(house: &House) {
+    let entrance = house.state.pipeline.entrance();
+    assert_eq!((entrance.keys(), entrance.following(), entrance.waiting()), (0, 0, 0));
+}
+
+#[actix_web::test]
+async fn a_thousand_copies_at_once_cost_one_call_and_one_text() {
+    let llm = SimulatedLlm::start(Options { latency: "3ms".parse().unwrap(), ..Options::default() }).unwrap();
+    let valve = Valve::shut();
+    let house = behind(&valve, &["--tmd-backend", "llm", "--llm-endpoint", llm.url()]).await;
+    let streams: Vec<_> = (0..3).map(|_| upload(&house, line("One fact.").repeat(300))).collect();
+    let chunks = vec![json!({ "id": "k", "text": "One fact." }); 100];
+    let request = house.post("/ingest", json!({ "chunks": chunks }).to_string());
+    let entrance = house.state.pipeline.entrance();
+    let opened = async {
+        let held = || entrance.following() == 999 && entrance.inside() == Some([0, 0, 1, 0]);
+        until("all others follow", held).await;
+        assert_eq!((entrance.keys(), entrance.waiting()), (1, 0));
+        valve.open();
+    };
+    let ((status, answer), ()) = futures_util::future::join(request, opened).await;
+    let results = answer["results"].as_array().unwrap();
+    let mut seen = (
+        results.iter().filter(|result| result["status"] == "stored").count(),
+        results.iter().filter(|result| result["status"] == "duplicate").count(),
+    );
+    for stream in streams {
+        let (stored, duplicate, failed) = tally(&stream.await.unwrap());
+        seen = (seen.0 + stored, seen.1 + duplicate);
+        assert_eq!(failed, 0);
+    }
+    assert_eq!((status, seen), (200, (1, 999)));
+    assert_eq!((valve.texts(), llm.counts().generate), (1, 1));
+    assert_eq!(house.stored().await, 1);
+    assert_empty(&house);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn copies_of_poison_are_rejected_with_it_and_kill_nobody_again() {
+    let valve = Valve::shut();
+    let inspect = Arc::new(Poison { stage: Stage::Write, text: "It kills." });
+    let encoder = Some(valve.factory());
+    let house = House::build(Fittings { inspect, encoder, ..fittings() }, &[]).await;
+    let streams =
+        [upload(&house, line("It kills.").repeat(100)), upload(&house, line("It kills.").repeat(50))];
+    let entrance = house.state.pipeline.entrance();
+    until("all others follow", || entrance.following() == 149).await;
+    valve.open();
+    for (stream, copies) in streams.into_iter().zip([100, 50]) {
+        assert_eq!(codes(&stream.await.unwrap()), vec!["poison"; copies]);
+    }
+    assert_eq!(valve.texts(), 3, "once for each of the three deaths");
+    house.state.pipeline.wait_for(|health| health.generation == 4 && health.open).await;
+    let letters = "SELECT concat_ws(' ', stage, cause, attempts, times) FROM dead_letters";
+    assert_eq!(house.database.texts(letters).await, ["write poison 3 1"]);
+    assert_empty(&house);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn other_content_is_a_conflict_when_the_first_is_stored() {
+    let valve = Valve::shut();
+    let house = behind(&valve, &[]).await;
+    let entrance = house.state.pipeline.entrance();
+    let first = upload(&house, line("One fact."));
+    until("the first is inside", || entrance.inside() == Some([0, 0, 1, 0])).await;
+    let others =
+        upload(&house, line("Another.") + &line("One fact.") + &line("A third.") + &line("One fact."));
+    until("the others follow", || entrance.following() == 4).await;
+    valve.open();
+    assert_eq!(tally(&first.await.unwrap()), (1, 0, 0));
+    let others = others.await.unwrap();
+    assert_eq!(tally(&others), (0, 2, 2));
+    assert_eq!(codes(&others), ["id_conflict"; 2]);
+    assert_eq!((valve.texts(), house.stored().await), (1, 1));
+    assert_empty(&house);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn other_content_has_a_try_of_its_own_when_the_first_is_rejected() {
+    let valve = Valve::shut();
+    valve.break_on(Some("It breaks the model."));
+    let house = behind(&valve, &[]).await;
+    let entrance = house.state.pipeline.entrance();
+    let first = upload(&house, line("It breaks the model."));
+    until("the first is inside", || entrance.inside() == Some([0, 0, 1, 0])).await;
+    let others = ["It breaks the model.", "Good.", "It breaks the model.", "Another.", "Good."].map(line);
+    let others = upload(&house, others.concat());
+    until("the others follow", || entrance.following() == 5).await;
+    valve.open();
+    assert_eq!(codes(&first.await.unwrap()), ["embed_failed"]);
+    let others = others.await.unwrap();
+    // Line 2 led when the first had failed; lines 4 and 5 followed it.
+    assert_eq!(tally(&others), (1, 1, 3));
+    assert_eq!(codes(&others), ["embed_failed", "embed_failed", "id_conflict"]);
+    assert_eq!((valve.texts(), house.stored().await), (2, 1));
+    assert_empty(&house);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn after_a_failure_that_passes_the_next_one_tries_and_nobody_else_waits_meanwhile() {
+    let llm = SimulatedLlm::start(Options { latency: "3ms".parse().unwrap(), ..Options::default() }).unwrap();
+    llm.set_fault(Some((Fault::Hang, 1)));
+    let valve = Valve::default();
+    let flags = ["--tmd-backend", "llm", "--llm-endpoint", llm.url(), "--tmd-on-failure", "reject"];
+    let house = behind(&valve, &[&flags[..], &["--llm-timeout-s", "3"]].concat()).await;
+    let coded = r#"{"id":"c","text":"Codes are given.","domain_code":1,"task_code":1,"modifier_code":1}"#;
+    let stream = upload(&house, line("One fact.").repeat(5) + coded);
+    let entrance = house.state.pipeline.entrance();
+    until("the call has come", || llm.counts().generate == 1 && entrance.following() == 4).await;
+    llm.set_fault(None);
+    until("the last line is done while the first hangs", || {
+        house.state.counts.tally().stored == 1 && entrance.keys() == 1
+    })
+    .await;
+    let answer = stream.await.unwrap();
+    assert_eq!((tally(&answer), codes(&answer)), ((2, 3, 1), vec!["llm_failed"]));
+    assert_eq!((llm.counts().generate, valve.texts(), house.stored().await), (2, 2, 2));
+    assert_eq!(house.database.number("SELECT count(*) FROM dead_letters").await, 0, "it was stored later");
+    assert_empty(&house);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn when_there_is_no_room_to_wait_in_only_that_upload_waits() {
+    let valve = Valve::shut();
+    let mut fittings = Fittings { encoder: Some(valve.factory()), ..fittings() };
+    fittings.pipeline.followers = Load { items: 2, bytes: 1 << 20 };
+    let house = House::build(fittings, &[]).await;
+    let entrance = house.state.pipeline.entrance();
+    let copies = upload(&house, line("One fact.").repeat(600));
+    // The first group: one leads, two follow, and the others are in the entrance's hands.
+    until("the room is full", || entrance.following() == 2 && entrance.waiting() == 253).await;
+    let others = upload(&house, numbered(0..100));
+    until("the others are inside", || entrance.inside() == Some([0, 0, 101, 0])).await;
+    assert_eq!((entrance.following(), entrance.waiting(), entrance.keys()), (2, 253, 101));
+    valve.open();
+    assert_eq!(tally(&others.await.unwrap()), (100, 0, 0));
+    assert_eq!(tally(&copies.await.unwrap()), (1, 599, 0));
+    assert_eq!((valve.texts(), house.stored().await), (101, 101));
+    assert_empty(&house);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn one_at_a_time_too_every_key_is_tried_once() {
+    let valve = Valve::default();
+    let house = behind(&valve, &["--enable-parallel", "false"]).await;
+    let body = numbered(0..20) + &numbered(0..20);
+    let streams = [(); 3].map(|()| upload(&house, body.clone()));
+    let (mut stored, mut duplicate) = (0, 0);
+    for stream in streams {
+        let seen = tally(&stream.await.unwrap());
+        (stored, duplicate) = (stored + seen.0, duplicate + seen.1);
+    }
+    assert_eq!((stored, duplicate, valve.texts()), (20, 100, 20));
+    assert_eq!(house.stored().await, 20);
+    assert_empty(&house);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn a_client_that_goes_before_its_chunk_is_in_leaves_the_turn_to_the_next() {
+    let valve = Valve::shut();
+    let mut fittings = Fittings { encoder: Some(valve.factory()), ..fittings() };
+    let one = Load { items: 1, bytes: 1 << 20 };
+    (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) = (one, one, one);
+    let house = House::build(fittings, &[]).await;
+    let entrance = house.state.pipeline.entrance();
+    let full = upload(&house, numbered(0..2));
+    until("the house is full", || entrance.inside() == Some([0, 1, 1, 0]) && entrance.waiting() == 0).await;
+
+    // A handler that is dropped drops what it brings.
+    let (book, mut results) = receipt_book(1);
+    let receipt = book.issue(1).await.unwrap();
+    let text = "One fact.".to_owned();
+    let placement = Placement { source_document: Some("web_input".into()), ..Placement::default() };
+    let draft =
+        Draft { id: Some("k".into()), dataset: "user_input".into(), text, placement, ..Draft::default() };
+    let chunk = Chunk::new(draft).unwrap().into();
+    let mut handler = Box::pin(entrance.admit(vec![Arrival { chunk, receipt }]));
+    tokio::select! {
+        () = &mut handler => panic!("there is no room"),
+        () = until("it waits for room", || entrance.waiting() == 1 && entrance.keys() == 3) => {}
+    }
+    let next = upload(&house, line("One fact.").repeat(2));
+    until("the others follow", || entrance.following() == 2).await;
+    drop(handler);
+    let (_, outcome) = results.next().await.unwrap();
+    assert!(matches!(&outcome, Outcome::Rejected(lost) if lost.cause == Cause::Lost), "{outcome:?}");
+    until("the next waits for room", || entrance.waiting() == 1 && entrance.keys() == 3).await;
+    valve.open();
+    assert_eq!(tally(&next.await.unwrap()), (1, 1, 0));
+    assert_eq!(tally(&full.await.unwrap()), (2, 0, 0));
+    assert_eq!((valve.texts(), house.stored().await), (3, 3));
+    assert_empty(&house);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn drain_waits_for_those_who_wait_for_others() {
+    let valve = Valve::shut();
+    let house = behind(&valve, &[]).await;
+    let entrance = house.state.pipeline.entrance();
+    let stream = upload(&house, line("One fact.").repeat(9));
+    let held = || entrance.following() == 8 && entrance.inside() == Some([0, 0, 1, 0]);
+    until("one is inside, and eight follow", held).await;
+    let pipeline = house.state.pipeline.clone();
+    let mut stop = std::pin::pin!(pipeline.stop());
+    assert!(futures_util::poll!(&mut stop).is_pending(), "somebody is inside");
+    valve.open();
+    stop.await;
+    assert_eq!(tally(&stream.await.unwrap()), (1, 8, 0));
+    assert_eq!(house.stored().await, 1);
+    assert_empty(&house);
+    house.stop().await;
+}

@@ -1,0 +1,79 @@
+//! An encoder that counts texts, computes nothing while it is shut, and breaks on one text: for stories about what
+//! happens while a chunk is inside.
+
+use crate::house::{Scripted, models};
+use lnsp_ingest::app::EncoderFactory;
+use lnsp_ingest::encoder::{EncodeError, Encoder, Tokenizer, Tokens};
+use lnsp_ingest::model::ModelIdentity;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+/// The handle; clones turn the same valve.
+#[derive(Clone, Default)]
+pub struct Valve {
+    shut: Arc<(Mutex<bool>, Condvar)>,
+    texts: Arc<AtomicUsize>,
+    bad: Arc<Mutex<Option<String>>>,
+}
+
+impl Valve {
+    /// Shut.
+    pub fn shut() -> Valve {
+        let valve = Valve::default();
+        *valve.shut.0.lock().unwrap() = true;
+        valve
+    }
+
+    /// Lets everybody through from now on.
+    pub fn open(&self) {
+        *self.shut.0.lock().unwrap() = false;
+        self.shut.1.notify_all();
+    }
+
+    /// Texts that were computed.
+    pub fn texts(&self) -> usize {
+        self.texts.load(Ordering::SeqCst)
+    }
+
+    /// Breaks on this text from now on, or on none.
+    pub fn break_on(&self, text: Option<&str>) {
+        let files = lnsp_ingest::encoder::locate("all-minilm-l6-v2", &[models()]).unwrap();
+        let tokenizer = Tokenizer::load(&files).unwrap();
+        *self.bad.lock().unwrap() = text.map(|text| format!("{:?}", tokenizer.tokenize(text).unwrap()));
+    }
+
+    /// To put into `Fittings`.
+    pub fn factory(&self) -> EncoderFactory {
+        let valve = self.clone();
+        Arc::new(move || Box::new(Behind(Scripted::new(), valve.clone())))
+    }
+}
+
+struct Behind(Scripted, Valve);
+
+impl Encoder for Behind {
+    fn identity(&self) -> &ModelIdentity {
+        self.0.identity()
+    }
+
+    fn dims(&self) -> usize {
+        self.0.dims()
+    }
+
+    fn encode(&mut self, texts: &[&Tokens]) -> Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError> {
+        let Valve { shut, texts: counted, bad } = &self.1;
+        let mut is_shut = shut.0.lock().unwrap();
+        while *is_shut {
+            is_shut = shut.1.wait(is_shut).unwrap();
+        }
+        drop(is_shut);
+        let bad = bad.lock().unwrap().clone();
+        let broken = texts.iter().any(|tokens| bad.as_ref() == Some(&format!("{tokens:?}")));
+        // A pass that breaks is computed again text by text; each text counts once.
+        if !broken || texts.len() == 1 {
+            counted.fetch_add(texts.len(), Ordering::SeqCst);
+        }
+        assert!(!broken, "broken");
+        self.0.encode(texts)
+    }
+}
