@@ -147,7 +147,7 @@ fn acceptable(expression: &str) -> bool {
 #[test]
 fn every_dependency_has_an_allowed_licence() {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args(["metadata", "--format-version", "1", "--locked"])
         .current_dir(root())
         .output()
         .unwrap();
