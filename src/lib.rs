@@ -13,7 +13,7 @@
 //!    ports   flow                  ports: llm, classifier, encoder, store, index; flow: Inlet, Parcel, Receipt, Batch, Worker
 //!       \    /
 //!       domain                     chunk, tmd, model, outcome, quality: pure
-//!    metrics                       a leaf beside the house
+//!    metrics, pulse                leaves beside the house: what is counted; what a thread is doing
 //!    simulated_llm                 another: a language model server to measure and test with; it imports nothing
 //! ```
 //!
@@ -40,6 +40,7 @@ pub mod metrics;
 pub mod model;
 pub mod outcome;
 pub mod pipeline;
+pub mod pulse;
 pub mod quality;
 pub mod search;
 pub mod simulated_llm;

@@ -2,8 +2,9 @@
 //!
 //! Jobs come through two bounded queues; express jobs overtake bulk ones, and the next one goes to whichever thread
 //! is free. A job that panics fails alone: the resource of its thread is then built anew by the factory before that
-//! thread takes the next job. The other threads do not notice.
+//! thread takes the next job. The other threads do not notice. Each thread has a [`Pulse`].
 
+use crate::pulse::Pulse;
 use futures_executor::block_on;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,16 +41,19 @@ pub enum WorkerError {
 pub struct Worker<R> {
     express: mpsc::Sender<Task<R>>,
     bulk: mpsc::Sender<Task<R>>,
+    pulses: Arc<[Pulse]>,
     threads: Arc<Joined>,
 }
 
 impl<R> Clone for Worker<R> {
     fn clone(&self) -> Self {
-        Worker { express: self.express.clone(), bulk: self.bulk.clone(), threads: self.threads.clone() }
+        let (pulses, threads) = (self.pulses.clone(), self.threads.clone());
+        Worker { express: self.express.clone(), bulk: self.bulk.clone(), pulses, threads }
     }
 }
 
 struct Task<R> {
+    lane: Lane,
     job: Job<R>,
     unavailable: Box<dyn FnOnce(WorkerError) + Send>,
 }
@@ -93,11 +97,19 @@ impl<R: 'static> Worker<R> {
         let (bulk, bulk_jobs) = mpsc::channel(queue);
         let queues = Arc::new(Mutex::new(Queues { express: express_jobs, bulk: bulk_jobs }));
         let factory = Arc::new(factory);
+        let mut pulses = Vec::with_capacity(threads.get());
         for number in 0..threads.get() {
             let name = if threads.get() == 1 { name.to_owned() } else { format!("{name}-{number}") };
-            started.0.push(start(name, queues.clone(), factory.clone())?);
+            let pulse = Pulse::of_thread(&name);
+            started.0.push(start(name, pulse.clone(), queues.clone(), factory.clone())?);
+            pulses.push(pulse);
         }
-        Ok(Worker { express, bulk, threads: Arc::new(started) })
+        Ok(Worker { express, bulk, pulses: pulses.into(), threads: Arc::new(started) })
+    }
+
+    /// What each thread is at.
+    pub fn pulses(&self) -> &[Pulse] {
+        &self.pulses
     }
 
     /// How many jobs run at once.
@@ -116,6 +128,7 @@ impl<R: 'static> Worker<R> {
         let reply = Arc::new(Mutex::new(Some(reply)));
         let failure = reply.clone();
         let task = Task {
+            lane,
             job: Box::new(move |resource| {
                 let Some(reply) = take(&reply).filter(|reply| !reply.is_closed()) else { return };
                 // The panic is caught here, where the caller can be told, and handed on so that the resource,
@@ -153,6 +166,7 @@ fn take<T>(reply: &Mutex<Option<Reply<T>>>) -> Option<Reply<T>> {
 /// Starts one thread; returns when its resource is built.
 fn start<R: 'static, E: std::fmt::Display + Send + 'static>(
     name: String,
+    pulse: Pulse,
     queues: Arc<Mutex<Queues<R>>>,
     factory: Arc<impl Fn() -> Result<R, E> + Send + Sync + 'static>,
 ) -> Result<thread::JoinHandle<()>, E> {
@@ -160,8 +174,10 @@ fn start<R: 'static, E: std::fmt::Display + Send + 'static>(
     let spawned = thread::Builder::new().name(name).spawn(move || {
         match factory() {
             Ok(resource) => {
+                let life = pulse.live();
                 drop(ready.send(Ok(())));
-                work(resource, &*factory, &queues);
+                work(resource, &pulse, &*factory, &queues);
+                life.end();
             }
             Err(error) => drop(ready.send(Err(error))),
         };
@@ -178,12 +194,18 @@ fn start<R: 'static, E: std::fmt::Display + Send + 'static>(
 
 fn work<R, E: std::fmt::Display>(
     resource: R,
+    pulse: &Pulse,
     factory: &impl Fn() -> Result<R, E>,
     queues: &Mutex<Queues<R>>,
 ) {
     let mut resource = Some(resource);
     while let Some(task) = next(queues) {
+        let _spell = pulse.begin(match task.lane {
+            Lane::Express => "at one express job",
+            Lane::Bulk => "at one bulk job",
+        });
         if resource.is_none() {
+            let _spell = pulse.begin("building its resource anew");
             match catch_unwind(AssertUnwindSafe(factory)) {
                 Ok(Ok(built)) => resource = Some(built),
                 Ok(Err(error)) => {

@@ -103,7 +103,7 @@ impl Site<'_> {
     /// behind the watermark, or has written another row at the number of our witness.
     fn history_of(&self, held: &Held) -> Result<Option<RebuildReason>, IndexError> {
         let Record { watermark, witness, items, .. } = held.record;
-        let first = self.source.changes_after(watermark, self.options.policy.page)?;
+        let first = self.ask(|source| source.changes_after(watermark, self.options.policy.page))?;
         let behind = first.clock - watermark;
         if behind < 0 {
             return Ok(Some(RebuildReason::StoreRestored));
@@ -112,7 +112,7 @@ impl Site<'_> {
             return Ok(Some(RebuildReason::FarBehind));
         }
         let Some((seq, item)) = witness else { return Ok(None) };
-        if let Some(row) = self.source.row_at(seq)? {
+        if let Some(row) = self.ask(|source| source.row_at(seq))? {
             let txn = held.volume.read()?;
             let built = held.volume.reader(&txn)?.item_vector(&txn, item);
             let built = built.map_err(|error| IndexError::storage(error, held.volume.map_size()))?;
@@ -132,9 +132,18 @@ impl Site<'_> {
         }
     }
 
+    /// The source may take its time: waiting for it is not hanging.
+    fn ask<T>(
+        &self,
+        question: impl FnOnce(&dyn ChangeSource) -> Result<T, SourceError>,
+    ) -> Result<T, SourceError> {
+        let _waiting = self.options.pulse.wait();
+        question(self.source)
+    }
+
     fn page(&self, after: i64) -> Result<Page, IndexError> {
         let limit = self.options.policy.page;
-        let page = Page::new(self.source.changes_after(after, limit)?, limit);
+        let page = Page::new(self.ask(|source| source.changes_after(after, limit))?, limit);
         if !page.last && page.upto <= after {
             let message = format!("a full page of changes after {after} has nothing beyond it");
             return Err(SourceError::new(message).into());
@@ -219,6 +228,6 @@ impl Site<'_> {
     }
 
     fn forestry(&self) -> Forestry<'_> {
-        Forestry { trees: self.options.trees, cancelled: self.cancelled }
+        Forestry { trees: self.options.trees, cancelled: self.cancelled, pulse: &self.options.pulse }
     }
 }

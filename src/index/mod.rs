@@ -38,6 +38,7 @@ pub use search::{Effort, Found, Mode};
 pub use source::{ChangeSource, ChangedRow, Changes, Commit};
 pub use status::{IndexStatus, RebuildReason};
 
+use crate::pulse::Pulse;
 use keeper::Keeper;
 use readers::Readers;
 use roaring::RoaringBitmap;
@@ -168,6 +169,12 @@ impl Index {
     pub async fn degraded(&self) {
         // The sender lives in `self`, so the wait can only end with the fact.
         drop(self.inner.shared.degraded.subscribe().wait_for(Option::is_some).await);
+    }
+
+    /// What its threads are at: the one that builds, and those that search.
+    pub fn pulses(&self) -> Vec<Pulse> {
+        let builder = self.inner.shared.options.pulse.clone();
+        std::iter::once(builder).chain(self.inner.readers.pulses.iter().cloned()).collect()
     }
 
     /// The state at this moment.

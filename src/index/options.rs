@@ -1,5 +1,6 @@
 //! How an index is opened. Every number has its reason here.
 
+use crate::pulse::Pulse;
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
@@ -39,6 +40,8 @@ pub struct IndexOptions {
     pub read_threads: usize,
     /// When to build.
     pub policy: BuildPolicy,
+    /// Of the thread that builds.
+    pub pulse: Pulse,
 }
 
 /// When the index builds what has gathered in memory.
@@ -79,6 +82,7 @@ impl IndexOptions {
             rebuild_threads: std::thread::available_parallelism().map_or(1, usize::from),
             read_threads: 2,
             policy: BuildPolicy::default(),
+            pulse: Pulse::of_thread("lnsp-index"),
         }
     }
 }

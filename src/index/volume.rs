@@ -6,8 +6,9 @@
 use super::error::IndexError;
 use super::options::IndexIdentity;
 use super::source::{Change, usable};
-use arroy::Writer;
+use crate::pulse::Pulse;
 use arroy::distances::Cosine;
+use arroy::{Writer, WriterProgress};
 use heed::types::{Bytes, SerdeJson, Str};
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 use rand::SeedableRng;
@@ -83,6 +84,22 @@ pub(super) struct Forestry<'a> {
     pub(super) trees: usize,
     /// Asked often during a build; `true` ends it at once.
     pub(super) cancelled: &'a (dyn Fn() -> bool + Sync),
+    /// Gets the signs of life that a build gives.
+    pub(super) pulse: &'a Pulse,
+}
+
+impl Forestry<'_> {
+    fn asked(&self) -> bool {
+        self.pulse.beat();
+        (self.cancelled)()
+    }
+
+    fn moved(&self, progress: WriterProgress) {
+        self.pulse.beat();
+        if let Some(step) = progress.sub {
+            self.pulse.follow(step.current);
+        }
+    }
 }
 
 pub(super) struct Volume {
@@ -186,7 +203,8 @@ impl Volume {
             // Any seed is as good as another; a fixed one makes a failure repeatable.
             let mut random = StdRng::seed_from_u64(record.watermark.unsigned_abs());
             let mut builder = writer.builder(&mut random);
-            builder.n_trees(forestry.trees).cancel(forestry.cancelled);
+            builder.n_trees(forestry.trees);
+            builder.cancel(|| forestry.asked()).progress(|progress| forestry.moved(progress));
             builder.build(&mut txn).map_err(|error| self.wrap(error))?;
         }
         let items = self.reader(&txn)?.n_items();
@@ -281,7 +299,8 @@ mod tests {
         let changes = rows.map(|(item, vector)| {
             Change::Put(ChangedRow { seq: i64::from(item) + 1, item, vector: vector.into() })
         });
-        let forestry = Forestry { trees: 3, cancelled: &|| false };
+        let pulse = Pulse::new("test");
+        let forestry = Forestry { trees: 3, cancelled: &|| false, pulse: &pulse };
         volume.apply(&changes, Record::empty(&identity).after(&changes, 1 << 40), &forestry).unwrap();
 
         let txn = volume.read().unwrap();

@@ -32,12 +32,14 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     ]);
     let mut layers: BTreeMap<_, _> = domain.iter().map(|room| (*room, domain.to_vec())).collect();
     layers.extend(ports.iter().map(|room| (*room, domain.to_vec())));
+    layers.insert("index", with(&[&domain, &["pulse"]]));
     // It makes more calls than it gives answers, and is the only one who knows.
     layers.insert("llm", with(&[&domain, &["metrics"]]));
     layers.insert("metrics", vec![]);
-    layers.insert("flow", vec!["metrics"]);
+    layers.insert("pulse", vec![]);
+    layers.insert("flow", vec!["metrics", "pulse"]);
     layers.insert("stages", with(&[&domain, &ports, &["flow", "metrics"]]));
-    layers.insert("pipeline", with(&[&domain, &["store", "flow", "metrics", "stages"]]));
+    layers.insert("pipeline", with(&[&domain, &["store", "flow", "metrics", "pulse", "stages"]]));
     layers.insert("search", with(&[&domain, &ports, &["flow", "metrics"]]));
     layers.insert(
         "http",
