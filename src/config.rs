@@ -56,6 +56,10 @@ pub struct Config {
     /// Seconds that accepted chunks have to be finished when the service is told to stop.
     #[arg(long, env = "LNSP_DRAIN_S", default_value = "30", value_parser = drain)]
     pub drain_s: u64,
+    /// Seconds after which a thread or a piece of work that shows no progress is taken to hang. Work is then started
+    /// anew; a thread cannot be, and the service exits. Waiting for PostgreSQL or a language model is not hanging.
+    #[arg(long, env = "LNSP_HANG_DEADLINE_S", default_value = "120", value_parser = hang_deadline)]
+    pub hang_deadline_s: u64,
     /// A folder in Hugging Face layout, or the name of a model that set-up has fetched.
     #[arg(long, env = "LNSP_EMBEDDING_MODEL", default_value = "all-minilm-l6-v2")]
     pub embedding_model: String,
@@ -157,6 +161,11 @@ fn model_name(value: &str) -> Result<String, InvalidSetting> {
 fn timeout(value: &str) -> Result<u64, InvalidSetting> {
     let seconds = value.parse().ok().filter(|seconds| (1..=600).contains(seconds));
     seconds.ok_or_else(|| invalid("LNSP_LLM_TIMEOUT_S", value, "a whole number of seconds from 1 to 600"))
+}
+
+fn hang_deadline(value: &str) -> Result<u64, InvalidSetting> {
+    let seconds = value.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
+    seconds.ok_or_else(|| invalid("LNSP_HANG_DEADLINE_S", value, "a whole number of seconds from 1 to 86400"))
 }
 
 fn switch(

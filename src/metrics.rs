@@ -65,7 +65,20 @@ fn describe() {
     h!("lnsp_stage_wait_seconds", "From entering a stage to being taken in hand");
     h!("lnsp_stage_busy_seconds", "Work of a stage on a chunk or a batch");
     c!("lnsp_backpressure_seconds_total", "Time that senders waited for room in a stage");
-    c!("lnsp_actor_restarts_total", "Stages that died, by cause");
+    c!("lnsp_actor_restarts_total", "Stages that died and were built anew, by cause: panic, stop, stalled");
+    c!(
+        "lnsp_suspects_total",
+        "Chunks in the hands of a stage when it died, by stage; each counts an attempt"
+    );
+    c!(
+        "lnsp_poisoned_total",
+        "Chunks rejected as poison: a stage died three times with them in hand, by stage"
+    );
+    g!(
+        "lnsp_stage_oldest_work_seconds",
+        "Age of the oldest piece of work in the hands of a stage; 0 without any"
+    );
+    c!("lnsp_process_suspended_seconds_total", "Time in which this process was stopped or its machine slept");
     g!("lnsp_actor_up", "1 while the stages run");
     g!("lnsp_pipeline_generation", "Number of the running generation of stages");
     c!("lnsp_pipeline_arbiter_busy_seconds_total", "Time the pipeline's own thread was not idle");
@@ -230,6 +243,22 @@ pub fn backpressure(stage: &'static str, waited: Duration) {
 /// A stage died.
 pub fn restart(actor: &'static str, cause: &'static str) {
     counter!("lnsp_actor_restarts_total", "actor" => actor, "cause" => cause).increment(1);
+}
+
+/// A stage died with so many chunks in hand, and for some of them it was the third time.
+pub fn suspects(stage: &'static str, suspects: u64, poisoned: u64) {
+    counter!("lnsp_suspects_total", "stage" => stage).increment(suspects);
+    counter!("lnsp_poisoned_total", "stage" => stage).increment(poisoned);
+}
+
+/// The oldest piece of work in the hands of a stage, waiting included.
+pub fn oldest_work(stage: &'static str, age: Duration) {
+    gauge!("lnsp_stage_oldest_work_seconds", "stage" => stage).set(age.as_secs_f64());
+}
+
+/// The process did not run for a while.
+pub fn suspended(time: Duration) {
+    gauge!("lnsp_process_suspended_seconds_total").increment(time.as_secs_f64());
 }
 
 /// A generation runs, or is being healed.

@@ -177,6 +177,7 @@ impl App {
             inspect: fittings.inspect,
         };
         let mut settings = PipelineSettings { one_at_a_time: !config.enable_parallel, ..fittings.pipeline };
+        settings.watch.deadline = Duration::from_secs(config.hang_deadline_s);
         if codes.llm.is_some() {
             settings = settings.ask_at_once(config.max_parallel_workers);
         }

@@ -22,6 +22,20 @@ pub struct Stray<O: Send + Sync + 'static, R: Unsettled> {
     pub(super) started: Instant,
 }
 
+#[cfg(test)]
+impl<O: Send + Sync + 'static, R: Unsettled> Stray<O, R> {
+    /// As if it had been on its way.
+    pub fn scripted(
+        origin: Arc<O>,
+        receipt: Receipt<R>,
+        attempts: u32,
+        in_hand: Option<&'static str>,
+    ) -> Self {
+        let (span, started) = (tracing::Span::none(), Instant::now());
+        Stray { origin, receipt, attempts, in_hand, span, weight: 1, started }
+    }
+}
+
 /// Holds strays until the next generation.
 pub struct Home<O: Send + Sync + 'static, R: Unsettled>(Mutex<Vec<Stray<O, R>>>);
 

@@ -2,10 +2,12 @@
 //!
 //! [`Inlet`] is the only way into a stage: it waits for a slot. A [`Parcel`] is what travels: cargo, slot and
 //! [`Receipt`]. A [`Batch`] is what gathered while a stage was busy. A [`Worker`] owns threads, each with
-//! the one resource that has to stay on it. [`Home`] takes in parcels that were dropped on the way.
+//! the one resource that has to stay on it. [`Home`] takes in parcels that were dropped on the way, and [`Hands`]
+//! knows what a stage is at.
 //! Generic: nothing here knows what a chunk is.
 
 mod batch;
+mod hands;
 mod home;
 mod inlet;
 mod parcel;
@@ -14,6 +16,7 @@ mod retry;
 mod worker;
 
 pub use batch::Batch;
+pub use hands::{Hand, Hands, Oldest};
 pub use home::{Home, Stray};
 pub use inlet::{Inlet, Load, Slot, Slots};
 pub use parcel::{Parcel, Trip};

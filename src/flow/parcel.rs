@@ -186,3 +186,65 @@ impl<T, O: Send + Sync + 'static, R: Unsettled> Parcel<T, O, R> {
         (trip.receipt.take(), slot)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::inlet::{Load, Slots};
+    use super::super::receipt::{ReceiptBook, receipt_book};
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    struct Lost;
+
+    impl Unsettled for Lost {
+        fn unsettled() -> Self {
+            Lost
+        }
+    }
+
+    struct Scene {
+        home: Arc<Home<u8, Lost>>,
+        book: ReceiptBook<Lost>,
+        slots: Arc<Slots>,
+    }
+
+    impl Scene {
+        async fn trip(&self, tag: u8) -> Trip<u8, Lost> {
+            Trip::new(Arc::new(tag), 1, self.book.issue(tag.into()).await.unwrap(), self.home.clone())
+        }
+
+        async fn parcel(&self, trip: Trip<u8, Lost>) -> Parcel<(), u8, Lost> {
+            Parcel::new((), self.slots.acquire(1).await.unwrap(), trip)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_dropped_inside_comes_home_and_what_was_never_inside_is_answered() {
+        let (book, mut results) = receipt_book(8);
+        let scene =
+            Scene { home: Arc::default(), book, slots: Slots::new("test", Load { items: 8, bytes: 8 }) };
+        drop(scene.trip(1).await);
+        assert_eq!(results.next().await, Some((1, Lost)), "its client has gone while it waited for room");
+        let turned_away = scene.parcel(scene.trip(2).await).await.into_trip();
+        drop(turned_away);
+        assert_eq!(results.next().await, Some((2, Lost)));
+        assert!(scene.home.empty().is_empty());
+
+        let mut parcel = scene.parcel(scene.trip(3).await).await;
+        parcel.take_in_hand("test");
+        drop(parcel);
+        let mut strays = scene.home.empty();
+        let stray = strays.pop().unwrap();
+        assert_eq!((*stray.origin, stray.in_hand, strays.len()), (3, Some("test"), 0));
+
+        // From home it comes home again, wherever it is dropped.
+        drop(Trip::again(stray, scene.home.clone()));
+        let stray = scene.home.empty().pop().unwrap();
+        assert_eq!(stray.in_hand, None);
+        drop(scene.parcel(Trip::again(stray, scene.home.clone())).await.into_trip());
+        let stray = scene.home.empty().pop().unwrap();
+        scene.parcel(Trip::again(stray, scene.home.clone())).await.settle(Lost);
+        assert_eq!((results.next().await, scene.home.empty().len()), (Some((3, Lost)), 0));
+        assert_eq!(scene.slots.used(), 0);
+    }
+}

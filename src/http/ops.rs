@@ -3,9 +3,11 @@
 use super::State;
 use super::error::ApiError;
 use crate::metrics::{self, IndexGauges};
+use crate::pipeline::{Deaths, Stage};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// `GET /`: the old service's self-description.
 pub async fn about() -> HttpResponse {
@@ -33,8 +35,10 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
         },
         "pipeline": {
             "generation": pipeline.generation, "open": pipeline.open, "last_death": pipeline.last_death,
-            "poisoned": pipeline.poisoned, "inside": state.pipeline.entrance().inside(),
+            "poisoned": pipeline.deaths.iter().map(|deaths| deaths.poisoned).sum::<u64>(),
+            "inside": state.pipeline.entrance().inside(),
             "waiting": state.pipeline.entrance().waiting(), "slots": state.pipeline.slots(),
+            "stages": stages(&state, &pipeline.deaths), "threads_at_work": threads(&state),
         },
         "tmd": {"backend": facts.tmd_backend, "source": facts.tmd_source},
         "llm": llm(&state),
@@ -48,6 +52,29 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
             "built_seq": index.built_seq, "degraded": index.degraded,
         },
     }))
+}
+
+/// Each stage by name: its deaths, and how long it has had its oldest piece of work in hand.
+fn stages(state: &State, deaths: &[Deaths]) -> Value {
+    let oldest = state.pipeline.oldest_work();
+    let each = Stage::ALL.iter().zip(deaths).zip(oldest).map(|((stage, deaths), oldest)| {
+        let state = json!({
+            "restarts": deaths.count, "last_cause": deaths.last_cause, "suspects": deaths.suspects,
+            "poisoned": deaths.poisoned, "oldest_work_s": oldest.map(|oldest| oldest.age.as_secs_f64()),
+            "waits_for": oldest.and_then(|oldest| oldest.waits_for),
+        });
+        (stage.name().to_owned(), state)
+    });
+    Value::Object(each.collect())
+}
+
+/// The threads that are at something, which is rarely for more than a moment.
+fn threads(state: &State) -> Value {
+    let at_work = state.pipeline.threads_at_work();
+    at_work
+        .iter()
+        .map(|(who, what, age)| json!({"who": who, "what": what, "for_s": age.as_secs_f64()}))
+        .collect()
 }
 
 /// The language model: none wanted, none found, or how it does.
@@ -82,8 +109,13 @@ pub async fn ready(state: web::Data<State>) -> HttpResponse {
     if let Err(error) = state.store.ping().await {
         reasons.push(format!("PostgreSQL does not answer: {error}"));
     }
-    if !state.pipeline.health().open {
-        reasons.push("the pipeline is healing".to_owned());
+    let pipeline = state.pipeline.health();
+    match pipeline.healing {
+        Some((stage, cause)) => {
+            reasons.push(format!("the pipeline is healing: the {} stage died ({cause})", stage.name()));
+        }
+        None if !pipeline.open => reasons.push("the pipeline is starting".to_owned()),
+        None => {}
     }
     if let Some(llm) = state.llm.as_ref().filter(|llm| state.facts.llm_required && llm.status().resting) {
         reasons.push(format!("chunks without codes are rejected: the LLM at {} is failing", llm.endpoint()));
@@ -111,6 +143,9 @@ pub async fn stats(state: web::Data<State>) -> HttpResponse {
 pub async fn metrics(state: web::Data<State>) -> HttpResponse {
     metrics::arbiter_busy(state.pipeline.busy());
     metrics::dead_letters(state.store.lying_letters());
+    for (stage, oldest) in Stage::ALL.iter().zip(state.pipeline.oldest_work()) {
+        metrics::oldest_work(stage.name(), oldest.map_or(Duration::ZERO, |oldest| oldest.age));
+    }
     if let Some(llm) = &state.llm {
         metrics::llm_breaker(llm.status().resting);
     }

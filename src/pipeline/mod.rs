@@ -1,32 +1,38 @@
 //! The way of a chunk, in one function: [`build`] spawns the three stages bottom-up, each getting the inlet of
 //! the next, and ends with the [`Gate`] through which chunks come in.
 //!
-//! [`Entrance`] stands before the gate and turns known chunks away before any work; [`claims`] has others with a key that
-//! is inside wait for its fate. [`Supervisor`] builds a
-//! generation of stages, and the next one when a stage of it dies. [`Pipeline`] is what the rest of the house
-//! holds. This is the only module that names all stages.
+//! [`Entrance`] stands before the gate and turns known chunks away before any work; [`claims`] has others with a key
+//! that is inside wait for its fate. [`Supervisor`] builds a generation of stages, and the next one when a stage of it
+//! dies; a watchdog sees to it that nothing stands still. [`Pipeline`] is what the rest of the house holds. This is the
+//! only module that names all stages.
 
 mod claims;
 mod entrance;
+mod patience;
 mod supervisor;
+mod watchdog;
 
-pub use crate::stages::Receipt;
+pub use crate::stages::{Receipt, Stage};
 pub use entrance::{Arrival, Entrance};
-pub use supervisor::{Health, Supervisor};
+pub use supervisor::{Deaths, Health, Supervisor};
+pub use watchdog::{LastResort, WatchSettings};
 
 use crate::chunk::MAX_TEXT_BYTES;
-use crate::flow::{Backoff, Load, Slots};
+use crate::flow::{Backoff, Hands, Load, Oldest, Slots};
 use crate::metrics;
+use crate::pulse::Pulse;
 use crate::stages::{
-    Died, Duty, EmbedTools, Embedder, Home, Inlet, Inspect, Letters, Lifeline, NeedsLlm, NeedsNoLlm, Rejects,
-    Stage, TmdExtractor, TmdTools, WriteTools, Writer, letters,
+    Died, Duty, EmbedTools, Embedder, Home, Inlet, Inspect, Letters, Lifeline, NeedsLlm, NeedsNoLlm,
+    TmdExtractor, TmdTools, WriteTools, Writer, letters,
 };
 use actix::{Actor, Addr, Arbiter, Context};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use supervisor::Desk;
 use tokio::runtime::{Handle, RuntimeMetrics};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use watchdog::{Watchdog, Watched};
 
 /// How much the pipeline may hold, and how it heals.
 #[derive(Debug, Clone)]
@@ -49,6 +55,8 @@ pub struct PipelineSettings {
     pub calm: Duration,
     /// How long a chunk waits for the next generation before it is given up as lost.
     pub patience: Duration,
+    /// What is taken for hanging, and what is done then.
+    pub watch: WatchSettings,
 }
 
 impl Default for PipelineSettings {
@@ -67,6 +75,7 @@ impl Default for PipelineSettings {
             heal: Backoff { first: Duration::from_secs(1), ceiling: Duration::from_secs(60) },
             calm: Duration::from_secs(30),
             patience: Duration::from_secs(60),
+            watch: WatchSettings::default(),
         }
     }
 }
@@ -100,6 +109,17 @@ pub struct Tools {
     pub inspect: Arc<dyn Inspect>,
 }
 
+impl Tools {
+    /// Of the threads that the stages rely on, and that cannot be replaced while they hang.
+    fn pulses(&self) -> Vec<Pulse> {
+        let (classifier, tokenizer) = (&self.tmd.classifier, &self.embed.tokenizer);
+        let workers = [classifier.pulses(), tokenizer.pulses(), self.embed.model.pulses()];
+        let mut pulses = workers.concat();
+        pulses.extend(self.write.index.pulses());
+        pulses
+    }
+}
+
 /// The way into one generation of stages.
 #[derive(Clone)]
 struct Gate {
@@ -126,20 +146,23 @@ impl Gate {
     }
 }
 
+/// Where stages tell how they are and what they reject, in every generation.
+#[derive(Clone)]
+struct Reports {
+    deaths: mpsc::Sender<Died>,
+    hands: [Arc<Hands>; 3],
+    letters: Letters,
+}
+
 /// Spawns a generation on the current Arbiter: the writer first, the gate last. Read upwards it is the way of a
 /// chunk.
-fn build(
-    generation: u64,
-    tools: &Tools,
-    settings: &PipelineSettings,
-    letters: &Letters,
-    supervisor: &mpsc::Sender<Died>,
-) -> Gate {
+fn build(generation: u64, tools: &Tools, settings: &PipelineSettings, reports: &Reports) -> Gate {
     let retired = CancellationToken::new();
     let duty = |stage| Duty {
-        lifeline: Lifeline::new(stage, generation, supervisor.clone(), retired.clone()),
+        lifeline: Lifeline::new(stage, generation, reports.deaths.clone(), retired.clone()),
         inspect: tools.inspect.clone(),
-        rejects: Rejects::new(stage, letters.clone()),
+        hands: reports.hands[stage as usize].clone(),
+        letters: reports.letters.clone(),
     };
 
     let write_slots = Slots::new(Stage::Write.name(), settings.write);
@@ -171,9 +194,11 @@ fn spawn<A: Actor<Context = Context<A>>>(slots: Load, stage: A) -> Addr<A> {
 
 /// A running pipeline: the thread it lives on, and the ways in.
 pub struct Pipeline {
+    watchdog: Watchdog,
     arbiter: Mutex<Option<Arbiter>>,
     runtime: RuntimeMetrics,
     health: watch::Receiver<Health>,
+    hands: [Arc<Hands>; 3],
     entrance: Entrance,
     slots: usize,
     places: usize,
@@ -197,9 +222,22 @@ impl Pipeline {
         let (slots, places) = (settings.in_flight(), settings.in_flight() + settings.followers.items);
         let (letters, clerk) = letters(tools.write.store.clone(), slots, tools.write.retry);
         arbiter.spawn(clerk.work());
-        let supervisor = Supervisor::new(tools, settings, home, letters, (gate, health));
+        let (lifelines, deaths) = mpsc::channel(64);
+        let hands: [Arc<Hands>; 3] = Default::default();
+        let reports = Reports { deaths: lifelines.clone(), hands: hands.clone(), letters };
+        let pulse = Pulse::new("the supervisor");
+        let watched = Watched {
+            arbiter: arbiter.handle(),
+            supervisor: pulse.clone(),
+            hands: hands.clone(),
+            deaths: lifelines,
+        };
+        let watchdog = Watchdog::start(settings.watch.clone(), tools.pulses(), watched);
+        let desk = Desk { gate, health, reports, deaths, pulse };
+        let supervisor = Supervisor::new(tools, settings, home, desk);
         Supervisor::start_in_arbiter(&arbiter.handle(), |_| supervisor);
-        Pipeline { arbiter: Mutex::new(Some(arbiter)), runtime, health: healthy, entrance, slots, places }
+        let arbiter = Mutex::new(Some(arbiter));
+        Pipeline { watchdog, arbiter, runtime, health: healthy, hands, entrance, slots, places }
     }
 
     /// The way in.
@@ -210,6 +248,16 @@ impl Pipeline {
     /// What the supervisor says.
     pub fn health(&self) -> Health {
         self.health.borrow().clone()
+    }
+
+    /// The oldest piece of work in the hands of each stage, in the order of the way.
+    pub fn oldest_work(&self) -> [Option<Oldest>; 3] {
+        self.hands.each_ref().map(|hands| hands.oldest())
+    }
+
+    /// Threads that are at something: who, at what, for how long.
+    pub fn threads_at_work(&self) -> Vec<(Arc<str>, &'static str, Duration)> {
+        self.watchdog.at_work()
     }
 
     /// Waits for the supervisor to say something that satisfies `wanted`.
@@ -237,6 +285,7 @@ impl Pipeline {
     /// stages' hold on model, store and index.
     pub async fn stop(&self) {
         self.entrance.drain().await;
+        self.watchdog.leave_pipeline();
         let arbiter = self.arbiter.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(arbiter) = arbiter {
             arbiter.stop();

@@ -4,7 +4,7 @@
 //! from those who wait: texts of like length around the oldest one, as many as fit its budget, fewer when other
 //! encoders could take a part of them. No timer.
 
-use super::{Duty, Inlet, Parcel, Rejects, Stage};
+use super::{Duty, Inlet, Parcel, ROOM, Stage, Work};
 use crate::chunk::{EmbeddedChunk, Embedding, TaggedChunk};
 use crate::encoder::plan::{Budget, choose};
 use crate::encoder::{EncodeError, Encoder, Tokenizer, Tokens};
@@ -75,12 +75,13 @@ impl Embedder {
         self.passes += 1;
         self.running += tokens;
         let (tools, next, duty) = (self.tools.clone(), self.next.clone(), self.duty.clone());
-        let pass = actix::spawn(async move {
-            let embedded = embed(&tools, &duty.rejects, parcels).await;
+        let pass = self.duty.start(|work| async move {
+            work.inspect(&parcels).await;
+            let embedded = embed(&tools, parcels, &work).await;
             // The encoder is free again while these wait for room in the next stage.
-            duty.spawn(async move {
+            duty.spawn(|work| async move {
                 for parcel in embedded {
-                    next.push(parcel).await;
+                    work.wait_for(ROOM, next.push(parcel)).await;
                 }
             });
             duty.lifeline.let_go();
@@ -109,8 +110,8 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
 
     fn handle(&mut self, mut parcel: Parcel<TaggedChunk>, context: &mut Context<Self>) {
         self.duty.take_in_hand(&mut parcel);
-        let (tokenizer, rejects) = (self.tools.tokenizer.clone(), self.duty.rejects.clone());
-        let reading = actix::spawn(async move { read(&tokenizer, &rejects, parcel).await });
+        let tokenizer = self.tools.tokenizer.clone();
+        let reading = self.duty.start(|work| async move { read(&tokenizer, parcel, &work).await });
         context.spawn(fut::wrap_future::<_, Self>(reading).map(|read, stage, context| match read {
             Ok(Some(mut parcel)) => {
                 parcel.rest();
@@ -131,8 +132,8 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
 /// Tokenizes; `None` when the chunk had to be rejected.
 async fn read(
     tokenizer: &Worker<Arc<Tokenizer>>,
-    rejects: &Rejects,
     parcel: Parcel<TaggedChunk>,
+    work: &Work,
 ) -> Option<Parcel<Readable>> {
     let chunk = parcel.cargo().chunk.clone();
     let tokens = tokenizer.run(Lane::Bulk, move |tokenizer| {
@@ -141,14 +142,14 @@ async fn read(
         metrics::tokenized(started.elapsed(), tokens.as_ref().is_ok_and(|tokens| tokens.truncated));
         tokens
     });
-    match tokens.await {
+    match work.wait_for("the tokenizer", tokens).await {
         Ok(Ok(tokens)) => Some(parcel.map(|tagged| Readable { tagged, tokens: Arc::new(tokens) })),
         Ok(Err(error)) => {
-            rejects.reject(parcel, refused(&error));
+            work.reject(parcel, refused(&error));
             None
         }
         Err(error) => {
-            rejects.reject(parcel, broken(&error));
+            work.reject(parcel, broken(&error));
             None
         }
     }
@@ -159,20 +160,20 @@ type Pass = Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError>;
 /// One forward pass, or, should it fail as a whole, one for each text: the others are no worse for one bad text.
 async fn embed(
     tools: &EmbedTools,
-    rejects: &Rejects,
     parcels: Vec<Parcel<Readable>>,
+    work: &Work,
 ) -> Vec<Parcel<EmbeddedChunk>> {
     let texts = parcels.iter().map(|parcel| parcel.cargo().tokens.clone()).collect();
-    match forward(&tools.model, Lane::Bulk, texts).await {
+    match work.wait_for("the model", forward(&tools.model, Lane::Bulk, texts)).await {
         Ok((Ok(vectors), took)) if vectors.len() == parcels.len() => parcels
             .into_iter()
             .zip(vectors)
-            .filter_map(|(parcel, vector)| finish(rejects, parcel, vector, took))
+            .filter_map(|(parcel, vector)| finish(parcel, vector, took, work))
             .collect(),
         _ if parcels.len() > 1 => {
             let mut embedded = Vec::with_capacity(parcels.len());
             for parcel in parcels {
-                embedded.extend(Box::pin(embed(tools, rejects, vec![parcel])).await);
+                embedded.extend(Box::pin(embed(tools, vec![parcel], work)).await);
             }
             embedded
         }
@@ -182,7 +183,7 @@ async fn embed(
                 Ok((Ok(_), _)) => Rejection::new(Cause::EmbedFailed, "the model gave no vector"),
                 Err(error) => broken(error),
             };
-            parcels.into_iter().for_each(|parcel| rejects.reject(parcel, rejection.clone()));
+            parcels.into_iter().for_each(|parcel| work.reject(parcel, rejection.clone()));
             Vec::new()
         }
     }
@@ -210,10 +211,10 @@ async fn forward(
 
 /// Adds the vector, or rejects the chunk whose vector is not usable.
 fn finish(
-    rejects: &Rejects,
     parcel: Parcel<Readable>,
     vector: Result<Arc<[f32]>, EncodeError>,
     took: Duration,
+    work: &Work,
 ) -> Option<Parcel<EmbeddedChunk>> {
     match vector {
         Ok(vector) => Some(parcel.at_rest().map(|Readable { tagged, tokens }| EmbeddedChunk {
@@ -223,7 +224,7 @@ fn finish(
         })),
         Err(error) => {
             metrics::nonfinite();
-            rejects.reject(parcel, refused(&error));
+            work.reject(parcel, refused(&error));
             None
         }
     }

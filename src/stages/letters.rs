@@ -1,13 +1,14 @@
 //! Chunks on which the service failed are written down before their clients are told, so that nothing that was taken
 //! is lost: the table of dead letters.
 //!
-//! A [`Letter`] holds the answer that is owed, and the chunk's slot: while the database is away, rejected chunks stand
-//! in the way of others like all chunks do, and nothing grows. The [`Clerk`] outlives the generations and writes what
-//! has gathered in one statement. A letter that cannot be written after some tries is answered all the same.
+//! A [`Letter`] holds the answer that is owed, the chunk's slot, and a hand of its stage: while the database is away,
+//! rejected chunks stand in the way of others like all chunks do, and nothing grows. The [`Clerk`] outlives the
+//! generations and writes what has gathered in one statement. A letter that cannot be written after some tries is
+//! answered all the same.
 
 use super::{Parcel, Receipt, Stage, Stray};
 use crate::chunk::Chunk;
-use crate::flow::{Backoff, Slot};
+use crate::flow::{Backoff, Hand, Slot};
 use crate::metrics;
 use crate::outcome::{Outcome, Rejection};
 use crate::store::{DeadLetter, Store};
@@ -29,21 +30,29 @@ pub struct Letter {
     rejection: Rejection,
     failed_at: DateTime<Utc>,
     owed: Option<Receipt>,
-    _slot: Option<Slot>,
+    _inside: Option<(Slot, Hand)>,
 }
 
 impl Letter {
     /// Of a chunk that a stage rejects.
-    pub(super) fn of_parcel<T>(stage: Stage, parcel: Parcel<T>, rejection: Rejection) -> Letter {
+    pub(super) fn of_parcel<T>(stage: Stage, parcel: Parcel<T>, rejection: Rejection, hand: Hand) -> Letter {
         let (chunk, attempts) = (parcel.origin().clone(), parcel.attempts() + 1);
         let (owed, slot) = parcel.leave();
-        Letter { stage, chunk, attempts, rejection, failed_at: Utc::now(), owed, _slot: Some(slot) }
+        Letter { stage, chunk, attempts, rejection, failed_at: Utc::now(), owed, _inside: Some((slot, hand)) }
     }
 
     /// Of a chunk in whose hands a stage has died too often.
     pub fn of_stray(stage: Stage, stray: Stray, rejection: Rejection) -> Letter {
         let Stray { origin: chunk, receipt, attempts, .. } = stray;
-        Letter { stage, chunk, attempts, rejection, failed_at: Utc::now(), owed: Some(receipt), _slot: None }
+        Letter {
+            stage,
+            chunk,
+            attempts,
+            rejection,
+            failed_at: Utc::now(),
+            owed: Some(receipt),
+            _inside: None,
+        }
     }
 
     fn row(&self) -> DeadLetter {
@@ -96,6 +105,14 @@ pub fn letters(store: Store, slots: usize, pauses: Backoff) -> (Letters, Clerk) 
     // Every letter has a slot, but those of poison; for them there is as much room again.
     let (queue, received) = mpsc::channel(2 * slots.max(1));
     (Letters(queue), Clerk { queue: received, store, pauses })
+}
+
+#[cfg(test)]
+impl Letters {
+    /// To a clerk who has gone.
+    pub fn to_nobody() -> Letters {
+        Letters(mpsc::channel(1).0)
+    }
 }
 
 impl Letters {

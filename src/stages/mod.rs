@@ -14,11 +14,13 @@ pub use tmd_extractor::{CodeSource, NeedsLlm, NeedsNoLlm, Otherwise, TmdExtracto
 pub use writer::{WriteTools, Writer, found};
 
 use crate::chunk::Chunk;
-use crate::flow;
+use crate::flow::{self, Hand, Hands};
 use crate::outcome::{Cause, Outcome, Rejection};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, fut};
+use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// A chunk's parcel, carrying the state `T` of the chunk.
@@ -67,19 +69,35 @@ impl Stage {
     }
 }
 
-/// Sees every chunk at the moment a stage takes it in hand. Tests script faults with it, per service; the
-/// service itself looks at nothing.
+/// Sees every chunk at the moment a stage takes it in hand, and when it works on it. Tests script faults with it, per
+/// service; the service itself looks at nothing.
 pub trait Inspect: Send + Sync {
     /// Called inside the stage: a panic here is a panic of the stage.
-    fn in_hand(&self, stage: Stage, chunk: &Chunk);
+    fn in_hand(&self, stage: Stage, chunk: &Chunk) {
+        let _ = (stage, chunk);
+    }
+
+    /// Part of the stage's own work on the chunk: one that never ends is work that stands still.
+    fn at_work(&self, stage: Stage, chunk: &Chunk) -> Option<BoxFuture<'static, ()>> {
+        let _ = (stage, chunk);
+        None
+    }
+
+    /// Called by the supervisor before it builds a generation: a panic here is a panic of the supervisor.
+    fn generation(&self, number: u64) {
+        let _ = number;
+    }
 }
 
 /// Looks at nothing.
 pub struct NoInspection;
 
-impl Inspect for NoInspection {
-    fn in_hand(&self, _: Stage, _: &Chunk) {}
-}
+impl Inspect for NoInspection {}
+
+/// What work waits for that has its parcels on their way out.
+const ROOM: &str = "room in the next stage";
+
+const POSTGRES: &str = "PostgreSQL";
 
 /// A stage has died.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +106,7 @@ pub struct Died {
     pub stage: Stage,
     /// Of which generation.
     pub generation: u64,
-    /// `panic` or `stop`.
+    /// `panic`, `stop` or `stalled`.
     pub cause: &'static str,
 }
 
@@ -144,31 +162,10 @@ pub struct Duty {
     pub lifeline: Lifeline,
     /// See [`Inspect`].
     pub inspect: Arc<dyn Inspect>,
-    /// Where rejected chunks go.
-    pub rejects: Rejects,
-}
-
-/// How a stage rejects chunks.
-#[derive(Clone)]
-pub struct Rejects {
-    stage: Stage,
-    letters: Letters,
-}
-
-impl Rejects {
-    /// Of one stage.
-    pub fn new(stage: Stage, letters: Letters) -> Self {
-        Rejects { stage, letters }
-    }
-
-    /// Ends a chunk's journey with a rejection: at once, or after it was written down where it has to be.
-    fn reject<T>(&self, parcel: Parcel<T>, rejection: Rejection) {
-        if rejection.cause.is_kept() {
-            self.letters.file(letters::Letter::of_parcel(self.stage, parcel, rejection));
-        } else {
-            parcel.settle(Outcome::Rejected(rejection));
-        }
-    }
+    /// What the stage has in hand.
+    pub hands: Arc<Hands>,
+    /// Where chunks are written down that it rejects.
+    pub letters: Letters,
 }
 
 impl Duty {
@@ -185,13 +182,66 @@ impl Duty {
         context.spawn(retired.map(|(), _, context: &mut Context<A>| context.stop()));
     }
 
-    /// Runs work that holds parcels as a task of its own. Should it panic, the stage is taken down with it, so
-    /// that there is one way to recover.
-    fn spawn(&self, work: impl Future<Output = ()> + 'static) {
+    /// Starts work that holds parcels as a task of its own, as one thing in the stage's hands: should it stand still,
+    /// it is ended. Whoever starts it sees to it that its end by force or by panic takes the stage down.
+    fn start<T: 'static, F: Future<Output = T> + 'static>(
+        &self,
+        work: impl FnOnce(Work) -> F,
+    ) -> JoinHandle<T> {
+        let Lifeline { stage, generation, .. } = self.lifeline;
+        let hand = self.hands.take(generation);
+        let number = hand.number();
+        let (inspect, letters) = (self.inspect.clone(), self.letters.clone());
+        let task = actix::spawn(work(Work { stage, hand, inspect, letters }));
+        self.hands.done_by(number, task.abort_handle());
+        task
+    }
+
+    /// As [`Self::start`], for work that nobody waits for: with its end by force or by panic the stage is taken down,
+    /// so that there is one way to recover.
+    fn spawn<F: Future<Output = ()> + 'static>(&self, work: impl FnOnce(Work) -> F) {
         let lifeline = self.lifeline.clone();
-        actix::spawn(async move {
-            work.await;
-            lifeline.let_go();
+        self.start(|begun| {
+            let work = work(begun);
+            async move {
+                work.await;
+                lifeline.let_go();
+            }
         });
+    }
+}
+
+/// One piece of a stage's work: it is in hand until this is dropped.
+struct Work {
+    stage: Stage,
+    hand: Hand,
+    inspect: Arc<dyn Inspect>,
+    letters: Letters,
+}
+
+impl Work {
+    /// Waits for somebody else, which is not standing still.
+    async fn wait_for<T>(&self, whom: &'static str, answer: impl Future<Output = T>) -> T {
+        self.hand.wait_for(whom, answer).await
+    }
+
+    /// The place in the work on these chunks where faults strike.
+    async fn inspect<T>(&self, parcels: &[Parcel<T>]) {
+        for parcel in parcels {
+            if let Some(fault) = self.inspect.at_work(self.stage, parcel.origin()) {
+                fault.await;
+            }
+        }
+    }
+
+    /// Ends a chunk's journey with a rejection: at once, or after it was written down where it has to be. Until then
+    /// it stays in a hand that waits for the database.
+    fn reject<T>(&self, parcel: Parcel<T>, rejection: Rejection) {
+        if rejection.cause.is_kept() {
+            let hand = self.hand.another_that_waits_for(POSTGRES);
+            self.letters.file(Letter::of_parcel(self.stage, parcel, rejection, hand));
+        } else {
+            parcel.settle(Outcome::Rejected(rejection));
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! model is asked, where there is one, or the local classifier, on its own thread. Two inlets: chunks that wait for
 //! a language model never stand in the way of those that need none.
 
-use super::{Duty, Inlet, Parcel, Stage};
+use super::{Duty, Inlet, Parcel, ROOM, Stage, Work};
 use crate::chunk::{Chunk, TaggedChunk, Tagging, TmdSource};
 use crate::classifier::LocalClassifier;
 use crate::flow::{Lane, Worker, WorkerError};
@@ -78,14 +78,16 @@ impl TmdExtractor {
 
     /// Finds the codes in a task of its own, and sends the chunk on with them.
     fn give_codes(&self, parcel: Parcel<Arc<Chunk>>) {
-        let (next, tools, rejects) = (self.next.clone(), self.tools.clone(), self.duty.rejects.clone());
-        self.duty.spawn(async move {
-            match tag(&tools, parcel.cargo().clone()).await {
+        let (next, tools) = (self.next.clone(), self.tools.clone());
+        self.duty.spawn(|work| async move {
+            work.inspect(std::slice::from_ref(&parcel)).await;
+            match tag(&tools, parcel.cargo().clone(), &work).await {
                 Ok(tagging) => {
                     metrics::tagged(tagging.tmd.name(Axis::Domain));
-                    next.push(parcel.map(|chunk| TaggedChunk { chunk, tagging })).await;
+                    let parcel = parcel.map(|chunk| TaggedChunk { chunk, tagging });
+                    work.wait_for(ROOM, next.push(parcel)).await;
                 }
-                Err(rejection) => rejects.reject(parcel, rejection),
+                Err(rejection) => work.reject(parcel, rejection),
             }
         });
     }
@@ -117,23 +119,29 @@ impl Handler<Parcel<NeedsLlm>> for TmdExtractor {
     }
 }
 
-async fn tag(tools: &TmdTools, chunk: Arc<Chunk>) -> Result<Tagging, Rejection> {
+async fn tag(tools: &TmdTools, chunk: Arc<Chunk>, work: &Work) -> Result<Tagging, Rejection> {
     if let Some(tmd) = chunk.client_tmd {
         return Ok(Tagging { tmd, source: TmdSource::Client, confidence: None, took: None });
     }
     let started = Instant::now();
     let local = |version| TmdSource::Local { version };
+    let classifier = "the classifier";
     let tagging = match &tools.source {
-        CodeSource::Local => ask_locally(tools, chunk, started, local).await,
-        CodeSource::LocalInstead(reason) => fall_back(tools, chunk, started, reason).await,
-        CodeSource::Llm { llm, otherwise } => match llm.classify(&chunk.text).await {
+        CodeSource::Local => work.wait_for(classifier, ask_locally(tools, chunk, started, local)).await,
+        CodeSource::LocalInstead(reason) => {
+            work.wait_for(classifier, fall_back(tools, chunk, started, reason)).await
+        }
+        CodeSource::Llm { llm, otherwise } => match work.wait_for("the LLM", llm.classify(&chunk.text)).await
+        {
             Ok(answer) => {
                 let source = TmdSource::Llm { model: llm.model().clone() };
                 let (confidence, took) = (answer.confidence, Some(answer.took));
                 Ok(Tagging { tmd: answer.tmd, source, confidence, took })
             }
             Err(error) => match otherwise {
-                Otherwise::AskLocally => fall_back(tools, chunk, started, error.kind()).await,
+                Otherwise::AskLocally => {
+                    work.wait_for(classifier, fall_back(tools, chunk, started, error.kind())).await
+                }
                 Otherwise::Reject => Err(unanswered(llm, &error)),
             },
         },

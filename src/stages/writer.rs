@@ -3,7 +3,7 @@
 //! What gathered while the last transaction ran is the next one. Order is everything here: commit, rows into the
 //! index's delta (which cannot fail), then the receipts. One transaction at a time.
 
-use super::{Duty, Parcel, Rejects, Stage};
+use super::{Duty, POSTGRES, Parcel, Stage, Work};
 use crate::chunk::EmbeddedChunk;
 use crate::flow::{Backoff, Batch};
 use crate::index::{ChangedRow, Commit, Index};
@@ -54,12 +54,13 @@ impl Writer {
         let mut parcels = self.waiting.take_oldest(self.tools.batch_rows);
         parcels.iter_mut().for_each(|parcel| parcel.take_in_hand(Stage::Write.name()));
         self.busy = true;
-        let (tools, duty) = (self.tools.clone(), self.duty.clone());
+        let (tools, lifeline) = (self.tools.clone(), self.duty.lifeline.clone());
         // A task of its own: a transaction that has begun is finished, and its receipts settled, even when the
         // stage dies meanwhile.
-        let transaction = actix::spawn(async move {
-            write(&tools, &duty.rejects, parcels).await;
-            duty.lifeline.let_go();
+        let transaction = self.duty.start(|work| async move {
+            work.inspect(&parcels).await;
+            write(&tools, parcels, &work).await;
+            lifeline.let_go();
         });
         context.spawn(fut::wrap_future::<_, Self>(transaction).map(|ended, stage, context| match ended {
             Ok(()) => {
@@ -99,16 +100,16 @@ impl Handler<Parcel<EmbeddedChunk>> for Writer {
 
 /// Brings a batch to its end. While the database is not there the same batch is tried again, and with it
 /// everything behind it waits. A batch with a row the database refuses is halved until that row is alone.
-async fn write(tools: &WriteTools, rejects: &Rejects, parcels: Vec<Parcel<EmbeddedChunk>>) {
+async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, work: &Work) {
     let mut halves = vec![parcels];
     // A row that an earlier try of ours may have committed counts as stored, not as a duplicate.
     let mut maybe_ours = false;
     let mut tries = 0;
     while let Some(mut parcels) = halves.pop() {
-        let slots = tools.index.reserve(parcels.len()).await;
+        let slots = work.wait_for("room in the index", tools.index.reserve(parcels.len())).await;
         let started = Instant::now();
         let rows: Vec<&EmbeddedChunk> = parcels.iter().map(Parcel::cargo).collect();
-        match tools.store.insert(tools.model, &rows).await {
+        match work.wait_for(POSTGRES, tools.store.insert(tools.model, &rows)).await {
             Ok(fates) => {
                 let took = started.elapsed();
                 metrics::committed(rows.len(), took);
@@ -119,7 +120,7 @@ async fn write(tools: &WriteTools, rejects: &Rejects, parcels: Vec<Parcel<Embedd
                 }
                 let ours = |parcel: &Parcel<EmbeddedChunk>| maybe_ours || parcel.attempts() > 0;
                 let retried = parcels.iter().zip(&fates).filter(|(parcel, _)| ours(parcel));
-                wait_for_index(tools, retried.map(|(_, fate)| fate)).await;
+                work.wait_for("the index", wait_for_index(tools, retried.map(|(_, fate)| fate))).await;
                 for (parcel, fate) in parcels.into_iter().zip(fates) {
                     let ours = ours(&parcel);
                     settle(parcel, fate, took, ours);
@@ -133,7 +134,7 @@ async fn write(tools: &WriteTools, rejects: &Rejects, parcels: Vec<Parcel<Embedd
             Err(error) if error.is_transient() => {
                 count(&error);
                 tracing::warn!(%error, tries, "the batch is not committed yet; trying again");
-                tokio::time::sleep(tools.retry.pause(tries)).await;
+                work.wait_for(POSTGRES, tokio::time::sleep(tools.retry.pause(tries))).await;
                 (tries, maybe_ours) = (tries + 1, true);
                 halves.push(parcels);
             }
@@ -142,7 +143,7 @@ async fn write(tools: &WriteTools, rejects: &Rejects, parcels: Vec<Parcel<Embedd
                 tracing::error!(%error, rows = parcels.len(), "the database refused");
                 let message = format!("the database refused this chunk: {error}");
                 let rejection = Rejection::new(Cause::StoreFailed, message);
-                parcels.into_iter().for_each(|parcel| rejects.reject(parcel, rejection.clone()));
+                parcels.into_iter().for_each(|parcel| work.reject(parcel, rejection.clone()));
             }
         }
     }

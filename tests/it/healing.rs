@@ -1,13 +1,16 @@
 //! What the supervisor does when a stage dies: everybody is answered, the guilty one is found, nobody else suffers.
 
-use crate::house::{House, Poison, Scripted, fittings, numbered, tally};
+use crate::house::{House, Poison, Scripted, fittings, numbered, stream_to, tally};
+use crate::wait::until;
 use lnsp_ingest::app::Fittings;
 use lnsp_ingest::chunk::Chunk;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
+use lnsp_ingest::flow::Load;
 use lnsp_ingest::model::ModelIdentity;
 use lnsp_ingest::stages::{Inspect, Stage};
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 const POISON: &str = "This one kills.";
 
@@ -24,8 +27,9 @@ async fn poison_among_a_thousand(stage: Stage) {
     let rejected = answer.iter().find(|line| line["status"] == "error").unwrap();
     assert_eq!((&rejected["line"], &rejected["error"]["code"]), (&501.into(), &"poison".into()));
     assert_eq!(house.stored().await, 999);
+    // Three deaths, three healings; the answer is given before the last one is over.
+    house.state.pipeline.wait_for(|health| health.generation == 4 && health.open).await;
     let (_, health) = house.get("/health").await;
-    assert_eq!(health["pipeline"]["generation"], 4, "three deaths, three healings");
     assert_eq!(health["pipeline"]["poisoned"], 1);
     assert_eq!(health["pipeline"]["last_death"], format!("{}: panic", stage.name()));
     assert_eq!(health["status"], "healthy");
@@ -106,5 +110,76 @@ async fn a_text_that_breaks_the_model_fails_alone_and_no_stage_dies() {
     assert_eq!(rejected["error"]["code"], "embed_failed");
     assert_eq!(house.state.pipeline.health().generation, 1);
     assert_eq!(house.stored().await, 999);
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn a_transaction_that_has_begun_is_finished_and_answered_while_its_generation_is_healed() {
+    let inspect = Arc::new(Poison { stage: Stage::Tmd, text: POISON });
+    let fittings = Fittings { inspect, encoder: Some(Scripted::factory()), ..fittings() };
+    let house = House::build(fittings, &[]).await;
+    let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+    let upload = actix_web::rt::spawn(stream_to(house.url.clone(), numbered(0..50)));
+    until("all are inside the writer", || house.state.pipeline.entrance().inside() == Some([0, 0, 0, 50]))
+        .await;
+    let poison = format!("{{\"id\":\"poison\",\"text\":\"{POISON}\"}}\n");
+    let poison = actix_web::rt::spawn(stream_to(house.url.clone(), poison));
+    until("the extractor has died", || house.state.pipeline.health().healing.is_some()).await;
+    assert_eq!(house.state.pipeline.health().generation, 1, "nobody is sent again whose fate is open");
+    held.release().await;
+    assert_eq!(tally(&upload.await.unwrap()), (50, 0, 0));
+    assert_eq!(tally(&poison.await.unwrap()), (0, 0, 1));
+    house.state.pipeline.wait_for(|health| health.generation == 4 && health.open).await;
+    assert_eq!(house.stored().await, 50);
+    house.stop().await;
+}
+
+/// Kills the extractor when it sees the guilty one, and again when of those who come back from home the tenth enters.
+/// Each of them only once.
+#[derive(Default)]
+struct TwoDeaths {
+    seen: Mutex<HashMap<String, usize>>,
+    returned: AtomicUsize,
+}
+
+impl Inspect for TwoDeaths {
+    fn in_hand(&self, stage: Stage, chunk: &Chunk) {
+        if stage != Stage::Tmd {
+            return;
+        }
+        let visits = {
+            let mut seen = self.seen.lock().unwrap();
+            let visits = seen.entry(chunk.text.clone()).or_default();
+            *visits += 1;
+            *visits
+        };
+        assert!(!(visits == 1 && chunk.text == POISON), "the guilty one");
+        if visits == 2 && chunk.text != POISON {
+            assert!(self.returned.fetch_add(1, Ordering::SeqCst) != 9, "the tenth to come back");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a_death_while_the_strays_come_back_in_loses_and_doubles_nobody() {
+    let inspect = Arc::new(TwoDeaths::default());
+    let mut fittings =
+        Fittings { inspect: inspect.clone(), encoder: Some(Scripted::factory()), ..fittings() };
+    fittings.pipeline.write = Load { items: 20, bytes: 1 << 30 };
+    let house = House::build(fittings, &[]).await;
+    let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+    let upload = actix_web::rt::spawn(stream_to(house.url.clone(), numbered(0..100)));
+    let inside = || house.state.pipeline.entrance().inside();
+    until("the writer is full, the others stand before it", || inside() == Some([0, 0, 80, 20])).await;
+    let guilty = format!("{{\"id\":\"guilty\",\"text\":\"{POISON}\"}}\n");
+    let guilty = actix_web::rt::spawn(stream_to(house.url.clone(), guilty));
+    until("the extractor has died", || house.state.pipeline.health().healing.is_some()).await;
+    held.release().await;
+    assert_eq!(tally(&upload.await.unwrap()), (100, 0, 0));
+    assert_eq!(tally(&guilty.await.unwrap()), (1, 0, 0));
+    assert_eq!(house.stored().await, 101);
+    assert!(inspect.returned.load(Ordering::SeqCst) > 9, "some had to come back");
+    let [extractor, ..] = house.state.pipeline.health().deaths;
+    assert_eq!((extractor.count, extractor.suspects, extractor.poisoned), (2, 2, 0), "one in hand each time");
     house.stop().await;
 }

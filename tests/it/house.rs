@@ -12,6 +12,7 @@ use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
 use lnsp_ingest::flow::Backoff;
 use lnsp_ingest::http::{self, State};
 use lnsp_ingest::model::ModelIdentity;
+use lnsp_ingest::pipeline::LastResort;
 use lnsp_ingest::stages::{Inspect, Stage};
 use serde_json::Value;
 use std::sync::Arc;
@@ -160,6 +161,8 @@ pub async fn stream_as(url: &str, encoding: &str, body: impl Into<reqwest::Body>
 pub fn fittings() -> Fittings {
     let mut fittings = Fittings::default();
     fittings.pipeline.heal = Backoff { first: Duration::from_millis(10), ceiling: Duration::from_millis(50) };
+    // The end of a service is not the end of all tests.
+    fittings.pipeline.watch.last_resort = LastResort::new(|sentence| eprintln!("last resort: {sentence}"));
     fittings
 }
 

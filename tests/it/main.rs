@@ -40,6 +40,7 @@ mod store_sql;
 mod streams;
 mod valve;
 mod wait;
+mod watchdog;
 
 /// The folder of the project.
 fn root() -> std::path::PathBuf {

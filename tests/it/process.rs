@@ -99,12 +99,24 @@ impl Service {
         (status, self.complaints.take().unwrap().join().unwrap())
     }
 
+    /// Stops it for so long, as a debugger or a sleeping machine does.
+    pub async fn suspend(&self, time: Duration) {
+        self.signal(Signal::SIGSTOP);
+        tokio::time::sleep(time).await;
+        self.signal(Signal::SIGCONT);
+    }
+
     /// Bytes of its memory that no file stands behind.
     pub fn anonymous_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-        line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+        anonymous_memory(self.pid())
     }
+}
+
+/// Bytes of a process's memory that no file stands behind.
+pub fn anonymous_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
 }
 
 impl Drop for Service {

@@ -1,0 +1,335 @@
+//! What stands still is found: work is healed like a death, what cannot be healed ends the process with a sentence, and
+//! whoever only waits is left in peace.
+
+use crate::database::Database;
+use crate::house::{House, Poison, Scripted, fittings, numbered, tally};
+use crate::process::Service;
+use crate::wait::until;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use lnsp_ingest::app::{EncoderFactory, Fittings};
+use lnsp_ingest::chunk::Chunk;
+use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
+use lnsp_ingest::model::ModelIdentity;
+use lnsp_ingest::pipeline::LastResort;
+use lnsp_ingest::stages::{Inspect, Stage};
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+const POISON: &str = "This one stops the clock.";
+
+fn line(id: &str, text: &str) -> String {
+    format!("{}\n", json!({"id": id, "text": text}))
+}
+
+/// Never comes to an end with one text, in one stage.
+struct Standstill(Stage);
+
+impl Inspect for Standstill {
+    fn at_work(&self, stage: Stage, chunk: &Chunk) -> Option<BoxFuture<'static, ()>> {
+        (stage == self.0 && chunk.text == POISON).then(|| std::future::pending().boxed())
+    }
+}
+
+async fn standstill_among_two_hundred(stage: Stage) {
+    let said = Said::default();
+    let fittings = said.fittings(Arc::new(Standstill(stage)));
+    let house = House::build(fittings, &["--hang-deadline-s", "2"]).await;
+    let body = numbered(0..100) + &line("poison", POISON) + &numbered(100..200);
+    let answer = house.stream(body).await;
+    assert_eq!(tally(&answer), (200, 0, 1));
+    let rejected = answer.iter().find(|line| line["status"] == "error").unwrap();
+    assert_eq!((&rejected["line"], &rejected["error"]["code"]), (&json!(101), &json!("poison")));
+    assert_eq!(house.stored().await, 200);
+    house.state.pipeline.wait_for(|health| health.generation == 4 && health.open).await;
+    let (_, health) = house.get("/health").await;
+    let state = &health["pipeline"]["stages"][stage.name()];
+    assert_eq!((&state["restarts"], &state["last_cause"]), (&json!(3), &json!("stalled")), "{health}");
+    assert_eq!((&state["poisoned"], &health["pipeline"]["generation"]), (&json!(1), &json!(4)));
+    assert_eq!(state["oldest_work_s"], Value::Null);
+    assert_eq!(said.sentences(), Vec::<String>::new());
+    house.stop().await;
+}
+
+#[actix_web::test]
+async fn work_that_stands_still_in_the_extractor_is_healed() {
+    standstill_among_two_hundred(Stage::Tmd).await;
+}
+
+#[actix_web::test]
+async fn work_that_stands_still_in_the_embedder_is_healed() {
+    standstill_among_two_hundred(Stage::Embed).await;
+}
+
+#[actix_web::test]
+async fn work_that_stands_still_in_the_writer_is_healed() {
+    standstill_among_two_hundred(Stage::Write).await;
+}
+
+#[actix_web::test]
+async fn waiting_for_the_database_is_not_hanging() {
+    let said = Said::default();
+    let fittings = said.fittings(Arc::new(lnsp_ingest::stages::NoInspection));
+    let house = House::build(fittings, &["--hang-deadline-s", "1"]).await;
+    let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+    let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..300)));
+    until("the writer has waited for three deadlines", || {
+        let [_, _, write] = house.state.pipeline.oldest_work();
+        write.is_some_and(|oldest| {
+            oldest.age > Duration::from_secs(3) && oldest.waits_for == Some("PostgreSQL")
+        })
+    })
+    .await;
+    let (_, health) = house.get("/health").await;
+    assert_eq!(health["pipeline"]["stages"]["write"]["waits_for"], "PostgreSQL");
+    assert!(health["pipeline"]["stages"]["write"]["oldest_work_s"].as_f64().unwrap() > 3.0, "{health}");
+    held.release().await;
+    assert_eq!(tally(&upload.await.unwrap()), (300, 0, 0));
+    assert_eq!((house.state.pipeline.health().generation, said.sentences()), (1, Vec::new()));
+    house.stop().await;
+}
+
+/// What a service said as its last words, instead of ending this process.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<String>>>);
+
+impl Said {
+    fn fittings(&self, inspect: Arc<dyn Inspect>) -> Fittings {
+        let said = self.0.clone();
+        let mut fittings = Fittings { inspect, encoder: Some(Scripted::factory()), ..fittings() };
+        fittings.pipeline.watch.last_resort =
+            LastResort::new(move |sentence| said.lock().unwrap().push(sentence.to_owned()));
+        fittings
+    }
+
+    fn sentences(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Waits for the one sentence, and looks for these words in it.
+    async fn must_say(&self, words: &str) {
+        until("the watchdog gives up", || !self.sentences().is_empty()).await;
+        let sentences = self.sentences();
+        assert!(sentences.len() == 1 && sentences[0].contains(words), "{sentences:?}");
+        assert!(sentences[0].contains("start it again"), "{sentences:?}");
+    }
+}
+
+/// Holds whoever comes first until it is let go.
+struct Trap {
+    armed: AtomicBool,
+    open: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Trap {
+    fn new() -> (Arc<Trap>, mpsc::Sender<()>) {
+        let (release, open) = mpsc::channel();
+        (Arc::new(Trap { armed: AtomicBool::new(true), open: Mutex::new(open) }), release)
+    }
+
+    fn step_on(&self) {
+        if self.armed.swap(false, Ordering::SeqCst) {
+            // Nobody says a word: it opens when the other end is dropped, also by a test that fails.
+            self.open.lock().unwrap().recv().unwrap_err();
+        }
+    }
+}
+
+/// A model that hangs in its first forward pass.
+struct Hanging(Scripted, Arc<Trap>);
+
+impl Encoder for Hanging {
+    fn identity(&self) -> &ModelIdentity {
+        self.0.identity()
+    }
+
+    fn dims(&self) -> usize {
+        self.0.dims()
+    }
+
+    fn encode(&mut self, texts: &[&Tokens]) -> Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError> {
+        self.1.step_on();
+        self.0.encode(texts)
+    }
+}
+
+#[actix_web::test]
+async fn a_thread_of_the_model_that_hangs_is_named_and_cannot_be_healed() {
+    let (trap, release) = Trap::new();
+    let factory: EncoderFactory = Arc::new(move || Box::new(Hanging(Scripted::new(), trap.clone())));
+    let said = Said::default();
+    let fittings =
+        Fittings { encoder: Some(factory), ..said.fittings(Arc::new(lnsp_ingest::stages::NoInspection)) };
+    let house = House::build(fittings, &["--hang-deadline-s", "1"]).await;
+    let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..10)));
+    until("the pass shows in the health", || {
+        house.state.pipeline.threads_at_work().iter().any(|(who, ..)| who.contains("lnsp-model"))
+    })
+    .await;
+    said.must_say("lnsp-model").await;
+    assert!(said.sentences()[0].contains("hangs: it has been at one bulk job for"), "{:?}", said.sentences());
+    assert_eq!(house.state.pipeline.health().generation, 1, "no stage is blamed for it");
+    drop(release);
+    assert_eq!(tally(&upload.await.unwrap()), (10, 0, 0));
+    house.stop().await;
+}
+
+/// Steps on a trap inside the handler of a stage.
+struct TrapInHandler(Arc<Trap>);
+
+impl Inspect for TrapInHandler {
+    fn in_hand(&self, _: Stage, _: &Chunk) {
+        self.0.step_on();
+    }
+}
+
+#[actix_web::test]
+async fn a_pipeline_thread_that_hangs_is_beyond_healing() {
+    let (trap, release) = Trap::new();
+    let said = Said::default();
+    let house = House::build(said.fittings(Arc::new(TrapInHandler(trap))), &["--hang-deadline-s", "1"]).await;
+    let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..10)));
+    said.must_say("the pipeline's thread hangs").await;
+    drop(release);
+    assert_eq!(tally(&upload.await.unwrap()), (10, 0, 0));
+    house.stop().await;
+}
+
+/// Ends the thread of the stages from inside.
+struct EndOfThread;
+
+impl Inspect for EndOfThread {
+    fn in_hand(&self, _: Stage, _: &Chunk) {
+        actix::Arbiter::current().stop();
+    }
+}
+
+#[actix_web::test]
+async fn a_pipeline_thread_that_has_ended_is_beyond_healing() {
+    let said = Said::default();
+    let house = House::build(said.fittings(Arc::new(EndOfThread)), &[]).await;
+    let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..10)));
+    said.must_say("has ended").await;
+    upload.abort();
+    house.stop().await;
+}
+
+/// Kills the first generation, and its supervisor before it can build the second.
+struct Regicide;
+
+impl Inspect for Regicide {
+    fn in_hand(&self, _: Stage, _: &Chunk) {
+        panic!("the stage dies");
+    }
+
+    fn generation(&self, number: u64) {
+        assert!(number < 2, "the supervisor dies");
+    }
+}
+
+#[actix_web::test]
+async fn a_supervisor_that_dies_is_beyond_healing() {
+    let said = Said::default();
+    let house = House::build(said.fittings(Arc::new(Regicide)), &[]).await;
+    let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..1)));
+    said.must_say("the supervisor has ended").await;
+    assert_eq!(house.get("/ready").await.0, 503);
+    upload.abort();
+    house.stop().await;
+}
+
+/// Poison in one stage, and a trap for whoever builds the second generation.
+struct SlowHealing(Poison, Arc<Trap>);
+
+impl Inspect for SlowHealing {
+    fn in_hand(&self, stage: Stage, chunk: &Chunk) {
+        self.0.in_hand(stage, chunk);
+    }
+
+    fn generation(&self, number: u64) {
+        if number == 2 {
+            self.1.step_on();
+        }
+    }
+}
+
+#[actix_web::test]
+async fn while_a_stage_is_healed_the_service_is_not_ready_and_says_why() {
+    let (trap, release) = Trap::new();
+    let said = Said::default();
+    let poison = Poison { stage: Stage::Embed, text: POISON };
+    let house = House::build(said.fittings(Arc::new(SlowHealing(poison, trap))), &[]).await;
+    assert_eq!(house.get("/ready").await, (200, json!({"ready": true, "reasons": []})));
+    let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), line("poison", POISON)));
+    until("the stage is being healed", || house.state.pipeline.health().healing.is_some()).await;
+    let reasons = json!(["the pipeline is healing: the embed stage died (panic)"]);
+    let (status, ready) = house.get("/ready").await;
+    assert_eq!((status, &ready["ready"], &ready["reasons"]), (503, &json!(false), &reasons));
+    drop(release);
+    assert_eq!(tally(&upload.await.unwrap()), (0, 0, 1));
+    until("it is open again", || house.state.pipeline.health().open).await;
+    assert_eq!(house.get("/ready").await.0, 200);
+    let metrics = crate::house::client().get(format!("{}/metrics", house.url)).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    for name in ["lnsp_suspects_total", "lnsp_poisoned_total", "lnsp_stage_oldest_work_seconds"] {
+        assert!(metrics.contains(&format!("# HELP {name} ")), "{name} has no words");
+        assert!(metrics.contains(&format!("{name}{{stage=\"embed\"}}")), "{name}");
+    }
+    house.stop().await;
+}
+
+/// Takes LMDB's lock for writers, as a process would that hangs in the middle of a transaction. Undone by the end of
+/// this process at the latest.
+#[allow(unsafe_code)]
+fn hold_the_writers_lock(folder: &std::path::Path) -> heed::RwTxn<'static> {
+    let mut options = heed::EnvOpenOptions::new();
+    options.map_size(64 << 30).max_readers(1024).max_dbs(2);
+    // SAFETY: the settings are those of the service, and nothing is read or written here.
+    let environment = Box::leak(Box::new(unsafe { options.open(folder) }.unwrap()));
+    environment.write_txn().unwrap()
+}
+
+#[actix_web::test]
+async fn a_process_whose_index_thread_hangs_in_lmdb_says_so_and_exits() {
+    let database = Database::new().await;
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path(), &["--database-url", database.dsn(), "--hang-deadline-s", "2"]);
+    let current = std::fs::read_to_string(data.path().join("index/CURRENT")).unwrap();
+    let transaction = hold_the_writers_lock(&data.path().join("index").join(current.trim()));
+    assert_eq!(tally(&crate::house::stream_to(service.url.clone(), numbered(0..20)).await), (20, 0, 0));
+    // The index builds when nothing has come for a while, and then it waits for a lock that is not given back.
+    let (status, complaints) = service.end();
+    assert_eq!(status.code(), Some(70), "{complaints}");
+    let last = complaints.lines().find(|line| line.starts_with("lnsp: ")).unwrap();
+    assert!(last.contains("the thread lnsp-index hangs: it has been building the index for"), "{last}");
+    drop(transaction);
+
+    let service = Service::start(data.path(), &["--database-url", database.dsn()]);
+    assert!(service.log.contains("Index open: 20 vectors"), "nothing acknowledged is lost: {}", service.log);
+    service.kill();
+}
+
+#[actix_web::test]
+async fn a_process_that_was_suspended_for_longer_than_the_deadline_goes_on() {
+    let database = Database::new().await;
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path(), &["--database-url", database.dsn(), "--hang-deadline-s", "1"]);
+    let upload = actix_web::rt::spawn(crate::house::stream_to(service.url.clone(), numbered(0..2000)));
+    let health = format!("{}/health", service.url);
+    let busy =
+        async || -> Value { crate::house::client().get(&health).send().await.unwrap().json().await.unwrap() };
+    while busy().await["pipeline"]["threads_at_work"] == json!([]) {}
+    // Three deadlines long, in the middle of a forward pass.
+    service.suspend(Duration::from_secs(3)).await;
+    assert_eq!(tally(&upload.await.unwrap()), (2000, 0, 0));
+    let health = busy().await;
+    assert_eq!((&health["status"], &health["pipeline"]["generation"]), (&json!("healthy"), &json!(1)));
+    let metrics = crate::house::client().get(format!("{}/metrics", service.url)).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let suspended =
+        metrics.lines().find_map(|line| line.strip_prefix("lnsp_process_suspended_seconds_total "));
+    assert!(suspended.unwrap().parse::<f64>().unwrap() > 2.0, "{suspended:?}");
+    assert!(service.terminate().success());
+}
