@@ -12,7 +12,7 @@ mod ollama;
 mod prompt;
 mod watch;
 
-pub use answer::{AnswerError, Labels, read as read_answer};
+pub use answer::{AnswerError, Labels, Token, read as read_answer};
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use error::LlmError;
 pub use watch::Status;

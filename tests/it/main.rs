@@ -19,6 +19,7 @@ mod encoder_crew;
 mod encoder_plan;
 mod flow_of_chunks;
 mod fresh;
+mod fuzz;
 mod gauges;
 mod healing;
 mod house;

@@ -1,0 +1,178 @@
+//! What must hold for every input, whoever makes it up: the fuzzer, or the tests with their seeds and mutations.
+//!
+//! Each function reads bytes that come from outside, in the way the service does, and asserts what the rest of the
+//! service relies on. The first bytes of some inputs say how the rest is cut.
+
+use flate2::write::GzEncoder;
+use lnsp_ingest::chunk::{Chunk, MAX_TEXT_BYTES};
+use lnsp_ingest::http::{
+    Encoding, Inflate, InflateError, LineError, Lines, ShapeError, WireChunk, read_chunk, read_request,
+};
+use lnsp_ingest::llm::read_answer;
+use lnsp_ingest::outcome::Rejection;
+use lnsp_ingest::tmd::Axis;
+use std::io::Write;
+use std::sync::Arc;
+
+/// The line decoder finds the same lines wherever the network cuts: every one that is not blank, once, as it was.
+pub fn lines(data: &[u8]) {
+    let Some(([limit, first, second], bytes)) = data.split_first_chunk() else { return };
+    // Short enough that lines of both kinds are common.
+    let limit = usize::from(*limit);
+    let whole = cut_lines(limit, &[bytes]);
+    let (first, second) = (usize::from(*first) % (bytes.len() + 1), usize::from(*second) % (bytes.len() + 1));
+    let (early, late) = (first.min(second), first.max(second));
+    assert_eq!(whole, cut_lines(limit, &[&bytes[..early], &bytes[early..late], &bytes[late..]]));
+    let single: Vec<&[u8]> = bytes.chunks(1).collect();
+    assert_eq!(whole, cut_lines(limit, &single));
+    assert_eq!(whole, lines_as_told(limit, bytes));
+}
+
+type Line = (u64, Result<Vec<u8>, LineError>);
+
+fn cut_lines(limit: usize, pieces: &[&[u8]]) -> Vec<Line> {
+    let mut lines = Lines::with_limit(limit);
+    let mut found = Vec::new();
+    for piece in pieces {
+        lines.feed(piece);
+        found.extend(std::iter::from_fn(|| lines.next_line()));
+    }
+    found.extend(lines.last_line());
+    found.into_iter().map(|(number, line)| (number, line.map(Vec::from))).collect()
+}
+
+/// What the README says, in the plainest words, of a body that is there as a whole.
+fn lines_as_told(limit: usize, bytes: &[u8]) -> Vec<Line> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let lines = (1..).zip(bytes.split(|byte| *byte == b'\n'));
+    let trimmed = lines.map(|(number, line)| (number, line.strip_suffix(b"\r").unwrap_or(line)));
+    let told = trimmed.filter(|(_, line)| line.len() > limit || !line.trim_ascii().is_empty());
+    let too_long = || LineError::TooLong { expected: limit };
+    told.map(|(number, line)| (number, if line.len() > limit { Err(too_long()) } else { Ok(line.to_vec()) }))
+        .collect()
+}
+
+/// A chunk that is accepted keeps its promises, is the same in a request as on a line, and the same when it is read
+/// again; one that is refused is refused in few words.
+pub fn request(data: &[u8]) {
+    if let Err(error) = read_request(data) {
+        assert_brief(&error);
+    }
+    let dataset: Arc<str> = "d".into();
+    let chunk = match read_chunk::<WireChunk>(data) {
+        Ok(chunk) => chunk,
+        Err(error) => return assert_brief(&error),
+    };
+    let text = chunk.text().to_owned();
+    let request = [b"{\"chunks\":[", data, b"]}"].concat();
+    // What is a chunk on a line is one in a request.
+    let request = read_request(&request).unwrap();
+    assert_eq!(request.chunks.len(), 1);
+    let checked = chunk.check(&dataset, None);
+    for again in request.chunks.into_iter().chain(read_chunk(data)) {
+        let again = again.check(&dataset, None);
+        assert_eq!(checked.as_ref().map(known_by).ok(), again.as_ref().map(known_by).ok());
+    }
+    match checked {
+        Ok(chunk) => {
+            assert_eq!(chunk.text, text, "it is stored as it was sent");
+            assert!(!text.trim().is_empty() && text.len() <= MAX_TEXT_BYTES && !text.contains('\0'));
+            assert!(!chunk.key.id.is_empty() && !chunk.key.id.contains('\0'));
+        }
+        Err(rejection) => assert!(rejection.message.len() < BRIEF, "{}", rejection.message),
+    }
+}
+
+/// A message, with what it quotes of the client.
+const BRIEF: usize = 1000;
+
+fn assert_brief(error: &ShapeError) {
+    let rejection = Rejection::from(error.clone());
+    assert!(!rejection.message.is_empty() && rejection.message.len() < BRIEF, "{}", rejection.message);
+}
+
+fn known_by(chunk: &Chunk) -> (String, [u8; 32]) {
+    (chunk.key.id.to_string(), chunk.content_hash)
+}
+
+/// An answer of a language model gives codes that are in the lists, or none; how sure the model was, never changes
+/// them, and is a probability.
+pub fn answer(data: &[u8]) {
+    let Some((size, said)) = data.split_first() else { return };
+    let said = String::from_utf8_lossy(said);
+    let alone = read_answer(&said, &[]);
+    // The pieces of an answer, as a server reports them, and the same with one too many.
+    let characters: Vec<char> = said.chars().collect();
+    let pieces = characters.chunks(usize::from(size % 16) + 1).map(|piece| piece.iter().collect::<String>());
+    let mut tokens = Vec::new();
+    for (at, piece) in pieces.enumerate() {
+        let logprob = match size % 3 {
+            0 => -0.1,
+            1 => -(at as f32),
+            _ => f32::NEG_INFINITY,
+        };
+        tokens.push(lnsp_ingest::llm::Token { token: piece, logprob });
+    }
+    let told = read_answer(&said, &tokens);
+    tokens.extend(tokens.first().cloned());
+    let too_much = read_answer(&said, &tokens);
+    assert!(alone.as_ref().err() == told.as_ref().err() && alone.as_ref().err() == too_much.as_ref().err());
+    let (Ok(alone), Ok(told)) = (alone, told) else { return };
+    assert_eq!((alone.tmd, alone.confidence), (told.tmd, None));
+    assert!(Axis::ALL.iter().all(|axis| axis.names().contains(&alone.tmd.name(*axis))));
+    if let Some(sure) = told.confidence {
+        for share in [sure.domain, sure.task, sure.modifier] {
+            assert!(share > 0.0 && share <= 1.0, "{share}");
+        }
+    }
+}
+
+/// What comes out of the decoder does not depend on how the bytes come in; it is never more than there is room for,
+/// never far more than what went in, and whatever was compressed comes back.
+pub fn inflate(data: &[u8]) {
+    let Some(([kind, room, piece], bytes)) = data.split_first_chunk() else { return };
+    let encoding = [Encoding::Identity, Encoding::Gzip, Encoding::Zstd][usize::from(kind % 3)];
+    let (room, piece) = (usize::from(*room) + 1, usize::from(*piece) + 1);
+    let whole = inflated(encoding, bytes, bytes.len().max(1), 64 * 1024);
+    let pieces = inflated(encoding, bytes, piece, room);
+    assert_eq!(whole.is_ok(), pieces.is_ok(), "{:?} {:?}", whole.as_ref().err(), pieces.as_ref().err());
+    if let (Ok(whole), Ok(pieces)) = (whole, pieces) {
+        assert!(whole == pieces, "{} bytes and {}", whole.len(), pieces.len());
+    }
+    let packed = match encoding {
+        Encoding::Identity => bytes.to_vec(),
+        Encoding::Gzip => {
+            let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap()
+        }
+        Encoding::Zstd => zstd::encode_all(bytes, 1).unwrap(),
+    };
+    assert_eq!(inflated(encoding, &packed, piece, room).as_deref(), Ok(bytes));
+}
+
+fn inflated(encoding: Encoding, bytes: &[u8], piece: usize, room: usize) -> Result<Vec<u8>, InflateError> {
+    let mut inflate = Inflate::new(encoding)?;
+    let (mut out, mut buffer, mut taken) = (Vec::new(), vec![0; room], 0);
+    for piece in bytes.chunks(piece) {
+        let mut input = piece;
+        loop {
+            let before = input.len();
+            let written = inflate.step(&mut input, &mut buffer)?;
+            assert!(written <= room && input.len() <= before);
+            assert!(input.len() < before || written > 0 || input.is_empty(), "it stands still");
+            taken += before - input.len();
+            out.extend_from_slice(&buffer[..written]);
+            // 4 MiB are free, then 200 times what was received.
+            assert!(
+                out.len() <= (4 << 20) + room || out.len() <= 200 * (taken + 1),
+                "{} of {taken}",
+                out.len()
+            );
+            if input.is_empty() && written < room {
+                break;
+            }
+        }
+    }
+    inflate.finish()?;
+    Ok(out)
+}
