@@ -42,6 +42,7 @@ mod streams;
 mod valve;
 mod wait;
 mod watchdog;
+mod zoo;
 
 /// The folder of the project.
 fn root() -> std::path::PathBuf {

@@ -25,7 +25,7 @@ pub fn zstd(bytes: impl AsRef<[u8]>) -> Vec<u8> {
 }
 
 /// What a line of the zoo is answered with: an error code, or `stored`.
-fn zoo() -> Vec<(Vec<u8>, &'static str)> {
+pub fn zoo() -> Vec<(Vec<u8>, &'static str)> {
     let text = |rest: &str| format!("{{\"text\":\"a\",{rest}}}");
     let metadata = |value: String| text(&format!("\"metadata\":{{\"k\":{value}}}"));
     let keys = |count: usize| (0..count).map(|n| format!("\"k{n}\":0")).collect::<Vec<_>>().join(",");
@@ -77,7 +77,7 @@ fn zoo() -> Vec<(Vec<u8>, &'static str)> {
 }
 
 /// The results by line; a line that is answered twice fails the test.
-fn by_line(answer: &[Value]) -> BTreeMap<u64, String> {
+pub fn by_line(answer: &[Value]) -> BTreeMap<u64, String> {
     tally(answer);
     let mut lines = BTreeMap::new();
     for result in answer.iter().filter(|line| line["type"] == "result") {
@@ -339,7 +339,7 @@ async fn the_connection_of_a_client_that_takes_nothing_is_closed_under_it() {
 }
 
 /// A body that is made while it is sent.
-fn generated(piece: Vec<u8>, times: usize) -> reqwest::Body {
+pub fn generated(piece: Vec<u8>, times: usize) -> reqwest::Body {
     let piece = bytes::Bytes::from(piece);
     let pieces = std::iter::repeat_n(piece, times).map(Ok::<_, std::convert::Infallible>);
     reqwest::Body::wrap_stream(futures_util::stream::iter(pieces))
