@@ -77,7 +77,7 @@ impl Lines {
         }
         self.searched = self.buffer.len();
         // A line that just fits may have a mark before it and a CR behind it.
-        let mark = if self.number == 0 && self.buffer.starts_with(MARK) { MARK.len() } else { 0 };
+        let mark = if self.number == 0 { MARK.len() } else { 0 };
         if self.searched > mark + self.limit + 1 {
             self.buffer.clear();
             self.searched = 0;
