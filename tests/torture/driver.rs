@@ -1,0 +1,192 @@
+//! The driver: round after round, a line for each, and a table at the end.
+
+use crate::fault::Fault;
+use crate::payload::dice;
+use crate::round::{self, Plan};
+use crate::world::Book;
+use rand::RngExt;
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// The name under which a filter finds us.
+const NAME: &str = "torture";
+/// A round in which nothing struck is played again this often at most.
+const TRIES: u64 = 5;
+
+/// What was asked for.
+struct Wanted {
+    rounds: u64,
+    seed: u64,
+    only: Option<u64>,
+    fault: Option<Fault>,
+    filtered_out: bool,
+    list: bool,
+}
+
+impl Wanted {
+    /// Ours, and those of libtest that matter here; its others are heard and change nothing.
+    fn read(arguments: &[String]) -> Result<Wanted, String> {
+        let seed = rand::rng().random_range(0..1_000_000_000);
+        let mut wanted =
+            Wanted { rounds: 20, seed, only: None, fault: None, filtered_out: false, list: false };
+        let mut filters = Vec::new();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let (name, mut value) = match argument.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (argument.as_str(), None),
+            };
+            let mut value = || value.take().or_else(|| arguments.next().cloned()).unwrap_or_default();
+            let number =
+                |text: String| text.parse().map_err(|_| format!("{name} needs a number, not '{text}'"));
+            match name {
+                "--rounds" => wanted.rounds = number(value())?,
+                "--seed" => wanted.seed = number(value())?,
+                "--only" => wanted.only = Some(number(value())?),
+                "--fault" => wanted.fault = Some(fault(&value())?),
+                "--list" => wanted.list = true,
+                "--ignored" => wanted.filtered_out = true,
+                "--skip" => wanted.filtered_out |= NAME.contains(&value()),
+                "--test-threads" | "--format" | "--color" | "--logfile" | "--report-time" | "-Z" => {
+                    drop(value())
+                }
+                flag if flag.starts_with('-') => {}
+                filter => filters.push(filter.to_owned()),
+            }
+        }
+        wanted.filtered_out |=
+            !filters.is_empty() && !filters.iter().any(|filter| NAME.contains(filter.as_str()));
+        Ok(wanted)
+    }
+
+    fn rounds(&self) -> std::ops::Range<u64> {
+        self.only.map_or(0..self.rounds, |only| only..only + 1)
+    }
+}
+
+fn fault(name: &str) -> Result<Fault, String> {
+    let names = || Fault::ALL.map(Fault::name).join(", ");
+    Fault::ALL
+        .into_iter()
+        .find(|fault| fault.name() == name)
+        .ok_or_else(|| format!("--fault is one of {}", names()))
+}
+
+/// Plays what the arguments ask for.
+pub fn run(arguments: &[String]) -> ExitCode {
+    let wanted = match Wanted::read(arguments) {
+        Ok(wanted) => wanted,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(2);
+        }
+    };
+    if wanted.list {
+        println!("{NAME}: test");
+        return ExitCode::SUCCESS;
+    }
+    if wanted.filtered_out {
+        println!("\nrunning 0 tests\n");
+        close(0, 0, 1, Duration::ZERO);
+        return ExitCode::SUCCESS;
+    }
+    let started = Instant::now();
+    println!("\nrunning {} rounds of torture, seed {}", wanted.rounds().count(), wanted.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (mut total, mut failed) = (Total::default(), 0);
+    for number in wanted.rounds() {
+        let passed = runtime.block_on(play(&wanted, number, &mut total));
+        failed += u64::from(!passed);
+    }
+    total.print();
+    close(wanted.rounds().count() as u64 - failed, failed, 0, started.elapsed());
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(101) }
+}
+
+/// As cargo's own tests end.
+fn close(passed: u64, failed: u64, filtered_out: u64, took: Duration) {
+    let result = if failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {result}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {filtered_out} filtered \
+         out; finished in {:.2}s\n",
+        took.as_secs_f64()
+    );
+}
+
+/// One round, again while nothing struck. Says whether it went well.
+async fn play(wanted: &Wanted, number: u64, total: &mut Total) -> bool {
+    let fault = wanted.fault.unwrap_or(Fault::ALL[number as usize % Fault::ALL.len()]);
+    for attempt in 0..TRIES {
+        let seed = dice(wanted.seed, "round", number * 1_000 + attempt).random();
+        let started = Instant::now();
+        let book = round::run(&Plan::new(seed, fault)).await;
+        let struck = book.struck.get(fault.name()).is_some();
+        report(number, fault, &book, started.elapsed());
+        total.add(&book);
+        if !book.failures.is_empty() {
+            book.failures.iter().take(5).for_each(|failure| println!("  FAILED: {failure}"));
+            let restricted =
+                wanted.fault.map_or_else(String::new, |fault| format!(" --fault {}", fault.name()));
+            println!(
+                "  repeat it: cargo test --test torture -- --seed {} --only {number}{restricted}",
+                wanted.seed
+            );
+            return false;
+        }
+        if struck {
+            return true;
+        }
+        println!("  {} did not strike; the round is repeated", fault.name());
+        total.repeated += 1;
+    }
+    println!("  FAILED: {} did not strike in {TRIES} rounds", fault.name());
+    false
+}
+
+fn report(number: u64, fault: Fault, book: &Book, took: Duration) {
+    let count = |what: &str| book.counts.get(what).copied().unwrap_or_default();
+    let struck: Vec<String> = book.struck.iter().map(|(name, times)| format!("{name} {times}")).collect();
+    println!(
+        "round {number:>3} {:<18} {:>5} issued, {:>5} stored, {:>5} duplicate, {:>4} again, {:>3} cut, {} judged, {:>4.1} s; struck: {}",
+        fault.name(),
+        count("issued"),
+        count("stored"),
+        count("duplicate"),
+        count("sent again"),
+        count("uploads cut"),
+        count("judged"),
+        took.as_secs_f64(),
+        if struck.is_empty() { "none".to_owned() } else { struck.join(", ") },
+    );
+}
+
+/// Of all rounds.
+#[derive(Default)]
+struct Total {
+    struck: BTreeMap<String, u64>,
+    counts: BTreeMap<&'static str, u64>,
+    slowest: Duration,
+    repeated: u64,
+}
+
+impl Total {
+    fn add(&mut self, book: &Book) {
+        for (name, times) in &book.struck {
+            *self.struck.entry(name.clone()).or_default() += times;
+        }
+        for (name, times) in &book.counts {
+            *self.counts.entry(name).or_default() += times;
+        }
+        self.slowest = book.ready.iter().copied().max().unwrap_or_default().max(self.slowest);
+    }
+
+    fn print(&self) {
+        println!("\n  struck");
+        self.struck.iter().for_each(|(name, times)| println!("    {name:<22} {times:>7}"));
+        println!("  counted");
+        self.counts.iter().for_each(|(name, times)| println!("    {name:<22} {times:>7}"));
+        println!("    {:<22} {:>7}", "rounds repeated", self.repeated);
+        println!("  longest from start to ready: {:.2} s", self.slowest.as_secs_f64());
+    }
+}

@@ -1,0 +1,144 @@
+//! What everybody in a round shares: the oracle, where the service is, what has been counted, what has gone wrong.
+
+use crate::oracle::{Oracle, Word};
+use crate::payload::Piece;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// One round's.
+pub struct World {
+    /// Of this round.
+    pub seed: u64,
+    /// See [`Oracle`].
+    pub oracle: Oracle,
+    /// Where the service listens, while it does.
+    pub url: watch::Sender<Option<String>>,
+    /// Chunks acknowledged.
+    pub acknowledged: watch::Sender<u64>,
+    /// Lines sent and not yet answered.
+    unsettled: AtomicU64,
+    book: Mutex<Book>,
+}
+
+/// The numbers of a round.
+#[derive(Debug, Default, Clone)]
+pub struct Book {
+    /// How often each fault has struck.
+    pub struck: BTreeMap<String, u64>,
+    /// Other things that are counted.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// What has gone wrong.
+    pub failures: Vec<String>,
+    /// From the start of a process until it was ready.
+    pub ready: Vec<Duration>,
+    /// What was issued last, to be sent again by others.
+    recent: Vec<Piece>,
+}
+
+impl World {
+    /// A new one.
+    pub fn new(seed: u64, oracle: Oracle) -> World {
+        let (url, acknowledged) = (watch::Sender::new(None), watch::Sender::new(0));
+        World { seed, oracle, url, acknowledged, unsettled: AtomicU64::new(0), book: Mutex::default() }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap()
+    }
+
+    /// The numbers so far.
+    pub fn numbers(&self) -> Book {
+        self.book().clone()
+    }
+
+    /// A promise was broken.
+    pub fn fail(&self, what: String) {
+        self.book().failures.push(what);
+    }
+
+    /// Something has already gone wrong.
+    pub fn has_failed(&self) -> bool {
+        !self.book().failures.is_empty()
+    }
+
+    /// A fault has really struck.
+    pub fn struck(&self, fault: &str) {
+        *self.book().struck.entry(fault.to_owned()).or_default() += 1;
+    }
+
+    /// One more of these.
+    pub fn count(&self, what: &'static str) {
+        self.count_many(what, 1);
+    }
+
+    /// So many more of these.
+    pub fn count_many(&self, what: &'static str, many: u64) {
+        *self.book().counts.entry(what).or_default() += many;
+    }
+
+    /// A service was ready so long after its start.
+    pub fn ready_after(&self, took: Duration) {
+        self.book().ready.push(took);
+    }
+
+    /// Where the service is, as soon as it is.
+    pub async fn service(&self) -> String {
+        let mut url = self.url.subscribe();
+        let url = url.wait_for(Option::is_some).await.unwrap();
+        url.clone().unwrap()
+    }
+
+    /// Tells the oracle what is about to be sent.
+    pub async fn issue(&self, pieces: &[Piece]) {
+        if let Err(wrong) = self.oracle.tell(Word::Issued, pieces).await {
+            self.fail(wrong);
+        }
+        self.count_many("issued", pieces.len() as u64);
+        let recent = &mut self.book().recent;
+        recent.extend(pieces);
+        let old = recent.len().saturating_sub(300);
+        recent.drain(..old);
+    }
+
+    /// Tells the oracle what was answered.
+    pub async fn answered(&self, word: Word, pieces: &[Piece]) {
+        if let Err(wrong) = self.oracle.tell(word, pieces).await {
+            self.fail(wrong);
+        }
+        let many = pieces.len() as u64;
+        match word {
+            Word::Stored => self.count_many("stored", many),
+            Word::Duplicate => self.count_many("duplicate", many),
+            Word::Conflict => self.count_many("conflict", many),
+            Word::Refused => self.count_many("refused", many),
+            Word::Issued => {}
+        }
+        if matches!(word, Word::Stored | Word::Duplicate) {
+            self.acknowledged.send_modify(|acknowledged| *acknowledged += many);
+        }
+    }
+
+    /// One that somebody has sent not long ago.
+    pub fn recent(&self, draw: impl FnOnce(usize) -> usize) -> Option<Piece> {
+        let recent = &self.book().recent;
+        (!recent.is_empty()).then(|| recent[draw(recent.len())])
+    }
+
+    /// So many lines are on their way.
+    pub fn sent(&self, lines: u64) {
+        self.unsettled.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    /// So many are so no longer: answered, or cut off.
+    pub fn settled(&self, lines: u64) {
+        self.unsettled.fetch_sub(lines, Ordering::Relaxed);
+    }
+
+    /// Somebody waits for an answer.
+    pub fn is_busy(&self) -> bool {
+        self.unsettled.load(Ordering::Relaxed) > 0
+    }
+}
