@@ -49,25 +49,35 @@ impl House {
 
     /// Starts the service again and again until it is stopped.
     pub async fn keep(self: Arc<House>) {
-        let mut falls = 0;
+        let (mut falls, mut started) = (0, Instant::now());
         while *self.wish.borrow() != Wish::Stopped {
-            let started = Instant::now();
             let (mut child, mut said) = self.spawn();
             self.pid.send_replace(child.id().map(|pid| pid as i32));
             let status = self.attend(&mut child, &mut said, started).await;
             self.pid.send_replace(None);
-            self.world.url.send_replace(None);
             *self.ended.lock().unwrap() = Some(status);
+            let was_ready = self.world.url.send_replace(None).is_some();
             let wish = *self.wish.borrow();
             match wish {
                 Wish::Stopped => {}
                 Wish::Killed => {
                     self.judge(false).await;
-                    self.wish.send_if_modified(|wish| std::mem::replace(wish, Wish::Runs) == Wish::Killed);
+                    self.wish.send_modify(|wish| {
+                        if *wish == Wish::Killed {
+                            *wish = Wish::Runs;
+                        }
+                    });
+                    started = Instant::now();
                 }
                 Wish::Runs if self.may_fall && falls < 50 => {
                     falls += 1;
-                    if std::env::var_os("TORTURE_FALLS").is_some() { eprintln!("{}", self.last_words()); }
+                    // One that was never ready is still on its way, with another process.
+                    if was_ready {
+                        started = Instant::now();
+                    }
+                    if std::env::var_os("TORTURE_FALLS").is_some() {
+                        eprintln!("{}", self.last_words());
+                    }
                     self.world.count("service fell");
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
