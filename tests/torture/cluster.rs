@@ -36,6 +36,21 @@ impl Postmaster {
         kill(Pid::from_raw(self.pid), signal).is_ok()
     }
 
+    /// Sends it and all its children a signal; says how many there were.
+    pub fn signal_all(&self, signal: Signal) -> usize {
+        let stat = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("stat")).ok();
+        // "<pid> (<name>) <state> <parent> ..", and no name of PostgreSQL's holds a bracket.
+        let child = |stat: String| {
+            let (pid, rest) = stat.split_once(" (")?;
+            let parent: i32 = rest.split_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+            (parent == self.pid).then(|| pid.parse::<i32>().ok()).flatten()
+        };
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let children: Vec<i32> = processes.filter_map(stat).filter_map(child).collect();
+        let told = [self.pid].into_iter().chain(children);
+        told.filter(|pid| kill(Pid::from_raw(*pid), signal).is_ok()).count()
+    }
+
     /// A connection of our own.
     pub async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
         let mut config = tokio_postgres::Config::new();

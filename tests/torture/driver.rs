@@ -49,7 +49,7 @@ impl Wanted {
                 "--ignored" => wanted.filtered_out = true,
                 "--skip" => wanted.filtered_out |= NAME.contains(&value()),
                 "--test-threads" | "--format" | "--color" | "--logfile" | "--report-time" | "-Z" => {
-                    drop(value())
+                    drop(value());
                 }
                 flag if flag.starts_with('-') => {}
                 filter => filters.push(filter.to_owned()),
@@ -88,40 +88,57 @@ pub fn run(arguments: &[String]) -> ExitCode {
     }
     if wanted.filtered_out {
         println!("\nrunning 0 tests\n");
-        close(0, 0, 1, Duration::ZERO);
+        close([0, 0, 0, wanted.rounds().count()], Duration::ZERO);
         return ExitCode::SUCCESS;
     }
     let started = Instant::now();
     println!("\nrunning {} rounds of torture, seed {}", wanted.rounds().count(), wanted.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (mut total, mut failed) = (Total::default(), 0);
+    let (mut total, mut passed, mut failed, mut skipped) = (Total::default(), 0, 0, 0);
     for number in wanted.rounds() {
-        let passed = runtime.block_on(play(&wanted, number, &mut total));
-        failed += u64::from(!passed);
+        match runtime.block_on(play(&wanted, number, &mut total)) {
+            Verdict::Passed => passed += 1,
+            Verdict::Failed => failed += 1,
+            Verdict::Skipped => skipped += 1,
+        }
     }
     total.print();
-    close(wanted.rounds().count() as u64 - failed, failed, 0, started.elapsed());
+    close([passed, failed, skipped, 0], started.elapsed());
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(101) }
 }
 
 /// As cargo's own tests end.
-fn close(passed: u64, failed: u64, filtered_out: u64, took: Duration) {
+fn close([passed, failed, skipped, filtered_out]: [usize; 4], took: Duration) {
     let result = if failed == 0 { "ok" } else { "FAILED" };
     println!(
-        "\ntest result: {result}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {filtered_out} filtered \
+        "\ntest result: {result}. {passed} passed; {failed} failed; {skipped} ignored; 0 measured; {filtered_out} filtered \
          out; finished in {:.2}s\n",
         took.as_secs_f64()
     );
 }
 
-/// One round, again while nothing struck. Says whether it went well.
-async fn play(wanted: &Wanted, number: u64, total: &mut Total) -> bool {
+/// How a round ended.
+enum Verdict {
+    Passed,
+    Failed,
+    /// This machine does not let us strike so.
+    Skipped,
+}
+
+/// One round, again while nothing struck.
+async fn play(wanted: &Wanted, number: u64, total: &mut Total) -> Verdict {
     let fault = wanted.fault.unwrap_or(Fault::ALL[number as usize % Fault::ALL.len()]);
     for attempt in 0..TRIES {
         let seed = dice(wanted.seed, "round", number * 1_000 + attempt).random();
         let started = Instant::now();
-        let book = round::run(&Plan::new(seed, fault)).await;
-        let struck = book.struck.get(fault.name()).is_some();
+        let Some(book) = round::run(&Plan::new(seed, fault)).await else {
+            println!(
+                "round {number:>3} {:<18} skipped: mounting a small disk is not allowed here",
+                fault.name()
+            );
+            return Verdict::Skipped;
+        };
+        let struck = book.struck.contains_key(fault.name());
         report(number, fault, &book, started.elapsed());
         total.add(&book);
         if !book.failures.is_empty() {
@@ -132,16 +149,16 @@ async fn play(wanted: &Wanted, number: u64, total: &mut Total) -> bool {
                 "  repeat it: cargo test --test torture -- --seed {} --only {number}{restricted}",
                 wanted.seed
             );
-            return false;
+            return Verdict::Failed;
         }
         if struck {
-            return true;
+            return Verdict::Passed;
         }
         println!("  {} did not strike; the round is repeated", fault.name());
         total.repeated += 1;
     }
     println!("  FAILED: {} did not strike in {TRIES} rounds", fault.name());
-    false
+    Verdict::Failed
 }
 
 fn report(number: u64, fault: Fault, book: &Book, took: Duration) {

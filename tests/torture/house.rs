@@ -123,8 +123,11 @@ impl House {
                 }
                 Some(("panic", stage)) => {
                     // Each death is wanted once, also when the service is killed and counts from the beginning.
-                    self.orders.lock().unwrap().panics.retain(|(name, _)| name != stage);
-                    self.world.struck(&format!("panic-{stage}"));
+                    let panics = &mut self.orders.lock().unwrap().panics;
+                    if let Some(place) = panics.iter().position(|(name, _)| name == stage) {
+                        panics.remove(place);
+                    }
+                    self.world.struck(&format!("panic-{stage}"), 1);
                 }
                 _ => self.world.fail(format!("the service says: {line}")),
             }
@@ -197,8 +200,9 @@ impl House {
         }
     }
 
-    fn log(&self) -> PathBuf {
-        self.data.join("service.log")
+    /// Not on the disk of the data, which may be full.
+    pub fn log(&self) -> PathBuf {
+        self.world.oracle.ledger.with_file_name("service.log")
     }
 
     /// The end of the service's log.

@@ -9,8 +9,10 @@
 
 mod client;
 mod cluster;
+mod disk;
 mod driver;
 mod fault;
+mod hostile;
 mod house;
 mod items;
 mod judge;
@@ -19,7 +21,9 @@ mod payload;
 #[allow(dead_code)]
 #[path = "../it/postgres.rs"]
 mod postgres;
+mod proxy;
 mod round;
+mod scene;
 mod service;
 mod upload;
 mod world;

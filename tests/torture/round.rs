@@ -2,15 +2,14 @@
 
 use crate::client;
 use crate::fault::{Fault, Strike};
-use crate::house::House;
 use crate::oracle::Oracle;
 use crate::payload::{Piece, dice};
-use crate::postgres::DataFolder;
-use crate::service::Orders;
+use crate::scene::Scene;
 use crate::world::{Book, World};
 use rand::RngExt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// Clients at once.
 const CLIENTS: u32 = 4;
@@ -21,8 +20,6 @@ const LIMIT: Duration = Duration::from_secs(150);
 #[derive(Debug, Clone)]
 pub struct Plan {
     seed: u64,
-    /// The fault it is about.
-    pub first: Fault,
     strikes: Vec<Strike>,
     chunks: u32,
 }
@@ -32,60 +29,62 @@ impl Plan {
     pub fn new(seed: u64, first: Fault) -> Plan {
         let mut dice = dice(seed, "plan", 0);
         let chunks = dice.random_range(600..1_400);
+        let seconds: Vec<Fault> = Fault::ALL.into_iter().filter(|fault| !fault.needs_its_scene()).collect();
         let mut strikes = Vec::new();
         for number in 0..dice.random_range(1..=3) {
-            let fault = if number == 0 { first } else { Fault::ALL[dice.random_range(0..Fault::ALL.len())] };
-            let after = dice.random_range(0..u64::from(chunks) * 8 / 10);
+            let fault = if number == 0 { first } else { seconds[dice.random_range(0..seconds.len())] };
+            let after = dice.random_range(0..u64::from(chunks) * 7 / 10);
             strikes.push(Strike { fault, after, number });
         }
         strikes.sort_by_key(|strike| strike.after);
-        Plan { seed, first, strikes, chunks }
+        Plan { seed, strikes, chunks }
     }
 }
 
-/// Runs it.
-pub async fn run(plan: &Plan) -> Book {
-    let folder = DataFolder::with_cluster();
+/// Runs it. `None`: this machine does not let us.
+pub async fn run(plan: &Plan) -> Option<Book> {
     let oracle = tempfile::tempdir().unwrap();
     let world = Arc::new(World::new(plan.seed, Oracle::start(oracle.path()).await));
-    let data = folder.path().to_owned();
-    let orders = Orders { data: data.clone(), ..Orders::default() };
-    let may_fall = plan.strikes.iter().any(|strike| strike.fault.takes_the_database());
-    let house = House::new(world.clone(), orders, data, may_fall);
-    let kept = tokio::spawn(house.clone().keep());
-    let played = tokio::time::timeout(LIMIT, play(plan, &world, &house)).await;
+    let scene = Scene::set(world.clone(), &plan.strikes, plan.chunks).await?;
+    let kept = tokio::spawn(scene.house.clone().keep());
+    let played = tokio::time::timeout(LIMIT, play(plan, &scene)).await;
     if played.is_err() {
-        world.fail(format!("the round hangs: not over after {LIMIT:?}; {}", house.last_words()));
+        world.fail(format!("the round hangs: not over after {LIMIT:?}; {}", scene.house.last_words()));
     }
     kept.abort();
     drop(kept.await);
-    world.numbers()
+    Some(world.numbers())
 }
 
-async fn play(plan: &Plan, world: &Arc<World>, house: &Arc<House>) {
+async fn play(plan: &Plan, scene: &Scene) {
+    let world = &scene.world;
     let share = plan.chunks / CLIENTS;
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|client| {
-            let (world, numbers) = (world.clone(), client * share..(client + 1) * share);
-            tokio::spawn(async move { client::ingest(&world, &format!("client {client}"), numbers).await })
-        })
-        .collect();
-    for strike in &plan.strikes {
-        strike.strike(world, house).await;
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let (world, numbers) = (world.clone(), client * share..(client + 1) * share);
+        clients.spawn(async move { client::ingest(&world, &format!("client {client}"), numbers).await });
     }
-    for client in clients {
-        client.await.unwrap();
+    let clients = async {
+        clients.join_all().await;
+        world.end();
+    };
+    let strikes = async {
+        for strike in &plan.strikes {
+            strike.strike(scene).await;
+        }
+    };
+    tokio::join!(clients, strikes);
+    // Everything is sent once more, to hear that it is known, and what nobody has waited for.
+    let mut all: Vec<Piece> = (0..share * CLIENTS).map(Piece::new).collect();
+    all.extend(world.left_over());
+    client::send_all(world, "all of it", all, false).await;
+    if dice(plan.seed, "end", 0).random_bool(0.5) {
+        scene.house.kill().await;
     }
     if world.has_failed() {
         return;
     }
-    // Everything is sent once more, to hear that it is known.
-    let all = (0..share * CLIENTS).map(Piece::new).collect();
-    client::send_all(world, "all of it", all, false).await;
-    if dice(plan.seed, "end", 0).random_bool(0.5) {
-        house.kill().await;
-    }
     world.service().await;
-    house.stop().await;
-    house.judge(true).await;
+    scene.house.stop().await;
+    scene.house.judge(true).await;
 }

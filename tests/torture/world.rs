@@ -3,10 +3,13 @@
 use crate::oracle::{Oracle, Word};
 use crate::payload::Piece;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// Numbers from here on belong to no client.
+const OF_NO_CLIENT: u32 = 1_000_000;
 
 /// One round's.
 pub struct World {
@@ -18,8 +21,12 @@ pub struct World {
     pub url: watch::Sender<Option<String>>,
     /// Chunks acknowledged.
     pub acknowledged: watch::Sender<u64>,
+    /// The clients are through, or something has gone wrong.
+    over: watch::Sender<bool>,
     /// Lines sent and not yet answered.
     unsettled: AtomicU64,
+    /// The next number that belongs to no client.
+    next: AtomicU32,
     book: Mutex<Book>,
 }
 
@@ -36,13 +43,25 @@ pub struct Book {
     pub ready: Vec<Duration>,
     /// What was issued last, to be sent again by others.
     recent: Vec<Piece>,
+    /// What was issued by those who do not wait for answers.
+    left_over: Vec<Piece>,
 }
 
 impl World {
     /// A new one.
     pub fn new(seed: u64, oracle: Oracle) -> World {
         let (url, acknowledged) = (watch::Sender::new(None), watch::Sender::new(0));
-        World { seed, oracle, url, acknowledged, unsettled: AtomicU64::new(0), book: Mutex::default() }
+        let (over, next) = (watch::Sender::new(false), AtomicU32::new(OF_NO_CLIENT));
+        World {
+            seed,
+            oracle,
+            url,
+            acknowledged,
+            over,
+            unsettled: AtomicU64::new(0),
+            next,
+            book: Mutex::default(),
+        }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -57,6 +76,7 @@ impl World {
     /// A promise was broken.
     pub fn fail(&self, what: String) {
         self.book().failures.push(what);
+        self.end();
     }
 
     /// Something has already gone wrong.
@@ -64,9 +84,37 @@ impl World {
         !self.book().failures.is_empty()
     }
 
-    /// A fault has really struck.
-    pub fn struck(&self, fault: &str) {
-        *self.book().struck.entry(fault.to_owned()).or_default() += 1;
+    /// The clients are through.
+    pub fn end(&self) {
+        self.over.send_replace(true);
+    }
+
+    /// Waits until they are.
+    pub async fn over(&self) {
+        drop(self.over.subscribe().wait_for(|over| *over).await);
+    }
+
+    /// A fault has really struck, so often.
+    pub fn struck(&self, fault: &str, times: u64) {
+        if times > 0 {
+            *self.book().struck.entry(fault.to_owned()).or_default() += times;
+        }
+    }
+
+    /// Pieces that are no client's.
+    pub fn pieces(&self, count: u32) -> Vec<Piece> {
+        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        (first..first + count).map(Piece::new).collect()
+    }
+
+    /// These have been issued, and nobody waits for their answers.
+    pub fn leave_over(&self, pieces: &[Piece]) {
+        self.book().left_over.extend(pieces);
+    }
+
+    /// What nobody has waited for.
+    pub fn left_over(&self) -> Vec<Piece> {
+        std::mem::take(&mut self.book().left_over)
     }
 
     /// One more of these.
