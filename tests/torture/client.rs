@@ -58,7 +58,8 @@ fn compose(world: &World, dice: &mut StdRng, todo: &[Piece], mixed: bool) -> Upl
     Upload { lines, mode, packed, pieces }
 }
 
-fn line(world: &World, piece: Piece) -> (What, String) {
+/// A line that is a chunk.
+pub fn line(world: &World, piece: Piece) -> (What, String) {
     (What::Piece(piece), json_of(world.seed, piece).to_string())
 }
 

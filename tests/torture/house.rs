@@ -177,6 +177,15 @@ impl House {
         if !complete && postmaster(&self.data).is_none() {
             return;
         }
+        self.world.count("judged");
+        if let Some(findings) = self.findings(complete).await {
+            let when = if complete { "after the drain" } else { "after a kill" };
+            self.world.fail(format!("{when}: {findings}"));
+        }
+    }
+
+    /// What the judge finds.
+    pub async fn findings(&self, complete: bool) -> Option<String> {
         let orders = self.orders.lock().unwrap().clone();
         let case = Case {
             seed: self.world.seed,
@@ -193,11 +202,7 @@ impl House {
             .await
             .unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        self.world.count("judged");
-        if !output.status.success() {
-            let when = if complete { "after the drain" } else { "after a kill" };
-            self.world.fail(format!("{when}: {}{}", text(&output.stdout), text(&output.stderr)));
-        }
+        (!output.status.success()).then(|| text(&output.stdout) + &text(&output.stderr))
     }
 
     /// Not on the disk of the data, which may be full.

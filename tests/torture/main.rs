@@ -21,6 +21,7 @@ mod payload;
 #[allow(dead_code)]
 #[path = "../it/postgres.rs"]
 mod postgres;
+mod proof;
 mod proxy;
 mod round;
 mod scene;
