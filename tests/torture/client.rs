@@ -28,7 +28,7 @@ pub async fn send_all(world: &World, name: &str, mut todo: Vec<Piece>, mixed: bo
         let own: HashSet<Piece> = own.collect();
         let again = own.iter().filter(|piece| !sent_before.insert(**piece)).count();
         world.count_many("sent again", again as u64);
-        let url = world.service().await;
+        let Some(url) = world.service().await else { return };
         let decided: HashSet<Piece> = upload.send(world, &url).await.into_iter().collect();
         let before = todo.len();
         todo.retain(|piece| !decided.contains(piece));

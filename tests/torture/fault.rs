@@ -92,10 +92,15 @@ impl Fault {
         }
     }
 
-    /// A service that starts meanwhile may end again.
+    /// A service that starts meanwhile may give up, and is started again.
     pub fn takes_the_database(self) -> bool {
-        use Fault::{FullDisk, KillBoth, KillPostgres, QuitPostgres, StopPostgres, TerminateBackends};
-        matches!(self, KillPostgres | KillBoth | QuitPostgres | StopPostgres | FullDisk | TerminateBackends)
+        use Fault::{
+            CutCommit, FullDisk, KillBoth, KillPostgres, QuitPostgres, StopPostgres, TerminateBackends,
+        };
+        matches!(
+            self,
+            CutCommit | KillPostgres | KillBoth | QuitPostgres | StopPostgres | FullDisk | TerminateBackends
+        )
     }
 
     /// The stage that dies.
@@ -144,7 +149,15 @@ impl Strike {
         let busy = scene.world.is_busy();
         let at_postgres = |signal| postmaster(&scene.data).is_some_and(|server| server.signal(signal));
         let alive = match self.fault {
-            Fault::KillService => scene.house.kill().await,
+            Fault::KillService => {
+                let alive = scene.house.kill().await;
+                // Now and then also while it starts.
+                for _ in 0..dice.random_range(0..3) {
+                    sleep(Duration::from_millis(dice.random_range(0..800))).await;
+                    scene.house.kill().await;
+                }
+                alive
+            }
             Fault::KillPostgres => at_postgres(Signal::SIGKILL),
             Fault::QuitPostgres => at_postgres(Signal::SIGQUIT),
             Fault::KillBoth => {

@@ -11,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
 async fn connect(world: &World) -> Option<TcpStream> {
-    let url = timeout(Duration::from_secs(5), world.service()).await.ok()?;
+    let url = timeout(Duration::from_secs(5), world.service()).await.ok()??;
     let socket = TcpSocket::new_v4().unwrap();
     // Small, so that a client that does not read is soon felt.
     socket.set_recv_buffer_size(4 * 1024).unwrap();

@@ -32,8 +32,8 @@ pub struct House {
     orders: Mutex<Orders>,
     /// Where PostgreSQL's folder is.
     pub data: PathBuf,
-    /// A service may end by itself, or not start: its database is taken away from it.
-    pub may_fall: bool,
+    /// A service may give up while it starts: its database is taken away from it.
+    pub may_give_up: bool,
     wish: watch::Sender<Wish>,
     pid: watch::Sender<Option<i32>>,
     ended: Mutex<Option<ExitStatus>>,
@@ -41,21 +41,21 @@ pub struct House {
 
 impl House {
     /// Nothing runs before [`Self::keep`].
-    pub fn new(world: Arc<World>, orders: Orders, data: PathBuf, may_fall: bool) -> Arc<House> {
+    pub fn new(world: Arc<World>, orders: Orders, data: PathBuf, may_give_up: bool) -> Arc<House> {
         let (wish, pid) = (watch::Sender::new(Wish::Runs), watch::Sender::new(None));
         let (orders, ended) = (Mutex::new(orders), Mutex::default());
-        Arc::new(House { world, orders, data, may_fall, wish, pid, ended })
+        Arc::new(House { world, orders, data, may_give_up, wish, pid, ended })
     }
 
     /// Starts the service again and again until it is stopped.
     pub async fn keep(self: Arc<House>) {
-        let (mut falls, mut started) = (0, Instant::now());
+        let (mut gave_up, mut started) = (0, Instant::now());
         while *self.wish.borrow() != Wish::Stopped {
             let (mut child, mut said) = self.spawn();
             self.pid.send_replace(child.id().map(|pid| pid as i32));
             let status = self.attend(&mut child, &mut said, started).await;
-            self.pid.send_replace(None);
             *self.ended.lock().unwrap() = Some(status);
+            self.pid.send_replace(None);
             let was_ready = self.world.url.send_replace(None).is_some();
             let wish = *self.wish.borrow();
             match wish {
@@ -69,16 +69,9 @@ impl House {
                     });
                     started = Instant::now();
                 }
-                Wish::Runs if self.may_fall && falls < 50 => {
-                    falls += 1;
-                    // One that was never ready is still on its way, with another process.
-                    if was_ready {
-                        started = Instant::now();
-                    }
-                    if std::env::var_os("TORTURE_FALLS").is_some() {
-                        eprintln!("{}", self.last_words());
-                    }
-                    self.world.count("service fell");
+                Wish::Runs if self.may_give_up && !was_ready && gave_up < 50 => {
+                    gave_up += 1;
+                    self.world.count("starts given up");
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
                 Wish::Runs => {

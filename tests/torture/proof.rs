@@ -81,7 +81,7 @@ pub async fn run(seed: u64) -> Vec<String> {
         let piece = Piece::new(number);
         let lines = vec![crate::client::line(&world, piece)];
         let upload = Upload { lines, mode: Mode::Stream, packed: false, pieces: None };
-        upload.send(&world, &world.service().await).await;
+        upload.send(&world, &world.service().await.unwrap()).await;
     }
     scene.house.stop().await;
     kept.await.unwrap();

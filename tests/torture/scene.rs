@@ -54,8 +54,8 @@ impl Scene {
         }
         let llm = has(Fault::HangLlm).then(|| SimulatedLlm::start(quick_llm(world.seed)).unwrap());
         orders.llm = llm.as_ref().map(|llm| llm.url().to_owned());
-        let may_fall = strikes.iter().any(|strike| strike.fault.takes_the_database());
-        let house = House::new(world.clone(), orders, data.clone(), may_fall);
+        let may_give_up = strikes.iter().any(|strike| strike.fault.takes_the_database());
+        let house = House::new(world.clone(), orders, data.clone(), may_give_up);
         Some(Scene { world, house, proxy, llm, data, _postgres: postgres, _folder: folder, disk })
     }
 }

@@ -21,8 +21,10 @@ pub struct World {
     pub url: watch::Sender<Option<String>>,
     /// Chunks acknowledged.
     pub acknowledged: watch::Sender<u64>,
-    /// The clients are through, or something has gone wrong.
+    /// The clients are through.
     over: watch::Sender<bool>,
+    /// A promise was broken.
+    failed: watch::Sender<bool>,
     /// Lines sent and not yet answered.
     unsettled: AtomicU64,
     /// The next number that belongs to no client.
@@ -50,16 +52,15 @@ pub struct Book {
 impl World {
     /// A new one.
     pub fn new(seed: u64, oracle: Oracle) -> World {
-        let (url, acknowledged) = (watch::Sender::new(None), watch::Sender::new(0));
-        let (over, next) = (watch::Sender::new(false), AtomicU32::new(OF_NO_CLIENT));
         World {
             seed,
             oracle,
-            url,
-            acknowledged,
-            over,
+            url: watch::Sender::new(None),
+            acknowledged: watch::Sender::new(0),
+            over: watch::Sender::new(false),
+            failed: watch::Sender::new(false),
             unsettled: AtomicU64::new(0),
-            next,
+            next: AtomicU32::new(OF_NO_CLIENT),
             book: Mutex::default(),
         }
     }
@@ -76,12 +77,13 @@ impl World {
     /// A promise was broken.
     pub fn fail(&self, what: String) {
         self.book().failures.push(what);
+        self.failed.send_replace(true);
         self.end();
     }
 
     /// Something has already gone wrong.
     pub fn has_failed(&self) -> bool {
-        !self.book().failures.is_empty()
+        *self.failed.borrow()
     }
 
     /// The clients are through.
@@ -132,11 +134,13 @@ impl World {
         self.book().ready.push(took);
     }
 
-    /// Where the service is, as soon as it is.
-    pub async fn service(&self) -> String {
-        let mut url = self.url.subscribe();
-        let url = url.wait_for(Option::is_some).await.unwrap();
-        url.clone().unwrap()
+    /// Where the service is, as soon as it is; `None` when there is no point in waiting any more.
+    pub async fn service(&self) -> Option<String> {
+        let (mut url, mut failed) = (self.url.subscribe(), self.failed.subscribe());
+        tokio::select! {
+            url = url.wait_for(Option::is_some) => url.ok()?.clone(),
+            _ = failed.wait_for(|failed| *failed) => None,
+        }
     }
 
     /// Tells the oracle what is about to be sent.
