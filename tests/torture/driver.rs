@@ -19,7 +19,8 @@ const TRIES: u64 = 5;
 struct Wanted {
     rounds: u64,
     seed: u64,
-    only: Option<u64>,
+    /// Of one round, whose fault is then named too.
+    round: Option<u64>,
     fault: Option<Fault>,
     filtered_out: bool,
     list: bool,
@@ -30,7 +31,7 @@ impl Wanted {
     fn read(arguments: &[String]) -> Result<Wanted, String> {
         let seed = rand::rng().random_range(0..1_000_000_000);
         let mut wanted =
-            Wanted { rounds: 20, seed, only: None, fault: None, filtered_out: false, list: false };
+            Wanted { rounds: 20, seed, round: None, fault: None, filtered_out: false, list: false };
         let mut filters = Vec::new();
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
@@ -44,7 +45,7 @@ impl Wanted {
             match name {
                 "--rounds" => wanted.rounds = number(value())?,
                 "--seed" => wanted.seed = number(value())?,
-                "--only" => wanted.only = Some(number(value())?),
+                "--round" => wanted.round = Some(number(value())?),
                 "--fault" => wanted.fault = Some(fault(&value())?),
                 "--list" => wanted.list = true,
                 "--ignored" => wanted.filtered_out = true,
@@ -58,11 +59,25 @@ impl Wanted {
         }
         wanted.filtered_out |=
             !filters.is_empty() && !filters.iter().any(|filter| NAME.contains(filter.as_str()));
-        Ok(wanted)
+        match wanted.round {
+            Some(_) if wanted.fault.is_none() => Err("--round needs --fault too".to_owned()),
+            Some(_) => Ok(Wanted { rounds: 1, ..wanted }),
+            None => Ok(wanted),
+        }
     }
 
-    fn rounds(&self) -> std::ops::Range<u64> {
-        self.only.map_or(0..self.rounds, |only| only..only + 1)
+    fn fault(&self, number: u64) -> Fault {
+        self.fault.unwrap_or(Fault::ALL[number as usize % Fault::ALL.len()])
+    }
+
+    /// What is played as this round, in this of its attempts. A round that is named has no other attempt.
+    fn plan(&self, number: u64, attempt: u64) -> Option<Plan> {
+        let drawn = || dice(self.seed, "round", number * 1_000 + attempt).random();
+        let fault = self.fault(number);
+        match self.round {
+            Some(seed) => (attempt == 0).then(|| Plan::new(seed, fault)),
+            None => (attempt < TRIES).then(|| Plan::new(drawn(), fault)),
+        }
     }
 }
 
@@ -89,11 +104,11 @@ pub fn run(arguments: &[String]) -> ExitCode {
     }
     if wanted.filtered_out {
         println!("\nrunning 0 tests\n");
-        close([0, 0, 0, wanted.rounds().count()], Duration::ZERO);
+        close([0, 0, 0, wanted.rounds as usize], Duration::ZERO);
         return ExitCode::SUCCESS;
     }
     let started = Instant::now();
-    println!("\nrunning {} rounds of torture, seed {}", wanted.rounds().count(), wanted.seed);
+    println!("\nrunning {} rounds of torture, seed {}", wanted.rounds, wanted.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let missed = runtime.block_on(proof::run(wanted.seed));
     missed.iter().for_each(|what| println!("  FAILED: the judge does not find what is broken: {what}"));
@@ -102,7 +117,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
     }
     let (mut total, mut passed, mut skipped) = (Total::default(), usize::from(missed.is_empty()), 0);
     let mut failed = usize::from(!missed.is_empty());
-    for number in wanted.rounds() {
+    for number in 0..wanted.rounds {
         match runtime.block_on(play(&wanted, number, &mut total)) {
             Verdict::Passed => passed += 1,
             Verdict::Failed => failed += 1,
@@ -134,37 +149,42 @@ enum Verdict {
 
 /// One round, again while nothing struck.
 async fn play(wanted: &Wanted, number: u64, total: &mut Total) -> Verdict {
-    let fault = wanted.fault.unwrap_or(Fault::ALL[number as usize % Fault::ALL.len()]);
-    for attempt in 0..TRIES {
-        let seed = dice(wanted.seed, "round", number * 1_000 + attempt).random();
+    let mut attempts = 0;
+    while let Some(plan) = wanted.plan(number, attempts) {
+        let Plan { seed, fault, .. } = plan;
         let started = Instant::now();
-        let Some(book) = round::run(&Plan::new(seed, fault)).await else {
-            println!(
-                "round {number:>3} {:<18} skipped: mounting a small disk is not allowed here",
-                fault.name()
-            );
-            return Verdict::Skipped;
+        // In a task, so that a panic of ours does not end the other rounds, and is told with the seed.
+        let book = match tokio::spawn(round::run(plan)).await {
+            Ok(Some(book)) => book,
+            Ok(None) => {
+                println!(
+                    "round {number:>3} {:<18} skipped: mounting a small disk is not allowed here",
+                    fault.name()
+                );
+                return Verdict::Skipped;
+            }
+            Err(panicked) => Book::of_failure(panicked.to_string()),
         };
-        let struck = book.struck.contains_key(fault.name());
         report(number, fault, &book, started.elapsed());
         total.add(&book);
         if !book.failures.is_empty() {
             book.failures.iter().take(5).for_each(|failure| println!("  FAILED: {failure}"));
-            let restricted =
-                wanted.fault.map_or_else(String::new, |fault| format!(" --fault {}", fault.name()));
-            println!(
-                "  repeat it: cargo test --test torture -- --seed {} --only {number}{restricted}",
-                wanted.seed
-            );
+            println!("  repeat it: cargo test --test torture -- --fault {} --round {seed}", fault.name());
             return Verdict::Failed;
         }
-        if struck {
+        if book.struck.contains_key(fault.name()) {
+            total.repeated += attempts;
             return Verdict::Passed;
         }
-        println!("  {} did not strike; the round is repeated", fault.name());
-        total.repeated += 1;
+        println!("  {} did not strike (--round {seed})", fault.name());
+        attempts += 1;
     }
-    println!("  FAILED: {} did not strike in {TRIES} rounds", fault.name());
+    total.repeated += attempts - 1;
+    println!(
+        "  FAILED: {} struck in none of its {attempts} rounds, seed {}",
+        wanted.fault(number).name(),
+        wanted.seed
+    );
     Verdict::Failed
 }
 
@@ -190,7 +210,8 @@ fn report(number: u64, fault: Fault, book: &Book, took: Duration) {
 struct Total {
     struck: BTreeMap<String, u64>,
     counts: BTreeMap<&'static str, u64>,
-    slowest: Duration,
+    ready: Duration,
+    back: BTreeMap<&'static str, Duration>,
     repeated: u64,
 }
 
@@ -202,7 +223,11 @@ impl Total {
         for (name, times) in &book.counts {
             *self.counts.entry(name).or_default() += times;
         }
-        self.slowest = book.ready.iter().copied().max().unwrap_or_default().max(self.slowest);
+        self.ready = book.ready.iter().copied().fold(self.ready, Duration::max);
+        for (fault, took) in &book.back {
+            let longest = self.back.entry(fault).or_default();
+            *longest = (*longest).max(*took);
+        }
     }
 
     fn print(&self) {
@@ -211,6 +236,8 @@ impl Total {
         println!("  counted");
         self.counts.iter().for_each(|(name, times)| println!("    {name:<22} {times:>7}"));
         println!("    {:<22} {:>7}", "rounds repeated", self.repeated);
-        println!("  longest from start to ready: {:.2} s", self.slowest.as_secs_f64());
+        println!("  longest from start to ready: {:.2} s", self.ready.as_secs_f64());
+        println!("  longest from the end of a fault to the next acknowledged chunk");
+        self.back.iter().for_each(|(name, took)| println!("    {name:<22} {:>5.2} s", took.as_secs_f64()));
     }
 }

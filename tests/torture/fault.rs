@@ -21,6 +21,8 @@ pub enum Fault {
     KillPostgres,
     /// Both at once.
     KillBoth,
+    /// SIGTERM of the service under load.
+    Drain,
     /// PostgreSQL's immediate shutdown.
     QuitPostgres,
     /// The service's connections are ended by the server, again and again.
@@ -51,12 +53,13 @@ pub enum Fault {
 
 impl Fault {
     /// In the order of the rounds.
-    pub const ALL: [Fault; 16] = [
+    pub const ALL: [Fault; 17] = [
         Fault::KillService,
         Fault::CutCommit,
         Fault::KillPostgres,
         Fault::PanicWrite,
         Fault::KillBoth,
+        Fault::Drain,
         Fault::TerminateBackends,
         Fault::StopPostgres,
         Fault::PanicTmd,
@@ -76,6 +79,7 @@ impl Fault {
             Fault::KillService => "kill-service",
             Fault::KillPostgres => "kill-postgres",
             Fault::KillBoth => "kill-both",
+            Fault::Drain => "drain",
             Fault::QuitPostgres => "quit-postgres",
             Fault::TerminateBackends => "terminate-backends",
             Fault::StopService => "stop-service",
@@ -140,8 +144,15 @@ impl Strike {
             () = world.over() => return,
         }
         sleep(Duration::from_millis(dice.random_range(0..60))).await;
+        world.strikes();
         let times = self.hit(scene, &mut dice).await;
+        let calm = world.calm();
         world.struck(self.fault.name(), times);
+        acknowledged.mark_unchanged();
+        tokio::select! {
+            _ = acknowledged.changed() => world.back_after(self.fault.name(), calm.elapsed()),
+            () = world.over() => {}
+        }
     }
 
     /// How often it struck.
@@ -164,6 +175,7 @@ impl Strike {
                 let postgres = at_postgres(Signal::SIGKILL);
                 scene.house.kill().await && postgres
             }
+            Fault::Drain => scene.house.drain().await,
             Fault::TerminateBackends => return terminate_backends(scene, dice).await,
             Fault::StopService => {
                 let there = scene.house.signal(Signal::SIGSTOP);

@@ -1,7 +1,7 @@
 //! Keeps a service running: starts it, sees it end, lets the judge look, and starts it again. Faults strike it here.
 
 use crate::cluster::postmaster;
-use crate::judge::Case;
+use crate::judge::{Case, When};
 use crate::service::Orders;
 use crate::world::World;
 use nix::sys::signal::{Signal, kill};
@@ -22,7 +22,9 @@ enum Wish {
     Runs,
     /// It was killed, and is started again.
     Killed,
-    /// It was told to end, and stays so.
+    /// It was told to end in order, and is started again.
+    Drained,
+    /// It was told to end in order, and stays so.
     Stopped,
 }
 
@@ -60,13 +62,11 @@ impl House {
             let wish = *self.wish.borrow();
             match wish {
                 Wish::Stopped => {}
-                Wish::Killed => {
-                    self.judge(false).await;
-                    self.wish.send_modify(|wish| {
-                        if *wish == Wish::Killed {
-                            *wish = Wish::Runs;
-                        }
-                    });
+                Wish::Killed | Wish::Drained => {
+                    self.judge(if wish == Wish::Killed { When::Killed } else { When::Drained }).await;
+                    // Whoever wants it stopped meanwhile gets that.
+                    self.wish
+                        .send_if_modified(|now| *now == wish && std::mem::replace(now, Wish::Runs) == wish);
                     started = Instant::now();
                 }
                 Wish::Runs if self.may_give_up && !was_ready && gave_up < 50 => {
@@ -110,7 +110,7 @@ impl House {
         while let Ok(Some(line)) = said.next_line().await {
             match line.split_once(' ') {
                 Some(("ready", url)) => {
-                    self.world.ready_after(started.elapsed());
+                    self.world.ready(started);
                     let url = url.trim_start_matches("on ").to_owned();
                     self.world.url.send_replace(Some(url));
                 }
@@ -122,6 +122,7 @@ impl House {
                     }
                     self.world.struck(&format!("panic-{stage}"), 1);
                 }
+                _ if line.starts_with("stop") => {}
                 _ => self.world.fail(format!("the service says: {line}")),
             }
         }
@@ -149,10 +150,24 @@ impl House {
         drop(self.pid.subscribe().wait_for(|now| *now != Some(pid)).await);
     }
 
-    /// Tells the service to end in order, and waits until it has.
+    /// Lets the service drain under load; it is started again. Says whether it served.
+    pub async fn drain(&self) -> bool {
+        let serves = self.world.url.borrow().is_some();
+        if serves {
+            self.end(Wish::Drained).await;
+        }
+        serves
+    }
+
+    /// Tells the service to end in order.
     pub async fn stop(&self) {
+        self.end(Wish::Stopped).await;
+    }
+
+    /// Tells the service to end in order, and waits until it has: with all of its chunks answered.
+    async fn end(&self, wish: Wish) {
         let pid = *self.pid.borrow();
-        self.wish.send_replace(Wish::Stopped);
+        self.wish.send_replace(wish);
         let Some(pid) = pid else { return self.world.fail("there is no service to be stopped".to_owned()) };
         let _told = kill(Pid::from_raw(pid), Signal::SIGTERM);
         if tokio::time::timeout(Duration::from_secs(60), self.gone(pid)).await.is_err() {
@@ -165,27 +180,26 @@ impl House {
         }
     }
 
-    /// Lets the judge look while no service runs; before the drain only where PostgreSQL answers.
-    pub async fn judge(&self, complete: bool) {
-        if !complete && postmaster(&self.data).is_none() {
+    /// Lets the judge look while no service runs; after a kill only where PostgreSQL answers.
+    pub async fn judge(&self, when: When) {
+        if when == When::Killed && postmaster(&self.data).is_none() {
             return;
         }
         self.world.count("judged");
-        if let Some(findings) = self.findings(complete).await {
-            let when = if complete { "after the drain" } else { "after a kill" };
-            self.world.fail(format!("{when}: {findings}"));
+        if let Some(findings) = self.findings(when).await {
+            self.world.fail(format!("the judge, {when:?}: {findings}"));
         }
     }
 
     /// What the judge finds.
-    pub async fn findings(&self, complete: bool) -> Option<String> {
+    pub async fn findings(&self, when: When) -> Option<String> {
         let orders = self.orders.lock().unwrap().clone();
         let case = Case {
             seed: self.world.seed,
             data: self.data.clone(),
             index: orders.data.join("index"),
             ledger: self.world.oracle.ledger.clone(),
-            complete,
+            when,
         };
         let output = Command::new(std::env::current_exe().unwrap())
             .arg("role:judge")

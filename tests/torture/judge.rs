@@ -1,8 +1,7 @@
 //! The judge: a process that reads the tables, the index files and the ledger, asks the service nothing, and says on
 //! its standard output what is wrong.
 //!
-//! It comes twice: after the service was killed (`Complete::No`: the index is behind, but equal to the rows up to its
-//! watermark), and after it has drained (`Complete::Yes`: nothing is missing anywhere).
+//! It comes at the moments of [`When`].
 
 use crate::cluster::{Postmaster, postmaster};
 use crate::items::Items;
@@ -28,8 +27,25 @@ pub struct Case {
     pub index: PathBuf,
     /// Of the oracle.
     pub ledger: PathBuf,
-    /// The service has drained: everything issued is stored, and the index has all of it.
-    pub complete: bool,
+    /// What can be expected.
+    pub when: When,
+}
+
+/// When the judge looks: nobody writes to the index then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum When {
+    /// The service was killed: the index may be behind, but equals the rows up to its watermark.
+    Killed,
+    /// It has drained under load: the index has all rows.
+    Drained,
+    /// It has drained after everything was answered: beside that, everything is stored.
+    Over,
+}
+
+impl When {
+    fn drained(self) -> bool {
+        self != When::Killed
+    }
 }
 
 /// A row with its vectors.
@@ -52,12 +68,12 @@ struct Row {
 pub fn run(case: &str) -> ExitCode {
     let case: Case = serde_json::from_str(case).unwrap();
     // After a drain the service has stopped its server; after a kill the next service has to start it.
-    let start = || case.complete.then(|| ManagedPostgres::start(&case.data).unwrap());
+    let start = || case.when.drained().then(|| ManagedPostgres::start(&case.data).unwrap());
     let _own = if postmaster(&case.data).is_none() { start() } else { None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let findings = match runtime.block_on(judge(&case)) {
         Ok(findings) => findings,
-        Err(unreachable) if case.complete => vec![format!("the rows cannot be read: {unreachable}")],
+        Err(unreachable) if case.when.drained() => vec![format!("the rows cannot be read: {unreachable}")],
         Err(unreachable) => {
             println!("not looked: {unreachable}");
             return ExitCode::SUCCESS;
@@ -80,7 +96,7 @@ async fn judge(case: &Case) -> Result<Vec<String>, Box<dyn Error>> {
     contents(case, &rows, &ledger, &mut say);
     match items {
         Ok(items) => index(case, &rows, &items, &mut say),
-        Err(_) if !case.complete && rows.is_empty() => {}
+        Err(_) if !case.when.drained() && rows.is_empty() => {}
         Err(problem) => say(format!("the index cannot be read: {problem}")),
     }
     let items: BTreeSet<i64> = rows.iter().map(|row| row.item).collect();
@@ -155,7 +171,7 @@ fn contents(case: &Case, rows: &[Row], ledger: &Ledger, say: &mut impl FnMut(Str
     for piece in ledger.issued.keys().filter(|piece| !stored.contains(piece)) {
         if ledger.acknowledged(*piece) {
             say(format!("{piece} was acknowledged and is lost"));
-        } else if case.complete && piece.variant == 0 && !given_up(*piece) {
+        } else if case.when == When::Over && piece.variant == 0 && !given_up(*piece) {
             say(format!("{piece} was sent until it was answered, and is not stored"));
         }
     }
@@ -186,7 +202,7 @@ fn differences<'a>(
 /// The index equals the rows up to its watermark.
 fn index(case: &Case, rows: &[Row], items: &Items, say: &mut impl FnMut(String)) {
     let last = rows.last().map_or(0, |row| row.seq);
-    if case.complete && items.watermark < last {
+    if case.when.drained() && items.watermark < last {
         say(format!("after the drain the index stands at {}, the rows at {last}", items.watermark));
     }
     let within: HashMap<u32, &Row> =

@@ -35,7 +35,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["role:service", orders] => service::run(orders),
+        ["role:service", orders] => return service::run(orders),
         ["role:oracle", folder] => oracle::run(folder),
         ["role:judge", case] => return judge::run(case),
         _ => return driver::run(&arguments),

@@ -2,8 +2,10 @@
 //! answers, and each has to be found. Without this, twenty rounds in which nothing is found would prove nothing.
 
 use crate::cluster::{Postmaster, postmaster};
+use crate::judge::When;
 use crate::oracle::{Oracle, Word};
 use crate::payload::Piece;
+use crate::postgres::DataFolder;
 use crate::scene::Scene;
 use crate::upload::{Mode, Upload};
 use crate::world::World;
@@ -72,7 +74,7 @@ const ANSWERS: [(&str, &str); 6] = [
 
 /// Says what was not found.
 pub async fn run(seed: u64) -> Vec<String> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = DataFolder::new();
     let world = Arc::new(World::new(seed, Oracle::start(folder.path()).await));
     let scene = Scene::set(world.clone(), &[], 0).await.unwrap();
     let kept = tokio::spawn(scene.house.clone().keep());
@@ -129,7 +131,7 @@ async fn judge_is_deaf_to(scene: &Scene, world: &World) -> Vec<String> {
 }
 
 async fn complaints(scene: &Scene) -> Vec<String> {
-    scene.house.findings(true).await.into_iter().collect()
+    scene.house.findings(When::Over).await.into_iter().collect()
 }
 
 async fn execute(server: &Postmaster, statement: &str) {
@@ -147,7 +149,7 @@ fn change_file(path: &Path, change: impl Fn(&str) -> String) -> String {
 
 /// What a client complains about that gets this answer, over a connection that ends in order.
 async fn answered(seed: u64, answer: &'static str) -> Vec<String> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = DataFolder::new();
     let world = World::new(seed, Oracle::start(folder.path()).await);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

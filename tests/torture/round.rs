@@ -2,8 +2,10 @@
 
 use crate::client;
 use crate::fault::{Fault, Strike};
+use crate::judge::When;
 use crate::oracle::Oracle;
 use crate::payload::{Piece, dice};
+use crate::postgres::DataFolder;
 use crate::scene::Scene;
 use crate::world::{Book, World};
 use rand::RngExt;
@@ -19,7 +21,10 @@ const LIMIT: Duration = Duration::from_secs(150);
 /// What happens in a round.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    seed: u64,
+    /// Everything follows from it.
+    pub seed: u64,
+    /// What it has to be about.
+    pub fault: Fault,
     strikes: Vec<Strike>,
     chunks: u32,
 }
@@ -37,22 +42,26 @@ impl Plan {
             strikes.push(Strike { fault, after, number });
         }
         strikes.sort_by_key(|strike| strike.after);
-        Plan { seed, strikes, chunks }
+        Plan { seed, fault: first, strikes, chunks }
     }
 }
 
 /// Runs it. `None`: this machine does not let us.
-pub async fn run(plan: &Plan) -> Option<Book> {
-    let oracle = tempfile::tempdir().unwrap();
+pub async fn run(plan: Plan) -> Option<Book> {
+    let oracle = DataFolder::new();
     let world = Arc::new(World::new(plan.seed, Oracle::start(oracle.path()).await));
     let scene = Scene::set(world.clone(), &plan.strikes, plan.chunks).await?;
     let kept = tokio::spawn(scene.house.clone().keep());
-    let played = tokio::time::timeout(LIMIT, play(plan, &scene)).await;
+    let played = tokio::time::timeout(LIMIT, play(&plan, &scene)).await;
     if played.is_err() {
         world.fail(format!("the round hangs: not over after {LIMIT:?}; {}", scene.house.last_words()));
     }
     kept.abort();
-    drop(kept.await);
+    if let Err(ended) = kept.await
+        && ended.is_panic()
+    {
+        world.fail("the keeper of the service panicked; what it said is above".to_owned());
+    }
     Some(world.numbers())
 }
 
@@ -86,5 +95,5 @@ async fn play(plan: &Plan, scene: &Scene) {
     }
     world.service().await;
     scene.house.stop().await;
-    scene.house.judge(true).await;
+    scene.house.judge(When::Over).await;
 }

@@ -13,6 +13,7 @@ use lnsp_ingest::simulated_llm::{Options, SimulatedLlm};
 use lnsp_ingest::store::managed::ManagedPostgres;
 use rand::RngExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 
 /// One round's. What is declared first is dropped first.
@@ -41,6 +42,10 @@ impl Scene {
         let folder = DataFolder::new();
         let disk = if has(Fault::FullDisk) { Some(SmallDisk::mount(folder.path())?) } else { None };
         folder.take_cluster();
+        // A server that was killed flushes each of its files before anything else: only its own are to be left.
+        let copied =
+            Command::new("find").arg(folder.path()).args(["-type", "f", "-exec", "sync", "{}", "+"]).status();
+        assert!(copied.unwrap().success());
         let data = folder.path().to_owned();
         let mut orders =
             Orders { data: data.clone(), panics: panics(&world, strikes, chunks), ..Orders::default() };

@@ -1,21 +1,26 @@
-//! The service as a process of its own: the whole house, with a scripted encoder and panics on order. It says on its
-//! standard output where it listens, and each panic that has struck.
+//! The service as a process of its own: the whole house from start to drain, as `lnsp serve` runs it, with a scripted
+//! encoder, little patience with clients, and panics on order. It says on its standard output where it listens, and
+//! each panic that has struck.
 
 use crate::payload::{Scripted, models};
 use clap::Parser;
 use lnsp_ingest::app::{App, Fittings};
 use lnsp_ingest::chunk::Chunk;
+use lnsp_ingest::cli::serve;
 use lnsp_ingest::config::Config;
 use lnsp_ingest::flow::Backoff;
-use lnsp_ingest::http::{self, Settings};
+use lnsp_ingest::http::{Patience, Settings};
 use lnsp_ingest::stages::{Inspect, Stage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+
+/// Uploads at once: fewer than slow clients that come together, so that who does not give them up serves nobody.
+const UPLOADS: &str = "10";
 
 /// How a service is started.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -37,39 +42,48 @@ struct Flags {
 }
 
 /// The process.
-pub fn run(orders: &str) {
+pub fn run(orders: &str) -> ExitCode {
     let orders: Orders = serde_json::from_str(orders).unwrap();
     crate::follow_the_driver();
     let filter = tracing_subscriber::EnvFilter::new("warn,lnsp_ingest=info");
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
-    actix_web::rt::System::new().block_on(serve(orders));
+    actix_web::rt::System::new().block_on(serve(orders))
 }
 
-async fn serve(orders: Orders) {
-    let mut terminated = signal(SignalKind::terminate()).unwrap();
+async fn serve(orders: Orders) -> ExitCode {
     let app = match App::start(config(&orders), fittings(&orders), &mut |line| eprintln!("{line}")).await {
         Ok(app) => app,
         Err(error) => {
             eprintln!("not started: {error}");
-            std::process::exit(4);
+            return ExitCode::from(4);
         }
     };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let settings = Settings { drain: Duration::from_secs(10), ..Settings::default() };
-    let server = http::serve(listener, app.state.clone(), settings).unwrap();
-    let handle = server.handle();
-    actix_web::rt::spawn(async move {
-        terminated.recv().await;
-        handle.stop(true).await;
-    });
-    println!("ready on {url}");
-    server.await.unwrap();
-    app.stop().await.iter().for_each(|trouble| println!("trouble {trouble}"));
+    let ended =
+        serve::attend(app, listener, settings(), |address| println!("ready on http://{address}")).await;
+    ended.unwrap_or_else(|error| {
+        eprintln!("not served: {error}");
+        ExitCode::from(5)
+    })
+}
+
+/// What a round can wait for.
+fn settings() -> Settings {
+    let second = Duration::from_secs(1);
+    Settings {
+        drain: 20 * second,
+        head: second,
+        sending: Patience { silence: second, over: second, ..Patience::default() },
+        client_patience: second,
+        linger: second,
+        cut_after: 5 * second,
+        ..Settings::default()
+    }
 }
 
 fn config(orders: &Orders) -> Config {
     let mut flags = vec!["lnsp", "--port", "0", "--data-dir", orders.data.to_str().unwrap()];
+    flags.extend(["--max-uploads", UPLOADS]);
     if let Some(database) = &orders.database {
         flags.extend(["--database-url", database]);
     }

@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
+/// A client that was not let in comes again after this.
+const KNOCK_AGAIN: Duration = Duration::from_millis(100);
+
 /// What a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
@@ -157,12 +160,26 @@ fn wrong(what: impl Into<String>) -> Cut {
 
 impl Answers<'_> {
     async fn collect(&mut self, request: reqwest::RequestBuilder) -> Result<(), Cut> {
-        let response = request.send().await.map_err(|_| Cut::Visibly)?;
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => {
+                // Nobody listens: the service is gone, or drains.
+                let pause = if error.is_connect() { KNOCK_AGAIN } else { Duration::ZERO };
+                tokio::time::sleep(pause).await;
+                return Err(Cut::Visibly);
+            }
+        };
         let status = response.status().as_u16();
+        let retry_after =
+            response.headers().get("retry-after").and_then(|after| after.to_str().ok()?.parse().ok());
         if status == 200 && self.upload.mode == Mode::Stream {
             return self.stream(response).await;
         }
         let body = response.bytes().await.map_err(|_| Cut::Visibly)?;
+        if status == 408 && body.is_empty() {
+            // The framework's own: it gave up waiting for the head of the request.
+            return Err(Cut::Visibly);
+        }
         let body: Value =
             serde_json::from_slice(&body).map_err(|error| wrong(format!("{status}, {error}")))?;
         if self.upload.mode == Mode::Json && body["results"].is_array() {
@@ -170,11 +187,16 @@ impl Answers<'_> {
         }
         match status {
             200 => self.summary(&body).await,
-            429 | 503 => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                Err(Cut::Visibly)
-            }
-            400 if body["error"]["retryable"] == true => Err(Cut::Visibly),
+            429 | 503 => match retry_after {
+                Some(1_u64..) => {
+                    // We come sooner than we should.
+                    self.world.count("uploads refused");
+                    tokio::time::sleep(KNOCK_AGAIN).await;
+                    Err(Cut::Visibly)
+                }
+                _ => Err(wrong(format!("{status} without a time to come again, {body}"))),
+            },
+            400 | 408 if body["error"]["retryable"] == true => Err(Cut::Visibly),
             _ => Err(wrong(format!("{status}, {body}"))),
         }
     }

@@ -5,8 +5,11 @@ use crate::payload::Piece;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+/// A service that nobody strikes is ready this soon after its start; its model takes no time to load.
+const READY_WITHIN: Duration = Duration::from_secs(5);
 
 /// Numbers from here on belong to no client.
 const OF_NO_CLIENT: u32 = 1_000_000;
@@ -41,12 +44,35 @@ pub struct Book {
     pub counts: BTreeMap<&'static str, u64>,
     /// What has gone wrong.
     pub failures: Vec<String>,
-    /// From the start of a process until it was ready.
+    /// From the start of a process, or the end of the last fault, until it was ready.
     pub ready: Vec<Duration>,
+    /// From the end of a fault until the next chunk was acknowledged.
+    pub back: Vec<(&'static str, Duration)>,
+    /// A fault is under way, or when the last one was over.
+    calm: Calm,
     /// What was issued last, to be sent again by others.
     recent: Vec<Piece>,
     /// What was issued by those who do not wait for answers.
     left_over: Vec<Piece>,
+}
+
+impl Book {
+    /// Of a round of which nothing else is known.
+    pub fn of_failure(what: String) -> Book {
+        Book { failures: vec![what], ..Book::default() }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Calm {
+    Since(Instant),
+    Not,
+}
+
+impl Default for Calm {
+    fn default() -> Calm {
+        Calm::Since(Instant::now())
+    }
 }
 
 impl World {
@@ -129,9 +155,31 @@ impl World {
         *self.book().counts.entry(what).or_default() += many;
     }
 
-    /// A service was ready so long after its start.
-    pub fn ready_after(&self, took: Duration) {
+    /// A fault begins.
+    pub fn strikes(&self) {
+        self.book().calm = Calm::Not;
+    }
+
+    /// It is over. Gives when.
+    pub fn calm(&self) -> Instant {
+        let now = Instant::now();
+        self.book().calm = Calm::Since(now);
+        now
+    }
+
+    /// After this fault the next chunk was acknowledged so late.
+    pub fn back_after(&self, fault: &'static str, took: Duration) {
+        self.book().back.push((fault, took));
+    }
+
+    /// A service that was started then is ready; soon enough, when nobody strikes it.
+    pub fn ready(&self, started: Instant) {
+        let Calm::Since(calm) = self.book().calm else { return };
+        let took = started.max(calm).elapsed();
         self.book().ready.push(took);
+        if took > READY_WITHIN {
+            self.fail(format!("the service was ready only after {took:?}"));
+        }
     }
 
     /// Where the service is, as soon as it is; `None` when there is no point in waiting any more.
