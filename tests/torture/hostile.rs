@@ -109,7 +109,7 @@ pub async fn deaf_client(world: &World, dice: &mut StdRng) -> u64 {
     let lines = pieces.len() * (1 + BAD_LINES);
     // It does not wait for its own sending either: a service that does not read stops it.
     let sending = timeout(Duration::from_secs(3), socket.write_all(body.as_bytes())).await;
-    sleep(Duration::from_millis(dice.random_range(500..2_500))).await;
+    sleep(Duration::from_millis(dice.random_range(1_200..3_000))).await;
     let mut answer = Vec::new();
     let ended = timeout(GIVEN_UP_WITHIN, async {
         let mut buffer = [0; 4096];
