@@ -7,7 +7,7 @@ use crate::http::{self, Facts};
 use crate::metrics;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::IsTerminal;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -16,12 +16,23 @@ use tracing_subscriber::EnvFilter;
 /// The exporter keeps every sample until it is asked or told to tidy up.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// Why the service did not run until a signal.
 #[derive(Debug, thiserror::Error)]
-enum ServeError {
+pub enum ServeError {
+    /// The port is not ours to have.
     #[error("cannot listen on {address}: {error}; {advice}")]
-    Listen { address: String, error: std::io::Error, advice: &'static str },
+    Listen {
+        /// As configured.
+        address: String,
+        /// What the system said.
+        error: std::io::Error,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// See [`StartError`].
     #[error(transparent)]
     Start(#[from] StartError),
+    /// While it ran.
     #[error("the HTTP server failed: {0}")]
     Http(std::io::Error),
 }
@@ -45,16 +56,29 @@ async fn serve(config: Config) -> Result<ExitCode, ServeError> {
     print_settings(&app.state.facts, app.state.pipeline.slots());
 
     let listener = listen(&config)?;
+    let settings = http::Settings { drain: Duration::from_secs(config.drain_s), ..http::Settings::default() };
+    actix_web::rt::spawn(upkeep());
+    attend(app, listener, settings, |address| println!("✅ lnsp-ingest ready on http://{address}")).await
+}
+
+/// Serves `app` until SIGINT or SIGTERM, and then ends it in order: the exit code says whether every chunk that was
+/// taken got its answer. `ready` hears the address when a signal would be heard too.
+///
+/// # Errors
+/// When the server itself fails.
+pub async fn attend(
+    app: App,
+    listener: TcpListener,
+    settings: http::Settings,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<ExitCode, ServeError> {
     let address = listener.local_addr().map_err(ServeError::Http)?;
     let door = listener.try_clone().map_err(ServeError::Http)?;
-    let settings = http::Settings { drain: Duration::from_secs(config.drain_s), ..http::Settings::default() };
-    let server = http::serve(listener, app.state.clone(), settings);
-    let server = server.map_err(ServeError::Http)?;
+    let server = http::serve(listener, app.state.clone(), settings).map_err(ServeError::Http)?;
     let handle = server.handle();
     let mut server = actix_web::rt::spawn(server);
-    actix_web::rt::spawn(upkeep());
     let signalled = signalled();
-    println!("✅ lnsp-ingest ready on http://{address}");
+    ready(address);
     tokio::select! {
         () = signalled => {}
         ended = &mut server => {
@@ -65,11 +89,11 @@ async fn serve(config: Config) -> Result<ExitCode, ServeError> {
     }
 
     stop_listening();
-    let seconds = config.drain_s;
+    let seconds = settings.drain.as_secs();
     println!(
         "stopping: accepted chunks are finished, for {seconds} s at most; another signal ends it at once"
     );
-    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let deadline = Instant::now() + settings.drain;
     let left = http::drain(&app.state, &handle, door, deadline).await;
     server.abort();
     if left > 0 {

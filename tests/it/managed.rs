@@ -129,6 +129,33 @@ async fn a_pid_file_of_a_dead_or_foreign_process_is_no_obstacle() {
     assert!(!ManagedPostgres::start(folder.path()).unwrap().adopted());
 }
 
+/// A server that was killed stays as a zombie where nobody takes its exit status, or its number is another process's
+/// by now; PostgreSQL takes either for itself when it is of its account.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_lock_files_of_a_server_whose_number_still_lives_are_no_obstacle() {
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::process::CommandExt;
+    let folder = DataFolder::with_cluster();
+    let postgres = folder.path().join("postgres");
+    let server = ManagedPostgres::start(folder.path()).unwrap();
+    let pid = server_pid(folder.path()).unwrap().to_string();
+    let files = [postgres.join("cluster/postmaster.pid"), postgres.join("run/.s.PGSQL.5432.lock")];
+    let left = files.each_ref().map(|file| std::fs::read_to_string(file).unwrap());
+    server.stop().unwrap();
+    let owner = std::fs::metadata(&postgres).unwrap();
+    let mut living =
+        Command::new("sleep").arg("600").uid(owner.uid()).gid(owner.gid()).current_dir("/").spawn().unwrap();
+    for (file, left) in files.iter().zip(left) {
+        let rest = left.strip_prefix(&pid).unwrap();
+        std::fs::write(file, format!("{}{rest}", living.id())).unwrap();
+        std::os::unix::fs::chown(file, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    let started = ManagedPostgres::start(folder.path());
+    living.kill().unwrap();
+    living.wait().unwrap();
+    assert!(!started.unwrap().adopted());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_beginning_is_mended_and_a_long_path_works() {
     let folder = DataFolder::new();

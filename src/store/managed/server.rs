@@ -55,6 +55,7 @@ impl Server {
             let log_start = self.log_length();
             let adopted = self.process.is_some();
             if !adopted {
+                self.run_folder = runfolder::prepare(&self.folder, &self.account)?;
                 self.forget_dead_server()?;
                 self.launch()?;
             }
@@ -62,9 +63,11 @@ impl Server {
                 Ok(()) => return Ok(adopted),
                 // It was on its way out: the last service told it to stop and did not live to see it.
                 Err(ManagedError::Ended { .. }) if adopted => {}
-                // The backends of a server that was killed need a moment to notice.
+                // The backends of a server that was killed need a moment to notice, and it may itself be left as a
+                // zombie for a while, which PostgreSQL takes for alive.
                 Err(ManagedError::Ended { log, .. })
-                    if log.contains("still in use") && Instant::now() < deadline =>
+                    if ["still in use", "already exists"].iter().any(|words| log.contains(words))
+                        && Instant::now() < deadline =>
                 {
                     std::thread::sleep(LOOK_EVERY * 10);
                 }
@@ -86,7 +89,6 @@ impl Server {
     }
 
     fn launch(&mut self) -> Result<(), ManagedError> {
-        self.run_folder = runfolder::prepare(&self.folder, &self.account)?;
         let mut sockets = std::ffi::OsString::from("unix_socket_directories=\"");
         sockets.push(&self.run_folder);
         sockets.push("\"");
@@ -146,14 +148,17 @@ impl Server {
         std::os::unix::net::UnixStream::connect(socket).is_ok().then_some(file)
     }
 
-    /// PostgreSQL itself sees through the pid file of a dead server, except when the number now belongs to
-    /// another process of the same account. We know better: it is no server of this cluster.
+    /// PostgreSQL itself sees through the lock files of a dead server, except when the number in them now belongs to
+    /// another process of the same account, or to the dead server as a zombie that nobody has taken the exit status
+    /// of. We know better: it is no server of this cluster.
     fn forget_dead_server(&self) -> Result<(), ManagedError> {
-        let path = self.cluster.join("postmaster.pid");
-        let Some(file) = PidFile::read(&self.cluster) else { return Ok(()) };
-        let number_reused = nix::sys::signal::kill(nix::unistd::Pid::from_raw(file.pid), None).is_ok();
-        if number_reused && !others_work_in(&self.cluster) {
-            fs::remove_file(&path).map_err(|e| ManagedError::io("remove the stale", &path, e))?;
+        let socket = self.run_folder.join(format!(".s.PGSQL.{PORT}.lock"));
+        for path in [self.cluster.join("postmaster.pid"), socket] {
+            let Some(pid) = first_number(&path) else { continue };
+            let number_taken = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok();
+            if number_taken && !is_postmaster(pid, &self.cluster) && !others_work_in(&self.cluster) {
+                fs::remove_file(&path).map_err(|e| ManagedError::io("remove the stale", &path, e))?;
+            }
         }
         Ok(())
     }
@@ -188,6 +193,12 @@ impl Server {
         };
         cluster::last_lines(&read().unwrap_or_default())
     }
+}
+
+/// Both lock files begin with the number of the server's process.
+fn first_number(path: &Path) -> Option<i32> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().next()?.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
 fn gone(process: &mut Process, within: Duration) -> bool {

@@ -1,0 +1,57 @@
+//! The files of the index, read without the index: what LMDB and arroy say, and the record beside it.
+
+use arroy::distances::Cosine;
+use heed::types::{SerdeJson, Str};
+use heed::{CommitOrAbort, EnvFlags, EnvOpenOptions};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What is in the volume that counts.
+pub struct Items {
+    /// The change it stands at, by its own record.
+    pub watermark: i64,
+    /// How many items its record tells.
+    pub counted: u64,
+    /// What is there.
+    pub vectors: HashMap<u32, Arc<[f32]>>,
+}
+
+impl Items {
+    /// Reads them. Only while no service has the folder open.
+    pub fn read(folder: &Path) -> Result<Items, Box<dyn Error>> {
+        let current = std::fs::read_to_string(folder.join("CURRENT"))?;
+        let env = open(&folder.join(current.trim_end()))?;
+        let opened = env.open_databases_and_commit(env.read_txn()?, |opener, txn| {
+            let record = opener.open_database::<Str, SerdeJson<Value>>(txn, Some("record"))?;
+            let vectors: Option<arroy::Database<'_, Cosine>> = opener.open_database(txn, Some("vectors"))?;
+            let both = record.zip(vectors).ok_or("it has not both of its databases")?;
+            Ok::<_, Box<dyn Error>>(CommitOrAbort::<_, ()>::Commit(both))
+        })?;
+        let (record, vectors) = opened.commit().ok_or("its databases cannot be opened")?;
+        let txn = env.read_txn()?;
+        let record = record.get(&txn, "record")?.ok_or("it has no record")?;
+        let number = |name: &str| record[name].as_i64().ok_or(format!("its record has no {name}"));
+        let reader = arroy::Reader::open(&txn, 0, vectors)?;
+        let mut found = HashMap::new();
+        for item in reader.item_ids() {
+            let vector = reader.item_vector(&txn, item)?;
+            found.insert(item, vector.ok_or(format!("item {item} is named and has no vector"))?.into());
+        }
+        Ok(Items {
+            watermark: number("watermark")?,
+            counted: number("items")?.unsigned_abs(),
+            vectors: found,
+        })
+    }
+}
+
+#[allow(unsafe_code)]
+fn open(volume: &Path) -> heed::Result<heed::Env> {
+    let mut options = EnvOpenOptions::new();
+    options.map_size(1 << 30).max_dbs(2);
+    // SAFETY: the service has ended, so nobody writes the file under the map; it is opened for reading only.
+    unsafe { options.flags(EnvFlags::READ_ONLY).open(volume) }
+}

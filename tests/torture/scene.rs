@@ -1,0 +1,83 @@
+//! Where a round is played: its folder, its database, what stands between the two, and its language model.
+
+use crate::cluster::postmaster;
+use crate::disk::SmallDisk;
+use crate::fault::{Fault, Strike};
+use crate::house::House;
+use crate::payload::dice;
+use crate::postgres::DataFolder;
+use crate::proxy::Proxy;
+use crate::service::Orders;
+use crate::world::World;
+use lnsp_ingest::simulated_llm::{Options, SimulatedLlm};
+use lnsp_ingest::store::managed::ManagedPostgres;
+use rand::RngExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+/// One round's. What is declared first is dropped first.
+pub struct Scene {
+    /// See [`World`].
+    pub world: Arc<World>,
+    /// See [`House`].
+    pub house: Arc<House>,
+    /// Between the service and a database that is not its own.
+    pub proxy: Option<Proxy>,
+    /// What the service asks for codes.
+    pub llm: Option<SimulatedLlm>,
+    /// Where the folder of PostgreSQL is.
+    pub data: PathBuf,
+    _postgres: Option<ManagedPostgres>,
+    // Whatever server is left in it is stopped before its disk goes.
+    _folder: DataFolder,
+    /// Under the data folder.
+    pub disk: Option<SmallDisk>,
+}
+
+impl Scene {
+    /// What these strikes need. `None`: this machine does not let us.
+    pub async fn set(world: Arc<World>, strikes: &[Strike], chunks: u32) -> Option<Scene> {
+        let has = |fault| strikes.iter().any(|strike| strike.fault == fault);
+        let folder = DataFolder::new();
+        let disk = if has(Fault::FullDisk) { Some(SmallDisk::mount(folder.path())?) } else { None };
+        folder.take_cluster();
+        // A server that was killed flushes each of its files before anything else: only its own are to be left.
+        let copied =
+            Command::new("find").arg(folder.path()).args(["-type", "f", "-exec", "sync", "{}", "+"]).status();
+        assert!(copied.unwrap().success());
+        let data = folder.path().to_owned();
+        let mut orders =
+            Orders { data: data.clone(), panics: panics(&world, strikes, chunks), ..Orders::default() };
+        let (mut proxy, mut postgres) = (None, None);
+        if has(Fault::CutCommit) {
+            postgres = Some(ManagedPostgres::start(&data).unwrap());
+            let between = Proxy::start(postmaster(&data).unwrap().socket).await;
+            orders.database = Some(between.dsn());
+            orders.data = data.join("service");
+            proxy = Some(between);
+        }
+        let llm = has(Fault::HangLlm).then(|| SimulatedLlm::start(quick_llm(world.seed)).unwrap());
+        orders.llm = llm.as_ref().map(|llm| llm.url().to_owned());
+        let may_give_up = strikes.iter().any(|strike| strike.fault.takes_the_database());
+        let house = House::new(world.clone(), orders, data.clone(), may_give_up);
+        Some(Scene { world, house, proxy, llm, data, _postgres: postgres, _folder: folder, disk })
+    }
+}
+
+fn quick_llm(seed: u64) -> Options {
+    Options { latency: "4ms".parse().unwrap(), seed, ..Options::default() }
+}
+
+/// The stages that die, and with the how manyth chunk.
+fn panics(world: &World, strikes: &[Strike], chunks: u32) -> Vec<(String, u64)> {
+    let stages = strikes.iter().filter_map(|strike| Some((strike.number, strike.fault.panics()?)));
+    let deaths = stages.flat_map(|(number, stage)| {
+        let mut dice = dice(world.seed, stage, number);
+        let times = dice.random_range(1..4);
+        (0..times)
+            .map(move |_| (stage.to_owned(), dice.random_range(0..u64::from(chunks) * 6 / 10)))
+            .collect::<Vec<_>>()
+    });
+    deaths.collect()
+}

@@ -1,0 +1,140 @@
+//! The service as a process of its own: the whole house from start to drain, as `lnsp serve` runs it, with a scripted
+//! encoder, little patience with clients, and panics on order. It says on its standard output where it listens, and
+//! each panic that has struck.
+
+use crate::payload::{Scripted, models};
+use clap::Parser;
+use lnsp_ingest::app::{App, Fittings};
+use lnsp_ingest::chunk::Chunk;
+use lnsp_ingest::cli::serve;
+use lnsp_ingest::config::Config;
+use lnsp_ingest::flow::Backoff;
+use lnsp_ingest::http::{Patience, Settings};
+use lnsp_ingest::stages::{Inspect, Stage};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Uploads at once: fewer than slow clients that come together, so that who does not give them up serves nobody.
+const UPLOADS: &str = "10";
+
+/// How a service is started.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Orders {
+    /// Its data folder.
+    pub data: PathBuf,
+    /// A database that is not its own.
+    pub database: Option<String>,
+    /// The language model.
+    pub llm: Option<String>,
+    /// The stage's name, and the how manyth chunk in its hands it dies with.
+    pub panics: Vec<(String, u64)>,
+}
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    config: Config,
+}
+
+/// The process.
+pub fn run(orders: &str) -> ExitCode {
+    let orders: Orders = serde_json::from_str(orders).unwrap();
+    crate::follow_the_driver();
+    let filter = tracing_subscriber::EnvFilter::new("warn,lnsp_ingest=info");
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    actix_web::rt::System::new().block_on(serve(orders))
+}
+
+async fn serve(orders: Orders) -> ExitCode {
+    let app = match App::start(config(&orders), fittings(&orders), &mut |line| eprintln!("{line}")).await {
+        Ok(app) => app,
+        Err(error) => {
+            eprintln!("not started: {error}");
+            return ExitCode::from(4);
+        }
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let ended =
+        serve::attend(app, listener, settings(), |address| println!("ready on http://{address}")).await;
+    ended.unwrap_or_else(|error| {
+        eprintln!("not served: {error}");
+        ExitCode::from(5)
+    })
+}
+
+/// What a round can wait for.
+fn settings() -> Settings {
+    let second = Duration::from_secs(1);
+    Settings {
+        drain: 20 * second,
+        head: second,
+        sending: Patience { silence: second, over: second, ..Patience::default() },
+        client_patience: second,
+        linger: second,
+        cut_after: 5 * second,
+        ..Settings::default()
+    }
+}
+
+fn config(orders: &Orders) -> Config {
+    let mut flags = vec!["lnsp", "--port", "0", "--data-dir", orders.data.to_str().unwrap()];
+    flags.extend(["--max-uploads", UPLOADS]);
+    if let Some(database) = &orders.database {
+        flags.extend(["--database-url", database]);
+    }
+    let model = models().join("all-minilm-l6-v2");
+    flags.extend(["--embedding-model", model.to_str().unwrap()]);
+    match &orders.llm {
+        Some(llm) => flags.extend(["--tmd-backend", "llm", "--llm-endpoint", llm, "--llm-timeout-s", "1"]),
+        None => flags.extend(["--tmd-backend", "local"]),
+    }
+    Flags::try_parse_from(flags).unwrap().config
+}
+
+fn fittings(orders: &Orders) -> Fittings {
+    let mut fittings = Fittings {
+        encoder: Some(Arc::new(|| Box::new(Scripted::new()))),
+        inspect: Arc::new(Deaths::new(&orders.panics)),
+        // Built often, so that faults meet builds.
+        index: |options| {
+            options.map_size = 1 << 30;
+            options.trees = 5;
+            options.policy.at_least = 100;
+            options.policy.idle = Duration::from_millis(200);
+        },
+        ..Fittings::default()
+    };
+    fittings.pipeline.heal =
+        Backoff { first: Duration::from_millis(10), ceiling: Duration::from_millis(200) };
+    fittings
+}
+
+/// Panics with the chunks it was told to.
+struct Deaths {
+    orders: BTreeSet<(&'static str, u64)>,
+    seen: [AtomicU64; 3],
+}
+
+impl Deaths {
+    fn new(orders: &[(String, u64)]) -> Deaths {
+        let stage = |name: &str| Stage::ALL.into_iter().find(|stage| stage.name() == name).unwrap().name();
+        let orders = orders.iter().map(|(name, number)| (stage(name), *number)).collect();
+        Deaths { orders, seen: Default::default() }
+    }
+}
+
+impl Inspect for Deaths {
+    fn in_hand(&self, stage: Stage, _: &Chunk) {
+        let place = Stage::ALL.iter().position(|one| *one == stage).unwrap();
+        let seen = self.seen[place].fetch_add(1, Ordering::SeqCst);
+        if self.orders.contains(&(stage.name(), seen)) {
+            println!("panic {}", stage.name());
+            panic!("a death on order: {} with chunk {seen}", stage.name());
+        }
+    }
+}
