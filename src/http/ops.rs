@@ -103,7 +103,7 @@ pub async fn stats(state: web::Data<State>) -> HttpResponse {
     let rate = if total == 0 { 0.0 } else { good as f64 * 100.0 / total as f64 };
     HttpResponse::Ok().json(json!({
         "total_chunks_processed": total, "successfully_ingested": good, "failed": tally.failed, "success_rate": rate,
-        "stored": tally.stored, "duplicates": tally.duplicate,
+        "stored": tally.stored, "duplicates": tally.duplicate, "store": state.store.store_id(),
     }))
 }
 
