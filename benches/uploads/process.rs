@@ -87,7 +87,8 @@ impl Drop for Process {
     fn drop(&mut self) {
         // A service asked to end stops its PostgreSQL; that takes as long as it takes.
         if let (Ok(None), Ok(pid)) = (self.child.try_wait(), i32::try_from(self.child.id())) {
-            drop(kill(Pid::from_raw(pid), Signal::SIGTERM));
+            // It may have ended by itself just now.
+            let _told: nix::Result<()> = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
         drop(self.child.wait());
     }

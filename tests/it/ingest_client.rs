@@ -317,11 +317,17 @@ async fn standard_input_is_sent_once() {
 #[actix_web::test]
 async fn files_that_cannot_be_sent_do_not_hold_up_those_that_can() {
     let scene = Scene::plain(lines(0..10));
-    let damaged = Scene::of("damaged.gz", &gzip(lines(0..1000))[..400]);
+    let damaged = Scene::of("damaged.gz", &gzip(lines(1000..2000))[..400]);
     let service = ScriptedService::start([]);
     let missing = scene.run(&service.url, &["no-such-file.ndjson"]).await;
     assert_eq!((missing.code, service.uploads().len()), (2, 0), "nothing is sent before all are there");
     missing.complains(&["no-such-file.ndjson"]);
+
+    let told = scene.run(&service.url, &[damaged.file.to_str().unwrap()]).await;
+    assert_eq!((told.code, service.uploads().len()), (2, 2), "the damaged one is not tried again");
+    told.complains(&["the service took only a part of the file: the gzip body ends in the middle"]);
+    let good = format!("{}: 10 stored, 0 duplicates, 0 failed in ", scene.file.display());
+    assert!(told.out.contains(&good), "{}", told.out);
 
     // Nobody listens there; the first says so, and the second is not tried.
     let told = scene.run("http://127.0.0.1:1", &["--patience", "0", damaged.file.to_str().unwrap()]).await;
@@ -376,8 +382,9 @@ async fn client_and_service_are_killed_in_turn_and_every_chunk_is_stored_once() 
     let told = end(client).await;
     assert_eq!(told.code, 0, "{}{}", told.out, told.complaint);
     told.complains(&["was begun before", "next try in"]);
+    let (_path, tally) = told.out.rsplit_once(": ").unwrap();
     let answered: Vec<u64> =
-        told.out.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect();
+        tally.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect();
     assert_eq!(answered[0] + answered[1], CHUNKS as u64, "{}", told.out);
     assert!(answered[1] >= rows - kept, "what was stored and not heard of is known: {}", told.out);
     let database = own_server(data.path());

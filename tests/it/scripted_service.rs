@@ -222,11 +222,22 @@ impl Upload {
                 return Ok((self.answer(number, &line.unwrap()), true));
             }
             if self.whole {
-                return Ok((json!({"type": "summary", "complete": true}), false));
+                return Ok((self.summary(), false));
             }
             match self.payload.next().await {
                 Some(piece) => self.feed(&piece.map_err(io::Error::other)?),
                 None => self.whole = true,
+            }
+        }
+    }
+
+    fn summary(&self) -> Value {
+        match self.inflate.finish() {
+            Ok(()) => json!({"type": "summary", "complete": true}),
+            Err(damage) => {
+                let error =
+                    json!({"code": "corrupt_body", "message": damage.to_string(), "retryable": false});
+                json!({"type": "summary", "complete": false, "error": error})
             }
         }
     }

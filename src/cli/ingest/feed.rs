@@ -1,7 +1,9 @@
 //! The bytes of a source on their way to the service.
 //!
-//! A line that is settled is sent as a blank one: it costs a byte and has no result, and every other line keeps its
-//! number. So the answers to a second upload of a file speak of the same lines as those to the first.
+//! A line that is settled is sent as a blank one: it has no result, and every other line keeps its number. So the
+//! answers to a second upload of a file speak of the same lines as those to the first. A blank line costs a byte, and
+//! a space for every [`SHARE`] bytes that it stands for: the service cuts clients that send next to nothing, and one
+//! that reads through gigabytes of settled lines must not look like that.
 
 use crate::http::{Encoding, Inflate};
 use bytes::Bytes;
@@ -13,8 +15,10 @@ use std::pin::Pin;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 const BUFFER: usize = 64 * 1024;
-/// Pieces are at least as large, but for the last: a mebibyte of settled lines is a few bytes.
+/// Pieces are at least as large, but for the last.
 const PIECE: usize = 16 * 1024;
+/// Bytes of a settled line for which a space is sent.
+const SHARE: usize = 64;
 
 /// Where bytes come from.
 pub type Source = Pin<Box<dyn AsyncRead + Send>>;
@@ -82,11 +86,13 @@ struct Blanks {
     line: u64,
     /// `None` at the beginning of a line.
     keeping: Option<bool>,
+    /// Bytes of this line that were not passed on.
+    dropped: usize,
 }
 
 impl Blanks {
     fn new(settled: RoaringTreemap) -> Self {
-        Blanks { settled, line: 1, keeping: None }
+        Blanks { settled, line: 1, keeping: None, dropped: 0 }
     }
 
     fn pass(&mut self, mut bytes: &[u8], to: &mut Vec<u8>) {
@@ -100,13 +106,17 @@ impl Blanks {
             let (content, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
             if keeping {
                 to.extend_from_slice(content);
+            } else {
+                let before = self.dropped / SHARE;
+                self.dropped += content.len();
+                to.resize(to.len() + self.dropped / SHARE - before, b' ');
             }
             bytes = rest;
             if end.is_some() {
                 to.push(b'\n');
                 bytes = &rest[1..];
                 self.line += 1;
-                self.keeping = None;
+                (self.keeping, self.dropped) = (None, 0);
             }
         }
     }
@@ -141,6 +151,21 @@ mod tests {
             let mut expected = lines(text.as_bytes());
             expected.retain(|(number, _)| !settled.contains(number));
             prop_assert_eq!(lines(&passed), expected);
+        }
+    }
+
+    #[test]
+    fn settled_lines_still_send_a_share_of_their_bytes_however_they_are_cut() {
+        let line = [vec![b'a'; 10 * SHARE + 5], b"\n".to_vec()].concat();
+        for piece in [1, 7, SHARE, line.len()] {
+            let mut blanks = Blanks::new([1, 2].into());
+            let mut passed = Vec::new();
+            [&line[..], &line, b"left"]
+                .concat()
+                .chunks(piece)
+                .for_each(|bytes| blanks.pass(bytes, &mut passed));
+            let blank = " ".repeat(10) + "\n";
+            assert_eq!(String::from_utf8(passed).unwrap(), format!("{blank}{blank}left"), "{piece}");
         }
     }
 

@@ -105,8 +105,9 @@ pub fn run(ingest: Ingest) -> CommandResult {
         let url = ingest.url.trim_end_matches('/').to_owned();
         let target = Target { client: client()?, url, dataset: ingest.dataset.clone() };
         // A name that is misspelt is told before the files before it are sent.
-        for file in &ingest.files {
-            kind_of(file)?;
+        if let Some(error) = ingest.files.iter().find_map(|file| kind_of(file).err()) {
+            eprintln!("lnsp: {}", sentence(&error));
+            return Ok(ExitCode::from(GAVE_UP));
         }
         let (mut total, mut gave_up) = (Tally::default(), false);
         for (at, file) in ingest.files.iter().enumerate() {

@@ -179,7 +179,7 @@ async fn refused(response: reqwest::Response) -> End {
         message => message,
     };
     match status {
-        429 | 503 => End::PutOff { message, wait: wait.map(Duration::from_secs) },
+        408 | 429 | 503 => End::PutOff { message, wait: wait.map(Duration::from_secs) },
         500.. => End::Cut(message),
         _ => End::Refused { status, message },
     }

@@ -4,6 +4,7 @@ use crate::http::{Encoding, Inflate, InflateError, Lines};
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::SystemTime;
 
 const BUFFER: usize = 256 * 1024;
 
@@ -29,7 +30,14 @@ pub struct Survey {
     pub chunks: u64,
     /// Why it cannot be inflated to its end. The service will say the same, after the lines before the damage.
     pub damage: Option<InflateError>,
-    then: Metadata,
+    then: State,
+}
+
+/// What changes with the contents of a file: its length, and the time of its last change.
+type State = (u64, Option<SystemTime>);
+
+fn state(metadata: &Metadata) -> State {
+    (metadata.len(), metadata.modified().ok())
 }
 
 impl Survey {
@@ -40,7 +48,7 @@ impl Survey {
     pub fn of(path: &Path) -> io::Result<Survey> {
         let encoding = encoding_of(path);
         let mut file = File::open(path)?;
-        let then = file.metadata()?;
+        let then = state(&file.metadata()?);
         let mut count = Count::new(encoding);
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; BUFFER];
@@ -69,9 +77,7 @@ impl Survey {
 
     /// The file is another one now: its lines are not the ones that were counted.
     pub fn is_outdated(&self, path: &Path) -> bool {
-        let same =
-            |now: Metadata| now.len() == self.then.len() && now.modified().ok() == self.then.modified().ok();
-        !std::fs::metadata(path).is_ok_and(same)
+        !std::fs::metadata(path).is_ok_and(|now| state(&now) == self.then)
     }
 }
 
