@@ -10,7 +10,11 @@ pub mod simulate_llm;
 
 use nix::sys::signal::{SigHandler, Signal};
 use std::error::Error;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// To make a connection.
+const CONNECTING: Duration = Duration::from_secs(10);
 
 /// What a command gives: its exit code, or an error that is printed as one sentence.
 pub type CommandResult = Result<std::process::ExitCode, Box<dyn Error>>;
@@ -31,12 +35,19 @@ pub fn sentence(error: &dyn Error) -> String {
 
 /// The client of the commands: loopback and operator-given addresses only, so no proxy and no redirects.
 fn client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    // A machine that is gone says nothing; only asking it shows that.
+    let client = client.connect_timeout(CONNECTING).tcp_keepalive(Duration::from_secs(20));
+    client.tcp_keepalive_interval(Duration::from_secs(10)).tcp_keepalive_retries(3).build()
 }
 
 /// Runs a future to its end.
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, std::io::Error> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(work);
+    // A read of a terminal that nobody types into would be waited for.
+    runtime.shutdown_background();
+    Ok(done)
 }
 
 /// Listens for SIGINT and SIGTERM from this call on; what it gives ends with the first of them. Call it before

@@ -136,6 +136,7 @@ pub async fn stats(state: web::Data<State>) -> HttpResponse {
     HttpResponse::Ok().json(json!({
         "total_chunks_processed": total, "successfully_ingested": good, "failed": tally.failed, "success_rate": rate,
         "stored": tally.stored, "duplicates": tally.duplicate, "dead_letters": state.store.lying_letters(),
+        "store": state.store.store_id(),
     }))
 }
 

@@ -42,7 +42,12 @@ pub fn run(command: &mut Command) -> (Option<i32>, String, String) {
 impl Service {
     /// Starts it on a free port and waits until it says that it is ready.
     pub fn start(data: &Path, flags: &[&str]) -> Service {
-        let base = ["serve", "--port", "0", "--dtype", "f32", "--data-dir", data.to_str().unwrap()];
+        Service::start_on("0", data, flags)
+    }
+
+    /// Starts it on this port.
+    pub fn start_on(port: &str, data: &Path, flags: &[&str]) -> Service {
+        let base = ["serve", "--port", port, "--dtype", "f32", "--data-dir", data.to_str().unwrap()];
         let mut command = lnsp(&[&base[..], flags].concat());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let complaints = child.stderr.take().unwrap();

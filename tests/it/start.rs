@@ -129,7 +129,7 @@ async fn the_start_says_what_runs_and_the_commands_work() {
     let part = data.path().join("part.gz");
     fs::write(&part, &crate::streams::gzip(&text)[..200]).unwrap();
     let (code, _, complaint) = ingest(part.to_str().unwrap());
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert!(complaint.contains("only a part of the file: the gzip body ends in the middle"), "{complaint}");
 
     let bad = data.path().join("bad.ndjson");

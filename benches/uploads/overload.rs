@@ -1,0 +1,227 @@
+//! Ten times more than the service can do, for a minute, from clients that do not wait for each other: who is refused
+//! is told so at once, who is not refused is served as if nothing were, and afterwards all is as before.
+//!
+//! Requests are sent by the clock (an open loop) and hold [`CHUNKS`] chunks each, with the real model and the local
+//! classifier. The capacity is measured first, in a closed loop of [`CROWD`] clients that repeat what is refused.
+
+use super::process::Process;
+use super::{Result, scaled};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+const CHUNKS: usize = 20;
+const CROWD: usize = 32;
+const FACTOR: f64 = 10.0;
+const SECONDS: usize = 60;
+/// The capacity is measured for a part of that.
+const MEASURED_PART: u32 = 3;
+/// Requests under way at the same time at most: a driver that runs out of sockets measures itself.
+const UNDER_WAY: usize = 8_000;
+
+/// How one request ended.
+enum Ending {
+    Served { chunks: usize },
+    Refused { with_retry_after: bool },
+    Failed(String),
+}
+
+#[derive(Default)]
+struct Sums {
+    served: usize,
+    refused: Vec<Duration>,
+    failed: usize,
+    without_retry_after: usize,
+    skipped: usize,
+    last_failure: Option<String>,
+}
+
+impl Sums {
+    fn add(&mut self, ending: Ending, took: Duration) {
+        match ending {
+            Ending::Served { chunks } => self.served += chunks,
+            Ending::Refused { with_retry_after } => {
+                self.refused.push(took);
+                self.without_retry_after += usize::from(!with_retry_after);
+            }
+            Ending::Failed(why) => {
+                self.failed += 1;
+                self.last_failure = Some(why);
+            }
+        }
+    }
+}
+
+/// Makes requests that nobody has made before.
+#[derive(Clone)]
+struct Client {
+    http: reqwest::Client,
+    url: Arc<str>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Client {
+    async fn request(&self) -> Ending {
+        let n = self.count.fetch_add(1, Ordering::Relaxed);
+        let text =
+            |k| format!("Request {n} of the crowd says its sentence number {k} about rivers and machines.");
+        let chunks: Vec<Value> = (0..CHUNKS).map(|k| json!({ "text": text(k) })).collect();
+        let response = match self.http.post(&*self.url).json(&json!({ "chunks": chunks })).send().await {
+            Ok(response) => response,
+            Err(error) => return Ending::Failed(format!("{error:?}")),
+        };
+        let (status, waits) = (response.status().as_u16(), response.headers().contains_key("Retry-After"));
+        match (status, response.json::<Value>().await) {
+            (429 | 503, _) => Ending::Refused { with_retry_after: waits },
+            (200, Ok(answer)) if answer["successful"] == CHUNKS => Ending::Served { chunks: CHUNKS },
+            (status, answer) => Ending::Failed(format!("{status}: {answer:?}")),
+        }
+    }
+}
+
+pub async fn figures(scale: f64) -> Result<()> {
+    let time = Duration::from_secs(scaled(SECONDS, scale) as u64);
+    let service = Process::real(&[])?;
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let url = format!("{}/ingest", service.url).into();
+    let client = Client { http, url, count: Arc::default() };
+    // Warm.
+    closed_loop(&client, Duration::from_secs(2)).await?;
+    let before = alone(&client).await?;
+    let capacity = closed_loop(&client, time / MEASURED_PART).await?;
+    println!("capacity {capacity:.1} chunks/s in requests of {CHUNKS}; one alone takes {:.0} ms", ms(before));
+
+    let sums = open_loop(&client, capacity * FACTOR / CHUNKS as f64, time).await;
+    let ended = Instant::now();
+    // Recovered: a request is served as fast as one alone, give or take what a busy machine adds.
+    let recovered = loop {
+        let started = Instant::now();
+        if let Ending::Served { .. } = client.request().await
+            && started.elapsed() < before * 2 + Duration::from_millis(100)
+        {
+            break ended.elapsed();
+        }
+        if ended.elapsed() > Duration::from_secs(120) {
+            return Err("the service has not recovered within two minutes".into());
+        }
+    };
+    report(sums, capacity, time, recovered)
+}
+
+fn report(mut sums: Sums, capacity: f64, time: Duration, recovered: Duration) -> Result<()> {
+    sums.refused.sort_unstable();
+    println!(
+        "{} chunks served, {} requests refused, {} failed, {} not sent because {UNDER_WAY} were under way",
+        sums.served,
+        sums.refused.len(),
+        sums.failed,
+        sums.skipped
+    );
+    println!(
+        "figure uploads.overload.goodput_share {:.3} ratio",
+        sums.served as f64 / time.as_secs_f64() / capacity
+    );
+    println!("figure uploads.overload.recovered_s {:.2} s", recovered.as_secs_f64());
+    match sums.refused.len() {
+        0 => println!("nothing was refused"),
+        count => {
+            let p99 = sums.refused[count * 99 / 100];
+            println!("figure uploads.overload.refused_p99_ms {:.1} ms", ms(p99));
+        }
+    }
+    if let Some(why) = sums.last_failure {
+        return Err(format!("{} requests failed, the last one so: {why}", sums.failed).into());
+    }
+    if sums.without_retry_after > 0 {
+        return Err(format!("{} refusals did not say when to come again", sums.without_retry_after).into());
+    }
+    Ok(())
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// One request when nothing else happens: the middle of some.
+async fn alone(client: &Client) -> Result<Duration> {
+    let mut times = Vec::new();
+    for _ in 0..9 {
+        let started = Instant::now();
+        match client.request().await {
+            Ending::Served { .. } => times.push(started.elapsed()),
+            Ending::Refused { .. } => return Err("a request alone was refused".into()),
+            Ending::Failed(why) => return Err(why.into()),
+        }
+    }
+    times.sort_unstable();
+    Ok(times[times.len() / 2])
+}
+
+/// Chunks a second for [`CROWD`] clients, each of which waits for its answer.
+async fn closed_loop(client: &Client, time: Duration) -> Result<f64> {
+    let started = Instant::now();
+    let mut crowd = JoinSet::new();
+    for _ in 0..CROWD {
+        let client = client.clone();
+        crowd.spawn(async move {
+            let mut served = 0;
+            while started.elapsed() < time {
+                match client.request().await {
+                    Ending::Served { chunks } => served += chunks,
+                    Ending::Refused { .. } => tokio::time::sleep(Duration::from_millis(100)).await,
+                    Ending::Failed(why) => return Err(why),
+                }
+            }
+            Ok(served)
+        });
+    }
+    let mut served = 0;
+    while let Some(one) = crowd.join_next().await {
+        served += one??;
+    }
+    Ok(served as f64 / started.elapsed().as_secs_f64())
+}
+
+/// So many requests a second, whatever becomes of them. What is served after the time is over does not count.
+async fn open_loop(client: &Client, per_second: f64, time: Duration) -> Sums {
+    let mut sums = Sums::default();
+    let mut under_way = JoinSet::new();
+    let started = Instant::now();
+    let mut sent = 0_u64;
+    while started.elapsed() < time {
+        let due = (started.elapsed().as_secs_f64() * per_second) as u64;
+        for _ in sent..due {
+            if under_way.len() >= UNDER_WAY {
+                sums.skipped += 1;
+                continue;
+            }
+            let client = client.clone();
+            under_way.spawn(async move {
+                let started = Instant::now();
+                let ending = client.request().await;
+                (ending, started.elapsed())
+            });
+        }
+        sent = due;
+        // Its own answers come meanwhile.
+        let next = tokio::time::sleep(Duration::from_millis(2));
+        tokio::pin!(next);
+        loop {
+            tokio::select! {
+                () = &mut next => break,
+                Some(Ok((ending, took))) = under_way.join_next() => sums.add(ending, took),
+            }
+        }
+    }
+    let in_time = sums.served;
+    while let Some(ended) = under_way.join_next().await {
+        if let Ok((ending, took)) = ended {
+            sums.add(ending, took);
+        }
+    }
+    println!("{} chunks were served after the end", sums.served - in_time);
+    sums.served = in_time;
+    sums
+}

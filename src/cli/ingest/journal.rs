@@ -1,0 +1,210 @@
+//! The file beside a file: what is settled of it, for the next run after this one was killed.
+//!
+//! It is written whole beside itself, flushed, and renamed, so there is always one that is whole. It is good for the
+//! same bytes, sent to the same dataset of the same service; for anything else it counts as absent, which costs time
+//! and nothing else. A header line with a checksum, one of JSON, then the settled lines as a roaring bitmap.
+
+use super::ledger::{Ledger, Tally};
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+const EXTENSION: &str = ".lnsp-journal";
+const MAGIC: &str = "lnsp-journal 1 ";
+
+/// What a journal is good for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// Where the file goes.
+    pub url: String,
+    /// The dataset its chunks belong to.
+    pub dataset: String,
+    /// Its size.
+    pub bytes: u64,
+    /// blake3 of its bytes, in hex.
+    pub fingerprint: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Page {
+    #[serde(flatten)]
+    subject: Subject,
+    /// The database behind the service.
+    store: Option<String>,
+    #[serde(flatten)]
+    tally: Tally,
+    complaints: Vec<String>,
+}
+
+/// What lies beside a file.
+#[derive(Debug)]
+pub enum Found {
+    /// No journal.
+    Nothing,
+    /// One that cannot be used, and why.
+    Useless(&'static str),
+    /// This file was begun before.
+    Begun {
+        /// What is settled.
+        ledger: Ledger,
+        /// In which database.
+        store: Option<String>,
+    },
+}
+
+/// The journal of one file.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    subject: Subject,
+}
+
+impl Journal {
+    /// Of this file. Nothing is read or written yet.
+    pub fn beside(file: &Path, subject: Subject) -> Journal {
+        Journal { path: with_suffix(file, EXTENSION), subject }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads it.
+    pub fn read(&self) -> Found {
+        let bytes = match fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
+            Err(_) => return Found::Useless("cannot be read"),
+        };
+        let Some((page, bits)) = open(&bytes) else { return Found::Useless("is damaged") };
+        let (now, then) = (&self.subject, &page.subject);
+        if (now.bytes, &now.fingerprint) != (then.bytes, &then.fingerprint) {
+            return Found::Useless("is of other contents of this file");
+        }
+        if (&now.url, &now.dataset) != (&then.url, &then.dataset) {
+            return Found::Useless("is of another service or dataset");
+        }
+        match Ledger::restore(bits, page.tally, page.complaints) {
+            Some(ledger) => Found::Begun { ledger, store: page.store },
+            None => Found::Useless("is damaged"),
+        }
+    }
+
+    /// Writes it, flushed to the disk.
+    ///
+    /// # Errors
+    /// The system's; the journal before stays.
+    pub fn write(&self, ledger: &mut Ledger, store: Option<&str>) -> io::Result<()> {
+        let page = Page {
+            subject: self.subject.clone(),
+            store: store.map(str::to_owned),
+            tally: ledger.tally(),
+            complaints: ledger.complaints().to_vec(),
+        };
+        let mut content = serde_json::to_vec(&page)?;
+        content.push(b'\n');
+        ledger.write_lines(&mut content)?;
+        let head = format!("{MAGIC}{}\n", blake3::hash(&content).to_hex());
+
+        let beside = with_suffix(&self.path, ".new");
+        let mut file = File::create(&beside)?;
+        file.write_all(head.as_bytes())?;
+        file.write_all(&content)?;
+        file.sync_all()?;
+        fs::rename(&beside, &self.path)?;
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    }
+
+    /// Removes it: nothing of the file is left to do.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn open(bytes: &[u8]) -> Option<(Page, &[u8])> {
+    let (head, content) = split_line(bytes)?;
+    let checksum = head.strip_prefix(MAGIC.as_bytes())?;
+    if blake3::hash(content).to_hex().as_bytes() != checksum {
+        return None;
+    }
+    let (page, bits) = split_line(content)?;
+    Some((serde_json::from_slice(page).ok()?, bits))
+}
+
+fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memchr(b'\n', bytes)?;
+    Some((&bytes[..end], &bytes[end + 1..]))
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name: OsString = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ledger::Fate;
+    use super::*;
+
+    fn subject() -> Subject {
+        let text = |text: &str| text.to_owned();
+        Subject { url: text("http://here"), dataset: text("d"), bytes: 7, fingerprint: text("f") }
+    }
+
+    #[test]
+    fn a_journal_is_good_for_what_it_was_written_for_and_for_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file.ndjson");
+        let journal = Journal::beside(&file, subject());
+        assert!(matches!(journal.read(), Found::Nothing));
+
+        let mut ledger = Ledger::default();
+        for line in (1..=100_000).chain([200_000, 1 << 40]) {
+            ledger.settle(line, Fate::Stored);
+        }
+        ledger.settle(100_001, Fate::Duplicate);
+        ledger.settle(100_002, Fate::Failed(Default::default()));
+        journal.write(&mut ledger, Some("s")).unwrap();
+        let Found::Begun { ledger: read, store } = journal.read() else { panic!() };
+        assert_eq!(
+            (read.lines(), read.tally(), store.as_deref()),
+            (ledger.lines(), ledger.tally(), Some("s"))
+        );
+        assert_eq!(read.complaints(), ledger.complaints());
+        assert!(fs::metadata(journal.path()).unwrap().len() < 1000, "runs cost little");
+
+        let other = |change: fn(&mut Subject)| {
+            let mut subject = subject();
+            change(&mut subject);
+            Journal::beside(&file, subject).read()
+        };
+        assert!(matches!(other(|s| s.bytes += 1), Found::Useless("is of other contents of this file")));
+        assert!(matches!(other(|s| s.fingerprint.push('x')), Found::Useless(_)));
+        assert!(matches!(other(|s| s.url.push('x')), Found::Useless("is of another service or dataset")));
+        assert!(matches!(other(|s| s.dataset.push('x')), Found::Useless(_)));
+
+        let whole = fs::read(journal.path()).unwrap();
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            fs::write(journal.path(), &damaged).unwrap();
+            assert!(matches!(journal.read(), Found::Useless(_)), "byte {at}");
+            fs::write(journal.path(), &whole[..at]).unwrap();
+            assert!(matches!(journal.read(), Found::Useless(_)), "cut at {at}");
+        }
+        journal.remove().unwrap();
+        journal.remove().unwrap();
+        assert!(matches!(journal.read(), Found::Nothing));
+    }
+}

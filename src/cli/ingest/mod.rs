@@ -1,0 +1,172 @@
+//! `lnsp ingest FILE...`: streams files of one chunk a line, and reads the results while it sends.
+//!
+//! Whatever happens to the service, the connection, or this command, a line is sent again until its answer is known,
+//! and not after. [`delivery`] is the way of one file: rounds of the lines that are left ([`round`]), pauses between
+//! them ([`patience`]), what is settled ([`ledger`]) and the journal that remembers it for the next run ([`journal`]).
+
+mod answer;
+mod book;
+mod delivery;
+mod feed;
+mod journal;
+mod ledger;
+mod patience;
+mod progress;
+mod round;
+mod survey;
+
+use super::{CommandResult, block_on, client, sentence};
+use clap::Args;
+use delivery::{Delivery, Perseverance};
+use journal::{Journal, Subject};
+use ledger::Tally;
+use patience::Span;
+use round::Target;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use survey::Survey;
+
+/// Some lines have no answer for good: this command gave up.
+const GAVE_UP: u8 = 2;
+
+/// `lnsp ingest`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit codes: 0 every chunk is stored; 1 some failed for good, and no other is left; 2 gave up, and a sentence says what \
+to do.
+
+Beside FILE lies FILE.lnsp-journal while it is not done: after a kill the same command goes on where it was. It stays \
+when lines failed for good; remove it to send them again as they are.")]
+pub struct Ingest {
+    /// Where the service is.
+    #[arg(long, env = "LNSP_URL", default_value = "http://127.0.0.1:8004")]
+    url: String,
+    /// The dataset the chunks belong to.
+    #[arg(long, default_value = "user_input")]
+    dataset: String,
+    /// How long to go on without any chunk being settled while the service is away, full, or failing: seconds, or with
+    /// a unit like 90s, 10m, 2h. 0 tries everything once.
+    #[arg(long, default_value = "10m")]
+    patience: Span,
+    /// How often a chunk that the service does not take now is sent.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    tries: u32,
+    /// Leaves no journal beside the files, and looks for none.
+    #[arg(long)]
+    no_journal: bool,
+    /// NDJSON files, one chunk a line, also compressed (.gz, .zst); `-` is standard input.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+}
+
+/// Why some lines of a file are without an answer; each says what to do.
+#[derive(Debug, thiserror::Error)]
+enum IngestError {
+    #[error("{file}: {error}")]
+    File { file: String, error: io::Error },
+    #[error(
+        "{file} was changed while it was sent; send it again: what is stored is known and not stored twice"
+    )]
+    Changed { file: String },
+    #[error("no answer from {url}; is the service running? (lnsp serve) Then {advice}")]
+    Unreachable {
+        url: String,
+        advice: &'static str,
+        #[source]
+        error: reqwest::Error,
+    },
+    #[error("the service refused the upload: {status} {message}")]
+    Refused { status: u16, message: String },
+    #[error("the service has no room: {message}; later, {advice}")]
+    PutOff { message: String, advice: &'static str },
+    #[error("the service took only a part of the file: {message}")]
+    Partly { message: String },
+    #[error("the upload was cut off: {message}; {advice}")]
+    Cut { message: String, advice: &'static str },
+    #[error("{left} chunks are not taken ({why}); {advice}")]
+    NotTaken { left: u64, why: String, advice: &'static str },
+}
+
+impl IngestError {
+    fn file(path: &Path, error: io::Error) -> Self {
+        IngestError::File { file: path.display().to_string(), error }
+    }
+
+    /// The next file can do better.
+    fn is_of_the_file(&self) -> bool {
+        matches!(self, IngestError::File { .. } | IngestError::Changed { .. } | IngestError::Partly { .. })
+    }
+}
+
+/// Sends all files.
+pub fn run(ingest: Ingest) -> CommandResult {
+    block_on(async {
+        let url = ingest.url.trim_end_matches('/').to_owned();
+        let target = Target { client: client()?, url, dataset: ingest.dataset.clone() };
+        // A name that is misspelt is told before the files before it are sent.
+        if let Some(error) = ingest.files.iter().find_map(|file| kind_of(file).err()) {
+            eprintln!("lnsp: {}", sentence(&error));
+            return Ok(ExitCode::from(GAVE_UP));
+        }
+        let (mut total, mut gave_up) = (Tally::default(), false);
+        for (at, file) in ingest.files.iter().enumerate() {
+            let Err(error) = send(&target, file, &ingest, &mut total).await else { continue };
+            gave_up = true;
+            eprintln!("lnsp: {}", sentence(&error));
+            let left = &ingest.files[at + 1..];
+            if !error.is_of_the_file() && !left.is_empty() {
+                eprintln!("lnsp: {} more files were not sent, from {} on", left.len(), left[0].display());
+                break;
+            }
+        }
+        if ingest.files.len() > 1 {
+            println!("all files: {total}");
+        }
+        Ok(match (gave_up, total.failed) {
+            (true, _) => ExitCode::from(GAVE_UP),
+            (false, 0) => ExitCode::SUCCESS,
+            (false, _) => ExitCode::FAILURE,
+        })
+    })?
+}
+
+async fn send(target: &Target, file: &Path, ingest: &Ingest, total: &mut Tally) -> Result<(), IngestError> {
+    let delivery = match kind_of(file)? {
+        FileKind::Regular => Delivery::of_file(target, file, !ingest.no_journal)?,
+        FileKind::Pipe => Delivery::of_pipe(target, file),
+    };
+    let perseverance = Perseverance { patience: ingest.patience.0, tries: ingest.tries };
+    let (tally, report, result) = delivery.run(perseverance).await;
+    println!("{}: {report}", file.display());
+    total.add(&tally);
+    result
+}
+
+enum FileKind {
+    Regular,
+    Pipe,
+}
+
+fn kind_of(file: &Path) -> Result<FileKind, IngestError> {
+    if file == Path::new("-") {
+        return Ok(FileKind::Pipe);
+    }
+    let kind = std::fs::metadata(file).map_err(|error| IngestError::file(file, error))?;
+    if kind.is_dir() {
+        return Err(IngestError::file(file, io::Error::from(io::ErrorKind::IsADirectory)));
+    }
+    Ok(if kind.is_file() { FileKind::Regular } else { FileKind::Pipe })
+}
+
+impl Target {
+    fn journal(&self, file: &Path, survey: &Survey) -> Journal {
+        let subject = Subject {
+            url: self.url.clone(),
+            dataset: self.dataset.clone(),
+            bytes: survey.bytes,
+            fingerprint: survey.fingerprint.clone(),
+        };
+        Journal::beside(file, subject)
+    }
+}

@@ -1,0 +1,231 @@
+//! One request to the service: the lines go out, their answers come back meanwhile.
+
+use super::answer::{Answer, Failure, Refusal, fate};
+use super::feed::Feed;
+use super::ledger::Fate;
+use crate::http::{Encoding, Lines};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use serde::Deserialize;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// The service answers before it reads. One that does not, or something between that holds the answer back, gets the
+/// body after this time all the same.
+const ANSWER_FIRST: Duration = Duration::from_secs(2);
+/// How often the listener is called while no answers come.
+const BREATH: Duration = Duration::from_millis(250);
+
+/// Where chunks go.
+pub struct Target {
+    /// Makes the requests.
+    pub client: reqwest::Client,
+    /// Of the service, without a slash at its end.
+    pub url: String,
+    /// The dataset they belong to.
+    pub dataset: String,
+}
+
+/// Hears what a round brings.
+pub trait Listener {
+    /// A line is settled, or is to be sent again.
+    fn hear(&mut self, line: u64, fate: Result<Fate, Failure>);
+    /// Called after each piece of the answer, and now and then while none comes.
+    fn breathe(&mut self);
+}
+
+/// How a round ended.
+#[derive(Debug)]
+pub enum End {
+    /// With a summary of the whole upload.
+    Complete,
+    /// Too early; going on can help.
+    Cut(String),
+    /// Too early, and it would end there again.
+    Partly(String),
+    /// Before it began, by a service that has no room now.
+    PutOff {
+        /// What the service says.
+        message: String,
+        /// When it wants to be asked again.
+        wait: Option<Duration>,
+    },
+    /// Before it began; the same request would be refused again.
+    Refused {
+        /// 400 and up.
+        status: u16,
+        /// What the service says.
+        message: String,
+    },
+    /// Nobody answers.
+    Unreachable(reqwest::Error),
+    /// The source of the lines failed.
+    Source(io::Error),
+}
+
+/// A source on its way out.
+pub struct Cargo {
+    feed: Feed,
+    encoding: Encoding,
+    watch: Arc<Watch>,
+}
+
+/// What is known of a source from outside, while and after it is read.
+#[derive(Default)]
+pub struct Watch {
+    begun: AtomicBool,
+    failed: Mutex<Option<io::Error>>,
+}
+
+impl Watch {
+    /// Somebody has begun to read it.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    fn take_error(&self) -> Option<io::Error> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Cargo {
+    /// These bytes, in this encoding.
+    pub fn new(feed: Feed, encoding: Encoding) -> Self {
+        Cargo { feed, encoding, watch: Arc::default() }
+    }
+
+    /// See [`Watch`].
+    pub fn watch(&self) -> Arc<Watch> {
+        self.watch.clone()
+    }
+
+    /// Its pieces, from the moment the service has taken the request: what is refused is not even begun.
+    fn pieces(self, taken: CancellationToken) -> impl Stream<Item = io::Result<Bytes>> + Send {
+        let watch = self.watch;
+        let noted = watch.clone();
+        let begin = async move {
+            drop(timeout(ANSWER_FIRST, taken.cancelled()).await);
+            watch.begun.store(true, Ordering::Relaxed);
+            self.feed.pieces()
+        };
+        futures_util::stream::once(begin).flatten().inspect_err(move |error| {
+            let copy = io::Error::new(error.kind(), error.to_string());
+            *noted.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(copy);
+        })
+    }
+}
+
+impl Target {
+    /// The database behind the service, if it says.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    pub async fn store(&self) -> Result<Option<String>, reqwest::Error> {
+        #[derive(Default, Deserialize)]
+        struct Stats {
+            store: Option<String>,
+        }
+        let response = self.client.get(format!("{}/stats", self.url)).send().await?;
+        Ok(response.json::<Stats>().await.unwrap_or_default().store)
+    }
+
+    /// Sends `cargo` and hears the answers. Without any for `silence` the round is over.
+    pub async fn send(&self, cargo: Cargo, silence: Option<Duration>, listener: &mut impl Listener) -> End {
+        let (encoding, watch, taken) = (cargo.encoding, cargo.watch(), CancellationToken::new());
+        let request = self
+            .client
+            .post(format!("{}/ingest", self.url))
+            .query(&[("dataset_source", &self.dataset)])
+            .header("Content-Type", "application/x-ndjson")
+            .header("Content-Encoding", encoding.name())
+            .header("Accept", "application/x-ndjson")
+            .body(reqwest::Body::wrap_stream(cargo.pieces(taken.clone())));
+        let end = match within(silence, request.send()).await {
+            None => End::Cut(silent(silence)),
+            Some(Err(error)) if error.is_connect() => End::Unreachable(error),
+            Some(Err(error)) => End::Cut(super::super::sentence(&error)),
+            Some(Ok(response)) if response.status().is_success() => {
+                taken.cancel();
+                read_answer(response, silence, listener).await
+            }
+            Some(Ok(response)) => refused(response).await,
+        };
+        watch.take_error().map_or(end, End::Source)
+    }
+}
+
+async fn within<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        Some(limit) => timeout(limit, work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
+fn silent(silence: Option<Duration>) -> String {
+    format!("the service said nothing for {} s", silence.unwrap_or_default().as_secs())
+}
+
+async fn refused(response: reqwest::Response) -> End {
+    let status = response.status().as_u16();
+    let wait =
+        response.headers().get("Retry-After").and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let refusal: Refusal = response.json().await.unwrap_or_default();
+    let message = match refusal.error.message {
+        message if message.is_empty() => format!("status {status}, without a reason"),
+        message => message,
+    };
+    match status {
+        408 | 429 | 503 => End::PutOff { message, wait: wait.map(Duration::from_secs) },
+        500.. => End::Cut(message),
+        _ => End::Refused { status, message },
+    }
+}
+
+/// Reads results as they come; an answer without its summary is incomplete.
+async fn read_answer(
+    response: reqwest::Response,
+    silence: Option<Duration>,
+    listener: &mut impl Listener,
+) -> End {
+    let mut lines = Lines::default();
+    let mut body = response.bytes_stream();
+    let mut heard = Instant::now();
+    loop {
+        let piece = match timeout(BREATH, body.next()).await {
+            Ok(Some(Ok(piece))) => piece,
+            Ok(Some(Err(error))) => return End::Cut(super::super::sentence(&error)),
+            Ok(None) => return End::Cut("the connection ended before the summary".to_owned()),
+            Err(_) if silence.is_some_and(|silence| heard.elapsed() >= silence) => {
+                return End::Cut(silent(silence));
+            }
+            Err(_) => {
+                listener.breathe();
+                continue;
+            }
+        };
+        heard = Instant::now();
+        lines.feed(&piece);
+        while let Some((_, line)) = lines.next_line() {
+            // A line of a kind this version does not know is passed over.
+            let answer = line.ok().and_then(|line| serde_json::from_slice(&line).ok());
+            match answer {
+                Some(Answer::Result { line, status, error }) => listener.hear(line, fate(&status, error)),
+                Some(Answer::Summary { complete: true, .. }) => return End::Complete,
+                Some(Answer::Summary { error, .. }) => {
+                    let error = error.unwrap_or_default();
+                    return if error.retryable {
+                        End::Cut(error.message)
+                    } else {
+                        End::Partly(error.message)
+                    };
+                }
+                None => {}
+            }
+        }
+        listener.breathe();
+    }
+}
