@@ -214,7 +214,8 @@ impl Upload {
         }
         loop {
             let line = match self.lines.next_line() {
-                None if self.whole => self.lines.last_line(),
+                // A body that was cut off has no last line: what is left is a piece of one.
+                None if self.whole && self.inflate.finish().is_ok() => self.lines.last_line(),
                 line => line,
             };
             if let Some((number, line)) = line {
