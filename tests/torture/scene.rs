@@ -4,12 +4,13 @@ use crate::cluster::postmaster;
 use crate::disk::SmallDisk;
 use crate::fault::{Fault, Strike};
 use crate::house::House;
-use crate::payload::dice;
+use crate::payload::{Piece, dice};
 use crate::postgres::DataFolder;
 use crate::proxy::Proxy;
 use crate::service::Orders;
 use crate::world::World;
 use lnsp_ingest::simulated_llm::{Options, SimulatedLlm};
+use lnsp_ingest::stages::Stage;
 use lnsp_ingest::store::managed::ManagedPostgres;
 use rand::RngExt;
 use std::path::PathBuf;
@@ -49,6 +50,11 @@ impl Scene {
         let data = folder.path().to_owned();
         let mut orders =
             Orders { data: data.clone(), panics: panics(&world, strikes, chunks), ..Orders::default() };
+        if has(Fault::Poison) {
+            let (stage, pieces) = poison(&world, chunks);
+            orders.poison = pieces.iter().map(|piece| (stage.to_owned(), piece.id())).collect();
+            world.poison(pieces);
+        }
         let (mut proxy, mut postgres) = (None, None);
         if has(Fault::CutCommit) {
             postgres = Some(ManagedPostgres::start(&data).unwrap());
@@ -80,4 +86,12 @@ fn panics(world: &World, strikes: &[Strike], chunks: u32) -> Vec<(String, u64)> 
             .collect::<Vec<_>>()
     });
     deaths.collect()
+}
+
+/// The stage that dies, and the pieces it dies with.
+fn poison(world: &World, chunks: u32) -> (&'static str, Vec<Piece>) {
+    let mut dice = dice(world.seed, "poison", 0);
+    let stage = Stage::ALL[dice.random_range(0..Stage::ALL.len())].name();
+    let numbers = (0..dice.random_range(2..5)).map(|_| dice.random_range(0..chunks * 6 / 10));
+    (stage, numbers.map(Piece::new).filter(|piece| piece.has_id()).collect())
 }
