@@ -111,6 +111,11 @@ impl Fault {
         )
     }
 
+    /// The next server has to recover.
+    pub fn crashes_the_database(self) -> bool {
+        matches!(self, Fault::KillPostgres | Fault::KillBoth | Fault::QuitPostgres)
+    }
+
     /// The stage that dies.
     pub fn panics(self) -> Option<&'static str> {
         self.name().strip_prefix("panic-")

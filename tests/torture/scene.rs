@@ -13,7 +13,7 @@ use lnsp_ingest::simulated_llm::{Options, SimulatedLlm};
 use lnsp_ingest::stages::Stage;
 use lnsp_ingest::store::managed::ManagedPostgres;
 use rand::RngExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -43,10 +43,9 @@ impl Scene {
         let folder = DataFolder::new();
         let disk = if has(Fault::FullDisk) { Some(SmallDisk::mount(folder.path())?) } else { None };
         folder.take_cluster();
-        // A server that was killed flushes each of its files before anything else: only its own are to be left.
-        let copied =
-            Command::new("find").arg(folder.path()).args(["-type", "f", "-exec", "sync", "{}", "+"]).status();
-        assert!(copied.unwrap().success());
+        if strikes.iter().any(|strike| strike.fault.crashes_the_database()) {
+            flush(folder.path());
+        }
         let data = folder.path().to_owned();
         let mut orders =
             Orders { data: data.clone(), panics: panics(&world, strikes, chunks), ..Orders::default() };
@@ -69,6 +68,13 @@ impl Scene {
         let house = House::new(world.clone(), orders, data.clone(), may_give_up);
         Some(Scene { world, house, proxy, llm, data, _postgres: postgres, _folder: folder, disk })
     }
+}
+
+/// A server that was killed flushes each file of its folder before anything else: what the copy has left to be flushed
+/// is not to be part of that.
+fn flush(folder: &Path) {
+    let flushed = Command::new("find").arg(folder).args(["-type", "f", "-exec", "sync", "{}", "+"]).status();
+    assert!(flushed.unwrap().success());
 }
 
 fn quick_llm(seed: u64) -> Options {
