@@ -39,6 +39,8 @@ pub enum Fault {
     PanicEmbed,
     /// The third.
     PanicWrite,
+    /// A few chunks with which a stage panics each time.
+    Poison,
     /// The language model does not answer.
     HangLlm,
     /// No space is left where the database and the index are.
@@ -53,7 +55,7 @@ pub enum Fault {
 
 impl Fault {
     /// In the order of the rounds.
-    pub const ALL: [Fault; 17] = [
+    pub const ALL: [Fault; 18] = [
         Fault::KillService,
         Fault::CutCommit,
         Fault::KillPostgres,
@@ -67,6 +69,7 @@ impl Fault {
         Fault::QuitPostgres,
         Fault::HangLlm,
         Fault::Disconnect,
+        Fault::Poison,
         Fault::PanicEmbed,
         Fault::StopService,
         Fault::DeafClient,
@@ -88,6 +91,7 @@ impl Fault {
             Fault::PanicTmd => "panic-tmd",
             Fault::PanicEmbed => "panic-embed",
             Fault::PanicWrite => "panic-write",
+            Fault::Poison => "poison",
             Fault::HangLlm => "hang-llm",
             Fault::FullDisk => "full-disk",
             Fault::Disconnect => "disconnect",
@@ -105,6 +109,11 @@ impl Fault {
             self,
             CutCommit | KillPostgres | KillBoth | QuitPostgres | StopPostgres | FullDisk | TerminateBackends
         )
+    }
+
+    /// The next server has to recover.
+    pub fn crashes_the_database(self) -> bool {
+        matches!(self, Fault::KillPostgres | Fault::KillBoth | Fault::QuitPostgres)
     }
 
     /// The stage that dies.
@@ -132,8 +141,8 @@ pub struct Strike {
 impl Strike {
     /// Waits for its moment and strikes.
     pub async fn strike(self, scene: &Scene) {
-        if self.fault.panics().is_some() {
-            // The service does that itself, and says so.
+        if self.fault.panics().is_some() || self.fault == Fault::Poison {
+            // The service does that itself, and says so, or its answer does.
             return;
         }
         let world = &scene.world;
@@ -198,7 +207,7 @@ impl Strike {
             Fault::Disconnect => return hostile::disconnect(&scene.world, dice).await,
             Fault::SlowLoris => return hostile::slow_loris(&scene.world, dice).await,
             Fault::DeafClient => return hostile::deaf_client(&scene.world, dice).await,
-            Fault::PanicTmd | Fault::PanicEmbed | Fault::PanicWrite => false,
+            Fault::PanicTmd | Fault::PanicEmbed | Fault::PanicWrite | Fault::Poison => false,
         };
         u64::from(alive && busy)
     }

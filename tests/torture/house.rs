@@ -139,6 +139,12 @@ impl House {
         there
     }
 
+    /// Starts the service again, and no stage dies with a chunk any more.
+    pub async fn cure(&self) {
+        self.orders.lock().unwrap().poison.clear();
+        while self.world.service().await.is_some() && !self.kill().await {}
+    }
+
     /// Sends the service a signal that it does not die of. Says whether it was there.
     pub fn signal(&self, signal: Signal) -> bool {
         let pid = *self.pid.borrow();

@@ -5,6 +5,7 @@
 
 use crate::cluster::{Postmaster, postmaster};
 use crate::items::Items;
+use crate::letters;
 use crate::oracle::{Ledger, Word};
 use crate::payload::{Piece, Remaking, chunk_of};
 use lnsp_ingest::chunk::Chunk;
@@ -88,12 +89,14 @@ async fn judge(case: &Case) -> Result<Vec<String>, Box<dyn Error>> {
     let items = Items::read(&case.index);
     let server = postmaster(&case.data).ok_or("PostgreSQL is not there")?;
     let (rows, clock, next_item) = read_rows(&server).await?;
+    let letters = letters::read(&server).await?;
     let ledger = Ledger::read(&case.ledger);
     let mut findings = Vec::new();
     let mut say = |finding: String| findings.push(finding);
 
     numbers(&rows, clock, next_item, &mut say);
-    contents(case, &rows, &ledger, &mut say);
+    let stored = contents(case, &rows, &ledger, &mut say);
+    letters::judge(case, &letters, &ledger, &stored, &mut say);
     match items {
         Ok(items) => index(case, &rows, &items, &mut say),
         Err(_) if !case.when.drained() && rows.is_empty() => {}
@@ -146,7 +149,8 @@ fn numbers(rows: &[Row], clock: i64, next_item: i64, say: &mut impl FnMut(String
 }
 
 /// Every row is a piece that was issued, with its content and vector; every piece that was acknowledged is a row.
-fn contents(case: &Case, rows: &[Row], ledger: &Ledger, say: &mut impl FnMut(String)) {
+/// Gives the pieces that are stored.
+fn contents(case: &Case, rows: &[Row], ledger: &Ledger, say: &mut impl FnMut(String)) -> BTreeSet<Piece> {
     let issued: HashMap<Vec<u8>, (Piece, Chunk)> = ledger
         .issued
         .keys()
@@ -175,6 +179,7 @@ fn contents(case: &Case, rows: &[Row], ledger: &Ledger, say: &mut impl FnMut(Str
             say(format!("{piece} was sent until it was answered, and is not stored"));
         }
     }
+    stored
 }
 
 fn differences<'a>(

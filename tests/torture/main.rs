@@ -16,6 +16,7 @@ mod hostile;
 mod house;
 mod items;
 mod judge;
+mod letters;
 mod oracle;
 mod payload;
 #[allow(dead_code)]

@@ -43,6 +43,11 @@ impl Piece {
         Piece { variant: self.variant + 1, ..self }
     }
 
+    /// Its id, where it has one.
+    pub fn id(self) -> String {
+        format!("piece-{}", self.number)
+    }
+
     /// Every fifth has no id of its own, and so cannot conflict.
     pub fn has_id(self) -> bool {
         self.number % 5 != 4
@@ -80,7 +85,7 @@ pub fn json_of(seed: u64, piece: Piece) -> Value {
     }
     let mut chunk = json!({"text": text});
     if piece.has_id() {
-        chunk["id"] = json!(format!("piece-{}", piece.number));
+        chunk["id"] = json!(piece.id());
     }
     if dice.random_bool(0.5) {
         chunk["document_id"] = json!(format!("document {}", piece.number / 7));
@@ -115,9 +120,12 @@ const WORDS: [&str; 12] = [
 
 /// The chunk as the service has to take it.
 pub fn chunk_of(seed: u64, piece: Piece) -> Chunk {
-    let line = json_of(seed, piece).to_string();
-    let wire: WireChunk = read_chunk(line.as_bytes()).unwrap();
-    wire.check(&DATASET.into(), None).unwrap()
+    read_back(json_of(seed, piece).to_string().as_bytes()).unwrap()
+}
+
+/// The chunk of a line of JSON, if it is one.
+pub fn read_back(line: &[u8]) -> Option<Chunk> {
+    read_chunk::<WireChunk>(line).ok()?.check(&DATASET.into(), None).ok()
 }
 
 /// Lines that are no chunks, with the code of the error that each must get.

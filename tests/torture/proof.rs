@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 /// A change of the tables, what undoes it, and what the judge has to say.
-const TABLES: [(&str, &str, &str); 6] = [
+const TABLES: [(&str, &str, &str); 8] = [
     (
         "UPDATE chunks SET text = text || '!' WHERE seq = 7",
         "UPDATE chunks SET text = left(text, -1) WHERE seq = 7",
@@ -42,13 +42,24 @@ const TABLES: [(&str, &str, &str); 6] = [
         "UPDATE chunks SET seq = 10 WHERE seq = 9 AND item = (SELECT max(item) FROM chunks WHERE seq = 9)",
         "doubled: seq 9",
     ),
+    (
+        "INSERT INTO dead_letters (dataset_source, id, content_hash, stage, cause, message, attempts, input,
+                                   first_failed_at, last_failed_at)
+         SELECT dataset_source, id, content_hash, 'tmd', 'poison', '', 3, '{\"text\":\"another\"}', now(), now()
+         FROM chunks WHERE seq = 5",
+        "UPDATE dead_letters SET content_hash = decode(repeat('00', 32), 'hex')",
+        "has a dead letter, and is stored\nthe dead letter of 4.0 makes another chunk",
+    ),
+    ("SELECT", "DELETE FROM dead_letters", "nobody has sent the dead letter"),
     ("DELETE FROM chunks WHERE seq = 11", "SELECT", "was acknowledged and is lost"),
 ];
 
 /// A change of the ledger, and what the judge has to say.
-const LEDGER: [(&str, &str, &str); 2] = [
+const LEDGER: [(&str, &str, &str); 3] = [
     ("I 5.0", "I 905.0", "nobody has sent the row"),
     ("I 5.0", "I 905.0\nS 905.0\nI 5.0", "905.0 was acknowledged and is lost"),
+    // Its row is gone by now.
+    ("S 10.0", "R 10.0", "10.0 was refused, and has no dead letter"),
 ];
 
 /// Answers to two lines, and what is wrong with each.

@@ -83,6 +83,9 @@ async fn play(plan: &Plan, scene: &Scene) {
         }
     };
     tokio::join!(clients, strikes);
+    if world.has_poison() {
+        scene.house.cure().await;
+    }
     // Everything is sent once more, to hear that it is known, and what nobody has waited for.
     let mut all: Vec<Piece> = (0..share * CLIENTS).map(Piece::new).collect();
     all.extend(world.left_over());

@@ -4,15 +4,16 @@ use crate::cluster::postmaster;
 use crate::disk::SmallDisk;
 use crate::fault::{Fault, Strike};
 use crate::house::House;
-use crate::payload::dice;
+use crate::payload::{Piece, dice};
 use crate::postgres::DataFolder;
 use crate::proxy::Proxy;
 use crate::service::Orders;
 use crate::world::World;
 use lnsp_ingest::simulated_llm::{Options, SimulatedLlm};
+use lnsp_ingest::stages::Stage;
 use lnsp_ingest::store::managed::ManagedPostgres;
 use rand::RngExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -42,13 +43,17 @@ impl Scene {
         let folder = DataFolder::new();
         let disk = if has(Fault::FullDisk) { Some(SmallDisk::mount(folder.path())?) } else { None };
         folder.take_cluster();
-        // A server that was killed flushes each of its files before anything else: only its own are to be left.
-        let copied =
-            Command::new("find").arg(folder.path()).args(["-type", "f", "-exec", "sync", "{}", "+"]).status();
-        assert!(copied.unwrap().success());
+        if strikes.iter().any(|strike| strike.fault.crashes_the_database()) {
+            flush(folder.path());
+        }
         let data = folder.path().to_owned();
         let mut orders =
             Orders { data: data.clone(), panics: panics(&world, strikes, chunks), ..Orders::default() };
+        if has(Fault::Poison) {
+            let (stage, pieces) = poison(&world, chunks);
+            orders.poison = pieces.iter().map(|piece| (stage.to_owned(), piece.id())).collect();
+            world.poison(pieces);
+        }
         let (mut proxy, mut postgres) = (None, None);
         if has(Fault::CutCommit) {
             postgres = Some(ManagedPostgres::start(&data).unwrap());
@@ -63,6 +68,13 @@ impl Scene {
         let house = House::new(world.clone(), orders, data.clone(), may_give_up);
         Some(Scene { world, house, proxy, llm, data, _postgres: postgres, _folder: folder, disk })
     }
+}
+
+/// A server that was killed flushes each file of its folder before anything else: what the copy has left to be flushed
+/// is not to be part of that.
+fn flush(folder: &Path) {
+    let flushed = Command::new("find").arg(folder).args(["-type", "f", "-exec", "sync", "{}", "+"]).status();
+    assert!(flushed.unwrap().success());
 }
 
 fn quick_llm(seed: u64) -> Options {
@@ -80,4 +92,12 @@ fn panics(world: &World, strikes: &[Strike], chunks: u32) -> Vec<(String, u64)> 
             .collect::<Vec<_>>()
     });
     deaths.collect()
+}
+
+/// The stage that dies, and the pieces it dies with.
+fn poison(world: &World, chunks: u32) -> (&'static str, Vec<Piece>) {
+    let mut dice = dice(world.seed, "poison", 0);
+    let stage = Stage::ALL[dice.random_range(0..Stage::ALL.len())].name();
+    let numbers = (0..dice.random_range(2..5)).map(|_| dice.random_range(0..chunks * 6 / 10));
+    (stage, numbers.map(Piece::new).filter(|piece| piece.has_id()).collect())
 }

@@ -12,7 +12,7 @@ use lnsp_ingest::flow::Backoff;
 use lnsp_ingest::http::{Patience, Settings};
 use lnsp_ingest::stages::{Inspect, Stage};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub struct Orders {
     pub llm: Option<String>,
     /// The stage's name, and the how manyth chunk in its hands it dies with.
     pub panics: Vec<(String, u64)>,
+    /// The stage's name, and the id of a chunk with which it dies each time.
+    pub poison: Vec<(String, String)>,
 }
 
 #[derive(Parser)]
@@ -99,7 +101,7 @@ fn config(orders: &Orders) -> Config {
 fn fittings(orders: &Orders) -> Fittings {
     let mut fittings = Fittings {
         encoder: Some(Arc::new(|| Box::new(Scripted::new()))),
-        inspect: Arc::new(Deaths::new(&orders.panics)),
+        inspect: Arc::new(Deaths::new(orders)),
         // Built often, so that faults meet builds.
         index: |options| {
             options.map_size = 1 << 30;
@@ -117,24 +119,29 @@ fn fittings(orders: &Orders) -> Fittings {
 /// Panics with the chunks it was told to.
 struct Deaths {
     orders: BTreeSet<(&'static str, u64)>,
+    poison: HashSet<(&'static str, String)>,
     seen: [AtomicU64; 3],
 }
 
 impl Deaths {
-    fn new(orders: &[(String, u64)]) -> Deaths {
+    fn new(orders: &Orders) -> Deaths {
         let stage = |name: &str| Stage::ALL.into_iter().find(|stage| stage.name() == name).unwrap().name();
-        let orders = orders.iter().map(|(name, number)| (stage(name), *number)).collect();
-        Deaths { orders, seen: Default::default() }
+        let poison = orders.poison.iter().map(|(name, id)| (stage(name), id.clone())).collect();
+        let orders = orders.panics.iter().map(|(name, number)| (stage(name), *number)).collect();
+        Deaths { orders, poison, seen: Default::default() }
     }
 }
 
 impl Inspect for Deaths {
-    fn in_hand(&self, stage: Stage, _: &Chunk) {
+    fn in_hand(&self, stage: Stage, chunk: &Chunk) {
         let place = Stage::ALL.iter().position(|one| *one == stage).unwrap();
         let seen = self.seen[place].fetch_add(1, Ordering::SeqCst);
         if self.orders.contains(&(stage.name(), seen)) {
             println!("panic {}", stage.name());
             panic!("a death on order: {} with chunk {seen}", stage.name());
+        }
+        if !self.poison.is_empty() && self.poison.contains(&(stage.name(), chunk.key.id.to_string())) {
+            panic!("a death of poison: {} with {}", stage.name(), chunk.key.id);
         }
     }
 }

@@ -55,6 +55,8 @@ pub struct Book {
     recent: Vec<Piece>,
     /// What was issued by those who do not wait for answers.
     left_over: Vec<Piece>,
+    /// The numbers of what a stage dies with.
+    poison: Vec<u32>,
 }
 
 impl Book {
@@ -134,6 +136,16 @@ impl World {
     pub fn pieces(&self, count: u32) -> Vec<Piece> {
         let first = self.next.fetch_add(count, Ordering::Relaxed);
         (first..first + count).map(Piece::new).collect()
+    }
+
+    /// A stage dies with these, of whatever content.
+    pub fn poison(&self, pieces: Vec<Piece>) {
+        self.book().poison = pieces.iter().map(|piece| piece.number).collect();
+    }
+
+    /// A stage dies with some pieces.
+    pub fn has_poison(&self) -> bool {
+        !self.book().poison.is_empty()
     }
 
     /// These have been issued, and nobody waits for their answers.
@@ -218,7 +230,12 @@ impl World {
             Word::Stored => self.count_many("stored", many),
             Word::Duplicate => self.count_many("duplicate", many),
             Word::Conflict => self.count_many("conflict", many),
-            Word::Refused => self.count_many("refused", many),
+            Word::Refused => {
+                self.count_many("refused", many);
+                let poison = self.book().poison.clone();
+                let struck = pieces.iter().filter(|piece| poison.contains(&piece.number)).count();
+                self.struck("poison", struck as u64);
+            }
             Word::Issued => {}
         }
         if matches!(word, Word::Stored | Word::Duplicate) {
