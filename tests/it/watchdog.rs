@@ -91,6 +91,49 @@ async fn waiting_for_the_database_is_not_hanging() {
     house.stop().await;
 }
 
+/// A model that has a vector for nobody.
+struct Refusing(Scripted);
+
+impl Encoder for Refusing {
+    fn identity(&self) -> &ModelIdentity {
+        self.0.identity()
+    }
+
+    fn dims(&self) -> usize {
+        self.0.dims()
+    }
+
+    fn encode(&mut self, texts: &[&Tokens]) -> Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError> {
+        let refused = || EncodeError::Tokenize { reason: "on purpose".to_owned() };
+        Ok(texts.iter().map(|_| Err(refused())).collect())
+    }
+}
+
+#[actix_web::test]
+async fn a_rejected_chunk_that_waits_for_its_dead_letter_hangs_no_more_than_a_supervisor_who_waits_for_it() {
+    let said = Said::default();
+    let factory: EncoderFactory = Arc::new(|| Box::new(Refusing(Scripted::new())));
+    let poison = Poison { stage: Stage::Tmd, text: POISON };
+    let fittings = Fittings { encoder: Some(factory), ..said.fittings(Arc::new(poison)) };
+    let house = House::build(fittings, &["--hang-deadline-s", "1"]).await;
+    let held = house.database.hold("LOCK TABLE dead_letters IN ACCESS EXCLUSIVE MODE").await;
+    let refused = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), line("a", "A text.")));
+    let waits =
+        || house.state.pipeline.oldest_work()[1].filter(|oldest| oldest.waits_for == Some("PostgreSQL"));
+    until("the letter waits", || waits().is_some()).await;
+    let poison = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), line("poison", POISON)));
+    until("the extractor has died", || house.state.pipeline.health().healing.is_some()).await;
+    let before = waits().unwrap().age;
+    until("three deadlines have passed", || waits().unwrap().age > before + Duration::from_secs(3)).await;
+    assert_eq!((house.state.pipeline.health().generation, said.sentences()), (1, Vec::new()));
+    held.release().await;
+    for (upload, code) in [(refused, "embed_failed"), (poison, "poison")] {
+        let answer = upload.await.unwrap();
+        assert_eq!((tally(&answer), &answer[0]["error"]["code"]), ((0, 0, 1), &json!(code)));
+    }
+    house.stop().await;
+}
+
 /// What a service said as its last words, instead of ending this process.
 #[derive(Clone, Default)]
 struct Said(Arc<Mutex<Vec<String>>>);
