@@ -97,6 +97,12 @@ impl House {
         drop(self.state);
     }
 
+    /// Leaves a service that cannot end in order, as its process would by exiting.
+    pub async fn abandon(self) {
+        self.server.stop(false).await;
+        assert_eq!(self.app.abandon(), Vec::<String>::new());
+    }
+
     /// The orderly end of its HTTP face; gives the chunks without an answer.
     pub async fn drain(&self, within: Duration) -> u64 {
         let deadline = tokio::time::Instant::now() + within;

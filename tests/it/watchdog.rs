@@ -256,7 +256,7 @@ async fn a_pipeline_thread_that_has_ended_is_beyond_healing() {
     let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..10)));
     said.must_say("has ended").await;
     upload.abort();
-    house.stop().await;
+    house.abandon().await;
 }
 
 /// Kills the first generation, and its supervisor before it can build the second.
@@ -280,7 +280,7 @@ async fn a_supervisor_that_dies_is_beyond_healing() {
     said.must_say("the supervisor has ended").await;
     assert_eq!(house.get("/ready").await.0, 503);
     upload.abort();
-    house.stop().await;
+    house.abandon().await;
 }
 
 /// Poison in one stage, and a trap for whoever builds the second generation.
