@@ -7,7 +7,9 @@ use super::folder::Folder;
 use super::options::{IndexIdentity, IndexOptions};
 use super::source::{Change, ChangeSource, Page};
 use super::status::RebuildReason;
-use super::volume::{Forestry, Record, Volume};
+use super::forests::Forestry;
+use super::volume::{Record, Volume};
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -74,8 +76,12 @@ impl Site<'_> {
             let record = volume.record(&txn)?.filter(Record::known_format);
             let record =
                 record.ok_or_else(|| IndexError::Damaged("it has no record of this format".into()))?;
-            if record.identity() == *identity && volume.reader(&txn)?.n_items() != record.items {
-                return Err(IndexError::Damaged("its record and its trees count differently".into()));
+            if record.identity() == *identity {
+                for (forest, items) in &record.forests {
+                    if volume.forests.reader(&txn, *forest)?.n_items() != *items {
+                        return Err(IndexError::Damaged("its record and its trees count differently".into()));
+                    }
+                }
             }
             drop(txn);
             Ok(Held { volume, record })
@@ -102,7 +108,8 @@ impl Site<'_> {
     /// Whether the source still has the history this volume was built from. A store that was set back has a clock
     /// behind the watermark, or has written another row at the number of our witness.
     fn history_of(&self, held: &Held) -> Result<Option<RebuildReason>, IndexError> {
-        let Record { watermark, witness, items, .. } = held.record;
+        let Record { watermark, witness, .. } = held.record;
+        let items = held.record.items();
         let first = self.ask(|source| source.changes_after(watermark, self.options.policy.page))?;
         let behind = first.clock - watermark;
         if behind < 0 {
@@ -114,8 +121,7 @@ impl Site<'_> {
         let Some((seq, item)) = witness else { return Ok(None) };
         if let Some(row) = self.ask(|source| source.row_at(seq))? {
             let txn = held.volume.read()?;
-            let built = held.volume.reader(&txn)?.item_vector(&txn, item);
-            let built = built.map_err(|error| IndexError::storage(error, held.volume.map_size()))?;
+            let built = held.volume.vector(&txn, &held.record, item)?;
             let same = row.item == item && built.as_deref() == Some(&row.vector[..]);
             return Ok((!same).then_some(RebuildReason::StoreRestored));
         }
@@ -157,7 +163,7 @@ impl Site<'_> {
         Ok(page)
     }
 
-    /// Fills a new volume page by page, builds once, and makes it current.
+    /// Fills a new volume page by page, builds it forest by forest, and makes it current.
     pub(super) fn rebuild(&self) -> Result<Held, IndexError> {
         let path = self.folder.next()?;
         let held = self.fill(&path).and_then(|held| {
@@ -167,7 +173,7 @@ impl Site<'_> {
         match held {
             Ok(held) => {
                 self.folder.remove_others(&path)?;
-                tracing::info!(items = held.record.items, watermark = held.record.watermark, "index rebuilt");
+                tracing::info!(items = held.record.items(), watermark = held.record.watermark, "index rebuilt");
                 Ok(held)
             }
             Err(error) => {
@@ -183,19 +189,21 @@ impl Site<'_> {
     fn fill(&self, path: &Path) -> Result<Held, IndexError> {
         let identity = &self.options.identity;
         let volume = Volume::open(path, identity, self.options.map_size)?;
-        let mut record = Record::empty(identity);
+        let mut record = Record::empty(identity, self.options.forest_items);
+        let mut forests = BTreeSet::new();
         loop {
             if (self.cancelled)() {
                 return Err(IndexError::Closed);
             }
             let page = self.page(record.watermark)?;
-            volume.fill(&page.changes)?;
+            forests.append(&mut volume.fill(&page.changes, &record)?);
             record = record.after(&page.changes, page.upto);
             if page.last {
                 break;
             }
         }
-        let record = volume.apply(&[], record, &self.forestry())?;
+        let forestry = self.forestry(&record);
+        let record = volume.build(record, &forests, &forestry)?;
         Ok(Held { volume, record })
     }
 
@@ -224,10 +232,13 @@ impl Site<'_> {
         if changes.is_empty() && watermark == record.watermark {
             return Ok(record.clone());
         }
-        volume.apply(changes, record.after(changes, watermark), &self.forestry())
+        let record = record.after(changes, watermark);
+        let forestry = self.forestry(&record);
+        volume.apply(changes, record, &forestry)
     }
 
-    fn forestry(&self) -> Forestry<'_> {
-        Forestry { trees: self.options.trees, cancelled: self.cancelled, pulse: &self.options.pulse }
+    fn forestry(&self, record: &Record) -> Forestry<'_> {
+        let IndexOptions { trees, pulse, .. } = self.options;
+        Forestry { trees: *trees, cancelled: self.cancelled, pulse, seed: record.watermark.unsigned_abs() }
     }
 }

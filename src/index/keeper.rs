@@ -124,7 +124,7 @@ impl Keeper {
         if !orders.flush.is_empty() {
             return Ok(self.start(orders));
         }
-        let threshold = policy.threshold(lock(&self.shared.account).record.items);
+        let threshold = policy.threshold(lock(&self.shared.account).record.items());
         let pressed = orders.pressure && len > 0;
         orders.pressure &= pressed;
         let due = if orders.look || len >= threshold || pressed {

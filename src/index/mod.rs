@@ -21,6 +21,7 @@ mod builder;
 mod delta;
 mod error;
 mod folder;
+mod forests;
 mod keeper;
 mod options;
 mod readers;

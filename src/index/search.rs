@@ -33,7 +33,7 @@ pub enum Effort {
 pub enum Mode {
     /// Every item was looked at.
     Exact,
-    /// The trees chose the candidates.
+    /// Where there are many, the trees chose the candidates.
     Ann,
 }
 
@@ -46,6 +46,13 @@ pub struct Found {
     pub seq: i64,
     /// How the built part was searched.
     pub mode: Mode,
+}
+
+/// What is asked of each forest.
+struct Asked<'a> {
+    query: &'a [f32],
+    k: usize,
+    effort: Effort,
 }
 
 /// The delta and the volume, taken in this order.
@@ -71,24 +78,23 @@ impl View<'_> {
 
         let txn = self.volume.read()?;
         let record = self.read_record(&txn)?;
-        let mode = if record.items <= options.exact_below || effort == Effort::Exact {
-            Mode::Exact
-        } else {
-            Mode::Ann
-        };
+        let exact = |items: u64| effort == Effort::Exact || items <= options.exact_below;
+        let all_exact = record.forests.values().all(|items| exact(*items));
+        let mode = if all_exact { Mode::Exact } else { Mode::Ann };
         let mut nearest = Nearest::new(k);
         for row in self.delta.rows_above(record.watermark) {
             let score = dot(&query, &row.row.vector) / row.norm;
             nearest.offer(row.row.item, score, || self.delta.is_newest(&row.row));
         }
         let counts = |item| !self.delta.masks(item, record.watermark);
-        match mode {
-            _ if k == 0 => {}
-            Mode::Exact => self.volume.scan(&txn, |item, norm, vector| {
-                nearest.offer(item, dot_bytes(&query, vector) / norm, || counts(item));
-            })?,
-            Mode::Ann => {
-                for (item, cosine) in self.walk(&txn, &query, k, effort, counts)? {
+        let asked = Asked { query: &query, k, effort };
+        for (forest, items) in record.forests.iter().filter(|_| k > 0) {
+            if exact(*items) {
+                self.volume.forests.scan(&txn, *forest, |item, norm, vector| {
+                    nearest.offer(item, dot_bytes(&query, vector) / norm, || counts(item));
+                })?;
+            } else {
+                for (item, cosine) in self.walk(&txn, *forest, &asked, counts)? {
                     nearest.offer(item, cosine, || true);
                 }
             }
@@ -97,29 +103,30 @@ impl View<'_> {
         Ok(Found { hits: nearest.into_hits(), seq, mode })
     }
 
-    /// Asks the trees. Hits that the delta masks are replaced by asking for more, so that a deletion that is not
-    /// built yet does not shorten the answer. Never with a list of candidates: arroy then scans them all.
+    /// Asks the trees of a forest. Hits that the delta masks are replaced by asking for more, so that a deletion
+    /// that is not built yet does not shorten the answer. Never with a list of candidates: arroy then scans them
+    /// all.
     fn walk(
         &self,
         txn: &heed::RoTxn<'_>,
-        query: &[f32],
-        k: usize,
-        effort: Effort,
+        forest: u16,
+        asked: &Asked<'_>,
         counts: impl Fn(u32) -> bool,
     ) -> Result<Vec<(u32, f32)>, IndexError> {
-        let reader = self.volume.reader(txn)?;
+        let Asked { query, k, effort } = *asked;
+        let reader = self.volume.forests.reader(txn, forest)?;
         let times = if let Effort::Times(times) = effort { times.get() } else { 1 };
         let most = k.saturating_add(self.delta.len());
         let mut wanted = k;
         loop {
             let per_tree = wanted.saturating_mul(PER_HIT).saturating_add(PER_TREE);
             let candidates = per_tree.saturating_mul(reader.n_trees()).saturating_mul(times);
-            let mut asked = reader.nns(wanted);
+            let mut search = reader.nns(wanted);
             if let Some(candidates) = NonZeroUsize::new(candidates) {
-                asked.search_k(candidates);
+                search.search_k(candidates);
             }
-            let found = asked.by_vector(txn, query);
-            let mut found = found.map_err(|error| IndexError::storage(error, self.volume.map_size()))?;
+            let found = search.by_vector(txn, query);
+            let mut found = found.map_err(|error| self.volume.forests.wrap(error))?;
             let exhausted = found.len() < wanted || wanted >= most;
             found.retain(|(item, _)| counts(*item));
             if found.len() >= k || exhausted {
@@ -133,9 +140,9 @@ impl View<'_> {
     /// The items that are in, each once.
     pub(super) fn items(&self) -> Result<RoaringBitmap, IndexError> {
         let txn = self.volume.read()?;
-        let watermark = self.read_record(&txn)?.watermark;
-        let mut items = self.volume.reader(&txn)?.item_ids().clone();
-        for (item, gone) in self.delta.changed_above(watermark) {
+        let record = self.read_record(&txn)?;
+        let mut items = self.volume.items(&txn, &record)?;
+        for (item, gone) in self.delta.changed_above(record.watermark) {
             if gone {
                 items.remove(item);
             } else {
@@ -148,12 +155,11 @@ impl View<'_> {
     /// The vector of an item, as it was put in.
     pub(super) fn vector(&self, item: u32) -> Result<Option<Vec<f32>>, IndexError> {
         let txn = self.volume.read()?;
-        let watermark = self.read_record(&txn)?.watermark;
-        if self.delta.masks(item, watermark) {
-            return Ok(self.delta.vector(item, watermark).map(|row| row.vector.to_vec()));
+        let record = self.read_record(&txn)?;
+        if self.delta.masks(item, record.watermark) {
+            return Ok(self.delta.vector(item, record.watermark).map(|row| row.vector.to_vec()));
         }
-        let vector = self.volume.reader(&txn)?.item_vector(&txn, item);
-        vector.map_err(|error| IndexError::storage(error, self.volume.map_size()))
+        self.volume.vector(&txn, &record, item)
     }
 
     fn read_record(&self, txn: &heed::RoTxn<'_>) -> Result<Record, IndexError> {

@@ -88,7 +88,7 @@ impl Shared {
             (delta.len(), delta.complete_to(), delta.gap())
         };
         self.announce(complete_to);
-        let threshold = self.options.policy.threshold(lock(&self.account).record.items);
+        let threshold = self.options.policy.threshold(lock(&self.account).record.items());
         self.order(|orders| {
             let now = Instant::now();
             // The thread sleeps until its deadline; it has to be told of the first change, of a new gap and of the
@@ -179,7 +179,7 @@ impl Shared {
         };
         let account = lock(&self.account);
         IndexStatus {
-            items: account.record.items,
+            items: account.record.items(),
             delta_len,
             free_slots: self.slots.available_permits(),
             applied_seq: *self.applied.borrow(),

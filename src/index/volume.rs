@@ -1,31 +1,23 @@
-//! A volume: one LMDB environment with the vectors, their trees, and one record that says what they are.
+//! A volume: one LMDB environment with the forests, and one record that says what they are.
 //!
 //! The record is written in the transaction of the vectors it speaks about, so a volume is always equal to the
 //! store at its watermark, whenever the power went.
 
 use super::error::IndexError;
+use super::forests::{Forestry, Forests, forest_of};
 use super::options::IndexIdentity;
-use super::source::{Change, usable};
-use crate::pulse::Pulse;
-use arroy::distances::Cosine;
-use arroy::{Writer, WriterProgress};
-use heed::types::{Bytes, SerdeJson, Str};
+use super::source::Change;
+use heed::types::{SerdeJson, Str};
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
+use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Changes with the layout of what is stored.
-const FORMAT: u32 = 1;
-/// Arroy can keep several forests in one database; we have one.
-const FOREST: u16 = 0;
+const FORMAT: u32 = 2;
 /// The only key beside the vectors.
 const RECORD: &str = "record";
-/// The start of the key of every item in arroy's database: the forest, and the kind "item". Checked by a test.
-const ITEM_PREFIX: [u8; 3] = [0, 0, 3];
-/// The tag and the norm that come before the vector in the value of an item. Checked by a test.
-const ITEM_HEADER: usize = 1 + size_of::<f32>();
 /// Searches on all threads of the process, with room for the command line tools.
 const MAX_READERS: u32 = 1024;
 /// A multiple of every page size we may meet.
@@ -42,14 +34,34 @@ pub(super) struct Record {
     pub(super) watermark: i64,
     /// The latest row that is in: by it another history of the same store is recognised.
     pub(super) witness: Option<(i64, u32)>,
-    pub(super) items: u64,
+    /// How many item numbers a forest takes. Fixed when the volume is made.
+    #[serde(default)]
+    forest_items: u32,
+    /// The forests there are, and how many items each has.
+    #[serde(default)]
+    pub(super) forests: BTreeMap<u16, u64>,
 }
 
 impl Record {
     /// Nothing is in yet.
-    pub(super) fn empty(identity: &IndexIdentity) -> Record {
+    pub(super) fn empty(identity: &IndexIdentity, forest_items: u32) -> Record {
         let IndexIdentity { store_id, fingerprint, dims } = identity.clone();
-        Record { format: FORMAT, store_id, fingerprint, dims, watermark: 0, witness: None, items: 0 }
+        let forests = BTreeMap::new();
+        Record {
+            format: FORMAT,
+            store_id,
+            fingerprint,
+            dims,
+            watermark: 0,
+            witness: None,
+            forest_items,
+            forests,
+        }
+    }
+
+    /// How many items are in.
+    pub(super) fn items(&self) -> u64 {
+        self.forests.values().sum()
     }
 
     pub(super) fn known_format(&self) -> bool {
@@ -79,36 +91,11 @@ impl Record {
     }
 }
 
-/// How a build is done.
-pub(super) struct Forestry<'a> {
-    pub(super) trees: usize,
-    /// Asked often during a build; `true` ends it at once.
-    pub(super) cancelled: &'a (dyn Fn() -> bool + Sync),
-    /// Gets the signs of life that a build gives.
-    pub(super) pulse: &'a Pulse,
-}
-
-impl Forestry<'_> {
-    fn asked(&self) -> bool {
-        self.pulse.beat();
-        (self.cancelled)()
-    }
-
-    fn moved(&self, progress: WriterProgress) {
-        self.pulse.beat();
-        if let Some(step) = progress.sub {
-            self.pulse.follow(step.current);
-        }
-    }
-}
-
 pub(super) struct Volume {
     env: Env<WithoutTls>,
-    vectors: arroy::Database<'static, Cosine>,
+    pub(super) forests: Forests,
     record: Database<'static, Str, SerdeJson<Record>>,
     path: PathBuf,
-    dims: usize,
-    map_size: usize,
 }
 
 impl Volume {
@@ -130,7 +117,8 @@ impl Volume {
             .map_err(wrap)?
             .commit()
             .ok_or(IndexError::Closed)?;
-        Ok(Volume { env, vectors, record, path: path.to_owned(), dims: identity.dims, map_size })
+        let forests = Forests { vectors, dims: identity.dims, map_size };
+        Ok(Volume { env, forests, record, path: path.to_owned() })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -138,7 +126,7 @@ impl Volume {
     }
 
     pub(super) fn map_size(&self) -> usize {
-        self.map_size
+        self.forests.map_size
     }
 
     /// Bytes of the map that were ever used.
@@ -155,87 +143,66 @@ impl Volume {
         self.record.get(txn, RECORD).map_err(|error| self.wrap(error))
     }
 
-    pub(super) fn reader<'t>(&self, txn: &'t RoTxn<'_>) -> Result<arroy::Reader<'t, Cosine>, IndexError> {
-        arroy::Reader::open(txn, FOREST, self.vectors).map_err(|error| self.wrap(error))
-    }
-
-    /// Shows every built item with its norm and the bytes of its vector. Arroy's own iterator copies each vector,
-    /// which takes longer than looking at it.
-    pub(super) fn scan(
+    /// The vector of an item, as it was put in.
+    pub(super) fn vector(
         &self,
         txn: &RoTxn<'_>,
-        mut show: impl FnMut(u32, f32, &[u8]),
-    ) -> Result<(), IndexError> {
-        let length = ITEM_HEADER + self.dims * size_of::<f32>();
-        let raw = self.vectors.remap_types::<Bytes, Bytes>();
-        for entry in raw.prefix_iter(txn, &ITEM_PREFIX).map_err(|error| self.wrap(error))? {
-            let (key, value) = entry.map_err(|error| self.wrap(error))?;
-            let item = key.get(ITEM_PREFIX.len()..).and_then(<[u8]>::first_chunk);
-            let header = value.split_first_chunk::<ITEM_HEADER>().filter(|_| value.len() == length);
-            let (Some(item), Some(([_, norm @ ..], vector))) = (item, header) else {
-                return Err(IndexError::Damaged(format!("an item has {} bytes, not {length}", value.len())));
-            };
-            show(u32::from_be_bytes(*item), f32::from_ne_bytes(*norm), vector);
+        record: &Record,
+        item: u32,
+    ) -> Result<Option<Vec<f32>>, IndexError> {
+        let forest = forest_of(item, record.forest_items);
+        if !record.forests.contains_key(&forest) {
+            return Ok(None);
         }
-        Ok(())
+        self.forests.vector(txn, forest, item)
     }
 
-    /// Puts changes in without building: only for a volume that nobody reads yet.
-    pub(super) fn fill(&self, changes: &[Change]) -> Result<(), IndexError> {
+    /// Every item that is in.
+    pub(super) fn items(&self, txn: &RoTxn<'_>, record: &Record) -> Result<RoaringBitmap, IndexError> {
+        self.forests.items(txn, record.forests.keys().copied())
+    }
+
+    /// Puts changes in without building, and returns the forests that wait for it: only for a volume that nobody
+    /// reads yet.
+    pub(super) fn fill(&self, changes: &[Change], record: &Record) -> Result<BTreeSet<u16>, IndexError> {
         let mut txn = self.write()?;
-        self.put(&mut txn, changes)?;
-        txn.commit().map_err(|error| self.wrap(error))
+        let touched = self.forests.put(&mut txn, changes, record.forest_items)?;
+        txn.commit().map_err(|error| self.wrap(error))?;
+        Ok(touched)
+    }
+
+    /// Builds what was filled, each forest in its own transaction, and writes the record with the last of them.
+    pub(super) fn build(
+        &self,
+        mut record: Record,
+        forests: &BTreeSet<u16>,
+        forestry: &Forestry<'_>,
+    ) -> Result<Record, IndexError> {
+        for forest in forests {
+            let mut txn = self.write()?;
+            let items = self.forests.build(&mut txn, *forest, &self.path, forestry)?;
+            txn.commit().map_err(|error| self.wrap(error))?;
+            record.forests.insert(*forest, items);
+        }
+        self.apply(&[], record, forestry)
     }
 
     /// One transaction: the changes, the trees, the record. Returns the record as written.
     pub(super) fn apply(
         &self,
         changes: &[Change],
-        record: Record,
+        mut record: Record,
         forestry: &Forestry<'_>,
     ) -> Result<Record, IndexError> {
         let mut txn = self.write()?;
-        self.put(&mut txn, changes)?;
-        let mut writer = Writer::new(self.vectors, FOREST, self.dims);
-        // Not the system's folder for temporary files, which may be small or lie in memory.
-        writer.set_tmpdir(&self.path);
-        if writer.need_build(&txn).map_err(|error| self.wrap(error))? {
-            // Any seed is as good as another; a fixed one makes a failure repeatable.
-            let mut random = StdRng::seed_from_u64(record.watermark.unsigned_abs());
-            let mut builder = writer.builder(&mut random);
-            builder.n_trees(forestry.trees);
-            builder.cancel(|| forestry.asked()).progress(|progress| forestry.moved(progress));
-            builder.build(&mut txn).map_err(|error| self.wrap(error))?;
+        for forest in self.forests.put(&mut txn, changes, record.forest_items)? {
+            let items = self.forests.build(&mut txn, forest, &self.path, forestry)?;
+            record.forests.insert(forest, items);
         }
-        let items = self.reader(&txn)?.n_items();
-        let record = Record { items, ..record };
         self.record.put(&mut txn, RECORD, &record).map_err(|error| self.wrap(error))?;
         txn.commit().map_err(|error| self.wrap(error))?;
         self.fill_up()?;
         Ok(record)
-    }
-
-    fn put(&self, txn: &mut RwTxn<'_>, changes: &[Change]) -> Result<(), IndexError> {
-        let writer = Writer::new(self.vectors, FOREST, self.dims);
-        for change in changes {
-            match change {
-                Change::Put(row) if usable(&row.vector, self.dims).is_some() => {
-                    writer.add_item(txn, row.item, &row.vector).map_err(|error| self.wrap(error))?;
-                }
-                Change::Put(row) => {
-                    tracing::error!(
-                        item = row.item,
-                        seq = row.seq,
-                        "vector is not usable; left out of the index"
-                    );
-                    writer.del_item(txn, row.item).map_err(|error| self.wrap(error))?;
-                }
-                Change::Gone { item, .. } => {
-                    writer.del_item(txn, *item).map_err(|error| self.wrap(error))?;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// LMDB counts pages that it took and gave up in one transaction, and does not write them when they are the
@@ -255,7 +222,7 @@ impl Volume {
     }
 
     fn wrap(&self, error: impl Into<arroy::Error>) -> IndexError {
-        IndexError::storage(error, self.map_size)
+        self.forests.wrap(error)
     }
 }
 
@@ -287,6 +254,7 @@ fn open_env(path: &Path, map_size: usize) -> heed::Result<Env<WithoutTls>> {
 mod tests {
     use super::super::source::ChangedRow;
     use super::*;
+    use crate::pulse::Pulse;
 
     /// `scan` reads arroy's layout without arroy: this fails when an update changes it.
     #[test]
@@ -300,20 +268,29 @@ mod tests {
             Change::Put(ChangedRow { seq: i64::from(item) + 1, item, vector: vector.into() })
         });
         let pulse = Pulse::new("test");
-        let forestry = Forestry { trees: 3, cancelled: &|| false, pulse: &pulse };
-        volume.apply(&changes, Record::empty(&identity).after(&changes, 1 << 40), &forestry).unwrap();
+        let forestry = Forestry { trees: 3, cancelled: &|| false, pulse: &pulse, seed: 7 };
+        let record = Record::empty(&identity, 60_000).after(&changes, 1 << 40);
+        volume.apply(&changes, record, &forestry).unwrap();
 
         let txn = volume.read().unwrap();
+        let record = volume.record(&txn).unwrap().unwrap();
+        let forests = [(0, 2), (1, 1), (u16::MAX, 1)];
+        assert_eq!(record.forests, BTreeMap::from(forests));
+        assert_eq!((record.items(), record.watermark, record.witness), (4, 1 << 40, Some((1 << 32, u32::MAX))));
         let mut seen = Vec::new();
-        volume
-            .scan(&txn, |item, norm, bytes| {
+        for (forest, _) in forests {
+            let show = |item, norm, bytes: &[u8]| {
                 let floats = bytes.as_chunks::<4>().0.iter().map(|x| f32::from_ne_bytes(*x));
                 seen.push((item, norm, floats.collect::<Vec<_>>()));
-            })
-            .unwrap();
+            };
+            volume.forests.scan(&txn, forest, show).unwrap();
+        }
         let wanted = rows.map(|(item, vector)| (item, super::super::scan::norm(&vector), vector.to_vec()));
         assert_eq!(seen, wanted);
-        let record = volume.record(&txn).unwrap().unwrap();
-        assert_eq!((record.items, record.watermark, record.witness), (4, 1 << 40, Some((1 << 32, u32::MAX))));
+        for (item, vector) in rows {
+            assert_eq!(volume.vector(&txn, &record, item).unwrap().unwrap(), vector);
+        }
+        assert_eq!(volume.vector(&txn, &record, 200_000).unwrap(), None);
+        assert_eq!(volume.items(&txn, &record).unwrap().iter().collect::<Vec<_>>(), rows.map(|(item, _)| item));
     }
 }

@@ -34,17 +34,21 @@ impl Items {
         let txn = env.read_txn()?;
         let record = record.get(&txn, "record")?.ok_or("it has no record")?;
         let number = |name: &str| record[name].as_i64().ok_or(format!("its record has no {name}"));
-        let reader = arroy::Reader::open(&txn, 0, vectors)?;
+        let forests = record["forests"].as_object().ok_or("its record has no forests")?;
+        let mut counted = 0;
         let mut found = HashMap::new();
-        for item in reader.item_ids() {
-            let vector = reader.item_vector(&txn, item)?;
-            found.insert(item, vector.ok_or(format!("item {item} is named and has no vector"))?.into());
+        for (forest, items) in forests {
+            counted += items.as_u64().ok_or("its record has a forest without a count")?;
+            let reader = arroy::Reader::open(&txn, forest.parse()?, vectors)?;
+            for item in reader.item_ids() {
+                let vector = reader.item_vector(&txn, item)?;
+                let vector = vector.ok_or(format!("item {item} is named and has no vector"))?;
+                if found.insert(item, vector.into()).is_some() {
+                    return Err(format!("item {item} is in two forests").into());
+                }
+            }
         }
-        Ok(Items {
-            watermark: number("watermark")?,
-            counted: number("items")?.unsigned_abs(),
-            vectors: found,
-        })
+        Ok(Items { watermark: number("watermark")?, counted, vectors: found })
     }
 }
 

@@ -34,15 +34,18 @@ fn recall(index: &Index, effort: Effort) -> f64 {
 
 #[test]
 fn recall_on_clustered_vectors() {
-    let home = tempfile::tempdir().unwrap();
     let truth = Truth::new();
     truth.insert_vectors((0..ROWS).map(clustered).collect());
-    let mut options = IndexOptions::new(home.path(), IndexIdentity { dims: DIMS, ..identity() });
-    // As if there were too many to look at.
-    options.exact_below = 0;
-    let index = Index::open(options, truth).unwrap();
-    let normal = recall(&index, Effort::Normal);
-    assert!(normal >= 0.95, "recall {normal}");
-    let more = recall(&index, Effort::Times(NonZeroUsize::new(4).unwrap()));
-    assert!(more >= normal, "recall {more} with more effort, {normal} with less");
+    for forests in [1, 3] {
+        let home = tempfile::tempdir().unwrap();
+        let mut options = IndexOptions::new(home.path(), IndexIdentity { dims: DIMS, ..identity() });
+        // As if there were too many to look at.
+        options.exact_below = 0;
+        options.forest_items = options.forest_items.min(ROWS / forests + 1);
+        let index = Index::open(options, truth.clone()).unwrap();
+        let normal = recall(&index, Effort::Normal);
+        assert!(normal >= 0.95, "recall {normal} with {forests} forests");
+        let more = recall(&index, Effort::Times(NonZeroUsize::new(4).unwrap()));
+        assert!(more >= normal, "recall {more} with more effort, {normal} with less");
+    }
 }

@@ -191,6 +191,8 @@ pub fn options(dir: &Path) -> IndexOptions {
     let mut options = IndexOptions::new(dir, identity());
     options.map_size = 1 << 30;
     options.trees = 10;
+    // So few that a handful of rows is divided among several.
+    options.forest_items = 16;
     options.policy.idle = Duration::from_secs(3600);
     options.policy.at_least = usize::MAX;
     options.policy.at_most = usize::MAX;
