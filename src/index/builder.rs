@@ -4,10 +4,10 @@
 
 use super::error::{IndexError, SourceError};
 use super::folder::Folder;
+use super::forests::Forestry;
 use super::options::{IndexIdentity, IndexOptions};
 use super::source::{Change, ChangeSource, Page};
 use super::status::RebuildReason;
-use super::forests::Forestry;
 use super::volume::{Record, Volume};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -173,7 +173,11 @@ impl Site<'_> {
         match held {
             Ok(held) => {
                 self.folder.remove_others(&path)?;
-                tracing::info!(items = held.record.items(), watermark = held.record.watermark, "index rebuilt");
+                tracing::info!(
+                    items = held.record.items(),
+                    watermark = held.record.watermark,
+                    "index rebuilt"
+                );
                 Ok(held)
             }
             Err(error) => {

@@ -12,9 +12,14 @@ use super::volume::{Record, Volume};
 use roaring::RoaringBitmap;
 use std::num::NonZeroUsize;
 
-/// Candidates per tree that any search looks at, and for each wanted hit as many more as [`PER_HIT`] says.
+/// Candidates per tree that any search looks at, and for each wanted hit as many more as [`PER_HIT`] says. The
+/// forests share them: where there are twice as many items in twice as many forests, the same number of candidates
+/// is as good a choice as it would be in one forest of that size.
 const PER_TREE: usize = 128;
 const PER_HIT: usize = 2;
+/// Leaves that are looked at in any forest, whatever its share. Arroy's leaves hold as many items as a vector has
+/// dimensions.
+const LEAVES: usize = 2;
 
 /// How hard to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,6 +58,8 @@ struct Asked<'a> {
     query: &'a [f32],
     k: usize,
     effort: Effort,
+    /// Of the candidates, by its items.
+    share: f64,
 }
 
 /// The delta and the volume, taken in this order.
@@ -87,8 +94,9 @@ impl View<'_> {
             nearest.offer(row.row.item, score, || self.delta.is_newest(&row.row));
         }
         let counts = |item| !self.delta.masks(item, record.watermark);
-        let asked = Asked { query: &query, k, effort };
+        let all = record.items();
         for (forest, items) in record.forests.iter().filter(|_| k > 0) {
+            let asked = Asked { query: &query, k, effort, share: *items as f64 / all.max(1) as f64 };
             if exact(*items) {
                 self.volume.forests.scan(&txn, *forest, |item, norm, vector| {
                     nearest.offer(item, dot_bytes(&query, vector) / norm, || counts(item));
@@ -113,14 +121,15 @@ impl View<'_> {
         asked: &Asked<'_>,
         counts: impl Fn(u32) -> bool,
     ) -> Result<Vec<(u32, f32)>, IndexError> {
-        let Asked { query, k, effort } = *asked;
+        let Asked { query, k, effort, share } = *asked;
         let reader = self.volume.forests.reader(txn, forest)?;
         let times = if let Effort::Times(times) = effort { times.get() } else { 1 };
         let most = k.saturating_add(self.delta.len());
         let mut wanted = k;
         loop {
             let per_tree = wanted.saturating_mul(PER_HIT).saturating_add(PER_TREE);
-            let candidates = per_tree.saturating_mul(reader.n_trees()).saturating_mul(times);
+            let shared = (per_tree.saturating_mul(reader.n_trees()) as f64 * share) as usize;
+            let candidates = shared.max(LEAVES * query.len()).saturating_mul(times);
             let mut search = reader.nns(wanted);
             if let Some(candidates) = NonZeroUsize::new(candidates) {
                 search.search_k(candidates);

@@ -276,7 +276,10 @@ mod tests {
         let record = volume.record(&txn).unwrap().unwrap();
         let forests = [(0, 2), (1, 1), (u16::MAX, 1)];
         assert_eq!(record.forests, BTreeMap::from(forests));
-        assert_eq!((record.items(), record.watermark, record.witness), (4, 1 << 40, Some((1 << 32, u32::MAX))));
+        assert_eq!(
+            (record.items(), record.watermark, record.witness),
+            (4, 1 << 40, Some((1 << 32, u32::MAX)))
+        );
         let mut seen = Vec::new();
         for (forest, _) in forests {
             let show = |item, norm, bytes: &[u8]| {
@@ -291,6 +294,9 @@ mod tests {
             assert_eq!(volume.vector(&txn, &record, item).unwrap().unwrap(), vector);
         }
         assert_eq!(volume.vector(&txn, &record, 200_000).unwrap(), None);
-        assert_eq!(volume.items(&txn, &record).unwrap().iter().collect::<Vec<_>>(), rows.map(|(item, _)| item));
+        assert_eq!(
+            volume.items(&txn, &record).unwrap().iter().collect::<Vec<_>>(),
+            rows.map(|(item, _)| item)
+        );
     }
 }
