@@ -168,7 +168,7 @@ impl App {
             index: index.clone(),
             // Measured: larger transactions are no faster, and keep their chunks waiting longer.
             batch_rows: 256,
-            retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(5) },
+            retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
         let tools = Tools {
             tmd: TmdTools { classifier, source: codes.source },

@@ -48,9 +48,13 @@ pub struct IndexOptions {
     pub pulse: Pulse,
 }
 
+/// Vectors in memory, in bytes, that are committed and not built.
+const DELTA_BYTES: usize = 32 << 20;
+
 /// When the index builds what has gathered in memory.
 ///
-/// A build costs a floor that grows with all items, hardly with the new ones; so it is done in proportion.
+/// A build costs a floor that grows with its forest, beside what it costs for each change; so it is done in
+/// proportion.
 #[derive(Debug, Clone)]
 pub struct BuildPolicy {
     /// Not for fewer changes than this,
@@ -76,6 +80,7 @@ pub struct BuildPolicy {
 impl IndexOptions {
     /// The defaults, for a folder and an identity.
     pub fn new(dir: impl Into<PathBuf>, identity: IndexIdentity) -> Self {
+        let dims = identity.dims;
         IndexOptions {
             dir: dir.into(),
             identity,
@@ -86,31 +91,32 @@ impl IndexOptions {
             build_threads: 1,
             rebuild_threads: std::thread::available_parallelism().map_or(1, usize::from),
             read_threads: 2,
-            policy: BuildPolicy::default(),
+            policy: BuildPolicy::new(dims),
             pulse: Pulse::of_thread("lnsp-index"),
         }
     }
 }
 
-impl Default for BuildPolicy {
-    fn default() -> Self {
+impl BuildPolicy {
+    /// The defaults, for vectors of this length.
+    pub fn new(dims: usize) -> Self {
+        let slots = (DELTA_BYTES / (dims.max(1) * size_of::<f32>())).clamp(4_096, 32_768);
         BuildPolicy {
-            // Measured at 50,000 items: four builds of 1,000 cost 1.4 s of a core, one of 4,000 costs 1.0 s. Looking at
-            // 4,096 changes in memory adds 0.4 ms to a search.
-            at_least: 4_096,
+            // Measured at 50,000 items: four builds of 1,000 cost 1.4 s of a core, one of 4,000 costs 1.0 s. Looking
+            // at 4,096 changes in memory adds 0.4 ms to a search.
+            at_least: slots.min(8_192) / 2,
             one_in: 50,
-            at_most: 16_384,
+            // While the one half is built, the other is filled.
+            at_most: slots / 2,
             idle: Duration::from_secs(5),
-            slots: 32_768,
+            slots,
             grace: Duration::from_secs(30),
             retry: Duration::from_millis(250),
             page: 4_096,
-            increment: 32_768,
+            increment: slots,
         }
     }
-}
 
-impl BuildPolicy {
     /// The number of changes at which a build is due.
     pub(super) fn threshold(&self, items: u64) -> usize {
         let part = usize::try_from(items / self.one_in.max(1)).unwrap_or(usize::MAX);
@@ -124,9 +130,19 @@ mod tests {
 
     #[test]
     fn builds_are_in_proportion() {
-        let policy = BuildPolicy::default();
+        let policy = BuildPolicy::new(384);
+        assert_eq!((policy.slots, policy.at_most), (21_845, 10_922));
         assert_eq!(policy.threshold(0), 4_096);
-        assert_eq!(policy.threshold(500_000), 10_000);
-        assert_eq!(policy.threshold(10_000_000), 16_384);
+        assert_eq!(policy.threshold(400_000), 8_000);
+        assert_eq!(policy.threshold(10_000_000), 10_922);
+    }
+
+    #[test]
+    fn long_vectors_are_fewer_in_memory() {
+        let policies = [1, 768, 1 << 20].map(BuildPolicy::new);
+        assert_eq!(policies.each_ref().map(|policy| policy.slots), [32_768, 10_922, 4_096]);
+        assert!(
+            policies.iter().all(|policy| policy.at_least <= policy.at_most && policy.at_most < policy.slots)
+        );
     }
 }
