@@ -5,6 +5,7 @@
 use ::metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
+use std::thread;
 use std::time::Duration;
 
 /// Upper bounds of the duration histograms, in seconds.
@@ -17,8 +18,14 @@ const ITEMS: [f64; 13] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 51
 /// Upper bounds for shares.
 const RATIOS: [f64; 8] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0];
 
+/// How often samples are folded into their buckets.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// Installs the recorder, once per process; later calls give the same handle. Call it before the first metric.
 /// `None` when something else in the process has installed another recorder.
+///
+/// Histograms keep every sample until somebody scrapes or folds them: some 120 bytes a chunk. So the recorder comes with
+/// a thread that folds them, whoever installs it.
 pub fn install() -> Option<&'static PrometheusHandle> {
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     let handle = HANDLE.get_or_init(|| {
@@ -30,6 +37,12 @@ pub fn install() -> Option<&'static PrometheusHandle> {
             .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_tokens".into()), &ITEMS));
         let handle = builder.ok()?.install_recorder().ok()?;
         describe();
+        let folded = handle.clone();
+        let fold = move || loop {
+            thread::sleep(UPKEEP);
+            folded.run_upkeep();
+        };
+        thread::Builder::new().name("lnsp-metrics".to_owned()).spawn(fold).ok()?;
         Some(handle)
     });
     handle.as_ref()

@@ -4,7 +4,6 @@ use super::{CommandResult, signalled, stop_listening};
 use crate::app::{App, Fittings, StartError};
 use crate::config::Config;
 use crate::http::{self, Facts};
-use crate::metrics;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
@@ -12,9 +11,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
-
-/// The exporter keeps every sample until it is asked or told to tidy up.
-const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Why the service did not run until a signal.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +53,6 @@ async fn serve(config: Config) -> Result<ExitCode, ServeError> {
 
     let listener = listen(&config)?;
     let settings = http::Settings { drain: Duration::from_secs(config.drain_s), ..http::Settings::default() };
-    actix_web::rt::spawn(upkeep());
     attend(app, listener, settings, |address| println!("✅ lnsp-ingest ready on http://{address}")).await
 }
 
@@ -141,12 +136,4 @@ fn print_settings(facts: &Facts, slots: usize) {
     println!("   Max parallel workers: {}", facts.max_workers);
     println!("   Batch embeddings: {}", switch(facts.batch_embeddings));
     println!("   Slots: {slots} chunks in flight at most");
-}
-
-async fn upkeep() {
-    let Some(handle) = metrics::install() else { return };
-    loop {
-        tokio::time::sleep(UPKEEP).await;
-        handle.run_upkeep();
-    }
 }
