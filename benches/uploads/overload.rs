@@ -2,12 +2,13 @@
 //! is told so at once, who is not refused is served as if nothing were, and afterwards all is as before.
 //!
 //! Requests are sent by the clock (an open loop) and hold [`CHUNKS`] chunks each, with the real model and the local
-//! classifier. The capacity is measured before and after, in a closed loop of [`CROWD`] clients that repeat what is
-//! refused: the index works more the more it holds, and with the first half alone that would count as a loss (seen: a
-//! quarter). What was done in a stretch of time is asked of the service itself, because each answer speaks of
-//! [`CHUNKS`] chunks at once, and those of the last seconds come after the end.
+//! classifier. The capacity is that of a closed loop of [`CROWD`] clients that repeat what is refused. It falls by a
+//! quarter within the minute, because the index works more the more it holds; so after the minute both loops take turns,
+//! and the share is that of the turns. What was stored in a stretch of time is asked of the service itself: an answer
+//! speaks of [`CHUNKS`] chunks at once, and the last ones come after the end.
 
 use super::process::Process;
+use super::watch::processor_time;
 use super::{Result, scaled};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -19,8 +20,8 @@ const CHUNKS: usize = 20;
 const CROWD: usize = 32;
 const FACTOR: f64 = 10.0;
 const SECONDS: usize = 60;
-/// The capacity is measured for a part of that.
-const MEASURED_PART: u32 = 3;
+/// Of both loops, each for such a part of that.
+const TURNS: u32 = 4;
 /// Requests under way at the same time at most: a driver that runs out of sockets measures itself.
 const UNDER_WAY: usize = 8_000;
 
@@ -59,6 +60,33 @@ impl Sums {
     }
 }
 
+/// What the processors work in a stretch of time, for the service and for those who ask it.
+struct Work {
+    started: Instant,
+    service: Duration,
+    clients: Duration,
+}
+
+impl Work {
+    fn begins(service: u32) -> Result<Work> {
+        let clients = processor_time(std::process::id())?;
+        Ok(Work { started: Instant::now(), service: processor_time(service)?, clients })
+    }
+
+    /// Says how many processors each had since, and what came of it.
+    fn report(&self, what: &str, stored: f64, service: u32) -> Result<()> {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let share = |before: Duration, pid| -> Result<f64> {
+            Ok((processor_time(pid)? - before).as_secs_f64() / seconds)
+        };
+        let (service, clients) = (share(self.service, service)?, share(self.clients, std::process::id())?);
+        println!(
+            "{what}: {stored:.1} chunks/s; {service:.2} processors for the service, {clients:.2} for its clients"
+        );
+        Ok(())
+    }
+}
+
 /// Makes requests that nobody has made before.
 #[derive(Clone)]
 struct Client {
@@ -91,11 +119,11 @@ impl Client {
         }
     }
 
-    /// How many chunks the service has stored so far.
+    /// How many chunks the service has stored so far; it names no count before the first.
     async fn stored(&self) -> Result<f64> {
         let metrics = self.http.get(format!("{}/metrics", self.service)).send().await?.text().await?;
         let sample = metrics.lines().find_map(|line| line.strip_prefix(STORED));
-        Ok(sample.ok_or("the service has no count of stored chunks")?.trim().parse()?)
+        Ok(sample.map_or(Ok(0.0), |count| count.trim().parse())?)
     }
 }
 
@@ -107,27 +135,39 @@ pub async fn figures(scale: f64) -> Result<()> {
     // Warm.
     closed_loop(&client, Duration::from_secs(2)).await?;
     let before = alone(&client).await?;
-    let first = closed_loop(&client, time / MEASURED_PART).await?;
-    println!("capacity {first:.1} chunks/s in requests of {CHUNKS}; one alone takes {:.0} ms", ms(before));
+    let capacity = closed_loop(&client, time / TURNS).await?;
+    println!("capacity {capacity:.1} chunks/s in requests of {CHUNKS}; one alone takes {:.0} ms", ms(before));
+    let per_second = capacity * FACTOR / CHUNKS as f64;
+    let (sums, _) = open_loop(&client, per_second, time).await?;
+    let recovered = recover(&client, before).await?;
 
-    let (sums, goodput) = open_loop(&client, first * FACTOR / CHUNKS as f64, time).await?;
+    let mut turns = Vec::new();
+    for _ in 0..TURNS {
+        let work = Work::begins(service.pid())?;
+        let capacity = closed_loop(&client, time / TURNS).await?;
+        work.report("capacity", capacity, service.pid())?;
+        let work = Work::begins(service.pid())?;
+        let (_, goodput) = open_loop(&client, per_second, time / TURNS).await?;
+        work.report("overload", goodput, service.pid())?;
+        turns.push((goodput, capacity));
+    }
+    let sum = |of: fn(&(f64, f64)) -> f64| turns.iter().map(of).sum::<f64>();
+    println!("figure uploads.overload.goodput_share {:.3} ratio", sum(|turn| turn.0) / sum(|turn| turn.1));
+    report(sums, recovered)
+}
+
+/// How long it takes until a request is served as fast as one alone, give or take what a busy machine adds.
+async fn recover(client: &Client, alone: Duration) -> Result<Duration> {
     let ended = Instant::now();
-    // Recovered: a request is served as fast as one alone, give or take what a busy machine adds.
-    let recovered = loop {
+    while ended.elapsed() < Duration::from_secs(120) {
         let started = Instant::now();
         if let Ending::Served = client.request().await
-            && started.elapsed() < before * 2 + Duration::from_millis(100)
+            && started.elapsed() < alone * 2 + Duration::from_millis(100)
         {
-            break ended.elapsed();
+            return Ok(ended.elapsed());
         }
-        if ended.elapsed() > Duration::from_secs(120) {
-            return Err("the service has not recovered within two minutes".into());
-        }
-    };
-    let second = closed_loop(&client, time / MEASURED_PART).await?;
-    println!("{goodput:.1} chunks/s under overload; capacity afterwards {second:.1} chunks/s");
-    println!("figure uploads.overload.goodput_share {:.3} ratio", goodput / f64::midpoint(first, second));
-    report(sums, recovered)
+    }
+    Err("the service has not recovered within two minutes".into())
 }
 
 fn report(mut sums: Sums, recovered: Duration) -> Result<()> {

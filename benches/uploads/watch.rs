@@ -10,6 +10,8 @@ use std::time::Duration;
 const PACE: Duration = Duration::from_millis(20);
 /// For ten thousand connections and what else there is.
 const DESCRIPTORS: u64 = 25_000;
+/// A second has so many in what the kernel tells (USER_HZ).
+const TICKS: u64 = 100;
 
 /// Bytes of memory that no file stands behind.
 pub fn anonymous_memory(pid: u32) -> Result<u64> {
@@ -21,6 +23,15 @@ pub fn anonymous_memory(pid: u32) -> Result<u64> {
 /// Open files and sockets.
 pub fn descriptors(pid: u32) -> Result<usize> {
     Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
+/// What the processors have worked for it so far.
+pub fn processor_time(pid: u32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in parentheses, may hold spaces; after it the twelfth and thirteenth field are user and system time.
+    let fields = stat.rsplit(')').next().ok_or("no fields")?.split_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.map(str::parse::<u64>).sum::<std::result::Result<_, _>>()?;
+    Ok(Duration::from_millis(ticks * 1000 / TICKS))
 }
 
 /// For this process and those it starts, as far as the system allows.
