@@ -2,9 +2,10 @@
 
     python scripts/make_reference.py --model .deps/models/all-minilm-l6-v2 --out tests/data/reference
 
-Needs sentence-transformers (made with 6.2 on torch 2.13, CPU, f32); nothing else in the project does, so it is run
+Needs sentence-transformers (made with 5.7 on torch 2.13, CPU, f32); nothing else in the project does, so it is run
 by hand and its result is checked in: reference_texts.json, an array of strings, and reference_vectors.f32, one
-normalised vector for each text, little-endian f32, one after the other. `--texts FILE.json` takes other texts.
+normalised vector for each text, little-endian f32, one after the other. long_texts.json and long_vectors.f32 are the
+same for a few texts that the model reads with all of its 512 positions.
 """
 
 import argparse
@@ -145,29 +146,58 @@ def texts():
     return made
 
 
+def texts_of_lengths(count, lengths):
+    """A text for each number of tokens, as `count` counts them."""
+    words = " ".join(SENTENCES * 8).split(" ")
+    for length in lengths:
+        text = ""
+        for word in words:
+            longer = f"{text} {word}".strip()
+            # A shorter word may still fit.
+            if count(longer) <= length:
+                text = longer
+            if count(text) == length:
+                break
+        assert count(text) == length, (length, count(text))
+        yield text
+
+
+def write(folder, name, chosen, vectors):
+    (folder / f"{name}_texts.json").write_text(json.dumps(chosen, ensure_ascii=True, indent=0) + "\n")
+    (folder / f"{name}_vectors.f32").write_bytes(vectors.astype("<f4").tobytes())
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--model", type=Path, required=True, help="folder of the model")
     arguments.add_argument("--out", type=Path, required=True, help="folder for the two files")
-    arguments.add_argument("--texts", type=Path, help="JSON array of strings instead of the built-in texts")
     given = arguments.parse_args()
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     from sentence_transformers import SentenceTransformer
 
-    chosen = json.loads(given.texts.read_text()) if given.texts else texts()
     model = SentenceTransformer(str(given.model.resolve()), device="cpu")
-    # One text at a time: no padding, so nothing but the text itself shapes its vector.
-    vectors = model.encode(chosen, batch_size=1, normalize_embeddings=True, convert_to_numpy=True)
-    assert vectors.shape == (len(chosen), 384)
 
+    def count(text):
+        return len(model.tokenizer(text, truncation=False)["input_ids"])
+
+    def encode(chosen):
+        # One text at a time: no padding, so nothing but the text itself shapes its vector.
+        vectors = model.encode(chosen, batch_size=1, normalize_embeddings=True, convert_to_numpy=True)
+        assert vectors.shape == (len(chosen), 384)
+        return vectors
+
+    # Nothing is left of the last one but the special tokens.
+    chosen = [*texts(), *texts_of_lengths(count, [31, 127]), "\u200b \u200b"]
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "reference_texts.json").write_text(json.dumps(chosen, ensure_ascii=True, indent=0) + "\n")
-    (given.out / "reference_vectors.f32").write_bytes(vectors.astype("<f4").tobytes())
+    write(given.out, "reference", chosen, encode(chosen))
+    model.max_seq_length = 512
+    long = [*texts_of_lengths(count, [511, 512]), " ".join(SENTENCES * 2)]
+    write(given.out, "long", long, encode(long))
 
-    tokens = sorted(len(model.tokenizer(text, truncation=False)["input_ids"]) for text in chosen)
+    tokens = sorted(map(count, chosen))
     print(f"{len(chosen)} texts of {tokens[0]} to {tokens[-1]} tokens (median {tokens[len(tokens) // 2]}),")
-    print(f"{sum(count > model.max_seq_length for count in tokens)} longer than the model's {model.max_seq_length}")
+    print(f"{sum(length > 256 for length in tokens)} longer than the 256 that the model reads")
 
 
 if __name__ == "__main__":

@@ -63,6 +63,10 @@ pub struct Config {
     /// A folder in Hugging Face layout, or the name of a model that set-up has fetched.
     #[arg(long, env = "LNSP_EMBEDDING_MODEL", default_value = "all-minilm-l6-v2")]
     pub embedding_model: String,
+    /// Tokens that the model reads of a text, instead of what its own files say. Vectors made with another number are
+    /// those of another model.
+    #[arg(long, env = "LNSP_EMBEDDING_MAX_TOKENS", value_parser = max_tokens)]
+    pub embedding_max_tokens: Option<usize>,
     /// `auto`, `cpu`, `mps` or `cuda:N`.
     #[arg(long, env = "LNSP_DEVICE", default_value = "auto", value_parser = parsed::<crate::encoder::DeviceChoice>("LNSP_DEVICE"))]
     pub device: crate::encoder::DeviceChoice,
@@ -166,6 +170,11 @@ fn timeout(value: &str) -> Result<u64, InvalidSetting> {
 fn hang_deadline(value: &str) -> Result<u64, InvalidSetting> {
     let seconds = value.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
     seconds.ok_or_else(|| invalid("LNSP_HANG_DEADLINE_S", value, "a whole number of seconds from 1 to 86400"))
+}
+
+fn max_tokens(value: &str) -> Result<usize, InvalidSetting> {
+    let number = value.parse().ok().filter(|number| (2..=65_536).contains(number));
+    number.ok_or_else(|| invalid("LNSP_EMBEDDING_MAX_TOKENS", value, "a whole number from 2 to 65536"))
 }
 
 fn switch(

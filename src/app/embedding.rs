@@ -24,6 +24,15 @@ pub fn model_folders(data_dir: &Path) -> Vec<PathBuf> {
     folders
 }
 
+/// The model of the configuration.
+pub fn model_files(config: &Config, data_dir: &Path) -> Result<ModelFiles, EncodeError> {
+    let files = encoder::locate(&config.embedding_model, &model_folders(data_dir))?;
+    match config.embedding_max_tokens {
+        Some(tokens) => files.with_max_tokens(tokens),
+        None => Ok(files),
+    }
+}
+
 /// What the second stage works with, and what is to be said about it.
 pub struct Embedding {
     /// For the stage, and for searches.

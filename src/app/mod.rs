@@ -8,7 +8,7 @@ mod embedding;
 
 use crate::classifier::{ArtefactError, LocalClassifier};
 use crate::config::{Config, OnFailure};
-use crate::encoder::{self, EncodeError, Encoder};
+use crate::encoder::{EncodeError, Encoder};
 use crate::flow::{Backoff, Lane, Worker, WorkerError};
 use crate::http::{Admission, Counts, Facts, Limits, Memory, Room, State};
 use crate::index::{
@@ -24,7 +24,7 @@ use crate::store::managed::{ManagedError, ManagedPostgres};
 use crate::store::{Dsn, ModelId, Store, StoreError, StoreOptions};
 use actix_web::web;
 use codes::code_source;
-use embedding::{embed_tools, model_folders};
+use embedding::{embed_tools, model_files};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -121,7 +121,7 @@ impl App {
 
         let codes = code_source(&config, &classifier_version, say).await?;
 
-        let files = encoder::locate(&config.embedding_model, &model_folders(&data_dir))?;
+        let files = model_files(&config, &data_dir)?;
         let embed = embed_tools(&config, &files, fittings.encoder)?;
         let identity = files.identity()?;
         let model_id = store.adopt_model(&identity).await?;

@@ -6,9 +6,11 @@ use serde::Deserialize;
 use std::fmt;
 use std::path::Path;
 
-/// The shape of a BERT encoder.
+/// The shape of an encoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
+    /// What is not the same in all networks.
+    pub family: Family,
     /// Size of the vocabulary.
     pub vocabulary: usize,
     /// Width of a token vector.
@@ -17,33 +19,110 @@ pub struct Architecture {
     pub layers: usize,
     /// Attention heads per layer.
     pub heads: usize,
+    /// Width of query, key and value in one head.
+    pub head_width: usize,
     /// Width between the two halves of the feed-forward part.
     pub intermediate: usize,
-    /// The longest input the position table allows.
-    pub positions: usize,
-    /// Added to the variance in layer norms.
+    /// Added to the variance (T5: to the mean square) in norms.
     pub eps: f64,
     /// Between the two halves of the feed-forward part.
     pub activation: Activation,
 }
 
-/// The two forms of GELU.
+/// The networks there are, and what only they have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// With the error function.
-    Gelu,
-    /// Approximated by a hyperbolic tangent.
-    GeluTanh,
+pub enum Family {
+    /// BERT: positions are added to the words.
+    Bert {
+        /// The longest input the position table allows.
+        positions: usize,
+    },
+    /// The encoder half of T5: attention knows the distance of two tokens, and nothing limits the input.
+    T5(T5Shape),
 }
 
-impl Activation {
-    /// libtorch's name of the form.
-    pub(super) fn approximation(self) -> &'static str {
-        match self {
-            Activation::Gelu => "none",
-            Activation::GeluTanh => "tanh",
+/// What only T5 has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct T5Shape {
+    /// Distances are told apart in so many groups.
+    pub buckets: usize,
+    /// Distances from here on are one group.
+    pub max_distance: usize,
+    /// The activation's result is multiplied with a second product.
+    pub gated: bool,
+}
+
+impl T5Shape {
+    /// The group of a distance from a query to a key. One half is for keys behind; in each half, the first half is
+    /// for one distance each, and the rest grows with the logarithm. In f32, as the models were trained: some
+    /// distances lie on a border.
+    pub(super) fn bucket(self, distance: i64) -> usize {
+        let half = self.buckets / 2;
+        let exact = half / 2;
+        let behind = if distance > 0 { half } else { 0 };
+        let distance = usize::try_from(distance.unsigned_abs()).unwrap_or(usize::MAX);
+        if distance < exact {
+            return behind + distance;
+        }
+        let share =
+            (distance as f32 / exact as f32).ln() / (self.max_distance as f64 / exact as f64).ln() as f32;
+        let further = (share * (half - exact) as f32) as usize;
+        behind + (exact + further).min(half - 1)
+    }
+}
+
+/// What T5 is trained with, where its files name no other limit.
+const T5_TOKENS: usize = 512;
+
+impl Architecture {
+    /// The longest input that the network takes; `None` where only the files' own limit counts.
+    pub fn positions(&self) -> Option<usize> {
+        match self.family {
+            Family::Bert { positions } => Some(positions),
+            Family::T5(_) => None,
         }
     }
+
+    /// The longest input of a model whose files name no limit.
+    pub(super) fn default_max_tokens(&self) -> usize {
+        self.positions().unwrap_or(T5_TOKENS)
+    }
+
+    /// Special tokens that stand in every text.
+    pub(super) fn special_tokens(&self) -> usize {
+        match self.family {
+            Family::Bert { .. } => 2,
+            Family::T5(_) => 1,
+        }
+    }
+}
+
+/// A part of the recipe: what decides a vector besides the weights.
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Architecture { family, layers, heads, eps, activation, .. } = self;
+        match family {
+            Family::Bert { .. } => write!(f, "bert {layers}x{heads} {activation} eps {eps:e}"),
+            Family::T5(T5Shape { buckets, max_distance, gated }) => {
+                let gated = if *gated { "gated " } else { "" };
+                write!(
+                    f,
+                    "t5 {layers}x{heads} {gated}{activation} eps {eps:e} {buckets}/{max_distance} distances"
+                )
+            }
+        }
+    }
+}
+
+/// Between the halves of the feed-forward part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// GELU with the error function.
+    Gelu,
+    /// GELU approximated by a hyperbolic tangent.
+    GeluTanh,
+    /// The positive part.
+    Relu,
 }
 
 impl fmt::Display for Activation {
@@ -51,6 +130,7 @@ impl fmt::Display for Activation {
         f.write_str(match self {
             Activation::Gelu => "gelu",
             Activation::GeluTanh => "gelu-tanh",
+            Activation::Relu => "relu",
         })
     }
 }
@@ -76,33 +156,68 @@ struct Bert {
     is_decoder: bool,
 }
 
+/// Defaults are those of the format: older files leave them out.
+#[derive(Deserialize)]
+struct T5 {
+    vocab_size: usize,
+    d_model: usize,
+    d_kv: usize,
+    d_ff: usize,
+    num_layers: usize,
+    num_heads: usize,
+    #[serde(default = "buckets")]
+    relative_attention_num_buckets: usize,
+    #[serde(default = "max_distance")]
+    relative_attention_max_distance: usize,
+    #[serde(default = "t5_eps")]
+    layer_norm_epsilon: f64,
+    feed_forward_proj: Option<String>,
+}
+
+fn buckets() -> usize {
+    32
+}
+
+fn max_distance() -> usize {
+    128
+}
+
+fn t5_eps() -> f64 {
+    1e-6
+}
+
 pub(super) fn read_architecture(
     path: &Path,
     missing: impl Fn() -> EncodeError,
 ) -> Result<Architecture, EncodeError> {
-    let unsupported = |received: String, expected: &'static str| EncodeError::Unsupported {
-        path: path.to_owned(),
-        received,
-        expected,
-    };
     let kind: Kind = read_json(path)?.ok_or_else(&missing)?;
     let model_type = kind.model_type.unwrap_or_default();
-    if model_type != "bert" {
-        return Err(unsupported(format!("model type `{model_type}`"), "bert"));
+    match model_type.as_str() {
+        "bert" => bert(path, read_json(path)?.ok_or_else(&missing)?),
+        "t5" | "mt5" => t5(path, read_json(path)?.ok_or_else(&missing)?, &model_type),
+        other => Err(unsupported(path, format!("model type `{other}`"), "bert, t5 or mt5")),
     }
-    let bert: Bert = read_json(path)?.ok_or_else(&missing)?;
+}
+
+fn unsupported(path: &Path, received: String, expected: &'static str) -> EncodeError {
+    EncodeError::Unsupported { path: path.to_owned(), received, expected }
+}
+
+fn bert(path: &Path, bert: Bert) -> Result<Architecture, EncodeError> {
     let activation = match bert.hidden_act.as_str() {
         "gelu" => Activation::Gelu,
         "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+        "relu" => Activation::Relu,
         other => {
-            return Err(unsupported(format!("activation `{other}`"), "gelu, gelu_new or gelu_pytorch_tanh"));
+            let expected = "gelu, gelu_new, gelu_pytorch_tanh or relu";
+            return Err(unsupported(path, format!("activation `{other}`"), expected));
         }
     };
     if let Some(positions) = bert.position_embedding_type.filter(|kind| kind != "absolute") {
-        return Err(unsupported(format!("position embedding `{positions}`"), "absolute"));
+        return Err(unsupported(path, format!("position embedding `{positions}`"), "absolute"));
     }
     if bert.is_decoder {
-        return Err(unsupported("is_decoder=true".to_owned(), "an encoder"));
+        return Err(unsupported(path, "is_decoder=true".to_owned(), "an encoder"));
     }
     if bert.num_attention_heads == 0 || !bert.hidden_size.is_multiple_of(bert.num_attention_heads) {
         let reason = format!(
@@ -112,13 +227,67 @@ pub(super) fn read_architecture(
         return Err(EncodeError::bad_file(path, reason));
     }
     Ok(Architecture {
+        family: Family::Bert { positions: bert.max_position_embeddings },
         vocabulary: bert.vocab_size,
         hidden: bert.hidden_size,
         layers: bert.num_hidden_layers,
         heads: bert.num_attention_heads,
+        head_width: bert.hidden_size / bert.num_attention_heads,
         intermediate: bert.intermediate_size,
-        positions: bert.max_position_embeddings,
         eps: bert.layer_norm_eps,
         activation,
     })
+}
+
+fn t5(path: &Path, t5: T5, model_type: &str) -> Result<Architecture, EncodeError> {
+    let plain = if model_type == "t5" { "relu" } else { "gated-gelu" };
+    let feed_forward = t5.feed_forward_proj.as_deref().unwrap_or(plain);
+    let (gated, name) = match feed_forward.strip_prefix("gated-") {
+        Some(name) => (true, name),
+        None => (false, feed_forward),
+    };
+    let activation = match (gated, name) {
+        (_, "relu") => Activation::Relu,
+        // The gated `gelu` of this format always was the approximated one.
+        (true, "gelu") | (_, "gelu_new" | "gelu_pytorch_tanh") => Activation::GeluTanh,
+        (false, "gelu") => Activation::Gelu,
+        _ => {
+            let received = format!("feed_forward_proj `{feed_forward}`");
+            return Err(unsupported(path, received, "relu, gelu, gelu_new or gated- with one of them"));
+        }
+    };
+    let (buckets, max_distance) = (t5.relative_attention_num_buckets, t5.relative_attention_max_distance);
+    // Half of the groups are for tokens behind, and half of these for one distance each.
+    if !buckets.is_multiple_of(4) || buckets == 0 || max_distance <= buckets / 4 {
+        let reason = format!(
+            "expected relative_attention_num_buckets to be a multiple of 4 and relative_attention_max_distance to be \
+             above a quarter of it, received {buckets} and {max_distance}"
+        );
+        return Err(EncodeError::bad_file(path, reason));
+    }
+    Ok(Architecture {
+        family: Family::T5(T5Shape { buckets, max_distance, gated }),
+        vocabulary: t5.vocab_size,
+        hidden: t5.d_model,
+        layers: t5.num_layers,
+        heads: t5.num_heads,
+        head_width: t5.d_kv,
+        intermediate: t5.d_ff,
+        eps: t5.layer_norm_epsilon,
+        activation,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `transformers` has them, for 32 groups and distances up to 128.
+    #[test]
+    fn distances_fall_into_their_groups() {
+        let shape = T5Shape { buckets: 32, max_distance: 128, gated: false };
+        let groups =
+            [0, -1, 1, -7, -8, 8, -11, -12, 16, -16, -90, -91, 127, 128, -100_000].map(|d| shape.bucket(d));
+        assert_eq!(groups, [0, 1, 17, 7, 8, 24, 8, 9, 26, 10, 14, 15, 31, 31, 15]);
+    }
 }

@@ -12,25 +12,25 @@ pub(super) struct Attention {
     pub(super) in_steps: bool,
 }
 
-/// What is padding in a batch.
-pub(super) struct Padding {
+/// What is added to the scores of a batch before their softmax.
+pub(super) struct Bias {
     texts: i64,
     width: i64,
-    /// To add to scores, 0 for a token and minus infinity for padding; absent if all texts have the same length.
-    mask: Option<Tensor>,
+    /// Minus infinity for padding, 0 or what the distance of two tokens adds for others; absent if all would be 0.
+    scores: Option<Tensor>,
 }
 
 impl Attention {
     /// For each head of each text: softmax of queries times keys, times values. `qkv` has a token a row, and its
     /// queries are scaled already; so has the result, all heads side by side.
-    pub(super) fn apply(&self, qkv: &Tensor, padding: &Padding) -> Result<Tensor, TchError> {
-        let &Padding { texts, width, ref mask } = padding;
+    pub(super) fn apply(&self, qkv: &Tensor, bias: &Bias) -> Result<Tensor, TchError> {
+        let &Bias { texts, width, ref scores } = bias;
         let parts = qkv.f_view([texts, width, 3, self.heads, self.head_width])?.f_permute([2, 0, 3, 1, 4])?;
         let attended = if self.in_steps {
             let parts = parts.f_contiguous()?.f_view([3, texts * self.heads, width, self.head_width])?;
             let (query, key, value) = (parts.f_get(0)?, parts.f_get(1)?.f_transpose(1, 2)?, parts.f_get(2)?);
-            let scores = match mask {
-                Some(mask) => mask.f_baddbmm(&query, &key, 1, 1)?,
+            let scores = match scores {
+                Some(scores) => scores.f_baddbmm(&query, &key, 1, 1)?,
                 None => query.f_bmm(&key)?,
             };
             // oneDNN's softmax is reached by its own layout only; both copies are cheaper than libtorch's softmax.
@@ -38,36 +38,57 @@ impl Attention {
             shares.f_bmm(&value)?.f_view([texts, self.heads, width, self.head_width])?
         } else {
             let (query, key, value) = (parts.f_get(0)?, parts.f_get(1)?, parts.f_get(2)?);
-            let mask = mask.as_ref();
-            Tensor::f_scaled_dot_product_attention(&query, &key, &value, mask, 0.0, false, Some(1.0), false)?
+            let scores = scores.as_ref();
+            Tensor::f_scaled_dot_product_attention(
+                &query,
+                &key,
+                &value,
+                scores,
+                0.0,
+                false,
+                Some(1.0),
+                false,
+            )?
         };
         attended.f_transpose(1, 2)?.f_reshape([texts * width, self.heads * self.head_width])
     }
 
-    /// The padding of a batch of texts, each `width` wide, in the form that [`Self::apply`] takes.
-    pub(super) fn padding(
+    /// The bias of a batch of texts, each as wide as the padded one, in the form that [`Self::apply`] takes.
+    /// `distances` is `[heads, width, width]`: what the distance from a query to a key adds.
+    pub(super) fn bias(
         &self,
         lengths: &[usize],
-        width: usize,
-        like: (Kind, tch::Device),
-    ) -> Result<Padding, TchError> {
+        distances: Option<Tensor>,
+        (width, kind, device): (usize, Kind, tch::Device),
+    ) -> Result<Bias, TchError> {
         let (texts, wide) = (lengths.len() as i64, width as i64);
-        if lengths.iter().all(|&length| length == width) {
-            return Ok(Padding { texts, width: wide, mask: None });
-        }
-        let mut rows = vec![0_f32; lengths.len() * width];
-        for (row, &length) in rows.chunks_exact_mut(width).zip(lengths) {
-            row[length..].fill(f32::NEG_INFINITY);
-        }
-        let mask = Tensor::f_from_slice(&rows)?
-            .f_view([texts, 1, 1, wide])?
-            .f_to_device(like.1)?
-            .f_to_kind(like.0)?;
-        let mask = if self.in_steps {
-            mask.f_expand([texts, self.heads, 1, wide], false)?.f_reshape([texts * self.heads, 1, wide])?
-        } else {
-            mask
+        let mask =
+            padding(lengths, width)?.map(|mask| mask.f_to_device(device)?.f_to_kind(kind)).transpose()?;
+        let scores = match (mask, distances) {
+            (None, None) => None,
+            (Some(mask), None) => Some((mask, 1)),
+            (None, Some(distances)) => Some((distances.f_unsqueeze(0)?, wide)),
+            (Some(mask), Some(distances)) => Some((distances.f_unsqueeze(0)?.f_add(&mask)?, wide)),
         };
-        Ok(Padding { texts, width: wide, mask: Some(mask) })
+        let scores = match scores {
+            Some((scores, queries)) if self.in_steps => {
+                let all = scores.f_expand([texts, self.heads, queries, wide], false)?;
+                Some(all.f_reshape([texts * self.heads, queries, wide])?)
+            }
+            scores => scores.map(|(scores, _)| scores),
+        };
+        Ok(Bias { texts, width: wide, scores })
     }
+}
+
+/// `[texts, 1, 1, width]`: 0 for a token and minus infinity for padding; `None` if there is no padding.
+fn padding(lengths: &[usize], width: usize) -> Result<Option<Tensor>, TchError> {
+    if lengths.iter().all(|&length| length == width) {
+        return Ok(None);
+    }
+    let mut rows = vec![0_f32; lengths.len() * width];
+    for (row, &length) in rows.chunks_exact_mut(width).zip(lengths) {
+        row[length..].fill(f32::NEG_INFINITY);
+    }
+    Tensor::f_from_slice(&rows)?.f_view([lengths.len() as i64, 1, 1, width as i64]).map(Some)
 }

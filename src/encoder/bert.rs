@@ -6,7 +6,7 @@
 use super::architecture::{Activation, Architecture};
 use super::attention::Attention;
 use super::error::Doing;
-use super::linear::{FusedKernels, Linear, LinearKind};
+use super::linear::{FusedKernels, Linear, LinearKind, LinearWeights};
 use super::weights::Weights;
 use super::{Dtype, EncodeError};
 use std::sync::Arc;
@@ -50,22 +50,22 @@ impl Layer {
 }
 
 impl Bert {
+    /// `positions` is the length of its position table.
     pub(super) fn new(
-        shape: &Architecture,
+        (shape, positions): (&Architecture, usize),
         weights: &Weights,
         dtype: Dtype,
         kernels: Option<&Arc<FusedKernels>>,
     ) -> Result<Self, EncodeError> {
         let (hidden, intermediate) = (shape.hidden as i64, shape.intermediate as i64);
         let words = weights.get("embeddings.word_embeddings.weight", &[shape.vocabulary as i64, hidden])?;
-        let positions =
-            weights.get("embeddings.position_embeddings.weight", &[shape.positions as i64, hidden])?;
+        let positions = weights.get("embeddings.position_embeddings.weight", &[positions as i64, hidden])?;
         let type_0 = weights.first_row("embeddings.token_type_embeddings.weight", hidden)?;
         let positions = positions.f_add(&type_0).doing("adding embeddings")?;
         // On a processor norms take f32 weights for bf16 tokens, elsewhere both must be of one kind.
         let norm_kind = if words.device() == Device::Cpu { Kind::Float } else { dtype.kind() };
         let norm = |name: &str| Norm::new(weights, name, (hidden, shape.eps), norm_kind);
-        let scale = ((shape.hidden / shape.heads) as f64).powf(-0.5);
+        let scale = (shape.head_width as f64).powf(-0.5);
         let layer = |index: usize| -> Result<Layer, EncodeError> {
             let at = format!("encoder.layer.{index}");
             let linear = |name: &str, out, input| weights.linear(&format!("{at}.{name}"), out, input);
@@ -73,11 +73,7 @@ impl Bert {
             let key = linear("attention.self.key", hidden, hidden)?;
             let value = linear("attention.self.value", hidden, hidden)?;
             // The scale of attention scores goes into the weights that make the queries.
-            let scaled = |tensor: &Tensor| tensor.f_mul_scalar(scale).doing("scaling weights");
-            let qkv = (
-                Tensor::f_cat(&[scaled(&query.0)?, key.0, value.0], 0).doing("joining weights")?,
-                Tensor::f_cat(&[scaled(&query.1)?, key.1, value.1], 0).doing("joining weights")?,
-            );
+            let qkv = LinearWeights::joined([query.scaled(scale)?, key, value])?;
             let attention_output = linear("attention.output.dense", hidden, hidden)?;
             let up = linear("intermediate.dense", intermediate, hidden)?;
             let down = linear("output.dense", hidden, intermediate)?;
@@ -97,7 +93,7 @@ impl Bert {
             positions,
             attention: Attention {
                 heads: shape.heads as i64,
-                head_width: (shape.hidden / shape.heads) as i64,
+                head_width: shape.head_width as i64,
                 in_steps: dtype == Dtype::Bf16 && kernels.is_some(),
             },
             activation: shape.activation,
@@ -123,9 +119,9 @@ impl Bert {
     pub(super) fn forward(&self, ids: &Tensor, lengths: &[usize]) -> Result<Tensor, EncodeError> {
         let (texts, width) = ids.size2().doing("reading the shape of a batch")?;
         let hidden = self.attention.heads * self.attention.head_width;
-        let padding = self
+        let bias = self
             .attention
-            .padding(lengths, width as usize, (self.dtype.kind(), ids.device()))
+            .bias(lengths, None, (width as usize, self.dtype.kind(), ids.device()))
             .doing("building the mask")?;
         let tokens = texts * width;
         let more = self.linear.rows(tokens) - tokens;
@@ -133,10 +129,9 @@ impl Bert {
         let mut x = self.embed(ids, [tokens, hidden]).and_then(fill).doing("embedding tokens")?;
         for layer in &self.layers {
             let qkv = layer.qkv.apply(&x)?.f_narrow(0, 0, tokens).doing("computing attention")?;
-            let attended =
-                self.attention.apply(&qkv, &padding).and_then(fill).doing("computing attention")?;
+            let attended = self.attention.apply(&qkv, &bias).and_then(fill).doing("computing attention")?;
             x = layer.attention_norm.apply(&layer.attention_output.apply_add(&attended, &x)?)?;
-            let inner = layer.intermediate.apply_gelu(&x, self.activation)?;
+            let inner = layer.intermediate.apply_then(&x, self.activation)?;
             x = layer.output_norm.apply(&layer.output.apply_add(&inner, &x)?)?;
         }
         x.f_narrow(0, 0, tokens).and_then(|x| x.f_view([texts, width, hidden])).doing("shaping the result")

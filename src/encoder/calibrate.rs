@@ -158,7 +158,7 @@ fn warm_up(
     budget: Budget,
     shape: &Architecture,
 ) -> Result<(), EncodeError> {
-    let text = text(WARM_UP_TOKENS.min(shape.positions), 1, shape);
+    let text = text(WARM_UP_TOKENS.min(longest(shape)), 1, shape);
     let mut seen = 0;
     for texts in 1..=budget.tokens / text.len() {
         let rows = linear.rows((texts * text.len()) as i64);
@@ -218,9 +218,14 @@ fn work_of_this_thread() -> Option<Duration> {
 /// Texts of a typical length, not all of the same one, that fill a pass of `tokens`. What they say does not matter
 /// for the time it takes.
 fn trial(tokens: usize, shape: &Architecture) -> Vec<Tokens> {
-    let width = TYPICAL_TOKENS.min(shape.positions);
+    let width = TYPICAL_TOKENS.min(longest(shape));
     let count = (tokens / width).max(1);
     (0..count).map(|nth| text(width - (nth % 4).min(width - 1), nth as u32, shape)).collect()
+}
+
+/// What the network could read at once; a warm-up has no use for more.
+fn longest(shape: &Architecture) -> usize {
+    shape.positions().unwrap_or(TYPICAL_TOKENS)
 }
 
 fn text(length: usize, seed: u32, shape: &Architecture) -> Tokens {

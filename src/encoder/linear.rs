@@ -58,6 +58,10 @@ const PROGRAM: &str = r#"class Program(Module):
     return ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", annotate(List[Optional[number]], []), "none")
   def linear_gelu_tanh(self: __torch__.Program, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", annotate(List[Optional[number]], []), "tanh")
+  def linear_relu(self: __torch__.Program, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return ops.mkldnn._linear_pointwise(x, weight, bias, "relu", annotate(List[Optional[number]], []), "")
+  def linear_mul(self: __torch__.Program, x: Tensor, other: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return ops.mkldnn._linear_pointwise(x, other, weight, bias, "mul")
   def linear_add(self: __torch__.Program, x: Tensor, other: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return ops.mkldnn._linear_pointwise(x, other, weight, bias, "add")
 "#;
@@ -75,62 +79,113 @@ impl FusedKernels {
     }
 }
 
+/// Weights of a linear layer as the files have them, f32: `[out, in]`, and `[out]` if it has a bias.
+pub(super) struct LinearWeights {
+    pub(super) weight: Tensor,
+    pub(super) bias: Option<Tensor>,
+}
+
+impl LinearWeights {
+    /// Several layers over the same input as one: their results side by side.
+    pub(super) fn joined(parts: [LinearWeights; 3]) -> Result<LinearWeights, EncodeError> {
+        let join = |parts: &[&Tensor]| Tensor::f_cat(parts, 0).doing("joining weights");
+        let weight = join(&parts.each_ref().map(|part| &part.weight))?;
+        let biases: Vec<&Tensor> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
+        let bias = if biases.len() == parts.len() { Some(join(&biases)?) } else { None };
+        Ok(LinearWeights { weight, bias })
+    }
+
+    /// The result times a number.
+    pub(super) fn scaled(self, factor: f64) -> Result<LinearWeights, EncodeError> {
+        let scale = |tensor: Tensor| tensor.f_mul_scalar(factor).doing("scaling weights");
+        Ok(LinearWeights { weight: scale(self.weight)?, bias: self.bias.map(scale).transpose()? })
+    }
+
+    /// A layer that multiplies its input with `factors`, `[in]`, first.
+    pub(super) fn after(self, factors: &Tensor) -> Result<LinearWeights, EncodeError> {
+        Ok(LinearWeights { weight: self.weight.f_mul(factors).doing("scaling weights")?, ..self })
+    }
+}
+
 /// A linear layer. Inputs are matrices, a token a row.
 pub(super) struct Linear {
     weight: Tensor,
-    bias: Tensor,
-    kernels: Option<Arc<FusedKernels>>,
+    bias: Option<Tensor>,
+    /// With the bias they want: they take no layer without.
+    kernels: Option<(Arc<FusedKernels>, Tensor)>,
 }
 
 impl Linear {
     /// With `kernels`, weights are packed for them.
     pub(super) fn new(
-        (weight, bias): &(Tensor, Tensor),
+        LinearWeights { weight, bias }: &LinearWeights,
         dtype: Dtype,
         kernels: Option<&Arc<FusedKernels>>,
     ) -> Result<Self, EncodeError> {
-        let convert =
-            |tensor: &Tensor| tensor.f_to_kind(dtype.kind()).and_then(|tensor| tensor.f_contiguous());
-        let (weight, bias) =
-            (convert(weight).doing("converting weights")?, convert(bias).doing("converting weights")?);
-        let weight = match kernels {
-            Some(kernels) => kernels.call("pack", &[&weight])?,
-            None => weight,
+        let convert = |tensor: &Tensor| {
+            tensor
+                .f_to_kind(dtype.kind())
+                .and_then(|tensor| tensor.f_contiguous())
+                .doing("converting weights")
         };
-        Ok(Linear { weight, bias, kernels: kernels.cloned() })
+        let width = weight.size2().doing("reading weights")?.0;
+        let (weight, bias) = (convert(weight)?, bias.as_ref().map(convert).transpose()?);
+        let Some(kernels) = kernels else { return Ok(Linear { weight, bias, kernels: None }) };
+        let weight = kernels.call("pack", &[&weight])?;
+        let zeros = || Tensor::f_zeros([width], (dtype.kind(), weight.device())).doing("converting weights");
+        let packed_bias = bias.map_or_else(zeros, Ok)?;
+        Ok(Linear { weight, bias: None, kernels: Some((kernels.clone(), packed_bias)) })
     }
 
     /// The same weights, not copied.
     pub(super) fn twin(&self) -> Linear {
+        let kernels = self.kernels.as_ref().map(|(kernels, bias)| (kernels.clone(), bias.shallow_clone()));
         Linear {
             weight: self.weight.shallow_clone(),
-            bias: self.bias.shallow_clone(),
-            kernels: self.kernels.clone(),
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+            kernels,
         }
     }
 
     pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor, EncodeError> {
         match &self.kernels {
-            Some(kernels) => kernels.call("linear", &[x, &self.weight, &self.bias]),
-            None => x.f_linear(&self.weight, Some(&self.bias)).doing("multiplying matrices"),
+            Some((kernels, bias)) => kernels.call("linear", &[x, &self.weight, bias]),
+            None => x.f_linear(&self.weight, self.bias.as_ref()).doing("multiplying matrices"),
         }
     }
 
-    pub(super) fn apply_gelu(&self, x: &Tensor, activation: Activation) -> Result<Tensor, EncodeError> {
-        match (&self.kernels, activation) {
-            (Some(kernels), Activation::Gelu) => kernels.call("linear_gelu", &[x, &self.weight, &self.bias]),
-            (Some(kernels), Activation::GeluTanh) => {
-                kernels.call("linear_gelu_tanh", &[x, &self.weight, &self.bias])
+    /// The activation of the product.
+    pub(super) fn apply_then(&self, x: &Tensor, activation: Activation) -> Result<Tensor, EncodeError> {
+        let Some((kernels, bias)) = &self.kernels else {
+            let mut product = self.apply(x)?;
+            return match activation {
+                Activation::Gelu => product.f_gelu_("none"),
+                Activation::GeluTanh => product.f_gelu_("tanh"),
+                Activation::Relu => product.f_relu_(),
             }
-            (None, _) => self.apply(x)?.f_gelu_(activation.approximation()).doing("applying GELU"),
-        }
+            .doing("applying the activation");
+        };
+        let method = match activation {
+            Activation::Gelu => "linear_gelu",
+            Activation::GeluTanh => "linear_gelu_tanh",
+            Activation::Relu => "linear_relu",
+        };
+        kernels.call(method, &[x, &self.weight, bias])
     }
 
     /// The product plus `residual`.
     pub(super) fn apply_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor, EncodeError> {
         match &self.kernels {
-            Some(kernels) => kernels.call("linear_add", &[x, residual, &self.weight, &self.bias]),
+            Some((kernels, bias)) => kernels.call("linear_add", &[x, residual, &self.weight, bias]),
             None => self.apply(x)?.f_add_(residual).doing("adding the residual"),
+        }
+    }
+
+    /// The product times `gate`, element by element.
+    pub(super) fn apply_mul(&self, x: &Tensor, gate: &Tensor) -> Result<Tensor, EncodeError> {
+        match &self.kernels {
+            Some((kernels, bias)) => kernels.call("linear_mul", &[x, gate, &self.weight, bias]),
+            None => self.apply(x)?.f_mul_(gate).doing("multiplying with the gate"),
         }
     }
 }

@@ -7,9 +7,9 @@
 //! ```text
 //! model_files -> tokens      text -> Tokens
 //!      |
-//!      +-> weights -> bert (linear) -> tch_encoder   Tokens -> vectors
-//!                                          |
-//!                                       calibrate    number format, product, budget: measured at the start
+//!      +-> weights -> network (bert, t5) -> head -> tch_encoder   Tokens -> vectors
+//!                                                      |
+//!                                                   calibrate     number format, product, budget: measured at the start
 //! ```
 
 mod architecture;
@@ -19,21 +19,26 @@ mod calibrate;
 mod crew;
 mod device;
 mod error;
+mod head;
 mod linear;
 mod model_files;
+mod modules;
+mod network;
 pub mod plan;
+mod t5;
 mod tch_encoder;
 mod tokens;
 mod torchscript;
 mod weights;
 
-pub use architecture::{Activation, Architecture};
+pub use architecture::{Activation, Architecture, Family, T5Shape};
 pub use calibrate::{Calibration, Candidate, Tuning};
 pub use crew::Crew;
 pub use device::{DeviceChoice, Dtype, DtypeChoice};
 pub use error::EncodeError;
 pub use linear::LinearKind;
-pub use model_files::{ModelFiles, Pooling, locate};
+pub use model_files::{ModelFiles, locate};
+pub use modules::{DenseActivation, DenseFiles, Pooling};
 pub use tch_encoder::{EncoderOptions, TchEncoder, load};
 pub use tokens::{Tokenizer, Tokens};
 

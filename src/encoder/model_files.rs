@@ -4,6 +4,7 @@
 //! sentence. Weights are read as safetensors only: a pickle can run code, and is never opened.
 
 use super::architecture::{Architecture, read_architecture};
+use super::modules::{DenseFiles, Modules, Pooling, read_modules};
 use super::{EncodeError, ModelIdentity};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -32,17 +33,10 @@ pub struct ModelFiles {
     pub lowercase: bool,
     /// How token vectors become one.
     pub pooling: Pooling,
+    /// What is applied to that one, in models that have it.
+    pub dense: Option<DenseFiles>,
     /// The shape of the network.
     pub architecture: Architecture,
-}
-
-/// How the token vectors of a text become its vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pooling {
-    /// Their mean.
-    Mean,
-    /// That of the first token.
-    Cls,
 }
 
 /// Finds a model: `spec` is a local folder, or a name of which one of the `search` folders has a subfolder.
@@ -68,8 +62,8 @@ impl ModelFiles {
     /// # Errors
     /// What is missing or not supported, and what to do. Weights are looked for, not read.
     pub fn open(folder: &Path) -> Result<Self, EncodeError> {
-        let modules = read_modules(folder)?;
-        let network = folder.join(&modules.transformer);
+        let Modules { transformer, pooling, dense } = read_modules(folder)?;
+        let network = folder.join(transformer);
         let architecture =
             read_architecture(&network.join("config.json"), || missing(&network, "config.json"))?;
         let tokenizer = network.join("tokenizer.json");
@@ -81,12 +75,14 @@ impl ModelFiles {
         let tokens: TokenizerConfig = read_json(&network.join("tokenizer_config.json"))?.unwrap_or_default();
         // Some tokenizers say 1e30 for "no limit"; as a number of tokens that saturates, and the positions decide.
         let limit = sentence.max_seq_length.or(tokens.model_max_length.map(|limit| limit as usize));
-        let max_tokens = limit.unwrap_or(usize::MAX).min(architecture.positions);
-        if max_tokens < 3 {
+        let limit = limit.filter(|&limit| limit < UNLIMITED).unwrap_or(architecture.default_max_tokens());
+        let max_tokens = limit.min(architecture.positions().unwrap_or(limit));
+        if max_tokens <= architecture.special_tokens() {
+            let expected = architecture.special_tokens() + 1;
             let path = network.join("sentence_bert_config.json");
             return Err(EncodeError::bad_file(
                 &path,
-                format!("expected max_seq_length >= 3, received {max_tokens}"),
+                format!("expected max_seq_length >= {expected}, received {max_tokens}"),
             ));
         }
         refuse_prompt(folder)?;
@@ -94,13 +90,37 @@ impl ModelFiles {
         Ok(ModelFiles {
             name: absolute.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             weights: find_weights(&network)?,
-            pooling: read_pooling(folder, modules.pooling.as_deref())?,
+            pooling,
+            dense: dense.map(|dense| dense.open(architecture.hidden)).transpose()?,
             folder: folder.to_owned(),
             tokenizer,
             max_tokens,
             lowercase: sentence.do_lower_case,
             architecture,
         })
+    }
+
+    /// The same model, reading so many tokens of a text: its vectors are others, so its identity is too.
+    ///
+    /// # Errors
+    /// When the network has no positions for so many, or nothing but special tokens would be left.
+    pub fn with_max_tokens(self, max_tokens: usize) -> Result<Self, EncodeError> {
+        let least = self.architecture.special_tokens() + 1;
+        let most = self.architecture.positions();
+        if max_tokens < least || most.is_some_and(|most| max_tokens > most) {
+            let most = most.map_or("more".to_owned(), |most| most.to_string());
+            return Err(EncodeError::InvalidSetting {
+                variable: "LNSP_EMBEDDING_MAX_TOKENS",
+                received: max_tokens.to_string(),
+                expected: format!("{least} to {most} tokens for the model {}", self.name),
+            });
+        }
+        Ok(ModelFiles { max_tokens, ..self })
+    }
+
+    /// The length of this model's vectors.
+    pub fn dims(&self) -> usize {
+        self.dense.as_ref().map_or(self.architecture.hidden, |dense| dense.output)
     }
 
     /// Which vectors this model makes; reads all its files once. Two models with the same fingerprint make the
@@ -112,7 +132,8 @@ impl ModelFiles {
         let recipe = self.recipe();
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"lnsp model 1").update(&(recipe.len() as u64).to_le_bytes()).update(recipe.as_bytes());
-        for path in self.weights.iter().chain([&self.tokenizer]) {
+        let dense = self.dense.iter().map(|dense| &dense.weights);
+        for path in self.weights.iter().chain(dense).chain([&self.tokenizer]) {
             let hash = hash_file(path).map_err(|error| EncodeError::bad_file(path, error.to_string()))?;
             hasher.update(hash.as_bytes());
         }
@@ -120,7 +141,7 @@ impl ModelFiles {
             name: self.name.clone(),
             recipe,
             fingerprint: hasher.finalize().to_hex().to_string(),
-            dims: self.architecture.hidden,
+            dims: self.dims(),
         })
     }
 
@@ -131,13 +152,14 @@ impl ModelFiles {
             Pooling::Cls => "cls",
         };
         let case = if self.lowercase { ", lower case" } else { "" };
-        let Architecture { layers, heads, eps, activation, .. } = &self.architecture;
-        let tokens = self.max_tokens;
-        format!(
-            "bert {layers}x{heads} {activation} eps {eps:e}{case}, first {tokens} tokens, {pooling}, normalised"
-        )
+        let dense = self.dense.as_ref().map(|dense| format!(", {dense}")).unwrap_or_default();
+        let (architecture, tokens) = (&self.architecture, self.max_tokens);
+        format!("{architecture}{case}, first {tokens} tokens, {pooling}{dense}, normalised")
     }
 }
+
+/// From here on a number of tokens means that there is no limit.
+const UNLIMITED: usize = 1 << 24;
 
 fn hash_file(path: &Path) -> std::io::Result<blake3::Hash> {
     Ok(blake3::Hasher::new().update_reader(fs::File::open(path)?)?.finalize())
@@ -172,42 +194,6 @@ struct TokenizerConfig {
 }
 
 #[derive(Deserialize)]
-struct Module {
-    #[serde(default)]
-    path: String,
-    #[serde(rename = "type")]
-    kind: String,
-}
-
-/// Folders of the modules, relative to the model's.
-struct Modules {
-    transformer: String,
-    pooling: Option<String>,
-}
-
-/// A plain Hugging Face folder has no `modules.json`: its vectors are pooled by their mean, as sentence-transformers
-/// does. `Normalize` may be absent: all our vectors have unit length.
-fn read_modules(folder: &Path) -> Result<Modules, EncodeError> {
-    let path = folder.join("modules.json");
-    let mut found = Modules { transformer: String::new(), pooling: None };
-    for module in read_json::<Vec<Module>>(&path)?.unwrap_or_default() {
-        match module.kind.rsplit('.').next() {
-            Some("Transformer") => found.transformer = module.path,
-            Some("Pooling") => found.pooling = Some(module.path),
-            Some("Normalize") => {}
-            _ => {
-                return Err(EncodeError::Unsupported {
-                    path,
-                    received: format!("module `{}`", module.kind),
-                    expected: "Transformer, Pooling and Normalize",
-                });
-            }
-        }
-    }
-    Ok(found)
-}
-
-#[derive(Deserialize)]
 struct Prompts {
     default_prompt_name: Option<String>,
 }
@@ -222,31 +208,6 @@ fn refuse_prompt(folder: &Path) -> Result<(), EncodeError> {
             path,
         }),
         None => Ok(()),
-    }
-}
-
-fn read_pooling(folder: &Path, module: Option<&str>) -> Result<Pooling, EncodeError> {
-    let Some(module) = module else { return Ok(Pooling::Mean) };
-    let folder = folder.join(module);
-    let path = folder.join("config.json");
-    let config: serde_json::Map<String, serde_json::Value> =
-        read_json(&path)?.ok_or_else(|| missing(&folder, "config.json"))?;
-    let modes: Vec<&str> = config
-        .iter()
-        .filter_map(|(key, value)| match key.strip_prefix("pooling_mode")? {
-            "" => value.as_str(),
-            mode if value == true => Some(mode.trim_matches('_')),
-            _ => None,
-        })
-        .collect();
-    match modes[..] {
-        ["mean_tokens" | "mean"] => Ok(Pooling::Mean),
-        ["cls_token" | "cls"] => Ok(Pooling::Cls),
-        _ => Err(EncodeError::Unsupported {
-            path,
-            received: format!("pooling [{}]", modes.join(", ")),
-            expected: "mean or cls alone",
-        }),
     }
 }
 

@@ -1,13 +1,12 @@
 //! The encoder that computes with libtorch.
 
-use super::bert::Bert;
 use super::calibrate::{Calibration, Tuning, calibrate};
 use super::error::Doing;
+use super::head::Head;
 use super::linear::{FusedKernels, LinearKind};
-use super::weights::Weights;
+use super::network::Network;
 use super::{
-    DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, ModelFiles, ModelIdentity, Pooling, Tokens,
-    Vector,
+    DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, ModelFiles, ModelIdentity, Tokens, Vector,
 };
 use std::num::NonZeroUsize;
 use std::time::Instant;
@@ -34,7 +33,8 @@ pub struct EncoderOptions {
 pub struct TchEncoder {
     identity: ModelIdentity,
     files: ModelFiles,
-    bert: Bert,
+    network: Network,
+    head: Head,
     dtype: Dtype,
     device: Device,
     batch_texts: bool,
@@ -52,7 +52,8 @@ pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), Encod
     let device = options.device.open()?;
     set_threads(options.threads);
     let identity = options.files.identity()?;
-    let weights = Weights::read(&options.files, device)?;
+    let weights = Network::read(&options.files, device)?;
+    let head = Head::load(&options.files, device)?;
     let build = |dtype: Dtype, linear: LinearKind| -> Result<TchEncoder, EncodeError> {
         let kernels = match linear {
             LinearKind::Default => None,
@@ -61,7 +62,10 @@ pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), Encod
         Ok(TchEncoder {
             identity: identity.clone(),
             files: options.files.clone(),
-            bert: tch::no_grad(|| Bert::new(&options.files.architecture, &weights, dtype, kernels.as_ref()))?,
+            network: tch::no_grad(|| {
+                Network::new(&options.files.architecture, &weights, dtype, kernels.as_ref())
+            })?,
+            head: head.twin(),
             dtype,
             device,
             batch_texts: options.batch_texts,
@@ -132,7 +136,8 @@ impl TchEncoder {
         TchEncoder {
             identity: self.identity.clone(),
             files: self.files.clone(),
-            bert: tch::no_grad(|| self.bert.twin()),
+            network: tch::no_grad(|| self.network.twin()),
+            head: self.head.twin(),
             ..*self
         }
     }
@@ -177,32 +182,13 @@ impl TchEncoder {
             |tensor: Tensor| tensor.f_to_device(self.device).doing("moving a batch to the device");
         let ids = Tensor::f_from_slice(&ids).and_then(|ids| ids.f_view([count as i64, width as i64]));
         let ids = to_device(ids.doing("building a batch")?)?;
-        let hidden = self.bert.forward(&ids, &lengths)?;
-        let pooled = match self.files.pooling {
-            Pooling::Cls => {
-                hidden.f_select(1, 0).and_then(|first| first.f_to_kind(Kind::Float)).doing("pooling")?
-            }
-            Pooling::Mean => {
-                let shares = to_device(mean_shares(&lengths, width).doing("pooling")?)?;
-                let hidden = hidden.f_to_kind(Kind::Float).doing("pooling")?;
-                shares.f_bmm(&hidden).doing("pooling")?
-            }
-        };
+        let pooled = self.head.apply(&self.network.forward(&ids, &lengths)?, &lengths)?;
         let pooled =
             pooled.f_to_device(Device::Cpu).and_then(|pooled| pooled.f_contiguous()).doing("pooling")?;
         let start = rows.len();
         rows.resize(start + count * dims, 0.0);
         pooled.f_copy_data(&mut rows[start..], count * dims).doing("copying vectors")
     }
-}
-
-/// `[texts, 1, width]`: the share of each token in the mean of its text, none for padding.
-fn mean_shares(lengths: &[usize], width: usize) -> Result<Tensor, tch::TchError> {
-    let mut shares = vec![0_f32; lengths.len() * width];
-    for (row, &length) in shares.chunks_exact_mut(width).zip(lengths) {
-        row[..length].fill(1.0 / length as f32);
-    }
-    Tensor::f_from_slice(&shares)?.f_view([lengths.len() as i64, 1, width as i64])
 }
 
 /// The vector with length one.

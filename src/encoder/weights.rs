@@ -1,23 +1,26 @@
 //! The tensors of the safetensors files, each checked against what the configuration promises
 //! when it is asked for.
 
+use super::EncodeError;
 use super::error::Doing;
-use super::{EncodeError, ModelFiles};
+use super::linear::LinearWeights;
 use std::collections::HashMap;
+use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
 
 /// The weights on their way from the files into a model.
 pub(super) struct Weights {
     tensors: HashMap<String, Tensor>,
-    /// Models saved with a head on top have their names below `bert.`.
+    /// Stands before all names.
     prefix: &'static str,
     device: Device,
 }
 
 impl Weights {
-    pub(super) fn read(files: &ModelFiles, device: Device) -> Result<Self, EncodeError> {
+    /// `head` stands before the names in files of models that were saved with a head on top.
+    pub(super) fn read(paths: &[PathBuf], head: &'static str, device: Device) -> Result<Self, EncodeError> {
         let mut tensors = HashMap::new();
-        for path in &files.weights {
+        for path in paths {
             let read = Tensor::read_safetensors(path).map_err(|error| {
                 EncodeError::bad_file(
                     path,
@@ -26,8 +29,14 @@ impl Weights {
             })?;
             tensors.extend(read);
         }
-        let prefix = if tensors.keys().any(|name| name.starts_with("bert.")) { "bert." } else { "" };
+        let headed = !head.is_empty() && tensors.keys().any(|name| name.starts_with(head));
+        let prefix = if headed { head } else { "" };
         Ok(Weights { tensors, prefix, device })
+    }
+
+    /// Whether there is a tensor of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(&format!("{}{name}", self.prefix))
     }
 
     /// The tensor as f32 on the device.
@@ -57,8 +66,19 @@ impl Weights {
     }
 
     /// Weight and bias of a linear layer.
-    pub(super) fn linear(&self, name: &str, out: i64, input: i64) -> Result<(Tensor, Tensor), EncodeError> {
-        Ok((self.get(&format!("{name}.weight"), &[out, input])?, self.get(&format!("{name}.bias"), &[out])?))
+    pub(super) fn linear(&self, name: &str, out: i64, input: i64) -> Result<LinearWeights, EncodeError> {
+        let weights = self.without_bias(name, out, input)?;
+        Ok(LinearWeights { bias: Some(self.get(&format!("{name}.bias"), &[out])?), ..weights })
+    }
+
+    /// A linear layer that has a weight only.
+    pub(super) fn without_bias(
+        &self,
+        name: &str,
+        out: i64,
+        input: i64,
+    ) -> Result<LinearWeights, EncodeError> {
+        Ok(LinearWeights { weight: self.get(&format!("{name}.weight"), &[out, input])?, bias: None })
     }
 
     fn find(&self, name: &str) -> Result<&Tensor, EncodeError> {

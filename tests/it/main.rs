@@ -30,6 +30,7 @@ mod llm;
 mod lost_commits;
 mod managed;
 mod ollama_script;
+mod parity;
 mod postgres;
 mod process;
 mod rules;

@@ -1,0 +1,179 @@
+//! What follows the network, from `modules.json` and the folders it names: the layout of sentence-transformers.
+
+use super::EncodeError;
+use super::model_files::{missing, read_json};
+use serde::Deserialize;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// How the token vectors of a text become its vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// That of the first token.
+    Cls,
+}
+
+/// A part of the recipe.
+impl fmt::Display for Pooling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Pooling::Mean => "mean",
+            Pooling::Cls => "cls",
+        })
+    }
+}
+
+/// A dense layer over the pooled vector.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DenseFiles {
+    /// Its safetensors file.
+    pub weights: PathBuf,
+    /// The length of the pooled vector.
+    pub input: usize,
+    /// The length of the result.
+    pub output: usize,
+    /// Whether a bias is added.
+    pub bias: bool,
+    /// What is applied to the result.
+    pub activation: DenseActivation,
+}
+
+/// What a dense layer does with its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DenseActivation {
+    /// Nothing.
+    Identity,
+    /// The hyperbolic tangent.
+    Tanh,
+}
+
+/// A part of the recipe.
+impl fmt::Display for DenseFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let activation = match self.activation {
+            DenseActivation::Identity => "",
+            DenseActivation::Tanh => " tanh",
+        };
+        write!(f, "dense {}{activation}", self.output)
+    }
+}
+
+#[derive(Deserialize)]
+struct Module {
+    #[serde(default)]
+    path: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// What `modules.json` lists.
+pub(super) struct Modules {
+    /// The network's folder, relative to the model's.
+    pub(super) transformer: String,
+    pub(super) pooling: Pooling,
+    pub(super) dense: Option<DenseModule>,
+}
+
+/// A plain Hugging Face folder has no `modules.json`: its vectors are pooled by their mean, as sentence-transformers
+/// does. `Normalize` may be absent: all our vectors have unit length.
+pub(super) fn read_modules(folder: &Path) -> Result<Modules, EncodeError> {
+    let path = folder.join("modules.json");
+    let (mut transformer, mut pooling, mut dense) = (String::new(), None, None);
+    for module in read_json::<Vec<Module>>(&path)?.unwrap_or_default() {
+        match module.kind.rsplit('.').next() {
+            Some("Transformer") => transformer = module.path,
+            Some("Pooling") => pooling = Some(module.path),
+            Some("Dense") if dense.is_none() => {
+                dense = Some(DenseModule { folder: folder.join(module.path) })
+            }
+            Some("Normalize") => {}
+            _ => {
+                return Err(EncodeError::Unsupported {
+                    path,
+                    received: format!("module `{}`", module.kind),
+                    expected: "Transformer, Pooling, one Dense and Normalize",
+                });
+            }
+        }
+    }
+    Ok(Modules { transformer, pooling: read_pooling(folder, pooling.as_deref())?, dense })
+}
+
+fn read_pooling(folder: &Path, module: Option<&str>) -> Result<Pooling, EncodeError> {
+    let Some(module) = module else { return Ok(Pooling::Mean) };
+    let folder = folder.join(module);
+    let path = folder.join("config.json");
+    let config: serde_json::Map<String, serde_json::Value> =
+        read_json(&path)?.ok_or_else(|| missing(&folder, "config.json"))?;
+    let modes: Vec<&str> = config
+        .iter()
+        .filter_map(|(key, value)| match key.strip_prefix("pooling_mode")? {
+            "" => value.as_str(),
+            mode if value == true => Some(mode.trim_matches('_')),
+            _ => None,
+        })
+        .collect();
+    match modes[..] {
+        ["mean_tokens" | "mean"] => Ok(Pooling::Mean),
+        ["cls_token" | "cls"] => Ok(Pooling::Cls),
+        _ => Err(EncodeError::Unsupported {
+            path,
+            received: format!("pooling [{}]", modes.join(", ")),
+            expected: "mean or cls alone",
+        }),
+    }
+}
+
+/// The folder of a dense layer.
+pub(super) struct DenseModule {
+    folder: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct DenseConfig {
+    in_features: usize,
+    out_features: usize,
+    #[serde(default = "yes")]
+    bias: bool,
+    activation_function: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl DenseModule {
+    /// Its files, for pooled vectors of so many values.
+    pub(super) fn open(self, pooled: usize) -> Result<DenseFiles, EncodeError> {
+        let path = self.folder.join("config.json");
+        let config: DenseConfig = read_json(&path)?.ok_or_else(|| missing(&self.folder, "config.json"))?;
+        let DenseConfig { in_features: input, out_features: output, bias, activation_function } = config;
+        if input != pooled || output == 0 {
+            let reason = format!(
+                "expected in_features={pooled}, the width of the network, and out_features above 0, \
+                 received {input} and {output}"
+            );
+            return Err(EncodeError::bad_file(&path, reason));
+        }
+        // The class in Python; absent, it is the layer's own default.
+        let class = activation_function.as_deref().unwrap_or("Tanh");
+        let activation = match class.rsplit('.').next() {
+            Some("Identity") => DenseActivation::Identity,
+            Some("Tanh") => DenseActivation::Tanh,
+            _ => {
+                return Err(EncodeError::Unsupported {
+                    path,
+                    received: format!("activation `{class}`"),
+                    expected: "Identity or Tanh",
+                });
+            }
+        };
+        let weights = self.folder.join("model.safetensors");
+        if !weights.is_file() {
+            return Err(missing(&self.folder, "weights (model.safetensors)"));
+        }
+        Ok(DenseFiles { weights, input, output, bias, activation })
+    }
+}

@@ -1,0 +1,192 @@
+//! The forward pass of a T5 encoder.
+//!
+//! As in [`super::bert`], a batch is one matrix between layers, a token a row. The norms of T5 have no mean and no
+//! bias: dividing a row by the root of its mean square is all that is left of them here, because their weights are
+//! multiplied into the product that follows.
+
+use super::architecture::{Activation, Architecture, T5Shape};
+use super::attention::Attention;
+use super::error::Doing;
+use super::linear::{FusedKernels, Linear, LinearKind, LinearWeights};
+use super::weights::Weights;
+use super::{Dtype, EncodeError};
+use std::sync::Arc;
+use tch::{Kind, TchError, Tensor};
+
+/// A T5 encoder in one number format.
+pub(super) struct T5 {
+    words: Tensor,
+    /// `[buckets, heads]`: what the distance of two tokens adds to their score, in all layers.
+    distances: Tensor,
+    layers: Vec<Layer>,
+    final_norm: Tensor,
+    shape: T5Shape,
+    attention: Attention,
+    eps: f64,
+    dtype: Dtype,
+    /// How many rows a product of so many tokens has; see [`LinearKind::rows`].
+    linear: LinearKind,
+}
+
+struct Layer {
+    /// Query, key and value in one product.
+    qkv: Linear,
+    attention_output: Linear,
+    feed_forward: FeedForward,
+}
+
+struct FeedForward {
+    up: Linear,
+    activation: Activation,
+    /// Multiplied with what `up` and the activation give.
+    gate: Option<Linear>,
+    down: Linear,
+}
+
+impl T5 {
+    pub(super) fn new(
+        (architecture, shape): (&Architecture, T5Shape),
+        weights: &Weights,
+        dtype: Dtype,
+        kernels: Option<&Arc<FusedKernels>>,
+    ) -> Result<Self, EncodeError> {
+        let Architecture { hidden, heads, head_width, intermediate, activation, eps, .. } = *architecture;
+        let inner = (heads * head_width) as i64;
+        let (hidden, intermediate) = (hidden as i64, intermediate as i64);
+        let convert = |tensor: Tensor| tensor.f_to_kind(dtype.kind()).doing("converting weights");
+        // Which of its two names the table has depends on the version that saved it.
+        let table = ["shared.weight", "encoder.embed_tokens.weight"];
+        let table = if weights.has(table[1]) { table[1] } else { table[0] };
+        let layer = |index: usize| -> Result<Layer, EncodeError> {
+            let at = format!("encoder.block.{index}.layer");
+            let norm = |part: usize| weights.get(&format!("{at}.{part}.layer_norm.weight"), &[hidden]);
+            let linear = |name: &str, out, input| weights.without_bias(&format!("{at}.{name}"), out, input);
+            let query = linear("0.SelfAttention.q", inner, hidden)?;
+            let key = linear("0.SelfAttention.k", inner, hidden)?;
+            let value = linear("0.SelfAttention.v", inner, hidden)?;
+            let qkv = LinearWeights::joined([query, key, value])?.after(&norm(0)?)?;
+            let norm = norm(1)?;
+            let up = |name: &str| -> Result<Linear, EncodeError> {
+                let weights = linear(&format!("1.DenseReluDense.{name}"), intermediate, hidden)?;
+                Linear::new(&weights.after(&norm)?, dtype, kernels)
+            };
+            let down = linear("1.DenseReluDense.wo", hidden, intermediate)?;
+            Ok(Layer {
+                qkv: Linear::new(&qkv, dtype, kernels)?,
+                attention_output: Linear::new(&linear("0.SelfAttention.o", hidden, inner)?, dtype, kernels)?,
+                feed_forward: FeedForward {
+                    up: up(if shape.gated { "wi_0" } else { "wi" })?,
+                    activation,
+                    gate: shape.gated.then(|| up("wi_1")).transpose()?,
+                    down: Linear::new(&down, dtype, kernels)?,
+                },
+            })
+        };
+        let distances = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
+        Ok(T5 {
+            words: convert(weights.get(table, &[architecture.vocabulary as i64, hidden])?)?,
+            distances: convert(weights.get(distances, &[shape.buckets as i64, heads as i64])?)?,
+            layers: (0..architecture.layers).map(layer).collect::<Result<_, _>>()?,
+            final_norm: convert(weights.get("encoder.final_layer_norm.weight", &[hidden])?)?,
+            shape,
+            attention: Attention {
+                heads: heads as i64,
+                head_width: head_width as i64,
+                in_steps: dtype == Dtype::Bf16 && kernels.is_some(),
+            },
+            eps,
+            dtype,
+            linear: if kernels.is_some() { LinearKind::Packed } else { LinearKind::Default },
+        })
+    }
+
+    /// The same network over the same weights, for another thread; see [`super::bert::Bert::twin`].
+    pub(super) fn twin(&self) -> T5 {
+        T5 {
+            words: self.words.shallow_clone(),
+            distances: self.distances.shallow_clone(),
+            layers: self.layers.iter().map(Layer::twin).collect(),
+            final_norm: self.final_norm.shallow_clone(),
+            ..*self
+        }
+    }
+
+    /// As [`super::bert::Bert::forward`].
+    pub(super) fn forward(&self, ids: &Tensor, lengths: &[usize]) -> Result<Tensor, EncodeError> {
+        let (texts, width) = ids.size2().doing("reading the shape of a batch")?;
+        let distances = self.distances(width as usize).doing("computing distances")?;
+        let bias = self
+            .attention
+            .bias(lengths, Some(distances), (width as usize, self.dtype.kind(), ids.device()))
+            .doing("building the mask")?;
+        let tokens = texts * width;
+        let more = self.linear.rows(tokens) - tokens;
+        let fill = |rows: Tensor| if more == 0 { Ok(rows) } else { rows.f_constant_pad_nd([0, 0, 0, more]) };
+        let words = Tensor::f_embedding(&self.words, ids, -1, false, false);
+        let words = words.and_then(|words| words.f_view([tokens, -1])).and_then(fill);
+        let mut x = words.doing("embedding tokens")?;
+        for layer in &self.layers {
+            let qkv =
+                layer.qkv.apply(&self.norm(&x)?)?.f_narrow(0, 0, tokens).doing("computing attention")?;
+            let attended = self.attention.apply(&qkv, &bias).and_then(fill).doing("computing attention")?;
+            x = layer.attention_output.apply_add(&attended, &x)?;
+            x = layer.feed_forward.apply_add(&self.norm(&x)?, &x)?;
+        }
+        let x = self.norm(&x)?.f_mul(&self.final_norm).doing("normalising the result")?;
+        x.f_narrow(0, 0, tokens).and_then(|x| x.f_view([texts, width, -1])).doing("shaping the result")
+    }
+
+    /// Each row by the root of its mean square, which is summed up in f32 whatever the format.
+    fn norm(&self, x: &Tensor) -> Result<Tensor, EncodeError> {
+        let run = || -> Result<Tensor, TchError> {
+            let width = *x.size().last().unwrap_or(&1) as f64;
+            let length = x.f_norm_scalaropt_dim_dtype(2.0, [-1].as_slice(), true, Kind::Float)?;
+            let mean_square = length.f_square()?.f_div_scalar(width)?;
+            let factor = mean_square.f_add_scalar(self.eps)?.f_rsqrt()?;
+            x.f_mul(&factor.f_to_kind(x.kind())?)
+        };
+        run().doing("normalising a layer")
+    }
+
+    /// `[heads, width, width]`: what the distance from each query to each key adds to their score.
+    fn distances(&self, width: usize) -> Result<Tensor, TchError> {
+        let (heads, wide) = (self.attention.heads, width as i64);
+        let behind = |at: i64| self.shape.bucket(at - (wide - 1)) as i64;
+        let buckets: Vec<i64> = (0..2 * wide - 1).map(behind).collect();
+        let buckets = Tensor::f_from_slice(&buckets)?.f_to_device(self.distances.device())?;
+        let added = Tensor::f_embedding(&self.distances, &buckets, -1, false, false)?;
+        // Row q of the square begins at distance -q, so with the rows turned around each begins one further on.
+        added
+            .f_transpose(0, 1)?
+            .f_contiguous()?
+            .f_as_strided([heads, wide, wide], [2 * wide - 1, 1, 1], None)?
+            .f_flip([1])
+    }
+}
+
+impl Layer {
+    fn twin(&self) -> Layer {
+        let FeedForward { up, activation, gate, down } = &self.feed_forward;
+        Layer {
+            qkv: self.qkv.twin(),
+            attention_output: self.attention_output.twin(),
+            feed_forward: FeedForward {
+                up: up.twin(),
+                activation: *activation,
+                gate: gate.as_ref().map(Linear::twin),
+                down: down.twin(),
+            },
+        }
+    }
+}
+
+impl FeedForward {
+    /// The result for `x`, plus `residual`.
+    fn apply_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor, EncodeError> {
+        let mut inner = self.up.apply_then(x, self.activation)?;
+        if let Some(gate) = &self.gate {
+            inner = gate.apply_mul(x, &inner)?;
+        }
+        self.down.apply_add(&inner, residual)
+    }
+}
