@@ -4,7 +4,7 @@
 //! sentence. Weights are read as safetensors only: a pickle can run code, and is never opened.
 
 use super::architecture::{Architecture, read_architecture};
-use super::modules::{DenseFiles, Modules, Pooling, read_modules};
+use super::modules::{DenseFiles, Modules, Pooling, read_modules, read_pooling};
 use super::{EncodeError, ModelIdentity};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -90,7 +90,7 @@ impl ModelFiles {
         Ok(ModelFiles {
             name: absolute.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             weights: find_weights(&network)?,
-            pooling,
+            pooling: read_pooling(folder, pooling.as_deref())?,
             dense: dense.map(|dense| dense.open(architecture.hidden)).transpose()?,
             folder: folder.to_owned(),
             tokenizer,

@@ -72,7 +72,8 @@ struct Module {
 pub(super) struct Modules {
     /// The network's folder, relative to the model's.
     pub(super) transformer: String,
-    pub(super) pooling: Pooling,
+    /// The folder of the pooling's configuration, for [`read_pooling`].
+    pub(super) pooling: Option<String>,
     pub(super) dense: Option<DenseModule>,
 }
 
@@ -86,7 +87,7 @@ pub(super) fn read_modules(folder: &Path) -> Result<Modules, EncodeError> {
             Some("Transformer") => transformer = module.path,
             Some("Pooling") => pooling = Some(module.path),
             Some("Dense") if dense.is_none() => {
-                dense = Some(DenseModule { folder: folder.join(module.path) })
+                dense = Some(DenseModule { folder: folder.join(module.path) });
             }
             Some("Normalize") => {}
             _ => {
@@ -98,10 +99,10 @@ pub(super) fn read_modules(folder: &Path) -> Result<Modules, EncodeError> {
             }
         }
     }
-    Ok(Modules { transformer, pooling: read_pooling(folder, pooling.as_deref())?, dense })
+    Ok(Modules { transformer, pooling, dense })
 }
 
-fn read_pooling(folder: &Path, module: Option<&str>) -> Result<Pooling, EncodeError> {
+pub(super) fn read_pooling(folder: &Path, module: Option<&str>) -> Result<Pooling, EncodeError> {
     let Some(module) = module else { return Ok(Pooling::Mean) };
     let folder = folder.join(module);
     let path = folder.join("config.json");

@@ -126,8 +126,9 @@ pub enum StoreError {
     },
     /// Permanent: vectors of two models cannot be compared.
     #[error(
-        "the store holds vectors of {stored}, but {wanted} was asked for; choose the stored model, or another \
-         data folder or database for the new one"
+        "the store holds vectors of {stored}, but {wanted} was asked for; choose the stored model, or start the new \
+         one with another data folder or database and send it the lines of the view chunk_lines (README: Another \
+         model)"
     )]
     OtherModel {
         /// Whose vectors are there.

@@ -30,6 +30,7 @@ mod llm;
 mod lost_commits;
 mod managed;
 mod ollama_script;
+mod other_model;
 mod parity;
 mod postgres;
 mod process;

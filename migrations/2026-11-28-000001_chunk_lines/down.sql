@@ -1,0 +1,1 @@
+DROP VIEW chunk_lines;
