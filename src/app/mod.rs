@@ -25,6 +25,7 @@ use crate::store::{Dsn, ModelId, Store, StoreError, StoreOptions};
 use actix_web::web;
 use codes::code_source;
 use embedding::{embed_tools, model_files};
+pub use embedding::model_folders;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
