@@ -73,13 +73,22 @@ fn address(name: &'static str) -> impl Fn(&str) -> Result<Address, String> + Clo
 
 impl Pull {
     fn address(&self) -> Result<Address, String> {
-        let known = |name| std::env::var(name).ok().filter(|text| !text.trim().is_empty());
         match (&self.hub, known("HF_ENDPOINT")) {
             (Some(hub), _) => Ok(hub.clone()),
             (None, Some(text)) => address("HF_ENDPOINT")(&text),
             (None, None) => address("LNSP_HUB_ENDPOINT")(HUB),
         }
     }
+}
+
+/// What a variable holds, if it holds something.
+fn known(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|text| !text.trim().is_empty())
+}
+
+fn token() -> Result<Option<Token>, &'static str> {
+    let unusable = "HF_TOKEN cannot be sent: expected a token like hf_..., without spaces";
+    known("HF_TOKEN").map(|text| Token::new(&text).ok_or(unusable)).transpose()
 }
 
 fn pull(flags: &Pull) -> CommandResult {
@@ -89,8 +98,7 @@ fn pull(flags: &Pull) -> CommandResult {
         return Ok(ExitCode::SUCCESS);
     }
     let source = Source::find(name)?;
-    let token = std::env::var("HF_TOKEN").ok().and_then(|text| Token::new(&text));
-    let hub = Hub::new(flags.address()?, token, Patience::default())?;
+    let hub = Hub::new(flags.address()?, token()?, Patience::default())?;
     let mut progress = Progress::new(name);
     let pulled = block_on(async {
         tokio::select! {
@@ -117,16 +125,17 @@ fn pull(flags: &Pull) -> CommandResult {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A folder that needs no hub: one that was named by its path, or one that set-up has made.
+/// A folder that needs no hub: one that is named by its path, or that set-up has made.
 fn elsewhere(name: &str, data_dir: &Path) -> Option<PathBuf> {
-    let Some(folder) = folder_name(name) else {
-        return Some(PathBuf::from(name)).filter(|path| path.is_dir());
-    };
-    let here = |place: &PathBuf| place.join(&folder).is_dir();
-    let mut places = model_folders(data_dir).into_iter();
+    let path = Some(PathBuf::from(name)).filter(|path| name.contains('/') && path.is_dir());
+    let Some(folder) = folder_name(name) else { return path };
+    let mut places = model_folders(data_dir).into_iter().map(|place| place.join(&folder));
     // The data folder's own models are looked at file by file.
-    let own = places.next();
-    if own.as_ref().is_some_and(here) { None } else { places.find(here).map(|place| place.join(&folder)) }
+    if places.next().is_some_and(|own| own.is_dir()) {
+        None
+    } else {
+        places.find(|place| place.is_dir()).or(path)
+    }
 }
 
 /// A bar on a terminal, a plain line now and then otherwise.

@@ -133,6 +133,7 @@ fn join(folder: &str, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Hash;
     use super::*;
 
     const GTR: &str = r#"[
@@ -146,8 +147,6 @@ mod tests {
             |path: &&str| File { path: (*path).to_owned(), size: 1, hash: Hash::sha256(path.as_bytes()) };
         paths.iter().map(file).collect()
     }
-    use super::super::Hash;
-
     fn chosen(paths: &[&str], modules: &str) -> Result<Vec<String>, HubError> {
         let files = choose("owner/name", &listed(paths), modules.as_bytes())?;
         Ok(files.into_iter().map(|file| file.path).collect())

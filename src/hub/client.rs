@@ -135,7 +135,10 @@ impl Client {
         let answer = answer.map_err(|error| {
             let problem = cause(&error);
             // Trying again does not make a certificate better.
-            if problem.contains("certificate") { refused(url, problem) } else { passing(url, problem) }
+            match problem.contains("certificate") {
+                true => HubError::Untrusted { host: host(url), problem }.into(),
+                false => passing(url, problem),
+            }
         })?;
         let (head, body) = answer.into_parts();
         let stall = self.patience.stall;
@@ -205,10 +208,6 @@ impl Reply {
 
 fn passing(url: &Url, problem: String) -> Trouble {
     Trouble::Passing { host: host(url), problem, wait: None }
-}
-
-fn refused(url: &Url, problem: String) -> Trouble {
-    Trouble::Final(HubError::Unreachable { host: host(url), problem })
 }
 
 fn host(url: &Url) -> String {

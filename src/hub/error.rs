@@ -3,6 +3,7 @@
 use super::hash::Hash;
 use super::{Address, CATALOGUE};
 use crate::model::HubId;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// Each variant is one sentence for the person who asked for the model.
@@ -66,6 +67,17 @@ pub enum HubError {
         /// Host and port.
         host: String,
         /// The last problem.
+        problem: String,
+    },
+    /// TLS shows a certificate that nobody vouches for.
+    #[error(
+        "{host} cannot be trusted: {problem}; if a proxy of yours answers in its place, add its certificate to the \
+         system's, or name the file in SSL_CERT_FILE"
+    )]
+    Untrusted {
+        /// Host and port.
+        host: String,
+        /// What is wrong with it.
         problem: String,
     },
     /// An answer that no hub gives.
@@ -140,7 +152,7 @@ pub enum HubError {
         free: u64,
     },
     /// A file could not be read or written.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), remedy(error.kind()))]
     Disk {
         /// The file or folder.
         path: PathBuf,
@@ -186,6 +198,16 @@ impl HubError {
     }
 }
 
+fn remedy(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "; what has arrived is kept: make room, and run the same command again to go on"
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "; choose another LNSP_DATA_DIR",
+        _ => "",
+    }
+}
+
 fn names() -> String {
     CATALOGUE.map(|entry| entry.name).join(", ")
 }
@@ -209,4 +231,18 @@ pub(super) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_loses_nothing_and_says_so() {
+        let error = std::io::Error::from_raw_os_error(nix::errno::Errno::ENOSPC as i32);
+        let sentence = HubError::Disk { path: "models/x".into(), error }.to_string();
+        assert!(
+            sentence.starts_with("models/x: ") && sentence.ends_with("run the same command again to go on")
+        );
+    }
 }
