@@ -219,7 +219,7 @@ fn row(name: &str, folder: &Path) -> [String; 4] {
     let state = match name.strip_suffix(UNFINISHED) {
         Some(name) => format!("unfinished: lnsp model pull {}", name.replacen("--", "/", 1)),
         None => match locate(&folder.display().to_string(), &[]) {
-            Ok(files) => format!("ready, {} dimensions", files.architecture.hidden),
+            Ok(files) => format!("ready, {} dimensions", files.dims()),
             Err(EncodeError::Unsupported { .. }) => "not supported by this version".to_owned(),
             Err(error) => error.to_string(),
         },

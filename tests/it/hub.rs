@@ -14,12 +14,6 @@ use tempfile::TempDir;
 
 const WEIGHTS: &str = "model.safetensors";
 const WEIGHTS_SIZE: usize = 300_000;
-const DENSE: &str = r#"[
-    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-    {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
-    {"idx": 3, "name": "3", "path": "3_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
-
 /// A real model's files, but for weights that nobody reads here; and things that nobody wants.
 pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     let real = models().join("all-minilm-l6-v2");
@@ -38,6 +32,26 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     let unwanted = ["README.md", "vocab.txt", "pytorch_model.bin", "onnx/model.onnx", "openvino/model.bin"];
     files.extend(unwanted.map(|name| (name, b"unwanted".to_vec())));
     files
+}
+
+/// A tiny T5 as sentence-transformers keeps it, and a file beside it that nobody wants.
+fn t5(name: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let names = [
+        "config.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+        "vectors.f32",
+    ];
+    let folder = crate::root().join("tests/data/t5").join(name);
+    names.into_iter().filter_map(|name| Some((name, fs::read(folder.join(name)).ok()?))).collect()
 }
 
 fn without(files: &mut Vec<(&'static str, Vec<u8>)>, name: &str) {
@@ -318,11 +332,7 @@ async fn the_token_goes_to_the_hub_and_nowhere_else() {
 
 #[tokio::test]
 async fn the_recipe_of_vec2text_has_no_dense() {
-    let mut files = files();
-    without(&mut files, "modules.json");
-    files.push(("modules.json", DENSE.into()));
-    files.extend(["2_Dense/config.json", "2_Dense/model.safetensors"].map(|name| (name, b"{}".to_vec())));
-    let (hub, mut scene) = (FakeHub::start(&files), Scene::new());
+    let (hub, mut scene) = (FakeHub::start(&t5("plain-dense")), Scene::new());
     let whole = Source::find(REPOSITORY).unwrap();
     let bare = Source { recipe: Recipe::WithoutDense, folder: "bare".to_owned(), ..whole.clone() };
     let pulled = scene.pull_from(&hub, &bare).await.unwrap();
@@ -333,13 +343,23 @@ async fn the_recipe_of_vec2text_has_no_dense() {
     let kinds: Vec<&str> = kinds.map(|kind| kind.rsplit('.').next().unwrap()).collect();
     assert_eq!(kinds, ["Transformer", "Pooling"]);
     assert_eq!(pulled.note.recipe, "without dense");
-    assert!(locate("bare", &[scene.models.path().to_owned()]).is_ok());
     // Its own list of modules is verified like any other file.
     assert!(scene.pull_from(&hub, &bare).await.unwrap().before);
 
-    let pulled = scene.pull_from(&hub, &whole).await.unwrap();
-    assert_eq!(fs::read_to_string(pulled.folder.join("modules.json")).unwrap(), DENSE);
-    assert!(pulled.folder.join("2_Dense/model.safetensors").is_file());
+    scene.pull_from(&hub, &whole).await.unwrap();
+    let found = |name| locate(name, &[scene.models.path().to_owned()]).unwrap().identity().unwrap();
+    let (bare, whole) = (found("bare"), found(REPOSITORY));
+    assert!(whole.recipe.contains("dense") && !bare.recipe.contains("dense"), "{whole}, {bare}");
+    assert_ne!(whole.fingerprint, bare.fingerprint, "two spaces that are taken for one");
+}
+
+#[tokio::test]
+async fn weights_in_several_files_come_all_with_their_index() {
+    let (hub, mut scene) = (FakeHub::start(&t5("gated")), Scene::new());
+    scene.pull(&hub).await.unwrap();
+    let found = locate(REPOSITORY, &[scene.models.path().to_owned()]).unwrap();
+    assert_eq!(found.weights.len(), 2);
+    assert!(!scene.folder().join("vectors.f32").exists());
 }
 
 #[tokio::test]
