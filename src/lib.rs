@@ -10,7 +10,7 @@
 //!         |       /
 //!       stages   /                 TmdExtractor -> Embedder -> Writer; a stage never knows another
 //!       /    \  /
-//!    ports   flow                  ports: llm, classifier, encoder, store, index; flow: Inlet, Parcel, Receipt, Batch, Worker
+//!    ports   flow                  ports: llm, classifier, encoder, hub, store, index; flow: Inlet, Parcel, Receipt, Batch, Worker
 //!       \    /
 //!       domain                     chunk, tmd, model, outcome, quality: pure
 //!    metrics, pulse                leaves beside the house: what is counted; what a thread is doing
@@ -34,6 +34,7 @@ pub mod config;
 pub mod encoder;
 pub mod flow;
 pub mod http;
+pub mod hub;
 pub mod index;
 pub mod llm;
 pub mod metrics;

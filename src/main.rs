@@ -25,6 +25,8 @@ enum Command {
     Search(cli::search::Search),
     /// Measures ten chunks one after the other and in parallel, and prints a report.
     Bench(cli::bench::Bench),
+    /// Fetches embedding models, and lists them.
+    Model(cli::model::Model),
     /// Plays a language model server with a set speed, for benchmarks and tries.
     SimulateLlm(cli::simulate_llm::SimulateLlm),
 }
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Replay(replay) => cli::replay::run(replay),
         Command::Search(search) => cli::search::run(search),
         Command::Bench(bench) => cli::bench::run(bench),
+        Command::Model(model) => cli::model::run(model),
         Command::SimulateLlm(flags) => cli::simulate_llm::run(flags),
     };
     result.unwrap_or_else(|error| {

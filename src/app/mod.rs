@@ -24,6 +24,7 @@ use crate::store::managed::{ManagedError, ManagedPostgres};
 use crate::store::{Dsn, ModelId, Store, StoreError, StoreOptions};
 use actix_web::web;
 use codes::code_source;
+pub use embedding::model_folders;
 use embedding::{embed_tools, model_files};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! What can go wrong with a model, and what to do about it.
 
+use crate::model::folder_name;
 use std::path::{Path, PathBuf};
 
 /// Each variant is one sentence for the person who started the service or sent the text. Cheap to clone, because
@@ -8,8 +9,8 @@ use std::path::{Path, PathBuf};
 pub enum EncodeError {
     /// The name is neither a folder nor in the catalogue.
     #[error(
-        "model `{spec}` not found: expected a local model folder or a name found in one of [{searched}]; \
-         run scripts/setup, or give the path of a folder in Hugging Face layout"
+        "model `{spec}` not found: expected a local model folder or a name found in one of [{searched}]; {}",
+        way_to(spec)
     )]
     UnknownModel {
         /// As it was given.
@@ -102,6 +103,16 @@ pub enum EncodeError {
         /// The first line of its report.
         reason: String,
     },
+}
+
+/// A service does not fetch what it lacks: a machine that comes online must not change what it does.
+fn way_to(spec: &str) -> String {
+    match folder_name(spec) {
+        Some(_) => format!("fetch it with `lnsp model pull {spec}`, or give the path of a folder"),
+        None => {
+            "give the path of a folder in Hugging Face layout, or a name (see `lnsp model list`)".to_owned()
+        }
+    }
 }
 
 impl EncodeError {

@@ -6,6 +6,7 @@
 use super::architecture::{Architecture, read_architecture};
 use super::modules::{DenseFiles, Modules, Pooling, read_modules, read_pooling};
 use super::{EncodeError, ModelIdentity};
+use crate::model::folder_name;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,14 +40,15 @@ pub struct ModelFiles {
     pub architecture: Architecture,
 }
 
-/// Finds a model: `spec` is a local folder, or a name of which one of the `search` folders has a subfolder.
+/// Finds a model: `spec` is a local folder, or a name (also one of a hub) of which one of the `search` folders has a
+/// subfolder.
 ///
 /// # Errors
 /// [`EncodeError::UnknownModel`] with the places that were tried; otherwise what is wrong with the folder.
 pub fn locate(spec: &str, search: &[PathBuf]) -> Result<ModelFiles, EncodeError> {
     // A name is looked up first: a folder of that name where the service happens to be started means nothing.
-    let is_name = !spec.is_empty() && !spec.contains(['/', '\\']) && spec != "." && spec != "..";
-    let named = search.iter().filter(|_| is_name).map(|folder| folder.join(spec));
+    let name = folder_name(spec);
+    let named = search.iter().filter_map(|folder| Some(folder.join(name.as_ref()?)));
     match named.chain([PathBuf::from(spec)]).find(|folder| folder.is_dir()) {
         Some(folder) => ModelFiles::open(&folder),
         None => {

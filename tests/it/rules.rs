@@ -32,6 +32,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     ]);
     let mut layers: BTreeMap<_, _> = domain.iter().map(|room| (*room, domain.to_vec())).collect();
     layers.extend(ports.iter().map(|room| (*room, domain.to_vec())));
+    layers.insert("hub", domain.to_vec());
     layers.insert("index", with(&[&domain, &["pulse"]]));
     // It makes more calls than it gives answers, and is the only one who knows.
     layers.insert("llm", with(&[&domain, &["metrics"]]));
@@ -48,7 +49,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("config", vec!["encoder", "llm"]);
     layers.insert("app", all.clone());
     layers.insert("simulated_llm", vec![]);
-    layers.insert("cli", with(&[&all, &["simulated_llm"]]));
+    layers.insert("cli", with(&[&all, &["hub", "simulated_llm"]]));
     layers
 }
 
@@ -118,7 +119,7 @@ fn no_file_outgrows_its_room() {
 }
 
 /// Licences under which the project can be used and passed on without further duties than naming its authors.
-const ALLOWED: [&str; 15] = [
+const ALLOWED: [&str; 16] = [
     "0BSD",
     "MIT",
     "Apache-2.0",
@@ -127,6 +128,7 @@ const ALLOWED: [&str; 15] = [
     "BSD-3-Clause",
     "BSL-1.0",
     "CC0-1.0",
+    "CDLA-Permissive-2.0",
     "ISC",
     "MIT-0",
     "MPL-2.0",
@@ -178,6 +180,8 @@ fn the_readme_names_every_setting_and_no_other() {
     use clap::Args;
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let command = lnsp_ingest::config::Config::augment_args(clap::Command::new("serve"));
+    let command =
+        lnsp_ingest::cli::model::Pull::augment_args(command.mut_arg("data_dir", |flag| flag.id("serve")));
     let settings: BTreeSet<String> =
         command.get_arguments().filter_map(|flag| Some(flag.get_env()?.to_str()?.to_owned())).collect();
     assert!(settings.len() >= 11);
@@ -185,7 +189,7 @@ fn the_readme_names_every_setting_and_no_other() {
     let documented: BTreeSet<String> = table
         .lines()
         .filter_map(|line| Some(line.strip_prefix("| `")?.split('`').next()?.to_owned()))
-        .filter(|name| !["LNSP_LOG", "LNSP_URL"].contains(&name.as_str()))
+        .filter(|name| !["LNSP_LOG", "LNSP_URL", "HF_TOKEN"].contains(&name.as_str()))
         .collect();
     assert_eq!(documented, settings);
 }

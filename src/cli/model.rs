@@ -1,0 +1,228 @@
+//! `lnsp model pull NAME` and `lnsp model list`: models from a hub into the data folder, and which are there.
+
+use super::{CommandResult, block_on, signalled};
+use crate::app::model_folders;
+use crate::encoder::{EncodeError, locate};
+use crate::hub::{self, Address, CATALOGUE, Hub, Note, Patience, Source, Token, Watch};
+use crate::model::{UNFINISHED, folder_name};
+use clap::{Args, Subcommand};
+use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fs;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Where models come from when nothing else is said.
+const HUB: &str = "https://huggingface.co";
+/// Between two lines of progress when nobody watches a bar.
+const PLAIN_PACE: Duration = Duration::from_secs(5);
+
+/// `lnsp model`
+#[derive(Debug, Args)]
+pub struct Model {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Fetches a model for `lnsp serve`; goes on with what was cut off, and does nothing when it is there.
+    Pull(Pull),
+    /// The models of the catalogue, and those that are here.
+    List(List),
+}
+
+/// `lnsp model pull`
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// A name that `lnsp model list` shows, or one on the hub: owner/name, owner/name@revision.
+    name: String,
+    /// Models lie in its folder `models`.
+    #[arg(long, env = "LNSP_DATA_DIR", default_value = "./data")]
+    data_dir: PathBuf,
+    /// Base address of the hub (also read from HF_ENDPOINT) [default: https://huggingface.co]. A token for models that
+    /// are not for everybody is read from HF_TOKEN.
+    #[arg(long = "hub", env = "LNSP_HUB_ENDPOINT", value_parser = address("LNSP_HUB_ENDPOINT"))]
+    hub: Option<Address>,
+}
+
+/// `lnsp model list`
+#[derive(Debug, Args)]
+pub struct List {
+    /// Models lie in its folder `models`.
+    #[arg(long, env = "LNSP_DATA_DIR", default_value = "./data")]
+    data_dir: PathBuf,
+}
+
+/// Runs it.
+pub fn run(model: Model) -> CommandResult {
+    match model.command {
+        Command::Pull(flags) => pull(&flags),
+        Command::List(flags) => {
+            println!("{}", table(&flags.data_dir));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn address(name: &'static str) -> impl Fn(&str) -> Result<Address, String> + Clone + Send + Sync + 'static {
+    move |text| text.parse().map_err(|error| format!("{name}: {error}"))
+}
+
+impl Pull {
+    fn address(&self) -> Result<Address, String> {
+        match (&self.hub, known("HF_ENDPOINT")) {
+            (Some(hub), _) => Ok(hub.clone()),
+            (None, Some(text)) => address("HF_ENDPOINT")(&text),
+            (None, None) => address("LNSP_HUB_ENDPOINT")(HUB),
+        }
+    }
+}
+
+/// What a variable holds, if it holds something.
+fn known(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|text| !text.trim().is_empty())
+}
+
+fn token() -> Result<Option<Token>, &'static str> {
+    let unusable = "HF_TOKEN cannot be sent: expected a token like hf_..., without spaces";
+    known("HF_TOKEN").map(|text| Token::new(&text).ok_or(unusable)).transpose()
+}
+
+fn pull(flags: &Pull) -> CommandResult {
+    let (name, models) = (flags.name.as_str(), flags.data_dir.join("models"));
+    if let Some(folder) = elsewhere(name, &flags.data_dir) {
+        println!("{name} is here already: {}", folder.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let source = Source::find(name)?;
+    let hub = Hub::new(flags.address()?, token()?, Patience::default())?;
+    let mut progress = Progress::new(name);
+    let pulled = block_on(async {
+        tokio::select! {
+            pulled = hub::pull(&hub, &source, &models, &mut progress) => Some(pulled),
+            () = signalled() => None,
+        }
+    })?;
+    progress.bar.finish_and_clear();
+    let Some(pulled) = pulled else {
+        eprintln!("stopped; what has arrived is kept: run the same command again to go on");
+        return Ok(ExitCode::from(130));
+    };
+    let pulled = pulled?;
+    let state = if pulled.before { "is here already and whole" } else { "is here" };
+    let (folder, size) = (pulled.folder.display(), HumanBytes(pulled.note.size()));
+    println!(
+        "{name} {state}: {folder} ({} files, {size}, commit {})",
+        pulled.note.files.len(),
+        pulled.note.commit
+    );
+    locate(name, &[models])
+        .map_err(|error| format!("{name} was fetched, but this version cannot use it: {error}"))?;
+    println!("lnsp serve --embedding-model {name}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A folder that needs no hub: one that is named by its path, or that set-up has made.
+fn elsewhere(name: &str, data_dir: &Path) -> Option<PathBuf> {
+    let path = Some(PathBuf::from(name)).filter(|path| name.contains('/') && path.is_dir());
+    let Some(folder) = folder_name(name) else { return path };
+    let mut places = model_folders(data_dir).into_iter().map(|place| place.join(&folder));
+    // The data folder's own models are looked at file by file.
+    if places.next().is_some_and(|own| own.is_dir()) {
+        None
+    } else {
+        places.find(|place| place.is_dir()).or(path)
+    }
+}
+
+/// A bar on a terminal, a plain line now and then otherwise.
+struct Progress {
+    bar: ProgressBar,
+    name: String,
+    plain: bool,
+    said: Instant,
+}
+
+impl Progress {
+    fn new(name: &str) -> Progress {
+        let plain = !std::io::stderr().is_terminal();
+        let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        let shape = "{msg} [{wide_bar}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} to go";
+        if let Ok(style) = ProgressStyle::with_template(shape) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_message(name.to_owned());
+        Progress { bar, name: name.to_owned(), plain, said: Instant::now() }
+    }
+}
+
+impl Watch for Progress {
+    fn begins(&mut self, files: usize, bytes: u64) {
+        self.bar.set_length(bytes);
+        self.says(&format!("{files} files, {}", HumanBytes(bytes)));
+    }
+
+    fn moved(&mut self, bytes: u64) {
+        self.bar.set_position(bytes);
+        if self.plain && self.said.elapsed() >= PLAIN_PACE {
+            let length = self.bar.length().unwrap_or_default();
+            self.says(&format!("{} of {}", HumanBytes(bytes), HumanBytes(length)));
+        }
+    }
+
+    fn says(&mut self, sentence: &str) {
+        self.said = Instant::now();
+        self.bar.suspend(|| eprintln!("{}: {sentence}", self.name));
+    }
+}
+
+fn table(data_dir: &Path) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(["model", "state", "from", "folder"]);
+    let mut shown = Vec::new();
+    for place in model_folders(data_dir) {
+        for folder in folders(&place) {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            // The first of a name is the one that is used.
+            if !shown.contains(&name) {
+                table.add_row(row(&name, &folder));
+                shown.push(name);
+            }
+        }
+    }
+    for entry in CATALOGUE.iter().filter(|entry| !shown.iter().any(|name| name == entry.name)) {
+        let way = format!("not here: lnsp model pull {}", entry.name);
+        table.add_row([entry.name, &way, entry.repository, ""]);
+    }
+    table
+}
+
+fn folders(place: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = fs::read_dir(place)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_dir())
+        .collect();
+    folders.sort();
+    folders
+}
+
+fn row(name: &str, folder: &Path) -> [String; 4] {
+    let note = Note::of(folder);
+    let from = note.as_ref().map(|note| format!("{} {:.12}", note.hub_id, note.commit)).unwrap_or_default();
+    let state = match name.strip_suffix(UNFINISHED) {
+        Some(name) => format!("unfinished: lnsp model pull {}", name.replacen("--", "/", 1)),
+        None => match locate(&folder.display().to_string(), &[]) {
+            Ok(files) => format!("ready, {} dimensions", files.dims()),
+            Err(EncodeError::Unsupported { .. }) => "not supported by this version".to_owned(),
+            Err(error) => error.to_string(),
+        },
+    };
+    [name.to_owned(), state, from, folder.display().to_string()]
+}

@@ -1,0 +1,37 @@
+//! Models from a hub (Hugging Face, or a mirror of it) into a folder, whole and verified or not at all.
+//!
+//! A port beside the encoder, which reads such folders and knows nothing of hubs. Only `lnsp model pull` comes here:
+//! the service itself never fetches anything. Files are written by the thread that reads the socket; there is nothing
+//! else for it to do.
+//!
+//! ```text
+//!   catalogue      name -> Source (repository, recipe)
+//!      |
+//!    pull -------> api        commit and list of files, with their hashes
+//!      |             |
+//!      |           client     one request: TLS, proxy, redirects, time-outs, what an answer means
+//!      |             |
+//!      +--choice   fetch      one file: goes on where it ended, then its hash
+//!      +--place    the folder NAME.part, one pull at a time, becomes NAME in one step; note: what lies in it
+//! ```
+
+mod address;
+mod api;
+mod catalogue;
+mod choice;
+mod client;
+mod error;
+mod fetch;
+mod hash;
+mod note;
+mod place;
+mod pull;
+mod road;
+
+pub use address::{Address, Token};
+pub use catalogue::{CATALOGUE, Entry, Recipe, Source};
+pub use client::Patience;
+pub use error::HubError;
+pub use hash::Hash;
+pub use note::{File, NOTE, Note};
+pub use pull::{Hub, Pulled, Watch, pull};

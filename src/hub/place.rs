@@ -1,0 +1,150 @@
+//! The folder of a model: `NAME.part` while it is made, by one pull at a time; `NAME` when it is whole.
+
+use super::HubError;
+use super::error::At;
+use super::fetch::unfinished;
+use super::note::{File, Note};
+use crate::model::UNFINISHED;
+use nix::sys::statvfs::statvfs;
+use std::collections::BTreeSet;
+use std::fs::{self, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Where a model lies, or will.
+pub struct Place {
+    /// Of the whole model.
+    pub folder: PathBuf,
+    part: PathBuf,
+}
+
+/// What is there.
+pub enum Found {
+    Nothing,
+    Whole(Note),
+    /// Some file is not what the note says.
+    Damaged(Note),
+}
+
+impl Place {
+    pub fn new(models: &Path, name: &str) -> Place {
+        Place { folder: models.join(name), part: models.join(format!("{name}{UNFINISHED}")) }
+    }
+
+    /// Reads all files.
+    pub fn look(&self) -> Result<Found, HubError> {
+        if !self.folder.exists() {
+            return Ok(Found::Nothing);
+        }
+        let note = Note::of(&self.folder).ok_or_else(|| HubError::Foreign { folder: self.folder.clone() })?;
+        for file in &note.files {
+            if !file.is_whole_in(&self.folder)? {
+                return Ok(Found::Damaged(note));
+            }
+        }
+        Ok(Found::Whole(note))
+    }
+
+    /// Takes the unfinished folder, unless somebody else has it.
+    pub fn enter(&self) -> Result<Workshop<'_>, HubError> {
+        let part = &self.part;
+        loop {
+            fs::create_dir_all(part).at(part)?;
+            // The lock is on the folder itself, so it leaves nothing behind, and a killed pull holds none.
+            let lock = fs::File::open(part).at(part)?;
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(HubError::Busy { folder: part.clone() }),
+                Err(TryLockError::Error(error)) => return Err(error).at(part),
+            }
+            // It may have become the whole model since it was opened.
+            let locked = lock.metadata().at(part)?;
+            if fs::metadata(part)
+                .is_ok_and(|found| (found.dev(), found.ino()) == (locked.dev(), locked.ino()))
+            {
+                return Ok(Workshop { place: self, _lock: lock });
+            }
+        }
+    }
+}
+
+/// The unfinished folder of a model, which nobody else touches.
+pub struct Workshop<'a> {
+    place: &'a Place,
+    _lock: fs::File,
+}
+
+impl Workshop<'_> {
+    pub fn part(&self) -> &Path {
+        &self.place.part
+    }
+
+    /// Takes the files of a damaged model, to find out later which of them are good.
+    pub fn take_apart(&self, note: &Note) -> Result<(), HubError> {
+        for file in &note.files {
+            let (from, to) = (self.place.folder.join(&file.path), self.part().join(&file.path));
+            to.parent().map_or(Ok(()), fs::create_dir_all).at(&to)?;
+            match fs::rename(&from, &to) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).at(&from),
+                _ => {}
+            }
+        }
+        fs::remove_dir_all(&self.place.folder).at(&self.place.folder)
+    }
+
+    /// Removes what belongs to another version of the model.
+    pub fn keep_only(&self, files: &[File]) -> Result<(), HubError> {
+        let kept = files.iter().flat_map(|file| [PathBuf::from(&file.path), unfinished(file)]);
+        sweep(self.part(), &kept.map(|path| self.part().join(path)).collect())
+    }
+
+    /// Whether what is missing fits on the disk.
+    pub fn need_room(&self, files: &[File]) -> Result<(), HubError> {
+        let size = |path: PathBuf| fs::metadata(self.part().join(path)).map_or(0, |found| found.len());
+        let here = |file: &File| size(PathBuf::from(&file.path)).max(size(unfinished(file)));
+        let needed = files.iter().map(|file| file.size.saturating_sub(here(file))).sum();
+        let disk = statvfs(self.part()).map_err(io::Error::from).at(self.part())?;
+        #[allow(clippy::useless_conversion, reason = "the types differ by platform")]
+        let free = u64::from(disk.blocks_available()).saturating_mul(disk.fragment_size() as u64);
+        match needed > free {
+            true => Err(HubError::NoRoom { folder: self.part().to_owned(), needed, free }),
+            false => Ok(()),
+        }
+    }
+
+    /// The model is whole: gives it its name.
+    pub fn finish(self, note: &Note) -> Result<(), HubError> {
+        self.keep_only(&note.files)?;
+        note.write(self.part())?;
+        let target = &self.place.folder;
+        fs::rename(self.part(), target).at(target)?;
+        let above = target.parent().unwrap_or(Path::new("."));
+        fs::File::open(above).and_then(|folder| folder.sync_all()).at(above)
+    }
+
+    /// Nothing was to be done: an empty folder is not left.
+    pub fn leave(self) {
+        // One that holds something is kept, which is meant.
+        drop(fs::remove_dir(self.part()));
+    }
+}
+
+/// Removes all files that are not to be kept, and folders that become empty.
+fn sweep(folder: &Path, kept: &BTreeSet<PathBuf>) -> Result<(), HubError> {
+    for entry in fs::read_dir(folder).at(folder)? {
+        let path = entry.at(folder)?.path();
+        if fs::symlink_metadata(&path).at(&path)?.is_dir() {
+            sweep(&path, kept)?;
+            match fs::remove_dir(&path) {
+                Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+                    return Err(error).at(&path);
+                }
+                _ => {}
+            }
+        } else if !kept.contains(&path) {
+            fs::remove_file(&path).at(&path)?;
+        }
+    }
+    Ok(())
+}

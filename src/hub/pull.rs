@@ -1,0 +1,134 @@
+//! The way of a model from the hub into its folder, in one function.
+
+use super::choice::{MODULES, choose, modules};
+use super::client::Client;
+use super::fetch::Fetch;
+use super::hash::Hash;
+use super::note::{File, Note};
+use super::place::{Found, Place};
+use super::{Address, HubError, Patience, Source, Token, api};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Hears how far a pull is.
+pub trait Watch {
+    /// All that the model will be, in files and bytes.
+    fn begins(&mut self, files: usize, bytes: u64);
+    /// So many bytes of it are here.
+    fn moved(&mut self, bytes: u64);
+    /// Something is worth a line.
+    fn says(&mut self, sentence: &str);
+}
+
+/// A hub that can be asked.
+pub struct Hub {
+    client: Client,
+}
+
+impl Hub {
+    /// Asks nothing yet. A proxy is taken from the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new(address: Address, token: Option<Token>, patience: Patience) -> Result<Hub, HubError> {
+        Ok(Hub { client: Client::new(address, token, patience)? })
+    }
+}
+
+/// A model that is here and whole.
+#[derive(Debug)]
+pub struct Pulled {
+    /// Where.
+    pub folder: PathBuf,
+    /// What it is.
+    pub note: Note,
+    /// It was here before, and nothing was asked for.
+    pub before: bool,
+}
+
+/// Brings a model into its folder below `models`, or finds it there with all its files as they should be. What is cut
+/// off is kept, and gone on with the next time.
+///
+/// # Errors
+/// One sentence that says what to do; the folder of the whole model is then not there.
+pub async fn pull(
+    hub: &Hub,
+    source: &Source,
+    models: &Path,
+    watch: &mut dyn Watch,
+) -> Result<Pulled, HubError> {
+    let place = Place::new(models, &source.folder);
+    if let Found::Whole(note) = place.look()? {
+        return Ok(Pulled { folder: place.folder, note, before: true });
+    }
+    let workshop = place.enter()?;
+    // Whoever had the workshop before may have finished the model.
+    match place.look()? {
+        Found::Whole(note) => {
+            workshop.leave();
+            return Ok(Pulled { folder: place.folder, note, before: true });
+        }
+        Found::Damaged(note) => {
+            watch.says("some files are not what they were; they are fetched again");
+            workshop.take_apart(&note)?;
+        }
+        Found::Nothing => {}
+    }
+
+    let (client, id) = (&hub.client, &source.id);
+    let commit = api::commit(client, id, watch).await?;
+    let listed = api::files(client, id, &commit, watch).await?;
+    let location = |path: &str| api::location(client, id, &commit, path);
+    let list = match listed.iter().find(|file| file.path == MODULES) {
+        Some(file) => Some(small(client, source, file, &commit, watch).await?),
+        None => None,
+    };
+    let files = choose(&id.repository, &listed, list.as_deref().unwrap_or(b"[]"))?;
+    let own = list.as_ref().map(|bytes| File {
+        path: MODULES.to_owned(),
+        size: bytes.len() as u64,
+        hash: Hash::sha256(bytes),
+    });
+    let all: Vec<File> = own.into_iter().chain(files.iter().cloned()).collect();
+    workshop.keep_only(&all)?;
+    workshop.need_room(&all)?;
+
+    let note = Note {
+        hub_id: id.repository.clone(),
+        revision: id.revision.clone(),
+        commit: commit.clone(),
+        recipe: source.recipe.name().to_owned(),
+        files: all,
+    };
+    watch.begins(note.files.len(), note.size());
+    let mut here = 0;
+    if let Some(bytes) = list {
+        let path = workshop.part().join(MODULES);
+        fs::write(&path, &bytes).map_err(|error| HubError::Disk { path, error })?;
+        here += bytes.len() as u64;
+    }
+    for file in &files {
+        let fetch = Fetch { client, url: location(&file.path), file, folder: workshop.part() };
+        fetch.run(watch, here).await.map_err(|error| error.about(&client.hub, id))?;
+        here += file.size;
+    }
+    workshop.finish(&note)?;
+    Ok(Pulled { folder: place.folder, note, before: false })
+}
+
+/// The list of modules: verified as all files are, and then as the recipe wants it.
+async fn small(
+    client: &Client,
+    source: &Source,
+    file: &File,
+    commit: &str,
+    watch: &mut dyn Watch,
+) -> Result<Vec<u8>, HubError> {
+    let url = api::location(client, &source.id, commit, &file.path);
+    let (_, bytes) = api::read(client, &source.id, &url, watch).await?;
+    let (path, received) = (file.path.clone(), file.hash.of(&bytes));
+    if received != file.hash {
+        return Err(HubError::WrongHash { file: path, expected: file.hash.clone(), received });
+    }
+    modules(&bytes, source.recipe).map_err(|error| client.no_hub(&url, error.to_string()))
+}
