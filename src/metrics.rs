@@ -116,7 +116,11 @@ fn describe() {
     h!("lnsp_embed_tokenize_seconds", "Tokenizing one text");
     h!("lnsp_embed_inference_seconds", "One forward pass");
     c!("lnsp_embed_truncated_total", "Texts longer than the model reads");
-    c!("lnsp_embed_nonfinite_total", "Vectors refused because they were not finite");
+    c!("lnsp_embed_nonfinite_total", "Vectors refused because they were not finite, or all zeros");
+    c!(
+        "lnsp_embed_passes_failed_total",
+        "Forward passes that failed as a whole, by cause; all but a single text then go in halves"
+    );
     h!("lnsp_store_batch_rows", "Rows in a transaction");
     h!("lnsp_store_commit_seconds", "One transaction of the writer, commit included");
     c!("lnsp_store_errors_total", "Errors of the database");
@@ -353,7 +357,12 @@ pub fn embedded(texts: usize, tokens: usize, padded: usize, took: Duration) {
     histogram!("lnsp_embed_inference_seconds").record(took);
 }
 
-/// A vector was refused.
+/// A forward pass gave nothing.
+pub fn pass_failed(cause: &'static str) {
+    counter!("lnsp_embed_passes_failed_total", "cause" => cause).increment(1);
+}
+
+/// A vector was refused because it has no direction.
 pub fn nonfinite() {
     counter!("lnsp_embed_nonfinite_total").increment(1);
 }

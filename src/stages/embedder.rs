@@ -7,7 +7,7 @@
 use super::{Duty, Inlet, Parcel, ROOM, Stage, Work};
 use crate::chunk::{EmbeddedChunk, Embedding, TaggedChunk};
 use crate::encoder::plan::{Budget, choose};
-use crate::encoder::{EncodeError, Encoder, Tokenizer, Tokens};
+use crate::encoder::{EncodeError, Encoder, Tokenizer, Tokens, Vector};
 use crate::flow::{Batch, Lane, Worker, WorkerError};
 use crate::metrics;
 use crate::outcome::{Cause, Rejection};
@@ -155,64 +155,129 @@ async fn read(
     }
 }
 
-type Pass = Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError>;
+/// Why a forward pass gave nothing, for any of its texts.
+enum Failure {
+    /// It panicked; the encoder is built anew before the next one.
+    Panicked,
+    /// libtorch found no room for it.
+    OutOfMemory(EncodeError),
+    /// Anything else that the encoder reports.
+    Refused(EncodeError),
+    /// Not one vector for each text.
+    Miscounted,
+    /// There is no encoder to ask: no text is to blame.
+    NoEncoder(Rejection),
+}
 
-/// One forward pass, or, should it fail as a whole, one for each text: the others are no worse for one bad text.
+impl Failure {
+    /// The label in metrics.
+    fn cause(&self) -> &'static str {
+        match self {
+            Failure::Panicked => "panic",
+            Failure::OutOfMemory(_) => "out_of_memory",
+            Failure::Refused(_) | Failure::Miscounted => "error",
+            Failure::NoEncoder(_) => "unavailable",
+        }
+    }
+
+    /// The answer to a text that failed alone.
+    fn rejection(self) -> Rejection {
+        let message = match self {
+            Failure::NoEncoder(rejection) => return rejection,
+            Failure::Panicked => "the model broke on this text".to_owned(),
+            Failure::OutOfMemory(error) => {
+                format!("the model has not enough memory for this text alone: {error}; give it more memory")
+            }
+            Failure::Refused(error) => error.to_string(),
+            Failure::Miscounted => "the model gave no vector".to_owned(),
+        };
+        Rejection::new(Cause::EmbedFailed, message)
+    }
+}
+
+impl From<EncodeError> for Failure {
+    fn from(error: EncodeError) -> Self {
+        let scarce = |reason: &str| {
+            let reason = reason.to_ascii_lowercase();
+            ["out of memory", "not enough memory", "can't allocate memory"]
+                .iter()
+                .any(|sign| reason.contains(sign))
+        };
+        match &error {
+            EncodeError::Torch { reason, .. } if scarce(reason) => Failure::OutOfMemory(error),
+            _ => Failure::Refused(error),
+        }
+    }
+}
+
+impl From<WorkerError> for Failure {
+    fn from(error: WorkerError) -> Self {
+        match error {
+            WorkerError::Panicked(_) => Failure::Panicked,
+            gone => Failure::NoEncoder(broken(&gone)),
+        }
+    }
+}
+
+/// One forward pass. Should it fail as a whole, its halves, and so on: a bad text stands alone after as many steps as
+/// the batch can be halved, and the others are no worse for it. The next batch is as large as ever.
 async fn embed(
     tools: &EmbedTools,
     parcels: Vec<Parcel<Readable>>,
     work: &Work,
 ) -> Vec<Parcel<EmbeddedChunk>> {
-    let texts = parcels.iter().map(|parcel| parcel.cargo().tokens.clone()).collect();
-    match work.wait_for("the model", forward(&tools.model, Lane::Bulk, texts)).await {
-        Ok((Ok(vectors), took)) if vectors.len() == parcels.len() => parcels
-            .into_iter()
-            .zip(vectors)
-            .filter_map(|(parcel, vector)| finish(parcel, vector, took, work))
-            .collect(),
-        _ if parcels.len() > 1 => {
-            let mut embedded = Vec::with_capacity(parcels.len());
-            for parcel in parcels {
-                embedded.extend(Box::pin(embed(tools, vec![parcel], work)).await);
+    let mut embedded = Vec::with_capacity(parcels.len());
+    let mut left = vec![parcels];
+    while let Some(mut parcels) = left.pop() {
+        let texts = parcels.iter().map(|parcel| parcel.cargo().tokens.clone()).collect();
+        match work.wait_for("the model", forward(&tools.model, Lane::Bulk, texts)).await {
+            Ok((vectors, took)) => {
+                let pairs = parcels.into_iter().zip(vectors);
+                embedded.extend(pairs.filter_map(|(parcel, vector)| finish(parcel, vector, took, work)));
             }
-            embedded
-        }
-        failed => {
-            let rejection = match &failed {
-                Ok((Err(error), _)) => refused(error),
-                Ok((Ok(_), _)) => Rejection::new(Cause::EmbedFailed, "the model gave no vector"),
-                Err(error) => broken(error),
-            };
-            parcels.into_iter().for_each(|parcel| work.reject(parcel, rejection.clone()));
-            Vec::new()
+            Err(failure) => {
+                metrics::pass_failed(failure.cause());
+                if parcels.len() == 1 || matches!(failure, Failure::NoEncoder(_)) {
+                    let rejection = failure.rejection();
+                    parcels.into_iter().for_each(|parcel| work.reject(parcel, rejection.clone()));
+                } else {
+                    let half = parcels.split_off(parcels.len() / 2);
+                    left.extend([half, parcels]);
+                }
+            }
         }
     }
+    embedded
 }
 
-/// Runs a pass on the next free encoder and measures it there.
+/// Runs a pass on the next free encoder and measures it there; as many vectors as texts.
 async fn forward(
     model: &Model,
     lane: Lane,
     texts: Vec<Arc<Tokens>>,
-) -> Result<(Pass, Duration), WorkerError> {
+) -> Result<(Vec<Vector>, Duration), Failure> {
+    let expected = texts.len();
     let pass = model.run(lane, move |encoder| {
         let started = Instant::now();
         let texts: Vec<&Tokens> = texts.iter().map(AsRef::as_ref).collect();
         let vectors = encoder.encode(&texts);
         let took = started.elapsed();
-        let longest = texts.iter().map(|tokens| tokens.len()).max().unwrap_or_default();
-        metrics::embedded(texts.len(), texts.iter().map(|t| t.len()).sum(), longest * texts.len(), took);
+        if vectors.is_ok() {
+            let longest = texts.iter().map(|tokens| tokens.len()).max().unwrap_or_default();
+            metrics::embedded(texts.len(), texts.iter().map(|t| t.len()).sum(), longest * texts.len(), took);
+        }
         (vectors, took)
     });
     let (vectors, took) = pass.await?;
     metrics::stage_busy(Stage::Embed.name(), took);
-    Ok((vectors, took))
+    let vectors = vectors?;
+    if vectors.len() == expected { Ok((vectors, took)) } else { Err(Failure::Miscounted) }
 }
 
 /// Adds the vector, or rejects the chunk whose vector is not usable.
 fn finish(
     parcel: Parcel<Readable>,
-    vector: Result<Arc<[f32]>, EncodeError>,
+    vector: Vector,
     took: Duration,
     work: &Work,
 ) -> Option<Parcel<EmbeddedChunk>> {
@@ -223,7 +288,9 @@ fn finish(
             embedding: Embedding { vector, truncated: tokens.truncated, took },
         })),
         Err(error) => {
-            metrics::nonfinite();
+            if matches!(error, EncodeError::UnusableVector { .. }) {
+                metrics::nonfinite();
+            }
             work.reject(parcel, refused(&error));
             None
         }

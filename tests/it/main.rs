@@ -32,6 +32,7 @@ mod managed;
 mod ollama_script;
 mod other_model;
 mod parity;
+mod poisonous_texts;
 mod postgres;
 mod process;
 mod rules;

@@ -69,7 +69,7 @@ impl Encoder for Behind {
         drop(is_shut);
         let bad = bad.lock().unwrap().clone();
         let broken = texts.iter().any(|tokens| bad.as_ref() == Some(&format!("{tokens:?}")));
-        // A pass that breaks is computed again text by text; each text counts once.
+        // A pass that breaks is computed again in halves; each text counts once.
         if !broken || texts.len() == 1 {
             counted.fetch_add(texts.len(), Ordering::SeqCst);
         }
