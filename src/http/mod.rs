@@ -46,6 +46,7 @@ use crate::model::ModelIdentity;
 use crate::pipeline::Pipeline;
 use crate::search::Search;
 use crate::store::Store;
+use crate::vectorizer::Vectorizer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -56,6 +57,8 @@ pub struct State {
     pub pipeline: Arc<Pipeline>,
     /// The way back.
     pub search: Search,
+    /// For those who want vectors and nothing else.
+    pub vectorizer: Vectorizer,
     /// Asked whether it answers.
     pub store: Store,
     /// Asked how it is.
