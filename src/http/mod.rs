@@ -1,6 +1,6 @@
-//! The HTTP face: ingest (JSON and NDJSON), search, and the state of the service.
+//! The HTTP face: ingest (JSON and NDJSON), search, vectors for others, and the state of the service.
 //!
-//! Knows the entrance, the search, receipts and chunks; not the stages behind them. Every error goes through the
+//! Knows the entrance, the search, the vectorizer, receipts and chunks; not the stages behind them. Every error goes through the
 //! one table in [`error`].
 
 mod admission;
@@ -9,6 +9,7 @@ mod body;
 mod cut;
 mod dead_letters;
 mod drain;
+mod embed;
 mod error;
 mod idempotency;
 mod inflate;
