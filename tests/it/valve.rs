@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex};
 pub struct Valve {
     shut: Arc<(Mutex<bool>, Condvar)>,
     texts: Arc<AtomicUsize>,
+    passes: Arc<Mutex<Vec<Vec<Tokens>>>>,
     bad: Arc<Mutex<Option<String>>>,
 }
 
@@ -33,6 +34,11 @@ impl Valve {
     /// Texts that were computed.
     pub fn texts(&self) -> usize {
         self.texts.load(Ordering::SeqCst)
+    }
+
+    /// The passes that have come to it, in the order of their coming.
+    pub fn passes(&self) -> Vec<Vec<Tokens>> {
+        self.passes.lock().unwrap().clone()
     }
 
     /// Breaks on this text from now on, or on none.
@@ -61,7 +67,8 @@ impl Encoder for Behind {
     }
 
     fn encode(&mut self, texts: &[&Tokens]) -> Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError> {
-        let Valve { shut, texts: counted, bad } = &self.1;
+        let Valve { shut, texts: counted, passes, bad } = &self.1;
+        passes.lock().unwrap().push(texts.iter().map(|&tokens| tokens.clone()).collect());
         let mut is_shut = shut.0.lock().unwrap();
         while *is_shut {
             is_shut = shut.1.wait(is_shut).unwrap();
