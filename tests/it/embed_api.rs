@@ -73,7 +73,7 @@ async fn what_is_refused_says_what_to_mend() {
         (json!({}), 422, "missing_field", None),
         (json!({"texts": "one"}), 422, "wrong_type", Some("texts")),
         (json!({"texts": ["a", 7]}), 422, "wrong_type", Some("texts[1]")),
-        (json!({"texts": ["a"], "pooling": "cls"}), 422, "unknown_field", None),
+        (json!({"texts": ["a"], "pooling": "cls"}), 422, "unknown_field", Some("pooling")),
         (json!({"texts": ["a"], "normalize": false}), 422, "invalid_query", Some("normalize")),
         (json!({"texts": ["a", long]}), 422, "text_too_long", Some("texts[1]")),
         (json!({"texts": many}), 413, "body_too_large", Some("texts")),

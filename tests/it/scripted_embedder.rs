@@ -174,9 +174,7 @@ async fn embed(question: web::Json<Question>, shared: web::Data<Shared>) -> Http
         }
         Some(Step::Silence) => std::future::pending().await,
         Some(Step::Rubbish) => return HttpResponse::Ok().body("<html>hello</html>"),
-        Some(Step::Dimensions(dims)) => {
-            vectors.iter_mut().for_each(|vector| *vector = json!(vec![0.5; dims]))
-        }
+        Some(Step::Dimensions(dims)) => vectors = vec![json!(vec![0.5; dims]); texts.len()],
         Some(Step::OneLess) => drop(vectors.pop()),
         Some(Step::Null(text)) => vectors[text][3] = Value::Null,
         Some(Step::Long) => {
