@@ -68,8 +68,8 @@ pub struct Config {
     #[arg(long, env = "LNSP_EMBEDDING_MAX_TOKENS", value_parser = max_tokens)]
     pub embedding_max_tokens: Option<usize>,
     /// Base address of an embedding server that is asked instead of a model of our own (`POST /embed`): another lnsp, or
-    /// one that speaks like the old service's. The model's own settings then have no
-    /// effect.
+    /// one that speaks like the old service's. The model's own settings then
+    /// have no effect.
     #[arg(long, env = "LNSP_EMBEDDING_ENDPOINT", value_parser = parsed::<Endpoint>("LNSP_EMBEDDING_ENDPOINT"))]
     pub embedding_endpoint: Option<Endpoint>,
     /// `auto`, `cpu`, `mps` or `cuda:N`.

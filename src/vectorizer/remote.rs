@@ -119,7 +119,7 @@ impl Remote {
         }
         let permits = || Semaphore::new(settings.calls);
         let (bulk, express, failure) = (permits(), permits(), Mutex::default());
-        let device = health.device.clone().unwrap_or_else(|| "unknown".to_owned());
+        let device = health.device.as_deref().map_or_else(|| "unknown".to_owned(), beginning);
         let identity = identity(&health);
         Ok(Remote(Arc::new(Inner { client, settings, name, identity, device, bulk, express, failure })))
     }
@@ -204,10 +204,11 @@ impl Remote {
     }
 }
 
-/// Asks, and again after a pause while it may pass.
+/// Asks, and again after a pause while it may pass; after a time-out once, for a server that is too slow is not helped
+/// by more.
 async fn patiently<T, F: Future<Output = Result<T, RemoteError>>>(
     settings: &RemoteSettings,
-    repeats: u32,
+    mut repeats: u32,
     ask: impl Fn() -> F,
 ) -> Result<T, RemoteError> {
     let mut repeat = 0;
@@ -215,6 +216,9 @@ async fn patiently<T, F: Future<Output = Result<T, RemoteError>>>(
         match ask().await {
             Err(error) if repeat < repeats && error.may_pass() => {
                 metrics::embed_repeat(error.kind());
+                if matches!(error, RemoteError::Timeout { .. }) {
+                    repeats = repeat + 1;
+                }
                 let asked_for = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
                 tokio::time::sleep(settings.backoff.pause(repeat).max(asked_for)).await;
                 repeat += 1;
