@@ -3,7 +3,7 @@
 //! A value that is not allowed stops the start with one sentence that names the variable, the value, and what is
 //! allowed.
 
-use crate::llm::Endpoint;
+use crate::endpoint::Endpoint;
 use clap::Args;
 use std::fmt;
 use std::path::PathBuf;
@@ -67,6 +67,11 @@ pub struct Config {
     /// those of another model.
     #[arg(long, env = "LNSP_EMBEDDING_MAX_TOKENS", value_parser = max_tokens)]
     pub embedding_max_tokens: Option<usize>,
+    /// Base address of an embedding server that is asked instead of a model of our own (`POST /embed`): another lnsp, or
+    /// one that speaks like the old service's. The model's own settings then
+    /// have no effect.
+    #[arg(long, env = "LNSP_EMBEDDING_ENDPOINT", value_parser = parsed::<Endpoint>("LNSP_EMBEDDING_ENDPOINT"))]
+    pub embedding_endpoint: Option<Endpoint>,
     /// `auto`, `cpu`, `mps` or `cuda:N`.
     #[arg(long, env = "LNSP_DEVICE", default_value = "auto", value_parser = parsed::<crate::encoder::DeviceChoice>("LNSP_DEVICE"))]
     pub device: crate::encoder::DeviceChoice,

@@ -4,16 +4,18 @@
 //! ```text
 //!   main / cli / app / config      composition: the only place that knows every concrete type
 //!         |
-//!       http                       knows Entrance, Search, Receipt, Chunk; not the stages behind them
+//!       http                       knows Entrance, Search, Vectorizer, Receipt, Chunk; not the stages behind them
 //!         |
 //!    pipeline     search           pipeline names all stages, in order, in one function
 //!         |       /
 //!       stages   /                 TmdExtractor -> Embedder -> Writer; a stage never knows another
 //!       /    \  /
+//!  vectorizer |                    texts to vectors, by the encoder on its threads or by another server
+//!      |      |
 //!    ports   flow                  ports: llm, classifier, encoder, hub, store, index; flow: Inlet, Parcel, Receipt, Batch, Worker
 //!       \    /
 //!       domain                     chunk, tmd, model, outcome, quality: pure
-//!    metrics, pulse                leaves beside the house: what is counted; what a thread is doing
+//!    metrics, pulse, endpoint      leaves beside the house: what is counted; what a thread is doing; other servers
 //!    simulated_llm                 another: a language model server to measure and test with; it imports nothing
 //! ```
 //!
@@ -32,6 +34,7 @@ pub mod classifier;
 pub mod cli;
 pub mod config;
 pub mod encoder;
+pub mod endpoint;
 pub mod flow;
 pub mod http;
 pub mod hub;
@@ -48,3 +51,4 @@ pub mod simulated_llm;
 pub mod stages;
 pub mod store;
 pub mod tmd;
+pub mod vectorizer;

@@ -2,6 +2,10 @@
 //!
 //! Labels are closed sets. Times are recorded per batch where there is a batch.
 
+mod embedding;
+
+pub use embedding::*;
+
 use ::metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
@@ -116,7 +120,14 @@ fn describe() {
     h!("lnsp_embed_tokenize_seconds", "Tokenizing one text");
     h!("lnsp_embed_inference_seconds", "One forward pass");
     c!("lnsp_embed_truncated_total", "Texts longer than the model reads");
-    c!("lnsp_embed_nonfinite_total", "Vectors refused because they were not finite");
+    c!("lnsp_embed_nonfinite_total", "Vectors refused because they were not finite, or all zeros");
+    c!(
+        "lnsp_embed_passes_failed_total",
+        "Forward passes that failed as a whole, by cause; all but a single text then go in halves"
+    );
+    c!("lnsp_embed_requests_total", "Requests to an embedding server, by outcome");
+    h!("lnsp_embed_request_duration_seconds", "One request to an embedding server");
+    c!("lnsp_embed_retries_total", "Requests repeated, by what had happened to the last one");
     h!("lnsp_store_batch_rows", "Rows in a transaction");
     h!("lnsp_store_commit_seconds", "One transaction of the writer, commit included");
     c!("lnsp_store_errors_total", "Errors of the database");
@@ -335,27 +346,6 @@ impl Drop for LlmFlight {
     fn drop(&mut self) {
         gauge!("lnsp_llm_inflight", "backend" => "ollama").decrement(1.0);
     }
-}
-
-/// A text was tokenized.
-pub fn tokenized(took: Duration, truncated: bool) {
-    histogram!("lnsp_embed_tokenize_seconds").record(took);
-    if truncated {
-        counter!("lnsp_embed_truncated_total").increment(1);
-    }
-}
-
-/// A forward pass ended: texts, tokens without and with padding.
-pub fn embedded(texts: usize, tokens: usize, padded: usize, took: Duration) {
-    histogram!("lnsp_embed_batch_size").record(texts as f64);
-    histogram!("lnsp_embed_batch_tokens").record(padded as f64);
-    histogram!("lnsp_embed_padding_ratio").record(1.0 - tokens as f64 / padded.max(1) as f64);
-    histogram!("lnsp_embed_inference_seconds").record(took);
-}
-
-/// A vector was refused.
-pub fn nonfinite() {
-    counter!("lnsp_embed_nonfinite_total").increment(1);
 }
 
 /// A transaction was committed.

@@ -141,6 +141,8 @@ pub enum Cause {
     LlmFailed,
     /// The model could not make a usable vector of it.
     EmbedFailed,
+    /// The embedding server has failed; send it again.
+    EmbedUnavailable,
     /// The database refused this row.
     StoreFailed,
     /// It took a stage down three times.
@@ -153,7 +155,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every reason there is.
-    pub const ALL: [Cause; 23] = [
+    pub const ALL: [Cause; 24] = [
         Cause::InvalidJson,
         Cause::InvalidUtf8,
         Cause::LineTooLong,
@@ -173,6 +175,7 @@ impl Cause {
         Cause::TmdFailed,
         Cause::LlmFailed,
         Cause::EmbedFailed,
+        Cause::EmbedUnavailable,
         Cause::StoreFailed,
         Cause::Poison,
         Cause::Lost,
@@ -201,6 +204,7 @@ impl Cause {
             Cause::TmdFailed => "tmd_failed",
             Cause::LlmFailed => "llm_failed",
             Cause::EmbedFailed => "embed_failed",
+            Cause::EmbedUnavailable => "embed_unavailable",
             Cause::StoreFailed => "store_failed",
             Cause::Poison => "poison",
             Cause::Lost => "lost",
@@ -218,13 +222,18 @@ impl Cause {
     pub fn is_kept(self) -> bool {
         matches!(
             self,
-            Cause::TmdFailed | Cause::LlmFailed | Cause::EmbedFailed | Cause::StoreFailed | Cause::Poison
+            Cause::TmdFailed
+                | Cause::LlmFailed
+                | Cause::EmbedFailed
+                | Cause::EmbedUnavailable
+                | Cause::StoreFailed
+                | Cause::Poison
         )
     }
 
     /// Sending the same chunk again can help.
     pub fn retryable(self) -> bool {
-        matches!(self, Cause::LlmFailed | Cause::Lost | Cause::Draining)
+        matches!(self, Cause::LlmFailed | Cause::EmbedUnavailable | Cause::Lost | Cause::Draining)
     }
 }
 

@@ -1,15 +1,14 @@
 //! From a question to rows: text -> vector -> index (built part and delta) -> rows.
 //!
-//! Works beside the pipeline, on the same model, index and store; the model's express queue lets a question
-//! overtake the bulk of ingest, on whichever encoder is free first.
+//! Works beside the pipeline, on the same vectorizer, index and store. A question overtakes the bulk of ingest.
 
 use crate::classifier::LocalClassifier;
-use crate::encoder::{EncodeError, Encoder, Tokenizer};
 use crate::flow::{Lane, Worker, WorkerError};
 use crate::index::{Effort, Index, IndexError, Mode};
 use crate::metrics;
 use crate::store::{Hit, SearchFilter, Store, StoreError};
 use crate::tmd::{Tmd, projection};
+use crate::vectorizer::{VectorError, Vectorizer};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,15 +79,12 @@ pub enum SearchError {
         /// What there is.
         reached: i64,
     },
-    /// The model could not read the text.
+    /// The text has no vector.
     #[error(transparent)]
-    Encode(#[from] EncodeError),
-    /// The model answered, but without a vector.
-    #[error("the model gave no vector; ask again")]
-    NoVector,
-    /// A thread of the model could not answer.
-    #[error("the model could not answer: {0}")]
-    Model(#[from] WorkerError),
+    Vector(#[from] VectorError),
+    /// The classifier's thread could not answer.
+    #[error("the classifier could not answer: {0}")]
+    Classifier(#[from] WorkerError),
     /// The index could not answer.
     #[error(transparent)]
     Index(#[from] IndexError),
@@ -101,9 +97,7 @@ pub enum SearchError {
 #[derive(Clone)]
 pub struct Search {
     /// Shared with the embedder.
-    pub model: Worker<Box<dyn Encoder>>,
-    /// Shared with the embedder.
-    pub tokenizer: Worker<Arc<Tokenizer>>,
+    pub vectorizer: Vectorizer,
     /// Shared with the extractor.
     pub classifier: Worker<LocalClassifier>,
     /// Shared with the writer.
@@ -130,7 +124,7 @@ impl Search {
             return Err(SearchError::Behind { wanted, reached: self.index.status().applied_seq });
         }
         let vector: Arc<[f32]> = match &query.target {
-            Target::Text(text) => self.embed(text.clone()).await?,
+            Target::Text(text) => self.vectorizer.vector(text.clone()).await?,
             Target::Vector(vector) => vector.as_slice().into(),
         };
         let codes = match &query.target {
@@ -193,12 +187,6 @@ impl Search {
             }
             _ => Ok(()),
         }
-    }
-
-    async fn embed(&self, text: String) -> Result<Arc<[f32]>, SearchError> {
-        let tokens = self.tokenizer.run(Lane::Express, move |tokenizer| tokenizer.tokenize(&text)).await??;
-        let vectors = self.model.run(Lane::Express, move |encoder| encoder.encode(&[&tokens])).await??;
-        vectors.into_iter().next().map_or(Err(SearchError::NoVector), |vector| Ok(vector?))
     }
 
     async fn codes(&self, text: String) -> Result<Tmd, SearchError> {

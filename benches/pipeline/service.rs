@@ -7,7 +7,7 @@ use lnsp_ingest::encoder::plan::{Budget, choose};
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokenizer, Tokens};
 use lnsp_ingest::flow::Lane;
 use lnsp_ingest::http;
-use lnsp_ingest::search::Search;
+use lnsp_ingest::vectorizer::Local;
 use serde_json::Value;
 use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -81,7 +81,8 @@ impl Service {
     /// Tokenizing, forward passes and copying the vectors out, on all of the service's own model threads at once, with
     /// the service's own batch plan over all texts at once.
     pub async fn encoder_alone(&self, texts: &[String]) -> Result<Duration> {
-        let Search { tokenizer, model, .. } = &self.app.state.search;
+        let local = self.app.state.vectorizer.model().ok_or("the model is elsewhere")?;
+        let Local { tokenizer, model } = local;
         let facts = &self.app.state.facts;
         let floor = Arc::new(Floor {
             tokenizer: tokenizer.run(Lane::Bulk, |tokenizer| tokenizer.clone()).await?,

@@ -1,13 +1,15 @@
-//! Finds the model, reads it, and puts it on its threads.
+//! Finds the model, reads it, and puts it on its threads; or finds the server that is asked instead.
 
-use super::{CPU_QUEUE, EncoderFactory, ONE};
+use super::{CPU_QUEUE, EncoderFactory, ONE, StartError};
 use crate::config::Config;
 use crate::encoder::plan::Budget;
 use crate::encoder::{
     self, Calibration, Crew, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder, Tokenizer,
 };
+use crate::endpoint::Endpoint;
 use crate::flow::Worker;
-use crate::stages::{EmbedTools, Model};
+use crate::model::ModelIdentity;
+use crate::vectorizer::{Local, Model, Remote, RemoteSettings, Vectorizer};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,7 +27,7 @@ pub fn model_folders(data_dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The model of the configuration.
-pub fn model_files(config: &Config, data_dir: &Path) -> Result<ModelFiles, EncodeError> {
+fn model_files(config: &Config, data_dir: &Path) -> Result<ModelFiles, EncodeError> {
     let files = encoder::locate(&config.embedding_model, &model_folders(data_dir))?;
     match config.embedding_max_tokens {
         Some(tokens) => files.with_max_tokens(tokens),
@@ -33,19 +35,46 @@ pub fn model_files(config: &Config, data_dir: &Path) -> Result<ModelFiles, Encod
     }
 }
 
-/// What the second stage works with, and what is to be said about it.
+/// Who gives the vectors, and what is to be said about it.
 pub struct Embedding {
-    /// For the stage, and for searches.
-    pub tools: EmbedTools,
+    /// For the stage, for searches, and for those who ask for vectors.
+    pub vectorizer: Vectorizer,
+    /// Which vectors.
+    pub identity: ModelIdentity,
+    /// What computes them.
+    pub device: String,
     /// The number format that was found the faster.
     pub dtype: String,
     /// What was measured, for the log.
     pub measured: String,
 }
 
+/// The embedding server of the configuration, else a model of our own.
+pub async fn embedding(
+    config: &Config,
+    data_dir: &Path,
+    factory: Option<EncoderFactory>,
+) -> Result<Embedding, StartError> {
+    if let Some(endpoint) = &config.embedding_endpoint {
+        return there(endpoint, config.enable_batch_embeddings).await;
+    }
+    let files = model_files(config, data_dir)?;
+    Ok(here(config, &files, factory)?)
+}
+
+/// A server: it cuts what it is sent into passes itself, and several requests keep it busy.
+async fn there(endpoint: &Endpoint, batch_texts: bool) -> Result<Embedding, StartError> {
+    let remote = Remote::connect(RemoteSettings::at(endpoint.clone())).await.map_err(StartError::Vectors)?;
+    let (identity, device) = (remote.identity().clone(), remote.device().to_owned());
+    let measured = format!("asked at {endpoint} (on {device})");
+    let budget = Budget { tokens: 8192, texts: if batch_texts { 64 } else { 1 } };
+    let vectorizer = Vectorizer::remote(remote, budget);
+    Ok(Embedding { vectorizer, identity, device, dtype: "remote".to_owned(), measured })
+}
+
 /// Puts the model on its threads. It is read and calibrated once, on the first; the others, and each that is built anew
 /// after a panic, compute in the same way over the same weights.
-pub fn embed_tools(
+fn here(
     config: &Config,
     files: &ModelFiles,
     factory: Option<EncoderFactory>,
@@ -86,5 +115,7 @@ pub fn embed_tools(
     if !batch_texts {
         budget.texts = 1;
     }
-    Ok(Embedding { tools: EmbedTools { model, tokenizer, budget }, dtype, measured })
+    let vectorizer = Vectorizer::local(Local { model, tokenizer }, budget);
+    let (identity, device) = (files.identity()?, config.device.to_string());
+    Ok(Embedding { vectorizer, identity, device, dtype, measured })
 }

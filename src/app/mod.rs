@@ -22,10 +22,11 @@ use crate::search::Search;
 use crate::stages::{Inspect, NoInspection, TmdTools, WriteTools};
 use crate::store::managed::{ManagedError, ManagedPostgres};
 use crate::store::{Dsn, ModelId, Store, StoreError, StoreOptions};
+use crate::vectorizer::VectorError;
 use actix_web::web;
 use codes::code_source;
+use embedding::embedding;
 pub use embedding::model_folders;
-use embedding::{embed_tools, model_files};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,6 +97,9 @@ pub enum StartError {
     /// The model.
     #[error(transparent)]
     Model(#[from] EncodeError),
+    /// The embedding server.
+    #[error("{0}")]
+    Vectors(VectorError),
     /// The index.
     #[error(transparent)]
     Index(#[from] IndexError),
@@ -122,9 +126,8 @@ impl App {
 
         let codes = code_source(&config, &classifier_version, say).await?;
 
-        let files = model_files(&config, &data_dir)?;
-        let embed = embed_tools(&config, &files, fittings.encoder)?;
-        let identity = files.identity()?;
+        let embed = embedding(&config, &data_dir, fittings.encoder).await?;
+        let identity = embed.identity;
         let model_id = store.adopt_model(&identity).await?;
         say(format!(
             "✅ Embedder ready: {}, {} dimensions, {}",
@@ -135,15 +138,15 @@ impl App {
         let status = index.status();
         say(format!("✅ Index open: {} vectors, up to change {}", status.items, status.applied_seq));
 
-        let device = config.device.to_string();
-        metrics::build_info(&identity.name, &device);
+        metrics::build_info(&identity.name, &embed.device);
+        let vectorizer = embed.vectorizer;
         let facts = Facts {
             model: identity.clone(),
-            device,
+            device: embed.device,
             dtype: embed.dtype,
-            encoders: embed.tools.model.threads(),
-            pass_tokens: embed.tools.budget.tokens,
-            pass_texts: embed.tools.budget.texts,
+            encoders: vectorizer.at_once(),
+            pass_tokens: vectorizer.budget().tokens,
+            pass_texts: vectorizer.budget().texts,
             tmd_backend: config.tmd_backend.to_string(),
             tmd_source: codes.name,
             llm_endpoint: codes.endpoint,
@@ -153,10 +156,8 @@ impl App {
             max_workers: config.max_parallel_workers,
             batch_embeddings: config.enable_batch_embeddings,
         };
-        let embed = embed.tools;
         let search = Search {
-            model: embed.model.clone(),
-            tokenizer: embed.tokenizer.clone(),
+            vectorizer: vectorizer.clone(),
             classifier: classifier.clone(),
             index: index.clone(),
             store: store.clone(),
@@ -173,7 +174,7 @@ impl App {
         };
         let tools = Tools {
             tmd: TmdTools { classifier, source: codes.source },
-            embed,
+            embed: vectorizer.clone(),
             write,
             inspect: fittings.inspect,
         };
@@ -187,7 +188,8 @@ impl App {
         let admission = Admission::new(Limits { uploads: config.max_uploads, ..fittings.admission });
         let (counts, memory) = (Counts::default(), Memory::new(fittings.memory));
         let llm = codes.llm;
-        let state = State { pipeline, search, store, index, llm, facts, counts, admission, memory };
+        let state =
+            State { pipeline, search, vectorizer, store, index, llm, facts, counts, admission, memory };
         let state = web::Data::new(state);
         Ok(App { state, postgres })
     }

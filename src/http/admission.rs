@@ -21,7 +21,7 @@ pub struct Limits {
     pub uploads: usize,
     /// JSON requests.
     pub requests: usize,
-    /// Bytes of their bodies, inflated: by `Content-Length`, else the most there can be.
+    /// Bytes that they hold: bodies, inflated, by `Content-Length`, else the most there can be; and vectors.
     pub request_bytes: usize,
     /// The database, or the pipeline, may be away this long before uploads are refused for it.
     pub moment: Duration,
@@ -38,7 +38,7 @@ impl Default for Limits {
 pub enum Wish {
     /// An upload of any length.
     Upload,
-    /// A JSON request with a body of so many bytes.
+    /// A JSON request that holds so many bytes: its body, and vectors where it is answered with them.
     Request(usize),
 }
 
@@ -256,7 +256,16 @@ impl State {
     /// # Errors
     /// 429 or 503, both with the time after which to ask again.
     pub fn admit(&self, wish: Wish) -> Result<Permit, ApiError> {
-        let refusal = match self.closed() {
+        self.let_in(self.closed(), wish)
+    }
+
+    /// As [`Self::admit`], for what needs neither the stages nor the database.
+    pub fn admit_aside(&self, wish: Wish) -> Result<Permit, ApiError> {
+        self.let_in(self.closed().filter(|refusal| *refusal == Refusal::Draining), wish)
+    }
+
+    fn let_in(&self, closed: Option<Refusal>, wish: Wish) -> Result<Permit, ApiError> {
+        let refusal = match closed {
             Some(refusal) => refusal,
             None => match self.admission.take(wish) {
                 Ok(permit) => return Ok(permit),

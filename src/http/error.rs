@@ -2,6 +2,7 @@
 
 use crate::outcome::{Cause, Rejection};
 use crate::search::SearchError;
+use crate::vectorizer::VectorError;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
@@ -120,6 +121,16 @@ impl ResponseError for ApiError {
     }
 }
 
+impl From<VectorError> for ApiError {
+    fn from(error: VectorError) -> Self {
+        let (status, code) = match error.retryable() {
+            true => (StatusCode::SERVICE_UNAVAILABLE, "model_unavailable"),
+            false => (StatusCode::UNPROCESSABLE_ENTITY, "embed_failed"),
+        };
+        ApiError::new(status, code, error.to_string())
+    }
+}
+
 impl From<SearchError> for ApiError {
     fn from(error: SearchError) -> Self {
         let message = error.to_string();
@@ -130,10 +141,8 @@ impl From<SearchError> for ApiError {
             SearchError::Behind { .. } => {
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "index_behind", message)
             }
-            SearchError::Encode(_) => {
-                ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "embed_failed", message)
-            }
-            SearchError::Model(_) | SearchError::NoVector => {
+            SearchError::Vector(error) => error.into(),
+            SearchError::Classifier(_) => {
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", message)
             }
             SearchError::Index(_) => {

@@ -45,8 +45,10 @@ impl Drop for ActiveUpload {
 
 /// What a body is, by its head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
+    /// A JSON body.
     Json,
+    /// NDJSON.
     Lines,
 }
 
@@ -93,12 +95,16 @@ fn wanted(headers: &HeaderMap) -> Result<(Kind, Encoding, Wish), ApiError> {
     let (kind, encoding) = (kind_of(headers)?, encoding_of(headers)?);
     let wish = match kind {
         Kind::Lines => Wish::Upload,
-        Kind::Json => Wish::Request(json::weight(declared(headers), encoding)?),
+        Kind::Json => Wish::Request(json::weight(declared(headers), encoding, json::INSTEAD)?),
     };
     Ok((kind, encoding, wish))
 }
 
-fn kind_of(headers: &HeaderMap) -> Result<Kind, ApiError> {
+/// What the head says of it.
+///
+/// # Errors
+/// 415 for anything else.
+pub fn kind_of(headers: &HeaderMap) -> Result<Kind, ApiError> {
     let kind = header_text(headers, &header::CONTENT_TYPE).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match kind.as_str() {
@@ -112,7 +118,8 @@ fn kind_of(headers: &HeaderMap) -> Result<Kind, ApiError> {
     }
 }
 
-fn declared(headers: &HeaderMap) -> Option<usize> {
+/// The length of the body, where the head says it.
+pub fn declared(headers: &HeaderMap) -> Option<usize> {
     header_text(headers, &header::CONTENT_LENGTH).and_then(|length| length.parse().ok())
 }
 

@@ -25,15 +25,20 @@ pub const MAX_CHUNKS: usize = 10_000;
 /// Bodies and answers larger than this are worked on beside the HTTP worker, whose other clients would wait.
 const MUCH: usize = 64 * 1024;
 
+/// For those whose body is too large.
+pub const INSTEAD: &str = "send any number of chunks as application/x-ndjson, one a line";
+
 /// Bytes that the body takes in memory; the most there can be, where it is not said.
 ///
 /// # Errors
-/// 413 when it is too long already.
-pub fn weight(declared: Option<usize>, encoding: Encoding) -> Result<usize, ApiError> {
+/// 413 when it is too long already, with what to do `instead`.
+pub fn weight(declared: Option<usize>, encoding: Encoding, instead: &str) -> Result<usize, ApiError> {
     match declared {
-        Some(length) if length > MAX_BODY_BYTES => Err(too_large(format!(
-            "expected a JSON body of at most {MAX_BODY_BYTES} bytes, received {length}"
-        ))),
+        Some(length) if length > MAX_BODY_BYTES => {
+            let message =
+                format!("expected a JSON body of at most {MAX_BODY_BYTES} bytes, received {length}");
+            Err(too_large(&message, instead))
+        }
         Some(length) if encoding == Encoding::Identity => Ok(length),
         _ => Ok(MAX_BODY_BYTES),
     }
@@ -47,7 +52,7 @@ pub async fn ingest(
     upload: ActiveUpload,
 ) -> Result<HttpResponse, ApiError> {
     let key = Key::of(request)?;
-    let body = read_body(body, &state).await?;
+    let body = read_body(body, &state, INSTEAD).await?;
     let ticket = match key {
         None => None,
         Some(key) => match state.memory.turn(key, &body, Instant::now()) {
@@ -89,7 +94,7 @@ fn replayed(state: &State, answer: Answer) -> HttpResponse {
 /// Everything between a whole body and its answer.
 async fn work(body: Vec<u8>, state: &web::Data<State>) -> Answer {
     let started = Instant::now();
-    let much = body.len() > MUCH;
+    let much = is_much(&body);
     let request: IngestRequest = aside(much, move || wire::read_request(&body).map_err(shape)).await??;
     if request.chunks.is_empty() {
         let error =
@@ -97,10 +102,9 @@ async fn work(body: Vec<u8>, state: &web::Data<State>) -> Answer {
         return Err(error.param("chunks"));
     }
     if request.chunks.len() > MAX_CHUNKS {
-        return Err(too_large(format!(
-            "expected at most {MAX_CHUNKS} chunks in a JSON body, received {}",
-            request.chunks.len()
-        )));
+        let message =
+            format!("expected at most {MAX_CHUNKS} chunks in a JSON body, received {}", request.chunks.len());
+        return Err(too_large(&message, INSTEAD));
     }
     let options = Options {
         dataset_source: request.dataset_source,
@@ -145,15 +149,27 @@ async fn work(body: Vec<u8>, state: &web::Data<State>) -> Answer {
     aside(much, move || Reply::new(&outcomes, &heads, &options, &state, took)).await
 }
 
+/// Work on it belongs on another thread.
+pub fn is_much(body: &[u8]) -> bool {
+    body.len() > MUCH
+}
+
 /// Does much work on another thread.
-async fn aside<T: Send + 'static>(
+///
+/// # Errors
+/// 500 when it was not done.
+pub async fn aside<T: Send + 'static>(
     much: bool,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     if much { web::block(work).await.map_err(|_| broken()) } else { Ok(work()) }
 }
 
-async fn read_body(mut body: Body, state: &State) -> Result<Vec<u8>, ApiError> {
+/// The whole body.
+///
+/// # Errors
+/// When it is cut or too long, with what to do `instead`; 503 when the service goes down meanwhile.
+pub async fn read_body(mut body: Body, state: &State, instead: &str) -> Result<Vec<u8>, ApiError> {
     let closed = state.pipeline.entrance().closed();
     let mut whole = Vec::new();
     loop {
@@ -164,20 +180,20 @@ async fn read_body(mut body: Body, state: &State) -> Result<Vec<u8>, ApiError> {
         };
         let Some(piece) = piece else { return Ok(whole) };
         if whole.len() + piece.len() > MAX_BODY_BYTES {
-            return Err(too_large(format!(
-                "expected a JSON body of at most {MAX_BODY_BYTES} bytes, inflated, received more"
-            )));
+            let message =
+                format!("expected a JSON body of at most {MAX_BODY_BYTES} bytes, inflated, received more");
+            return Err(too_large(&message, instead));
         }
         whole.extend_from_slice(piece);
     }
 }
 
-fn too_large(message: String) -> ApiError {
-    let message = format!("{message}; send any number of chunks as application/x-ndjson, one a line");
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+fn too_large(message: &str, instead: &str) -> ApiError {
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("{message}; {instead}"))
 }
 
-fn shape(error: ShapeError) -> ApiError {
+/// The answer to a body of a wrong shape.
+pub fn shape(error: ShapeError) -> ApiError {
     let api = ApiError::shape(error.cause, error.message);
     match error.path {
         Some(path) => api.param(path),

@@ -1,6 +1,6 @@
-//! The HTTP face: ingest (JSON and NDJSON), search, and the state of the service.
+//! The HTTP face: ingest (JSON and NDJSON), search, vectors for others, and the state of the service.
 //!
-//! Knows the entrance, the search, receipts and chunks; not the stages behind them. Every error goes through the
+//! Knows the entrance, the search, the vectorizer, receipts and chunks; not the stages behind them. Every error goes through the
 //! one table in [`error`].
 
 mod admission;
@@ -9,6 +9,7 @@ mod body;
 mod cut;
 mod dead_letters;
 mod drain;
+mod embed;
 mod error;
 mod idempotency;
 mod inflate;
@@ -46,6 +47,7 @@ use crate::model::ModelIdentity;
 use crate::pipeline::Pipeline;
 use crate::search::Search;
 use crate::store::Store;
+use crate::vectorizer::Vectorizer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -56,6 +58,8 @@ pub struct State {
     pub pipeline: Arc<Pipeline>,
     /// The way back.
     pub search: Search,
+    /// For those who want vectors and nothing else.
+    pub vectorizer: Vectorizer,
     /// Asked whether it answers.
     pub store: Store,
     /// Asked how it is.

@@ -4,6 +4,7 @@ use super::State;
 use super::error::ApiError;
 use crate::metrics::{self, IndexGauges};
 use crate::pipeline::{Deaths, Stage};
+use crate::vectorizer::Remote;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ pub async fn about() -> HttpResponse {
     HttpResponse::Ok().json(json!({
         "name": "LNSP Chunk Ingestion API", "version": env!("CARGO_PKG_VERSION"),
         "description": env!("CARGO_PKG_DESCRIPTION"),
-        "endpoints": ["POST /ingest", "POST /search", "GET /dead-letters", "GET /health", "GET /ready", "GET /stats", "GET /metrics"],
+        "endpoints": ["POST /ingest", "POST /search", "POST /embed", "POST /embed/single", "GET /dead-letters", "GET /health", "GET /ready", "GET /stats", "GET /metrics"],
     }))
 }
 
@@ -25,10 +26,13 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
     let pipeline = state.pipeline.health();
     let index = state.index.status();
     let llm_missing = facts.llm_required && state.llm.as_ref().is_some_and(|llm| llm.status().resting);
-    let sound = postgresql && pipeline.open && index.degraded.is_none() && !llm_missing;
+    let server = state.vectorizer.server();
+    let embeds_not = server.and_then(Remote::problem);
+    let embeds = pipeline.open && embeds_not.is_none();
+    let sound = postgresql && embeds && index.degraded.is_none() && !llm_missing;
     HttpResponse::Ok().json(json!({
         "status": if sound { "healthy" } else { "degraded" },
-        "postgresql": postgresql, "faiss": true, "gtr_t5_api": pipeline.open, "tmd_router_api": pipeline.open,
+        "postgresql": postgresql, "faiss": true, "gtr_t5_api": embeds, "tmd_router_api": pipeline.open,
         "llm_endpoint": facts.llm_endpoint.as_deref().unwrap_or_default(),
         "parallel": {
             "enabled": facts.parallel, "max_workers": facts.max_workers, "batch_embeddings": facts.batch_embeddings,
@@ -42,8 +46,12 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
         },
         "tmd": {"backend": facts.tmd_backend, "source": facts.tmd_source},
         "llm": llm(&state),
+        // The old embedding service's, whose `model` was a name: here it is an object.
+        "encoder": facts.model.name, "dimension": facts.model.dims, "device": facts.device,
+        "embedding": {"server": server.map(Remote::endpoint), "problem": embeds_not},
         "model": {
-            "name": facts.model.name, "recipe": facts.model.recipe, "dimensions": facts.model.dims,
+            "name": facts.model.name, "recipe": facts.model.recipe, "fingerprint": facts.model.fingerprint,
+            "dimensions": facts.model.dims,
             "device": facts.device, "dtype": facts.dtype, "encoders": facts.encoders,
             "pass_tokens": facts.pass_tokens,
         },
@@ -120,6 +128,7 @@ pub async fn ready(state: web::Data<State>) -> HttpResponse {
     if let Some(llm) = state.llm.as_ref().filter(|llm| state.facts.llm_required && llm.status().resting) {
         reasons.push(format!("chunks without codes are rejected: the LLM at {} is failing", llm.endpoint()));
     }
+    reasons.extend(state.vectorizer.server().and_then(Remote::problem));
     if let Some(why) = state.index.status().degraded {
         reasons.push(format!("search is degraded: {why}"));
     }
@@ -168,7 +177,18 @@ pub async fn metrics(state: web::Data<State>) -> HttpResponse {
 
 /// Everything else.
 pub async fn not_found(request: HttpRequest) -> HttpResponse {
-    let known = ["/", "/ingest", "/search", "/dead-letters", "/health", "/ready", "/stats", "/metrics"];
+    let known = [
+        "/",
+        "/ingest",
+        "/search",
+        "/embed",
+        "/embed/single",
+        "/dead-letters",
+        "/health",
+        "/ready",
+        "/stats",
+        "/metrics",
+    ];
     if known.contains(&request.path()) {
         let message = format!("{} is not allowed here", request.method());
         return ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).error_response();

@@ -125,7 +125,9 @@ fn backends(filed: &Filed, options: &Options, state: &State) -> Value {
         TmdSource::Fallback { version, reason } => format!("local:{version} (llm: {reason})"),
     };
     let cpesh = if options.skip_cpesh { "disabled" } else { "env-disabled" };
-    json!({"cpesh": cpesh, "tmd": tmd, "embedding": format!("inproc:{}", state.facts.model.name), "index": "inproc:arroy"})
+    let place = if state.vectorizer.server().is_some() { "remote" } else { "inproc" };
+    let embedding = format!("{place}:{}", state.facts.model.name);
+    json!({"cpesh": cpesh, "tmd": tmd, "embedding": embedding, "index": "inproc:arroy"})
 }
 
 fn millis(time: Duration) -> f64 {

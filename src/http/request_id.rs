@@ -81,7 +81,18 @@ fn with_id(body: BoxBody, id: &str) -> BoxBody {
 
 /// Routes and methods are metric labels, so they are closed sets.
 fn route_of(path: &str) -> &'static str {
-    const ROUTES: [&str; 7] = ["/", "/ingest", "/search", "/health", "/ready", "/stats", "/metrics"];
+    const ROUTES: [&str; 10] = [
+        "/",
+        "/ingest",
+        "/search",
+        "/embed",
+        "/embed/single",
+        "/dead-letters",
+        "/health",
+        "/ready",
+        "/stats",
+        "/metrics",
+    ];
     ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
 }
 

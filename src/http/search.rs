@@ -1,6 +1,7 @@
 //! `POST /search`.
 
 use super::error::ApiError;
+use super::json::shape;
 use super::{State, wire};
 use crate::outcome::Cause;
 use crate::search::{Query, Scored, Target};
@@ -64,10 +65,7 @@ impl Label {
 
 /// The handler. The body is small: the framework's own limit for `Bytes` (256 KiB) holds it.
 pub async fn search(body: web::Bytes, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
-    let wire: WireQuery = wire::read(&body).map_err(|error| {
-        let api = ApiError::shape(error.cause, error.message);
-        if let Some(path) = error.path { api.param(path) } else { api }
-    })?;
+    let wire: WireQuery = wire::read(&body).map_err(shape)?;
     let found = state.search.find(query(wire)?).await?;
     let results: Vec<Value> = found.results.iter().map(result).collect();
     Ok(HttpResponse::Ok().json(json!({ "results": results, "index_seq": found.index_seq })))

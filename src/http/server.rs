@@ -1,6 +1,6 @@
 //! The server: connections, their limits, and the routes.
 
-use super::{Settings, State, dead_letters, ingest, lookout, ops, request_id, search};
+use super::{Settings, State, dead_letters, embed, ingest, lookout, ops, request_id, search};
 use crate::metrics;
 use actix_http::{HttpService, Request};
 use actix_service::map_config;
@@ -111,6 +111,8 @@ fn routes(config: &mut web::ServiceConfig) {
             .route("/", web::get().to(ops::about))
             .route("/ingest", web::post().to(ingest::ingest))
             .route("/search", web::post().to(search::search))
+            .route("/embed", web::post().to(embed::embed))
+            .route("/embed/single", web::post().to(embed::single))
             .route("/dead-letters", web::get().to(dead_letters::dead_letters))
             .route("/health", web::get().to(ops::health))
             .route("/ready", web::get().to(ops::ready))

@@ -1,6 +1,7 @@
 //! What counts as an answer. Pure; also the entry point for whoever throws garbage at it.
 
-use super::error::{beginning, unknown};
+use super::error::unknown;
+use crate::endpoint::beginning;
 use crate::tmd::{Axis, AxisConfidence, Tmd};
 use serde::Deserialize;
 use std::borrow::Cow;

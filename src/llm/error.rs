@@ -1,6 +1,7 @@
 //! What can go wrong with a language model, each as the end of a sentence that begins with "the LLM at ...".
 
 use super::answer::AnswerError;
+use crate::endpoint::beginning;
 use crate::tmd::Axis;
 use std::time::Duration;
 
@@ -112,17 +113,6 @@ impl LlmError {
     }
 }
 
-/// The beginning of something foreign, fit for a log line: without control characters, and short.
-pub(super) fn beginning(text: &str) -> String {
-    const LONGEST: usize = 120;
-    let plain = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let plain: String = plain.chars().filter(|c| !c.is_control()).collect();
-    match plain.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}...", &plain[..end]),
-        None => plain,
-    }
-}
-
 /// A name that is none of the axis.
 pub(super) fn unknown(axis: Axis, received: &str) -> AnswerError {
     AnswerError::UnknownName { axis, received: beginning(received) }
@@ -131,12 +121,6 @@ pub(super) fn unknown(axis: Axis, received: &str) -> AnswerError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn foreign_text_is_short_and_plain_in_a_sentence() {
-        assert_eq!(beginning("<html>\r\n\t<b>\u{1b}[31mBad</b>"), "<html> <b>[31mBad</b>");
-        assert_eq!(beginning(&"ä".repeat(500)).chars().count(), 123);
-    }
 
     #[test]
     fn each_sentence_says_what_to_do() {

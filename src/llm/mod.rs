@@ -6,17 +6,16 @@
 
 mod answer;
 mod breaker;
-mod endpoint;
 mod error;
 mod ollama;
 mod prompt;
 mod watch;
 
 pub use answer::{AnswerError, Labels, Token, read as read_answer};
-pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use error::LlmError;
 pub use watch::Status;
 
+use crate::endpoint::Endpoint;
 use crate::metrics;
 use crate::tmd::{AxisConfidence, Tmd};
 use futures_util::FutureExt;

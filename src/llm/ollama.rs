@@ -4,16 +4,14 @@
 //! done, and done because the model had finished, counts.
 
 use super::answer::{Labels, Token, read};
-use super::error::beginning;
 use super::{LlmError, LlmSettings, Server, prompt};
+use crate::endpoint::{self, Unread, beginning, cause};
 use crate::metrics;
-use reqwest::{Client, RequestBuilder, Response, redirect};
+use reqwest::{Client, RequestBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Until a connection stands.
-const CONNECT: Duration = Duration::from_secs(5);
 /// For what a server answers from memory.
 const INTRODUCTION: Duration = Duration::from_secs(5);
 /// For loading a model from disk.
@@ -72,14 +70,9 @@ struct Refusal {
 }
 
 impl Ollama {
-    /// Addresses come from the operator, so no proxy (it would see the texts) and no redirects.
+    /// For the server of these settings.
     pub fn new(settings: &LlmSettings) -> Result<Ollama, LlmError> {
-        let client = Client::builder()
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            .pool_max_idle_per_host(settings.calls)
-            .build();
+        let client = endpoint::client(settings.calls);
         let client = client.map_err(|error| LlmError::Client { problem: cause(&error) })?;
         Ok(Ollama { client, settings: settings.clone() })
     }
@@ -152,7 +145,10 @@ impl Ollama {
         let broken = |error: reqwest::Error| LlmError::Connect { problem: cause(&error) };
         let response = request.send().await.map_err(broken)?;
         let status = response.status().as_u16();
-        let body = read_body(response).await?;
+        let body = endpoint::read_body(response, LONGEST_REPLY).await.map_err(|unread| match unread {
+            Unread::TooLong => LlmError::TooLong { limit: LONGEST_REPLY },
+            Unread::Broken(error) => broken(error),
+        })?;
         if status == 200 {
             return Ok((status, body));
         }
@@ -181,18 +177,6 @@ async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, LlmErro
     tokio::time::timeout(limit, call).await.unwrap_or(Err(LlmError::Timeout { limit }))
 }
 
-async fn read_body(mut response: Response) -> Result<Vec<u8>, LlmError> {
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(piece)) if body.len() + piece.len() <= LONGEST_REPLY => body.extend_from_slice(&piece),
-            Ok(Some(_)) => return Err(LlmError::TooLong { limit: LONGEST_REPLY }),
-            Ok(None) => return Ok(body),
-            Err(error) => return Err(LlmError::Connect { problem: cause(&error) }),
-        }
-    }
-}
-
 fn read_json<T: for<'a> Deserialize<'a>>(
     path: &'static str,
     status: u16,
@@ -203,15 +187,6 @@ fn read_json<T: for<'a> Deserialize<'a>>(
         status,
         said: beginning(&String::from_utf8_lossy(body)),
     })
-}
-
-/// The innermost cause: the outer ones repeat the address, which the sentence names already.
-fn cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]
@@ -232,7 +207,7 @@ mod tests {
             endpoint: "http://localhost:1".parse().unwrap(),
             model: "m".to_owned(),
             calls: 1,
-            timeout: CONNECT,
+            timeout: LOADING,
         };
         let ollama = Ollama::new(&settings).unwrap();
         let quiet = Server { version: String::new(), thinks: false };

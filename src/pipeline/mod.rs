@@ -22,9 +22,10 @@ use crate::flow::{Backoff, Hands, Load, Oldest, Slots};
 use crate::metrics;
 use crate::pulse::Pulse;
 use crate::stages::{
-    Died, Duty, EmbedTools, Embedder, Home, Inlet, Inspect, Letters, Lifeline, NeedsLlm, NeedsNoLlm,
-    TmdExtractor, TmdTools, WriteTools, Writer, letters,
+    Died, Duty, Embedder, Home, Inlet, Inspect, Letters, Lifeline, NeedsLlm, NeedsNoLlm, TmdExtractor,
+    TmdTools, WriteTools, Writer, letters,
 };
+use crate::vectorizer::Vectorizer;
 use actix::{Actor, Addr, Arbiter, Context};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -102,7 +103,7 @@ pub struct Tools {
     /// Of the first stage.
     pub tmd: TmdTools,
     /// Of the second.
-    pub embed: EmbedTools,
+    pub embed: Vectorizer,
     /// Of the third.
     pub write: WriteTools,
     /// See [`Inspect`].
@@ -112,9 +113,8 @@ pub struct Tools {
 impl Tools {
     /// Of the threads that the stages rely on, and that cannot be replaced while they hang.
     fn pulses(&self) -> Vec<Pulse> {
-        let (classifier, tokenizer) = (&self.tmd.classifier, &self.embed.tokenizer);
-        let workers = [classifier.pulses(), tokenizer.pulses(), self.embed.model.pulses()];
-        let mut pulses = workers.concat();
+        let mut pulses = self.tmd.classifier.pulses().to_vec();
+        pulses.extend(self.embed.pulses());
         pulses.extend(self.write.index.pulses());
         pulses
     }

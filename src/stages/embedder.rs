@@ -5,34 +5,19 @@
 //! encoders could take a part of them. No timer.
 
 use super::{Duty, Inlet, Parcel, ROOM, Stage, Work};
-use crate::chunk::{EmbeddedChunk, Embedding, TaggedChunk};
-use crate::encoder::plan::{Budget, choose};
-use crate::encoder::{EncodeError, Encoder, Tokenizer, Tokens};
-use crate::flow::{Batch, Lane, Worker, WorkerError};
+use crate::chunk::{Chunk, EmbeddedChunk, Embedding, TaggedChunk};
+use crate::encoder::plan::choose;
+use crate::flow::{Batch, Lane};
 use crate::metrics;
 use crate::outcome::{Cause, Rejection};
+use crate::vectorizer::{Embedded, Text, VectorError, Vectorizer};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-/// The model as the service holds it: some encoders, each on its own thread.
-pub type Model = Worker<Box<dyn Encoder>>;
-
-/// What the stage works with; outlives its generations.
-#[derive(Clone)]
-pub struct EmbedTools {
-    /// On the model's threads.
-    pub model: Model,
-    /// On a thread of its own: a long text takes longer to tokenize than the pipeline may stand still.
-    pub tokenizer: Worker<Arc<Tokenizer>>,
-    /// How much goes into one forward pass.
-    pub budget: Budget,
-}
-
-/// Finds its way into the actor once its text is tokenized.
+/// Finds its way into the actor once its text is read.
 struct Readable {
     tagged: TaggedChunk,
-    tokens: Arc<Tokens>,
+    text: Text,
 }
 
 /// Texts that have to wait for a pass beside another one.
@@ -40,44 +25,44 @@ const MANY: usize = 16;
 
 /// The actor.
 pub struct Embedder {
-    tools: EmbedTools,
+    vectorizer: Vectorizer,
     next: Inlet<EmbeddedChunk>,
     duty: Duty,
     waiting: Batch<Parcel<Readable>>,
-    /// Forward passes under way, at most one for each of the model's threads, and the tokens in them.
+    /// Passes under way, no more than are worth starting side by side, and the tokens in them.
     passes: usize,
     running: usize,
 }
 
 impl Embedder {
     /// A stage that pushes to `next`.
-    pub fn new(tools: EmbedTools, next: Inlet<EmbeddedChunk>, duty: Duty) -> Self {
-        Embedder { tools, next, duty, waiting: Batch::default(), passes: 0, running: 0 }
+    pub fn new(vectorizer: Vectorizer, next: Inlet<EmbeddedChunk>, duty: Duty) -> Self {
+        Embedder { vectorizer, next, duty, waiting: Batch::default(), passes: 0, running: 0 }
     }
 
     /// Starts forward passes while an encoder is free and somebody waits. Beside another pass only when many wait: the
     /// few chunks of a small request go on in their order.
     fn pull(&mut self, context: &mut Context<Self>) {
-        let threads = self.tools.model.threads();
+        let at_once = self.vectorizer.at_once();
         while !self.waiting.is_empty()
-            && (self.passes == 0 || (self.passes < threads && self.waiting.len() >= MANY))
+            && (self.passes == 0 || (self.passes < at_once && self.waiting.len() >= MANY))
         {
             self.start_pass(context);
         }
     }
 
     fn start_pass(&mut self, context: &mut Context<Self>) {
-        let (budget, encoders) = (self.tools.budget, self.tools.model.threads());
-        let share = |lengths: &[usize]| budget.share(lengths, self.running, encoders);
+        let (budget, at_once) = (self.vectorizer.budget(), self.vectorizer.at_once());
+        let share = |lengths: &[usize]| budget.share(lengths, self.running, at_once);
         let mut parcels = self.waiting.take(|lengths| choose(lengths, share(lengths)));
         parcels.iter_mut().for_each(|parcel| parcel.take_in_hand(Stage::Embed.name()));
-        let tokens: usize = parcels.iter().map(|parcel| parcel.cargo().tokens.len()).sum();
+        let tokens: usize = parcels.iter().map(|parcel| parcel.cargo().text.size()).sum();
         self.passes += 1;
         self.running += tokens;
-        let (tools, next, duty) = (self.tools.clone(), self.next.clone(), self.duty.clone());
+        let (vectorizer, next, duty) = (self.vectorizer.clone(), self.next.clone(), self.duty.clone());
         let pass = self.duty.start(|work| async move {
             work.inspect(&parcels).await;
-            let embedded = embed(&tools, parcels, &work).await;
+            let embedded = embed(&vectorizer, parcels, &work).await;
             // The encoder is free again while these wait for room in the next stage.
             duty.spawn(|work| async move {
                 for parcel in embedded {
@@ -110,12 +95,12 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
 
     fn handle(&mut self, mut parcel: Parcel<TaggedChunk>, context: &mut Context<Self>) {
         self.duty.take_in_hand(&mut parcel);
-        let tokenizer = self.tools.tokenizer.clone();
-        let reading = self.duty.start(|work| async move { read(&tokenizer, parcel, &work).await });
+        let vectorizer = self.vectorizer.clone();
+        let reading = self.duty.start(|work| async move { read(&vectorizer, parcel, &work).await });
         context.spawn(fut::wrap_future::<_, Self>(reading).map(|read, stage, context| match read {
             Ok(Some(mut parcel)) => {
                 parcel.rest();
-                let length = parcel.cargo().tokens.len();
+                let length = parcel.cargo().text.size();
                 if parcel.attempts() > 0 {
                     stage.waiting.push_alone(parcel, length);
                 } else {
@@ -129,117 +114,67 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
     }
 }
 
-/// Tokenizes; `None` when the chunk had to be rejected.
-async fn read(
-    tokenizer: &Worker<Arc<Tokenizer>>,
-    parcel: Parcel<TaggedChunk>,
-    work: &Work,
-) -> Option<Parcel<Readable>> {
-    let chunk = parcel.cargo().chunk.clone();
-    let tokens = tokenizer.run(Lane::Bulk, move |tokenizer| {
-        let started = Instant::now();
-        let tokens = tokenizer.tokenize(&chunk.text);
-        metrics::tokenized(started.elapsed(), tokens.as_ref().is_ok_and(|tokens| tokens.truncated));
-        tokens
-    });
-    match work.wait_for("the tokenizer", tokens).await {
-        Ok(Ok(tokens)) => Some(parcel.map(|tagged| Readable { tagged, tokens: Arc::new(tokens) })),
-        Ok(Err(error)) => {
-            work.reject(parcel, refused(&error));
-            None
-        }
+/// A chunk as what its text is read from.
+struct Of(Arc<Chunk>);
+
+impl AsRef<str> for Of {
+    fn as_ref(&self) -> &str {
+        &self.0.text
+    }
+}
+
+/// Makes the text ready; `None` when the chunk had to be rejected.
+async fn read(vectorizer: &Vectorizer, parcel: Parcel<TaggedChunk>, work: &Work) -> Option<Parcel<Readable>> {
+    let text = Of(parcel.cargo().chunk.clone());
+    match work.wait_for("the tokenizer", vectorizer.read(Lane::Bulk, text)).await {
+        Ok(text) => Some(parcel.map(|tagged| Readable { tagged, text })),
         Err(error) => {
-            work.reject(parcel, broken(&error));
+            work.reject(parcel, rejection(&error));
             None
         }
     }
 }
 
-type Pass = Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError>;
-
-/// One forward pass, or, should it fail as a whole, one for each text: the others are no worse for one bad text.
+/// Gives the vectors of one batch; chunks that get none are rejected.
 async fn embed(
-    tools: &EmbedTools,
+    vectorizer: &Vectorizer,
     parcels: Vec<Parcel<Readable>>,
     work: &Work,
 ) -> Vec<Parcel<EmbeddedChunk>> {
-    let texts = parcels.iter().map(|parcel| parcel.cargo().tokens.clone()).collect();
-    match work.wait_for("the model", forward(&tools.model, Lane::Bulk, texts)).await {
-        Ok((Ok(vectors), took)) if vectors.len() == parcels.len() => parcels
-            .into_iter()
-            .zip(vectors)
-            .filter_map(|(parcel, vector)| finish(parcel, vector, took, work))
-            .collect(),
-        _ if parcels.len() > 1 => {
-            let mut embedded = Vec::with_capacity(parcels.len());
-            for parcel in parcels {
-                embedded.extend(Box::pin(embed(tools, vec![parcel], work)).await);
-            }
-            embedded
-        }
-        failed => {
-            let rejection = match &failed {
-                Ok((Err(error), _)) => refused(error),
-                Ok((Ok(_), _)) => Rejection::new(Cause::EmbedFailed, "the model gave no vector"),
-                Err(error) => broken(error),
-            };
-            parcels.into_iter().for_each(|parcel| work.reject(parcel, rejection.clone()));
-            Vec::new()
-        }
-    }
+    let texts: Vec<Text> = parcels.iter().map(|parcel| parcel.cargo().text.clone()).collect();
+    let passed = work.wait_for("the model", vectorizer.embed(Lane::Bulk, &texts)).await;
+    metrics::stage_busy(Stage::Embed.name(), passed.busy);
+    let pairs = parcels.into_iter().zip(passed.vectors);
+    pairs.filter_map(|(parcel, embedded)| finish(parcel, embedded, work)).collect()
 }
 
-/// Runs a pass on the next free encoder and measures it there.
-async fn forward(
-    model: &Model,
-    lane: Lane,
-    texts: Vec<Arc<Tokens>>,
-) -> Result<(Pass, Duration), WorkerError> {
-    let pass = model.run(lane, move |encoder| {
-        let started = Instant::now();
-        let texts: Vec<&Tokens> = texts.iter().map(AsRef::as_ref).collect();
-        let vectors = encoder.encode(&texts);
-        let took = started.elapsed();
-        let longest = texts.iter().map(|tokens| tokens.len()).max().unwrap_or_default();
-        metrics::embedded(texts.len(), texts.iter().map(|t| t.len()).sum(), longest * texts.len(), took);
-        (vectors, took)
-    });
-    let (vectors, took) = pass.await?;
-    metrics::stage_busy(Stage::Embed.name(), took);
-    Ok((vectors, took))
-}
-
-/// Adds the vector, or rejects the chunk whose vector is not usable.
+/// Adds the vector, or rejects the chunk that has none.
 fn finish(
     parcel: Parcel<Readable>,
-    vector: Result<Arc<[f32]>, EncodeError>,
-    took: Duration,
+    embedded: Result<Embedded, VectorError>,
     work: &Work,
 ) -> Option<Parcel<EmbeddedChunk>> {
-    match vector {
-        Ok(vector) => Some(parcel.at_rest().map(|Readable { tagged, tokens }| EmbeddedChunk {
-            chunk: tagged.chunk,
-            tagging: tagged.tagging,
-            embedding: Embedding { vector, truncated: tokens.truncated, took },
-        })),
+    match embedded {
+        Ok(Embedded { vector, took }) => {
+            Some(parcel.at_rest().map(|Readable { tagged, text }| EmbeddedChunk {
+                chunk: tagged.chunk,
+                tagging: tagged.tagging,
+                embedding: Embedding { vector, truncated: text.truncated(), took },
+            }))
+        }
         Err(error) => {
-            metrics::nonfinite();
-            work.reject(parcel, refused(&error));
+            work.reject(parcel, rejection(&error));
             None
         }
     }
 }
 
-fn refused(error: &EncodeError) -> Rejection {
-    Rejection::new(Cause::EmbedFailed, error.to_string())
-}
-
-fn broken(error: &WorkerError) -> Rejection {
-    match error {
-        WorkerError::Panicked(_) => Rejection::new(Cause::EmbedFailed, "the model broke on this text"),
-        WorkerError::Unavailable(_) => {
-            Rejection::new(Cause::Lost, "the model is being loaded; send it again")
-        }
-        WorkerError::Gone => Rejection::new(Cause::Draining, "the service is going down; send it again"),
-    }
+fn rejection(error: &VectorError) -> Rejection {
+    let cause = match error {
+        VectorError::Gone => Cause::Draining,
+        VectorError::Loading => Cause::Lost,
+        error if error.retryable() => Cause::EmbedUnavailable,
+        _ => Cause::EmbedFailed,
+    };
+    Rejection::new(cause, error.to_string())
 }

@@ -8,7 +8,7 @@ mod letters;
 mod tmd_extractor;
 mod writer;
 
-pub use embedder::{EmbedTools, Embedder, Model};
+pub use embedder::Embedder;
 pub use letters::{Clerk, Letter, Letters, letters};
 pub use tmd_extractor::{CodeSource, NeedsLlm, NeedsNoLlm, Otherwise, TmdExtractor, TmdTools};
 pub use writer::{WriteTools, Writer, found};

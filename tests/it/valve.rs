@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex};
 pub struct Valve {
     shut: Arc<(Mutex<bool>, Condvar)>,
     texts: Arc<AtomicUsize>,
+    passes: Arc<Mutex<Vec<Vec<Tokens>>>>,
     bad: Arc<Mutex<Option<String>>>,
 }
 
@@ -33,6 +34,11 @@ impl Valve {
     /// Texts that were computed.
     pub fn texts(&self) -> usize {
         self.texts.load(Ordering::SeqCst)
+    }
+
+    /// The passes that have come to it, in the order of their coming.
+    pub fn passes(&self) -> Vec<Vec<Tokens>> {
+        self.passes.lock().unwrap().clone()
     }
 
     /// Breaks on this text from now on, or on none.
@@ -61,7 +67,8 @@ impl Encoder for Behind {
     }
 
     fn encode(&mut self, texts: &[&Tokens]) -> Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError> {
-        let Valve { shut, texts: counted, bad } = &self.1;
+        let Valve { shut, texts: counted, passes, bad } = &self.1;
+        passes.lock().unwrap().push(texts.iter().map(|&tokens| tokens.clone()).collect());
         let mut is_shut = shut.0.lock().unwrap();
         while *is_shut {
             is_shut = shut.1.wait(is_shut).unwrap();
@@ -69,7 +76,7 @@ impl Encoder for Behind {
         drop(is_shut);
         let bad = bad.lock().unwrap().clone();
         let broken = texts.iter().any(|tokens| bad.as_ref() == Some(&format!("{tokens:?}")));
-        // A pass that breaks is computed again text by text; each text counts once.
+        // A pass that breaks is computed again in halves; each text counts once.
         if !broken || texts.len() == 1 {
             counted.fetch_add(texts.len(), Ordering::SeqCst);
         }

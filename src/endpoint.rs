@@ -1,0 +1,135 @@
+//! Another server that is asked over HTTP: its base address, from the operator's configuration and never from a
+//! request, and how it is asked: through no proxy, which would see the texts, following no redirect, and reading no
+//! more than an answer can have. A leaf: knows nothing of the house.
+
+use reqwest::{Client, Response, Url, redirect};
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Until a connection stands.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A base address like `http://localhost:11434`, without a slash at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint(String);
+
+/// What an endpoint has to look like.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidEndpoint(&'static str);
+
+impl FromStr for Endpoint {
+    type Err = InvalidEndpoint;
+
+    fn from_str(text: &str) -> Result<Endpoint, InvalidEndpoint> {
+        let base = text.trim().trim_end_matches('/');
+        let url = Url::parse(base).ok().filter(Url::has_host);
+        let url = url.ok_or(InvalidEndpoint("a base address like http://localhost:11434"))?;
+        if url.scheme() != "http" {
+            return Err(InvalidEndpoint("an address that begins with http:// (there is no TLS yet)"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(InvalidEndpoint("an address without user name and password"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(InvalidEndpoint("a base address without ? and #"));
+        }
+        Ok(Endpoint(base.to_owned()))
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Endpoint {
+    /// The address of a call: `path` begins with a slash.
+    pub fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.0)
+    }
+}
+
+/// A client for such a server, which keeps so many idle connections.
+///
+/// # Errors
+/// What the client says that cannot be built.
+pub fn client(idle: usize) -> reqwest::Result<Client> {
+    let client = Client::builder().no_proxy().redirect(redirect::Policy::none()).connect_timeout(CONNECT);
+    client.pool_max_idle_per_host(idle).build()
+}
+
+/// Why an answer was not read to its end.
+#[derive(Debug)]
+pub enum Unread {
+    /// It is longer than the limit.
+    TooLong,
+    /// The connection broke.
+    Broken(reqwest::Error),
+}
+
+/// The whole body of an answer.
+///
+/// # Errors
+/// When there is more of it than `limit`, or less than was said.
+pub async fn read_body(mut response: Response, limit: usize) -> Result<Vec<u8>, Unread> {
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(Unread::Broken)? {
+        if body.len() + piece.len() > limit {
+            return Err(Unread::TooLong);
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
+}
+
+/// The innermost cause: the outer ones repeat the address, which the sentence names already.
+pub fn cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// The beginning of something foreign, fit for a log line: without control characters, and short.
+pub fn beginning(text: &str) -> String {
+    const LONGEST: usize = 120;
+    let plain = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let plain: String = plain.chars().filter(|c| !c.is_control()).collect();
+    match plain.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &plain[..end]),
+        None => plain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_address_is_taken_and_everything_else_explained() {
+        let endpoint: Endpoint = " http://localhost:11434/ ".parse().unwrap();
+        assert_eq!(endpoint.at("/api/tags"), "http://localhost:11434/api/tags");
+        assert_eq!("http://gate/ollama".parse::<Endpoint>().unwrap().at("/x"), "http://gate/ollama/x");
+        for (wrong, why) in [
+            ("", "base address"),
+            ("localhost:11434", "base address"),
+            ("11434", "base address"),
+            ("https://localhost", "TLS"),
+            ("ftp://localhost", "http://"),
+            ("http://me:secret@localhost", "password"),
+            ("http://localhost?x=1", "without ?"),
+        ] {
+            let error = wrong.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(error.contains(why), "{wrong}: {error}");
+        }
+    }
+    #[test]
+    fn foreign_text_is_short_and_plain_in_a_sentence() {
+        assert_eq!(beginning("<html>\r\n\t<b>\u{1b}[31mBad</b>"), "<html> <b>[31mBad</b>");
+        assert_eq!(beginning(&"ä".repeat(500)).chars().count(), 123);
+    }
+}

@@ -1,0 +1,177 @@
+//! `POST /embed` and `POST /embed/single`: vectors and nothing else, in the shape of the old embedding service. Another
+//! lnsp can be told to get its vectors here.
+//!
+//! A list takes a permit of the JSON requests, and room for its vectors beside that for its body; it is answered in
+//! pieces, so that its text is never there as a whole. What it may take of the model is in [`crate::vectorizer`].
+
+use super::admission::{Permit, Wish};
+use super::body::{Body, encoding_of};
+use super::error::ApiError;
+use super::ingest::{Kind, declared, kind_of};
+use super::kept::Kept;
+use super::{Settings, State, json, wire};
+use crate::chunk::MAX_TEXT_BYTES;
+use crate::outcome::Cause;
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The most texts in a request.
+const MAX_TEXTS: usize = 4096;
+/// The smallest text takes so many bytes of a body: two quotes and a comma.
+const SMALLEST: usize = 3;
+/// Vectors that are written at a time.
+const PIECE: usize = 16;
+/// For those whose body is too large.
+const INSTEAD: &str = "send fewer texts at a time";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireTexts {
+    texts: Vec<String>,
+    #[serde(default = "yes")]
+    normalize: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireText {
+    text: String,
+}
+
+#[derive(Serialize)]
+struct Single<'a> {
+    embedding: &'a [f32],
+    dimension: usize,
+    encoder: &'a str,
+}
+
+/// The handler of lists.
+pub async fn embed(
+    request: HttpRequest,
+    payload: web::Payload,
+    state: web::Data<State>,
+    settings: web::Data<Settings>,
+) -> HttpResponse {
+    let kept = Kept::new(payload.into_inner());
+    let answer = match begin(&request, kept.clone(), &state, &settings) {
+        Ok((body, permit)) => answer(body, permit, &state).await,
+        Err(error) => {
+            kept.forget_if_small(declared(request.headers())).await;
+            Err(error)
+        }
+    };
+    kept.ride(answer.unwrap_or_else(|error| error.error_response()))
+}
+
+/// The handler of single texts.
+pub async fn single(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
+    let WireText { text } = web::Query::<WireText>::from_query(request.query_string())
+        .map_err(|error| invalid(format!("query parameters: {error}; expected text=..")))?
+        .into_inner();
+    check("text", &text)?;
+    let dimension = state.facts.model.dims;
+    let _permit = state.admit_aside(Wish::Request(dimension * size_of::<f32>()))?;
+    let mut vectors = state.vectorizer.vectors(vec![text]).await;
+    let vector = vectors.pop().transpose()?.unwrap_or_default();
+    let encoder = &state.facts.model.name;
+    Ok(HttpResponse::Ok().json(Single { embedding: &vector, dimension, encoder }))
+}
+
+/// Everything that can be said before the first byte of the body.
+fn begin(
+    request: &HttpRequest,
+    kept: Kept,
+    state: &State,
+    settings: &Settings,
+) -> Result<(Body, Permit), ApiError> {
+    let headers = request.headers();
+    let (Kind::Json, encoding) = (kind_of(headers)?, encoding_of(headers)?) else {
+        let message = "expected Content-Type application/json";
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
+    };
+    let bytes = json::weight(declared(headers), encoding, INSTEAD)?;
+    let most = (bytes / SMALLEST).min(MAX_TEXTS);
+    let vectors = most * state.facts.model.dims * size_of::<f32>();
+    let permit = state.admit_aside(Wish::Request(bytes + vectors))?;
+    Ok((Body::new(encoding, kept, settings.sending)?, permit))
+}
+
+async fn answer(body: Body, permit: Permit, state: &State) -> Result<HttpResponse, ApiError> {
+    let body = json::read_body(body, state, INSTEAD).await?;
+    let much = json::is_much(&body);
+    let texts: WireTexts = json::aside(much, move || wire::read(&body).map_err(json::shape)).await??;
+    let WireTexts { texts, normalize } = texts;
+    if texts.is_empty() {
+        let message = "texts: expected at least one, received none";
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "missing_field", message).param("texts"));
+    }
+    if texts.len() > MAX_TEXTS {
+        let message = format!("expected at most {MAX_TEXTS} texts, received {}; {INSTEAD}", texts.len());
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message).param("texts"));
+    }
+    if !normalize {
+        let message = "normalize: expected true, received false: vectors have unit length here, and what length \
+                       they had before is not kept";
+        return Err(invalid(message.to_owned()).param("normalize"));
+    }
+    for (place, text) in texts.iter().enumerate() {
+        check(&format!("texts[{place}]"), text)?;
+    }
+    let mut vectors = Vec::with_capacity(texts.len());
+    for (place, vector) in state.vectorizer.vectors(texts).await.into_iter().enumerate() {
+        let vector = vector.map_err(|error| {
+            let retryable = error.retryable();
+            let error = ApiError::from(error);
+            // When no text is to blame there is none to mend.
+            if retryable { error } else { error.param(format!("texts[{place}]")) }
+        })?;
+        vectors.push(vector);
+    }
+    Ok(written(vectors, state, permit))
+}
+
+fn check(param: &str, text: &str) -> Result<(), ApiError> {
+    if text.len() <= MAX_TEXT_BYTES {
+        return Ok(());
+    }
+    let message = format!("{param}: expected at most {MAX_TEXT_BYTES} bytes, received {}", text.len());
+    Err(ApiError::shape(Cause::TextTooLong, message).param(param))
+}
+
+fn invalid(message: String) -> ApiError {
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", message)
+}
+
+/// The answer, written while it is taken. The permit goes with its last piece.
+fn written(vectors: Vec<Arc<[f32]>>, state: &State, permit: Permit) -> HttpResponse {
+    let model = &state.facts.model;
+    let (encoder, count) = (serde_json::json!(model.name), vectors.len());
+    let head =
+        format!("{{\"dimension\":{},\"count\":{count},\"encoder\":{encoder},\"embeddings\":[", model.dims);
+    let pieces = (0..count).step_by(PIECE).map(move |start| {
+        let _held = &permit;
+        piece(start, &vectors[start..count.min(start + PIECE)])
+    });
+    let (head, end) = (Ok(Bytes::from(head)), Ok(Bytes::from_static(b"]}")));
+    let pieces = stream::iter([head]).chain(stream::iter(pieces)).chain(stream::iter([end]));
+    HttpResponse::Ok().content_type("application/json").streaming(pieces)
+}
+
+fn piece(start: usize, vectors: &[Arc<[f32]>]) -> Result<Bytes, serde_json::Error> {
+    let mut text = Vec::new();
+    for (place, vector) in vectors.iter().enumerate() {
+        if start + place > 0 {
+            text.push(b',');
+        }
+        serde_json::to_writer(&mut text, &vector[..])?;
+    }
+    Ok(text.into())
+}

@@ -1,0 +1,256 @@
+//! Another embedding server in the place of the model: what it is at the start, what counts as an answer, how its
+//! failures are told apart, and that another lnsp is such a server.
+
+use crate::embed_api::embed;
+use crate::house::{House, Scripted, fittings, numbered, tally};
+use crate::scripted_embedder::{DIMS, ScriptedEmbedder, Step, direction};
+use crate::wait::until;
+use lnsp_ingest::app::Fittings;
+use lnsp_ingest::encoder::EncodeError;
+use lnsp_ingest::encoder::plan::Budget;
+use lnsp_ingest::flow::{Backoff, Lane};
+use lnsp_ingest::vectorizer::{Embedded, Remote, RemoteError, RemoteSettings, Text, VectorError, Vectorizer};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// The usual settings, with pauses that a test can wait for.
+fn settings(url: &str) -> RemoteSettings {
+    let backoff = Backoff { first: Duration::from_millis(1), ceiling: Duration::from_millis(4) };
+    RemoteSettings { backoff, repeats: 2, ..RemoteSettings::at(url.parse().unwrap()) }
+}
+
+async fn connect(settings: RemoteSettings) -> Vectorizer {
+    Vectorizer::remote(Remote::connect(settings).await.unwrap(), Budget { tokens: 8192, texts: 64 })
+}
+
+async fn read(vectorizer: &Vectorizer, count: usize) -> Vec<Text> {
+    let mut texts = Vec::new();
+    for n in 0..count {
+        texts.push(vectorizer.read(Lane::Bulk, format!("This is fact number {n}.")).await.unwrap());
+    }
+    texts
+}
+
+type Answers = Vec<Result<Embedded, VectorError>>;
+
+/// What becomes of one pass over so many texts.
+async fn pass(vectorizer: &Vectorizer, count: usize) -> Answers {
+    vectorizer.embed(Lane::Bulk, &read(vectorizer, count).await).await.vectors
+}
+
+fn right(answers: &Answers) -> bool {
+    answers.iter().enumerate().all(|(n, answer)| {
+        answer.as_ref().is_ok_and(|found| *found.vector == direction(&format!("This is fact number {n}.")))
+    })
+}
+
+/// The failure that all have in common.
+fn failure(answers: &Answers) -> &VectorError {
+    let first = answers[0].as_ref().unwrap_err();
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap_err() == first), "{answers:?}");
+    first
+}
+
+#[actix_web::test]
+async fn what_passes_is_asked_for_again() {
+    for status in [429, 500, 502, 503] {
+        let server = ScriptedEmbedder::start([Step::Status(status), Step::Status(status)]);
+        let vectorizer = connect(settings(&server.url)).await;
+        let answers = pass(&vectorizer, 5).await;
+        assert!(right(&answers), "{answers:?}");
+        assert_eq!(server.requests(), [5, 5, 5]);
+        assert_eq!(vectorizer.server().unwrap().problem(), None);
+    }
+    // Once too often: the chunks can be sent again.
+    let server = ScriptedEmbedder::start([503, 503, 503].map(Step::Status));
+    let vectorizer = connect(settings(&server.url)).await;
+    let answers = pass(&vectorizer, 5).await;
+    let error = failure(&answers);
+    assert!(error.retryable());
+    let sentence = format!("the embedding server at {} answered /embed with 503", server.url);
+    assert!(error.to_string().starts_with(&sentence), "{error}");
+    assert_eq!(server.requests(), [5, 5, 5]);
+    assert_eq!(vectorizer.server().unwrap().problem(), Some(error.to_string()));
+    assert!(right(&pass(&vectorizer, 3).await));
+    assert_eq!(vectorizer.server().unwrap().problem(), None, "it answers again");
+}
+
+#[actix_web::test]
+async fn a_server_that_is_silent_or_gone_is_no_fault_of_the_texts() {
+    let server = ScriptedEmbedder::start([Step::Silence, Step::Silence]);
+    let limit = Duration::from_millis(100);
+    let vectorizer = connect(RemoteSettings { timeout: limit, ..settings(&server.url) }).await;
+    let answers = pass(&vectorizer, 2).await;
+    let error = failure(&answers);
+    assert!(matches!(error, VectorError::Server { error: RemoteError::Timeout { .. }, .. }), "{error}");
+    assert!(error.retryable());
+    assert_eq!(server.requests(), [2, 2], "a slow server is asked once more");
+    drop(server);
+    let answers = pass(&vectorizer, 2).await;
+    let error = failure(&answers);
+    assert!(error.retryable() && error.to_string().contains("cannot be reached"), "{error}");
+    assert!(error.to_string().contains("LNSP_EMBEDDING_ENDPOINT"), "{error}");
+}
+
+#[actix_web::test]
+async fn an_answer_that_is_none_is_not_asked_for_again() {
+    let cases = [
+        (Step::Dimensions(7), "dimensions expected 8, received 7"),
+        (Step::OneLess, "expected 5, received 4"),
+        (Step::Encoder("other"), "encoder expected scripted, received other"),
+        (Step::Rubbish, "/embed gave \"<html>hello</html>\""),
+        (Step::Status(401), "answered /embed with 401"),
+    ];
+    for (step, why) in cases {
+        let server = ScriptedEmbedder::start([step]);
+        let vectorizer = connect(settings(&server.url)).await;
+        let answers = pass(&vectorizer, 5).await;
+        let error = failure(&answers);
+        assert!(error.retryable() && error.to_string().contains(why), "{why}: {error}");
+        assert_eq!(server.requests(), [5], "{why}");
+        assert!(right(&pass(&vectorizer, 5).await), "{why}: the next one is an answer");
+    }
+}
+
+#[actix_web::test]
+async fn a_vector_that_is_not_finite_fails_its_text_alone_and_one_of_another_length_is_mended() {
+    let server = ScriptedEmbedder::start([Step::Null(2), Step::Long]);
+    let vectorizer = connect(settings(&server.url)).await;
+    let mut answers = pass(&vectorizer, 5).await;
+    let bad = answers.remove(2).unwrap_err();
+    assert!(matches!(&bad, VectorError::Encode(EncodeError::UnusableVector { .. })), "{bad}");
+    assert!(!bad.retryable() && answers.iter().all(Result::is_ok));
+    for (n, answer) in pass(&vectorizer, 5).await.iter().enumerate() {
+        let wanted = direction(&format!("This is fact number {n}."));
+        let found = &answer.as_ref().unwrap().vector;
+        assert!(found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+    assert_eq!(server.requests(), [5, 5]);
+}
+
+#[actix_web::test]
+async fn a_text_that_is_refused_stands_alone_after_a_request_for_each_half() {
+    let halves = [64, 32, 32, 16, 16, 8, 8, 4, 4, 2, 2, 1, 1];
+    for (status, asked, retryable) in
+        [(422, &halves[..], false), (500, &[&[64, 64], &halves[..]].concat(), true)]
+    {
+        let server = ScriptedEmbedder::start([]);
+        server.refuse_text("This is fact number 31.", status);
+        let vectorizer = connect(settings(&server.url)).await;
+        let mut answers = pass(&vectorizer, 64).await;
+        let bad = answers.remove(31).unwrap_err();
+        assert_eq!(bad.retryable(), retryable, "{bad}");
+        assert!(bad.to_string().contains("as the script says"), "{bad}");
+        assert!(answers.iter().all(Result::is_ok), "{status}");
+        let mut requests = server.requests();
+        requests.sort_unstable_by(|a, b| b.cmp(a));
+        assert_eq!(requests, asked, "{status}");
+    }
+}
+
+#[actix_web::test]
+async fn requests_under_way_are_bounded_and_a_search_does_not_wait_for_them() {
+    let server = ScriptedEmbedder::start([]);
+    let vectorizer = connect(RemoteSettings { calls: 3, ..settings(&server.url) }).await;
+    assert_eq!(vectorizer.at_once(), 3);
+    server.shut();
+    let passes: Vec<_> = (0..10)
+        .map(|_| {
+            let vectorizer = vectorizer.clone();
+            actix_web::rt::spawn(async move { right(&pass(&vectorizer, 4).await) })
+        })
+        .collect();
+    until("as many as may be are under way", || server.inside().0 == 3).await;
+    let asking = vectorizer.clone();
+    let search = actix_web::rt::spawn(async move { asking.vector("Who goes first?".to_owned()).await });
+    until("the search is asked beside them", || server.inside().0 == 4).await;
+    server.open();
+    assert_eq!(*search.await.unwrap().unwrap(), direction("Who goes first?"));
+    for pass in passes {
+        assert!(pass.await.unwrap());
+    }
+    assert_eq!(server.inside(), (0, 4));
+}
+
+#[actix_web::test]
+async fn a_server_is_asked_at_the_start_what_it_is() {
+    let server = ScriptedEmbedder::start([]);
+    let remote = Remote::connect(settings(&server.url)).await.unwrap();
+    let identity = remote.identity();
+    assert_eq!((identity.name.as_str(), identity.dims, remote.device()), ("scripted", DIMS, "cpu"));
+    assert_eq!(identity.recipe, "remote, normalised");
+    for health in [json!({"status": "ok"}), json!({"encoder": " ", "dimension": 3}), json!([1])] {
+        let other = ScriptedEmbedder::saying(health, []);
+        let error = Remote::connect(settings(&other.url)).await.err().unwrap().to_string();
+        assert!(error.contains("is none: /health gave") && error.contains("POST /embed"), "{error}");
+    }
+}
+
+async fn served_by(url: &str) -> House {
+    House::build(fittings(), &["--embedding-endpoint", url]).await
+}
+
+#[actix_web::test]
+async fn another_lnsp_is_such_a_server() {
+    let server = House::build(Fittings { encoder: Some(Scripted::factory()), ..fittings() }, &[]).await;
+    let house = served_by(&server.url).await;
+    assert_eq!(tally(&house.stream(numbered(0..200)).await), (200, 0, 0));
+    assert_eq!(house.stored().await, 200);
+    let texts = ["This is fact number 0.", "This is fact number 123."];
+    let (there, here) = (embed(&server, &texts).await, embed(&house, &texts).await);
+    for (there, here) in there.iter().flatten().zip(here.iter().flatten()) {
+        assert!((there - here).abs() < 1e-6);
+    }
+    for (text, vector) in texts.iter().zip(&there) {
+        let query = json!({"query": text, "top_k": 1}).to_string();
+        let by_text = house.post("/search", query).await.1;
+        let by_vector = house.post("/search", json!({"vector": vector, "top_k": 1}).to_string()).await.1;
+        assert_eq!(
+            (&by_text["results"][0]["text"], &by_vector["results"][0]["text"]),
+            (&json!(text), &json!(text))
+        );
+        assert!(by_vector["results"][0]["score"].as_f64().unwrap() > 0.999_999);
+    }
+    let (_, health) = house.get("/health").await;
+    assert_eq!((&health["status"], &health["embedding"]["server"]), (&json!("healthy"), &json!(server.url)));
+    assert_eq!(health["model"]["recipe"], "remote, normalised");
+    let answer = house.post("/ingest", json!({"chunks": [{"text": texts[0]}]}).to_string()).await.1;
+    assert_eq!(answer["results"][0]["backends"]["embedding"], "remote:all-minilm-l6-v2", "{answer}");
+
+    // The store holds the server's vectors now, and no others.
+    let local = server.state.facts.model.clone();
+    let error = house.state.store.adopt_model(&local).await.unwrap_err().to_string();
+    assert!(error.contains("remote, normalised"), "{error}");
+    house.stop().await;
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn a_chunk_that_the_server_refuses_fails_alone_and_one_it_cannot_take_may_be_sent_again() {
+    let server = ScriptedEmbedder::start([]);
+    let house = served_by(&server.url).await;
+    server.refuse_text("This is fact number 31.", 422);
+    let answer = house.stream(numbered(0..64)).await;
+    assert_eq!(tally(&answer), (63, 0, 1));
+    let error =
+        |lines: &[Value]| lines.iter().find(|line| line["status"] == "error").unwrap()["error"].clone();
+    assert_eq!(error(&answer)["code"], "embed_failed");
+    server.refuse_text("This is fact number 64.", 401);
+    let answer = house.stream(numbered(64..65)).await;
+    let error = error(&answer);
+    assert_eq!((&error["code"], &error["retryable"]), (&json!("embed_unavailable"), &json!(true)));
+    assert_eq!(house.database.number("SELECT count(*) FROM dead_letters").await, 2);
+
+    let (status, health) = house.get("/health").await;
+    assert_eq!((status, &health["status"], &health["gtr_t5_api"]), (200, &json!("degraded"), &json!(false)));
+    assert!(health["embedding"]["problem"].as_str().unwrap().contains("401"), "{health}");
+    let (status, ready) = house.get("/ready").await;
+    assert!(status == 503 && ready["reasons"][0].as_str().unwrap().contains("401"), "{ready}");
+    let list = json!({"texts": ["This is fact number 64."]}).to_string();
+    let (status, answer) = house.post("/embed", list).await;
+    assert_eq!((status, &answer["error"]["code"]), (503, &json!("model_unavailable")), "{answer}");
+    server.refuse_text("nothing", 401);
+    assert_eq!(tally(&house.stream(numbered(64..65)).await), (1, 0, 0));
+    assert_eq!(house.get("/ready").await.0, 200);
+    house.stop().await;
+}

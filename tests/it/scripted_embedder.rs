@@ -1,0 +1,189 @@
+//! An embedding server that does what a test wants: it is slow, fails, and gives answers that are none. What it is not
+//! told to spoil it answers; what it was asked is counted.
+
+use actix_web::http::StatusCode;
+use actix_web::{App, HttpResponse, HttpServer, web};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use tokio::sync::Semaphore;
+
+/// What becomes of one request; those after the last step are answered.
+pub enum Step {
+    /// This status.
+    Status(u16),
+    /// No answer before the client has gone.
+    Silence,
+    /// Vectors of so many numbers.
+    Dimensions(usize),
+    /// One vector less than there are texts.
+    OneLess,
+    /// `null` in the vector of this text.
+    Null(usize),
+    /// Vectors that are not of unit length.
+    Long,
+    /// The vectors of another encoder.
+    Encoder(&'static str),
+    /// Something that is no JSON.
+    Rubbish,
+}
+
+#[derive(Default)]
+struct Desk {
+    steps: VecDeque<Step>,
+    /// A request with this text gets this status, whenever it comes.
+    bad: Option<(String, u16)>,
+    /// Texts of each request.
+    requests: Vec<usize>,
+    inside: usize,
+    most_inside: usize,
+}
+
+#[derive(Clone)]
+struct Shared {
+    desk: Arc<Mutex<Desk>>,
+    door: Arc<Semaphore>,
+    health: Value,
+}
+
+/// A running one, on a thread of its own.
+pub struct ScriptedEmbedder {
+    /// `http://127.0.0.1:port`
+    pub url: String,
+    shared: Shared,
+    server: actix_web::dev::ServerHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Of its vectors.
+pub const DIMS: usize = 8;
+
+impl ScriptedEmbedder {
+    /// That takes these steps, one a request.
+    pub fn start(steps: impl IntoIterator<Item = Step>) -> ScriptedEmbedder {
+        let health = json!({
+            "status": "healthy", "model": "scripted-base", "dimension": DIMS, "encoder": "scripted", "device": "cpu",
+        });
+        ScriptedEmbedder::saying(health, steps)
+    }
+
+    /// That says this of itself.
+    pub fn saying(health: Value, steps: impl IntoIterator<Item = Step>) -> ScriptedEmbedder {
+        let door = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        let shared = Shared { desk: Arc::default(), door, health };
+        shared.desk.lock().unwrap().steps.extend(steps);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (tell, told) = std::sync::mpsc::channel();
+        let data = web::Data::new(shared.clone());
+        let thread = std::thread::spawn(move || {
+            actix_web::rt::System::new().block_on(async move {
+                let app = move || {
+                    let embed = web::post().to(embed);
+                    let health = web::get().to(health_of);
+                    App::new().app_data(data.clone()).route("/embed", embed).route("/health", health)
+                };
+                let server = HttpServer::new(app).workers(1).disable_signals().listen(listener).unwrap();
+                let server = server.run();
+                tell.send(server.handle()).unwrap();
+                server.await.unwrap();
+            });
+        });
+        ScriptedEmbedder { url, shared, server: told.recv().unwrap(), thread: Some(thread) }
+    }
+
+    /// Answers each request with this text so.
+    pub fn refuse_text(&self, text: &str, status: u16) {
+        self.shared.desk.lock().unwrap().bad = Some((text.to_owned(), status));
+    }
+
+    /// Answers nobody until [`Self::open`].
+    pub fn shut(&self) {
+        self.shared.door.forget_permits(Semaphore::MAX_PERMITS);
+    }
+
+    /// Answers everybody.
+    pub fn open(&self) {
+        self.shared.door.add_permits(1000);
+    }
+
+    /// The texts of each request so far.
+    pub fn requests(&self) -> Vec<usize> {
+        self.shared.desk.lock().unwrap().requests.clone()
+    }
+
+    /// Requests that wait for an answer, and the most of them there have been.
+    pub fn inside(&self) -> (usize, usize) {
+        let desk = self.shared.desk.lock().unwrap();
+        (desk.inside, desk.most_inside)
+    }
+}
+
+impl Drop for ScriptedEmbedder {
+    fn drop(&mut self) {
+        // The future does its work when it is made.
+        drop(self.server.stop(false));
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    texts: Vec<String>,
+    normalize: bool,
+}
+
+async fn health_of(shared: web::Data<Shared>) -> HttpResponse {
+    HttpResponse::Ok().json(&shared.health)
+}
+
+/// A unit vector that depends on the text alone.
+pub fn direction(text: &str) -> Vec<f32> {
+    let numbers: Vec<f32> =
+        blake3::hash(text.as_bytes()).as_bytes()[..DIMS].iter().map(|b| f32::from(*b) + 1.0).collect();
+    let length = numbers.iter().map(|x| x * x).sum::<f32>().sqrt();
+    numbers.iter().map(|x| x / length).collect()
+}
+
+async fn embed(question: web::Json<Question>, shared: web::Data<Shared>) -> HttpResponse {
+    let Question { texts, normalize } = question.into_inner();
+    assert!(normalize, "unit vectors are wanted");
+    let step = {
+        let mut desk = shared.desk.lock().unwrap();
+        desk.requests.push(texts.len());
+        desk.inside += 1;
+        desk.most_inside = desk.most_inside.max(desk.inside);
+        let bad =
+            desk.bad.as_ref().filter(|(bad, _)| texts.contains(bad)).map(|(_, status)| Step::Status(*status));
+        bad.or_else(|| desk.steps.pop_front())
+    };
+    drop(shared.door.acquire().await);
+    shared.desk.lock().unwrap().inside -= 1;
+    let mut vectors: Vec<Value> = texts.iter().map(|text| json!(direction(text))).collect();
+    let mut encoder = "scripted";
+    match step {
+        None => {}
+        Some(Step::Status(status)) => {
+            let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap());
+            return response.json(json!({"detail": format!("as the script says ({status})")}));
+        }
+        Some(Step::Silence) => std::future::pending().await,
+        Some(Step::Rubbish) => return HttpResponse::Ok().body("<html>hello</html>"),
+        Some(Step::Dimensions(dims)) => vectors = vec![json!(vec![0.5; dims]); texts.len()],
+        Some(Step::OneLess) => drop(vectors.pop()),
+        Some(Step::Null(text)) => vectors[text][3] = Value::Null,
+        Some(Step::Long) => {
+            let longer = |text: &String| json!(direction(text).iter().map(|x| x * 3.0).collect::<Vec<_>>());
+            vectors = texts.iter().map(longer).collect();
+        }
+        Some(Step::Encoder(other)) => encoder = other,
+    }
+    let (dimension, count) = (DIMS, vectors.len());
+    HttpResponse::Ok()
+        .json(json!({"embeddings": vectors, "dimension": dimension, "count": count, "encoder": encoder}))
+}
