@@ -32,7 +32,7 @@
 
 use lnsp_ingest::encoder::plan::{self, Budget};
 use lnsp_ingest::encoder::{
-    Crew, DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder,
+    Crew, Device, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder,
     Tokenizer, Tokens, load, locate,
 };
 use std::collections::VecDeque;
@@ -106,7 +106,7 @@ struct Measured {
 }
 
 fn measure(files: &ModelFiles, tokens: &[Tokens]) -> Result<Vec<Measured>, EncodeError> {
-    let crew = Crew::on(DeviceChoice::Cpu)?;
+    let crew = Crew::on(Device::Cpu);
     eprintln!("{crew}");
     let mut candidates = Vec::new();
     for dtype in [Dtype::F32, Dtype::Bf16] {
@@ -159,7 +159,7 @@ fn matrix_rate(dtype: Dtype) -> f64 {
 fn options(files: &ModelFiles, dtype: Dtype, crew: Crew) -> EncoderOptions {
     EncoderOptions {
         files: files.clone(),
-        device: DeviceChoice::Cpu,
+        device: Device::Cpu,
         dtype: DtypeChoice::Only(dtype),
         threads: Some(crew.threads),
         batch_texts: true,

@@ -4,7 +4,8 @@ use super::{CPU_QUEUE, EncoderFactory, ONE};
 use crate::config::Config;
 use crate::encoder::plan::Budget;
 use crate::encoder::{
-    self, Calibration, Crew, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder, Tokenizer,
+    self, Calibration, Comparison, Crew, Device, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder,
+    Tokenizer,
 };
 use crate::flow::Worker;
 use crate::stages::{EmbedTools, Model};
@@ -41,6 +42,10 @@ pub struct Embedding {
     pub dtype: String,
     /// What was measured, for the log.
     pub measured: String,
+    /// Where it computes.
+    pub device: Device,
+    /// How fast the devices are that it was chosen from; empty where there is only one.
+    pub devices: Comparison,
 }
 
 /// Puts the model on its threads. It is read and calibrated once, on the first; the others, and each that is built anew
@@ -53,16 +58,23 @@ pub fn embed_tools(
     let tokenizer = Arc::new(Tokenizer::load(files)?);
     let build = move || Ok::<_, EncodeError>(tokenizer.clone());
     let tokenizer = Worker::spawn("lnsp-tokenizer", ONE, CPU_QUEUE, build)?;
-    let crew = Crew::on(config.device)?;
     let batch_texts = config.enable_batch_embeddings;
-    let options = EncoderOptions {
+    let mut options = EncoderOptions {
         files: files.clone(),
-        device: config.device,
+        device: Device::Cpu,
         dtype: config.dtype,
-        threads: Some(crew.threads),
+        threads: None,
         batch_texts,
         tuning: None,
     };
+    let mut devices = config.device.devices()?;
+    // What is scripted computes nowhere.
+    devices.truncate(if factory.is_some() { 1 } else { devices.len() });
+    let settled = encoder::settle(&devices, config.dtype, |device, _| {
+        encoder::rate(&EncoderOptions { device, ..options.clone() })
+    })?;
+    let crew = Crew::on(settled.device);
+    (options.device, options.tuning, options.threads) = (settled.device, settled.tuning, Some(crew.threads));
     let first = Arc::new(Mutex::new(None::<(TchEncoder, Calibration)>));
     let weights = first.clone();
     let build = move || -> Result<Box<dyn Encoder>, EncodeError> {
@@ -86,5 +98,6 @@ pub fn embed_tools(
     if !batch_texts {
         budget.texts = 1;
     }
-    Ok(Embedding { tools: EmbedTools { model, tokenizer, budget }, dtype, measured })
+    let tools = EmbedTools { model, tokenizer, budget };
+    Ok(Embedding { tools, dtype, measured, device: settled.device, devices: settled.comparison })
 }

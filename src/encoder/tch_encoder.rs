@@ -1,12 +1,13 @@
 //! The encoder that computes with libtorch.
 
 use super::calibrate::{Calibration, Tuning, calibrate};
+use super::device::{self, to_device};
 use super::error::Doing;
 use super::head::Head;
 use super::linear::{FusedKernels, LinearKind};
 use super::network::Network;
 use super::{
-    DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, ModelFiles, ModelIdentity, Tokens, Vector,
+    Dtype, DtypeChoice, EncodeError, Encoder, ModelFiles, ModelIdentity, Tokens, Vector,
 };
 use std::num::NonZeroUsize;
 use std::time::Instant;
@@ -18,7 +19,7 @@ pub struct EncoderOptions {
     /// The model.
     pub files: ModelFiles,
     /// Where it computes.
-    pub device: DeviceChoice,
+    pub device: device::Device,
     /// In which number format.
     pub dtype: DtypeChoice,
     /// On how many threads; all cores if absent.
@@ -49,7 +50,7 @@ pub struct TchEncoder {
 pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), EncodeError> {
     let begin = Instant::now();
     keep_freed_memory().doing("allocating memory")?;
-    let device = options.device.open()?;
+    let device = options.device.torch();
     set_threads(options.threads);
     let identity = options.files.identity()?;
     let weights = Network::read(&options.files, device)?;
@@ -79,7 +80,7 @@ pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), Encod
         }
         None => {
             let (encoder, mut calibration) =
-                calibrate(options.dtype, device, &options.files.architecture, build)?;
+                calibrate(options.dtype, options.device, &options.files.architecture, build)?;
             calibration.took = begin.elapsed();
             Ok((encoder, calibration))
         }
@@ -179,7 +180,7 @@ impl TchEncoder {
             row[..text.len()].copy_from_slice(&text.ids);
         }
         let to_device =
-            |tensor: Tensor| tensor.f_to_device(self.device).doing("moving a batch to the device");
+            |tensor: Tensor| to_device(&tensor, self.device).doing("moving a batch to the device");
         let ids = Tensor::f_from_slice(&ids).and_then(|ids| ids.f_view([count as i64, width as i64]));
         let ids = to_device(ids.doing("building a batch")?)?;
         let pooled = self.head.apply(&self.network.forward(&ids, &lengths)?, &lengths)?;
