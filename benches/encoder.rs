@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Barrier, Mutex, PoisonError};
 use std::time::Instant;
 use std::{env, error, fs, thread};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const ROUNDS: usize = 5;
 const TEXTS: usize = 512;
@@ -144,8 +144,8 @@ fn matrix_rate(dtype: Dtype) -> f64 {
         Dtype::Bf16 => Kind::BFloat16,
     };
     let (rows, inner, columns) = (1024, 1536, 1536);
-    let x = Tensor::ones([rows, inner], (kind, Device::Cpu));
-    let y = Tensor::ones([inner, columns], (kind, Device::Cpu));
+    let x = Tensor::ones([rows, inner], (kind, tch::Device::Cpu));
+    let y = Tensor::ones([inner, columns], (kind, tch::Device::Cpu));
     let once = || {
         let start = Instant::now();
         let _product = x.matmul(&y);

@@ -4,8 +4,8 @@ use super::{CPU_QUEUE, EncoderFactory, ONE};
 use crate::config::Config;
 use crate::encoder::plan::Budget;
 use crate::encoder::{
-    self, Calibration, Comparison, Crew, Device, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder,
-    Tokenizer,
+    self, Calibration, Comparison, Crew, Device, EncodeError, Encoder, EncoderOptions, ModelFiles,
+    TchEncoder, Tokenizer,
 };
 use crate::flow::Worker;
 use crate::stages::{EmbedTools, Model};

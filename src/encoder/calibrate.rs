@@ -106,8 +106,7 @@ pub(super) fn calibrate(
             }
             Err(error) => return Err(error),
         };
-        let candidate =
-            Candidate { dtype, linear, texts_per_s: batch[0].len() as f64 / took.as_secs_f64() };
+        let candidate = Candidate { dtype, linear, texts_per_s: batch[0].len() as f64 / took.as_secs_f64() };
         candidates.push(candidate);
         if best.as_ref().is_none_or(|(_, best)| candidate.texts_per_s > best.texts_per_s) {
             best = Some((encoder, candidate));

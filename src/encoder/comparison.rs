@@ -163,14 +163,10 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// Each device with each number format that it multiplies in itself; or with `only`.
-pub fn formats(devices: &[Device], only: DtypeChoice) -> Vec<(Device, DtypeChoice)> {
-    let all = |&device: &Device| match only {
-        DtypeChoice::Only(_) => vec![(device, only)],
-        DtypeChoice::Auto => {
-            let native = Dtype::ALL.into_iter().filter(|dtype| dtype.is_native(device));
-            native.map(|dtype| (device, DtypeChoice::Only(dtype))).collect()
-        }
-    };
-    devices.iter().flat_map(all).collect()
+/// Each device with each number format that it multiplies in itself, and with the one that is asked for.
+pub fn formats(devices: &[Device], asked_for: DtypeChoice) -> Vec<(Device, DtypeChoice)> {
+    let pairs = devices.iter().flat_map(|&device| Dtype::ALL.map(|dtype| (device, dtype)));
+    let pairs = pairs.map(|(device, dtype)| (device, dtype, DtypeChoice::Only(dtype)));
+    let worth = pairs.filter(|&(device, dtype, only)| dtype.is_native(device) || only == asked_for);
+    worth.map(|(device, _, only)| (device, only)).collect()
 }

@@ -48,7 +48,8 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("config", vec!["encoder", "llm"]);
     layers.insert("app", all.clone());
     layers.insert("simulated_llm", vec![]);
-    layers.insert("cli", with(&[&all, &["simulated_llm"]]));
+    layers.insert("doctor", with(&[&domain, &ports, &["config", "app"]]));
+    layers.insert("cli", with(&[&all, &["doctor", "simulated_llm"]]));
     layers
 }
 
