@@ -178,20 +178,21 @@ fn the_table_of_this_machine_marks_one_device() {
 #[test]
 fn what_stops_the_service_is_a_failure_with_what_to_do() {
     let data = tempfile::tempdir().unwrap();
-    let base = ["--no-measure", "--port", "0", "--tmd-backend", "local"];
-    let with = |flags: &[&str]| report(data.path(), &[&base[..], flags].concat());
-    let (code, found) = with(&["--embedding-model", "no-such-model"]);
+    let with = |port: &str, flags: &[&str]| {
+        report(data.path(), &[&["--no-measure", "--port", port][..], flags].concat())
+    };
+    let (code, found) = with("0", &["--embedding-model", "no-such-model"]);
     assert!(code == Some(1) && grade(&found, "model").0 == "failure", "{found:#}");
     assert!(grade(&found, "model").1.contains("no-such-model"));
 
-    let (code, found) = with(&["--device", "cuda:99"]);
+    let (code, found) = with("0", &["--device", "cuda:99"]);
     assert!(code == Some(1) && grade(&found, "device").1.contains("cuda:99"), "{found:#}");
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     // Somebody who hangs up on every caller.
     std::thread::spawn(move || taken.incoming().for_each(drop));
-    let (code, found) = with(&["--port", &port]);
+    let (code, found) = with(&port, &[]);
     let (grade, finding) = grade(&found, "port");
     assert!(code == Some(1) && grade == "failure" && finding.contains("another program"), "{found:#}");
     assert!(check(&found, "port")["advice"].as_str().unwrap().contains("LNSP_PORT"));
