@@ -26,8 +26,6 @@ use actix_web::web;
 use codes::code_source;
 use embedding::embed_tools;
 pub use embedding::model_files;
-use embedding::embed_tools;
-pub use embedding::model_folders;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

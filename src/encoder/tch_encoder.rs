@@ -5,15 +5,8 @@ use super::device::{self, to_device};
 use super::error::Doing;
 use super::head::Head;
 use super::linear::{FusedKernels, LinearKind};
-<<<<<<< HEAD
 use super::network::Network;
-use super::{
-    Dtype, DtypeChoice, EncodeError, Encoder, ModelFiles, ModelIdentity, Tokens, Vector,
-};
-=======
-use super::weights::Weights;
-use super::{Dtype, DtypeChoice, EncodeError, Encoder, ModelFiles, ModelIdentity, Pooling, Tokens, Vector};
->>>>>>> 0d9bb88 (Doctor: looks whether the service would run here, measures the devices, suggests settings)
+use super::{Dtype, DtypeChoice, EncodeError, Encoder, ModelFiles, ModelIdentity, Tokens, Vector};
 use std::num::NonZeroUsize;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};

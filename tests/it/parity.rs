@@ -4,8 +4,8 @@
 use crate::encoder::{cosine, largest_difference, minilm};
 use lnsp_ingest::encoder::plan::{self, Budget};
 use lnsp_ingest::encoder::{
-    Device, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, LinearKind, ModelFiles,
-    TchEncoder, Tokenizer, Tokens, Tuning, load,
+    Device, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, LinearKind, ModelFiles, TchEncoder,
+    Tokenizer, Tokens, Tuning, load,
 };
 use std::fs;
 use std::num::NonZeroUsize;
