@@ -43,7 +43,7 @@ pub async fn llm_check(config: &Config) -> Check {
     let problem = format!("the LLM at {endpoint} {error}");
     match (config.tmd_backend, config.tmd_on_failure, &error) {
         (TmdBackend::Auto, _, LlmError::Connect { .. }) => {
-            Check::ok(name, format!("{problem}: the local classifier gives the codes"))
+            Check::ok(name, format!("{problem}; until then the local classifier gives the codes"))
         }
         (TmdBackend::Auto, ..) => Check::warning(
             name,
