@@ -2,7 +2,7 @@
 //! that is built into the binary.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -22,6 +22,7 @@ fn main() {
     let libtorch =
         env::var_os("DEP_TCH_LIBTORCH_LIB").map_or_else(|| root.join(".deps/libtorch/lib"), PathBuf::from);
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libtorch.display());
+    println!("cargo:rustc-env=LNSP_LIBTORCH={}", version(&libtorch));
     if env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../../.deps/libtorch/lib");
         println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../../../.deps/libtorch/lib");
@@ -30,4 +31,15 @@ fn main() {
             println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch_cuda,--as-needed");
         }
     }
+}
+
+/// `2.13.0`, from the header that says so.
+fn version(libtorch: &Path) -> String {
+    let header = libtorch.join("../include/torch/headeronly/version.h");
+    let text = std::fs::read_to_string(header).unwrap_or_default();
+    let number = |part: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("#define TORCH_VERSION_{part} ")));
+        line.map_or("?", str::trim).to_owned()
+    };
+    ["MAJOR", "MINOR", "PATCH"].map(number).join(".")
 }

@@ -32,7 +32,7 @@
 
 use lnsp_ingest::encoder::plan::{self, Budget};
 use lnsp_ingest::encoder::{
-    Crew, DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder,
+    Crew, Device, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder,
     Tokenizer, Tokens, load, locate,
 };
 use std::collections::VecDeque;
@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Barrier, Mutex, PoisonError};
 use std::time::Instant;
 use std::{env, error, fs, thread};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const ROUNDS: usize = 5;
 const TEXTS: usize = 512;
@@ -106,7 +106,7 @@ struct Measured {
 }
 
 fn measure(files: &ModelFiles, tokens: &[Tokens]) -> Result<Vec<Measured>, EncodeError> {
-    let crew = Crew::on(DeviceChoice::Cpu)?;
+    let crew = Crew::on(Device::Cpu);
     eprintln!("{crew}");
     let mut candidates = Vec::new();
     for dtype in [Dtype::F32, Dtype::Bf16] {
@@ -144,8 +144,8 @@ fn matrix_rate(dtype: Dtype) -> f64 {
         Dtype::Bf16 => Kind::BFloat16,
     };
     let (rows, inner, columns) = (1024, 1536, 1536);
-    let x = Tensor::ones([rows, inner], (kind, Device::Cpu));
-    let y = Tensor::ones([inner, columns], (kind, Device::Cpu));
+    let x = Tensor::ones([rows, inner], (kind, tch::Device::Cpu));
+    let y = Tensor::ones([inner, columns], (kind, tch::Device::Cpu));
     let once = || {
         let start = Instant::now();
         let _product = x.matmul(&y);
@@ -159,7 +159,7 @@ fn matrix_rate(dtype: Dtype) -> f64 {
 fn options(files: &ModelFiles, dtype: Dtype, crew: Crew) -> EncoderOptions {
     EncoderOptions {
         files: files.clone(),
-        device: DeviceChoice::Cpu,
+        device: Device::Cpu,
         dtype: DtypeChoice::Only(dtype),
         threads: Some(crew.threads),
         batch_texts: true,

@@ -2,7 +2,7 @@
 //! vector in an LMDB-backed index. It is searchable when it is acknowledged; overload slows the sender.
 //!
 //! ```text
-//!   main / cli / app / config      composition: the only place that knows every concrete type
+//!   main / cli / doctor / app / config   composition: the only place that knows every concrete type
 //!         |
 //!       http                       knows Entrance, Search, Vectorizer, Receipt, Chunk; not the stages behind them
 //!         |
@@ -33,6 +33,7 @@ pub mod chunk;
 pub mod classifier;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod encoder;
 pub mod endpoint;
 pub mod flow;

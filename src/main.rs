@@ -17,6 +17,8 @@ struct Arguments {
 enum Command {
     /// Runs the service until it is told to stop.
     Serve(Box<Config>),
+    /// Looks whether the service would run here, measures the devices, and suggests settings.
+    Doctor(Box<cli::doctor::Doctor>),
     /// Sends NDJSON files, one chunk a line, and shows the progress.
     Ingest(cli::ingest::Ingest),
     /// Sends chunks again on which the service has failed, from its dead letters.
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     };
     let result = match command {
         Command::Serve(config) => cli::serve::run(*config),
+        Command::Doctor(doctor) => cli::doctor::run(*doctor),
         Command::Ingest(ingest) => cli::ingest::run(ingest),
         Command::Replay(replay) => cli::replay::run(replay),
         Command::Search(search) => cli::search::run(search),

@@ -4,7 +4,8 @@ use super::{CPU_QUEUE, EncoderFactory, ONE, StartError};
 use crate::config::Config;
 use crate::encoder::plan::Budget;
 use crate::encoder::{
-    self, Calibration, Crew, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder, Tokenizer,
+    self, Calibration, Comparison, Crew, Device, EncodeError, Encoder, EncoderOptions, ModelFiles,
+    TchEncoder, Tokenizer,
 };
 use crate::endpoint::Endpoint;
 use crate::flow::Worker;
@@ -27,7 +28,7 @@ pub fn model_folders(data_dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The model of the configuration.
-fn model_files(config: &Config, data_dir: &Path) -> Result<ModelFiles, EncodeError> {
+pub fn model_files(config: &Config, data_dir: &Path) -> Result<ModelFiles, EncodeError> {
     let files = encoder::locate(&config.embedding_model, &model_folders(data_dir))?;
     match config.embedding_max_tokens {
         Some(tokens) => files.with_max_tokens(tokens),
@@ -47,6 +48,8 @@ pub struct Embedding {
     pub dtype: String,
     /// What was measured, for the log.
     pub measured: String,
+    /// How fast the devices are that it was chosen from; empty where there is only one.
+    pub devices: Comparison,
 }
 
 /// The embedding server of the configuration, else a model of our own.
@@ -69,7 +72,8 @@ async fn there(endpoint: &Endpoint, batch_texts: bool) -> Result<Embedding, Star
     let measured = format!("asked at {endpoint} (on {device})");
     let budget = Budget { tokens: 8192, texts: if batch_texts { 64 } else { 1 } };
     let vectorizer = Vectorizer::remote(remote, budget);
-    Ok(Embedding { vectorizer, identity, device, dtype: "remote".to_owned(), measured })
+    let (dtype, devices) = ("remote".to_owned(), Comparison::default());
+    Ok(Embedding { vectorizer, identity, device, dtype, measured, devices })
 }
 
 /// Puts the model on its threads. It is read and calibrated once, on the first; the others, and each that is built anew
@@ -82,16 +86,23 @@ fn here(
     let tokenizer = Arc::new(Tokenizer::load(files)?);
     let build = move || Ok::<_, EncodeError>(tokenizer.clone());
     let tokenizer = Worker::spawn("lnsp-tokenizer", ONE, CPU_QUEUE, build)?;
-    let crew = Crew::on(config.device)?;
     let batch_texts = config.enable_batch_embeddings;
-    let options = EncoderOptions {
+    let mut options = EncoderOptions {
         files: files.clone(),
-        device: config.device,
+        device: Device::Cpu,
         dtype: config.dtype,
-        threads: Some(crew.threads),
+        threads: None,
         batch_texts,
         tuning: None,
     };
+    let mut devices = config.device.devices()?;
+    // What is scripted computes nowhere.
+    devices.truncate(if factory.is_some() { 1 } else { devices.len() });
+    let settled = encoder::settle(&devices, config.dtype, |device, _| {
+        encoder::rate(&EncoderOptions { device, ..options.clone() })
+    })?;
+    let crew = Crew::on(settled.device);
+    (options.device, options.tuning, options.threads) = (settled.device, settled.tuning, Some(crew.threads));
     let first = Arc::new(Mutex::new(None::<(TchEncoder, Calibration)>));
     let weights = first.clone();
     let build = move || -> Result<Box<dyn Encoder>, EncodeError> {
@@ -115,7 +126,12 @@ fn here(
     if !batch_texts {
         budget.texts = 1;
     }
-    let vectorizer = Vectorizer::local(Local { model, tokenizer }, budget);
-    let (identity, device) = (files.identity()?, config.device.to_string());
-    Ok(Embedding { vectorizer, identity, device, dtype, measured })
+    Ok(Embedding {
+        vectorizer: Vectorizer::local(Local { model, tokenizer }, budget),
+        identity: files.identity()?,
+        device: settled.device.to_string(),
+        dtype,
+        measured,
+        devices: settled.comparison,
+    })
 }

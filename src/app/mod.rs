@@ -8,9 +8,9 @@ mod embedding;
 
 use crate::classifier::{ArtefactError, LocalClassifier};
 use crate::config::{Config, OnFailure};
-use crate::encoder::{EncodeError, Encoder};
+use crate::encoder::{Comparison, EncodeError, Encoder};
 use crate::flow::{Backoff, Lane, Worker, WorkerError};
-use crate::http::{Admission, Counts, Facts, Limits, Memory, Room, State};
+use crate::http::{Admission, Counts, Facts, Limits, MeasuredDevice, Memory, Room, State};
 use crate::index::{
     ChangeSource, ChangedRow, Changes, Index, IndexError, IndexIdentity, IndexOptions, SourceError,
 };
@@ -26,7 +26,7 @@ use crate::vectorizer::VectorError;
 use actix_web::web;
 use codes::code_source;
 use embedding::embedding;
-pub use embedding::model_folders;
+pub use embedding::{model_files, model_folders};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -134,6 +134,10 @@ impl App {
             identity.name, identity.dims, embed.measured
         ));
 
+        if !embed.devices.trials.is_empty() {
+            say(format!("✅ Device {}, the fastest of: {}", embed.device, embed.devices));
+        }
+
         let index = open_index(&data_dir, &store, &identity, model_id, fittings.index).await?;
         let status = index.status();
         say(format!("✅ Index open: {} vectors, up to change {}", status.items, status.applied_seq));
@@ -143,6 +147,7 @@ impl App {
         let facts = Facts {
             model: identity.clone(),
             device: embed.device,
+            devices: measured_devices(&embed.devices),
             dtype: embed.dtype,
             encoders: vectorizer.at_once(),
             pass_tokens: vectorizer.budget().tokens,
@@ -229,6 +234,15 @@ const CPU_QUEUE: usize = 64;
 fn data_folder(folder: &Path) -> Result<PathBuf, StartError> {
     let usable = std::fs::create_dir_all(folder).and_then(|()| folder.canonicalize());
     usable.map_err(|error| StartError::DataFolder { folder: folder.display().to_string(), error })
+}
+
+fn measured_devices(comparison: &Comparison) -> Vec<MeasuredDevice> {
+    let each = comparison.trials.iter().map(|trial| MeasuredDevice {
+        device: trial.device.to_string(),
+        texts_per_s: trial.outcome.as_ref().ok().map(|rate| rate.texts_per_s),
+        problem: trial.outcome.as_ref().err().map(ToString::to_string),
+    });
+    each.collect()
 }
 
 /// The database of the configuration, else our own in the data folder.

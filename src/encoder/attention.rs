@@ -1,5 +1,6 @@
 //! Attention, in the two ways that are fast on some machine.
 
+use super::device::to_device;
 use tch::{Kind, TchError, Tensor};
 
 /// Attention of one model: the same for each of its layers.
@@ -62,8 +63,8 @@ impl Attention {
         (width, kind, device): (usize, Kind, tch::Device),
     ) -> Result<Bias, TchError> {
         let (texts, wide) = (lengths.len() as i64, width as i64);
-        let mask =
-            padding(lengths, width)?.map(|mask| mask.f_to_device(device)?.f_to_kind(kind)).transpose()?;
+        let mask = padding(lengths, width)?;
+        let mask = mask.map(|mask| to_device(&mask, device)?.f_to_kind(kind)).transpose()?;
         let scores = match (mask, distances) {
             (None, None) => None,
             (Some(mask), None) => Some((mask, 1)),

@@ -1,10 +1,9 @@
 //! Finds out at the start how the model runs best on this machine: number format, matrix product, size of a pass.
 
 use super::plan::Budget;
-use super::{Architecture, Dtype, DtypeChoice, EncodeError, Encoder, LinearKind, TchEncoder, Tokens};
+use super::{Architecture, Device, Dtype, DtypeChoice, EncodeError, Encoder, LinearKind, TchEncoder, Tokens};
 use std::fmt;
 use std::time::{Duration, Instant};
-use tch::Device;
 
 /// How a model is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +34,7 @@ pub struct Candidate {
     pub dtype: Dtype,
     /// The matrix product.
     pub linear: LinearKind,
-    /// Short paragraphs in a second, on one thread.
+    /// Short paragraphs in a second: of the processor, on one thread.
     pub texts_per_s: f64,
 }
 
@@ -53,14 +52,15 @@ impl fmt::Display for Calibration {
 
 /// A paragraph.
 const TYPICAL_TOKENS: usize = 56;
-/// Tokens of the pass that candidates are compared with.
+/// Tokens of the pass that candidates are compared with. A GPU is not busy with the smaller one.
 const TRIAL_TOKENS: usize = 512;
+const TRIAL_TOKENS_OF_GPU: usize = 8192;
 /// How long one candidate is tried, and how long all sizes together.
 const TRIAL: Duration = Duration::from_millis(250);
 const SIZES_TRIAL: Duration = Duration::from_millis(600);
 /// See [`pass_times`].
 const COUNTABLE_WORK: Duration = Duration::from_millis(40);
-/// A query that arrives waits for one pass, so a pass has to stay short.
+/// A query that arrives waits for one pass, so a pass has to stay short. On a large GPU all sizes do.
 const LONGEST_PASS: Duration = Duration::from_millis(60);
 /// Padded tokens of one pass. Below, libtorch's overhead per step shows; above, intermediate results leave the cache.
 const SIZES: [usize; 9] = [512, 768, 1024, 1536, 2048, 4096, 8192, 16_384, 32_768];
@@ -84,35 +84,40 @@ pub(super) fn calibrate(
     // other measure the neighbours rather than the way.
     let threads = tch::get_num_threads();
     tch::set_num_threads(1);
+    let (trial_tokens, factor) = match device {
+        Device::Cpu => (TRIAL_TOKENS, f64::from(threads)),
+        Device::Mps | Device::Cuda(_) => (TRIAL_TOKENS_OF_GPU, 1.0),
+    };
+    let batch = [trial(trial_tokens, shape)];
     let mut candidates = Vec::new();
     let mut best: Option<(TchEncoder, Candidate)> = None;
+    let mut failure = None;
     for (dtype, linear) in ways(choice, device) {
-        let mut encoder = match build(dtype, linear) {
-            Ok(encoder) => encoder,
-            // Not every libtorch has it; the default one always works, and reports what is wrong with the model.
-            Err(EncodeError::Torch { .. }) if linear != LinearKind::Default => continue,
+        let tried = build(dtype, linear).and_then(|mut encoder| {
+            let took = pass_times(&mut encoder, &batch, TRIAL)?;
+            Ok((encoder, took[0]))
+        });
+        let (encoder, took) = match tried {
+            Ok(tried) => tried,
+            // Not every libtorch has every way. What is wrong with the model or the device is wrong with all.
+            Err(error @ EncodeError::Torch { .. }) => {
+                failure = failure.or(Some(error));
+                continue;
+            }
             Err(error) => return Err(error),
         };
-        let took = match pass_times(&mut encoder, &[trial(TRIAL_TOKENS, shape)], TRIAL) {
-            Ok(took) => took[0],
-            Err(EncodeError::Torch { .. }) if linear != LinearKind::Default => continue,
-            Err(error) => return Err(error),
-        };
-        let texts = TRIAL_TOKENS / TYPICAL_TOKENS;
-        let candidate = Candidate { dtype, linear, texts_per_s: texts as f64 / took.as_secs_f64() };
+        let candidate = Candidate { dtype, linear, texts_per_s: batch[0].len() as f64 / took.as_secs_f64() };
         candidates.push(candidate);
         if best.as_ref().is_none_or(|(_, best)| candidate.texts_per_s > best.texts_per_s) {
             best = Some((encoder, candidate));
         }
     }
     let Some((mut encoder, Candidate { dtype, linear, texts_per_s })) = best else {
-        return Err(EncodeError::Torch {
-            doing: "looking for a way to compute",
-            reason: "none works".to_owned(),
-        });
+        let none = || EncodeError::Torch { doing: "looking for a way to compute", reason: "none".to_owned() };
+        return Err(failure.unwrap_or_else(none));
     };
     tch::set_num_threads(threads);
-    let texts_per_s = texts_per_s * f64::from(threads);
+    let texts_per_s = texts_per_s * factor;
     let budget = Budget { tokens: best_size(&mut encoder, texts_per_s, shape)?, texts: 512 };
     warm_up(&mut encoder, linear, budget, shape)?;
     Ok((encoder, Calibration { tuning: Tuning { dtype, linear, budget }, candidates, took: begin.elapsed() }))
@@ -121,9 +126,7 @@ pub(super) fn calibrate(
 fn ways(choice: DtypeChoice, device: Device) -> Vec<(Dtype, LinearKind)> {
     let dtypes = match choice {
         DtypeChoice::Only(dtype) => vec![dtype],
-        DtypeChoice::Auto => {
-            [Dtype::F32, Dtype::Bf16].into_iter().filter(|dtype| dtype.is_native(device)).collect()
-        }
+        DtypeChoice::Auto => Dtype::ALL.into_iter().filter(|dtype| dtype.is_native(device)).collect(),
     };
     let linears: &[LinearKind] = if device == Device::Cpu {
         &[LinearKind::Default, LinearKind::Packed]
@@ -179,7 +182,7 @@ fn pass_times(
     let begin = Instant::now();
     // One thread on a processor: what it worked is what a pass costs, however busy the machine is. Otherwise the
     // fastest pass, because whatever else the machine does only makes a pass slower.
-    let of_thread = encoder.device() == Device::Cpu && tch::get_num_threads() == 1;
+    let of_thread = encoder.device() == tch::Device::Cpu && tch::get_num_threads() == 1;
     let mut fastest = vec![Duration::MAX; batches.len()];
     let mut worked = vec![Some(Duration::ZERO); batches.len()];
     let mut rounds = 0;
@@ -217,7 +220,7 @@ fn work_of_this_thread() -> Option<Duration> {
 
 /// Texts of a typical length, not all of the same one, that fill a pass of `tokens`. What they say does not matter
 /// for the time it takes.
-fn trial(tokens: usize, shape: &Architecture) -> Vec<Tokens> {
+pub(super) fn trial(tokens: usize, shape: &Architecture) -> Vec<Tokens> {
     let width = TYPICAL_TOKENS.min(longest(shape));
     let count = (tokens / width).max(1);
     (0..count).map(|nth| text(width - (nth % 4).min(width - 1), nth as u32, shape)).collect()

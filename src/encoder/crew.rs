@@ -3,7 +3,7 @@
 //! One thread each is best: the threads of one pass wait for each other at every step, so one of them that loses its
 //! core for a moment (to PostgreSQL, to HTTP, to a build of the index) stops all of them.
 
-use super::{DeviceChoice, EncodeError};
+use super::Device;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
@@ -25,14 +25,11 @@ pub struct Crew {
 impl Crew {
     /// For the cores that this process may use. A device other than the processor has one encoder: it works on one
     /// pass at a time anyway.
-    ///
-    /// # Errors
-    /// [`EncodeError::InvalidSetting`] when the device is not here.
-    pub fn on(device: DeviceChoice) -> Result<Crew, EncodeError> {
+    pub fn on(device: Device) -> Crew {
         let cores = available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        match device.open()? {
-            tch::Device::Cpu => Ok(Crew::of_cores(cores)),
-            _ => Ok(Crew { encoders: NonZeroUsize::MIN, threads: cores }),
+        match device {
+            Device::Cpu => Crew::of_cores(cores),
+            Device::Mps | Device::Cuda(_) => Crew { encoders: NonZeroUsize::MIN, threads: cores },
         }
     }
 

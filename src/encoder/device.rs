@@ -3,13 +3,11 @@
 use super::EncodeError;
 use std::fmt;
 use std::str::FromStr;
+use tch::{TchError, Tensor};
 
-/// What `LNSP_DEVICE` asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DeviceChoice {
-    /// The first CUDA device if there is one, else the processor.
-    #[default]
-    Auto,
+/// A device of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Device {
     /// The processor.
     Cpu,
     /// Apple's GPU.
@@ -18,31 +16,78 @@ pub enum DeviceChoice {
     Cuda(usize),
 }
 
+impl Device {
+    /// All that libtorch can compute on here; the processor comes first.
+    pub fn all() -> Vec<Device> {
+        let cuda = usize::try_from(tch::Cuda::device_count()).unwrap_or_default();
+        let mps = tch::utils::has_mps().then_some(Device::Mps);
+        [Device::Cpu].into_iter().chain(mps).chain((0..cuda).map(Device::Cuda)).collect()
+    }
+
+    pub(super) fn torch(self) -> tch::Device {
+        match self {
+            Device::Cpu => tch::Device::Cpu,
+            Device::Mps => tch::Device::Mps,
+            Device::Cuda(number) => tch::Device::Cuda(number),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Mps => f.write_str("mps"),
+            Device::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+/// Moves what a pass begins with to where it is computed. To an NVIDIA GPU from memory that cannot be swapped out, so
+/// that nobody waits for it: the steps of the pass are queued behind it. libtorch keeps that memory until it is read.
+pub(super) fn to_device(tensor: &Tensor, device: tch::Device) -> Result<Tensor, TchError> {
+    match device {
+        tch::Device::Cuda(_) => {
+            let pinned = tensor.f_pin_memory(device)?;
+            pinned.f_to_device_(device, tensor.f_kind()?, true, false)
+        }
+        _ => tensor.f_to_device(device),
+    }
+}
+
+/// What `LNSP_DEVICE` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The one that is measured to be the fastest.
+    #[default]
+    Auto,
+    /// This one.
+    Only(Device),
+}
+
 const DEVICES: &str = "auto, cpu, mps or cuda:N (N a device number, such as cuda:0)";
 
 impl DeviceChoice {
-    /// The device, if this machine has it.
+    /// The devices among which the fastest is to be taken, at least one. The GPUs of a machine are usually alike, so
+    /// the first stands for all; another is asked for by name.
     ///
     /// # Errors
     /// [`EncodeError::InvalidSetting`] when a device that was asked for by name is not here.
-    pub(super) fn open(self) -> Result<tch::Device, EncodeError> {
-        let absent = |why: String| EncodeError::InvalidSetting {
-            variable: "LNSP_DEVICE",
-            received: self.to_string(),
-            expected: format!("a device of this machine ({why}); use auto or cpu"),
-        };
-        let cuda_devices = || usize::try_from(tch::Cuda::device_count()).unwrap_or_default();
+    pub fn devices(self) -> Result<Vec<Device>, EncodeError> {
+        let mut devices = Device::all();
         match self {
-            DeviceChoice::Cpu => Ok(tch::Device::Cpu),
-            DeviceChoice::Auto if cuda_devices() > 0 => Ok(tch::Device::Cuda(0)),
-            DeviceChoice::Auto => Ok(tch::Device::Cpu),
-            DeviceChoice::Mps if tch::utils::has_mps() => Ok(tch::Device::Mps),
-            DeviceChoice::Mps => Err(absent("its libtorch finds no Apple GPU".to_owned())),
-            DeviceChoice::Cuda(number) => match cuda_devices() {
-                count if number < count => Ok(tch::Device::Cuda(number)),
-                count => Err(absent(format!("its libtorch finds {count} CUDA devices"))),
-            },
+            DeviceChoice::Auto => devices.retain(|device| !matches!(device, Device::Cuda(1..))),
+            DeviceChoice::Only(wanted) if devices.contains(&wanted) => devices = vec![wanted],
+            DeviceChoice::Only(wanted) => {
+                let here: Vec<String> = devices.iter().map(ToString::to_string).collect();
+                return Err(EncodeError::InvalidSetting {
+                    variable: "LNSP_DEVICE",
+                    received: wanted.to_string(),
+                    expected: format!("auto, or a device that libtorch finds here ({})", here.join(", ")),
+                });
+            }
         }
+        Ok(devices)
     }
 }
 
@@ -53,10 +98,10 @@ impl FromStr for DeviceChoice {
         let name = value.trim().to_ascii_lowercase();
         match (name.as_str(), name.strip_prefix("cuda:").map(str::parse)) {
             ("auto", _) => Ok(DeviceChoice::Auto),
-            ("cpu", _) => Ok(DeviceChoice::Cpu),
-            ("mps", _) => Ok(DeviceChoice::Mps),
-            ("cuda", _) => Ok(DeviceChoice::Cuda(0)),
-            (_, Some(Ok(number))) => Ok(DeviceChoice::Cuda(number)),
+            ("cpu", _) => Ok(DeviceChoice::Only(Device::Cpu)),
+            ("mps", _) => Ok(DeviceChoice::Only(Device::Mps)),
+            ("cuda", _) => Ok(DeviceChoice::Only(Device::Cuda(0))),
+            (_, Some(Ok(number))) => Ok(DeviceChoice::Only(Device::Cuda(number))),
             _ => Err(EncodeError::InvalidSetting {
                 variable: "LNSP_DEVICE",
                 received: value.to_owned(),
@@ -70,9 +115,7 @@ impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DeviceChoice::Auto => f.write_str("auto"),
-            DeviceChoice::Cpu => f.write_str("cpu"),
-            DeviceChoice::Mps => f.write_str("mps"),
-            DeviceChoice::Cuda(number) => write!(f, "cuda:{number}"),
+            DeviceChoice::Only(device) => device.fmt(f),
         }
     }
 }
@@ -130,13 +173,16 @@ impl Dtype {
         }
     }
 
-    /// Whether this machine multiplies in this format itself. Where it does not, the result is the same but slower,
-    /// and measuring it would only lengthen the start.
-    pub(super) fn is_native(self, device: tch::Device) -> bool {
+    /// Both, in the order in which they are measured.
+    pub const ALL: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
+
+    /// Whether the device multiplies in this format itself. Where it does not, the result is the same but slower, and
+    /// measuring it would only lengthen the start. NVIDIA's do since 2020; an older one is measured, and found slower.
+    pub fn is_native(self, device: Device) -> bool {
         match (self, device) {
-            (Dtype::F32, _) | (Dtype::Bf16, tch::Device::Cuda(_)) => true,
-            (Dtype::Bf16, tch::Device::Cpu) => processor_has_bf16(),
-            (Dtype::Bf16, _) => false,
+            (Dtype::F32, _) | (Dtype::Bf16, Device::Cuda(_)) => true,
+            (Dtype::Bf16, Device::Cpu) => processor_has_bf16(),
+            (Dtype::Bf16, Device::Mps) => false,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From the token vectors of a text to its one vector: pooling, then the dense layer of models that have one. In f32,
 //! whatever the network computes in.
 
+use super::device::to_device;
 use super::error::Doing;
 use super::modules::{DenseActivation, DenseFiles, Pooling};
 use super::weights::Weights;
@@ -49,7 +50,7 @@ impl Head {
             Pooling::Cls => tokens.f_select(1, 0)?.f_to_kind(Kind::Float),
             Pooling::Mean => {
                 let (_, width, _) = tokens.size3()?;
-                let shares = mean_shares(lengths, width as usize)?.f_to_device(tokens.device())?;
+                let shares = to_device(&mean_shares(lengths, width as usize)?, tokens.device())?;
                 shares.f_bmm(&tokens.f_to_kind(Kind::Float)?)?.f_squeeze_dim(1)
             }
         }

@@ -10,12 +10,15 @@
 //!      +-> weights -> network (bert, t5) -> head -> tch_encoder   Tokens -> vectors
 //!                                                      |
 //!                                                   calibrate     number format, product, budget: measured at the start
+//!                                                      |
+//!                                                   comparison    the device, where there are several
 //! ```
 
 mod architecture;
 mod attention;
 mod bert;
 mod calibrate;
+mod comparison;
 mod crew;
 mod device;
 mod error;
@@ -33,8 +36,9 @@ mod weights;
 
 pub use architecture::{Activation, Architecture, Family, T5Shape};
 pub use calibrate::{Calibration, Candidate, Tuning};
+pub use comparison::{Comparison, Rate, Settled, Trial, formats, rate, settle};
 pub use crew::Crew;
-pub use device::{DeviceChoice, Dtype, DtypeChoice};
+pub use device::{Device, DeviceChoice, Dtype, DtypeChoice};
 pub use error::EncodeError;
 pub use linear::LinearKind;
 pub use model_files::{ModelFiles, locate};

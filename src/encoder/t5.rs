@@ -6,6 +6,7 @@
 
 use super::architecture::{Activation, Architecture, T5Shape};
 use super::attention::Attention;
+use super::device::to_device;
 use super::error::Doing;
 use super::linear::{FusedKernels, Linear, LinearKind, LinearWeights};
 use super::weights::Weights;
@@ -153,7 +154,7 @@ impl T5 {
         let (heads, wide) = (self.attention.heads, width as i64);
         let behind = |at: i64| self.shape.bucket(at - (wide - 1)) as i64;
         let buckets: Vec<i64> = (0..2 * wide - 1).map(behind).collect();
-        let buckets = Tensor::f_from_slice(&buckets)?.f_to_device(self.distances.device())?;
+        let buckets = to_device(&Tensor::f_from_slice(&buckets)?, self.distances.device())?;
         let added = Tensor::f_embedding(&self.distances, &buckets, -1, false, false)?;
         // Row q of the square begins at distance -q, so with the rows turned around each begins one further on.
         added

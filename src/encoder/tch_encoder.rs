@@ -1,13 +1,12 @@
 //! The encoder that computes with libtorch.
 
 use super::calibrate::{Calibration, Tuning, calibrate};
+use super::device::{self, to_device};
 use super::error::Doing;
 use super::head::Head;
 use super::linear::{FusedKernels, LinearKind};
 use super::network::Network;
-use super::{
-    DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, ModelFiles, ModelIdentity, Tokens, Vector,
-};
+use super::{Dtype, DtypeChoice, EncodeError, Encoder, ModelFiles, ModelIdentity, Tokens, Vector};
 use std::num::NonZeroUsize;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
@@ -18,7 +17,7 @@ pub struct EncoderOptions {
     /// The model.
     pub files: ModelFiles,
     /// Where it computes.
-    pub device: DeviceChoice,
+    pub device: device::Device,
     /// In which number format.
     pub dtype: DtypeChoice,
     /// On how many threads; all cores if absent.
@@ -47,9 +46,15 @@ pub struct TchEncoder {
 /// # Errors
 /// What is wrong with the files, the device or the weights.
 pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), EncodeError> {
+    let loaded = read_and_calibrate(options);
+    give_back_freed_memory();
+    loaded
+}
+
+fn read_and_calibrate(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), EncodeError> {
     let begin = Instant::now();
     keep_freed_memory().doing("allocating memory")?;
-    let device = options.device.open()?;
+    let device = options.device.torch();
     set_threads(options.threads);
     let identity = options.files.identity()?;
     let weights = Network::read(&options.files, device)?;
@@ -79,7 +84,7 @@ pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), Encod
         }
         None => {
             let (encoder, mut calibration) =
-                calibrate(options.dtype, device, &options.files.architecture, build)?;
+                calibrate(options.dtype, options.device, &options.files.architecture, build)?;
             calibration.took = begin.elapsed();
             Ok((encoder, calibration))
         }
@@ -101,6 +106,18 @@ fn keep_freed_memory() -> Result<(), tch::TchError> {
     const NEARLY_32_MIB: i64 = (32 << 20) - (64 << 10);
     Tensor::f_empty([NEARLY_32_MIB], (Kind::Uint8, Device::Cpu)).map(drop)
 }
+
+/// The weights as they were read, and the ways to compute that were not chosen, are two thirds of what is allocated at
+/// the peak of loading, in pieces among others that stay. glibc gives such pieces back only when it is told to.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "the C library has no other way to be told")]
+fn give_back_freed_memory() {
+    // SAFETY: it takes no pointer, and only hands out pages that nobody has allocated.
+    unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn give_back_freed_memory() {}
 
 impl Encoder for TchEncoder {
     fn identity(&self) -> &ModelIdentity {
@@ -179,7 +196,7 @@ impl TchEncoder {
             row[..text.len()].copy_from_slice(&text.ids);
         }
         let to_device =
-            |tensor: Tensor| tensor.f_to_device(self.device).doing("moving a batch to the device");
+            |tensor: Tensor| to_device(&tensor, self.device).doing("moving a batch to the device");
         let ids = Tensor::f_from_slice(&ids).and_then(|ids| ids.f_view([count as i64, width as i64]));
         let ids = to_device(ids.doing("building a batch")?)?;
         let pooled = self.head.apply(&self.network.forward(&ids, &lengths)?, &lengths)?;

@@ -83,6 +83,8 @@ pub struct Facts {
     pub model: ModelIdentity,
     /// What it runs on.
     pub device: String,
+    /// What that was chosen from; empty where there is only one device.
+    pub devices: Vec<MeasuredDevice>,
     /// In which number format.
     pub dtype: String,
     /// Forward passes at once.
@@ -107,6 +109,17 @@ pub struct Facts {
     pub max_workers: usize,
     /// The setting of that name.
     pub batch_embeddings: bool,
+}
+
+/// A device that was measured when the service started.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct MeasuredDevice {
+    /// As `LNSP_DEVICE` names it.
+    pub device: String,
+    /// Short paragraphs in a second.
+    pub texts_per_s: Option<f64>,
+    /// Why it could not be taken.
+    pub problem: Option<String>,
 }
 
 /// Chunks answered since the start, for `/stats`.

@@ -53,7 +53,7 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
             "name": facts.model.name, "recipe": facts.model.recipe, "fingerprint": facts.model.fingerprint,
             "dimensions": facts.model.dims,
             "device": facts.device, "dtype": facts.dtype, "encoders": facts.encoders,
-            "pass_tokens": facts.pass_tokens,
+            "pass_tokens": facts.pass_tokens, "devices": facts.devices,
         },
         "index": {
             "items": index.items, "in_memory": index.delta_len, "applied_seq": index.applied_seq,

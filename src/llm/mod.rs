@@ -106,6 +106,14 @@ impl Llm {
         server
     }
 
+    /// Asks the server whether it is there and has the model, which is not loaded for it.
+    ///
+    /// # Errors
+    /// What is wrong, as a sentence to follow "the LLM at ...".
+    pub async fn look(&self) -> Result<Server, LlmError> {
+        self.0.ollama.look().await
+    }
+
     /// Asks for the codes of one text. Waits for a turn; then at most the time of two calls.
     ///
     /// # Errors

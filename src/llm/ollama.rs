@@ -77,8 +77,8 @@ impl Ollama {
         Ok(Ollama { client, settings: settings.clone() })
     }
 
-    /// Whether it is an Ollama, has the model, and can load it.
-    pub async fn introduce(&self) -> Result<Server, LlmError> {
+    /// Whether it is an Ollama and has the model.
+    pub async fn look(&self) -> Result<Server, LlmError> {
         let Version { version } = self.get("/api/version").await?;
         let Tags { models } = self.get("/api/tags").await?;
         let wanted = &self.settings.model;
@@ -87,7 +87,12 @@ impl Ollama {
             let has = models.into_iter().take(5).map(|model| model.name).collect();
             return Err(LlmError::NoModel { model: wanted.clone(), has });
         };
-        let server = Server { version, thinks: model.capabilities.iter().any(|can| can == "thinking") };
+        Ok(Server { version, thinks: model.capabilities.iter().any(|can| can == "thinking") })
+    }
+
+    /// Whether it is an Ollama, has the model, and can load it.
+    pub async fn introduce(&self) -> Result<Server, LlmError> {
+        let server = self.look().await?;
         // An empty prompt loads the model. It is a call of its own, because it may take minutes.
         let body = self.body("", Attempt::First, &server);
         let loading = self.send("/api/generate", self.client.post(self.at("/api/generate")).json(&body));

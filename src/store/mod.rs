@@ -7,6 +7,7 @@
 //!   read, model  look-ups; the one model of a store
 //!   letters      chunks that could not be stored, kept to be sent again
 //!   link, wire   the pool, its own thread, and the SQLSTATE of what goes wrong
+//!   look         what a database is, without changing it
 //! managed        a PostgreSQL of our own, for those who have none
 //! ```
 //!
@@ -21,6 +22,7 @@ mod error;
 mod insert;
 mod letters;
 mod link;
+mod look;
 pub mod managed;
 mod migrate;
 mod model;
@@ -33,6 +35,7 @@ pub use dsn::Dsn;
 pub use error::{SqlState, StoreError};
 pub use insert::RowFate;
 pub use letters::{DeadLetter, LetterFilter, LyingLetter};
+pub use look::{Look, look};
 pub use model::ModelId;
 pub use read::{Hit, KnownChunk, SearchFilter};
 

@@ -75,14 +75,21 @@ impl Store {
     /// As any query: transient while the server is away.
     pub async fn model(&self) -> Result<Option<(ModelId, ModelIdentity)>, StoreError> {
         let mut link = self.links.get().await?;
-        let found = models::table
-            .inner_join(change_clock::table)
-            .select((models::model_id, ModelRow::as_select()))
-            .first::<(i32, ModelRow)>(link.conn())
-            .await
-            .optional();
-        Ok(link.done(found)?.map(|(id, row)| (ModelId(id), row.into())))
+        let found = current_model(link.conn()).await;
+        link.done(found)
     }
+}
+
+pub(super) async fn current_model(
+    conn: &mut AsyncPgConnection,
+) -> QueryResult<Option<(ModelId, ModelIdentity)>> {
+    let found = models::table
+        .inner_join(change_clock::table)
+        .select((models::model_id, ModelRow::as_select()))
+        .first::<(i32, ModelRow)>(conn)
+        .await
+        .optional()?;
+    Ok(found.map(|(id, row)| (ModelId(id), row.into())))
 }
 
 /// The model in charge when it is another one.

@@ -4,7 +4,7 @@
 
 use lnsp_ingest::encoder::plan::Budget;
 use lnsp_ingest::encoder::{
-    DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, LinearKind, ModelFiles,
+    Device, DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, LinearKind, ModelFiles,
     TchEncoder, Tokenizer, Tokens, Tuning, load, locate,
 };
 use std::fs;
@@ -33,7 +33,7 @@ const BUDGET: Budget = Budget { tokens: 1024, texts: 64 };
 fn options(dtype: Dtype) -> EncoderOptions {
     EncoderOptions {
         files: minilm(),
-        device: DeviceChoice::Cpu,
+        device: Device::Cpu,
         dtype: DtypeChoice::Only(dtype),
         threads: NonZeroUsize::new(1),
         batch_texts: true,
@@ -281,9 +281,9 @@ fn an_unknown_model_names_the_places_that_were_tried() {
 fn settings_name_what_is_allowed() {
     for (value, expected) in [
         ("auto", DeviceChoice::Auto),
-        ("CPU", DeviceChoice::Cpu),
-        ("mps", DeviceChoice::Mps),
-        ("cuda:1", DeviceChoice::Cuda(1)),
+        ("CPU", DeviceChoice::Only(Device::Cpu)),
+        ("mps", DeviceChoice::Only(Device::Mps)),
+        ("cuda:1", DeviceChoice::Only(Device::Cuda(1))),
     ] {
         assert_eq!(value.parse::<DeviceChoice>().unwrap(), expected);
     }
@@ -301,7 +301,6 @@ fn settings_name_what_is_allowed() {
     let sentence = "fp8".parse::<DtypeChoice>().unwrap_err().to_string();
     assert_eq!(sentence, "LNSP_DTYPE=fp8 is not usable: expected auto, f32 or bf16");
 
-    let absent = EncoderOptions { device: DeviceChoice::Cuda(99), ..options(Dtype::F32) };
-    let sentence = load(&absent).err().unwrap().to_string();
+    let sentence = DeviceChoice::Only(Device::Cuda(99)).devices().unwrap_err().to_string();
     assert!(sentence.starts_with("LNSP_DEVICE=cuda:99 is not usable"), "{sentence}");
 }

@@ -1,7 +1,7 @@
 //! Encoders side by side over one set of weights.
 
 use crate::encoder::{TOKENIZER, encoder, reference_texts};
-use lnsp_ingest::encoder::{Crew, DeviceChoice, Dtype, Encoder, Tokens};
+use lnsp_ingest::encoder::{Crew, Device, Dtype, Encoder, Tokens};
 use std::sync::{Barrier, Mutex};
 use std::thread::{available_parallelism, scope};
 
@@ -29,7 +29,7 @@ fn twins_make_the_same_vectors_at_the_same_time() {
 
 #[test]
 fn a_crew_fits_the_cores_of_the_process() {
-    let crew = Crew::on(DeviceChoice::Cpu).unwrap();
+    let crew = Crew::on(Device::Cpu);
     let cores = available_parallelism().unwrap();
     assert!(crew.encoders.get() * crew.threads.get() <= cores.get());
     assert!(cores.get() > 8 || (crew.encoders, crew.threads.get()) == (cores, 1));

@@ -13,6 +13,7 @@ mod contract;
 mod crash;
 mod database;
 mod dead_letters;
+mod doctor;
 mod drain;
 mod embed_api;
 mod encoder;

@@ -4,8 +4,8 @@
 use crate::encoder::{cosine, largest_difference, minilm};
 use lnsp_ingest::encoder::plan::{self, Budget};
 use lnsp_ingest::encoder::{
-    DeviceChoice, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, LinearKind, ModelFiles,
-    TchEncoder, Tokenizer, Tokens, Tuning, load,
+    Device, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, LinearKind, ModelFiles, TchEncoder,
+    Tokenizer, Tokens, Tuning, load,
 };
 use std::fs;
 use std::num::NonZeroUsize;
@@ -59,7 +59,7 @@ impl Case {
     fn encoder(&self, dtype: Dtype, linear: LinearKind) -> Option<TchEncoder> {
         let options = EncoderOptions {
             files: self.files.clone(),
-            device: DeviceChoice::Cpu,
+            device: Device::Cpu,
             dtype: DtypeChoice::Only(dtype),
             threads: NonZeroUsize::new(1),
             batch_texts: true,

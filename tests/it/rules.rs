@@ -64,7 +64,8 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("config", vec!["encoder", "endpoint"]);
     layers.insert("app", all.clone());
     layers.insert("simulated_llm", vec![]);
-    layers.insert("cli", with(&[&all, &["hub", "simulated_llm"]]));
+    layers.insert("doctor", with(&[&domain, &ports, &["config", "app", "endpoint"]]));
+    layers.insert("cli", with(&[&all, &["doctor", "hub", "simulated_llm"]]));
     layers
 }
 

@@ -20,8 +20,10 @@ mod error;
 mod process;
 mod runfolder;
 mod server;
+mod survey;
 
 pub use error::ManagedError;
+pub use survey::{Survey, survey};
 
 use crate::store::Dsn;
 use account::Account;

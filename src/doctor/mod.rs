@@ -1,0 +1,183 @@
+//! What `lnsp doctor` finds out: one line for each thing the service needs, how fast the devices are, and what to set
+//! on this machine.
+//!
+//! It looks, and changes nothing: it starts no PostgreSQL, loads no language model, migrates no table. In the data
+//! folder it makes one file of no name that stays, so it may run beside the service.
+//!
+//! ```text
+//! machine    cores, memory, open files            network    the LLM, the port
+//! data       data folder, disk                    devices    the table, measured
+//! model      libtorch, model folder               advice     from all of it: what to set
+//! database   own or configured
+//! ```
+
+mod advice;
+mod data;
+mod database;
+mod devices;
+mod machine;
+mod model;
+mod network;
+
+pub use advice::{Situation, Suggestion, suggest};
+pub use devices::{DeviceRow, rows};
+
+use crate::config::{Config, TmdBackend};
+use crate::encoder::{Comparison, Device, EncoderOptions, ModelFiles, formats, rate};
+use machine::Machine;
+use serde::Serialize;
+use std::path::Path;
+
+/// How a check went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    /// As it should be.
+    Ok,
+    /// The service runs, and could run better.
+    Warning,
+    /// The service does not start so.
+    Failure,
+}
+
+/// One line of the report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How it is.
+    pub grade: Grade,
+    /// What was found.
+    pub finding: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, finding: impl Into<String>) -> Check {
+        Check { name, grade: Grade::Ok, finding: finding.into(), advice: None }
+    }
+
+    fn warning(name: &'static str, finding: impl Into<String>, advice: impl Into<String>) -> Check {
+        Check { name, grade: Grade::Warning, finding: finding.into(), advice: Some(advice.into()) }
+    }
+
+    /// Errors say themselves what to do; then `advice` is empty.
+    fn failure(name: &'static str, finding: impl ToString, advice: &str) -> Check {
+        let advice = Some(advice.to_owned()).filter(|advice| !advice.is_empty());
+        Check { name, grade: Grade::Failure, finding: finding.to_string(), advice }
+    }
+}
+
+/// A setting as the service would read it; without secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// Its variable.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Where the value comes from: `flag`, `environment` or `default`.
+    pub source: &'static str,
+}
+
+/// Everything that was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Of this program.
+    pub version: &'static str,
+    /// All settings.
+    pub settings: Vec<Setting>,
+    /// A line each.
+    pub checks: Vec<Check>,
+    /// Empty when nothing was measured.
+    pub devices: Vec<DeviceRow>,
+    /// What would suit this machine better.
+    pub suggestions: Vec<Suggestion>,
+}
+
+impl Report {
+    /// The service would start.
+    pub fn is_sound(&self) -> bool {
+        self.checks.iter().all(|check| check.grade < Grade::Failure)
+    }
+}
+
+/// Looks at everything. With `measure` it keeps all cores busy for some seconds for each device and number format.
+pub async fn examine(config: &Config, settings: Vec<Setting>, measure: bool) -> Report {
+    let machine = Machine::read();
+    let devices = Device::all();
+    let mut checks = vec![settings_check(&settings)];
+    let model = model::check(config);
+    checks.extend(machine.checks(model.as_ref().ok().map(model::Found::memory)));
+    checks.extend(data::checks(&config.data_dir));
+    checks.extend(model::torch_checks(config, &devices));
+    let (files, identity) = match model {
+        Ok(found) => {
+            checks.push(found.check);
+            (Some(found.files), Some(found.identity))
+        }
+        Err(failure) => {
+            checks.push(failure);
+            (None, None)
+        }
+    };
+    checks.extend(database::checks(config, identity.as_ref()).await);
+    checks.push(network::llm_check(config).await);
+    checks.push(network::port_check(config).await);
+    checks.push(machine.open_files());
+
+    let comparison = match &files {
+        Some(files) if measure => compare(config, files, &devices),
+        _ => Comparison::default(),
+    };
+    let allowed = config.device.devices().unwrap_or_default();
+    let situation = Situation {
+        memory: machine.memory.map(|memory| memory.usable()),
+        llm_here: config.tmd_backend != TmdBackend::Local
+            && network::is_here(&config.llm_endpoint.to_string()),
+        workers: config.max_parallel_workers,
+        uploads: config.max_uploads,
+        device: config.device,
+        dtype: config.dtype,
+    };
+    let suggestions = suggest(&situation, &comparison);
+    let devices = rows(&comparison, &allowed, config.dtype);
+    Report { version: env!("CARGO_PKG_VERSION"), settings, checks, devices, suggestions }
+}
+
+fn compare(config: &Config, files: &ModelFiles, devices: &[Device]) -> Comparison {
+    let options = EncoderOptions {
+        files: files.clone(),
+        device: Device::Cpu,
+        dtype: config.dtype,
+        threads: None,
+        batch_texts: config.enable_batch_embeddings,
+        tuning: None,
+    };
+    Comparison::measure(formats(devices, config.dtype), |device, dtype| {
+        rate(&EncoderOptions { device, dtype, ..options.clone() })
+    })
+}
+
+fn settings_check(settings: &[Setting]) -> Check {
+    let set: Vec<String> = settings
+        .iter()
+        .filter(|setting| setting.source != "default")
+        .map(|Setting { name, value, source }| format!("{name}={value} ({source})"))
+        .collect();
+    let finding = if set.is_empty() { "all defaults".to_owned() } else { set.join(", ") };
+    Check::ok("configuration", finding)
+}
+
+/// The folder itself, or the nearest one above it that exists.
+fn existing(folder: &Path) -> Option<&Path> {
+    let above =
+        folder.ancestors().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    above.into_iter().find(|path| path.exists())
+}
+
+/// For people.
+fn mebibytes(bytes: u64) -> String {
+    if bytes < 10 << 30 { format!("{} MiB", bytes >> 20) } else { format!("{} GiB", bytes >> 30) }
+}

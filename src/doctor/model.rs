@@ -1,0 +1,64 @@
+//! libtorch and the model folder.
+
+use super::{Check, mebibytes};
+use crate::app::model_files;
+use crate::config::Config;
+use crate::encoder::{Device, EncodeError, ModelFiles, Tokenizer};
+use crate::model::ModelIdentity;
+use std::path::Path;
+
+/// What the service takes without weights, and at the peak of loading for each byte of weights: as they are read and
+/// in two ways to compute. Measured with models of 87 and 415 MiB: 371 and 1,139 MiB.
+const WITHOUT_WEIGHTS: u64 = 300 << 20;
+const FOR_WEIGHTS: f64 = 2.4;
+
+/// A usable model.
+pub struct Found {
+    pub files: ModelFiles,
+    pub identity: ModelIdentity,
+    pub check: Check,
+    weights: u64,
+}
+
+impl Found {
+    /// What the service takes with it, at most.
+    pub fn memory(&self) -> u64 {
+        WITHOUT_WEIGHTS + (self.weights as f64 * FOR_WEIGHTS) as u64
+    }
+}
+
+/// The model of the configuration, or the line that says why there is none.
+pub fn check(config: &Config) -> Result<Found, Check> {
+    find(config).map_err(|error| Check::failure("model", error, ""))
+}
+
+fn find(config: &Config) -> Result<Found, EncodeError> {
+    let files = model_files(config, &config.data_dir)?;
+    Tokenizer::load(&files)?;
+    let identity = files.identity()?;
+    let size = |path: &std::path::PathBuf| std::fs::metadata(path).map_or(0, |meta| meta.len());
+    let weights = files.weights.iter().map(size).sum();
+    let finding = format!(
+        "{identity} in {}; the first {} tokens of a text; weights {}",
+        files.folder.display(),
+        files.max_tokens,
+        mebibytes(weights)
+    );
+    Ok(Found { files, identity, check: Check::ok("model", finding), weights })
+}
+
+/// libtorch, and whether it sees what the machine has.
+pub fn torch_checks(config: &Config, devices: &[Device]) -> Vec<Check> {
+    let here: Vec<String> = devices.iter().map(ToString::to_string).collect();
+    let finding = format!("{}; devices: {}", env!("LNSP_LIBTORCH"), here.join(", "));
+    let nvidia = Path::new("/dev/nvidia0").exists() && !devices.iter().any(|d| matches!(d, Device::Cuda(_)));
+    let torch = if nvidia {
+        let advice = "there is an NVIDIA GPU that this libtorch cannot use: build again against one with CUDA \
+                      (LIBTORCH, or LIBTORCH_USE_PYTORCH=1 with a full PyTorch)";
+        Check::warning("libtorch", finding, advice)
+    } else {
+        Check::ok("libtorch", finding)
+    };
+    let absent = config.device.devices().err().map(|error| Check::failure("device", error, ""));
+    [torch].into_iter().chain(absent).collect()
+}

@@ -1,0 +1,100 @@
+//! Who answers: the language model, and whoever is on our port.
+
+use super::Check;
+use crate::config::{Config, OnFailure, TmdBackend};
+use crate::llm::{Llm, LlmError, LlmSettings};
+use serde_json::Value;
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::time::Duration;
+
+/// For what a living service answers at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether an address is on this machine.
+pub fn is_here(endpoint: &str) -> bool {
+    let url = reqwest::Url::parse(endpoint).ok();
+    url.is_some_and(|url| {
+        url.host_str().is_some_and(|host| host == "localhost" || host.starts_with("127.") || host == "[::1]")
+    })
+}
+
+/// Asks for version and models; nothing is loaded.
+pub async fn llm_check(config: &Config) -> Check {
+    let name = "LLM";
+    if config.tmd_backend == TmdBackend::Local {
+        return Check::ok(name, "none wanted: the local classifier gives the codes");
+    }
+    let settings = LlmSettings {
+        endpoint: config.llm_endpoint.clone(),
+        model: config.tmd_llm_model.clone(),
+        calls: 1,
+        timeout: Duration::from_secs(config.llm_timeout_s),
+    };
+    let found = match Llm::new(settings) {
+        Ok(llm) => llm.look().await,
+        Err(error) => Err(error),
+    };
+    let (endpoint, model) = (&config.llm_endpoint, &config.tmd_llm_model);
+    let error = match found {
+        Ok(server) => return Check::ok(name, format!("Ollama {} at {endpoint} has {model}", server.version)),
+        Err(error) => error,
+    };
+    let problem = format!("the LLM at {endpoint} {error}");
+    match (config.tmd_backend, config.tmd_on_failure, &error) {
+        (TmdBackend::Auto, _, LlmError::Connect { .. }) => {
+            Check::ok(name, format!("{problem}; until then the local classifier gives the codes"))
+        }
+        (TmdBackend::Auto, ..) => Check::warning(
+            name,
+            problem,
+            "mend it and start the service again; until then the local classifier gives the codes",
+        ),
+        (_, OnFailure::Local, _) => {
+            Check::warning(name, problem, "mend it; until then the local classifier gives the codes")
+        }
+        (_, OnFailure::Reject, _) => {
+            let advice = "mend it, or chunks without codes are rejected; LNSP_TMD_ON_FAILURE=local takes the \
+                          local classifier instead";
+            Check::failure(name, problem, advice)
+        }
+    }
+}
+
+/// Whether the port is free; if not, who has it.
+pub async fn port_check(config: &Config) -> Check {
+    let (name, address) = ("port", format!("{}:{}", config.host, config.port));
+    let error = match TcpListener::bind((config.host.as_str(), config.port)) {
+        Ok(_) if config.port == 0 => return Check::ok(name, "a free one is taken"),
+        Ok(_) => return Check::ok(name, format!("{address} is free")),
+        Err(error) => error,
+    };
+    if error.kind() != ErrorKind::AddrInUse {
+        let advice = "choose another address with LNSP_HOST and LNSP_PORT";
+        return Check::failure(name, format!("{address}: {error}"), advice);
+    }
+    match ask(config).await {
+        Some(state) => Check::ok(name, format!("{address} is taken by a running lnsp: {state}")),
+        None => Check::failure(
+            name,
+            format!("{address} is taken by another program"),
+            "stop it, or choose another port with LNSP_PORT",
+        ),
+    }
+}
+
+/// What a service of ours says of itself; `None` when it is none.
+async fn ask(config: &Config) -> Option<String> {
+    let host = match config.host.as_str() {
+        "0.0.0.0" => "127.0.0.1",
+        "::" => "[::1]",
+        host => host,
+    };
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    let client = client.timeout(PATIENCE).build().ok()?;
+    let health = client.get(format!("http://{host}:{}/health", config.port)).send().await.ok()?;
+    let health: Value = health.json().await.ok()?;
+    let (status, model) = (health["status"].as_str()?, health["model"]["name"].as_str()?);
+    let device = health["model"]["device"].as_str().unwrap_or("unknown");
+    health["pipeline"].is_object().then(|| format!("{status}, model {model} on {device}"))
+}
