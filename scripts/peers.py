@@ -32,15 +32,15 @@ from transformers import AutoModel, T5EncoderModel  # noqa: E402
 
 BATCHES = (8, 16, 32, 64)
 # Texts that batch sizes are compared with, and how often each size is tried.
-TRIAL_TEXTS = 192
-TRIALS = 3
+TRIAL_TEXTS = 96
+TRIALS = 2
 
 
 class Torch:
     """sentence-transformers as it is used: its own sorting, batching, pooling."""
 
     def __init__(self, folder, dtype):
-        self.model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"torch_dtype": dtype})
+        self.model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": dtype})
         if dtype != torch.float32:
             # Dense layers are read in their own format.
             self.model = self.model.to(dtype)
@@ -108,7 +108,7 @@ def exported(folder, tower):
         return path
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     family = T5EncoderModel if kind in ("t5", "mt5") else AutoModel
-    network = family.from_pretrained(folder, attn_implementation="eager", torch_dtype=torch.float32)
+    network = family.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
     whole = Whole(network, list(tower)[1:]).eval()
     tokens = tower.tokenizer(["A short text.", "Another one, which is longer."], padding=True, return_tensors="pt")
     axes = {0: "texts", 1: "tokens"}

@@ -19,7 +19,8 @@ fn ingest(service: &Service, file: &Path) -> String {
 }
 
 async fn chunks(database: &Database) -> Vec<String> {
-    let query = "SELECT (to_jsonb(c) - 'seq' - 'item' - 'content_hash' - 'created_at' - 'batch_id' - 'truncated'
+    let query =
+        "SELECT (to_jsonb(c) - 'seq' - 'item' - 'content_hash' - 'created_at' - 'batch_id' - 'truncated'
                      - 'tmd_source' - 'tmd_model' - 'tmd_took_us' - 'domain_confidence' - 'task_confidence'
                      - 'modifier_confidence')::text
                  FROM chunks c ORDER BY text";
@@ -38,7 +39,8 @@ async fn the_chunks_of_a_store_are_embedded_again_by_another_model() {
     let t5 = t5_folder("plain-dense");
     let t5 = t5.to_str().unwrap();
     let at = data.path().to_str().unwrap();
-    let flags = ["serve", "--port", "0", "--data-dir", at, "--embedding-model", t5, "--database-url", old.dsn()];
+    let flags =
+        ["serve", "--port", "0", "--data-dir", at, "--embedding-model", t5, "--database-url", old.dsn()];
     let (code, _, complaint) = run(&mut lnsp(&flags));
     assert_eq!(code, Some(1), "{complaint}");
     for word in ["all-minilm-l6-v2", "plain-dense", "chunk_lines", "another data folder or database"] {
