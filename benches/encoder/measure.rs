@@ -57,8 +57,8 @@ pub fn measure(
         for candidate in &mut candidates {
             candidate.round(tokens, crew.encoders.get())?;
         }
-        for peer in peers.iter().flat_map(|_| [F32, BF16, ONNX]) {
-            if let Some(peers) = &mut peers {
+        if let Some(peers) = &mut peers {
+            for peer in [F32, BF16, ONNX] {
                 peer_rates.entry(peer).or_default().push(tokens.len() as f64 / peers.round(peer)?);
             }
         }

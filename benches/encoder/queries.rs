@@ -30,10 +30,24 @@ async fn during_ingest(files: &ModelFiles, corpus: &[String]) -> Result<()> {
     let mut passes = passes(files, corpus, budget, search).await?;
     let pass = percentile(&mut passes, 50);
 
+    let mut took = queries(&service, &ndjson).await?;
+    service.stop().await;
+    let (p50, p99) = (percentile(&mut took, 50), percentile(&mut took, 99));
+    println!("{} queries during {UPLOADS} uploads of {} texts", took.len(), corpus.len());
+    println!("figure encoder.pass_ms {:.2} ms", pass * 1e3);
+    println!("figure encoder.query_p50_ms {:.2} ms", p50 * 1e3);
+    println!("figure encoder.query_p99_ms {:.2} ms", p99 * 1e3);
+    println!("figure encoder.query_p50_over_pass {:.3} ratio", p50 / pass);
+    println!("figure encoder.query_p99_over_pass {:.3} ratio", p99 / pass);
+    Ok(())
+}
+
+/// How long each query took while the corpus went through.
+async fn queries(service: &Service, ndjson: &str) -> Result<Vec<f64>> {
     let mut took = Vec::new();
     let uploads = async {
         for upload in 0..UPLOADS {
-            service.upload(&ndjson, &format!("measured-{upload}")).await?;
+            service.upload(ndjson, &format!("measured-{upload}")).await?;
         }
         Ok::<_, Box<dyn std::error::Error>>(())
     };
@@ -44,7 +58,7 @@ async fn during_ingest(files: &ModelFiles, corpus: &[String]) -> Result<()> {
         // One query at a time, so that none waits for another.
         let query = async {
             clock.tick().await;
-            embed(search, "When was the old stone bridge over the river rebuilt?").await
+            embed(&service.state().search, "When was the old stone bridge over the river rebuilt?").await
         };
         let mut query = std::pin::pin!(query);
         tokio::select! {
@@ -52,15 +66,7 @@ async fn during_ingest(files: &ModelFiles, corpus: &[String]) -> Result<()> {
             query = &mut query => took.push(query?),
         }
     }
-    service.stop().await;
-    let (p50, p99) = (percentile(&mut took, 50), percentile(&mut took, 99));
-    println!("{} queries during {UPLOADS} uploads of {} texts", took.len(), corpus.len());
-    println!("figure encoder.pass_ms {:.2} ms", pass * 1e3);
-    println!("figure encoder.query_p50_ms {:.2} ms", p50 * 1e3);
-    println!("figure encoder.query_p99_ms {:.2} ms", p99 * 1e3);
-    println!("figure encoder.query_p50_over_pass {:.3} ratio", p50 / pass);
-    println!("figure encoder.query_p99_over_pass {:.3} ratio", p99 / pass);
-    Ok(())
+    Ok(took)
 }
 
 /// As a search does it; seconds.
