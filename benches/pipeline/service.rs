@@ -59,6 +59,11 @@ impl Service {
         self.data
     }
 
+    /// What its HTTP face works with.
+    pub fn state(&self) -> &http::State {
+        &self.app.state
+    }
+
     /// From the first byte to the summary; every chunk must be stored.
     pub async fn upload(&self, ndjson: &str, dataset: &str) -> Result<Duration> {
         let expected = ndjson.lines().filter(|line| !line.trim().is_empty()).count();
@@ -81,9 +86,9 @@ impl Service {
     /// Tokenizing, forward passes and copying the vectors out, on all of the service's own model threads at once, with
     /// the service's own batch plan over all texts at once.
     pub async fn encoder_alone(&self, texts: &[String]) -> Result<Duration> {
-        let local = self.app.state.vectorizer.model().ok_or("the model is elsewhere")?;
+        let local = self.state().vectorizer.model().ok_or("the model is elsewhere")?;
         let Local { tokenizer, model } = local;
-        let facts = &self.app.state.facts;
+        let facts = &self.state().facts;
         let floor = Arc::new(Floor {
             tokenizer: tokenizer.run(Lane::Bulk, |tokenizer| tokenizer.clone()).await?,
             budget: Budget { tokens: facts.pass_tokens, texts: facts.pass_texts },
