@@ -4,6 +4,7 @@ use super::{CommandResult, signalled, stop_listening};
 use crate::app::{App, Fittings, StartError};
 use crate::config::Config;
 use crate::http::{self, Facts};
+use crate::pipeline::exit_at_once;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
@@ -56,8 +57,8 @@ async fn serve(config: Config) -> Result<ExitCode, ServeError> {
     attend(app, listener, settings, |address| println!("✅ lnsp-ingest ready on http://{address}")).await
 }
 
-/// Serves `app` until SIGINT or SIGTERM, and then ends it in order: the exit code says whether every chunk that was
-/// taken got its answer. `ready` hears the address when a signal would be heard too.
+/// Serves `app` until SIGINT or SIGTERM, and then ends it in order; when not every chunk that was taken got its answer,
+/// it ends the process, with code 1. `ready` hears the address when a signal would be heard too.
 ///
 /// # Errors
 /// When the server itself fails.
@@ -97,7 +98,7 @@ pub async fn attend(
              answer (see the log); they are not acknowledged: send them again"
         );
         app.abandon().iter().for_each(|trouble| eprintln!("{trouble}"));
-        return Ok(ExitCode::FAILURE);
+        exit_at_once(1);
     }
     app.stop().await.iter().for_each(|trouble| eprintln!("{trouble}"));
     println!("stopped");

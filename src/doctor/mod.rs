@@ -7,7 +7,7 @@
 //! ```text
 //! machine    cores, memory, open files            network    the LLM, the port
 //! data       data folder, disk                    devices    the table, measured
-//! model      libtorch, model folder               advice     from all of it: what to set
+//! model      libtorch, model folder or server     advice     from all of it: what to set
 //! database   own or configured
 //! ```
 
@@ -108,14 +108,14 @@ pub async fn examine(config: &Config, settings: Vec<Setting>, measure: bool) -> 
     let machine = Machine::read();
     let devices = Device::all();
     let mut checks = vec![settings_check(&settings)];
-    let model = model::check(config);
+    let model = model::check(config).await;
     checks.extend(machine.checks(model.as_ref().ok().map(model::Found::memory)));
     checks.extend(data::checks(&config.data_dir));
     checks.extend(model::torch_checks(config, &devices));
     let (files, identity) = match model {
         Ok(found) => {
             checks.push(found.check);
-            (Some(found.files), Some(found.identity))
+            (found.files, Some(found.identity))
         }
         Err(failure) => {
             checks.push(failure);

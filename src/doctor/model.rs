@@ -1,10 +1,12 @@
-//! libtorch and the model folder.
+//! libtorch and the model: its folder, or the embedding server that is asked instead.
 
 use super::{Check, mebibytes};
 use crate::app::model_files;
 use crate::config::Config;
 use crate::encoder::{Device, EncodeError, ModelFiles, Tokenizer};
+use crate::endpoint::Endpoint;
 use crate::model::ModelIdentity;
+use crate::vectorizer::{Remote, RemoteSettings};
 use std::path::Path;
 
 /// What the service takes without weights, and at the peak of loading for each byte of weights: as they are read and
@@ -14,7 +16,8 @@ const FOR_WEIGHTS: f64 = 2.4;
 
 /// A usable model.
 pub struct Found {
-    pub files: ModelFiles,
+    /// `None` when a server is asked.
+    pub files: Option<ModelFiles>,
     pub identity: ModelIdentity,
     pub check: Check,
     weights: u64,
@@ -28,8 +31,20 @@ impl Found {
 }
 
 /// The model of the configuration, or the line that says why there is none.
-pub fn check(config: &Config) -> Result<Found, Check> {
-    find(config).map_err(|error| Check::failure("model", error, ""))
+pub async fn check(config: &Config) -> Result<Found, Check> {
+    match &config.embedding_endpoint {
+        Some(endpoint) => ask(endpoint).await,
+        None => find(config).map_err(|error| Check::failure("model", error, "")),
+    }
+}
+
+async fn ask(endpoint: &Endpoint) -> Result<Found, Check> {
+    // Nobody waits here for a server that is about to start.
+    let settings = RemoteSettings { repeats: 0, ..RemoteSettings::at(endpoint.clone()) };
+    let remote = Remote::connect(settings).await.map_err(|error| Check::failure("model", error, ""))?;
+    let identity = remote.identity().clone();
+    let finding = format!("{identity} at {endpoint}, on {}", remote.device());
+    Ok(Found { files: None, identity, check: Check::ok("model", finding), weights: 0 })
 }
 
 fn find(config: &Config) -> Result<Found, EncodeError> {
@@ -44,7 +59,7 @@ fn find(config: &Config) -> Result<Found, EncodeError> {
         files.max_tokens,
         mebibytes(weights)
     );
-    Ok(Found { files, identity, check: Check::ok("model", finding), weights })
+    Ok(Found { files: Some(files), identity, check: Check::ok("model", finding), weights })
 }
 
 /// libtorch, and whether it sees what the machine has.

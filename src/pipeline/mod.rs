@@ -15,7 +15,7 @@ mod watchdog;
 pub use crate::stages::{Receipt, Stage};
 pub use entrance::{Arrival, Entrance};
 pub use supervisor::{Deaths, Health, Supervisor};
-pub use watchdog::{LastResort, WatchSettings};
+pub use watchdog::{LastResort, WatchSettings, exit_at_once};
 
 use crate::chunk::MAX_TEXT_BYTES;
 use crate::flow::{Backoff, Hands, Load, Oldest, Slots};

@@ -41,20 +41,21 @@ impl Default for LastResort {
         LastResort::new(|sentence| {
             let impatient = thread::Builder::new().spawn(|| {
                 thread::sleep(LAST_WORDS);
-                exit_at_once()
+                exit_at_once(EXIT)
             });
             drop(impatient);
             eprintln!("lnsp: {sentence}");
-            exit_at_once()
+            exit_at_once(EXIT)
         })
     }
 }
 
-/// Without the destructors of libraries, which would wait for the thread that hangs.
+/// Ends the process while threads of its still work, without the destructors of libraries: they would wait for a thread
+/// that hangs, or take from one that computes what it computes with.
 #[expect(unsafe_code, reason = "the standard library only knows ends that run destructors, and an abort")]
-fn exit_at_once() -> ! {
+pub fn exit_at_once(code: i32) -> ! {
     // SAFETY: `_exit` takes a number, touches no memory of the process, and may be called from any thread.
-    unsafe { nix::libc::_exit(EXIT) }
+    unsafe { nix::libc::_exit(code) }
 }
 
 impl fmt::Debug for LastResort {

@@ -285,5 +285,20 @@ async fn beside_a_running_service_it_sees_its_port_its_database_and_its_model() 
     assert_eq!(code, Some(0));
     let (code, found) = with_other();
     assert!(code == Some(1) && grade(&found, "stored model").0 == "failure", "{found:#}");
+
+    // The service is an embedding server, too; without it there is none.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let asking =
+        |url: &str| report(elsewhere.path(), &["--no-measure", "--port", "0", "--embedding-endpoint", url]);
+    let (_, found) = asking(&service.url);
+    let (state, finding) = grade(&found, "model");
+    assert!(
+        state == "ok" && finding.contains(&service.url) && finding.contains("384 dimensions"),
+        "{finding}"
+    );
+    let url = service.url.clone();
     assert!(service.terminate().success());
+    let (code, found) = asking(&url);
+    let (state, finding) = grade(&found, "model");
+    assert!(code == Some(1) && state == "failure" && finding.contains(&url), "{finding}");
 }

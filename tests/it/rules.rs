@@ -64,7 +64,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("config", vec!["encoder", "endpoint"]);
     layers.insert("app", all.clone());
     layers.insert("simulated_llm", vec![]);
-    layers.insert("doctor", with(&[&domain, &ports, &["config", "app", "endpoint"]]));
+    layers.insert("doctor", with(&[&domain, &ports, &["config", "app", "endpoint", "vectorizer"]]));
     layers.insert("cli", with(&[&all, &["doctor", "hub", "simulated_llm"]]));
     layers
 }
