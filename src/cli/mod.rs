@@ -1,6 +1,6 @@
 //! The commands of `lnsp`: `serve` runs the service in this process, `simulate-llm` a language model server to try it
-//! with, `bench` both in processes of their own, `model` fetches models, `doctor` looks whether a service would run here;
-//! the others talk to one over HTTP.
+//! with, `bench` both in processes of their own, `model` fetches models, `doctor` looks whether a service would run
+//! here; the others talk to one over HTTP.
 
 pub mod bench;
 pub mod doctor;
