@@ -42,7 +42,7 @@ pub struct Pull {
     /// Models lie in its folder `models`.
     #[arg(long, env = "LNSP_DATA_DIR", default_value = "./data")]
     data_dir: PathBuf,
-    /// Base address of the hub (also read from HF_ENDPOINT) [default: https://huggingface.co]. A token for models that
+    /// Base address of the hub (also read from HF_ENDPOINT) [default: `https://huggingface.co`]. A token for models that
     /// are not for everybody is read from HF_TOKEN.
     #[arg(long = "hub", env = "LNSP_HUB_ENDPOINT", value_parser = address("LNSP_HUB_ENDPOINT"))]
     hub: Option<Address>,
