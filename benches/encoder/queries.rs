@@ -23,7 +23,10 @@ pub fn figures(files: &ModelFiles, corpus: &[String]) -> Result<()> {
 async fn during_ingest(files: &ModelFiles, corpus: &[String]) -> Result<()> {
     let folder = files.folder.display().to_string();
     let service = Service::start(&["--tmd-backend", "local", "--embedding-model", &folder]).await?;
-    let ndjson: String = corpus.iter().map(|text| json!({ "text": text }).to_string() + "\n").collect();
+    // Equal texts are chunks of their own.
+    let line =
+        |(nth, text): (usize, &String)| json!({ "id": nth.to_string(), "text": text }).to_string() + "\n";
+    let ndjson: String = corpus.iter().enumerate().map(line).collect();
     service.upload(&ndjson, "warm-up").await?;
     let facts = &service.state().facts;
     let budget = Budget { tokens: facts.pass_tokens, texts: facts.pass_texts };
