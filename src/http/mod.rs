@@ -1,7 +1,7 @@
 //! The HTTP face: ingest (JSON and NDJSON), search, vectors for others, and the state of the service.
 //!
-//! Knows the entrance, the search, the vectorizer, receipts and chunks; not the stages behind them. Every error goes through the
-//! one table in [`error`].
+//! Knows the entrance, the search, the vectorizer, receipts and chunks; not the stages behind them. Every error goes
+//! through the one table in [`error`].
 
 mod admission;
 mod answers;

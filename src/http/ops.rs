@@ -2,6 +2,7 @@
 
 use super::State;
 use super::error::ApiError;
+use super::request_id::ROUTES;
 use crate::metrics::{self, IndexGauges};
 use crate::pipeline::{Deaths, Stage};
 use crate::vectorizer::Remote;
@@ -177,19 +178,7 @@ pub async fn metrics(state: web::Data<State>) -> HttpResponse {
 
 /// Everything else.
 pub async fn not_found(request: HttpRequest) -> HttpResponse {
-    let known = [
-        "/",
-        "/ingest",
-        "/search",
-        "/embed",
-        "/embed/single",
-        "/dead-letters",
-        "/health",
-        "/ready",
-        "/stats",
-        "/metrics",
-    ];
-    if known.contains(&request.path()) {
+    if ROUTES.contains(&request.path()) {
         let message = format!("{} is not allowed here", request.method());
         return ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).error_response();
     }

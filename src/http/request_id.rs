@@ -79,20 +79,22 @@ fn with_id(body: BoxBody, id: &str) -> BoxBody {
     }
 }
 
+/// What there is to ask for.
+pub(super) const ROUTES: [&str; 10] = [
+    "/",
+    "/ingest",
+    "/search",
+    "/embed",
+    "/embed/single",
+    "/dead-letters",
+    "/health",
+    "/ready",
+    "/stats",
+    "/metrics",
+];
+
 /// Routes and methods are metric labels, so they are closed sets.
 fn route_of(path: &str) -> &'static str {
-    const ROUTES: [&str; 10] = [
-        "/",
-        "/ingest",
-        "/search",
-        "/embed",
-        "/embed/single",
-        "/dead-letters",
-        "/health",
-        "/ready",
-        "/stats",
-        "/metrics",
-    ];
     ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
 }
 
