@@ -99,7 +99,7 @@ fn pull(flags: &Pull) -> CommandResult {
     }
     let source = Source::find(name)?;
     let hub = Hub::new(flags.address()?, token()?, Patience::default())?;
-    let mut progress = Progress::new(name);
+    let mut progress = PullProgress::new(name);
     let pulled = block_on(async {
         tokio::select! {
             pulled = hub::pull(&hub, &source, &models, &mut progress) => Some(pulled),
@@ -139,15 +139,15 @@ fn elsewhere(name: &str, data_dir: &Path) -> Option<PathBuf> {
 }
 
 /// A bar on a terminal, a plain line now and then otherwise.
-struct Progress {
+struct PullProgress {
     bar: ProgressBar,
     name: String,
     plain: bool,
     said: Instant,
 }
 
-impl Progress {
-    fn new(name: &str) -> Progress {
+impl PullProgress {
+    fn new(name: &str) -> PullProgress {
         let plain = !std::io::stderr().is_terminal();
         let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
@@ -156,11 +156,11 @@ impl Progress {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_message(name.to_owned());
-        Progress { bar, name: name.to_owned(), plain, said: Instant::now() }
+        PullProgress { bar, name: name.to_owned(), plain, said: Instant::now() }
     }
 }
 
-impl Watch for Progress {
+impl Watch for PullProgress {
     fn begins(&mut self, files: usize, bytes: u64) {
         self.bar.set_length(bytes);
         self.says(&format!("{files} files, {}", HumanBytes(bytes)));

@@ -1,27 +1,27 @@
 //! `lnsp ingest FILE...`: streams files of one chunk a line, and reads the results while it sends.
 //!
 //! Whatever happens to the service, the connection, or this command, a line is sent again until its answer is known,
-//! and not after. [`delivery`] is the way of one file: rounds of the lines that are left ([`round`]), pauses between
-//! them ([`patience`]), what is settled ([`ledger`]) and the journal that remembers it for the next run ([`journal`]).
+//! and not after. [`file_upload`] is the way of one file: rounds of the lines that are left ([`attempt`]), pauses between
+//! them ([`retry_policy`]), what is settled ([`ledger`]) and the journal that remembers it for the next run ([`journal`]).
 
 mod answer;
-mod book;
-mod delivery;
-mod feed;
+mod attempt;
+mod file_upload;
 mod journal;
 mod ledger;
-mod patience;
-mod progress;
-mod round;
+mod progress_line;
+mod retry_policy;
+mod source;
+mod state;
 mod survey;
 
 use super::{CommandResult, block_on, client, sentence};
+use attempt::Target;
 use clap::Args;
-use delivery::{Delivery, Perseverance};
+use file_upload::{FileUpload, Perseverance};
 use journal::{Journal, Subject};
 use ledger::Tally;
-use patience::Span;
-use round::Target;
+use retry_policy::Span;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -48,7 +48,7 @@ pub struct Ingest {
     /// How long to go on without any chunk being settled while the service is away, full, or failing: seconds, or with
     /// a unit like 90s, 10m, 2h. 0 tries everything once.
     #[arg(long, default_value = "10m")]
-    patience: Span,
+    retry_policy: Span,
     /// How often a chunk that the service does not take now is sent.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     tries: u32,
@@ -132,12 +132,12 @@ pub fn run(ingest: Ingest) -> CommandResult {
 }
 
 async fn send(target: &Target, file: &Path, ingest: &Ingest, total: &mut Tally) -> Result<(), IngestError> {
-    let delivery = match kind_of(file)? {
-        FileKind::Regular => Delivery::of_file(target, file, !ingest.no_journal)?,
-        FileKind::Pipe => Delivery::of_pipe(target, file),
+    let file_upload = match kind_of(file)? {
+        FileKind::Regular => FileUpload::of_file(target, file, !ingest.no_journal)?,
+        FileKind::Pipe => FileUpload::of_pipe(target, file),
     };
-    let perseverance = Perseverance { patience: ingest.patience.0, tries: ingest.tries };
-    let (tally, report, result) = delivery.run(perseverance).await;
+    let perseverance = Perseverance { retry_policy: ingest.retry_policy.0, tries: ingest.tries };
+    let (tally, report, result) = file_upload.run(perseverance).await;
     println!("{}: {report}", file.display());
     total.add(&tally);
     result

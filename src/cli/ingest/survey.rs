@@ -62,7 +62,7 @@ impl Survey {
             };
             bytes += read as u64;
             hasher.update(&buffer[..read]);
-            count.feed(&buffer[..read]);
+            count.source(&buffer[..read]);
         }
         let (chunks, damage) = count.finish();
         Ok(Survey {
@@ -95,12 +95,12 @@ impl Count {
         Count { inflate, inflated: vec![0; BUFFER], lines: Lines::default(), chunks: 0 }
     }
 
-    fn feed(&mut self, mut piece: &[u8]) {
+    fn source(&mut self, mut piece: &[u8]) {
         let Ok(inflate) = &mut self.inflate else { return };
         loop {
             match inflate.step(&mut piece, &mut self.inflated) {
                 Ok(written) => {
-                    self.lines.feed(&self.inflated[..written]);
+                    self.lines.source(&self.inflated[..written]);
                     self.chunks += std::iter::from_fn(|| self.lines.next_line()).count() as u64;
                     if piece.is_empty() && written < self.inflated.len() {
                         return;

@@ -1,12 +1,12 @@
 //! One source of lines, sent until each has its answer: rounds, pauses between them, and the end.
 
 use super::IngestError;
-use super::book::Book;
-use super::feed::{Feed, Source};
+use super::attempt::{End, Target, UploadBody, Watch};
 use super::ledger::Tally;
-use super::patience::{Outcome, Patience};
-use super::progress::Progress;
-use super::round::{Cargo, End, Target, Watch};
+use super::progress::ProgressLine;
+use super::retry_policy::{Outcome, RetryPolicy};
+use super::source::{LineSource, Source};
+use super::state::UploadState;
 use super::survey::{Survey, encoding_of};
 use crate::http::Encoding;
 use std::io;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy)]
 pub struct Perseverance {
     /// Without a line being settled.
-    pub patience: Duration,
+    pub retry_policy: Duration,
     /// Rounds that take too little.
     pub tries: u32,
 }
@@ -32,53 +32,54 @@ enum Kind {
 }
 
 /// See the module.
-pub struct Delivery<'a> {
+pub struct FileUpload<'a> {
     target: &'a Target,
     path: PathBuf,
     kind: Kind,
-    book: Book,
+    state: UploadState,
 }
 
-impl<'a> Delivery<'a> {
+impl<'a> FileUpload<'a> {
     /// Looks at the whole file, and at its journal.
     pub fn of_file(target: &'a Target, path: &Path, journal: bool) -> Result<Self, IngestError> {
         let survey = Survey::of(path).map_err(|error| IngestError::file(path, error))?;
         let journal = journal.then(|| target.journal(path, &survey));
-        let mut book = Book::new(journal, Progress::new(path, Some(survey.chunks)));
-        book.resume();
-        Ok(Delivery { target, path: path.to_owned(), kind: Kind::File(survey), book })
+        let mut state = UploadState::new(journal, ProgressLine::new(path, Some(survey.chunks)));
+        state.resume();
+        Ok(FileUpload { target, path: path.to_owned(), kind: Kind::File(survey), state })
     }
 
     /// A pipe, or `-` for standard input. There is no journal of what cannot be read again.
     pub fn of_pipe(target: &'a Target, path: &Path) -> Self {
-        let book = Book::new(None, Progress::new(path, None));
-        book.progress().say("can be read only once: there is no journal of it, and no line is sent twice");
-        Delivery { target, path: path.to_owned(), kind: Kind::Pipe, book }
+        let state = UploadState::new(None, ProgressLine::new(path, None));
+        state.progress().say("can be read only once: there is no journal of it, and no line is sent twice");
+        FileUpload { target, path: path.to_owned(), kind: Kind::Pipe, state }
     }
 
     /// Sends until all is settled; the tally says how. With an error it says how far it came.
     pub async fn run(mut self, perseverance: Perseverance) -> (Tally, String, Result<(), IngestError>) {
         let result = self.rounds(perseverance).await;
         match &result {
-            Ok(()) => self.book.close(),
+            Ok(()) => self.state.close(),
             Err(_) => {
-                self.book.keep();
-                self.book.progress().finish();
+                self.state.keep();
+                self.state.progress().finish();
             }
         }
-        let tally = self.book.tally();
-        let (took, rate) = self.book.progress().pace(tally);
+        let tally = self.state.tally();
+        let (took, rate) = self.state.progress().pace(tally);
         (tally, format!("{tally} in {:.2} s ({rate:.0} chunks/s)", took.as_secs_f64()), result)
     }
 
     async fn rounds(&mut self, perseverance: Perseverance) -> Result<(), IngestError> {
-        let mut patience = Patience::new(perseverance.patience, perseverance.tries, Instant::now());
+        let mut retry_policy =
+            RetryPolicy::new(perseverance.retry_policy, perseverance.tries, Instant::now());
         while !self.is_settled() {
-            let before = self.book.tally().settled();
-            self.book.turn_page();
-            let (end, watch) = self.round(perseverance.patience).await?;
-            let settled = self.book.tally().settled().saturating_sub(before);
-            let outcome = Outcome { end, settled, again: self.book.again().lines };
+            let before = self.state.tally().settled();
+            self.state.turn_page();
+            let (end, watch) = self.attempt(perseverance.retry_policy).await?;
+            let settled = self.state.tally().settled().saturating_sub(before);
+            let outcome = Outcome { end, settled, again: self.state.again().lines };
             if self.is_settled() {
                 break;
             }
@@ -88,7 +89,7 @@ impl<'a> Delivery<'a> {
                 }
                 Kind::Pipe if matches!(outcome.end, End::Complete) && outcome.again == 0 => return Ok(()),
                 Kind::Pipe if watch.has_begun() => None,
-                _ => patience.pause(&outcome, Instant::now()),
+                _ => retry_policy.pause(&outcome, Instant::now()),
             };
             match pause {
                 Some(pause) => self.wait(&outcome, pause).await,
@@ -106,37 +107,40 @@ impl<'a> Delivery<'a> {
     }
 
     fn left(&self, survey: &Survey) -> u64 {
-        survey.chunks.saturating_sub(self.book.tally().settled())
+        survey.chunks.saturating_sub(self.state.tally().settled())
     }
 
-    async fn round(&mut self, patience: Duration) -> Result<(End, Arc<Watch>), IngestError> {
+    async fn attempt(&mut self, retry_policy: Duration) -> Result<(End, Arc<Watch>), IngestError> {
         match self.target.store().await {
-            Ok(store) => self.book.meet(store),
+            Ok(store) => self.state.meet(store),
             Err(error) => return Ok((End::Unreachable(error), Arc::default())),
         }
         let cargo = self.cargo().await.map_err(|error| IngestError::file(&self.path, error))?;
         let watch = cargo.watch();
         // Whoever sends to a pipe may take their time.
-        let patient = !patience.is_zero() && matches!(self.kind, Kind::File(_));
-        Ok((self.target.send(cargo, patient.then_some(patience), &mut self.book).await, watch))
+        let patient = !retry_policy.is_zero() && matches!(self.kind, Kind::File(_));
+        Ok((self.target.send(cargo, patient.then_some(retry_policy), &mut self.state).await, watch))
     }
 
     /// What is not settled. The first time that is the file as it is, compressed or not; so is a damaged one, of
     /// which the service says what is wrong.
-    async fn cargo(&self) -> io::Result<Cargo> {
+    async fn cargo(&self) -> io::Result<UploadBody> {
         let source = open(&self.path).await?;
         match &self.kind {
-            Kind::File(survey) if self.book.tally().settled() > 0 && survey.damage.is_none() => {
-                let settled = self.book.ledger().lines().clone();
-                Ok(Cargo::new(Feed::without(source, survey.encoding, settled)?, Encoding::Identity))
+            Kind::File(survey) if self.state.tally().settled() > 0 && survey.damage.is_none() => {
+                let settled = self.state.ledger().lines().clone();
+                Ok(UploadBody::new(
+                    LineSource::without(source, survey.encoding, settled)?,
+                    Encoding::Identity,
+                ))
             }
-            _ => Ok(Cargo::new(Feed::whole(source)?, encoding_of(&self.path))),
+            _ => Ok(UploadBody::new(LineSource::whole(source)?, encoding_of(&self.path))),
         }
     }
 
     async fn wait(&mut self, outcome: &Outcome, pause: Duration) {
-        self.book.keep();
-        let what = match (&outcome.end, &self.book.again().last) {
+        self.state.keep();
+        let what = match (&outcome.end, &self.state.again().last) {
             (End::Complete, Some((line, failure))) => {
                 let lines = outcome.again;
                 format!("has {lines} chunks to send again, the last one line {line} ({failure})")
@@ -149,12 +153,12 @@ impl<'a> Delivery<'a> {
             }
             (End::Source(error), _) => format!("was cut off: {error}"),
         };
-        self.book.progress().say(&format!("{what}; next try in {:.1} s", pause.as_secs_f64()));
+        self.state.progress().say(&format!("{what}; next try in {:.1} s", pause.as_secs_f64()));
         tokio::time::sleep(pause).await;
     }
 
     fn give_up(&self, outcome: Outcome) -> IngestError {
-        let advice = match (&self.kind, self.book.has_journal()) {
+        let advice = match (&self.kind, self.state.has_journal()) {
             (Kind::File(_), true) => "run the same command again: it sends only what is left",
             (Kind::File(_), false) => {
                 "run the same command again: what is stored is known and not stored twice"
@@ -167,7 +171,7 @@ impl<'a> Delivery<'a> {
                     Kind::File(survey) => self.left(survey),
                     Kind::Pipe => outcome.again,
                 };
-                let why = self.book.again().last.as_ref();
+                let why = self.state.again().last.as_ref();
                 let why =
                     why.map_or("no answer".to_owned(), |(line, failure)| format!("line {line}: {failure}"));
                 IngestError::NotTaken { left, why, advice }

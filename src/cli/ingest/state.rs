@@ -1,17 +1,17 @@
 //! What one run knows of one file: its ledger, the journal that keeps it, and what is shown of it.
 
 use super::answer::Failure;
+use super::attempt::Listener;
 use super::journal::{Found, Journal};
 use super::ledger::{Fate, KEPT_COMPLAINTS, Ledger, Tally};
-use super::progress::Progress;
-use super::round::Listener;
+use super::progress::ProgressLine;
 use std::time::{Duration, Instant};
 
 /// The journal is written when so much time has passed since the last time, or so many lines were settled.
 const PACE: Duration = Duration::from_millis(500);
 const LINES: u64 = 4096;
 
-/// Lines that the service did not take in this round, and could take in the next.
+/// Lines that the service did not take in this attempt, and could take in the next.
 #[derive(Debug, Default)]
 pub struct Again {
     /// How many.
@@ -21,21 +21,28 @@ pub struct Again {
 }
 
 /// See the module.
-pub struct Book {
+pub struct UploadState {
     ledger: Ledger,
     again: Again,
     journal: Option<Journal>,
     store: Option<String>,
-    progress: Progress,
+    progress: ProgressLine,
     /// Settled lines that the journal has, and when it got them.
     kept: (u64, Instant),
 }
 
-impl Book {
+impl UploadState {
     /// Nothing is settled; what will be is written to the journal, if there is one.
-    pub fn new(journal: Option<Journal>, progress: Progress) -> Self {
+    pub fn new(journal: Option<Journal>, progress: ProgressLine) -> Self {
         let kept = (0, Instant::now());
-        Book { ledger: Ledger::default(), again: Again::default(), journal, store: None, progress, kept }
+        UploadState {
+            ledger: Ledger::default(),
+            again: Again::default(),
+            journal,
+            store: None,
+            progress,
+            kept,
+        }
     }
 
     /// Goes on where the journal ends, and says so.
@@ -70,7 +77,7 @@ impl Book {
         self.store = store.or(self.store.take());
     }
 
-    /// A new round begins.
+    /// A new attempt begins.
     pub fn turn_page(&mut self) {
         self.again = Again::default();
     }
@@ -86,7 +93,7 @@ impl Book {
     }
 
     /// Where progress is shown.
-    pub fn progress(&self) -> &Progress {
+    pub fn progress(&self) -> &ProgressLine {
         &self.progress
     }
 
@@ -134,7 +141,7 @@ impl Book {
     }
 }
 
-impl Listener for Book {
+impl Listener for UploadState {
     fn hear(&mut self, line: u64, fate: Result<Fate, Failure>) {
         match fate {
             Err(failure) => {

@@ -1,8 +1,8 @@
 //! One request to the service: the lines go out, their answers come back meanwhile.
 
 use super::answer::{Answer, Failure, Refusal, fate};
-use super::feed::Feed;
 use super::ledger::Fate;
+use super::source::LineSource;
 use crate::http::{Encoding, Lines};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -30,7 +30,7 @@ pub struct Target {
     pub dataset: String,
 }
 
-/// Hears what a round brings.
+/// Hears what a attempt brings.
 pub trait Listener {
     /// A line is settled, or is to be sent again.
     fn hear(&mut self, line: u64, fate: Result<Fate, Failure>);
@@ -38,7 +38,7 @@ pub trait Listener {
     fn breathe(&mut self);
 }
 
-/// How a round ended.
+/// How a attempt ended.
 #[derive(Debug)]
 pub enum End {
     /// With a summary of the whole upload.
@@ -68,8 +68,8 @@ pub enum End {
 }
 
 /// A source on its way out.
-pub struct Cargo {
-    feed: Feed,
+pub struct UploadBody {
+    source: LineSource,
     encoding: Encoding,
     watch: Arc<Watch>,
 }
@@ -92,10 +92,10 @@ impl Watch {
     }
 }
 
-impl Cargo {
+impl UploadBody {
     /// These bytes, in this encoding.
-    pub fn new(feed: Feed, encoding: Encoding) -> Self {
-        Cargo { feed, encoding, watch: Arc::default() }
+    pub fn new(source: LineSource, encoding: Encoding) -> Self {
+        UploadBody { source, encoding, watch: Arc::default() }
     }
 
     /// See [`Watch`].
@@ -110,7 +110,7 @@ impl Cargo {
         let begin = async move {
             drop(timeout(ANSWER_FIRST, taken.cancelled()).await);
             watch.begun.store(true, Ordering::Relaxed);
-            self.feed.pieces()
+            self.source.pieces()
         };
         futures_util::stream::once(begin).flatten().inspect_err(move |error| {
             let copy = io::Error::new(error.kind(), error.to_string());
@@ -133,8 +133,13 @@ impl Target {
         Ok(response.json::<Stats>().await.unwrap_or_default().store)
     }
 
-    /// Sends `cargo` and hears the answers. Without any for `silence` the round is over.
-    pub async fn send(&self, cargo: Cargo, silence: Option<Duration>, listener: &mut impl Listener) -> End {
+    /// Sends `cargo` and hears the answers. Without any for `silence` the attempt is over.
+    pub async fn send(
+        &self,
+        cargo: UploadBody,
+        silence: Option<Duration>,
+        listener: &mut impl Listener,
+    ) -> End {
         let (encoding, watch, taken) = (cargo.encoding, cargo.watch(), CancellationToken::new());
         let request = self
             .client
@@ -208,7 +213,7 @@ async fn read_answer(
             }
         };
         heard = Instant::now();
-        lines.feed(&piece);
+        lines.source(&piece);
         while let Some((_, line)) = lines.next_line() {
             // A line of a kind this version does not know is passed over.
             let answer = line.ok().and_then(|line| serde_json::from_slice(&line).ok());

@@ -24,7 +24,7 @@ const SHARE: usize = 64;
 pub type Source = Pin<Box<dyn AsyncRead + Send>>;
 
 /// Reads a source from its beginning.
-pub struct Feed {
+pub struct LineSource {
     source: Source,
     inflate: Inflate,
     buffer: Box<[u8]>,
@@ -35,26 +35,34 @@ pub struct Feed {
     ended: bool,
 }
 
-impl Feed {
+impl LineSource {
     /// All bytes as they are.
-    pub fn whole(source: Source) -> io::Result<Feed> {
-        Feed::without(source, Encoding::Identity, RoaringTreemap::new())
+    pub fn whole(source: Source) -> io::Result<LineSource> {
+        LineSource::without(source, Encoding::Identity, RoaringTreemap::new())
     }
 
     /// Its lines, inflated, with those of `settled` blank.
-    pub fn without(source: Source, encoding: Encoding, settled: RoaringTreemap) -> io::Result<Feed> {
+    pub fn without(source: Source, encoding: Encoding, settled: RoaringTreemap) -> io::Result<LineSource> {
         let inflate = Inflate::new(encoding).map_err(io::Error::other)?;
         let buffer = || vec![0; BUFFER].into_boxed_slice();
         let blanks = Blanks::new(settled);
-        Ok(Feed { source, inflate, buffer: buffer(), unread: 0..0, inflated: buffer(), blanks, ended: false })
+        Ok(LineSource {
+            source,
+            inflate,
+            buffer: buffer(),
+            unread: 0..0,
+            inflated: buffer(),
+            blanks,
+            ended: false,
+        })
     }
 
     /// Piece by piece, up to the end or an error.
     pub fn pieces(self) -> impl Stream<Item = io::Result<Bytes>> + Send {
-        stream::unfold(Some(self), |feed| async {
-            let mut feed = feed?;
-            match feed.next().await {
-                Ok(piece) => piece.map(|piece| (Ok(piece), Some(feed))),
+        stream::unfold(Some(self), |source| async {
+            let mut source = source?;
+            match source.next().await {
+                Ok(piece) => piece.map(|piece| (Ok(piece), Some(source))),
                 Err(error) => Some((Err(error), None)),
             }
         })
@@ -131,7 +139,7 @@ mod tests {
 
     fn lines(bytes: &[u8]) -> Vec<(u64, Bytes)> {
         let mut lines = Lines::default();
-        lines.feed(bytes);
+        lines.source(bytes);
         let mut found: Vec<_> = std::iter::from_fn(|| lines.next_line()).collect();
         found.extend(lines.last_line());
         found.into_iter().map(|(number, line)| (number, line.unwrap())).collect()
@@ -174,10 +182,12 @@ mod tests {
         let plain: String = (0..100_000).map(|n| format!("line {n}\n")).collect();
         let packed = zstd::encode_all(plain.as_bytes(), 3).unwrap();
         let source = || -> Source { Box::pin(io::Cursor::new(packed.clone())) };
-        let all = |feed: Feed| async { feed.pieces().try_collect::<Vec<Bytes>>().await.unwrap().concat() };
-        assert_eq!(all(Feed::whole(source()).unwrap()).await, packed);
+        let all = |source: LineSource| async {
+            source.pieces().try_collect::<Vec<Bytes>>().await.unwrap().concat()
+        };
+        assert_eq!(all(LineSource::whole(source()).unwrap()).await, packed);
         let settled: RoaringTreemap = (1..=99_999).collect();
-        let left = all(Feed::without(source(), Encoding::Zstd, settled).unwrap()).await;
+        let left = all(LineSource::without(source(), Encoding::Zstd, settled).unwrap()).await;
         assert_eq!(left, ["\n".repeat(99_999).as_bytes(), b"line 99999\n"].concat());
     }
 }

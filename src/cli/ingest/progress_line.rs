@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const PLAIN_PACE: Duration = Duration::from_secs(5);
 
 /// The progress of one file.
-pub struct Progress {
+pub struct ProgressLine {
     bar: ProgressBar,
     plain: bool,
     name: String,
@@ -21,7 +21,7 @@ pub struct Progress {
     said: Instant,
 }
 
-impl Progress {
+impl ProgressLine {
     /// Of a file of so many chunks, where that is known.
     pub fn new(path: &Path, chunks: Option<u64>) -> Self {
         let plain = !std::io::stderr().is_terminal();
@@ -42,7 +42,7 @@ impl Progress {
             path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
         bar.set_message(name.clone());
         let now = Instant::now();
-        Progress { bar, plain, name, chunks, before: 0, started: now, said: now }
+        ProgressLine { bar, plain, name, chunks, before: 0, started: now, said: now }
     }
 
     /// So many chunks were settled before this run, and say nothing about its speed.

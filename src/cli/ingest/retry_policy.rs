@@ -3,7 +3,7 @@
 //! Two bounds. A time: so long without a line being settled, whatever the reason. A number: so many rounds that the
 //! service read to their end and took less than half of, which is what chunks do that will never be taken.
 
-use super::round::End;
+use super::attempt::End;
 use crate::flow::Backoff;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ impl FromStr for Span {
     }
 }
 
-/// What a round brought.
+/// What a attempt brought.
 #[derive(Debug)]
 pub struct Outcome {
     /// How it ended.
@@ -53,7 +53,7 @@ pub struct Outcome {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Patience {
+pub struct RetryPolicy {
     limit: Duration,
     tries: u32,
     last_news: Instant,
@@ -61,13 +61,13 @@ pub struct Patience {
     tried: u32,
 }
 
-impl Patience {
+impl RetryPolicy {
     /// `limit` without a settled line, zero for none at all; `tries` rounds that take too little.
     pub fn new(limit: Duration, tries: u32, now: Instant) -> Self {
-        Patience { limit, tries, last_news: now, breaks: 0, tried: 0 }
+        RetryPolicy { limit, tries, last_news: now, breaks: 0, tried: 0 }
     }
 
-    /// How long to wait before the next round; `None`: give up.
+    /// How long to wait before the next attempt; `None`: give up.
     pub fn pause(&mut self, outcome: &Outcome, now: Instant) -> Option<Duration> {
         if outcome.settled > 0 {
             (self.last_news, self.breaks) = (now, 0);
@@ -126,9 +126,9 @@ mod tests {
     #[test]
     fn a_service_that_is_away_is_waited_for_with_growing_pauses_until_patience_ends() {
         let start = Instant::now();
-        let mut patience = Patience::new(seconds(30), 8, start);
+        let mut retry_policy = RetryPolicy::new(seconds(30), 8, start);
         let (mut now, mut pauses) = (start, Vec::new());
-        while let Some(pause) = patience.pause(&cut(0), now) {
+        while let Some(pause) = retry_policy.pause(&cut(0), now) {
             now += pause;
             pauses.push(pause.as_millis());
         }
@@ -139,35 +139,39 @@ mod tests {
     #[test]
     fn a_settled_line_is_news_from_which_both_pauses_and_patience_begin_anew() {
         let start = Instant::now();
-        let mut patience = Patience::new(seconds(10), 8, start);
-        assert_eq!(patience.pause(&cut(0), start + seconds(9)), Some(Duration::from_millis(250)));
-        assert_eq!(patience.pause(&cut(1), start + seconds(19)), Some(Duration::from_millis(250)));
-        assert_eq!(patience.pause(&cut(0), start + seconds(28)), Some(Duration::from_millis(500)));
-        assert_eq!(patience.pause(&cut(0), start + seconds(29)), None);
+        let mut retry_policy = RetryPolicy::new(seconds(10), 8, start);
+        assert_eq!(retry_policy.pause(&cut(0), start + seconds(9)), Some(Duration::from_millis(250)));
+        assert_eq!(retry_policy.pause(&cut(1), start + seconds(19)), Some(Duration::from_millis(250)));
+        assert_eq!(retry_policy.pause(&cut(0), start + seconds(28)), Some(Duration::from_millis(500)));
+        assert_eq!(retry_policy.pause(&cut(0), start + seconds(29)), None);
     }
 
     #[test]
     fn the_service_says_how_long_to_wait_within_reason() {
         let now = Instant::now();
-        let mut patience = Patience::new(seconds(600), 8, now);
-        assert_eq!(patience.pause(&put_off(Some(7)), now), Some(seconds(7)));
-        assert_eq!(patience.pause(&put_off(Some(100_000)), now), Some(LONGEST_WAIT));
-        assert_eq!(patience.pause(&put_off(None), now), Some(Duration::from_millis(250)));
-        assert_eq!(Patience::new(Duration::ZERO, 8, now).pause(&put_off(Some(7)), now), None);
+        let mut retry_policy = RetryPolicy::new(seconds(600), 8, now);
+        assert_eq!(retry_policy.pause(&put_off(Some(7)), now), Some(seconds(7)));
+        assert_eq!(retry_policy.pause(&put_off(Some(100_000)), now), Some(LONGEST_WAIT));
+        assert_eq!(retry_policy.pause(&put_off(None), now), Some(Duration::from_millis(250)));
+        assert_eq!(RetryPolicy::new(Duration::ZERO, 8, now).pause(&put_off(Some(7)), now), None);
     }
 
     #[test]
     fn chunks_that_are_never_taken_are_given_up_after_some_tries() {
         let now = Instant::now();
-        let mut patience = Patience::new(seconds(600), 4, now);
-        // Most of a round is progress, however many are left.
+        let mut retry_policy = RetryPolicy::new(seconds(600), 4, now);
+        // Most of a attempt is progress, however many are left.
         for _ in 0..100 {
-            assert_eq!(patience.pause(&complete(500, 500), now), Some(seconds(1)));
+            assert_eq!(retry_policy.pause(&complete(500, 500), now), Some(seconds(1)));
         }
-        assert_eq!(patience.pause(&complete(1, 2), now), Some(seconds(2)));
-        assert_eq!(patience.pause(&complete(0, 2), now), Some(seconds(4)));
-        assert_eq!(patience.pause(&complete(0, 2), now), None);
-        assert_eq!(Patience::new(seconds(600), 1, now).pause(&complete(9, 1), now), None, "one try is one");
+        assert_eq!(retry_policy.pause(&complete(1, 2), now), Some(seconds(2)));
+        assert_eq!(retry_policy.pause(&complete(0, 2), now), Some(seconds(4)));
+        assert_eq!(retry_policy.pause(&complete(0, 2), now), None);
+        assert_eq!(
+            RetryPolicy::new(seconds(600), 1, now).pause(&complete(9, 1), now),
+            None,
+            "one try is one"
+        );
     }
 
     #[test]
@@ -180,7 +184,7 @@ mod tests {
         ];
         for end in ends {
             let outcome = Outcome { end, settled: 5, again: 0 };
-            assert_eq!(Patience::new(seconds(600), 8, now).pause(&outcome, now), None);
+            assert_eq!(RetryPolicy::new(seconds(600), 8, now).pause(&outcome, now), None);
         }
     }
 }
