@@ -15,7 +15,7 @@
 //!    ports   flow                  ports: llm, classifier, encoder, hub, store, index; flow: Inlet, Parcel, Receipt, Batch, Worker
 //!       \    /
 //!       domain                     chunk, tmd, model, outcome, quality: pure
-//!    metrics, pulse, endpoint      leaves beside the house: what is counted; what a thread is doing; other servers
+//!    metrics, progress, endpoint      leaves beside the house: what is counted; what a thread is doing; other servers
 //!    simulated_llm                 another: a language model server to measure and test with; it imports nothing
 //! ```
 //!
@@ -45,7 +45,7 @@ pub mod metrics;
 pub mod model;
 pub mod outcome;
 pub mod pipeline;
-pub mod pulse;
+pub mod progress;
 pub mod quality;
 pub mod search;
 pub mod simulated_llm;

@@ -3,7 +3,7 @@
 use super::StartError;
 use crate::config::{Config, OnFailure, TmdBackend};
 use crate::llm::{Llm, LlmSettings};
-use crate::stages::{CodeSource, Otherwise};
+use crate::stages::{CodeSource, LlmFallback};
 use std::time::Duration;
 
 /// Who gives the codes, and what is to be said about it.
@@ -46,8 +46,8 @@ pub async fn code_source(
     let endpoint = Some(config.llm_endpoint.to_string());
     let name = format!("llm:{}", config.tmd_llm_model);
     let otherwise = match config.tmd_on_failure {
-        OnFailure::Local => Otherwise::AskLocally,
-        OnFailure::Reject => Otherwise::Reject,
+        OnFailure::Local => LlmFallback::AskLocally,
+        OnFailure::Reject => LlmFallback::Reject,
     };
     let source = CodeSource::Llm { llm: llm.clone(), otherwise };
     let error = match llm.probe().await {
@@ -65,8 +65,8 @@ pub async fn code_source(
         return Ok(Codes { source, llm: None, name: local, endpoint, problem: Some(problem) });
     }
     let meanwhile = match otherwise {
-        Otherwise::AskLocally => "the local classifier gives the codes until it answers",
-        Otherwise::Reject => "chunks without codes are rejected until it answers",
+        LlmFallback::AskLocally => "the local classifier gives the codes until it answers",
+        LlmFallback::Reject => "chunks without codes are rejected until it answers",
     };
     say(format!("⚠️  {problem}; {meanwhile}"));
     Ok(Codes { source, llm: Some(llm), name, endpoint, problem: Some(problem) })

@@ -19,7 +19,7 @@ use crate::metrics;
 use crate::model::ModelIdentity;
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
 use crate::search::Search;
-use crate::stages::{Inspect, NoInspection, TmdTools, WriteTools};
+use crate::stages::{FaultHook, NoFaults, TmdTools, WriteTools};
 use crate::store::managed::{ManagedError, ManagedPostgres};
 use crate::store::{Dsn, ModelId, Store, StoreError, StoreOptions};
 use crate::vectorizer::VectorError;
@@ -43,8 +43,8 @@ pub struct App {
 pub struct Fittings {
     /// See [`PipelineSettings`].
     pub pipeline: PipelineSettings,
-    /// See [`Inspect`].
-    pub inspect: Arc<dyn Inspect>,
+    /// See [`FaultHook`].
+    pub inspect: Arc<dyn FaultHook>,
     /// Takes the place of the model: called on each of the model's threads.
     pub encoder: Option<EncoderFactory>,
     /// Changes how the index is opened.
@@ -62,7 +62,7 @@ impl Default for Fittings {
     fn default() -> Self {
         Fittings {
             pipeline: PipelineSettings::default(),
-            inspect: Arc::new(NoInspection),
+            inspect: Arc::new(NoFaults),
             encoder: None,
             index: |_| {},
             admission: Limits::default(),

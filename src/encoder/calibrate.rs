@@ -180,7 +180,7 @@ fn pass_times(
     time: Duration,
 ) -> Result<Vec<Duration>, EncodeError> {
     let begin = Instant::now();
-    // One thread on a processor: what it worked is what a pass costs, however busy the machine is. Otherwise the
+    // One thread on a processor: what it worked is what a pass costs, however busy the machine is. LlmFallback the
     // fastest pass, because whatever else the machine does only makes a pass slower.
     let of_thread = encoder.device() == tch::Device::Cpu && tch::get_num_threads() == 1;
     let mut fastest = vec![Duration::MAX; batches.len()];

@@ -4,7 +4,7 @@
 //! the sender wait, and with it everything up to the socket that is then not read. The actor's mailbox is kept
 //! larger than its slots: slots are the bound, because actix's own capacity is not one.
 
-use super::parcel::{Parcel, Trip};
+use super::parcel::{Parcel, Delivery};
 use super::receipt::Unsettled;
 use crate::metrics;
 use actix::Recipient;
@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// What a stage may hold at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Load {
+pub struct Capacity {
     /// Parcels.
     pub items: usize,
     /// The sum of their weights.
@@ -24,7 +24,7 @@ pub struct Load {
 /// The slots of one stage in one generation, or of another place that holds a bounded number of chunks.
 pub struct Slots {
     stage: &'static str,
-    total: Load,
+    total: Capacity,
     items: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     used: watch::Sender<usize>,
@@ -46,7 +46,7 @@ impl Drop for Slot {
 
 impl Slots {
     /// All free. `stage` is the name in metrics.
-    pub fn new(stage: &'static str, total: Load) -> Arc<Slots> {
+    pub fn new(stage: &'static str, total: Capacity) -> Arc<Slots> {
         metrics::stage_capacity(stage, total.items);
         Arc::new(Slots {
             stage,
@@ -88,14 +88,14 @@ impl Slots {
         Slot { slots: self.clone(), _item: item, _bytes: bytes }
     }
 
-    /// Nobody gets a slot any more; those who wait are turned away. Slots that are out come home as before.
+    /// Nobody gets a slot any more; those who wait are turned away. Slots that are out come redelivery_queue as before.
     pub fn close(&self) {
         self.items.close();
         self.bytes.close();
     }
 
-    /// Waits until every slot is home: the stage is empty.
-    pub async fn all_home(&self) {
+    /// Waits until every slot is redelivery_queue: the stage is empty.
+    pub async fn all_free(&self) {
         // The sender lives in `self`, so the wait can only end with the fact.
         drop(self.used.subscribe().wait_for(|used| *used == 0).await);
     }
@@ -106,7 +106,7 @@ impl Slots {
     }
 
     /// What the stage may hold.
-    pub fn total(&self) -> Load {
+    pub fn total(&self) -> Capacity {
         self.total
     }
 }
@@ -133,14 +133,14 @@ impl<T: Send + 'static, O: Send + Sync + 'static, R: Unsettled> Inlet<T, O, R> {
         Inlet { slots, stage }
     }
 
-    /// Takes a trip into its first stage. Gives it back when the stage is gone.
-    pub async fn admit(&self, cargo: T, trip: Trip<O, R>) -> Result<(), Trip<O, R>> {
-        let Some(slot) = self.slots.acquire(trip.weight()).await else { return Err(trip) };
-        self.deliver(Parcel::new(cargo, slot, trip)).map_err(Parcel::into_trip)
+    /// Takes a delivery into its first stage. Gives it back when the stage is gone.
+    pub async fn admit(&self, cargo: T, delivery: Delivery<O, R>) -> Result<(), Delivery<O, R>> {
+        let Some(slot) = self.slots.acquire(delivery.weight()).await else { return Err(delivery) };
+        self.deliver(Parcel::new(cargo, slot, delivery)).map_err(Parcel::into_delivery)
     }
 
     /// Moves a parcel on. It keeps the slot it has until it holds one here. When this stage is gone the parcel
-    /// is dropped, and so goes home.
+    /// is dropped, and so goes redelivery_queue.
     pub async fn push(&self, mut parcel: Parcel<T, O, R>) {
         parcel.rest();
         let Some(slot) = self.slots.acquire(parcel.weight()).await else { return };

@@ -1,8 +1,8 @@
 //! A promise to answer, that cannot be forgotten.
 //!
-//! A [`ReceiptBook`] belongs to one upload and issues a [`Receipt`] per line. Each receipt holds a place in the
+//! A [`ReceiptIssuer`] belongs to one upload and issues a [`Receipt`] per line. Each receipt holds a place in the
 //! upload's results queue from the start, so settling never waits; one that is dropped says
-//! [`Unsettled::unsettled`]. [`Results`] ends when the book and the last receipt are gone. A receipt may have a
+//! [`Unsettled::unsettled`]. [`ReceiptStream`] ends when the book and the last receipt are gone. A receipt may have a
 //! witness, who hears the answer wherever it is given.
 
 use tokio::sync::mpsc::{self, OwnedPermit};
@@ -53,18 +53,18 @@ impl<R: Unsettled> Drop for Receipt<R> {
 }
 
 /// Issues the receipts of one upload.
-pub struct ReceiptBook<R>(mpsc::Sender<(u64, R)>);
+pub struct ReceiptIssuer<R>(mpsc::Sender<(u64, R)>);
 
 /// The answers of one upload, in the order they were settled.
-pub struct Results<R>(mpsc::Receiver<(u64, R)>);
+pub struct ReceiptStream<R>(mpsc::Receiver<(u64, R)>);
 
 /// A book and its results. `places` bounds what is owed and what is answered but not yet read, together.
-pub fn receipt_book<R: Unsettled>(places: usize) -> (ReceiptBook<R>, Results<R>) {
+pub fn receipt_channel<R: Unsettled>(places: usize) -> (ReceiptIssuer<R>, ReceiptStream<R>) {
     let (sender, receiver) = mpsc::channel(places);
-    (ReceiptBook(sender), Results(receiver))
+    (ReceiptIssuer(sender), ReceiptStream(receiver))
 }
 
-impl<R: Unsettled> ReceiptBook<R> {
+impl<R: Unsettled> ReceiptIssuer<R> {
     /// Waits for a place, then issues a receipt whose answer will carry `tag`. `None`: nobody reads the results.
     pub async fn issue(&self, tag: u64) -> Option<Receipt<R>> {
         let place = self.0.clone().reserve_owned().await.ok()?;
@@ -72,14 +72,14 @@ impl<R: Unsettled> ReceiptBook<R> {
     }
 }
 
-impl<R> ReceiptBook<R> {
+impl<R> ReceiptIssuer<R> {
     /// Some receipt is not settled yet, or its answer not yet read.
     pub fn owes(&self) -> bool {
         self.0.capacity() < self.0.max_capacity()
     }
 }
 
-impl<R> Results<R> {
+impl<R> ReceiptStream<R> {
     /// The next answer with its tag; `None` when everything is answered and the book is closed.
     pub async fn next(&mut self) -> Option<(u64, R)> {
         self.0.recv().await
@@ -109,7 +109,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_receipt_answers_once_settled_or_dropped() {
-        let (book, mut results) = receipt_book(4);
+        let (book, mut results) = receipt_channel(4);
         book.issue(1).await.unwrap().settle(Answer::Good);
         drop(book.issue(2).await.unwrap());
         let open = book.issue(3).await.unwrap();
@@ -123,7 +123,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_witness_hears_the_answer_once_given_or_not() {
-        let (book, mut results) = receipt_book(2);
+        let (book, mut results) = receipt_channel(2);
         let (tell, heard) = std::sync::mpsc::channel();
         for tag in [1, 2] {
             let tell = tell.clone();
@@ -139,7 +139,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_that_nobody_reads_stop_new_receipts() {
-        let (book, mut results) = receipt_book(1);
+        let (book, mut results) = receipt_channel(1);
         book.issue(1).await.unwrap().settle(Answer::Good);
         let mut second = std::pin::pin!(book.issue(2));
         assert!(futures_util::poll!(&mut second).is_pending());

@@ -8,7 +8,7 @@ use super::cut::Cut;
 use super::error::rejection_object;
 use super::ingest::ActiveUpload;
 use super::{State, Tally};
-use crate::flow::Results;
+use crate::flow::ReceiptStream;
 use crate::metrics;
 use crate::outcome::{Filed, Outcome};
 use actix_web::http::{StatusCode, header};
@@ -37,7 +37,7 @@ pub type Ending = oneshot::Receiver<Result<(), Cut>>;
 
 /// What an answer is made of.
 pub struct Answers {
-    results: Results<Outcome>,
+    results: ReceiptStream<Outcome>,
     ending: Ending,
     state: web::Data<State>,
     started: Instant,
@@ -56,7 +56,7 @@ pub struct Signals {
 impl Answers {
     /// Of the upload whose receipts answer to `results`.
     pub fn new(
-        results: Results<Outcome>,
+        results: ReceiptStream<Outcome>,
         ending: Ending,
         state: web::Data<State>,
         upload: Rc<ActiveUpload>,

@@ -15,7 +15,7 @@ pub enum Cut {
     /// It cannot be inflated.
     #[error(transparent)]
     Inflate(#[from] InflateError),
-    /// Results were waiting for the client, and it read none of them.
+    /// ReceiptStream were waiting for the client, and it read none of them.
     #[error(
         "the client did not read its results for {0:?}, and those that waited are dropped; read while sending, or \
          do not ask for a stream, and send it again"

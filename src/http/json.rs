@@ -10,7 +10,7 @@ use super::ingest::{ActiveUpload, GROUP, arrive};
 use super::reply::Reply;
 use super::wire::{self, IngestRequest, Options, ShapeError};
 use super::{Encoding, State};
-use crate::flow::receipt_book;
+use crate::flow::receipt_channel;
 use crate::metrics;
 use crate::outcome::{Cause, Outcome};
 use actix_web::http::StatusCode;
@@ -116,7 +116,7 @@ async fn work(body: Vec<u8>, state: &web::Data<State>) -> Answer {
     let heads: Vec<String> =
         request.chunks.iter().map(|chunk| chunk.text().chars().take(50).collect()).collect();
     let count = heads.len();
-    let (book, mut results) = receipt_book(count);
+    let (book, mut results) = receipt_channel(count);
     let mut chunks =
         request.chunks.into_iter().map(|chunk| chunk.check(&dataset, options.batch_id.as_deref()));
 

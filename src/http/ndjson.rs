@@ -2,7 +2,7 @@
 //!
 //! A reader task cuts lines and brings what is at hand to the entrance; while that waits for room the socket is
 //! not read, and that is the backpressure. With `Accept: application/x-ndjson` each result goes out as it is
-//! settled, while the upload is still open, and a summary ends the answer. Otherwise the summary is the answer.
+//! settled, while the upload is still open, and a summary ends the answer. LlmFallback the summary is the answer.
 
 use super::State;
 use super::answers::{Answers, Signals};
@@ -13,7 +13,7 @@ use super::ingest::{ActiveUpload, GROUP, arrive, header_text};
 use super::lines::{LineError, Lines};
 use super::wire::{self, Options, WireChunk};
 use crate::chunk::Chunk;
-use crate::flow::{ReceiptBook, receipt_book};
+use crate::flow::{ReceiptIssuer, receipt_channel};
 use crate::outcome::{Cause, Outcome, Rejection};
 use crate::pipeline::Receipt;
 use actix_web::http::{StatusCode, header};
@@ -38,7 +38,7 @@ pub async fn ingest(
         .map_err(|error| ApiError::shape(Cause::UnknownField, format!("query parameters: {error}")))?
         .into_inner();
     // Room for every place and for the group on its way in, so that the places are the bound.
-    let (book, results) = receipt_book(state.pipeline.places() + GROUP);
+    let (book, results) = receipt_channel(state.pipeline.places() + GROUP);
     let (ended, ending) = oneshot::channel();
     let (room, has_room) = watch::channel(true);
     let over = CancellationToken::new();
@@ -79,7 +79,7 @@ struct Reader {
     state: web::Data<State>,
     dataset: Arc<str>,
     batch_id: Option<String>,
-    book: ReceiptBook<Outcome>,
+    book: ReceiptIssuer<Outcome>,
     has_room: watch::Receiver<bool>,
     over: CancellationToken,
     _upload: Rc<ActiveUpload>,

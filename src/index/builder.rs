@@ -143,7 +143,7 @@ impl Site<'_> {
         &self,
         question: impl FnOnce(&dyn ChangeSource) -> Result<T, SourceError>,
     ) -> Result<T, SourceError> {
-        let _waiting = self.options.pulse.wait();
+        let _waiting = self.options.progress.wait();
         question(self.source)
     }
 
@@ -242,7 +242,7 @@ impl Site<'_> {
     }
 
     fn forestry(&self, record: &Record) -> Forestry<'_> {
-        let IndexOptions { trees, pulse, .. } = self.options;
-        Forestry { trees: *trees, cancelled: self.cancelled, pulse, seed: record.watermark.unsigned_abs() }
+        let IndexOptions { trees, progress, .. } = self.options;
+        Forestry { trees: *trees, cancelled: self.cancelled, progress, seed: record.watermark.unsigned_abs() }
     }
 }

@@ -8,7 +8,7 @@
 
 use super::error::IndexError;
 use super::source::{Change, usable};
-use crate::pulse::Pulse;
+use crate::threads::Progress;
 use arroy::distances::Cosine;
 use arroy::{Writer, WriterProgress};
 use heed::types::Bytes;
@@ -37,21 +37,21 @@ pub(super) struct Forestry<'a> {
     /// Asked often during a build; `true` ends it at once.
     pub(super) cancelled: &'a (dyn Fn() -> bool + Sync),
     /// Gets the signs of life that a build gives.
-    pub(super) pulse: &'a Pulse,
+    pub(super) progress: &'a Progress,
     /// Any is as good as another; a fixed one makes a failure repeatable.
     pub(super) seed: u64,
 }
 
 impl Forestry<'_> {
     fn asked(&self) -> bool {
-        self.pulse.beat();
+        self.progress.beat();
         (self.cancelled)()
     }
 
     fn moved(&self, progress: WriterProgress) {
-        self.pulse.beat();
+        self.progress.beat();
         if let Some(step) = progress.sub {
-            self.pulse.follow(step.current);
+            self.progress.follow(step.current);
         }
     }
 }

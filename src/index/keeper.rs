@@ -73,7 +73,7 @@ impl Keeper {
 
     pub(super) fn run(mut self) {
         let shared = self.shared.clone();
-        let life = shared.options.pulse.live();
+        let life = shared.options.progress.live();
         loop {
             let job = shared.await_orders(|orders| self.next_job(orders));
             match job {
@@ -162,7 +162,7 @@ impl Keeper {
         work: impl FnOnce(&Keeper) -> Result<(), IndexError> + Send,
     ) -> Result<(), IndexError> {
         lock(&self.shared.account).building_since = Some(Instant::now());
-        let _spell = self.shared.options.pulse.begin("building the index");
+        let _activity = self.shared.options.progress.begin("building the index");
         let keeper: &Keeper = self;
         let result = catch_unwind(AssertUnwindSafe(|| keeper.pool.install(|| work(keeper))))
             .unwrap_or_else(|panic| Err(IndexError::Panicked(message_of(panic.as_ref()))));

@@ -39,7 +39,7 @@ pub use search::{Effort, Found, Mode};
 pub use source::{ChangeSource, ChangedRow, Changes, Commit};
 pub use status::{IndexStatus, RebuildReason};
 
-use crate::pulse::Pulse;
+use crate::threads::Progress;
 use keeper::Keeper;
 use readers::Readers;
 use roaring::RoaringBitmap;
@@ -173,9 +173,9 @@ impl Index {
     }
 
     /// What its threads are at: the one that builds, and those that search.
-    pub fn pulses(&self) -> Vec<Pulse> {
-        let builder = self.inner.shared.options.pulse.clone();
-        std::iter::once(builder).chain(self.inner.readers.pulses.iter().cloned()).collect()
+    pub fn progress(&self) -> Vec<Progress> {
+        let builder = self.inner.shared.options.progress.clone();
+        std::iter::once(builder).chain(self.inner.readers.progress.iter().cloned()).collect()
     }
 
     /// The state at this moment.

@@ -1,6 +1,6 @@
 //! How an index is opened. Every number has its reason here.
 
-use crate::pulse::Pulse;
+use crate::threads::Progress;
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
@@ -45,7 +45,7 @@ pub struct IndexOptions {
     /// When to build.
     pub policy: BuildPolicy,
     /// Of the thread that builds.
-    pub pulse: Pulse,
+    pub progress: Progress,
 }
 
 /// Vectors in memory, in bytes, that are committed and not built.
@@ -92,7 +92,7 @@ impl IndexOptions {
             rebuild_threads: std::thread::available_parallelism().map_or(1, usize::from),
             read_threads: 2,
             policy: BuildPolicy::new(dims),
-            pulse: Pulse::of_thread("lnsp-index"),
+            progress: Progress::of_thread("lnsp-index"),
         }
     }
 }

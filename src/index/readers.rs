@@ -3,7 +3,7 @@
 use super::keeper::message_of;
 use super::shared::{Shared, lock};
 use super::{Effort, Found, IndexError};
-use crate::pulse::Pulse;
+use crate::threads::Progress;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -22,21 +22,21 @@ struct Query {
 pub(super) struct Readers {
     queue: Option<mpsc::Sender<Query>>,
     threads: Vec<JoinHandle<()>>,
-    pub(super) pulses: Vec<Pulse>,
+    pub(super) progress: Vec<Progress>,
 }
 
 impl Readers {
     pub(super) fn start(shared: &Arc<Shared>) -> Result<Readers, IndexError> {
         let (queue, queries) = mpsc::channel(QUEUE);
         let queries = Arc::new(Mutex::new(queries));
-        let mut readers = Readers { queue: Some(queue), threads: Vec::new(), pulses: Vec::new() };
+        let mut readers = Readers { queue: Some(queue), threads: Vec::new(), progress: Vec::new() };
         for n in 0..shared.options.read_threads.max(1) {
             let (shared, queries) = (shared.clone(), queries.clone());
             let name = format!("lnsp-search-{n}");
-            let pulse = Pulse::of_thread(&name);
-            readers.pulses.push(pulse.clone());
+            let progress = Progress::of_thread(&name);
+            readers.progress.push(progress.clone());
             let thread = std::thread::Builder::new().name(name);
-            let thread = thread.spawn(move || serve(&shared, &pulse, &queries));
+            let thread = thread.spawn(move || serve(&shared, &progress, &queries));
             readers.threads.push(thread.map_err(|error| IndexError::io("the search threads", error))?);
         }
         Ok(readers)
@@ -55,15 +55,15 @@ impl Readers {
     }
 }
 
-fn serve(shared: &Shared, pulse: &Pulse, queries: &Mutex<mpsc::Receiver<Query>>) {
-    let life = pulse.live();
+fn serve(shared: &Shared, progress: &Progress, queries: &Mutex<mpsc::Receiver<Query>>) {
+    let life = progress.live();
     // One thread waits for the queue, the others for the one that waits.
     let next = || lock(queries).blocking_recv();
     while let Some(Query { vector, k, effort, reply }) = next() {
         if reply.is_closed() {
             continue;
         }
-        let _spell = pulse.begin("at one search");
+        let _activity = progress.begin("at one search");
         let found = catch_unwind(AssertUnwindSafe(|| shared.search(&vector, k, effort)))
             .unwrap_or_else(|panic| Err(IndexError::Panicked(message_of(panic.as_ref()))));
         // Whoever asked may have gone away.

@@ -254,7 +254,7 @@ fn open_env(path: &Path, map_size: usize) -> heed::Result<Env<WithoutTls>> {
 mod tests {
     use super::super::source::ChangedRow;
     use super::*;
-    use crate::pulse::Pulse;
+    use crate::threads::Progress;
 
     /// `scan` reads arroy's layout without arroy: this fails when an update changes it.
     #[test]
@@ -267,8 +267,8 @@ mod tests {
         let changes = rows.map(|(item, vector)| {
             Change::Put(ChangedRow { seq: i64::from(item) + 1, item, vector: vector.into() })
         });
-        let pulse = Pulse::new("test");
-        let forestry = Forestry { trees: 3, cancelled: &|| false, pulse: &pulse, seed: 7 };
+        let progress = Progress::new("test");
+        let forestry = Forestry { trees: 3, cancelled: &|| false, progress: &progress, seed: 7 };
         let record = Record::empty(&identity, 60_000).after(&changes, 1 << 40);
         volume.apply(&changes, record, &forestry).unwrap();
 

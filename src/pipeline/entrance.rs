@@ -1,15 +1,15 @@
 //! Where chunks come in: known ones are answered from one batched look-up, before any work is spent on them; those
-//! whose key is inside already stand aside until its fate is decided; the others wait here for a slot.
+//! whose key is inside already try_claim aside until its fate is decided; the others wait here for a slot.
 //!
 //! The order is: take the keys, then look them up. So whoever finds a key free finds the row of whoever had it before.
 
-use super::claims::{Claims, Follower, Standing};
-use super::{Gate, PipelineSettings};
+use super::in_flight::{InFlightKeys, Follower, Claim};
+use super::{Generation, PipelineSettings};
 use crate::chunk::{Chunk, ChunkKey};
 use crate::flow::Backoff;
 use crate::metrics;
 use crate::outcome::{Cause, Outcome, Rejection};
-use crate::stages::{Home, NeedsLlm, NeedsNoLlm, Receipt, Trip, found};
+use crate::stages::{RedeliveryQueue, NeedsLlm, NeedsNoLlm, Receipt, Delivery, found};
 use crate::store::{KnownChunk, Store, StoreError};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,9 +31,9 @@ pub struct Arrival {
 #[derive(Clone)]
 pub struct Entrance {
     store: Store,
-    claims: Arc<Claims>,
-    home: Arc<Home>,
-    gate: watch::Receiver<Option<Gate>>,
+    in_flight: Arc<InFlightKeys>,
+    redelivery_queue: Arc<RedeliveryQueue>,
+    gate: watch::Receiver<Option<Generation>>,
     patience: Duration,
     single_file: Option<Arc<Mutex<()>>>,
     draining: CancellationToken,
@@ -64,15 +64,15 @@ impl Drop for Waiting<'_> {
 impl Entrance {
     pub(super) fn new(
         store: Store,
-        home: Arc<Home>,
-        gate: watch::Receiver<Option<Gate>>,
+        redelivery_queue: Arc<RedeliveryQueue>,
+        gate: watch::Receiver<Option<Generation>>,
         settings: &PipelineSettings,
     ) -> (Self, mpsc::Receiver<Follower>) {
-        let (claims, turns) = Claims::new(settings.followers);
+        let (in_flight, promoted) = InFlightKeys::new(settings.followers);
         let single_file = settings.one_at_a_time.then(Arc::default);
         let (draining, waiting) = (CancellationToken::new(), Arc::default());
         let patience = settings.patience;
-        (Entrance { store, claims, home, gate, patience, single_file, draining, waiting }, turns)
+        (Entrance { store, in_flight, redelivery_queue, gate, patience, single_file, draining, waiting }, promoted)
     }
 
     /// Takes some chunks of one upload. Returns when each is settled, inside the pipeline, or waiting for the fate of
@@ -81,12 +81,12 @@ impl Entrance {
     pub async fn admit(&self, mut arrivals: Vec<Arrival>) {
         let mut waiting = Waiting::begin(&self.waiting, arrivals.len());
         while !arrivals.is_empty() {
-            let (leaders, crowded) = self.claim(arrivals, &mut waiting);
-            let crowded = self.let_in(leaders, crowded, &mut waiting).await;
+            let (leaders, full) = self.claim(arrivals, &mut waiting);
+            let full = self.admit_claimed(leaders, full, &mut waiting).await;
             arrivals = Vec::new();
             // Only now, holding no key whose chunk is not inside, is it safe to wait for those of others.
-            for arrival in crowded {
-                match self.claims.follow(arrival).await {
+            for arrival in full {
+                match self.in_flight.follow(arrival).await {
                     Some(free) => arrivals.push(free),
                     None => waiting.less(1),
                 }
@@ -96,64 +96,64 @@ impl Entrance {
 
     /// Parts the arrivals into those who have their key now, and those who found no room behind who has it.
     fn claim(&self, arrivals: Vec<Arrival>, waiting: &mut Waiting<'_>) -> (Vec<Arrival>, Vec<Arrival>) {
-        let (mut leaders, mut crowded) = (Vec::with_capacity(arrivals.len()), Vec::new());
+        let (mut leaders, mut full) = (Vec::with_capacity(arrivals.len()), Vec::new());
         for arrival in arrivals {
-            match self.claims.stand(arrival) {
-                Standing::Leads(arrival) => leaders.push(arrival),
-                Standing::Crowded(arrival) => crowded.push(arrival),
-                Standing::Follows => waiting.less(1),
+            match self.in_flight.try_claim(arrival) {
+                Claim::Leader(arrival) => leaders.push(arrival),
+                Claim::Full(arrival) => full.push(arrival),
+                Claim::Follower => waiting.less(1),
             }
         }
-        (leaders, crowded)
+        (leaders, full)
     }
 
-    /// Answers those who are known, and brings the leaders inside. Gives back those of the crowded who are not known.
-    async fn let_in(
+    /// Answers those who are known, and brings the leaders inside. Gives back those of the full who are not known.
+    async fn admit_claimed(
         &self,
         leaders: Vec<Arrival>,
-        mut crowded: Vec<Arrival>,
+        mut full: Vec<Arrival>,
         waiting: &mut Waiting<'_>,
     ) -> Vec<Arrival> {
-        let both = leaders.iter().chain(&crowded);
+        let both = leaders.iter().chain(&full);
         let keys: Vec<ChunkKey> = both.map(|arrival| arrival.chunk.key.clone()).collect();
         let known = match self.look_up(&keys, Instant::now() + self.patience).await {
             Ok(known) => known,
             Err(error) => {
                 let message = format!("the database could not be asked: {error}; send it again");
                 let lost = Outcome::Rejected(Rejection::new(Cause::Lost, message));
-                leaders.into_iter().chain(crowded).for_each(|a| a.receipt.settle(lost.clone()));
+                leaders.into_iter().chain(full).for_each(|a| a.receipt.settle(lost.clone()));
                 waiting.less(keys.len());
                 return Vec::new();
             }
         };
-        self.remove_letters(leaders.iter().chain(&crowded), &known).await;
+        self.remove_letters(leaders.iter().chain(&full), &known).await;
         for Arrival { chunk, receipt } in leaders {
             match known.get(&chunk.key) {
                 Some(row) => receipt.settle(found(chunk, row.clone())),
                 None => {
                     let weight = chunk.weight();
-                    self.enter(Trip::new(chunk, weight, receipt, self.home.clone())).await;
+                    self.enter(Delivery::new(chunk, weight, receipt, self.redelivery_queue.clone())).await;
                 }
             }
             waiting.less(1);
         }
-        for Arrival { chunk, receipt } in crowded.extract_if(.., |a| known.contains_key(&a.chunk.key)) {
+        for Arrival { chunk, receipt } in full.extract_if(.., |a| known.contains_key(&a.chunk.key)) {
             if let Some(row) = known.get(&chunk.key) {
                 receipt.settle(found(chunk, row.clone()));
             }
             waiting.less(1);
         }
-        crowded
+        full
     }
 
     /// Lets those in whose turn has come, because what became of another with their key says nothing about them. For
     /// the life of the process; each in a task of its own, so that nobody waits behind another key.
-    pub(super) async fn usher(self, mut turns: mpsc::Receiver<Follower>) {
-        while let Some(Follower { arrival, slot }) = turns.recv().await {
+    pub(super) async fn run_promoted_followers(self, mut promoted: mpsc::Receiver<Follower>) {
+        while let Some(Follower { arrival, slot }) = promoted.recv().await {
             let entrance = self.clone();
             actix::spawn(async move {
                 let mut waiting = Waiting::begin(&entrance.waiting, 1);
-                entrance.let_in(vec![arrival], Vec::new(), &mut waiting).await;
+                entrance.admit_claimed(vec![arrival], Vec::new(), &mut waiting).await;
                 drop(slot);
             });
         }
@@ -199,8 +199,8 @@ impl Entrance {
         }
     }
 
-    /// Brings one trip into the first stage, waiting for room, and for the next generation when this one is gone.
-    async fn enter(&self, mut trip: Trip) {
+    /// Brings one delivery into the first stage, waiting for room, and for the next generation when this one is gone.
+    async fn enter(&self, mut delivery: Delivery) {
         let _turn = match &self.single_file {
             Some(file) => Some(file.lock().await),
             None => None,
@@ -211,25 +211,25 @@ impl Entrance {
         loop {
             // Not the gate that has just turned it away and is about to be taken down.
             let open =
-                |gate: &Option<Gate>| gate.as_ref().is_some_and(|gate| Some(gate.generation) != closed);
+                |gate: &Option<Generation>| gate.as_ref().is_some_and(|gate| Some(gate.generation) != closed);
             let gate = tokio::select! {
                 biased;
-                () = self.draining.cancelled() => return give_up(trip, Cause::Draining),
+                () = self.draining.cancelled() => return settle_unadmitted(delivery, Cause::Draining),
                 gate = timeout_at(deadline, gates.wait_for(open)) => match gate {
                     Ok(Ok(gate)) => gate.clone(),
-                    Ok(Err(_)) => return give_up(trip, Cause::Draining),
-                    Err(_) => return give_up(trip, Cause::Lost),
+                    Ok(Err(_)) => return settle_unadmitted(delivery, Cause::Draining),
+                    Err(_) => return settle_unadmitted(delivery, Cause::Lost),
                 },
             };
             let Some(gate) = gate else { continue };
-            match gate.admit(trip).await {
+            match gate.admit(delivery).await {
                 Ok(()) => {
                     if self.single_file.is_some() {
-                        gate.all_home().await;
+                        gate.all_free().await;
                     }
                     return;
                 }
-                Err(returned) => trip = returned,
+                Err(returned) => delivery = returned,
             }
             deadline = Instant::now() + self.patience;
             closed = Some(gate.generation);
@@ -250,19 +250,19 @@ impl Entrance {
 
     /// Chunks that wait for the fate of another one with their key.
     pub fn following(&self) -> usize {
-        self.claims.following()
+        self.in_flight.following()
     }
 
     /// Keys of chunks that are taken and not yet answered.
     pub fn keys(&self) -> usize {
-        self.claims.keys()
+        self.in_flight.keys()
     }
 
     /// Waits until no chunk is inside.
-    pub async fn all_home(&self) {
+    pub async fn all_free(&self) {
         let gate = self.gate.borrow().clone();
         if let Some(gate) = gate {
-            gate.all_home().await;
+            gate.all_free().await;
         }
     }
 
@@ -280,26 +280,26 @@ impl Entrance {
     /// way between two generations, or waiting for the fate of another.
     pub(super) async fn drain(&self) {
         self.close();
-        self.claims.all_answered().await;
-        self.all_home().await;
+        self.in_flight.all_answered().await;
+        self.all_free().await;
     }
 }
 
-impl Gate {
-    /// Into the inlet that fits the chunk. Gives the trip back when the generation is gone.
-    pub(super) async fn admit(&self, trip: Trip) -> Result<(), Trip> {
-        let chunk = trip.origin().clone();
+impl Generation {
+    /// Into the inlet that fits the chunk. Gives the delivery back when the generation is gone.
+    pub(super) async fn admit(&self, delivery: Delivery) -> Result<(), Delivery> {
+        let chunk = delivery.origin().clone();
         match &self.llm {
-            Some(llm) if chunk.client_tmd.is_none() => llm.admit(NeedsLlm(chunk), trip).await,
-            _ => self.local.admit(NeedsNoLlm(chunk), trip).await,
+            Some(llm) if chunk.client_tmd.is_none() => llm.admit(NeedsLlm(chunk), delivery).await,
+            _ => self.local.admit(NeedsNoLlm(chunk), delivery).await,
         }
     }
 }
 
-fn give_up(trip: Trip, cause: Cause) {
+fn settle_unadmitted(delivery: Delivery, cause: Cause) {
     let message = match cause {
         Cause::Draining => "the service is going down; send it again",
         _ => "the pipeline did not come back in time; send it again",
     };
-    trip.settle(Outcome::Rejected(Rejection::new(cause, message)));
+    delivery.settle(Outcome::Rejected(Rejection::new(cause, message)));
 }

@@ -1,53 +1,53 @@
 //! The way of a chunk, in one function: [`build`] spawns the three stages bottom-up, each getting the inlet of
-//! the next, and ends with the [`Gate`] through which chunks come in.
+//! the next, and ends with the [`Generation`] through which chunks come in.
 //!
-//! [`Entrance`] stands before the gate and turns known chunks away before any work; [`claims`] has others with a key
+//! [`Entrance`] stands before the gate and promoted known chunks away before any work; [`in_flight`] has others with a key
 //! that is inside wait for its fate. [`Supervisor`] builds a generation of stages, and the next one when a stage of it
 //! dies; a watchdog sees to it that nothing stands still. [`Pipeline`] is what the rest of the house holds. This is the
 //! only module that names all stages.
 
-mod claims;
+mod in_flight;
 mod entrance;
-mod patience;
+mod stall;
 mod supervisor;
 mod watchdog;
 
 pub use crate::stages::{Receipt, Stage};
 pub use entrance::{Arrival, Entrance};
 pub use supervisor::{Deaths, Health, Supervisor};
-pub use watchdog::{LastResort, WatchSettings, exit_at_once};
+pub use watchdog::{FatalHandler, WatchSettings, exit_at_once};
 
 use crate::chunk::MAX_TEXT_BYTES;
-use crate::flow::{Backoff, Hands, Load, Oldest, Slots};
+use crate::flow::{Backoff, TaskRegistry, Capacity, Oldest, Slots};
 use crate::metrics;
-use crate::pulse::Pulse;
+use crate::threads::Progress;
 use crate::stages::{
-    Died, Duty, Embedder, Home, Inlet, Inspect, Letters, Lifeline, NeedsLlm, NeedsNoLlm, TmdExtractor,
+    Died, StageContext, Embedder, RedeliveryQueue, Inlet, FaultHook, DeadLetterQueue, ExitGuard, NeedsLlm, NeedsNoLlm, TmdExtractor,
     TmdTools, WriteTools, Writer, letters,
 };
 use crate::vectorizer::Vectorizer;
 use actix::{Actor, Addr, Arbiter, Context};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use supervisor::Desk;
+use supervisor::SupervisorChannels;
 use tokio::runtime::{Handle, RuntimeMetrics};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use watchdog::{Watchdog, Watched};
+use watchdog::{Watchdog, WatchTargets};
 
 /// How much the pipeline may hold, and how it heals.
 #[derive(Debug, Clone)]
 pub struct PipelineSettings {
     /// Slots of the first stage, for chunks that need no language model.
-    pub tmd: Load,
+    pub tmd: Capacity,
     /// Slots of the first stage, for chunks that do: none without one, else see [`Self::ask_at_once`].
-    pub llm: Load,
+    pub llm: Capacity,
     /// Slots of the embedder: also the window in which texts of like length find each other.
-    pub embed: Load,
+    pub embed: Capacity,
     /// Slots of the writer.
-    pub write: Load,
+    pub write: Capacity,
     /// Chunks that wait for the fate of another one with their key: no more than this beside those that are inside.
-    pub followers: Load,
+    pub followers: Capacity,
     /// One chunk at a time, from the entrance to the commit: the control of benchmarks.
     pub one_at_a_time: bool,
     /// Pauses between generations, after the first one, which follows at once.
@@ -65,13 +65,13 @@ impl Default for PipelineSettings {
         const MIB: usize = 1024 * 1024;
         PipelineSettings {
             // Tagging takes microseconds: enough to keep the next stage supplied.
-            tmd: Load { items: 128, bytes: 16 * MIB },
-            llm: Load { items: 0, bytes: 0 },
+            tmd: Capacity { items: 128, bytes: 16 * MIB },
+            llm: Capacity { items: 0, bytes: 0 },
             // Several forward passes' worth, so that a batch of like lengths can be found.
-            embed: Load { items: 512, bytes: 32 * MIB },
+            embed: Capacity { items: 512, bytes: 32 * MIB },
             // One transaction in flight and the next one gathering.
-            write: Load { items: 512, bytes: 32 * MIB },
-            followers: Load { items: 1024, bytes: 16 * MIB },
+            write: Capacity { items: 512, bytes: 32 * MIB },
+            followers: Capacity { items: 1024, bytes: 16 * MIB },
             one_at_a_time: false,
             heal: Backoff { first: Duration::from_secs(1), ceiling: Duration::from_secs(60) },
             calm: Duration::from_secs(30),
@@ -87,7 +87,7 @@ impl PipelineSettings {
     #[must_use]
     pub fn ask_at_once(mut self, calls: usize) -> Self {
         let items = calls + (calls / 4).clamp(2, 64);
-        self.llm = Load { items, bytes: items * (MAX_TEXT_BYTES + 1024) };
+        self.llm = Capacity { items, bytes: items * (MAX_TEXT_BYTES + 1024) };
         self
     }
 
@@ -106,23 +106,23 @@ pub struct Tools {
     pub embed: Vectorizer,
     /// Of the third.
     pub write: WriteTools,
-    /// See [`Inspect`].
-    pub inspect: Arc<dyn Inspect>,
+    /// See [`FaultHook`].
+    pub inspect: Arc<dyn FaultHook>,
 }
 
 impl Tools {
     /// Of the threads that the stages rely on, and that cannot be replaced while they hang.
-    fn pulses(&self) -> Vec<Pulse> {
-        let mut pulses = self.tmd.classifier.pulses().to_vec();
-        pulses.extend(self.embed.pulses());
-        pulses.extend(self.write.index.pulses());
-        pulses
+    fn progress(&self) -> Vec<Progress> {
+        let mut progress = self.tmd.classifier.progress().to_vec();
+        progress.extend(self.embed.progress());
+        progress.extend(self.write.index.progress());
+        progress
     }
 }
 
 /// The way into one generation of stages.
 #[derive(Clone)]
-struct Gate {
+struct Generation {
     generation: u64,
     local: Inlet<NeedsNoLlm>,
     llm: Option<Inlet<NeedsLlm>>,
@@ -130,16 +130,16 @@ struct Gate {
     retired: CancellationToken,
 }
 
-impl Gate {
+impl Generation {
     /// Waits until no chunk is inside any stage.
-    async fn all_home(&self) {
+    async fn all_free(&self) {
         // A parcel leaves a stage only after it has a slot in the next, so looking in order of the way suffices.
         for slots in &self.slots {
-            slots.all_home().await;
+            slots.all_free().await;
         }
     }
 
-    /// Ends the generation. Whoever is inside goes home, or to its end if that has begun.
+    /// Ends the generation. Whoever is inside goes redelivery_queue, or to its end if that has begun.
     fn retire(&self) {
         self.retired.cancel();
         self.slots.iter().for_each(|slots| slots.close());
@@ -148,18 +148,18 @@ impl Gate {
 
 /// Where stages tell how they are and what they reject, in every generation.
 #[derive(Clone)]
-struct Reports {
+struct StageReports {
     deaths: mpsc::Sender<Died>,
-    hands: [Arc<Hands>; 3],
-    letters: Letters,
+    hands: [Arc<TaskRegistry>; 3],
+    letters: DeadLetterQueue,
 }
 
 /// Spawns a generation on the current Arbiter: the writer first, the gate last. Read upwards it is the way of a
 /// chunk.
-fn build(generation: u64, tools: &Tools, settings: &PipelineSettings, reports: &Reports) -> Gate {
+fn build(generation: u64, tools: &Tools, settings: &PipelineSettings, reports: &StageReports) -> Generation {
     let retired = CancellationToken::new();
-    let duty = |stage| Duty {
-        lifeline: Lifeline::new(stage, generation, reports.deaths.clone(), retired.clone()),
+    let duty = |stage| StageContext {
+        exit_guard: ExitGuard::new(stage, generation, reports.deaths.clone(), retired.clone()),
         inspect: tools.inspect.clone(),
         hands: reports.hands[stage as usize].clone(),
         letters: reports.letters.clone(),
@@ -174,18 +174,18 @@ fn build(generation: u64, tools: &Tools, settings: &PipelineSettings, reports: &
     let to_embedder = Inlet::new(embed_slots.clone(), embedder.recipient());
 
     let tmd_slots = Slots::new(Stage::Tmd.name(), settings.tmd);
-    let both = Load { items: settings.tmd.items + settings.llm.items, ..settings.tmd };
+    let both = Capacity { items: settings.tmd.items + settings.llm.items, ..settings.tmd };
     let extractor = spawn(both, TmdExtractor::new(tools.tmd.clone(), to_embedder, duty(Stage::Tmd)));
     let local = Inlet::new(tmd_slots.clone(), extractor.clone().recipient());
     let llm_slots = Slots::new("llm", settings.llm);
     // Without somebody to ask there is nothing to wait for.
     let llm = tools.tmd.asks_llm().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
 
-    Gate { generation, local, llm, slots: [llm_slots, tmd_slots, embed_slots, write_slots], retired }
+    Generation { generation, local, llm, slots: [llm_slots, tmd_slots, embed_slots, write_slots], retired }
 }
 
 /// Starts a stage whose mailbox is larger than its slots.
-fn spawn<A: Actor<Context = Context<A>>>(slots: Load, stage: A) -> Addr<A> {
+fn spawn<A: Actor<Context = Context<A>>>(slots: Capacity, stage: A) -> Addr<A> {
     A::create(|context| {
         context.set_mailbox_capacity(slots.items + Inlet::<NeedsNoLlm>::MAILBOX_MARGIN);
         stage
@@ -198,7 +198,7 @@ pub struct Pipeline {
     arbiter: Mutex<Option<Arbiter>>,
     runtime: RuntimeMetrics,
     health: watch::Receiver<Health>,
-    hands: [Arc<Hands>; 3],
+    hands: [Arc<TaskRegistry>; 3],
     entrance: Entrance,
     slots: usize,
     places: usize,
@@ -214,27 +214,27 @@ impl Pipeline {
         // The Arbiter is new and idle: its answer is there as soon as its thread runs.
         arbiter.spawn_fn(move || drop(tell.send(Handle::current().metrics())));
         let runtime = told.recv().unwrap_or_else(|_| Handle::current().metrics());
-        let home = Arc::new(Home::default());
+        let redelivery_queue = Arc::new(RedeliveryQueue::default());
         let (gate, open) = watch::channel(None);
         let (health, healthy) = watch::channel(Health::default());
-        let (entrance, turns) = Entrance::new(tools.write.store.clone(), home.clone(), open, &settings);
-        arbiter.spawn(entrance.clone().usher(turns));
+        let (entrance, promoted) = Entrance::new(tools.write.store.clone(), redelivery_queue.clone(), open, &settings);
+        arbiter.spawn(entrance.clone().run_promoted_followers(promoted));
         let (slots, places) = (settings.in_flight(), settings.in_flight() + settings.followers.items);
         let (letters, clerk) = letters(tools.write.store.clone(), slots, tools.write.retry);
         arbiter.spawn(clerk.work());
-        let (lifelines, deaths) = mpsc::channel(64);
-        let hands: [Arc<Hands>; 3] = Default::default();
-        let reports = Reports { deaths: lifelines.clone(), hands: hands.clone(), letters };
-        let pulse = Pulse::new("the supervisor");
-        let watched = Watched {
+        let (exit_reports, deaths) = mpsc::channel(64);
+        let hands: [Arc<TaskRegistry>; 3] = Default::default();
+        let reports = StageReports { deaths: exit_reports.clone(), hands: hands.clone(), letters };
+        let progress = Progress::new("the supervisor");
+        let watched = WatchTargets {
             arbiter: arbiter.handle(),
-            supervisor: pulse.clone(),
+            supervisor: progress.clone(),
             hands: hands.clone(),
-            deaths: lifelines,
+            deaths: exit_reports,
         };
-        let watchdog = Watchdog::start(settings.watch.clone(), tools.pulses(), watched);
-        let desk = Desk { gate, health, reports, deaths, pulse };
-        let supervisor = Supervisor::new(tools, settings, home, desk);
+        let watchdog = Watchdog::start(settings.watch.clone(), tools.progress(), watched);
+        let channels = SupervisorChannels { gate, health, reports, deaths, progress };
+        let supervisor = Supervisor::new(tools, settings, redelivery_queue, channels);
         Supervisor::start_in_arbiter(&arbiter.handle(), |_| supervisor);
         let arbiter = Mutex::new(Some(arbiter));
         Pipeline { watchdog, arbiter, runtime, health: healthy, hands, entrance, slots, places }

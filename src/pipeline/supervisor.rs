@@ -1,15 +1,15 @@
 //! Heals by generations. When a stage dies, of whatever cause, the whole generation is dropped and the next one
 //! is built; there is one way to recover, so it is well trodden.
 //!
-//! Dropped chunks come home with their answers still owed. Those in the hands of the stage that died are
+//! Dropped chunks come redelivery_queue with their answers still owed. Those in the hands of the stage that died are
 //! suspects: each goes again alone, with nobody else inside; at the third death in its hands it is rejected as
-//! poison. The others are no suspects and simply go again. Only when home is empty does the entrance open.
+//! poison. The others are no suspects and simply go again. Only when redelivery_queue is empty does the entrance open.
 
-use super::{Gate, PipelineSettings, Reports, Tools, build};
+use super::{Generation, PipelineSettings, StageReports, Tools, build};
 use crate::metrics;
 use crate::outcome::{Cause, Rejection};
-use crate::pulse::{Life, Pulse};
-use crate::stages::{Died, Home, Letter, Letters, Stage, Stray, Trip};
+use crate::threads::{LivenessGuard, Progress};
+use crate::stages::{Died, RedeliveryQueue, PendingDeadLetter, DeadLetterQueue, Stage, Redelivery, Delivery};
 use actix::{Actor, AsyncContext, Context, fut};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,26 +48,26 @@ pub struct Deaths {
 }
 
 /// What the supervisor hears, and where it says what it does.
-pub(super) struct Desk {
-    pub(super) gate: watch::Sender<Option<Gate>>,
+pub(super) struct SupervisorChannels {
+    pub(super) gate: watch::Sender<Option<Generation>>,
     pub(super) health: watch::Sender<Health>,
-    pub(super) reports: Reports,
+    pub(super) reports: StageReports,
     pub(super) deaths: mpsc::Receiver<Died>,
     /// Of the supervisor itself, for the watchdog.
-    pub(super) pulse: Pulse,
+    pub(super) progress: Progress,
 }
 
 /// The actor that builds generations.
 pub struct Supervisor {
-    work: Option<Work>,
+    work: Option<SupervisorLoop>,
 }
 
 impl Supervisor {
-    pub(super) fn new(tools: Tools, settings: PipelineSettings, home: Arc<Home>, desk: Desk) -> Self {
+    pub(super) fn new(tools: Tools, settings: PipelineSettings, redelivery_queue: Arc<RedeliveryQueue>, channels: SupervisorChannels) -> Self {
         let (suspects, innocents) = (VecDeque::new(), VecDeque::new());
-        let strays = Strays { home, letters: desk.reports.letters.clone(), suspects, innocents };
-        let _life = desk.pulse.live();
-        Supervisor { work: Some(Work { tools, settings, desk, strays, _life }) }
+        let redeliveries = Redeliveries { redelivery_queue, letters: channels.reports.letters.clone(), suspects, innocents };
+        let _life = channels.progress.live();
+        Supervisor { work: Some(SupervisorLoop { tools, settings, channels, redeliveries, _life }) }
     }
 }
 
@@ -81,16 +81,16 @@ impl Actor for Supervisor {
     }
 }
 
-struct Work {
+struct SupervisorLoop {
     tools: Tools,
     settings: PipelineSettings,
-    desk: Desk,
-    strays: Strays,
+    channels: SupervisorChannels,
+    redeliveries: Redeliveries,
     /// Nobody can do this work when it is gone.
-    _life: Life,
+    _life: LivenessGuard,
 }
 
-impl Work {
+impl SupervisorLoop {
     /// Generation after generation, for the life of the process.
     async fn supervise(mut self) {
         let mut deaths_in_a_row = 0;
@@ -99,7 +99,7 @@ impl Work {
                 tokio::time::sleep(self.settings.heal.pause(deaths_in_a_row - 2)).await;
             }
             self.tools.inspect.generation(generation);
-            let gate = build(generation, &self.tools, &self.settings, &self.desk.reports);
+            let gate = build(generation, &self.tools, &self.settings, &self.channels.reports);
             self.say(|health| health.generation = generation);
             metrics::generation(generation, true);
 
@@ -117,7 +117,7 @@ impl Work {
             );
             metrics::restart(died.stage.name(), died.cause);
             metrics::generation(generation, false);
-            self.desk.gate.send_replace(None);
+            self.channels.gate.send_replace(None);
             self.say(|health| {
                 health.open = false;
                 health.healing = Some((died.stage, died.cause));
@@ -126,8 +126,8 @@ impl Work {
                 (deaths.count, deaths.last_cause) = (deaths.count + 1, Some(died.cause));
             });
             gate.retire();
-            all_home(&gate, &self.desk.pulse).await;
-            let Sorted { suspects, poisoned } = self.strays.sort(died);
+            all_free(&gate, &self.channels.progress).await;
+            let Sorted { suspects, poisoned } = self.redeliveries.sort(died);
             metrics::suspects(died.stage.name(), suspects, poisoned);
             self.say(|health| {
                 let deaths = &mut health.deaths[died.stage as usize];
@@ -136,33 +136,33 @@ impl Work {
         }
     }
 
-    /// Brings the strays in, opens the entrance, and waits for a death. Says who died, and since when the
+    /// Brings the redeliveries in, opens the entrance, and waits for a death. Says who died, and since when the
     /// entrance was open, if it was.
-    async fn run(&mut self, gate: &Gate) -> (Died, Option<Instant>) {
+    async fn run(&mut self, gate: &Generation) -> (Died, Option<Instant>) {
         let entered = tokio::select! {
             biased;
-            died = death(&mut self.desk.deaths, gate.generation) => Err(died),
-            () = self.strays.enter(gate, &self.desk.pulse) => Ok(()),
+            died = death(&mut self.channels.deaths, gate.generation) => Err(died),
+            () = self.redeliveries.enter(gate, &self.channels.progress) => Ok(()),
         };
         if let Err(died) = entered {
             return (died, None);
         }
         let opened = Instant::now();
-        self.desk.gate.send_replace(Some(gate.clone()));
+        self.channels.gate.send_replace(Some(gate.clone()));
         self.say(|health| (health.open, health.healing) = (true, None));
         tracing::info!(generation = gate.generation, "the pipeline is open");
-        (death(&mut self.desk.deaths, gate.generation).await, Some(opened))
+        (death(&mut self.channels.deaths, gate.generation).await, Some(opened))
     }
 
     fn say(&self, change: impl FnOnce(&mut Health)) {
-        self.desk.health.send_modify(change);
+        self.channels.health.send_modify(change);
     }
 }
 
 /// Waits until nobody is inside; seen by the watchdog, should it be for ever.
-async fn all_home(gate: &Gate, pulse: &Pulse) {
-    let _spell = pulse.begin("waiting for chunks that nobody works on");
-    gate.all_home().await;
+async fn all_free(gate: &Generation, progress: &Progress) {
+    let _activity = progress.begin("waiting for chunks that nobody works on");
+    gate.all_free().await;
 }
 
 /// The next death in this generation; late news of older ones are skipped.
@@ -171,21 +171,21 @@ async fn death(deaths: &mut mpsc::Receiver<Died>, generation: u64) -> Died {
         match deaths.recv().await {
             Some(died) if died.generation == generation => return died,
             Some(_) => {}
-            // Cannot happen: our own desk holds a sender. Waiting is the harmless answer.
+            // Cannot happen: our own channels holds a sender. Waiting is the harmless answer.
             None => std::future::pending().await,
         }
     }
 }
 
 /// Chunks between two generations.
-struct Strays {
-    home: Arc<Home>,
-    letters: Letters,
-    suspects: VecDeque<Stray>,
-    innocents: VecDeque<Stray>,
+struct Redeliveries {
+    redelivery_queue: Arc<RedeliveryQueue>,
+    letters: DeadLetterQueue,
+    suspects: VecDeque<Redelivery>,
+    innocents: VecDeque<Redelivery>,
 }
 
-/// What a death made of the chunks that came home.
+/// What a death made of the chunks that came redelivery_queue.
 struct Sorted {
     /// In the hands of the stage that died, poison included.
     suspects: u64,
@@ -193,47 +193,47 @@ struct Sorted {
     poisoned: u64,
 }
 
-impl Strays {
-    /// Takes home's chunks over after a death.
+impl Redeliveries {
+    /// Takes redelivery_queue's chunks over after a death.
     fn sort(&mut self, died: Died) -> Sorted {
-        let strays = self.home.empty();
-        self.judge(strays, died)
+        let redeliveries = self.redelivery_queue.empty();
+        self.judge(redeliveries, died)
     }
 
-    fn judge(&mut self, strays: Vec<Stray>, died: Died) -> Sorted {
+    fn judge(&mut self, redeliveries: Vec<Redelivery>, died: Died) -> Sorted {
         let mut sorted = Sorted { suspects: 0, poisoned: 0 };
-        for mut stray in strays {
-            if stray.in_hand != Some(died.stage.name()) {
+        for mut redelivery in redeliveries {
+            if redelivery.in_work_at != Some(died.stage.name()) {
                 // One that has been a suspect stays one, until it has its answer.
-                let same = if stray.attempts > 0 { &mut self.suspects } else { &mut self.innocents };
-                same.push_back(stray);
+                let same = if redelivery.delivery_attempts > 0 { &mut self.suspects } else { &mut self.innocents };
+                same.push_back(redelivery);
                 continue;
             }
             sorted.suspects += 1;
-            stray.attempts += 1;
-            if stray.attempts < ATTEMPTS {
-                self.suspects.push_back(stray);
+            redelivery.delivery_attempts += 1;
+            if redelivery.delivery_attempts < ATTEMPTS {
+                self.suspects.push_back(redelivery);
                 continue;
             }
             sorted.poisoned += 1;
-            tracing::error!(stage = died.stage.name(), cpe_id = %stray.origin.cpe_id, "rejected as poison");
+            tracing::error!(stage = died.stage.name(), cpe_id = %redelivery.origin.cpe_id, "rejected as poison");
             let message =
                 format!("the {} stage died {ATTEMPTS} times with this chunk in hand", died.stage.name());
             let rejection = Rejection::new(Cause::Poison, message);
-            self.letters.file(Letter::of_stray(died.stage, stray, rejection));
+            self.letters.file(PendingDeadLetter::of_stray(died.stage, redelivery, rejection));
         }
         sorted
     }
 
     /// Suspects one by one, each with nobody else inside; then the others. Cancelled by a death, it loses nobody:
-    /// who is not inside is still in a queue, or at home.
-    async fn enter(&mut self, gate: &Gate, pulse: &Pulse) {
+    /// who is not inside is still in a queue, or at redelivery_queue.
+    async fn enter(&mut self, gate: &Generation, progress: &Progress) {
         while let Some(suspect) = self.suspects.pop_front() {
-            drop(gate.admit(Trip::again(suspect, self.home.clone())).await);
-            all_home(gate, pulse).await;
+            drop(gate.admit(Delivery::again(suspect, self.redelivery_queue.clone())).await);
+            all_free(gate, progress).await;
         }
-        while let Some(stray) = self.innocents.pop_front() {
-            drop(gate.admit(Trip::again(stray, self.home.clone())).await);
+        while let Some(redelivery) = self.innocents.pop_front() {
+            drop(gate.admit(Delivery::again(redelivery, self.redelivery_queue.clone())).await);
         }
     }
 }
@@ -242,15 +242,15 @@ impl Strays {
 mod tests {
     use super::*;
     use crate::chunk::{Chunk, Draft};
-    use crate::flow::receipt_book;
+    use crate::flow::receipt_channel;
     use crate::outcome::Outcome;
 
     #[tokio::test]
     async fn a_death_makes_suspects_of_those_in_its_hands_and_clears_nobody() {
-        let (book, mut results) = receipt_book(8);
-        let mut strays = Vec::new();
+        let (book, mut results) = receipt_channel(8);
+        let mut redeliveries = Vec::new();
         // Before this death: how often suspected, and in whose hands now.
-        for (tag, (attempts, in_hand)) in [
+        for (tag, (delivery_attempts, in_work_at)) in [
             (0, None),
             (0, Some("tmd")),
             (0, Some("embed")),
@@ -264,18 +264,18 @@ mod tests {
         {
             let draft = Draft { dataset: "d".into(), text: format!("{tag}"), ..Draft::default() };
             let (chunk, receipt) = (Chunk::new(draft).unwrap(), book.issue(tag as u64).await.unwrap());
-            strays.push(Stray::scripted(Arc::new(chunk), receipt, attempts, in_hand));
+            redeliveries.push(Redelivery::scripted(Arc::new(chunk), receipt, delivery_attempts, in_work_at));
         }
-        let (home, suspects, innocents) = (Arc::default(), VecDeque::new(), VecDeque::new());
-        let mut sorting = Strays { home, letters: Letters::to_nobody(), suspects, innocents };
+        let (redelivery_queue, suspects, innocents) = (Arc::default(), VecDeque::new(), VecDeque::new());
+        let mut sorting = Redeliveries { redelivery_queue, letters: DeadLetterQueue::to_nobody(), suspects, innocents };
         let died = Died { stage: Stage::Embed, generation: 1, cause: "panic" };
-        let sorted = sorting.judge(strays, died);
+        let sorted = sorting.judge(redeliveries, died);
         assert_eq!((sorted.suspects, sorted.poisoned), (3, 1));
-        let list = |queue: &VecDeque<Stray>| -> Vec<(String, u32)> {
-            queue.iter().map(|stray| (stray.origin.text.clone(), stray.attempts)).collect()
+        let list = |queue: &VecDeque<Redelivery>| -> Vec<(String, u32)> {
+            queue.iter().map(|redelivery| (redelivery.origin.text.clone(), redelivery.delivery_attempts)).collect()
         };
         let named = |pairs: &[(&str, u32)]| -> Vec<(String, u32)> {
-            pairs.iter().map(|(name, attempts)| ((*name).to_owned(), *attempts)).collect()
+            pairs.iter().map(|(name, delivery_attempts)| ((*name).to_owned(), *delivery_attempts)).collect()
         };
         assert_eq!(list(&sorting.innocents), named(&[("0", 0), ("1", 0)]));
         assert_eq!(list(&sorting.suspects), named(&[("2", 1), ("3", 2), ("4", 1), ("5", 2)]));

@@ -2,13 +2,13 @@
 //! thread, the supervisor, and the work in the hands of the stages.
 //!
 //! Work that stands still while its thread runs is ended, and its stage is healed as after a death. A thread that
-//! stands still, the pipeline's among them, or one that has ended, is beyond healing: [`LastResort`]. What is
-//! decided is decided by [`Patience`]; here is only what it takes to look and to act.
+//! stands still, the pipeline's among them, or one that has ended, is beyond healing: [`FatalHandler`]. What is
+//! decided is decided by [`StallDetector`]; here is only what it takes to look and to act.
 
-use super::patience::{Look, Patience};
-use crate::flow::Hands;
+use super::stall::{StallReport, StallDetector};
+use crate::flow::TaskRegistry;
 use crate::metrics;
-use crate::pulse::{Pulse, Reading};
+use crate::threads::{Progress, Reading};
 use crate::stages::{Died, Stage};
 use actix::ArbiterHandle;
 use std::fmt;
@@ -27,18 +27,18 @@ const LONGEST_STEP: Duration = Duration::from_secs(1);
 
 /// What is done when only the end of the process helps. By default it says why, and exits.
 #[derive(Clone)]
-pub struct LastResort(Arc<dyn Fn(&str) + Send + Sync>);
+pub struct FatalHandler(Arc<dyn Fn(&str) + Send + Sync>);
 
-impl LastResort {
+impl FatalHandler {
     /// Does this instead, with the sentence that says why.
     pub fn new(act: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        LastResort(Arc::new(act))
+        FatalHandler(Arc::new(act))
     }
 }
 
-impl Default for LastResort {
+impl Default for FatalHandler {
     fn default() -> Self {
-        LastResort::new(|sentence| {
+        FatalHandler::new(|sentence| {
             let impatient = thread::Builder::new().spawn(|| {
                 thread::sleep(LAST_WORDS);
                 exit_at_once(EXIT)
@@ -58,53 +58,53 @@ pub fn exit_at_once(code: i32) -> ! {
     unsafe { nix::libc::_exit(code) }
 }
 
-impl fmt::Debug for LastResort {
+impl fmt::Debug for FatalHandler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("LastResort")
+        f.write_str("FatalHandler")
     }
 }
 
 /// How the watchdog watches.
 #[derive(Debug, Clone)]
 pub struct WatchSettings {
-    /// Standing still for this long is hanging.
+    /// Claim still for this long is hanging.
     pub deadline: Duration,
-    /// See [`LastResort`].
-    pub last_resort: LastResort,
+    /// See [`FatalHandler`].
+    pub fatal_handler: FatalHandler,
 }
 
 impl Default for WatchSettings {
     fn default() -> Self {
-        WatchSettings { deadline: Duration::from_secs(120), last_resort: LastResort::default() }
+        WatchSettings { deadline: Duration::from_secs(120), fatal_handler: FatalHandler::default() }
     }
 }
 
 /// The pipeline as the watchdog sees it.
-pub(super) struct Watched {
+pub(super) struct WatchTargets {
     /// The pipeline's thread, asked at every look whether it still answers.
     pub(super) arbiter: ArbiterHandle,
-    /// While the supervisor waits for chunks to come home.
-    pub(super) supervisor: Pulse,
+    /// While the supervisor waits for chunks to come redelivery_queue.
+    pub(super) supervisor: Progress,
     /// In the order of the way.
-    pub(super) hands: [Arc<Hands>; 3],
+    pub(super) hands: [Arc<TaskRegistry>; 3],
     /// Where a stage that stands still is reported dead.
     pub(super) deaths: Sender<Died>,
 }
 
 /// The thread. It ends when this is dropped.
 pub(super) struct Watchdog {
-    eyes: Arc<Mutex<Eyes>>,
+    state: Arc<Mutex<WatchState>>,
     end: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-struct Eyes {
-    patience: Patience,
-    last_resort: LastResort,
-    threads: Vec<Pulse>,
+struct WatchState {
+    patience: StallDetector,
+    fatal_handler: FatalHandler,
+    threads: Vec<Progress>,
     /// Of the pipeline's thread: it does something while a question is not answered.
-    answer: Pulse,
-    pipeline: Option<Watched>,
+    answer: Progress,
+    pipeline: Option<WatchTargets>,
 }
 
 /// Whose reading it is.
@@ -116,17 +116,17 @@ enum Subject {
 
 impl Watchdog {
     /// Watches `threads` and the pipeline from now on.
-    pub(super) fn start(settings: WatchSettings, threads: Vec<Pulse>, pipeline: Watched) -> Watchdog {
+    pub(super) fn start(settings: WatchSettings, threads: Vec<Progress>, pipeline: WatchTargets) -> Watchdog {
         let step = (settings.deadline / 8).min(LONGEST_STEP);
-        let eyes = Arc::new(Mutex::new(Eyes {
-            patience: Patience::new(settings.deadline, step, Instant::now()),
-            last_resort: settings.last_resort,
+        let state = Arc::new(Mutex::new(WatchState {
+            patience: StallDetector::new(settings.deadline, step, Instant::now()),
+            fatal_handler: settings.fatal_handler,
             threads,
-            answer: Pulse::new("the pipeline's thread"),
+            answer: Progress::new("the pipeline's thread"),
             pipeline: Some(pipeline),
         }));
         let (end, ended) = mpsc::channel();
-        let watching = eyes.clone();
+        let watching = state.clone();
         let thread = thread::Builder::new().name("lnsp-watchdog".to_owned()).spawn(move || {
             while ended.recv_timeout(step) == Err(RecvTimeoutError::Timeout) {
                 lock(&watching).watch(Instant::now());
@@ -134,25 +134,25 @@ impl Watchdog {
         });
         #[expect(clippy::expect_used, reason = "a process that cannot start a thread cannot serve")]
         let thread = thread.expect("the operating system refused a thread");
-        Watchdog { eyes, end: Some(end), thread: Some(thread) }
+        Watchdog { state, end: Some(end), thread: Some(thread) }
     }
 
     /// The pipeline is about to end in order; the other threads are watched on.
     pub(super) fn leave_pipeline(&self) {
-        lock(&self.eyes).pipeline = None;
+        lock(&self.state).pipeline = None;
     }
 
     /// Threads that are at something: who, what, for how long.
     pub(super) fn at_work(&self) -> Vec<(Arc<str>, &'static str, Duration)> {
-        let eyes = lock(&self.eyes);
-        let doing = |pulse: &Pulse| pulse.doing().map(|(what, age)| (pulse.who().clone(), what, age));
-        eyes.threads.iter().filter_map(doing).collect()
+        let state = lock(&self.state);
+        let doing = |progress: &Progress| progress.doing().map(|(what, age)| (progress.who().clone(), what, age));
+        state.threads.iter().filter_map(doing).collect()
     }
 }
 
 /// What is under the lock is never half done: it may be used after a panic.
-fn lock(eyes: &Mutex<Eyes>) -> MutexGuard<'_, Eyes> {
-    eyes.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(state: &Mutex<WatchState>) -> MutexGuard<'_, WatchState> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Watchdog {
@@ -167,14 +167,14 @@ impl Drop for Watchdog {
     }
 }
 
-impl Eyes {
+impl WatchState {
     fn watch(&mut self, now: Instant) {
         let (subjects, readings) = self.read();
         if let Some(gone) = readings.iter().find(|reading| reading.gone) {
             let who = gone.who.clone();
             return self.give_up(&format!("{who} has ended, though nobody told it to"));
         }
-        let Look { still, suspended } = self.patience.look(now, &readings);
+        let StallReport { still, suspended } = self.patience.look(now, &readings);
         metrics::suspended(suspended);
         for (position, lasted) in still {
             let (subject, reading) = (subjects[position], &readings[position]);
@@ -194,7 +194,7 @@ impl Eyes {
 
     fn read(&self) -> (Vec<Subject>, Vec<Reading>) {
         let mut seen: Vec<(Subject, Reading)> =
-            self.threads.iter().map(|pulse| (Subject::Irreplaceable, pulse.read())).collect();
+            self.threads.iter().map(|progress| (Subject::Irreplaceable, progress.read())).collect();
         if let Some(pipeline) = &self.pipeline {
             seen.push((Subject::Irreplaceable, self.ask(&pipeline.arbiter)));
             seen.push((Subject::Irreplaceable, pipeline.supervisor()));
@@ -221,7 +221,7 @@ impl Eyes {
         // It must hear of it before the task's own end tells of a mere stop. A full queue holds news of other deaths;
         // this one is found again at the next look.
         if pipeline.deaths.try_send(Died { stage, generation, cause: "stalled" }).is_ok() {
-            hands.let_fall(moved);
+            hands.abort(moved);
         }
     }
 
@@ -230,15 +230,15 @@ impl Eyes {
         let advice = "this cannot be mended from inside, so the service ends: start it again; nothing \
                       acknowledged is lost";
         (self.pipeline, self.threads) = (None, Vec::new());
-        (self.last_resort.0)(&format!("{sentence}; {advice}"));
+        (self.fatal_handler.0)(&format!("{sentence}; {advice}"));
     }
 }
 
-impl Watched {
+impl WatchTargets {
     /// The supervisor stands still when it waits for chunks that nobody holds in hand.
     fn supervisor(&self) -> Reading {
         let reading = self.supervisor.read();
-        let held = self.hands.iter().any(|hands| !hands.are_empty());
+        let held = self.hands.iter().any(|hands| !hands.is_empty());
         Reading { doing: reading.doing.filter(|_| !held), ..reading }
     }
 
@@ -263,41 +263,41 @@ mod tests {
 
     /// A watchdog whose time is told by the test, and what it watches.
     struct Scene {
-        eyes: Eyes,
+        state: WatchState,
         now: Instant,
-        supervisor: Pulse,
-        hands: [Arc<Hands>; 3],
+        supervisor: Progress,
+        hands: [Arc<TaskRegistry>; 3],
         deaths: Receiver<Died>,
         said: mpsc::Receiver<String>,
     }
 
     impl Scene {
         fn new() -> Scene {
-            let (supervisor, hands) = (Pulse::new("the supervisor"), <[Arc<Hands>; 3]>::default());
+            let (supervisor, hands) = (Progress::new("the supervisor"), <[Arc<TaskRegistry>; 3]>::default());
             let ((report, deaths), (say, said)) = (channel(8), mpsc::channel());
             let now = Instant::now();
-            let watched = Watched {
+            let watched = WatchTargets {
                 arbiter: actix::Arbiter::current(),
                 supervisor: supervisor.clone(),
                 hands: hands.clone(),
                 deaths: report,
             };
-            let eyes = Eyes {
-                patience: Patience::new(DEADLINE, STEP, now),
-                last_resort: LastResort::new(move |sentence| say.send(sentence.to_owned()).unwrap()),
+            let state = WatchState {
+                patience: StallDetector::new(DEADLINE, STEP, now),
+                fatal_handler: FatalHandler::new(move |sentence| say.send(sentence.to_owned()).unwrap()),
                 threads: Vec::new(),
-                answer: Pulse::new("the pipeline's thread"),
+                answer: Progress::new("the pipeline's thread"),
                 pipeline: Some(watched),
             };
-            Scene { eyes, now, supervisor, hands, deaths, said }
+            Scene { state, now, supervisor, hands, deaths, said }
         }
 
         /// Lets a deadline pass between two looks, in which the pipeline's thread answers.
         async fn pass_a_deadline(&mut self) {
             for _ in 0..2 {
                 self.now += DEADLINE;
-                self.eyes.watch(self.now);
-                while self.eyes.answer.read().doing.is_some() {
+                self.state.watch(self.now);
+                while self.state.answer.read().doing.is_some() {
                     tokio::task::yield_now().await;
                 }
             }

@@ -4,7 +4,7 @@
 //! from those who wait: texts of like length around the oldest one, as many as fit its budget, fewer when other
 //! encoders could take a part of them. No timer.
 
-use super::{Duty, Inlet, Parcel, ROOM, Stage, Work};
+use super::{StageContext, Inlet, Parcel, ROOM, Stage, TaskContext};
 use crate::chunk::{Chunk, EmbeddedChunk, Embedding, TaggedChunk};
 use crate::encoder::plan::choose;
 use crate::flow::{Batch, Lane};
@@ -27,7 +27,7 @@ const MANY: usize = 16;
 pub struct Embedder {
     vectorizer: Vectorizer,
     next: Inlet<EmbeddedChunk>,
-    duty: Duty,
+    context_: StageContext,
     waiting: Batch<Parcel<Readable>>,
     /// Passes under way, no more than are worth starting side by side, and the tokens in them.
     passes: usize,
@@ -36,8 +36,8 @@ pub struct Embedder {
 
 impl Embedder {
     /// A stage that pushes to `next`.
-    pub fn new(vectorizer: Vectorizer, next: Inlet<EmbeddedChunk>, duty: Duty) -> Self {
-        Embedder { vectorizer, next, duty, waiting: Batch::default(), passes: 0, running: 0 }
+    pub fn new(vectorizer: Vectorizer, next: Inlet<EmbeddedChunk>, context_: StageContext) -> Self {
+        Embedder { vectorizer, next, context_, waiting: Batch::default(), passes: 0, running: 0 }
     }
 
     /// Starts forward passes while an encoder is free and somebody waits. Beside another pass only when many wait: the
@@ -55,21 +55,21 @@ impl Embedder {
         let (budget, at_once) = (self.vectorizer.budget(), self.vectorizer.at_once());
         let share = |lengths: &[usize]| budget.share(lengths, self.running, at_once);
         let mut parcels = self.waiting.take(|lengths| choose(lengths, share(lengths)));
-        parcels.iter_mut().for_each(|parcel| parcel.take_in_hand(Stage::Embed.name()));
+        parcels.iter_mut().for_each(|parcel| parcel.begin_work(Stage::Embed.name()));
         let tokens: usize = parcels.iter().map(|parcel| parcel.cargo().text.size()).sum();
         self.passes += 1;
         self.running += tokens;
-        let (vectorizer, next, duty) = (self.vectorizer.clone(), self.next.clone(), self.duty.clone());
-        let pass = self.duty.start(|work| async move {
+        let (vectorizer, next, context_) = (self.vectorizer.clone(), self.next.clone(), self.context_.clone());
+        let pass = self.context_.start(|work| async move {
             work.inspect(&parcels).await;
             let embedded = embed(&vectorizer, parcels, &work).await;
             // The encoder is free again while these wait for room in the next stage.
-            duty.spawn(|work| async move {
+            context_.spawn(|work| async move {
                 for parcel in embedded {
                     work.wait_for(ROOM, next.push(parcel)).await;
                 }
             });
-            duty.lifeline.let_go();
+            context_.exit_guard.disarm();
         });
         context.spawn(fut::wrap_future::<_, Self>(pass).map(move |ended, stage, context| match ended {
             Ok(()) => {
@@ -86,7 +86,7 @@ impl Actor for Embedder {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        self.duty.stop_when_retired(context);
+        self.context_.stop_when_retired(context);
     }
 }
 
@@ -94,14 +94,14 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
     type Result = ();
 
     fn handle(&mut self, mut parcel: Parcel<TaggedChunk>, context: &mut Context<Self>) {
-        self.duty.take_in_hand(&mut parcel);
+        self.context_.begin_work(&mut parcel);
         let vectorizer = self.vectorizer.clone();
-        let reading = self.duty.start(|work| async move { read(&vectorizer, parcel, &work).await });
+        let reading = self.context_.start(|work| async move { read(&vectorizer, parcel, &work).await });
         context.spawn(fut::wrap_future::<_, Self>(reading).map(|read, stage, context| match read {
             Ok(Some(mut parcel)) => {
                 parcel.rest();
                 let length = parcel.cargo().text.size();
-                if parcel.attempts() > 0 {
+                if parcel.delivery_attempts() > 0 {
                     stage.waiting.push_alone(parcel, length);
                 } else {
                     stage.waiting.push(parcel, length);
@@ -124,7 +124,7 @@ impl AsRef<str> for Of {
 }
 
 /// Makes the text ready; `None` when the chunk had to be rejected.
-async fn read(vectorizer: &Vectorizer, parcel: Parcel<TaggedChunk>, work: &Work) -> Option<Parcel<Readable>> {
+async fn read(vectorizer: &Vectorizer, parcel: Parcel<TaggedChunk>, work: &TaskContext) -> Option<Parcel<Readable>> {
     let text = Of(parcel.cargo().chunk.clone());
     match work.wait_for("the tokenizer", vectorizer.read(Lane::Bulk, text)).await {
         Ok(text) => Some(parcel.map(|tagged| Readable { tagged, text })),
@@ -139,7 +139,7 @@ async fn read(vectorizer: &Vectorizer, parcel: Parcel<TaggedChunk>, work: &Work)
 async fn embed(
     vectorizer: &Vectorizer,
     parcels: Vec<Parcel<Readable>>,
-    work: &Work,
+    work: &TaskContext,
 ) -> Vec<Parcel<EmbeddedChunk>> {
     let texts: Vec<Text> = parcels.iter().map(|parcel| parcel.cargo().text.clone()).collect();
     let passed = work.wait_for("the model", vectorizer.embed(Lane::Bulk, &texts)).await;
@@ -152,7 +152,7 @@ async fn embed(
 fn finish(
     parcel: Parcel<Readable>,
     embedded: Result<Embedded, VectorError>,
-    work: &Work,
+    work: &TaskContext,
 ) -> Option<Parcel<EmbeddedChunk>> {
     match embedded {
         Ok(Embedded { vector, took }) => {

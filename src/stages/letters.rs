@@ -1,14 +1,14 @@
 //! Chunks on which the service failed are written down before their clients are told, so that nothing that was taken
 //! is lost: the table of dead letters.
 //!
-//! A [`Letter`] holds the answer that is owed, the chunk's slot, and a hand of its stage: while the database is away,
-//! rejected chunks stand in the way of others like all chunks do, and nothing grows. The [`Clerk`] outlives the
+//! A [`PendingDeadLetter`] holds the answer that is owed, the chunk's slot, and a hand of its stage: while the database is away,
+//! rejected chunks stand in the way of others like all chunks do, and nothing grows. The [`DeadLetterWriter`] outlives the
 //! generations and writes what has gathered in one statement. A letter that cannot be written after some tries is
 //! answered all the same.
 
-use super::{Parcel, Receipt, Stage, Stray};
+use super::{Parcel, Receipt, Stage, Redelivery};
 use crate::chunk::Chunk;
-use crate::flow::{Backoff, Hand, Slot};
+use crate::flow::{Backoff, TaskGuard, Slot};
 use crate::metrics;
 use crate::outcome::{Outcome, Rejection};
 use crate::store::{DeadLetter, Store};
@@ -16,38 +16,38 @@ use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// Letters in one statement; each is as long as its chunk.
+/// DeadLetterQueue in one statement; each is as long as its chunk.
 const AT_ONCE: usize = 32;
 /// Tries to write one letter while the database is away: with the default pauses, some 25 seconds of refused
 /// connections.
 const TRIES: u32 = 12;
 
 /// A rejected chunk whose client has not been told yet. However it ends, the client is told.
-pub struct Letter {
+pub struct PendingDeadLetter {
     stage: Stage,
     chunk: Arc<Chunk>,
-    attempts: u32,
+    delivery_attempts: u32,
     rejection: Rejection,
     failed_at: DateTime<Utc>,
     owed: Option<Receipt>,
-    _inside: Option<(Slot, Hand)>,
+    _inside: Option<(Slot, TaskGuard)>,
 }
 
-impl Letter {
+impl PendingDeadLetter {
     /// Of a chunk that a stage rejects.
-    pub(super) fn of_parcel<T>(stage: Stage, parcel: Parcel<T>, rejection: Rejection, hand: Hand) -> Letter {
-        let (chunk, attempts) = (parcel.origin().clone(), parcel.attempts() + 1);
+    pub(super) fn of_parcel<T>(stage: Stage, parcel: Parcel<T>, rejection: Rejection, hand: TaskGuard) -> PendingDeadLetter {
+        let (chunk, delivery_attempts) = (parcel.origin().clone(), parcel.delivery_attempts() + 1);
         let (owed, slot) = parcel.leave();
-        Letter { stage, chunk, attempts, rejection, failed_at: Utc::now(), owed, _inside: Some((slot, hand)) }
+        PendingDeadLetter { stage, chunk, delivery_attempts, rejection, failed_at: Utc::now(), owed, _inside: Some((slot, hand)) }
     }
 
     /// Of a chunk in whose hands a stage has died too often.
-    pub fn of_stray(stage: Stage, stray: Stray, rejection: Rejection) -> Letter {
-        let Stray { origin: chunk, receipt, attempts, .. } = stray;
-        Letter {
+    pub fn of_stray(stage: Stage, redelivery: Redelivery, rejection: Rejection) -> PendingDeadLetter {
+        let Redelivery { origin: chunk, receipt, delivery_attempts, .. } = redelivery;
+        PendingDeadLetter {
             stage,
             chunk,
-            attempts,
+            delivery_attempts,
             rejection,
             failed_at: Utc::now(),
             owed: Some(receipt),
@@ -61,7 +61,7 @@ impl Letter {
             stage: self.stage.name(),
             cause: self.rejection.cause.code(),
             message: self.rejection.message.clone(),
-            attempts: self.attempts,
+            delivery_attempts: self.delivery_attempts,
             failed_at: self.failed_at,
         }
     }
@@ -79,7 +79,7 @@ impl Letter {
     }
 }
 
-impl Drop for Letter {
+impl Drop for PendingDeadLetter {
     fn drop(&mut self) {
         if self.tell() {
             metrics::dead_letter_unwritten();
@@ -91,39 +91,39 @@ impl Drop for Letter {
 
 /// Where letters are left.
 #[derive(Clone)]
-pub struct Letters(mpsc::Sender<Letter>);
+pub struct DeadLetterQueue(mpsc::Sender<PendingDeadLetter>);
 
 /// Writes them; see [`letters`].
-pub struct Clerk {
-    queue: mpsc::Receiver<Letter>,
+pub struct DeadLetterWriter {
+    queue: mpsc::Receiver<PendingDeadLetter>,
     store: Store,
     pauses: Backoff,
 }
 
 /// The two ends of a queue for as many letters as there are slots in the house. `pauses` are between two tries.
-pub fn letters(store: Store, slots: usize, pauses: Backoff) -> (Letters, Clerk) {
+pub fn letters(store: Store, slots: usize, pauses: Backoff) -> (DeadLetterQueue, DeadLetterWriter) {
     // Every letter has a slot, but those of poison; for them there is as much room again.
     let (queue, received) = mpsc::channel(2 * slots.max(1));
-    (Letters(queue), Clerk { queue: received, store, pauses })
+    (DeadLetterQueue(queue), DeadLetterWriter { queue: received, store, pauses })
 }
 
 #[cfg(test)]
-impl Letters {
+impl DeadLetterQueue {
     /// To a clerk who has gone.
-    pub fn to_nobody() -> Letters {
-        Letters(mpsc::channel(1).0)
+    pub fn to_nobody() -> DeadLetterQueue {
+        DeadLetterQueue(mpsc::channel(1).0)
     }
 }
 
-impl Letters {
+impl DeadLetterQueue {
     /// Leaves a letter. Does not wait: one for which there is no room is answered unwritten, as is every letter when
     /// the clerk has gone.
-    pub fn file(&self, letter: Letter) {
+    pub fn file(&self, letter: PendingDeadLetter) {
         drop(self.0.try_send(letter));
     }
 }
 
-impl Clerk {
+impl DeadLetterWriter {
     /// Writes letters for the life of the process.
     pub async fn work(mut self) {
         let mut letters = Vec::with_capacity(AT_ONCE);
@@ -136,13 +136,13 @@ impl Clerk {
 }
 
 /// Brings letters to their end. One that the database refuses for its content is found by halving.
-async fn write(store: Store, pauses: Backoff, letters: Vec<Letter>) {
+async fn write(store: Store, pauses: Backoff, letters: Vec<PendingDeadLetter>) {
     let mut halves = vec![letters];
     let mut tries = 0;
     while let Some(mut letters) = halves.pop() {
-        let rows: Vec<DeadLetter> = letters.iter().map(Letter::row).collect();
+        let rows: Vec<DeadLetter> = letters.iter().map(PendingDeadLetter::row).collect();
         match store.file_letters(&rows).await {
-            Ok(()) => letters.into_iter().for_each(Letter::answer),
+            Ok(()) => letters.into_iter().for_each(PendingDeadLetter::answer),
             Err(error) if error.is_data_error() && letters.len() > 1 => {
                 let later = letters.split_off(letters.len() / 2);
                 halves.extend([later, letters]);

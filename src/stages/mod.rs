@@ -1,7 +1,7 @@
 //! The three stage actors, in the order of the way: [`TmdExtractor`], [`Embedder`], [`Writer`].
 //!
 //! A stage knows the message it takes, the inlet it pushes to, and its ports; never another stage. Each holds a
-//! [`Lifeline`], which tells the supervisor when it dies, whatever it dies of.
+//! [`ExitGuard`], which tells the supervisor when it dies, whatever it dies of.
 
 mod embedder;
 mod letters;
@@ -9,12 +9,12 @@ mod tmd_extractor;
 mod writer;
 
 pub use embedder::Embedder;
-pub use letters::{Clerk, Letter, Letters, letters};
-pub use tmd_extractor::{CodeSource, NeedsLlm, NeedsNoLlm, Otherwise, TmdExtractor, TmdTools};
+pub use letters::{DeadLetterWriter, PendingDeadLetter, DeadLetterQueue, letters};
+pub use tmd_extractor::{CodeSource, NeedsLlm, NeedsNoLlm, LlmFallback, TmdExtractor, TmdTools};
 pub use writer::{WriteTools, Writer, found};
 
 use crate::chunk::Chunk;
-use crate::flow::{self, Hand, Hands};
+use crate::flow::{self, TaskGuard, TaskRegistry};
 use crate::outcome::{Cause, Outcome, Rejection};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, fut};
 use futures_util::future::BoxFuture;
@@ -28,11 +28,11 @@ pub type Parcel<T> = flow::Parcel<T, Chunk, Outcome>;
 /// The way into a stage that takes `T`.
 pub type Inlet<T> = flow::Inlet<T, Chunk, Outcome>;
 /// A chunk's journey before it has entered a stage.
-pub type Trip = flow::Trip<Chunk, Outcome>;
+pub type Delivery = flow::Delivery<Chunk, Outcome>;
 /// Where dropped chunks go.
-pub type Home = flow::Home<Chunk, Outcome>;
-/// A chunk that came home.
-pub type Stray = flow::Stray<Chunk, Outcome>;
+pub type RedeliveryQueue = flow::RedeliveryQueue<Chunk, Outcome>;
+/// A chunk that came redelivery_queue.
+pub type Redelivery = flow::Redelivery<Chunk, Outcome>;
 /// The answer owed for one chunk.
 pub type Receipt = flow::Receipt<Outcome>;
 
@@ -44,7 +44,7 @@ impl flow::Unsettled for Outcome {
     }
 }
 
-/// A stage's name in metrics, `/health` and among the strays.
+/// A stage's name in metrics, `/health` and among the redeliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// Gives the codes.
@@ -71,9 +71,9 @@ impl Stage {
 
 /// Sees every chunk at the moment a stage takes it in hand, and when it works on it. Tests script faults with it, per
 /// service; the service itself looks at nothing.
-pub trait Inspect: Send + Sync {
+pub trait FaultHook: Send + Sync {
     /// Called inside the stage: a panic here is a panic of the stage.
-    fn in_hand(&self, stage: Stage, chunk: &Chunk) {
+    fn in_work_at(&self, stage: Stage, chunk: &Chunk) {
         let _ = (stage, chunk);
     }
 
@@ -90,9 +90,9 @@ pub trait Inspect: Send + Sync {
 }
 
 /// Looks at nothing.
-pub struct NoInspection;
+pub struct NoFaults;
 
-impl Inspect for NoInspection {}
+impl FaultHook for NoFaults {}
 
 /// What work waits for that has its parcels on their way out.
 const ROOM: &str = "room in the next stage";
@@ -113,14 +113,14 @@ pub struct Died {
 /// Tells the supervisor, by being dropped, that its stage is gone. Also held by a stage's tasks that work on a
 /// whole batch: a panic there takes the stage down.
 #[derive(Clone)]
-pub struct Lifeline {
+pub struct ExitGuard {
     stage: Stage,
     generation: u64,
     supervisor: mpsc::Sender<Died>,
     retired: CancellationToken,
 }
 
-impl Lifeline {
+impl ExitGuard {
     /// For one stage of one generation. `retired` is cancelled when the whole generation is dropped on purpose.
     pub fn new(
         stage: Stage,
@@ -128,7 +128,7 @@ impl Lifeline {
         supervisor: mpsc::Sender<Died>,
         retired: CancellationToken,
     ) -> Self {
-        Lifeline { stage, generation, supervisor, retired }
+        ExitGuard { stage, generation, supervisor, retired }
     }
 
     /// Ends when the generation is to be dropped.
@@ -137,13 +137,13 @@ impl Lifeline {
     }
 
     /// The stage's own work is over, without harm: this copy stays silent.
-    pub fn let_go(mut self) {
+    pub fn disarm(mut self) {
         self.retired = CancellationToken::new();
         self.retired.cancel();
     }
 }
 
-impl Drop for Lifeline {
+impl Drop for ExitGuard {
     fn drop(&mut self) {
         if self.retired.is_cancelled() {
             return;
@@ -157,28 +157,28 @@ impl Drop for Lifeline {
 
 /// What every stage gets.
 #[derive(Clone)]
-pub struct Duty {
-    /// See [`Lifeline`].
-    pub lifeline: Lifeline,
-    /// See [`Inspect`].
-    pub inspect: Arc<dyn Inspect>,
+pub struct StageContext {
+    /// See [`ExitGuard`].
+    pub exit_guard: ExitGuard,
+    /// See [`FaultHook`].
+    pub inspect: Arc<dyn FaultHook>,
     /// What the stage has in hand.
-    pub hands: Arc<Hands>,
+    pub hands: Arc<TaskRegistry>,
     /// Where chunks are written down that it rejects.
-    pub letters: Letters,
+    pub letters: DeadLetterQueue,
 }
 
-impl Duty {
+impl StageContext {
     /// To be called first thing in a handler: from here on the chunk is a suspect if the stage dies.
-    fn take_in_hand<T>(&self, parcel: &mut Parcel<T>) {
-        let stage = self.lifeline.stage;
+    fn begin_work<T>(&self, parcel: &mut Parcel<T>) {
+        let stage = self.exit_guard.stage;
         parcel.begin(stage.name());
-        self.inspect.in_hand(stage, parcel.origin());
+        self.inspect.in_work_at(stage, parcel.origin());
     }
 
     /// Stops the actor when its generation is retired.
     fn stop_when_retired<A: Actor<Context = Context<A>>>(&self, context: &mut Context<A>) {
-        let retired = fut::wrap_future::<_, A>(self.lifeline.retired());
+        let retired = fut::wrap_future::<_, A>(self.exit_guard.retired());
         context.spawn(retired.map(|(), _, context: &mut Context<A>| context.stop()));
     }
 
@@ -186,40 +186,40 @@ impl Duty {
     /// it is ended. Whoever starts it sees to it that its end by force or by panic takes the stage down.
     fn start<T: 'static, F: Future<Output = T> + 'static>(
         &self,
-        work: impl FnOnce(Work) -> F,
+        work: impl FnOnce(TaskContext) -> F,
     ) -> JoinHandle<T> {
-        let Lifeline { stage, generation, .. } = self.lifeline;
+        let ExitGuard { stage, generation, .. } = self.exit_guard;
         let hand = self.hands.take(generation);
         let number = hand.number();
         let (inspect, letters) = (self.inspect.clone(), self.letters.clone());
-        let task = actix::spawn(work(Work { stage, hand, inspect, letters }));
-        self.hands.done_by(number, task.abort_handle());
+        let task = actix::spawn(work(TaskContext { stage, hand, inspect, letters }));
+        self.hands.set_task(number, task.abort_handle());
         task
     }
 
     /// As [`Self::start`], for work that nobody waits for: with its end by force or by panic the stage is taken down,
     /// so that there is one way to recover.
-    fn spawn<F: Future<Output = ()> + 'static>(&self, work: impl FnOnce(Work) -> F) {
-        let lifeline = self.lifeline.clone();
+    fn spawn<F: Future<Output = ()> + 'static>(&self, work: impl FnOnce(TaskContext) -> F) {
+        let exit_guard = self.exit_guard.clone();
         self.start(|begun| {
             let work = work(begun);
             async move {
                 work.await;
-                lifeline.let_go();
+                exit_guard.disarm();
             }
         });
     }
 }
 
 /// One piece of a stage's work: it is in hand until this is dropped.
-struct Work {
+struct TaskContext {
     stage: Stage,
-    hand: Hand,
-    inspect: Arc<dyn Inspect>,
-    letters: Letters,
+    hand: TaskGuard,
+    inspect: Arc<dyn FaultHook>,
+    letters: DeadLetterQueue,
 }
 
-impl Work {
+impl TaskContext {
     /// Waits for somebody else, which is not standing still.
     async fn wait_for<T>(&self, whom: &'static str, answer: impl Future<Output = T>) -> T {
         self.hand.wait_for(whom, answer).await
@@ -239,7 +239,7 @@ impl Work {
     fn reject<T>(&self, parcel: Parcel<T>, rejection: Rejection) {
         if rejection.cause.is_kept() {
             let hand = self.hand.another_that_waits_for(POSTGRES);
-            self.letters.file(Letter::of_parcel(self.stage, parcel, rejection, hand));
+            self.letters.file(PendingDeadLetter::of_parcel(self.stage, parcel, rejection, hand));
         } else {
             parcel.settle(Outcome::Rejected(rejection));
         }

@@ -4,7 +4,7 @@
 //! model is asked, where there is one, or the local classifier, on its own thread. Two inlets: chunks that wait for
 //! a language model never stand in the way of those that need none.
 
-use super::{Duty, Inlet, Parcel, ROOM, Stage, Work};
+use super::{StageContext, Inlet, Parcel, ROOM, Stage, TaskContext};
 use crate::chunk::{Chunk, TaggedChunk, Tagging, TmdSource};
 use crate::classifier::LocalClassifier;
 use crate::flow::{Lane, Worker, WorkerError};
@@ -34,13 +34,13 @@ pub enum CodeSource {
         /// The one.
         llm: Llm,
         /// When it has no answer.
-        otherwise: Otherwise,
+        otherwise: LlmFallback,
     },
 }
 
 /// What becomes of a chunk for which the language model has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Otherwise {
+pub enum LlmFallback {
     /// The local classifier answers, and the row says so.
     AskLocally,
     /// It is rejected, to be sent again.
@@ -67,19 +67,19 @@ impl TmdTools {
 pub struct TmdExtractor {
     tools: TmdTools,
     next: Inlet<TaggedChunk>,
-    duty: Duty,
+    context_: StageContext,
 }
 
 impl TmdExtractor {
     /// A stage that pushes to `next`.
-    pub fn new(tools: TmdTools, next: Inlet<TaggedChunk>, duty: Duty) -> Self {
-        TmdExtractor { tools, next, duty }
+    pub fn new(tools: TmdTools, next: Inlet<TaggedChunk>, context_: StageContext) -> Self {
+        TmdExtractor { tools, next, context_ }
     }
 
     /// Finds the codes in a task of its own, and sends the chunk on with them.
     fn give_codes(&self, parcel: Parcel<Arc<Chunk>>) {
         let (next, tools) = (self.next.clone(), self.tools.clone());
-        self.duty.spawn(|work| async move {
+        self.context_.spawn(|work| async move {
             work.inspect(std::slice::from_ref(&parcel)).await;
             match tag(&tools, parcel.cargo().clone(), &work).await {
                 Ok(tagging) => {
@@ -97,7 +97,7 @@ impl Actor for TmdExtractor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        self.duty.stop_when_retired(context);
+        self.context_.stop_when_retired(context);
     }
 }
 
@@ -105,7 +105,7 @@ impl Handler<Parcel<NeedsNoLlm>> for TmdExtractor {
     type Result = ();
 
     fn handle(&mut self, mut parcel: Parcel<NeedsNoLlm>, _: &mut Context<Self>) {
-        self.duty.take_in_hand(&mut parcel);
+        self.context_.begin_work(&mut parcel);
         self.give_codes(parcel.map(|NeedsNoLlm(chunk)| chunk));
     }
 }
@@ -114,12 +114,12 @@ impl Handler<Parcel<NeedsLlm>> for TmdExtractor {
     type Result = ();
 
     fn handle(&mut self, mut parcel: Parcel<NeedsLlm>, _: &mut Context<Self>) {
-        self.duty.take_in_hand(&mut parcel);
+        self.context_.begin_work(&mut parcel);
         self.give_codes(parcel.map(|NeedsLlm(chunk)| chunk));
     }
 }
 
-async fn tag(tools: &TmdTools, chunk: Arc<Chunk>, work: &Work) -> Result<Tagging, Rejection> {
+async fn tag(tools: &TmdTools, chunk: Arc<Chunk>, work: &TaskContext) -> Result<Tagging, Rejection> {
     if let Some(tmd) = chunk.client_tmd {
         return Ok(Tagging { tmd, source: TmdSource::Client, confidence: None, took: None });
     }
@@ -139,10 +139,10 @@ async fn tag(tools: &TmdTools, chunk: Arc<Chunk>, work: &Work) -> Result<Tagging
                 Ok(Tagging { tmd: answer.tmd, source, confidence, took })
             }
             Err(error) => match otherwise {
-                Otherwise::AskLocally => {
+                LlmFallback::AskLocally => {
                     work.wait_for(classifier, fall_back(tools, chunk, started, error.kind())).await
                 }
-                Otherwise::Reject => Err(unanswered(llm, &error)),
+                LlmFallback::Reject => Err(unanswered(llm, &error)),
             },
         },
     }?;

@@ -3,7 +3,7 @@
 //! What gathered while the last transaction ran is the next one. Order is everything here: commit, rows into the
 //! index's delta (which cannot fail), then the receipts. One transaction at a time.
 
-use super::{Duty, POSTGRES, Parcel, Stage, Work};
+use super::{StageContext, POSTGRES, Parcel, Stage, TaskContext};
 use crate::chunk::EmbeddedChunk;
 use crate::flow::{Backoff, Batch};
 use crate::index::{ChangedRow, Commit, Index};
@@ -35,15 +35,15 @@ pub struct WriteTools {
 /// The actor.
 pub struct Writer {
     tools: WriteTools,
-    duty: Duty,
+    context_: StageContext,
     waiting: Batch<Parcel<EmbeddedChunk>>,
     busy: bool,
 }
 
 impl Writer {
     /// The end of the way.
-    pub fn new(tools: WriteTools, duty: Duty) -> Self {
-        Writer { tools, duty, waiting: Batch::default(), busy: false }
+    pub fn new(tools: WriteTools, context_: StageContext) -> Self {
+        Writer { tools, context_, waiting: Batch::default(), busy: false }
     }
 
     /// Starts the next transaction, if none runs and somebody waits.
@@ -52,15 +52,15 @@ impl Writer {
             return;
         }
         let mut parcels = self.waiting.take_oldest(self.tools.batch_rows);
-        parcels.iter_mut().for_each(|parcel| parcel.take_in_hand(Stage::Write.name()));
+        parcels.iter_mut().for_each(|parcel| parcel.begin_work(Stage::Write.name()));
         self.busy = true;
-        let (tools, lifeline) = (self.tools.clone(), self.duty.lifeline.clone());
+        let (tools, exit_guard) = (self.tools.clone(), self.context_.exit_guard.clone());
         // A task of its own: a transaction that has begun is finished, and its receipts settled, even when the
         // stage dies meanwhile.
-        let transaction = self.duty.start(|work| async move {
+        let transaction = self.context_.start(|work| async move {
             work.inspect(&parcels).await;
             write(&tools, parcels, &work).await;
-            lifeline.let_go();
+            exit_guard.disarm();
         });
         context.spawn(fut::wrap_future::<_, Self>(transaction).map(|ended, stage, context| match ended {
             Ok(()) => {
@@ -76,7 +76,7 @@ impl Actor for Writer {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        self.duty.stop_when_retired(context);
+        self.context_.stop_when_retired(context);
     }
 }
 
@@ -84,9 +84,9 @@ impl Handler<Parcel<EmbeddedChunk>> for Writer {
     type Result = ();
 
     fn handle(&mut self, mut parcel: Parcel<EmbeddedChunk>, context: &mut Context<Self>) {
-        self.duty.take_in_hand(&mut parcel);
+        self.context_.begin_work(&mut parcel);
         parcel.rest();
-        if parcel.attempts() > 0 {
+        if parcel.delivery_attempts() > 0 {
             self.waiting.push_alone(parcel, 1);
         } else {
             self.waiting.push(parcel, 1);
@@ -100,7 +100,7 @@ impl Handler<Parcel<EmbeddedChunk>> for Writer {
 
 /// Brings a batch to its end. While the database is not there the same batch is tried again, and with it
 /// everything behind it waits. A batch with a row the database refuses is halved until that row is alone.
-async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, work: &Work) {
+async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, work: &TaskContext) {
     let mut halves = vec![parcels];
     // A row that an earlier try of ours may have committed counts as stored, not as a duplicate.
     let mut maybe_ours = false;
@@ -118,7 +118,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, work: &W
                     metrics::store_seq(commit.upto);
                     tools.index.absorb(slots, commit);
                 }
-                let ours = |parcel: &Parcel<EmbeddedChunk>| maybe_ours || parcel.attempts() > 0;
+                let ours = |parcel: &Parcel<EmbeddedChunk>| maybe_ours || parcel.delivery_attempts() > 0;
                 let retried = parcels.iter().zip(&fates).filter(|(parcel, _)| ours(parcel));
                 work.wait_for("the index", wait_for_index(tools, retried.map(|(_, fate)| fate))).await;
                 for (parcel, fate) in parcels.into_iter().zip(fates) {

@@ -21,7 +21,7 @@ use crate::encoder::plan::Budget;
 use crate::encoder::{Tokens, Vector};
 use crate::flow::Lane;
 use crate::metrics;
-use crate::pulse::Pulse;
+use crate::threads::Progress;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -117,8 +117,8 @@ impl Vectorizer {
     }
 
     /// Of its threads.
-    pub fn pulses(&self) -> Vec<Pulse> {
-        self.model().map_or_else(Vec::new, |local| [local.tokenizer.pulses(), local.model.pulses()].concat())
+    pub fn progress(&self) -> Vec<Progress> {
+        self.model().map_or_else(Vec::new, |local| [local.tokenizer.progress(), local.model.progress()].concat())
     }
 
     /// The model of this process, where it is one.

@@ -4,7 +4,7 @@ use crate::house::{House, Poison, Raw, Scripted, fittings, numbered, tally};
 use crate::wait::until;
 use lnsp_ingest::app::{EncoderFactory, Fittings};
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
-use lnsp_ingest::flow::{Backoff, Load};
+use lnsp_ingest::flow::{Backoff, Capacity};
 use lnsp_ingest::http::Limits;
 use lnsp_ingest::model::ModelIdentity;
 use lnsp_ingest::stages::Stage;
@@ -255,7 +255,7 @@ async fn uploads_and_a_small_request_take_turns_chunk_by_chunk() {
     const SMALL: usize = 20;
     let stepped = Stepped::default();
     let mut fittings = Fittings { encoder: Some(stepped.factory()), ..fittings() };
-    let one = Load { items: 1, bytes: 1 << 20 };
+    let one = Capacity { items: 1, bytes: 1 << 20 };
     (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) = (one, one, one);
     let house = House::build(fittings, &["--enable-batch-embeddings", "false"]).await;
     let entrance = house.state.pipeline.entrance();

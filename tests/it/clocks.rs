@@ -3,13 +3,13 @@
 use crate::house::{House, Raw, Scripted, fittings, numbered};
 use crate::wait::until;
 use lnsp_ingest::app::Fittings;
-use lnsp_ingest::flow::Load;
+use lnsp_ingest::flow::Capacity;
 use lnsp_ingest::http::{Patience, Settings};
 use std::time::Duration;
 
 async fn house(sending: Patience) -> House {
     let mut fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
-    let slots = |items| Load { items, bytes: 1 << 30 };
+    let slots = |items| Capacity { items, bytes: 1 << 30 };
     (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) =
         (slots(8), slots(16), slots(12));
     let linger = Duration::from_secs(1);

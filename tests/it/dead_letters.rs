@@ -24,9 +24,10 @@ async fn letters(house: &House, query: &str) -> Value {
     page
 }
 
-/// `stage cause attempts times` of each letter, in order.
+/// `stage cause delivery_attempts times` of each letter, in order.
 async fn summary(house: &House) -> Vec<String> {
-    let columns = "SELECT concat_ws(' ', stage, cause, attempts, times) FROM dead_letters ORDER BY letter";
+    let columns =
+        "SELECT concat_ws(' ', stage, cause, delivery_attempts, times) FROM dead_letters ORDER BY letter";
     house.database.texts(columns).await
 }
 
@@ -64,7 +65,7 @@ async fn a_row_the_database_refuses_is_found_by_halving_kept_and_stored_when_it_
     let letter = &page["letters"][0];
     assert_eq!((page["letters"].as_array().unwrap().len(), &page["total"]), (1, &json!(1)));
     assert_eq!(letter["input"], whole());
-    let named = ["dataset_source", "id", "stage", "cause", "attempts", "times", "batch_id"];
+    let named = ["dataset_source", "id", "stage", "cause", "delivery_attempts", "times", "batch_id"];
     let expected = json!(["user_input", "bad", "write", "store_failed", 1, 1, null]);
     assert_eq!(json!(named.map(|name| &letter[name])), expected);
     assert!(letter["message"].as_str().unwrap().contains("23514, refused"), "{letter}");
@@ -251,7 +252,7 @@ async fn the_letter_of_a_chunk_that_is_stored_goes_when_it_is_sent_and_no_other(
     let house = House::scripted().await;
     assert_eq!(tally(&house.stream(numbered(0..3)).await), (3, 0, 0));
     // As another service on the same database leaves them: this one learns of them when somebody asks.
-    let leave = "INSERT INTO dead_letters (dataset_source, id, content_hash, stage, cause, message, attempts, input, \
+    let leave = "INSERT INTO dead_letters (dataset_source, id, content_hash, stage, cause, message, delivery_attempts, input, \
                  first_failed_at, last_failed_at) \
                  SELECT dataset_source, id, CASE id WHEN 'n1' THEN sha256('other') ELSE content_hash END, 'write', \
                  'store_failed', 'left', 1, '{}', now(), now() FROM chunks";
@@ -266,7 +267,7 @@ async fn the_letter_of_a_chunk_that_is_stored_goes_when_it_is_sent_and_no_other(
 fn letter(text: &str, failed_at: DateTime<Utc>) -> DeadLetter {
     let chunk = embedded(draft("facts", text, text), (0, 0, 0), &[1.0]).chunk;
     let message = "quotes a server\0".to_owned();
-    DeadLetter { chunk, stage: "tmd", cause: "llm_failed", message, attempts: 2, failed_at }
+    DeadLetter { chunk, stage: "tmd", cause: "llm_failed", message, delivery_attempts: 2, failed_at }
 }
 
 #[tokio::test]
@@ -283,7 +284,7 @@ async fn a_letter_written_twice_is_one_failure_and_a_page_ends_before_it_is_too_
     let page = async |after, bytes| store.letters(&all, after, 10, bytes).await.unwrap();
     let found = page(0, 1 << 20).await;
     let told: Vec<_> =
-        found.iter().map(|l| (l.id.as_str(), l.attempts, l.times, l.last_failed_at - now)).collect();
+        found.iter().map(|l| (l.id.as_str(), l.delivery_attempts, l.times, l.last_failed_at - now)).collect();
     assert_eq!(told, [("a", 2, 1, Duration::zero()), ("b", 4, 2, Duration::seconds(2))]);
     assert_eq!(found[0].message, "quotes a server");
     // One at least, however long it is.

@@ -5,7 +5,7 @@ use crate::house::{House, Raw, Scripted, fittings, numbered};
 use crate::process::Service;
 use crate::wait::until;
 use lnsp_ingest::app::Fittings;
-use lnsp_ingest::flow::Load;
+use lnsp_ingest::flow::Capacity;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::os::unix::process::ExitStatusExt;
@@ -16,7 +16,7 @@ const CLOCK: &str = "SELECT seq FROM change_clock FOR UPDATE";
 /// 36 slots.
 async fn house() -> House {
     let mut fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
-    let slots = |items| Load { items, bytes: 1 << 30 };
+    let slots = |items| Capacity { items, bytes: 1 << 30 };
     (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) =
         (slots(8), slots(16), slots(12));
     House::build(fittings, &[]).await

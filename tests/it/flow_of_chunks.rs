@@ -4,7 +4,7 @@ use crate::house::{House, Raw, Scripted, fittings, numbered, tally};
 use crate::wait::until;
 use lnsp_ingest::app::Fittings;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
-use lnsp_ingest::flow::Load;
+use lnsp_ingest::flow::Capacity;
 use lnsp_ingest::model::ModelIdentity;
 use serde_json::json;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ async fn known_chunks_cost_no_embedding() {
 #[actix_web::test]
 async fn a_held_writer_stops_the_socket_at_an_exact_count() {
     let mut fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
-    let slots = |items| Load { items, bytes: 1 << 30 };
+    let slots = |items| Capacity { items, bytes: 1 << 30 };
     (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) =
         (slots(8), slots(16), slots(12));
     let house = House::build(fittings, &[]).await;

@@ -5,9 +5,9 @@ use crate::wait::until;
 use lnsp_ingest::app::Fittings;
 use lnsp_ingest::chunk::Chunk;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
-use lnsp_ingest::flow::Load;
+use lnsp_ingest::flow::Capacity;
 use lnsp_ingest::model::ModelIdentity;
-use lnsp_ingest::stages::{Inspect, Stage};
+use lnsp_ingest::stages::{FaultHook, Stage};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -55,8 +55,8 @@ async fn poison_in_the_hands_of_the_writer() {
 /// Panics on every hundredth chunk, once.
 struct Hiccups(AtomicUsize);
 
-impl Inspect for Hiccups {
-    fn in_hand(&self, _: Stage, _: &Chunk) {
+impl FaultHook for Hiccups {
+    fn in_work_at(&self, _: Stage, _: &Chunk) {
         let seen = self.0.fetch_add(1, Ordering::SeqCst);
         assert!(seen % 600 != 599 || seen > 6000, "hiccup {seen}");
     }
@@ -142,8 +142,8 @@ struct TwoDeaths {
     returned: AtomicUsize,
 }
 
-impl Inspect for TwoDeaths {
-    fn in_hand(&self, stage: Stage, chunk: &Chunk) {
+impl FaultHook for TwoDeaths {
+    fn in_work_at(&self, stage: Stage, chunk: &Chunk) {
         if stage != Stage::Tmd {
             return;
         }
@@ -165,7 +165,7 @@ async fn a_death_while_the_strays_come_back_in_loses_and_doubles_nobody() {
     let inspect = Arc::new(TwoDeaths::default());
     let mut fittings =
         Fittings { inspect: inspect.clone(), encoder: Some(Scripted::factory()), ..fittings() };
-    fittings.pipeline.write = Load { items: 20, bytes: 1 << 30 };
+    fittings.pipeline.write = Capacity { items: 20, bytes: 1 << 30 };
     let house = House::build(fittings, &[]).await;
     let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
     let upload = actix_web::rt::spawn(stream_to(house.url.clone(), numbered(0..100)));

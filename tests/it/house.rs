@@ -12,8 +12,8 @@ use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
 use lnsp_ingest::flow::Backoff;
 use lnsp_ingest::http::{self, State};
 use lnsp_ingest::model::ModelIdentity;
-use lnsp_ingest::pipeline::LastResort;
-use lnsp_ingest::stages::{Inspect, Stage};
+use lnsp_ingest::pipeline::FatalHandler;
+use lnsp_ingest::stages::{FaultHook, Stage};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -168,7 +168,8 @@ pub fn fittings() -> Fittings {
     let mut fittings = Fittings::default();
     fittings.pipeline.heal = Backoff { first: Duration::from_millis(10), ceiling: Duration::from_millis(50) };
     // The end of a service is not the end of all tests.
-    fittings.pipeline.watch.last_resort = LastResort::new(|sentence| eprintln!("last resort: {sentence}"));
+    fittings.pipeline.watch.fatal_handler =
+        FatalHandler::new(|sentence| eprintln!("last resort: {sentence}"));
     fittings
 }
 
@@ -187,7 +188,7 @@ pub fn numbered(range: std::ops::Range<usize>) -> String {
     range.map(|n| format!("{{\"id\":\"n{n}\",\"text\":\"This is fact number {n}.\"}}\n")).collect()
 }
 
-/// Results by status, as `(stored, duplicate, error)`; the summary must be there, agree, and be the last line.
+/// ReceiptStream by status, as `(stored, duplicate, error)`; the summary must be there, agree, and be the last line.
 pub fn tally(lines: &[Value]) -> (usize, usize, usize) {
     let (summary, results) = lines.split_last().unwrap();
     assert_eq!(summary["type"], "summary", "{summary}");
@@ -259,8 +260,8 @@ pub struct Poison {
     pub text: &'static str,
 }
 
-impl Inspect for Poison {
-    fn in_hand(&self, stage: Stage, chunk: &Chunk) {
+impl FaultHook for Poison {
+    fn in_work_at(&self, stage: Stage, chunk: &Chunk) {
         assert!(!(stage == self.stage && chunk.text == self.text), "poison");
     }
 }

@@ -5,7 +5,7 @@ use crate::scissors::{Cut, Scissors};
 use crate::valve::Valve;
 use crate::wait::until;
 use lnsp_ingest::app::Fittings;
-use lnsp_ingest::flow::Load;
+use lnsp_ingest::flow::Capacity;
 use serde_json::json;
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ async fn a_row_that_is_refused_after_a_cut_is_still_found_alone() {
     let answer = house.stream(numbered(0..600)).await;
     assert_eq!(tally(&answer), (599, 0, 1));
     assert_eq!(house.stored().await, 599);
-    let letters = "SELECT concat_ws(' ', id, stage, cause, attempts, times) FROM dead_letters";
+    let letters = "SELECT concat_ws(' ', id, stage, cause, delivery_attempts, times) FROM dead_letters";
     assert_eq!(house.database.texts(letters).await, ["n300 write store_failed 1 1"]);
     assert_eq!(scissors.struck(), [3, 3]);
     house.stop().await;
@@ -100,7 +100,7 @@ async fn a_lost_commit_is_answered_without_an_index_that_says_it_is_degraded() {
 async fn while_the_database_is_gone_nothing_is_read_and_nothing_is_lost() {
     let scissors = Scissors::new().await;
     let mut fittings = scripted();
-    let slots = |items| Load { items, bytes: 1 << 30 };
+    let slots = |items| Capacity { items, bytes: 1 << 30 };
     (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) =
         (slots(8), slots(16), slots(12));
     let house = behind(&scissors, fittings).await;
@@ -149,7 +149,7 @@ async fn a_dead_letter_waits_for_the_database_and_its_client_for_the_letter() {
     scissors.come_back();
     let answer = stream.await.unwrap();
     assert_eq!((tally(&answer), &answer[0]["error"]["code"]), ((0, 0, 1), &json!("embed_failed")));
-    let letters = "SELECT concat_ws(' ', stage, cause, attempts, times) FROM dead_letters";
+    let letters = "SELECT concat_ws(' ', stage, cause, delivery_attempts, times) FROM dead_letters";
     assert_eq!(house.database.texts(letters).await, ["embed embed_failed 1 1"]);
     house.stop().await;
 }

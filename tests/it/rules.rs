@@ -44,18 +44,20 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     let mut layers: BTreeMap<_, _> = domain.iter().map(|room| (*room, domain.to_vec())).collect();
     layers.extend(ports.iter().map(|room| (*room, domain.to_vec())));
     layers.insert("hub", domain.to_vec());
-    layers.insert("index", with(&[&domain, &["pulse"]]));
+    layers.insert("index", with(&[&domain, &["progress"]]));
     // It makes more calls than it gives answers, and is the only one who knows.
     layers.insert("llm", with(&[&domain, &["endpoint", "metrics"]]));
     layers.insert("endpoint", vec![]);
     layers.insert("metrics", vec![]);
-    layers.insert("pulse", vec![]);
-    layers.insert("flow", vec!["metrics", "pulse"]);
+    layers.insert("progress", vec![]);
+    layers.insert("flow", vec!["metrics", "progress"]);
     // Texts to vectors is the encoder's port, or another server's.
-    layers.insert("vectorizer", with(&[&domain, &["encoder", "endpoint", "flow", "metrics", "pulse"]]));
+    layers.insert("vectorizer", with(&[&domain, &["encoder", "endpoint", "flow", "metrics", "progress"]]));
     layers.insert("stages", with(&[&domain, &ports, &["flow", "metrics", "vectorizer"]]));
-    layers
-        .insert("pipeline", with(&[&domain, &["store", "flow", "metrics", "pulse", "stages", "vectorizer"]]));
+    layers.insert(
+        "pipeline",
+        with(&[&domain, &["store", "flow", "metrics", "progress", "stages", "vectorizer"]]),
+    );
     layers.insert("search", with(&[&domain, &ports, &["flow", "metrics", "vectorizer"]]));
     layers.insert(
         "http",

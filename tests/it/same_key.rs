@@ -5,7 +5,7 @@ use crate::valve::Valve;
 use crate::wait::until;
 use lnsp_ingest::app::Fittings;
 use lnsp_ingest::chunk::{Chunk, Draft, Placement};
-use lnsp_ingest::flow::{Load, receipt_book};
+use lnsp_ingest::flow::{Capacity, receipt_channel};
 use lnsp_ingest::outcome::{Cause, Outcome};
 use lnsp_ingest::pipeline::Arrival;
 use lnsp_ingest::simulated_llm::{Fault, Options, SimulatedLlm};
@@ -87,7 +87,7 @@ async fn copies_of_poison_are_rejected_with_it_and_kill_nobody_again() {
     }
     assert_eq!(valve.texts(), 3, "once for each of the three deaths");
     house.state.pipeline.wait_for(|health| health.generation == 4 && health.open).await;
-    let letters = "SELECT concat_ws(' ', stage, cause, attempts, times) FROM dead_letters";
+    let letters = "SELECT concat_ws(' ', stage, cause, delivery_attempts, times) FROM dead_letters";
     assert_eq!(house.database.texts(letters).await, ["write poison 3 1"]);
     assert_empty(&house);
     house.stop().await;
@@ -163,7 +163,7 @@ async fn after_a_failure_that_passes_the_next_one_tries_and_nobody_else_waits_me
 async fn when_there_is_no_room_to_wait_in_only_that_upload_waits() {
     let valve = Valve::shut();
     let mut fittings = Fittings { encoder: Some(valve.factory()), ..fittings() };
-    fittings.pipeline.followers = Load { items: 2, bytes: 1 << 20 };
+    fittings.pipeline.followers = Capacity { items: 2, bytes: 1 << 20 };
     let house = House::build(fittings, &[]).await;
     let entrance = house.state.pipeline.entrance();
     let copies = upload(&house, line("One fact.").repeat(600));
@@ -201,7 +201,7 @@ async fn one_at_a_time_too_every_key_is_tried_once() {
 async fn a_client_that_goes_before_its_chunk_is_in_leaves_the_turn_to_the_next() {
     let valve = Valve::shut();
     let mut fittings = Fittings { encoder: Some(valve.factory()), ..fittings() };
-    let one = Load { items: 1, bytes: 1 << 20 };
+    let one = Capacity { items: 1, bytes: 1 << 20 };
     (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) = (one, one, one);
     let house = House::build(fittings, &[]).await;
     let entrance = house.state.pipeline.entrance();
@@ -209,7 +209,7 @@ async fn a_client_that_goes_before_its_chunk_is_in_leaves_the_turn_to_the_next()
     until("the house is full", || entrance.inside() == Some([0, 1, 1, 0]) && entrance.waiting() == 0).await;
 
     // A handler that is dropped drops what it brings.
-    let (book, mut results) = receipt_book(1);
+    let (book, mut results) = receipt_channel(1);
     let receipt = book.issue(1).await.unwrap();
     let text = "One fact.".to_owned();
     let placement = Placement { source_document: Some("web_input".into()), ..Placement::default() };

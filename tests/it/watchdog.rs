@@ -11,8 +11,8 @@ use lnsp_ingest::app::{EncoderFactory, Fittings};
 use lnsp_ingest::chunk::Chunk;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
 use lnsp_ingest::model::ModelIdentity;
-use lnsp_ingest::pipeline::LastResort;
-use lnsp_ingest::stages::{Inspect, Stage};
+use lnsp_ingest::pipeline::FatalHandler;
+use lnsp_ingest::stages::{FaultHook, Stage};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -27,7 +27,7 @@ fn line(id: &str, text: &str) -> String {
 /// Never comes to an end with one text, in one stage.
 struct Standstill(Stage);
 
-impl Inspect for Standstill {
+impl FaultHook for Standstill {
     fn at_work(&self, stage: Stage, chunk: &Chunk) -> Option<BoxFuture<'static, ()>> {
         (stage == self.0 && chunk.text == POISON).then(|| std::future::pending().boxed())
     }
@@ -71,7 +71,7 @@ async fn work_that_stands_still_in_the_writer_is_healed() {
 #[actix_web::test]
 async fn waiting_for_the_database_is_not_hanging() {
     let said = Said::default();
-    let fittings = said.fittings(Arc::new(lnsp_ingest::stages::NoInspection));
+    let fittings = said.fittings(Arc::new(lnsp_ingest::stages::NoFaults));
     let house = House::build(fittings, &["--hang-deadline-s", "1"]).await;
     let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
     let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..300)));
@@ -139,11 +139,11 @@ async fn a_rejected_chunk_that_waits_for_its_dead_letter_hangs_no_more_than_a_su
 struct Said(Arc<Mutex<Vec<String>>>);
 
 impl Said {
-    fn fittings(&self, inspect: Arc<dyn Inspect>) -> Fittings {
+    fn fittings(&self, inspect: Arc<dyn FaultHook>) -> Fittings {
         let said = self.0.clone();
         let mut fittings = Fittings { inspect, encoder: Some(Scripted::factory()), ..fittings() };
-        fittings.pipeline.watch.last_resort =
-            LastResort::new(move |sentence| said.lock().unwrap().push(sentence.to_owned()));
+        fittings.pipeline.watch.fatal_handler =
+            FatalHandler::new(move |sentence| said.lock().unwrap().push(sentence.to_owned()));
         fittings
     }
 
@@ -204,7 +204,7 @@ async fn a_thread_of_the_model_that_hangs_is_named_and_cannot_be_healed() {
     let factory: EncoderFactory = Arc::new(move || Box::new(Hanging(Scripted::new(), trap.clone())));
     let said = Said::default();
     let fittings =
-        Fittings { encoder: Some(factory), ..said.fittings(Arc::new(lnsp_ingest::stages::NoInspection)) };
+        Fittings { encoder: Some(factory), ..said.fittings(Arc::new(lnsp_ingest::stages::NoFaults)) };
     let house = House::build(fittings, &["--hang-deadline-s", "1"]).await;
     let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..10)));
     until("the pass shows in the health", || {
@@ -222,8 +222,8 @@ async fn a_thread_of_the_model_that_hangs_is_named_and_cannot_be_healed() {
 /// Steps on a trap inside the handler of a stage.
 struct TrapInHandler(Arc<Trap>);
 
-impl Inspect for TrapInHandler {
-    fn in_hand(&self, _: Stage, _: &Chunk) {
+impl FaultHook for TrapInHandler {
+    fn in_work_at(&self, _: Stage, _: &Chunk) {
         self.0.step_on();
     }
 }
@@ -243,8 +243,8 @@ async fn a_pipeline_thread_that_hangs_is_beyond_healing() {
 /// Ends the thread of the stages from inside.
 struct EndOfThread;
 
-impl Inspect for EndOfThread {
-    fn in_hand(&self, _: Stage, _: &Chunk) {
+impl FaultHook for EndOfThread {
+    fn in_work_at(&self, _: Stage, _: &Chunk) {
         actix::Arbiter::current().stop();
     }
 }
@@ -262,8 +262,8 @@ async fn a_pipeline_thread_that_has_ended_is_beyond_healing() {
 /// Kills the first generation, and its supervisor before it can build the second.
 struct Regicide;
 
-impl Inspect for Regicide {
-    fn in_hand(&self, _: Stage, _: &Chunk) {
+impl FaultHook for Regicide {
+    fn in_work_at(&self, _: Stage, _: &Chunk) {
         panic!("the stage dies");
     }
 
@@ -286,9 +286,9 @@ async fn a_supervisor_that_dies_is_beyond_healing() {
 /// Poison in one stage, and a trap for whoever builds the second generation.
 struct SlowHealing(Poison, Arc<Trap>);
 
-impl Inspect for SlowHealing {
-    fn in_hand(&self, stage: Stage, chunk: &Chunk) {
-        self.0.in_hand(stage, chunk);
+impl FaultHook for SlowHealing {
+    fn in_work_at(&self, stage: Stage, chunk: &Chunk) {
+        self.0.in_work_at(stage, chunk);
     }
 
     fn generation(&self, number: u64) {

@@ -7,7 +7,7 @@
 
 use super::Arrival;
 use crate::chunk::{Chunk, ChunkKey};
-use crate::flow::{Load, Slot, Slots};
+use crate::flow::{Capacity, Slot, Slots};
 use crate::outcome::Outcome;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -15,15 +15,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
 
 /// The keys of all chunks that are taken and not yet answered.
-pub struct Claims {
-    held: Mutex<HashMap<ChunkKey, Claim>>,
+pub struct InFlightKeys {
+    held: Mutex<HashMap<ChunkKey, KeyState>>,
     /// How many keys are held.
     keys: watch::Sender<usize>,
     slots: Arc<Slots>,
-    turns: mpsc::Sender<Follower>,
+    promoted: mpsc::Sender<Follower>,
 }
 
-struct Claim {
+struct KeyState {
     /// The content of the one who leads.
     content: [u8; 32],
     followers: VecDeque<Follower>,
@@ -38,42 +38,42 @@ pub struct Follower {
 }
 
 /// How an arrival stands to those who are inside.
-pub enum Standing {
+pub enum Claim {
     /// Nobody has its key: it is to be let in.
-    Leads(Arrival),
+    Leader(Arrival),
     /// Another one has, and it waits.
-    Follows,
+    Follower,
     /// Another one has, and there is no room to wait in now.
-    Crowded(Arrival),
+    Full(Arrival),
 }
 
-impl Claims {
+impl InFlightKeys {
     /// Nobody is inside. What is received from the other end is to be let in: its turn has come.
-    pub fn new(followers: Load) -> (Arc<Claims>, mpsc::Receiver<Follower>) {
+    pub fn new(followers: Capacity) -> (Arc<InFlightKeys>, mpsc::Receiver<Follower>) {
         // Whoever is in the queue has a slot, so it is never full.
-        let (turns, taken) = mpsc::channel(followers.items.max(1));
+        let (promoted, taken) = mpsc::channel(followers.items.max(1));
         let (held, keys) = (Mutex::default(), watch::Sender::new(0));
         let slots = Slots::new("followers", followers);
-        (Arc::new(Claims { held, keys, slots, turns }), taken)
+        (Arc::new(InFlightKeys { held, keys, slots, promoted }), taken)
     }
 
     /// Takes the key for the arrival, or finds it a place behind who has it. Does not wait.
-    pub fn stand(self: &Arc<Self>, arrival: Arrival) -> Standing {
+    pub fn try_claim(self: &Arc<Self>, arrival: Arrival) -> Claim {
         let mut held = self.lock();
         match held.entry(arrival.chunk.key.clone()) {
             Entry::Vacant(vacant) => {
                 let (content, followers) = (arrival.chunk.content_hash, VecDeque::new());
-                vacant.insert(Claim { content, followers });
+                vacant.insert(KeyState { content, followers });
                 self.keys.send_modify(|keys| *keys += 1);
                 drop(held);
-                Standing::Leads(self.witnessed(arrival))
+                Claim::Leader(self.witnessed(arrival))
             }
             Entry::Occupied(mut claim) => match self.slots.try_acquire(arrival.chunk.weight()) {
                 Some(slot) => {
                     claim.get_mut().followers.push_back(Follower { arrival, slot });
-                    Standing::Follows
+                    Claim::Follower
                 }
-                None => Standing::Crowded(arrival),
+                None => Claim::Full(arrival),
             },
         }
     }
@@ -109,8 +109,8 @@ impl Claims {
 
     /// From here on its answer decides about the key.
     fn witnessed(self: &Arc<Self>, arrival: Arrival) -> Arrival {
-        let (claims, key) = (self.clone(), arrival.chunk.key.clone());
-        let receipt = arrival.receipt.witnessed(move |outcome| claims.decide(&key, outcome));
+        let (in_flight, key) = (self.clone(), arrival.chunk.key.clone());
+        let receipt = arrival.receipt.witnessed(move |outcome| in_flight.decide(&key, outcome));
         Arrival { receipt, ..arrival }
     }
 
@@ -123,7 +123,7 @@ impl Claims {
         }
         let Some(Follower { arrival, slot }) = next else { return };
         let next = Follower { arrival: self.witnessed(arrival), slot };
-        if let Err(refused) = self.turns.try_send(next) {
+        if let Err(refused) = self.promoted.try_send(next) {
             // Nobody lets anybody in any more: they all say that they are lost, the one who leads as the last.
             let rest = self.lock().get_mut(key).map(|claim| std::mem::take(&mut claim.followers));
             drop(rest);
@@ -145,7 +145,7 @@ impl Claims {
         }
         let next = others.pop_front();
         match &next {
-            Some(next) => *claim = Claim { content: next.arrival.chunk.content_hash, followers: others },
+            Some(next) => *claim = KeyState { content: next.arrival.chunk.content_hash, followers: others },
             None => {
                 held.remove(key);
                 self.keys.send_modify(|keys| *keys -= 1);
@@ -154,7 +154,7 @@ impl Claims {
         (answered, next)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ChunkKey, Claim>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ChunkKey, KeyState>> {
         // A panic elsewhere leaves nothing half done here: each section is a few moves.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }

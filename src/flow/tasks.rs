@@ -1,8 +1,8 @@
 //! What a stage has in its hands: pieces of work, each of them at work or waiting for somebody else.
 //!
-//! [`Hand::wait_for`] marks the waits, for room, for the database, for a thread with a [`Pulse`](crate::pulse::Pulse)
+//! [`TaskGuard::wait_for`] marks the waits, for room, for the database, for a thread with a [`Progress`](crate::threads::Progress)
 //! of its own. What is left is the stage's own work, which takes no time worth speaking of; a hand that is at it for
-//! long stands still, and can be taken away from its task with [`Hands::let_fall`].
+//! long stands still, and can be taken away from its task with [`TaskRegistry::abort`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 
 /// The hands of one stage, over all its generations.
 #[derive(Default)]
-pub struct Hands(Mutex<Table>);
+pub struct TaskRegistry(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
@@ -30,8 +30,8 @@ struct Held {
 }
 
 /// One piece of work in hand, until it is dropped.
-pub struct Hand {
-    hands: Arc<Hands>,
+pub struct TaskGuard {
+    hands: Arc<TaskRegistry>,
     generation: u64,
     number: u64,
 }
@@ -45,23 +45,23 @@ pub struct Oldest {
     pub waits_for: Option<&'static str>,
 }
 
-impl Hands {
+impl TaskRegistry {
     /// Takes something in hand, in this generation.
-    pub fn take(self: &Arc<Self>, generation: u64) -> Hand {
+    pub fn take(self: &Arc<Self>, generation: u64) -> TaskGuard {
         self.begin(generation, None)
     }
 
-    fn begin(self: &Arc<Self>, generation: u64, waits_for: Option<&'static str>) -> Hand {
+    fn begin(self: &Arc<Self>, generation: u64, waits_for: Option<&'static str>) -> TaskGuard {
         let mut table = self.table();
         let moved = table.step();
         let held = Held { generation, began: Instant::now(), moved, waits_for, task: None };
         table.held.insert(moved, held);
         drop(table);
-        Hand { hands: self.clone(), generation, number: moved }
+        TaskGuard { hands: self.clone(), generation, number: moved }
     }
 
     /// Says which task does a piece of work, once that has been started.
-    pub fn done_by(&self, number: u64, task: AbortHandle) {
+    pub fn set_task(&self, number: u64, task: AbortHandle) {
         if let Some(held) = self.table().held.get_mut(&number) {
             held.task = Some(task);
         }
@@ -75,7 +75,7 @@ impl Hands {
     }
 
     /// None of them holds anything.
-    pub fn are_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.table().held.is_empty()
     }
 
@@ -84,8 +84,8 @@ impl Hands {
         self.table().find(moved).map(|held| held.generation)
     }
 
-    /// Ends the task of the hand that has been at work since this move: its parcels are dropped, and so go home.
-    pub fn let_fall(&self, moved: u64) {
+    /// Ends the task of the hand that has been at work since this move: its parcels are dropped, and so go redelivery_queue.
+    pub fn abort(&self, moved: u64) {
         let task = self.table().find(moved).and_then(|held| held.task.clone());
         if let Some(task) = task {
             task.abort();
@@ -116,14 +116,14 @@ impl Table {
     }
 }
 
-impl Hand {
-    /// Its number, for [`Hands::done_by`].
+impl TaskGuard {
+    /// Its number, for [`TaskRegistry::set_task`].
     pub fn number(&self) -> u64 {
         self.number
     }
 
     /// Another one of the same stage and generation, which does nothing but wait, until it is dropped.
-    pub fn another_that_waits_for(&self, whom: &'static str) -> Hand {
+    pub fn another_that_waits_for(&self, whom: &'static str) -> TaskGuard {
         self.hands.begin(self.generation, Some(whom))
     }
 
@@ -142,7 +142,7 @@ impl Hand {
     }
 }
 
-impl Drop for Hand {
+impl Drop for TaskGuard {
     fn drop(&mut self) {
         let mut table = self.hands.table();
         table.step();
@@ -154,10 +154,10 @@ impl Drop for Hand {
 }
 
 /// Ends the wait also when the answer is no longer awaited.
-struct Waiting<'a>(&'a Hand);
+struct Waiting<'a>(&'a TaskGuard);
 
 impl<'a> Waiting<'a> {
-    fn begin(hand: &'a Hand, whom: &'static str) -> Self {
+    fn begin(hand: &'a TaskGuard, whom: &'static str) -> Self {
         hand.set(Some(whom));
         Waiting(hand)
     }
@@ -176,8 +176,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_is_not_at_work_and_the_one_longest_at_work_is_seen() {
-        let hands = Arc::new(Hands::default());
-        assert_eq!((hands.are_empty(), hands.at_work_since()), (true, None));
+        let hands = Arc::new(TaskRegistry::default());
+        assert_eq!((hands.is_empty(), hands.at_work_since()), (true, None));
         let (first, second) = (hands.take(1), hands.take(1));
         let began = hands.at_work_since().unwrap();
         {
@@ -187,21 +187,21 @@ mod tests {
             assert_eq!(hands.oldest().unwrap().waits_for, Some("the LLM"));
             let mut wait = std::pin::pin!(second.wait_for("PostgreSQL", pending::<()>()));
             assert!(futures_util::poll!(&mut wait).is_pending());
-            assert_eq!((hands.are_empty(), hands.at_work_since()), (false, None));
+            assert_eq!((hands.is_empty(), hands.at_work_since()), (false, None));
         }
         assert!(hands.at_work_since().is_some(), "a wait that is given up is over");
         assert_eq!(second.wait_for("nobody", ready(7)).await, 7);
         let letter = first.another_that_waits_for("PostgreSQL");
         drop((first, second));
-        assert_eq!((hands.are_empty(), hands.at_work_since()), (false, None), "one only waits");
+        assert_eq!((hands.is_empty(), hands.at_work_since()), (false, None), "one only waits");
         drop(letter);
-        assert_eq!((hands.are_empty(), hands.oldest()), (true, None));
+        assert_eq!((hands.is_empty(), hands.oldest()), (true, None));
     }
 
     #[tokio::test]
     async fn a_hand_that_stands_still_is_taken_from_its_task_and_no_other() {
-        let hands = Arc::new(Hands::default());
-        let hold = |hand: Hand| {
+        let hands = Arc::new(TaskRegistry::default());
+        let hold = |hand: TaskGuard| {
             tokio::spawn(async move {
                 hand.wait_for("a", ready(())).await;
                 pending::<()>().await;
@@ -211,14 +211,14 @@ mod tests {
             let hand = hands.take(generation);
             let number = hand.number();
             let task = hold(hand);
-            hands.done_by(number, task.abort_handle());
+            hands.set_task(number, task.abort_handle());
             task
         };
         let (guilty, innocent) = (start(4), start(5));
         tokio::task::yield_now().await;
         let moved = hands.at_work_since().unwrap();
         assert_eq!((hands.generation_of(moved - 1), hands.generation_of(moved)), (None, Some(4)));
-        hands.let_fall(moved);
+        hands.abort(moved);
         assert!(guilty.await.unwrap_err().is_cancelled());
         assert!(!innocent.is_finished());
         innocent.abort();

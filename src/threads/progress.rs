@@ -1,7 +1,7 @@
 //! What a thread is doing, for whoever watches whether it still moves. A leaf beside the house, like the metrics.
 //!
-//! A thread says what it begins ([`Pulse::begin`]), gives signs of life when that takes long ([`Pulse::beat`],
-//! [`Pulse::follow`]), and says when it waits for somebody else ([`Pulse::wait`]): waiting is not hanging. It keeps
+//! A thread says what it begins ([`Progress::begin`]), gives signs of life when that takes long ([`Progress::beat`],
+//! [`Progress::follow`]), and says when it waits for somebody else ([`Progress::wait`]): waiting is not hanging. It keeps
 //! no deadline and knows no clock but for telling people how long it has been at something.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// The state of one thread, or of something as single as a thread. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Pulse(Arc<Inner>);
+pub struct Progress(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -40,34 +40,34 @@ pub struct Reading {
     pub gone: bool,
 }
 
-impl Pulse {
+impl Progress {
     /// Idle.
-    pub fn new(who: impl Into<Arc<str>>) -> Pulse {
+    pub fn new(who: impl Into<Arc<str>>) -> Progress {
         let state = State { doing: None, meter: None, gone: false };
-        Pulse(Arc::new(Inner { who: who.into(), moves: AtomicU64::new(0), state: Mutex::new(state) }))
+        Progress(Arc::new(Inner { who: who.into(), moves: AtomicU64::new(0), state: Mutex::new(state) }))
     }
 
     /// Of a thread with this name.
-    pub fn of_thread(name: &str) -> Pulse {
-        Pulse::new(format!("the thread {name}"))
+    pub fn of_thread(name: &str) -> Progress {
+        Progress::new(format!("the thread {name}"))
     }
 
     /// It does `what` until the guard is dropped, then again what it did before.
     #[must_use = "it ends when the guard is dropped"]
-    pub fn begin(&self, what: &'static str) -> Spell {
+    pub fn begin(&self, what: &'static str) -> ActivityGuard {
         self.enter(Some((what, Instant::now())))
     }
 
     /// It waits for somebody else until the guard is dropped.
     #[must_use = "it ends when the guard is dropped"]
-    pub fn wait(&self) -> Spell {
+    pub fn wait(&self) -> ActivityGuard {
         self.enter(None)
     }
 
-    fn enter(&self, doing: Option<(&'static str, Instant)>) -> Spell {
+    fn enter(&self, doing: Option<(&'static str, Instant)>) -> ActivityGuard {
         let before = std::mem::replace(&mut self.state().doing, doing);
         self.beat();
-        Spell { pulse: self.clone(), before }
+        ActivityGuard { progress: self.clone(), before }
     }
 
     /// It has moved.
@@ -81,9 +81,9 @@ impl Pulse {
         self.beat();
     }
 
-    /// Belongs into the thread: dropped without [`Life::end`], it says that the thread is gone.
-    pub fn live(&self) -> Life {
-        Life(Some(self.clone()))
+    /// Belongs into the thread: dropped without [`LivenessGuard::end`], it says that the thread is gone.
+    pub fn live(&self) -> LivenessGuard {
+        LivenessGuard(Some(self.clone()))
     }
 
     /// What can be seen now.
@@ -111,35 +111,35 @@ impl Pulse {
     }
 }
 
-/// See [`Pulse::begin`] and [`Pulse::wait`].
+/// See [`Progress::begin`] and [`Progress::wait`].
 #[derive(Debug)]
-pub struct Spell {
-    pulse: Pulse,
+pub struct ActivityGuard {
+    progress: Progress,
     before: Option<(&'static str, Instant)>,
 }
 
-impl Drop for Spell {
+impl Drop for ActivityGuard {
     fn drop(&mut self) {
-        self.pulse.state().doing = self.before;
-        self.pulse.beat();
+        self.progress.state().doing = self.before;
+        self.progress.beat();
     }
 }
 
-/// See [`Pulse::live`].
+/// See [`Progress::live`].
 #[derive(Debug)]
-pub struct Life(Option<Pulse>);
+pub struct LivenessGuard(Option<Progress>);
 
-impl Life {
+impl LivenessGuard {
     /// It ends as it should.
     pub fn end(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Life {
+impl Drop for LivenessGuard {
     fn drop(&mut self) {
-        if let Some(pulse) = self.0.take() {
-            pulse.state().gone = true;
+        if let Some(progress) = self.0.take() {
+            progress.state().gone = true;
         }
     }
 }
@@ -150,43 +150,43 @@ mod tests {
 
     #[test]
     fn what_it_does_ends_with_its_guard_and_what_was_before_goes_on() {
-        let pulse = Pulse::of_thread("x");
-        assert_eq!((&*pulse.read().who, pulse.read().doing), ("the thread x", None));
-        let build = pulse.begin("a build");
-        assert_eq!(pulse.read().doing, Some("a build"));
-        let waiting = pulse.wait();
-        assert_eq!((pulse.read().doing, pulse.doing()), (None, None));
+        let progress = Progress::of_thread("x");
+        assert_eq!((&*progress.read().who, progress.read().doing), ("the thread x", None));
+        let build = progress.begin("a build");
+        assert_eq!(progress.read().doing, Some("a build"));
+        let waiting = progress.wait();
+        assert_eq!((progress.read().doing, progress.doing()), (None, None));
         drop(waiting);
-        assert_eq!(pulse.doing().map(|(what, _)| what), Some("a build"));
+        assert_eq!(progress.doing().map(|(what, _)| what), Some("a build"));
         drop(build);
-        assert_eq!(pulse.read().doing, None);
+        assert_eq!(progress.read().doing, None);
     }
 
     #[test]
     fn every_sign_of_life_is_a_move() {
-        let pulse = Pulse::new("x");
-        let mut last = pulse.read().moves;
-        let mut moved = || std::mem::replace(&mut last, pulse.read().moves) != last;
+        let progress = Progress::new("x");
+        let mut last = progress.read().moves;
+        let mut moved = || std::mem::replace(&mut last, progress.read().moves) != last;
         assert!(!moved());
-        let spell = pulse.begin("a");
+        let activity = progress.begin("a");
         assert!(moved());
-        pulse.beat();
+        progress.beat();
         assert!(moved() && !moved());
         let meter = Arc::new(AtomicU32::new(0));
-        pulse.follow(meter.clone());
+        progress.follow(meter.clone());
         assert!(moved());
         meter.fetch_add(5, Ordering::Relaxed);
         assert!(moved() && !moved());
-        drop(spell);
+        drop(activity);
         assert!(moved());
     }
 
     #[test]
     fn a_thread_that_ends_without_being_told_is_gone() {
-        let pulse = Pulse::new("x");
-        pulse.live().end();
-        assert!(!pulse.read().gone);
-        let life = pulse.live();
+        let progress = Progress::new("x");
+        progress.live().end();
+        assert!(!progress.read().gone);
+        let life = progress.live();
         assert!(
             std::thread::spawn(move || {
                 let _life = life;
@@ -195,6 +195,6 @@ mod tests {
             .join()
             .is_err()
         );
-        assert!(pulse.read().gone);
+        assert!(progress.read().gone);
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::chunk::{Draft, Tagging, TmdSource};
-use crate::flow::{ReceiptBook, Results, receipt_book};
+use crate::flow::{ReceiptIssuer, Results, receipt_channel};
 use crate::outcome::{Cause, Filed, Rejection, Timings};
 use crate::tmd::Tmd;
 use futures_executor::block_on;
@@ -113,25 +113,25 @@ impl Model {
     }
 }
 
-/// The claims, and what is around them.
+/// The in_flight, and what is around them.
 struct World {
-    claims: Arc<Claims>,
-    turns: mpsc::Receiver<Follower>,
-    book: ReceiptBook<Outcome>,
+    in_flight: Arc<InFlightKeys>,
+    promoted: mpsc::Receiver<Follower>,
+    book: ReceiptIssuer<Outcome>,
     results: Results<Outcome>,
     /// Who leads, with the slot of those who have followed before.
     inside: Vec<(u64, u8, u8, Arrival, Option<Slot>)>,
-    crowded: VecDeque<(u64, u8, u8, Arrival)>,
+    full: VecDeque<(u64, u8, u8, Arrival)>,
     tags: Vec<(u8, u8)>,
     model: Model,
 }
 
 impl World {
     fn new(places: usize) -> World {
-        let (claims, turns) = Claims::new(Load { items: ROOM, bytes: 1 << 20 });
-        let (book, results) = receipt_book(places);
-        let (inside, crowded, tags) = (Vec::new(), VecDeque::new(), Vec::new());
-        World { claims, turns, book, results, inside, crowded, tags, model: Model::default() }
+        let (in_flight, promoted) = InFlightKeys::new(Capacity { items: ROOM, bytes: 1 << 20 });
+        let (book, results) = receipt_channel(places);
+        let (inside, full, tags) = (Vec::new(), VecDeque::new(), Vec::new());
+        World { in_flight, promoted, book, results, inside, full, tags, model: Model::default() }
     }
 
     fn comes(&mut self, key: u8, content: u8) {
@@ -144,19 +144,19 @@ impl World {
     fn stands(&mut self, tag: u64, key: u8, content: u8, arrival: Arrival) {
         let room = self.model.following() < ROOM;
         let queue = self.model.queues.entry(key).or_default();
-        match self.claims.stand(arrival) {
-            Standing::Leads(arrival) => {
+        match self.in_flight.try_claim(arrival) {
+            Claim::Leader(arrival) => {
                 assert!(queue.is_empty());
                 queue.push_back((tag, content));
                 self.inside.push((tag, key, content, arrival, None));
             }
-            Standing::Follows => {
+            Claim::Follower => {
                 assert!(!queue.is_empty() && room);
                 queue.push_back((tag, content));
             }
-            Standing::Crowded(arrival) => {
+            Claim::Full(arrival) => {
                 assert!(!queue.is_empty());
-                self.crowded.push_back((tag, key, content, arrival));
+                self.full.push_back((tag, key, content, arrival));
             }
         }
     }
@@ -169,7 +169,7 @@ impl World {
             None => drop(arrival.receipt),
         }
         drop(slot);
-        while let Ok(Follower { arrival, slot }) = self.turns.try_recv() {
+        while let Ok(Follower { arrival, slot }) = self.promoted.try_recv() {
             let key: u8 = arrival.chunk.key.id.parse().unwrap();
             let (tag, content) = self.model.queues[&key][0];
             assert_eq!(arrival.chunk.text, format!("content {content}"));
@@ -179,15 +179,15 @@ impl World {
 
     /// Answers everybody who is left, and compares.
     fn finish(mut self) {
-        while !self.inside.is_empty() || !self.crowded.is_empty() {
+        while !self.inside.is_empty() || !self.full.is_empty() {
             while !self.inside.is_empty() {
                 self.ends(0, End::LlmFailed);
             }
-            if let Some((tag, key, content, arrival)) = self.crowded.pop_front() {
+            if let Some((tag, key, content, arrival)) = self.full.pop_front() {
                 self.stands(tag, key, content, arrival);
             }
         }
-        assert_eq!((self.claims.keys(), self.claims.following()), (0, 0), "nothing is left behind");
+        assert_eq!((self.in_flight.keys(), self.in_flight.following()), (0, 0), "nothing is left behind");
         drop(self.book);
         let mut answers = BTreeMap::new();
         while let Some((tag, outcome)) = block_on(self.results.next()) {
@@ -226,13 +226,13 @@ proptest! {
                 Event::Ends(_, _) if world.inside.is_empty() => {}
                 Event::Ends(which, end) => world.ends(which.index(world.inside.len()), end),
                 Event::TriesAgain => {
-                    if let Some((tag, key, content, arrival)) = world.crowded.pop_front() {
+                    if let Some((tag, key, content, arrival)) = world.full.pop_front() {
                         world.stands(tag, key, content, arrival);
                     }
                 }
             }
-            prop_assert!(world.claims.following() <= ROOM, "whoever waits has room");
-            prop_assert_eq!(world.claims.keys(), world.model.queues.values().filter(|q| !q.is_empty()).count());
+            prop_assert!(world.in_flight.following() <= ROOM, "whoever waits has room");
+            prop_assert_eq!(world.in_flight.keys(), world.model.queues.values().filter(|q| !q.is_empty()).count());
         }
         world.finish();
     }
@@ -241,37 +241,37 @@ proptest! {
 #[test]
 fn when_nobody_lets_in_any_more_everybody_is_answered_however_many_wait() {
     const WAITING: usize = 20_000;
-    let (claims, turns) = Claims::new(Load { items: WAITING, bytes: 1 << 30 });
-    let (book, mut results) = receipt_book(WAITING + 1);
+    let (in_flight, promoted) = InFlightKeys::new(Capacity { items: WAITING, bytes: 1 << 30 });
+    let (book, mut results) = receipt_channel(WAITING + 1);
     let mut first = None;
     for tag in 0..=WAITING as u64 {
         let receipt = block_on(book.issue(tag)).unwrap();
-        match claims.stand(Arrival { chunk: chunk(0, 0), receipt }) {
-            Standing::Leads(arrival) => first = Some(arrival),
-            Standing::Follows => {}
-            Standing::Crowded(_) => panic!("there is room"),
+        match in_flight.try_claim(Arrival { chunk: chunk(0, 0), receipt }) {
+            Claim::Leader(arrival) => first = Some(arrival),
+            Claim::Follower => {}
+            Claim::Full(_) => panic!("there is room"),
         }
     }
-    assert_eq!(claims.following(), WAITING);
-    drop((turns, first, book));
+    assert_eq!(in_flight.following(), WAITING);
+    drop((promoted, first, book));
     let mut lost = 0;
     while let Some((_, outcome)) = block_on(results.next()) {
         assert_eq!(kind(&outcome), "lost");
         lost += 1;
     }
-    assert_eq!((lost, claims.keys(), claims.following()), (WAITING + 1, 0, 0));
+    assert_eq!((lost, in_flight.keys(), in_flight.following()), (WAITING + 1, 0, 0));
 }
 
 #[tokio::test]
 async fn who_finds_no_room_waits_for_it_and_then_for_the_fate_of_who_leads() {
-    let (claims, _turns) = Claims::new(Load { items: 1, bytes: 1 << 20 });
-    let (book, mut results) = receipt_book(4);
+    let (in_flight, _turns) = InFlightKeys::new(Capacity { items: 1, bytes: 1 << 20 });
+    let (book, mut results) = receipt_channel(4);
     let arrival = async |tag, key| Arrival { chunk: chunk(key, 0), receipt: book.issue(tag).await.unwrap() };
-    let Standing::Leads(one) = claims.stand(arrival(1, 1).await) else { panic!("it is free") };
-    let Standing::Leads(two) = claims.stand(arrival(2, 2).await) else { panic!("it is free") };
-    assert!(matches!(claims.stand(arrival(3, 1).await), Standing::Follows));
-    let Standing::Crowded(crowded) = claims.stand(arrival(4, 2).await) else { panic!("there is no room") };
-    let mut waiting = std::pin::pin!(claims.follow(crowded));
+    let Claim::Leader(one) = in_flight.try_claim(arrival(1, 1).await) else { panic!("it is free") };
+    let Claim::Leader(two) = in_flight.try_claim(arrival(2, 2).await) else { panic!("it is free") };
+    assert!(matches!(in_flight.try_claim(arrival(3, 1).await), Claim::Follower));
+    let Claim::Full(full) = in_flight.try_claim(arrival(4, 2).await) else { panic!("there is no room") };
+    let mut waiting = std::pin::pin!(in_flight.follow(full));
     assert!(futures_util::poll!(&mut waiting).is_pending());
     one.receipt.settle(outcome(&chunk(1, 0), End::Stored).unwrap());
     assert!(waiting.await.is_none(), "there is room now");
@@ -283,11 +283,11 @@ async fn who_finds_no_room_waits_for_it_and_then_for_the_fate_of_who_leads() {
     }
     let expected = [(1, "stored"), (2, "poison"), (3, "duplicate"), (4, "poison")];
     assert_eq!(answers, BTreeMap::from(expected));
-    let Standing::Leads(free) =
-        claims.stand(Arrival { chunk: chunk(1, 0), receipt: receipt_book(1).0.issue(0).await.unwrap() })
+    let Claim::Leader(free) =
+        in_flight.try_claim(Arrival { chunk: chunk(1, 0), receipt: receipt_channel(1).0.issue(0).await.unwrap() })
     else {
         panic!("it is free again")
     };
     drop(free);
-    assert_eq!((claims.keys(), claims.following()), (0, 0));
+    assert_eq!((in_flight.keys(), in_flight.following()), (0, 0));
 }

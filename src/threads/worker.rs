@@ -2,9 +2,9 @@
 //!
 //! Jobs come through two bounded queues; express jobs overtake bulk ones, and the next one goes to whichever thread
 //! is free. A job that panics fails alone: the resource of its thread is then built anew by the factory before that
-//! thread takes the next job. The other threads do not notice. Each thread has a [`Pulse`].
+//! thread takes the next job. The other threads do not notice. Each thread has a [`Progress`].
 
-use crate::pulse::Pulse;
+use crate::threads::Progress;
 use futures_executor::block_on;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,14 +41,14 @@ pub enum WorkerError {
 pub struct Worker<R> {
     express: mpsc::Sender<Task<R>>,
     bulk: mpsc::Sender<Task<R>>,
-    pulses: Arc<[Pulse]>,
+    progress: Arc<[Progress]>,
     threads: Arc<Joined>,
 }
 
 impl<R> Clone for Worker<R> {
     fn clone(&self) -> Self {
-        let (pulses, threads) = (self.pulses.clone(), self.threads.clone());
-        Worker { express: self.express.clone(), bulk: self.bulk.clone(), pulses, threads }
+        let (progress, threads) = (self.progress.clone(), self.threads.clone());
+        Worker { express: self.express.clone(), bulk: self.bulk.clone(), progress, threads }
     }
 }
 
@@ -97,19 +97,19 @@ impl<R: 'static> Worker<R> {
         let (bulk, bulk_jobs) = mpsc::channel(queue);
         let queues = Arc::new(Mutex::new(Queues { express: express_jobs, bulk: bulk_jobs }));
         let factory = Arc::new(factory);
-        let mut pulses = Vec::with_capacity(threads.get());
+        let mut progress = Vec::with_capacity(threads.get());
         for number in 0..threads.get() {
             let name = if threads.get() == 1 { name.to_owned() } else { format!("{name}-{number}") };
-            let pulse = Pulse::of_thread(&name);
-            started.0.push(start(name, pulse.clone(), queues.clone(), factory.clone())?);
-            pulses.push(pulse);
+            let progress = Progress::of_thread(&name);
+            started.0.push(start(name, progress.clone(), queues.clone(), factory.clone())?);
+            progress.push(progress);
         }
-        Ok(Worker { express, bulk, pulses: pulses.into(), threads: Arc::new(started) })
+        Ok(Worker { express, bulk, progress: progress.into(), threads: Arc::new(started) })
     }
 
     /// What each thread is at.
-    pub fn pulses(&self) -> &[Pulse] {
-        &self.pulses
+    pub fn progress(&self) -> &[Progress] {
+        &self.progress
     }
 
     /// How many jobs run at once.
@@ -166,7 +166,7 @@ fn take<T>(reply: &Mutex<Option<Reply<T>>>) -> Option<Reply<T>> {
 /// Starts one thread; returns when its resource is built.
 fn start<R: 'static, E: std::fmt::Display + Send + 'static>(
     name: String,
-    pulse: Pulse,
+    progress: Progress,
     queues: Arc<Mutex<Queues<R>>>,
     factory: Arc<impl Fn() -> Result<R, E> + Send + Sync + 'static>,
 ) -> Result<thread::JoinHandle<()>, E> {
@@ -174,9 +174,9 @@ fn start<R: 'static, E: std::fmt::Display + Send + 'static>(
     let spawned = thread::Builder::new().name(name).spawn(move || {
         match factory() {
             Ok(resource) => {
-                let life = pulse.live();
+                let life = progress.live();
                 drop(ready.send(Ok(())));
-                work(resource, &pulse, &*factory, &queues);
+                work(resource, &progress, &*factory, &queues);
                 life.end();
             }
             Err(error) => drop(ready.send(Err(error))),
@@ -194,18 +194,18 @@ fn start<R: 'static, E: std::fmt::Display + Send + 'static>(
 
 fn work<R, E: std::fmt::Display>(
     resource: R,
-    pulse: &Pulse,
+    progress: &Progress,
     factory: &impl Fn() -> Result<R, E>,
     queues: &Mutex<Queues<R>>,
 ) {
     let mut resource = Some(resource);
     while let Some(task) = next(queues) {
-        let _spell = pulse.begin(match task.lane {
+        let _activity = progress.begin(match task.lane {
             Lane::Express => "at one express job",
             Lane::Bulk => "at one bulk job",
         });
         if resource.is_none() {
-            let _spell = pulse.begin("building its resource anew");
+            let _activity = progress.begin("building its resource anew");
             match catch_unwind(AssertUnwindSafe(factory)) {
                 Ok(Ok(built)) => resource = Some(built),
                 Ok(Err(error)) => {

@@ -3,13 +3,13 @@
 //! Time is what the watchdog itself has run. When a process was suspended, or its machine slept, nobody in it could
 //! move: that time counts for nobody.
 
-use crate::pulse::Reading;
+use crate::threads::Reading;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Remembers since when everybody has not moved.
-pub(super) struct Patience {
+pub(super) struct StallDetector {
     deadline: Duration,
     /// Between two looks; what is beyond twice that was no time of ours.
     step: Duration,
@@ -25,21 +25,21 @@ struct Seen {
 
 /// What a look shows.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Look {
-    /// Positions in the readings of those that stand still, and for how long.
+pub(super) struct StallReport {
+    /// Positions in the readings of those that try_claim still, and for how long.
     pub(super) still: Vec<(usize, Duration)>,
     /// The time since the last look in which this process did not run.
     pub(super) suspended: Duration,
 }
 
-impl Patience {
+impl StallDetector {
     /// For somebody who looks every `step` from `now` on.
     pub(super) fn new(deadline: Duration, step: Duration, now: Instant) -> Self {
-        Patience { deadline, step, ran: Duration::ZERO, last: now, seen: HashMap::new() }
+        StallDetector { deadline, step, ran: Duration::ZERO, last: now, seen: HashMap::new() }
     }
 
     /// Takes note of what is seen at this moment, on a clock that never goes back.
-    pub(super) fn look(&mut self, now: Instant, readings: &[Reading]) -> Look {
+    pub(super) fn look(&mut self, now: Instant, readings: &[Reading]) -> StallReport {
         let passed = now.saturating_duration_since(self.last);
         let ran = passed.min(self.step * 2);
         self.last = now;
@@ -59,7 +59,7 @@ impl Patience {
             seen.insert(reading.who.clone(), Seen { moves: reading.moves, since });
         }
         self.seen = seen;
-        Look { still, suspended: passed - ran }
+        StallReport { still, suspended: passed - ran }
     }
 }
 
@@ -72,17 +72,17 @@ mod tests {
 
     /// Looks at given times, in seconds, with a deadline of ten.
     struct Script {
-        patience: Patience,
+        patience: StallDetector,
         start: Instant,
     }
 
     impl Script {
         fn new() -> Self {
             let start = Instant::now();
-            Script { patience: Patience::new(Duration::from_secs(10), STEP, start), start }
+            Script { patience: StallDetector::new(Duration::from_secs(10), STEP, start), start }
         }
 
-        fn at(&mut self, second: u64, readings: &[Reading]) -> Look {
+        fn at(&mut self, second: u64, readings: &[Reading]) -> StallReport {
             self.patience.look(self.start + Duration::from_secs(second), readings)
         }
 
@@ -105,7 +105,7 @@ mod tests {
         let mut script = Script::new();
         assert_eq!(script.still(0..=12, |_| reading(Some("a"), 7)), [10, 11, 12]);
         assert_eq!(script.at(13, &[reading(Some("a"), 7)]).still, [(0, Duration::from_secs(13))]);
-        assert_eq!(script.at(14, &[reading(Some("a"), 8)]), Look::default(), "it has moved");
+        assert_eq!(script.at(14, &[reading(Some("a"), 8)]), StallReport::default(), "it has moved");
     }
 
     #[test]
@@ -139,10 +139,10 @@ mod tests {
         let named = |who: &str, moves| Reading { who: who.into(), moves, doing: Some("a"), gone: false };
         let mut script = Script::new();
         for second in 0..10 {
-            assert_eq!(script.at(second, &[named("x", 1), named("y", second)]), Look::default());
+            assert_eq!(script.at(second, &[named("x", 1), named("y", second)]), StallReport::default());
         }
         assert_eq!(script.at(10, &[named("y", 10), named("x", 1)]).still, [(1, Duration::from_secs(10))]);
-        assert_eq!(script.at(11, &[named("y", 11)]), Look::default());
-        assert_eq!(script.at(12, &[named("x", 1)]), Look::default(), "one that was away begins anew");
+        assert_eq!(script.at(11, &[named("y", 11)]), StallReport::default());
+        assert_eq!(script.at(12, &[named("x", 1)]), StallReport::default(), "one that was away begins anew");
     }
 }
