@@ -168,15 +168,15 @@ pub fn uploads(change: f64) {
 }
 
 /// Counts a connection until it is dropped.
-pub struct Connection;
+pub struct ConnectionGauge;
 
-/// See [`Connection`].
-pub fn connection() -> Connection {
+/// See [`ConnectionGauge`].
+pub fn connection() -> ConnectionGauge {
     gauge!("lnsp_http_connections").increment(1.0);
-    Connection
+    ConnectionGauge
 }
 
-impl Drop for Connection {
+impl Drop for ConnectionGauge {
     fn drop(&mut self) {
         gauge!("lnsp_http_connections").decrement(1.0);
     }

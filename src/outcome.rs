@@ -11,17 +11,17 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub enum Outcome {
     /// Committed just now: row and vector, flushed, and visible to the next search.
-    Stored(Arc<Filed>),
+    Stored(Arc<StoredChunk>),
     /// It was there before; nothing was spent on it.
-    Duplicate(Arc<Filed>),
+    Duplicate(Arc<StoredChunk>),
     /// It is not stored, and why.
     Rejected(Rejection),
 }
 
 impl Outcome {
     /// The answer for a chunk whose key and content are those of a stored one.
-    pub fn again(chunk: Arc<Chunk>, filed: &Filed) -> Outcome {
-        Outcome::Duplicate(Arc::new(Filed {
+    pub fn again(chunk: Arc<Chunk>, filed: &StoredChunk) -> Outcome {
+        Outcome::Duplicate(Arc::new(StoredChunk {
             chunk,
             cpe_id: filed.cpe_id,
             tagging: filed.tagging.clone(),
@@ -44,7 +44,7 @@ impl Outcome {
 
 /// The stored chunk behind a good outcome.
 #[derive(Debug)]
-pub struct Filed {
+pub struct StoredChunk {
     /// What the client sent.
     pub chunk: Arc<Chunk>,
     /// The public name in the row.

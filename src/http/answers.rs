@@ -10,7 +10,7 @@ use super::ingest::ActiveUpload;
 use super::{State, Tally};
 use crate::flow::ReceiptStream;
 use crate::metrics;
-use crate::outcome::{Filed, Outcome};
+use crate::outcome::{StoredChunk, Outcome};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
@@ -214,7 +214,7 @@ impl Unsent {
 }
 
 fn result_line(line: u64, outcome: &Outcome) -> Value {
-    let good = |filed: &Filed, status| {
+    let good = |filed: &StoredChunk, status| {
         let tmd = filed.tagging.tmd;
         json!({
             "type": "result", "line": line, "id": filed.chunk.key.id, "cpe_id": filed.cpe_id,

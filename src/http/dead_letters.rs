@@ -5,7 +5,7 @@ use super::State;
 use super::error::ApiError;
 use crate::metrics;
 use crate::outcome::Cause;
-use crate::store::{LetterFilter, LyingLetter};
+use crate::store::{LetterFilter, StoredDeadLetter};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -73,7 +73,7 @@ fn invalid(param: &str, expected: &str, received: &str) -> ApiError {
     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", message).param(param)
 }
 
-fn object(letter: &LyingLetter) -> Value {
+fn object(letter: &StoredDeadLetter) -> Value {
     let time = |time: &DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Millis, true);
     // Only somebody else than us writes what is not JSON; it is shown as it is.
     let input = serde_json::from_slice::<Value>(&letter.input)

@@ -145,7 +145,7 @@ pub async fn stats(state: web::Data<State>) -> HttpResponse {
     let rate = if total == 0 { 0.0 } else { good as f64 * 100.0 / total as f64 };
     HttpResponse::Ok().json(json!({
         "total_chunks_processed": total, "successfully_ingested": good, "failed": tally.failed, "success_rate": rate,
-        "stored": tally.stored, "duplicates": tally.duplicate, "dead_letters": state.store.lying_letters(),
+        "stored": tally.stored, "duplicates": tally.duplicate, "dead_letters": state.store.dead_letter_count(),
         "store": state.store.store_id(),
     }))
 }
@@ -153,7 +153,7 @@ pub async fn stats(state: web::Data<State>) -> HttpResponse {
 /// `GET /metrics`: Prometheus text.
 pub async fn metrics(state: web::Data<State>) -> HttpResponse {
     metrics::arbiter_busy(state.pipeline.busy());
-    metrics::dead_letters(state.store.lying_letters());
+    metrics::dead_letters(state.store.dead_letter_count());
     for (stage, oldest) in Stage::ALL.iter().zip(state.pipeline.oldest_work()) {
         metrics::oldest_work(stage.name(), oldest.map_or(Duration::ZERO, |oldest| oldest.age));
     }

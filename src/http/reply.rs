@@ -4,7 +4,7 @@ use super::State;
 use super::error::rejection_object;
 use super::wire::Options;
 use crate::chunk::TmdSource;
-use crate::outcome::{Filed, Outcome};
+use crate::outcome::{StoredChunk, Outcome};
 use crate::quality::QualityMetrics;
 use actix_web::HttpResponse;
 use actix_web::http::{StatusCode, header};
@@ -78,7 +78,7 @@ impl Reply {
     }
 }
 
-fn good(filed: &Filed, status: &str, links: Links, options: &Options, state: &State) -> Value {
+fn good(filed: &StoredChunk, status: &str, links: Links, options: &Options, state: &State) -> Value {
     let chunk = &filed.chunk;
     let quality = QualityMetrics::of_text(&chunk.text, state.facts.model.dims);
     let tmd = filed.tagging.tmd;
@@ -97,7 +97,7 @@ fn good(filed: &Filed, status: &str, links: Links, options: &Options, state: &St
 }
 
 /// Only what was measured for this chunk.
-fn timings(filed: Option<&Filed>, options: &Options) -> Value {
+fn timings(filed: Option<&StoredChunk>, options: &Options) -> Value {
     let mut map = Map::new();
     let measured = filed.map(|filed| filed.timings).unwrap_or_default();
     let named = [
@@ -117,7 +117,7 @@ fn timings(filed: Option<&Filed>, options: &Options) -> Value {
     Value::Object(map)
 }
 
-fn backends(filed: &Filed, options: &Options, state: &State) -> Value {
+fn backends(filed: &StoredChunk, options: &Options, state: &State) -> Value {
     let tmd = match &filed.tagging.source {
         TmdSource::Client => "client-provided".to_owned(),
         TmdSource::Local { version } => format!("local:{version}"),
@@ -148,7 +148,7 @@ struct Links {
 /// Explicit links as they were sent; else the good neighbours of the same document within the request.
 fn neighbours(outcomes: &[Outcome]) -> Vec<Links> {
     let mut links = vec![Links::default(); outcomes.len()];
-    let mut previous = HashMap::<Option<&str>, (usize, &Filed)>::new();
+    let mut previous = HashMap::<Option<&str>, (usize, &StoredChunk)>::new();
     for (position, outcome) in outcomes.iter().enumerate() {
         let (Outcome::Stored(filed) | Outcome::Duplicate(filed)) = outcome else { continue };
         let placement = &filed.chunk.placement;
@@ -168,7 +168,7 @@ fn neighbours(outcomes: &[Outcome]) -> Vec<Links> {
     links
 }
 
-fn is_linked(filed: &Filed) -> bool {
+fn is_linked(filed: &StoredChunk) -> bool {
     let placement = &filed.chunk.placement;
     !placement.parent_cpe_ids.is_empty() || !placement.child_cpe_ids.is_empty()
 }

@@ -165,7 +165,7 @@ impl Entrance {
         arrivals: impl Iterator<Item = &'a Arrival>,
         known: &HashMap<ChunkKey, KnownChunk>,
     ) {
-        if known.is_empty() || self.store.lying_letters() == 0 {
+        if known.is_empty() || self.store.dead_letter_count() == 0 {
             return;
         }
         let same =

@@ -160,5 +160,5 @@ async fn write(store: Store, pauses: Backoff, letters: Vec<PendingDeadLetter>) {
             }
         }
     }
-    metrics::dead_letters(store.lying_letters());
+    metrics::dead_letters(store.dead_letter_count());
 }

@@ -8,8 +8,8 @@ use crate::chunk::EmbeddedChunk;
 use crate::flow::{Backoff, Batch};
 use crate::index::{ChangedRow, Commit, Index};
 use crate::metrics;
-use crate::outcome::{Cause, Filed, Outcome, Rejection, Timings};
-use crate::store::{KnownChunk, ModelId, RowFate, Store, StoreError};
+use crate::outcome::{Cause, StoredChunk, Outcome, Rejection, Timings};
+use crate::store::{KnownChunk, ModelId, InsertOutcome, Store, StoreError};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -151,10 +151,10 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, work: &T
 
 /// Rows that an earlier try of ours committed without seeing its end were never given to the index: they are stored
 /// only once it has seen them too. When it cannot, for as long as acknowledgements wait for it anywhere, they go on.
-async fn wait_for_index<'a>(tools: &WriteTools, ours: impl Iterator<Item = &'a RowFate>) {
+async fn wait_for_index<'a>(tools: &WriteTools, ours: impl Iterator<Item = &'a InsertOutcome>) {
     let seqs = ours.filter_map(|fate| match fate {
-        RowFate::Present(known) => Some(known.seq),
-        RowFate::Inserted { .. } => None,
+        InsertOutcome::Present(known) => Some(known.seq),
+        InsertOutcome::Inserted { .. } => None,
     });
     let Some(latest) = seqs.max() else { return };
     let followed = tokio::time::timeout(INDEX_GRACE, async {
@@ -170,7 +170,7 @@ async fn wait_for_index<'a>(tools: &WriteTools, ours: impl Iterator<Item = &'a R
 }
 
 /// Answers.
-fn settle(parcel: Parcel<EmbeddedChunk>, fate: RowFate, took: Duration, ours: bool) {
+fn settle(parcel: Parcel<EmbeddedChunk>, fate: InsertOutcome, took: Duration, ours: bool) {
     let outcome = outcome(&parcel, fate, took, ours);
     if let Outcome::Stored(_) = outcome {
         metrics::acknowledged(parcel.age());
@@ -184,12 +184,12 @@ fn count(error: &StoreError) {
 
 /// What the index learns of a transaction: its new rows in the order of the clock, of which it took one unbroken
 /// part. `None` when nothing was new.
-fn commit(parcels: &[Parcel<EmbeddedChunk>], fates: &[RowFate]) -> Option<Commit> {
-    let row = |(parcel, fate): (&Parcel<EmbeddedChunk>, &RowFate)| match fate {
-        RowFate::Inserted { seq, item, .. } => {
+fn commit(parcels: &[Parcel<EmbeddedChunk>], fates: &[InsertOutcome]) -> Option<Commit> {
+    let row = |(parcel, fate): (&Parcel<EmbeddedChunk>, &InsertOutcome)| match fate {
+        InsertOutcome::Inserted { seq, item, .. } => {
             Some(ChangedRow { seq: *seq, item: *item, vector: parcel.cargo().embedding.vector.clone() })
         }
-        RowFate::Present(_) => None,
+        InsertOutcome::Present(_) => None,
     };
     let mut rows: Vec<ChangedRow> = parcels.iter().zip(fates).filter_map(row).collect();
     rows.sort_unstable_by_key(|row| row.seq);
@@ -197,7 +197,7 @@ fn commit(parcels: &[Parcel<EmbeddedChunk>], fates: &[RowFate]) -> Option<Commit
     Some(Commit { after, upto, rows, tombstones: Vec::new() })
 }
 
-fn outcome(parcel: &Parcel<EmbeddedChunk>, fate: RowFate, took: Duration, ours: bool) -> Outcome {
+fn outcome(parcel: &Parcel<EmbeddedChunk>, fate: InsertOutcome, took: Duration, ours: bool) -> Outcome {
     let embedded = parcel.cargo();
     let timings = Timings {
         tmd: embedded.tagging.took,
@@ -206,7 +206,7 @@ fn outcome(parcel: &Parcel<EmbeddedChunk>, fate: RowFate, took: Duration, ours: 
         total: Some(parcel.age()),
     };
     match fate {
-        RowFate::Inserted { seq, created_at, .. } => Outcome::Stored(Arc::new(Filed {
+        InsertOutcome::Inserted { seq, created_at, .. } => Outcome::Stored(Arc::new(StoredChunk {
             cpe_id: embedded.chunk.cpe_id,
             chunk: embedded.chunk.clone(),
             tagging: embedded.tagging.clone(),
@@ -215,10 +215,10 @@ fn outcome(parcel: &Parcel<EmbeddedChunk>, fate: RowFate, took: Duration, ours: 
             truncated: embedded.embedding.truncated,
             timings,
         })),
-        RowFate::Present(known) if ours && known.content_hash == embedded.chunk.content_hash => {
+        InsertOutcome::Present(known) if ours && known.content_hash == embedded.chunk.content_hash => {
             Outcome::Stored(Arc::new(filed(embedded.chunk.clone(), known, timings)))
         }
-        RowFate::Present(known) => found(embedded.chunk.clone(), known),
+        InsertOutcome::Present(known) => found(embedded.chunk.clone(), known),
     }
 }
 
@@ -230,8 +230,8 @@ pub fn found(chunk: Arc<crate::chunk::Chunk>, known: KnownChunk) -> Outcome {
     Outcome::conflict(&chunk)
 }
 
-fn filed(chunk: Arc<crate::chunk::Chunk>, known: KnownChunk, timings: Timings) -> Filed {
-    Filed {
+fn filed(chunk: Arc<crate::chunk::Chunk>, known: KnownChunk, timings: Timings) -> StoredChunk {
+    StoredChunk {
         cpe_id: known.cpe_id,
         chunk,
         tagging: known.tagging,

@@ -40,7 +40,7 @@ impl Store {
     /// As any query: transient while the server is away.
     pub async fn changes_after(&self, seq: i64, limit: i64, model: ModelId) -> Result<Changes, StoreError> {
         let limit = limit.max(1);
-        let mut link = self.links.get().await?;
+        let mut link = self.pool.get().await?;
         let found = ChangesAfter { seq, limit, model }.load::<ChangeRow>(link.conn()).await;
         changes(link.done(found)?, limit)
     }

@@ -10,7 +10,7 @@
 //! repetitions would use numbers up.
 
 use super::letters::{self, Delivered};
-use super::link::PooledLink;
+use super::link::PooledConnection;
 use super::read::{self, KnownChunk};
 use super::{ModelId, Store, StoreError};
 use crate::chunk::EmbeddedChunk;
@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 /// What became of one row of a batch.
 #[derive(Debug, Clone, PartialEq)]
-pub enum RowFate {
+pub enum InsertOutcome {
     /// It is new, and committed.
     Inserted {
         /// The number of the change.
@@ -48,12 +48,12 @@ pub enum RowFate {
     Present(KnownChunk),
 }
 
-impl RowFate {
+impl InsertOutcome {
     /// This content is stored.
     fn is_of(&self, row: &EmbeddedChunk) -> bool {
         match self {
-            RowFate::Inserted { .. } => true,
-            RowFate::Present(known) => known.content_hash == row.chunk.content_hash,
+            InsertOutcome::Inserted { .. } => true,
+            InsertOutcome::Present(known) => known.content_hash == row.chunk.content_hash,
         }
     }
 }
@@ -70,14 +70,14 @@ impl Store {
         &self,
         model: ModelId,
         rows: &[R],
-    ) -> Result<Vec<RowFate>, StoreError> {
+    ) -> Result<Vec<InsertOutcome>, StoreError> {
         let rows: Vec<&EmbeddedChunk> = rows.iter().map(Borrow::borrow).collect();
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let mut link = self.links.get().await?;
+        let mut link = self.pool.get().await?;
         let inserted = match insert(&mut link, model, &rows).await {
-            Ok(fates) if self.lying_letters() > 0 => {
+            Ok(fates) if self.dead_letter_count() > 0 => {
                 let delivered = rows.iter().zip(&fates).filter(|(row, fate)| fate.is_of(row));
                 let delivered = delivered.map(|(row, _)| Delivered::from(&*row.chunk));
                 let removed = letters::remove(link.conn(), delivered).await;
@@ -113,10 +113,10 @@ type NewRow = (i64, i64, i64, DateTime<Utc>, i64);
 
 /// Everything but the commit.
 async fn insert(
-    link: &mut PooledLink,
+    link: &mut PooledConnection,
     model: ModelId,
     rows: &[&EmbeddedChunk],
-) -> Result<Vec<RowFate>, StoreError> {
+) -> Result<Vec<InsertOutcome>, StoreError> {
     let firsts = first_of_each_key(rows);
     let batch = InsertBatch::new(model, &firsts);
     let conn = &*link.conn();
@@ -152,10 +152,10 @@ async fn insert(
             if let Some((seq, item, created_at)) = new.remove(key) {
                 // From now on it is known, in case the batch has its key once more.
                 known.insert(key.clone(), remembered(row, seq, item, created_at));
-                return Ok(RowFate::Inserted { seq, item, created_at });
+                return Ok(InsertOutcome::Inserted { seq, item, created_at });
             }
             // Neither new nor known: the clock did not tick for this model.
-            known.get(key).cloned().map(RowFate::Present).ok_or(StoreError::ModelChanged)
+            known.get(key).cloned().map(InsertOutcome::Present).ok_or(StoreError::ModelChanged)
         })
         .collect()
 }

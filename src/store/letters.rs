@@ -37,7 +37,7 @@ pub struct DeadLetter {
 /// A letter as it lies in the table.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
 #[diesel(table_name = dead_letters, check_for_backend(Pg))]
-pub struct LyingLetter {
+pub struct StoredDeadLetter {
     /// Its number; pages go by it.
     pub letter: i64,
     /// The dataset.
@@ -143,7 +143,7 @@ impl Store {
         // In the order of the keys, as whoever removes them goes; of one key the later counts.
         rows.sort_by_key(|row| (row.dataset_source, row.id, std::cmp::Reverse(row.last_failed_at)));
         rows.dedup_by_key(|row| (row.dataset_source, row.id));
-        let mut link = self.links.get().await?;
+        let mut link = self.pool.get().await?;
         let upsert = diesel::insert_into(dead_letters::table)
             .values(&rows)
             .on_conflict((dead_letters::dataset_source, dead_letters::id))
@@ -180,7 +180,7 @@ impl Store {
         after: i64,
         limit: u32,
         bytes: usize,
-    ) -> Result<Vec<LyingLetter>, StoreError> {
+    ) -> Result<Vec<StoredDeadLetter>, StoreError> {
         let matching = || {
             let mut query = dead_letters::table.filter(dead_letters::letter.gt(after)).into_boxed();
             if let Some(cause) = filter.cause {
@@ -191,7 +191,7 @@ impl Store {
             }
             query.order(dead_letters::letter).limit(i64::from(limit))
         };
-        let mut link = self.links.get().await?;
+        let mut link = self.pool.get().await?;
         let sizes = matching()
             .select((dead_letters::letter, octet_length(dead_letters::input)))
             .load::<(i64, i32)>(link.conn())
@@ -206,7 +206,7 @@ impl Store {
         }
         let found = match last {
             Some(last) => {
-                let page = matching().filter(dead_letters::letter.le(last)).select(LyingLetter::as_select());
+                let page = matching().filter(dead_letters::letter.le(last)).select(StoredDeadLetter::as_select());
                 page.load(link.conn()).await
             }
             None => Ok(Vec::new()),
@@ -219,7 +219,7 @@ impl Store {
     /// # Errors
     /// As any query: transient while the server is away.
     pub async fn count_letters(&self) -> Result<i64, StoreError> {
-        let mut link = self.links.get().await?;
+        let mut link = self.pool.get().await?;
         let count = dead_letters::table.count().get_result::<i64>(link.conn()).await;
         let count = link.done(count)?;
         self.letters.set(count);
@@ -227,7 +227,7 @@ impl Store {
     }
 
     /// How many letters there are, as far as this store knows: no query.
-    pub fn lying_letters(&self) -> i64 {
+    pub fn dead_letter_count(&self) -> i64 {
         self.letters.get()
     }
 
@@ -239,7 +239,7 @@ impl Store {
         &self,
         stored: impl Iterator<Item = &'c Chunk>,
     ) -> Result<(), StoreError> {
-        let mut link = self.links.get().await?;
+        let mut link = self.pool.get().await?;
         let removed = remove(link.conn(), stored.map(Delivered::from)).await;
         self.letters_went(link.done(removed)?);
         Ok(())

@@ -21,27 +21,27 @@ mod dsn;
 mod error;
 mod insert;
 mod letters;
-mod link;
-mod look;
+mod connection;
+mod inspect;
 pub mod managed;
 mod migrate;
 mod model;
 mod read;
 mod schema;
-mod wire;
+mod sqlstate_sniffer;
 
 pub use changes::{ChangedRow, Changes};
 pub use dsn::Dsn;
 pub use error::{SqlState, StoreError};
-pub use insert::RowFate;
-pub use letters::{DeadLetter, LetterFilter, LyingLetter};
-pub use look::{Look, look};
+pub use insert::InsertOutcome;
+pub use letters::{DeadLetter, LetterFilter, StoredDeadLetter};
+pub use inspect::{DatabaseInfo, look};
 pub use model::ModelId;
 pub use read::{Hit, KnownChunk, SearchFilter};
 
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use link::Links;
+use link::Pool;
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -63,7 +63,7 @@ pub struct StoreOptions {
 /// The store. Clones share one pool.
 #[derive(Clone)]
 pub struct Store {
-    links: Arc<Links>,
+    pool: Arc<Pool>,
     store_id: Uuid,
     /// Dead letters at the last look, kept up by what this store does: while there are none, storing a chunk costs
     /// nothing more.
@@ -83,17 +83,17 @@ impl Store {
     /// Transient while the server cannot be reached; permanent, with what to do, when it is too old, unsafe, used by
     /// a later version, or refuses the migrations.
     pub async fn open(options: StoreOptions) -> Result<Store, StoreError> {
-        let links = Links::new(options.dsn, options.pool_size)?;
-        let mut link = links.dial().await?;
+        let pool = Pool::new(options.dsn, options.pool_size)?;
+        let mut link = pool.dial().await?;
         let settings = settings(link.conn()).await;
         check(&link.done(settings)?)?;
         migrate::run(link.into_conn()).await?;
-        let mut link = links.get().await?;
+        let mut link = pool.get().await?;
         let store_id = schema::change_clock::table.select(schema::change_clock::store_id);
         let store_id = store_id.first(link.conn()).await;
         let store_id = link.done(store_id)?;
         drop(link);
-        let store = Store { links: Arc::new(links), store_id, letters: Arc::default() };
+        let store = Store { pool: Arc::new(pool), store_id, letters: Arc::default() };
         store.count_letters().await?;
         Ok(store)
     }
@@ -113,13 +113,13 @@ impl Store {
 
     /// Waits for a call to this store on a thread that belongs to no runtime, as the index's does.
     pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
-        self.links.runtime().block_on(work)
+        self.pool.runtime().block_on(work)
     }
 
     /// Ends the connections once they are idle; every later call is [`StoreError::Closed`]. Waits for calls under
     /// way, 5 s at most.
     pub async fn close(&self) {
-        self.links.close().await;
+        self.pool.close().await;
     }
 }
 

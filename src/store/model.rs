@@ -48,7 +48,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::OtherModel`], permanent, when there are vectors of another model.
     pub async fn adopt_model(&self, model: &ModelIdentity) -> Result<ModelId, StoreError> {
-        let mut link = self.links.get().await?;
+        let mut link = self.pool.get().await?;
         let begun = link.conn().batch_execute("BEGIN").await;
         link.checked(begun)?;
         let adopted = adopt(link.conn(), model).await;
@@ -74,7 +74,7 @@ impl Store {
     /// # Errors
     /// As any query: transient while the server is away.
     pub async fn model(&self) -> Result<Option<(ModelId, ModelIdentity)>, StoreError> {
-        let mut link = self.links.get().await?;
+        let mut link = self.pool.get().await?;
         let found = current_model(link.conn()).await;
         link.done(found)
     }

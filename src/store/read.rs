@@ -1,4 +1,4 @@
-//! Look-ups: known keys, the rows of a search, the clock.
+//! DatabaseInfo-ups: known keys, the rows of a search, the clock.
 
 use super::schema::{change_clock, chunks};
 use super::{Store, StoreError};
@@ -91,7 +91,7 @@ impl Store {
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
-        let mut link = self.links.get().await?;
+        let mut link = self.pool.get().await?;
         let found = find_known(link.conn(), keys.iter()).await;
         link.done(found)?.into_iter().map(known).collect()
     }
@@ -101,7 +101,7 @@ impl Store {
     /// # Errors
     /// As any query: transient while the server is away.
     pub async fn clock(&self) -> Result<i64, StoreError> {
-        let mut link = self.links.get().await?;
+        let mut link = self.pool.get().await?;
         let clock = change_clock::table.select(change_clock::seq).first(link.conn()).await;
         link.done(clock)
     }
@@ -111,7 +111,7 @@ impl Store {
     /// # Errors
     /// As any query: transient while the server is away.
     pub async fn count_chunks(&self) -> Result<i64, StoreError> {
-        let mut link = self.links.get().await?;
+        let mut link = self.pool.get().await?;
         let count = chunks::table.count().get_result(link.conn()).await;
         link.done(count)
     }
@@ -139,7 +139,7 @@ impl Store {
         if let Some(document) = &filter.document_id {
             query = query.filter(chunks::document_id.eq(document));
         }
-        let mut link = self.links.get().await?;
+        let mut link = self.pool.get().await?;
         let found = query.load(link.conn()).await;
         link.done(found)?.into_iter().map(hit).collect()
     }

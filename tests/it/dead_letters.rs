@@ -278,7 +278,7 @@ async fn a_letter_written_twice_is_one_failure_and_a_page_ends_before_it_is_too_
     for _ in 0..2 {
         store.file_letters(&batch).await.unwrap();
     }
-    assert_eq!((store.lying_letters(), store.count_letters().await.unwrap()), (2, 2));
+    assert_eq!((store.dead_letter_count(), store.count_letters().await.unwrap()), (2, 2));
     store.file_letters(&[letter("b", now + Duration::seconds(2))]).await.unwrap();
     let all = LetterFilter::default();
     let page = async |after, bytes| store.letters(&all, after, 10, bytes).await.unwrap();
@@ -295,7 +295,7 @@ async fn a_letter_written_twice_is_one_failure_and_a_page_ends_before_it_is_too_
 
     // Stored under the same key with other content, it is not what the letter is about.
     store.insert(model, &[plain("a"), embedded(draft("facts", "b", "b"), (0, 0, 0), &[1.0])]).await.unwrap();
-    assert_eq!((store.lying_letters(), store.count_letters().await.unwrap()), (1, 1));
+    assert_eq!((store.dead_letter_count(), store.count_letters().await.unwrap()), (1, 1));
     assert_eq!(page(0, 1 << 20).await, found[..1]);
 }
 

@@ -7,7 +7,7 @@ use diesel::sql_types::Text;
 use diesel_async::RunQueryDsl;
 use lnsp_ingest::chunk::ChunkKey;
 use lnsp_ingest::store::managed::{ManagedError, ManagedPostgres};
-use lnsp_ingest::store::{Dsn, RowFate};
+use lnsp_ingest::store::{Dsn, InsertOutcome};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgid};
 use std::io::{BufRead, BufReader};
@@ -105,7 +105,7 @@ async fn a_killed_server_comes_back_under_the_living_service() {
     };
     let fates = tokio::time::timeout(Duration::from_secs(60), repeated).await.unwrap();
     assert!(
-        matches!(fates[0], RowFate::Present(_)) && matches!(fates[2], RowFate::Inserted { .. }),
+        matches!(fates[0], InsertOutcome::Present(_)) && matches!(fates[2], InsertOutcome::Inserted { .. }),
         "{fates:?}"
     );
     assert_eq!(store.count_chunks().await.unwrap(), 3);

@@ -10,7 +10,7 @@ use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use lnsp_ingest::chunk::{Chunk, ChunkKey, Draft, EmbeddedChunk, Embedding, Placement, Tagging, TmdSource};
 use lnsp_ingest::model::ModelIdentity;
-use lnsp_ingest::store::{Dsn, ModelId, RowFate, SearchFilter, Store, StoreError};
+use lnsp_ingest::store::{Dsn, ModelId, InsertOutcome, SearchFilter, Store, StoreError};
 use lnsp_ingest::tmd::{AxisConfidence, Tmd};
 use serde_json::json;
 use std::collections::HashSet;
@@ -50,12 +50,12 @@ pub async fn fresh() -> (Store, ModelId, Dsn) {
     (store, id, dsn)
 }
 
-pub fn seqs(fates: &[RowFate]) -> Vec<Option<i64>> {
+pub fn seqs(fates: &[InsertOutcome]) -> Vec<Option<i64>> {
     fates
         .iter()
         .map(|fate| match fate {
-            RowFate::Inserted { seq, .. } => Some(*seq),
-            RowFate::Present(_) => None,
+            InsertOutcome::Inserted { seq, .. } => Some(*seq),
+            InsertOutcome::Present(_) => None,
         })
         .collect()
 }
@@ -110,7 +110,7 @@ async fn what_goes_in_comes_out() {
     row.embedding.truncated = true;
 
     let fates = store.insert(model, &[&row]).await.unwrap();
-    let RowFate::Inserted { seq, item, created_at } = fates[0] else { panic!("{fates:?}") };
+    let InsertOutcome::Inserted { seq, item, created_at } = fates[0] else { panic!("{fates:?}") };
     assert!((Utc::now() - created_at).num_seconds().abs() < 60);
 
     let known = store.known(&[row.chunk.key.clone()]).await.unwrap().remove(&row.chunk.key).unwrap();
@@ -143,7 +143,7 @@ async fn links_and_batch_are_stored_as_sent() {
     store.insert(model, &[embedded(linked.clone(), (0, 0, 0), &[1.0])]).await.unwrap();
 
     #[derive(QueryableByName)]
-    struct Links {
+    struct Pool {
         #[diesel(sql_type = Array<Text>)]
         parent_cpe_ids: Vec<String>,
         #[diesel(sql_type = Array<Text>)]
@@ -152,7 +152,7 @@ async fn links_and_batch_are_stored_as_sent() {
         batch_id: Option<String>,
     }
     let stored = diesel::sql_query("SELECT parent_cpe_ids, child_cpe_ids, batch_id FROM chunks");
-    let stored: Links = stored.get_result(&mut connect(&dsn).await).await.unwrap();
+    let stored: Pool = stored.get_result(&mut connect(&dsn).await).await.unwrap();
     assert_eq!(stored.parent_cpe_ids, linked.placement.parent_cpe_ids);
     assert_eq!((stored.child_cpe_ids, stored.batch_id), (vec![], linked.batch_id));
 }
@@ -170,7 +170,7 @@ async fn a_repetition_is_the_same_row_and_uses_no_number() {
     let mixed = [plain("a"), plain("d"), plain("c")];
     let fates = store.insert(model, &mixed).await.unwrap();
     assert_eq!(seqs(&fates), [None, Some(4), None]);
-    let RowFate::Present(known) = &fates[0] else { panic!("{fates:?}") };
+    let InsertOutcome::Present(known) = &fates[0] else { panic!("{fates:?}") };
     assert_eq!((known.seq, known.content_hash), (1, mixed[0].chunk.content_hash));
     assert_eq!((store.clock().await.unwrap(), store.count_chunks().await.unwrap()), (4, 4));
     assert_eq!(store.insert::<EmbeddedChunk>(model, &[]).await.unwrap(), []);
@@ -184,7 +184,7 @@ async fn the_second_of_two_equal_keys_in_a_batch_meets_the_first() {
     let fates = store.insert(model, &rows).await.unwrap();
     assert_eq!(seqs(&fates), [Some(1), None, Some(2), None]);
     for fate in [&fates[1], &fates[3]] {
-        let RowFate::Present(known) = fate else { panic!("{fates:?}") };
+        let InsertOutcome::Present(known) = fate else { panic!("{fates:?}") };
         // The caller tells a repetition from a conflict by the hash.
         assert_eq!(known.content_hash, rows[0].chunk.content_hash);
         assert_eq!(known.tagging, rows[0].tagging);
@@ -252,8 +252,8 @@ async fn hits_are_filtered_in_the_database() {
         .unwrap()
         .iter()
         .map(|fate| match fate {
-            RowFate::Inserted { item, .. } => *item,
-            RowFate::Present(_) => panic!("nothing was there"),
+            InsertOutcome::Inserted { item, .. } => *item,
+            InsertOutcome::Present(_) => panic!("nothing was there"),
         })
         .collect();
     let texts = async |filter: SearchFilter| {
@@ -392,7 +392,7 @@ async fn the_last_item_number_is_the_end() {
     let almost = "UPDATE change_clock SET next_item = 4294967294";
     connect(&dsn).await.batch_execute(almost).await.unwrap();
     let fates = store.insert(model, &[plain("a")]).await.unwrap();
-    assert!(matches!(fates[0], RowFate::Inserted { item: 4_294_967_294, .. }));
+    assert!(matches!(fates[0], InsertOutcome::Inserted { item: 4_294_967_294, .. }));
     let error = store.insert(model, &[plain("b")]).await.unwrap_err();
     assert!(matches!(error, StoreError::Full) && !error.is_data_error() && !error.is_transient(), "{error}");
 }

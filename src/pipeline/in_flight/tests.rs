@@ -1,7 +1,7 @@
 use super::*;
 use crate::chunk::{Draft, Tagging, TmdSource};
 use crate::flow::{ReceiptIssuer, Results, receipt_channel};
-use crate::outcome::{Cause, Filed, Rejection, Timings};
+use crate::outcome::{Cause, StoredChunk, Rejection, Timings};
 use crate::tmd::Tmd;
 use futures_executor::block_on;
 use proptest::prelude::*;
@@ -49,7 +49,7 @@ fn outcome(chunk: &Arc<Chunk>, end: End) -> Option<Outcome> {
     let tagging =
         Tagging { tmd: Tmd::new(1, 2, 3).unwrap(), source: TmdSource::Client, confidence: None, took: None };
     let filed = || {
-        Arc::new(Filed {
+        Arc::new(StoredChunk {
             chunk: chunk.clone(),
             cpe_id: chunk.cpe_id,
             tagging,

@@ -1,6 +1,6 @@
 //! The cluster: PGDATA, made once.
 
-use super::account::Account;
+use super::server_user::ServerUser;
 use super::binaries::Binaries;
 use super::{ManagedError, ROLE};
 use std::fs::{self, File};
@@ -39,7 +39,7 @@ pub(super) fn major_version(cluster: &Path) -> Result<Option<u32>, ManagedError>
 
 /// Makes the cluster where there is none. It is made beside its place and renamed, so a start that was cut off
 /// leaves nothing that looks like a cluster; its leftovers are removed here.
-pub(super) fn ensure(cluster: &Path, binaries: &Binaries, account: &Account) -> Result<(), ManagedError> {
+pub(super) fn ensure(cluster: &Path, binaries: &Binaries, server_user: &ServerUser) -> Result<(), ManagedError> {
     if major_version(cluster)?.is_some() {
         return Ok(());
     }
@@ -55,9 +55,9 @@ pub(super) fn ensure(cluster: &Path, binaries: &Binaries, account: &Account) -> 
         }
         _ => {}
     }
-    account.own(&unfinished)?;
+    server_user.own(&unfinished)?;
     tracing::info!(version = binaries.version, "making a new postgresql cluster");
-    initdb(&unfinished, binaries, account)?;
+    initdb(&unfinished, binaries, server_user)?;
 
     let told = |e| ManagedError::io("put in place", cluster, e);
     let conf = unfinished.join("postgresql.conf");
@@ -68,15 +68,15 @@ pub(super) fn ensure(cluster: &Path, binaries: &Binaries, account: &Account) -> 
     File::open(parent).and_then(|folder| folder.sync_all()).map_err(told)
 }
 
-fn initdb(folder: &Path, binaries: &Binaries, account: &Account) -> Result<(), ManagedError> {
-    let mut command = account.command(&binaries.initdb(), folder);
+fn initdb(folder: &Path, binaries: &Binaries, server_user: &ServerUser) -> Result<(), ManagedError> {
+    let mut command = server_user.command(&binaries.initdb(), folder);
     command.arg("-D").arg(folder).args(["-U", ROLE, "--encoding=UTF8", "--locale=C", "--data-checksums"]);
-    // `peer` would refuse a service that runs under another account than the server. The folder of the socket lets
-    // only the server's account (and root) in, so there is nothing left to check.
+    // `peer` would refuse a service that runs under another server_user than the server. The folder of the socket lets
+    // only the server's server_user (and root) in, so there is nothing left to check.
     command.args(["--auth-local=trust", "--auth-host=reject", "--no-instructions"]);
     run(command, "", folder)?;
 
-    let mut command = account.command(&binaries.postgres(), folder);
+    let mut command = server_user.command(&binaries.postgres(), folder);
     command.arg("--single").arg("-D").arg(folder).arg("postgres");
     run(command, &format!("CREATE DATABASE {ROLE}\n"), folder)
 }

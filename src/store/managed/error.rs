@@ -44,16 +44,16 @@ pub enum ManagedError {
          another user, create that user (useradd --system postgres), or set DATABASE_URL"
     )]
     NoAccount,
-    /// The server's account cannot get to the data. Permanent.
+    /// The server's server_user cannot get to the data. Permanent.
     #[error(
-        "the user {account}, who runs PostgreSQL, cannot pass the folder {folder} on the way to the data; allow it \
+        "the user {server_user}, who runs PostgreSQL, cannot pass the folder {folder} on the way to the data; allow it \
          (chmod o+x {folder}) or choose another data folder"
     )]
     Closed {
         /// The first folder that is closed.
         folder: PathBuf,
         /// Who is kept out.
-        account: String,
+        server_user: String,
     },
     /// The data belongs to somebody else, and we are not root. Permanent.
     #[error(
@@ -67,13 +67,13 @@ pub enum ManagedError {
     },
     /// The short folder for the socket is not ours. Permanent.
     #[error(
-        "{folder} should hold the socket, but it is not a folder that only user {account} can enter; remove it"
+        "{folder} should hold the socket, but it is not a folder that only user {server_user} can enter; remove it"
     )]
     RunFolder {
         /// The folder.
         folder: PathBuf,
         /// Who should own it.
-        account: String,
+        server_user: String,
     },
     /// Another service holds the folder. Transient: it may be on its way out.
     #[error("another service uses {folder}; stop it, or give this one another data folder")]

@@ -1,19 +1,19 @@
 //! The zero set-up database: a PostgreSQL that the service makes, starts and keeps in its own data folder.
 //!
 //! ```text
-//! <data_dir>/postgres/     0700, of the account the server runs under
+//! <data_dir>/postgres/     0700, of the server_user the server runs under
 //!     cluster/             PGDATA; appears complete, by a rename, or not at all
 //!     run/                 the socket, where the path is short enough for one
 //!     server.log           what the server has to say; no statements and no row contents
 //!     lock                 held while a service uses the folder
 //! ```
 //!
-//! The server answers on a Unix socket in a folder that only its account can enter, and nowhere else. It is in a
+//! The server answers on a Unix socket in a folder that only its server_user can enter, and nowhere else. It is in a
 //! process group of its own, so a Ctrl-C on the terminal reaches the service alone, which then stops the server
 //! when it is done with it. A service that is killed leaves the server running; the next one adopts it. A
 //! server that dies under a living service is started again by the keeper thread.
 
-mod account;
+mod server_user;
 mod binaries;
 mod cluster;
 mod error;
@@ -26,7 +26,7 @@ pub use error::ManagedError;
 pub use survey::{Survey, survey};
 
 use crate::store::Dsn;
-use account::Account;
+use server_user::ServerUser;
 use binaries::Binaries;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -53,13 +53,13 @@ pub struct ManagedPostgres {
     version: String,
     adopted: bool,
     folder: PathBuf,
-    keeper: Option<Keeper>,
+    keeper: Option<ServerKeeper>,
     /// Held until after the server is stopped: two services must not keep one server.
     _lock: Flock<File>,
 }
 
 #[derive(Debug)]
-struct Keeper {
+struct ServerKeeper {
     stop: Sender<()>,
     thread: JoinHandle<Result<(), ManagedError>>,
 }
@@ -70,7 +70,7 @@ impl ManagedPostgres {
     ///
     /// # Errors
     /// Permanent, with what to do: no binaries, a cluster of another major version, started as root without an
-    /// account to drop to, a closed folder, a folder in use. Transient ([`ManagedError::is_transient`]): the server
+    /// server_user to drop to, a closed folder, a folder in use. Transient ([`ManagedError::is_transient`]): the server
     /// did not start, with the last lines of its log.
     pub fn start(data_dir: &Path) -> Result<Self, ManagedError> {
         let folder = data_dir.join("postgres");
@@ -78,18 +78,18 @@ impl ManagedPostgres {
         let folder = folder.canonicalize().map_err(|e| ManagedError::io("find the folder", &folder, e))?;
         let (lock_file, lock) = lock(&folder)?;
         let cluster = folder.join("cluster");
-        let account = Account::for_folder(&folder, &cluster)?;
-        account.own(&folder)?;
-        account.give(&lock_file).map_err(|e| ManagedError::io("give away", &lock_file, e))?;
-        account.check_way_to(&folder)?;
+        let server_user = ServerUser::for_folder(&folder, &cluster)?;
+        server_user.own(&folder)?;
+        server_user.give(&lock_file).map_err(|e| ManagedError::io("give away", &lock_file, e))?;
+        server_user.check_way_to(&folder)?;
         let binaries = Binaries::find(cluster::major_version(&cluster)?, &cluster)?;
-        cluster::ensure(&cluster, &binaries, &account)?;
+        cluster::ensure(&cluster, &binaries, &server_user)?;
 
         let version = binaries.version.clone();
-        let mut server = Server::new(folder.clone(), cluster, binaries, account);
+        let mut server = Server::new(folder.clone(), cluster, binaries, server_user);
         let adopted = server.bring_up()?;
         let dsn = Dsn::socket(server.run_folder(), server::PORT, ROLE, ROLE);
-        let keeper = Some(Keeper::spawn(server)?);
+        let keeper = Some(ServerKeeper::spawn(server)?);
         Ok(ManagedPostgres { dsn, version, adopted, folder, keeper, _lock: lock })
     }
 
@@ -119,7 +119,7 @@ impl ManagedPostgres {
     /// # Errors
     /// It did not stop within its time and was told to quit at once; it will recover at the next start.
     pub fn stop(mut self) -> Result<(), ManagedError> {
-        self.keeper.take().map_or(Ok(()), Keeper::end)
+        self.keeper.take().map_or(Ok(()), ServerKeeper::end)
     }
 }
 
@@ -133,14 +133,14 @@ impl Drop for ManagedPostgres {
     }
 }
 
-impl Keeper {
-    fn spawn(server: Server) -> Result<Keeper, ManagedError> {
+impl ServerKeeper {
+    fn spawn(server: Server) -> Result<ServerKeeper, ManagedError> {
         let (stop, told) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("lnsp-postgres".into())
             .spawn(move || keep(server, &told))
             .map_err(|e| ManagedError::io("start the keeper thread for", Path::new("postgres"), e))?;
-        Ok(Keeper { stop, thread })
+        Ok(ServerKeeper { stop, thread })
     }
 
     fn end(self) -> Result<(), ManagedError> {

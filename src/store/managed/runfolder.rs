@@ -1,7 +1,7 @@
 //! Where the socket is. Paths of sockets are limited to about a hundred bytes, data folders are not.
 
 use super::ManagedError;
-use super::account::Account;
+use super::server_user::ServerUser;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -9,21 +9,21 @@ use std::path::{Path, PathBuf};
 /// macOS allows 104 bytes with the closing zero, Linux 108.
 const LONGEST_SOCKET_PATH: usize = 103;
 
-/// The folder for the socket, entered by `account` alone: beside the cluster, or a short one that is named after
+/// The folder for the socket, entered by `server_user` alone: beside the cluster, or a short one that is named after
 /// the place of the data, so that the next service finds the same.
-pub(super) fn prepare(folder: &Path, account: &Account) -> Result<PathBuf, ManagedError> {
+pub(super) fn prepare(folder: &Path, server_user: &ServerUser) -> Result<PathBuf, ManagedError> {
     let own_runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| {
-        // Root's own runtime folder would keep the account out.
-        fs::metadata(path).is_ok_and(|meta| account.owns(&meta))
+        // Root's own runtime folder would keep the server_user out.
+        fs::metadata(path).is_ok_and(|meta| server_user.owns(&meta))
     });
-    let path = choose(folder, own_runtime, account.uid);
+    let path = choose(folder, own_runtime, server_user.uid);
     if path.starts_with(folder) || fs::symlink_metadata(&path).is_err() {
-        account.own(&path)?;
+        server_user.own(&path)?;
     }
     // In a shared folder somebody else may have been there first.
     match fs::symlink_metadata(&path) {
-        Ok(meta) if account.owns(&meta) => Ok(path),
-        _ => Err(ManagedError::RunFolder { folder: path, account: account.name.clone() }),
+        Ok(meta) if server_user.owns(&meta) => Ok(path),
+        _ => Err(ManagedError::RunFolder { folder: path, server_user: server_user.name.clone() }),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Starting, adopting and stopping the server of one cluster.
 
-use super::account::Account;
+use super::server_user::ServerUser;
 use super::binaries::Binaries;
 use super::process::{PidFile, Process, is_postmaster};
 use super::{ManagedError, cluster, runfolder};
@@ -27,14 +27,14 @@ pub(super) struct Server {
     folder: PathBuf,
     cluster: PathBuf,
     binaries: Binaries,
-    account: Account,
+    server_user: ServerUser,
     run_folder: PathBuf,
     process: Option<Process>,
 }
 
 impl Server {
-    pub fn new(folder: PathBuf, cluster: PathBuf, binaries: Binaries, account: Account) -> Server {
-        Server { folder, cluster, binaries, account, run_folder: PathBuf::new(), process: None }
+    pub fn new(folder: PathBuf, cluster: PathBuf, binaries: Binaries, server_user: ServerUser) -> Server {
+        Server { folder, cluster, binaries, server_user, run_folder: PathBuf::new(), process: None }
     }
 
     /// Where the socket is; known once it is up.
@@ -55,7 +55,7 @@ impl Server {
             let log_start = self.log_length();
             let adopted = self.process.is_some();
             if !adopted {
-                self.run_folder = runfolder::prepare(&self.folder, &self.account)?;
+                self.run_folder = runfolder::prepare(&self.folder, &self.server_user)?;
                 self.forget_dead_server()?;
                 self.launch()?;
             }
@@ -94,7 +94,7 @@ impl Server {
         sockets.push("\"");
         let told = |e| ManagedError::io("start", &self.binaries.postgres(), e);
         let log = self.open_log()?;
-        let mut command = self.account.command(&self.binaries.postgres(), &self.folder);
+        let mut command = self.server_user.command(&self.binaries.postgres(), &self.folder);
         command.arg("-D").arg(&self.cluster).arg("-c").arg(sockets).args(["-p", &PORT.to_string()]);
         for setting in [
             "listen_addresses=",
@@ -149,7 +149,7 @@ impl Server {
     }
 
     /// PostgreSQL itself sees through the lock files of a dead server, except when the number in them now belongs to
-    /// another process of the same account, or to the dead server as a zombie that nobody has taken the exit status
+    /// another process of the same server_user, or to the dead server as a zombie that nobody has taken the exit status
     /// of. We know better: it is no server of this cluster.
     fn forget_dead_server(&self) -> Result<(), ManagedError> {
         let socket = self.run_folder.join(format!(".s.PGSQL.{PORT}.lock"));
@@ -178,7 +178,7 @@ impl Server {
             fs::rename(&path, path.with_extension("log.1")).map_err(told)?;
         }
         let file = File::options().create(true).append(true).open(&path).map_err(told)?;
-        self.account.give(&path).map_err(told)?;
+        self.server_user.give(&path).map_err(told)?;
         Ok(file)
     }
 

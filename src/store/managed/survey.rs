@@ -1,6 +1,6 @@
 //! Looking at our own server without starting or changing it.
 
-use super::account::Account;
+use super::server_user::ServerUser;
 use super::binaries::Binaries;
 use super::process::{PidFile, is_postmaster};
 use super::{ManagedError, ROLE, cluster, server};
@@ -27,7 +27,7 @@ pub fn survey(data_dir: &Path) -> Result<Survey, ManagedError> {
     let folder = folder.canonicalize().or_else(|_| std::path::absolute(&folder));
     let folder = folder.map_err(|e| ManagedError::io("find the folder", data_dir, e))?;
     let cluster = folder.join("cluster");
-    Account::for_folder(&folder, &cluster)?.check_way_to(&folder)?;
+    ServerUser::for_folder(&folder, &cluster)?.check_way_to(&folder)?;
     let made_by = cluster::major_version(&cluster)?;
     let version = Binaries::find(made_by, &cluster)?.version;
     let running = PidFile::read(&cluster).filter(|file| file.ready && is_postmaster(file.pid, &cluster));

@@ -1,4 +1,4 @@
-//! Under which account the server runs. PostgreSQL refuses root, so a service started as root drops to another.
+//! Under which server_user the server runs. PostgreSQL refuses root, so a service started as root drops to another.
 
 use super::ManagedError;
 use nix::unistd::{Gid, Uid, User};
@@ -12,9 +12,9 @@ use std::process::Command;
 /// The user that a root service drops to for a new cluster.
 const SYSTEM_USER: &str = "postgres";
 
-/// The account of the server: our own, or the one that root drops to.
+/// The server_user of the server: our own, or the one that root drops to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Account {
+pub(super) struct ServerUser {
     pub name: String,
     pub uid: u32,
     pub gid: u32,
@@ -22,9 +22,9 @@ pub(super) struct Account {
     dropped: bool,
 }
 
-impl Account {
+impl ServerUser {
     /// The owner of an existing cluster; for a new one ourselves or, as root, the system user `postgres`.
-    pub fn for_folder(folder: &Path, cluster: &Path) -> Result<Account, ManagedError> {
+    pub fn for_folder(folder: &Path, cluster: &Path) -> Result<ServerUser, ManagedError> {
         let owner = [cluster, folder].into_iter().find_map(|path| fs::metadata(path).ok()).map(|m| m.uid());
         let own = Uid::effective().as_raw();
         if own != 0 {
@@ -32,7 +32,7 @@ impl Account {
                 Some(other) if other != own => {
                     Err(ManagedError::WrongOwner { folder: folder.to_owned(), owner: user_name(other) })
                 }
-                _ => Ok(Account {
+                _ => Ok(ServerUser {
                     name: user_name(own),
                     uid: own,
                     gid: Gid::effective().as_raw(),
@@ -45,10 +45,10 @@ impl Account {
             _ => User::from_name(SYSTEM_USER),
         };
         let user = user.ok().flatten().filter(|user| !user.uid.is_root()).ok_or(ManagedError::NoAccount)?;
-        Ok(Account { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), dropped: true })
+        Ok(ServerUser { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), dropped: true })
     }
 
-    /// A program to be run under this account: in a process group of its own, in the C locale, and without the
+    /// A program to be run under this server_user: in a process group of its own, in the C locale, and without the
     /// `PG*` variables that would tell it other things than its arguments do.
     pub fn command(&self, program: &Path, folder: &Path) -> Command {
         let mut command = Command::new(program);
@@ -62,9 +62,9 @@ impl Account {
         command
     }
 
-    /// Gives a folder to this account alone, making it where it is missing.
+    /// Gives a folder to this server_user alone, making it where it is missing.
     pub fn own(&self, folder: &Path) -> Result<(), ManagedError> {
-        let told = |e| ManagedError::io("make a folder of the server's account", folder, e);
+        let told = |e| ManagedError::io("make a folder of the server's server_user", folder, e);
         if !folder.exists() {
             DirBuilder::new().mode(0o700).create(folder).map_err(told)?;
         }
@@ -72,24 +72,24 @@ impl Account {
         fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(told)
     }
 
-    /// Makes the account the owner; without root everything we make is its own already.
+    /// Makes the server_user the owner; without root everything we make is its own already.
     pub fn give(&self, path: &Path) -> io::Result<()> {
         if self.dropped { std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid)) } else { Ok(()) }
     }
 
-    /// Looks whether the account can pass every folder above `folder`; only root, who passes everywhere, has to ask.
+    /// Looks whether the server_user can pass every folder above `folder`; only root, who passes everywhere, has to ask.
     pub fn check_way_to(&self, folder: &Path) -> Result<(), ManagedError> {
         if !self.dropped {
             return Ok(());
         }
         let closed = |path: &&Path| fs::metadata(path).is_ok_and(|meta| !self.may_pass(&meta));
         match folder.ancestors().skip(1).filter(closed).last() {
-            Some(path) => Err(ManagedError::Closed { folder: path.to_owned(), account: self.name.clone() }),
+            Some(path) => Err(ManagedError::Closed { folder: path.to_owned(), server_user: self.name.clone() }),
             None => Ok(()),
         }
     }
 
-    /// This account alone may enter the folder.
+    /// This server_user alone may enter the folder.
     pub fn owns(&self, meta: &Metadata) -> bool {
         meta.is_dir() && meta.uid() == self.uid && meta.mode() & 0o077 == 0
     }
@@ -113,8 +113,8 @@ fn user_name(uid: u32) -> String {
 mod tests {
     use super::*;
 
-    fn stranger() -> Account {
-        Account { name: "stranger".into(), uid: 54_321, gid: 54_321, dropped: true }
+    fn stranger() -> ServerUser {
+        ServerUser { name: "stranger".into(), uid: 54_321, gid: 54_321, dropped: true }
     }
 
     #[test]
@@ -141,7 +141,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let meta = || fs::symlink_metadata(base.path()).unwrap();
         fs::set_permissions(base.path(), Permissions::from_mode(0o700)).unwrap();
-        let own = Account { uid: meta().uid(), gid: meta().gid(), ..stranger() };
+        let own = ServerUser { uid: meta().uid(), gid: meta().gid(), ..stranger() };
         assert!(own.owns(&meta()) && !stranger().owns(&meta()));
         fs::set_permissions(base.path(), Permissions::from_mode(0o750)).unwrap();
         assert!(!own.owns(&meta()));

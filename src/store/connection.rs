@@ -5,7 +5,7 @@
 //! nothing else. Queries may be polled from any runtime.
 
 use super::error::StoreError;
-use super::wire::{LastError, Wire};
+use super::sqlstate_sniffer::{LastError, Wire};
 use super::{Dsn, POOL_WAIT};
 use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, Timeouts};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
@@ -34,7 +34,7 @@ const SESSION: &str = "
     SET idle_in_transaction_session_timeout = '60s';";
 
 /// One connection, and the errors that passed through it.
-pub(super) struct Link {
+pub(super) struct Connection {
     conn: AsyncPgConnection,
     errors: Arc<LastError>,
     /// From the first statement of a piece of work to its end. A connection that is dropped in between (the
@@ -42,7 +42,7 @@ pub(super) struct Link {
     at_work: bool,
 }
 
-impl Link {
+impl Connection {
     /// For the next statement. Follow it with [`Self::done`] or [`Self::failed`].
     pub fn conn(&mut self) -> &mut AsyncPgConnection {
         self.at_work = true;
@@ -73,22 +73,22 @@ impl Link {
 }
 
 /// A connection on loan.
-pub(super) type PooledLink = Object<Dialer>;
+pub(super) type PooledConnection = Object<Connector>;
 
 /// The pool and the thread behind it.
-pub(super) struct Links {
-    pool: Pool<Dialer>,
+pub(super) struct Pool {
+    pool: Pool<Connector>,
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
-impl Links {
+impl Pool {
     /// Starts the thread; connects to nothing yet.
-    pub fn new(dsn: Dsn, size: usize) -> Result<Links, StoreError> {
+    pub fn new(dsn: Dsn, size: usize) -> Result<Pool, StoreError> {
         let thread_error = |e: std::io::Error| StoreError::Thread { problem: e.to_string() };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(thread_error)?;
         let handle = runtime.handle().clone();
-        // Nothing is ever sent: the channel closes when the dialer and the last connection are gone.
+        // Nothing is ever sent: the channel closes when the connector and the last connection are gone.
         let (alive, mut all_gone) = mpsc::channel(1);
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new()
@@ -98,20 +98,20 @@ impl Links {
                 drop(end);
             })
             .map_err(thread_error)?;
-        let dialer = Dialer { dsn, handle, alive: Mutex::new(Some(alive)) };
+        let connector = Connector { dsn, handle, alive: Mutex::new(Some(alive)) };
         let timeouts =
             Timeouts { wait: Some(POOL_WAIT), create: Some(CONNECT_WITHIN), recycle: Some(RECYCLE_WITHIN) };
-        let pool = Pool::builder(dialer)
+        let pool = Pool::builder(connector)
             .max_size(size.max(1))
             .timeouts(timeouts)
             .runtime(deadpool::Runtime::Tokio1)
             .build()
             .map_err(|e| StoreError::Thread { problem: e.to_string() })?;
-        Ok(Links { pool, ended: Mutex::new(Some(ended)) })
+        Ok(Pool { pool, ended: Mutex::new(Some(ended)) })
     }
 
     /// A connection from the pool, seen alive just now.
-    pub async fn get(&self) -> Result<PooledLink, StoreError> {
+    pub async fn get(&self) -> Result<PooledConnection, StoreError> {
         self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => error,
             PoolError::Closed => StoreError::Closed,
@@ -120,7 +120,7 @@ impl Links {
     }
 
     /// A connection outside of the pool, on the same thread.
-    pub async fn dial(&self) -> Result<Link, StoreError> {
+    pub async fn dial(&self) -> Result<Connection, StoreError> {
         self.pool.manager().create().await
     }
 
@@ -143,25 +143,25 @@ impl Links {
 }
 
 /// Opens connections on the thread of the store.
-pub(super) struct Dialer {
+pub(super) struct Connector {
     dsn: Dsn,
     handle: Handle,
     /// Taken when the store is closed. Each connection holds a copy until it has said goodbye to the server.
     alive: Mutex<Option<mpsc::Sender<()>>>,
 }
 
-impl Manager for Dialer {
-    type Type = Link;
+impl Manager for Connector {
+    type Type = Connection;
     type Error = StoreError;
 
-    async fn create(&self) -> Result<Link, StoreError> {
+    async fn create(&self) -> Result<Connection, StoreError> {
         let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let alive = alive.ok_or(StoreError::Closed)?;
         let opening = self.handle.spawn(open(self.dsn.clone(), alive));
         opening.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    async fn recycle(&self, link: &mut Link, _: &Metrics) -> RecycleResult<StoreError> {
+    async fn recycle(&self, link: &mut Connection, _: &Metrics) -> RecycleResult<StoreError> {
         if link.at_work {
             return Err(RecycleError::message("left in the middle of its work"));
         }
@@ -172,7 +172,7 @@ impl Manager for Dialer {
     }
 }
 
-async fn open(dsn: Dsn, alive: mpsc::Sender<()>) -> Result<Link, StoreError> {
+async fn open(dsn: Dsn, alive: mpsc::Sender<()>) -> Result<Connection, StoreError> {
     let refused = |state, problem: String| StoreError::Connect { to: dsn.to_string(), state, problem };
     let errors = Arc::new(LastError::default());
     let within = dsn.config().get_connect_timeout().copied().unwrap_or(CONNECT_WITHIN);
@@ -194,7 +194,7 @@ async fn open(dsn: Dsn, alive: mpsc::Sender<()>) -> Result<Link, StoreError> {
         .await
         .map_err(|error| refused(errors.take(), error.to_string()))?;
     let prepared = conn.batch_execute(SESSION).await;
-    let mut link = Link { conn, errors, at_work: false };
+    let mut link = Connection { conn, errors, at_work: false };
     link.done(prepared)?;
     Ok(link)
 }

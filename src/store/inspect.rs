@@ -1,6 +1,6 @@
 //! Looking at a database without changing it: no migration, no adoption of a model.
 
-use super::link::Links;
+use super::link::Pool;
 use super::model::current_model;
 use super::schema::chunk_vectors;
 use super::{Dsn, StoreError, check, settings};
@@ -14,7 +14,7 @@ const NO_TABLE: &str = "42P01";
 
 /// What a database is.
 #[derive(Debug)]
-pub struct Look {
+pub struct DatabaseInfo {
     /// Of the server, for example `15.18`.
     pub version: String,
     /// The settings that decide whether what is committed survives a crash, as our sessions have them.
@@ -31,15 +31,15 @@ pub struct Look {
 ///
 /// # Errors
 /// When the server cannot be reached, or does not answer a query.
-pub async fn look(dsn: Dsn) -> Result<Look, StoreError> {
-    let links = Links::new(dsn, 1)?;
-    let looked = look_over(&links).await;
-    links.close().await;
+pub async fn inspect(dsn: Dsn) -> Result<DatabaseInfo, StoreError> {
+    let pool = Pool::new(dsn, 1)?;
+    let looked = look_over(&pool).await;
+    pool.close().await;
     looked
 }
 
-async fn look_over(links: &Links) -> Result<Look, StoreError> {
-    let mut link = links.dial().await?;
+async fn look_over(pool: &Pool) -> Result<DatabaseInfo, StoreError> {
+    let mut link = pool.dial().await?;
     let found = settings(link.conn()).await;
     let found = link.done(found)?;
     let refused = check(&found).err();
@@ -60,5 +60,5 @@ async fn look_over(links: &Links) -> Result<Look, StoreError> {
         ("full_page_writes", found.full_page_writes),
         ("synchronous_commit", found.synchronous_commit),
     ];
-    Ok(Look { version: found.version, flushing, refused, model, has_vectors })
+    Ok(DatabaseInfo { version: found.version, flushing, refused, model, has_vectors })
 }
