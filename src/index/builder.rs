@@ -1,14 +1,14 @@
 //! Making volumes agree with the source: examining what is there, rebuilding, catching up.
 //!
-//! Plain functions without threads or locks; [`super::keeper`] decides when they run.
+//! Plain functions without threads or locks; [`super::writer`] decides when they run.
 
 use super::error::{IndexError, SourceError};
 use super::folder::Folder;
-use super::forests::Forestry;
+use super::forests::BuildParams;
 use super::options::{IndexIdentity, IndexOptions};
 use super::source::{Change, ChangeSource, Page};
 use super::status::RebuildReason;
-use super::volume::{Record, Volume};
+use super::volume::{VolumeMeta, Volume};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -17,24 +17,24 @@ use std::path::Path;
 const FAR_BEHIND: i64 = 4;
 
 /// What the functions here work with.
-pub(super) struct Site<'a> {
+pub(super) struct RebuildContext<'a> {
     pub(super) folder: &'a Folder,
     pub(super) options: &'a IndexOptions,
     pub(super) source: &'a dyn ChangeSource,
     pub(super) cancelled: &'a (dyn Fn() -> bool + Sync),
     /// The clock the source must show at least, because commits up to here were heard of.
-    pub(super) heard_of: i64,
+    pub(super) highest_seen_seq: i64,
 }
 
 /// A volume and what it says about itself.
-pub(super) struct Held {
+pub(super) struct OpenVolume {
     pub(super) volume: Volume,
-    pub(super) record: Record,
+    pub(super) record: VolumeMeta,
 }
 
-impl Site<'_> {
+impl RebuildContext<'_> {
     /// The volume to start with: the one that is there, or a rebuilt one and why.
-    pub(super) fn establish(&self) -> Result<(Held, Option<RebuildReason>), IndexError> {
+    pub(super) fn establish(&self) -> Result<(OpenVolume, Option<RebuildReason>), IndexError> {
         match self.examine()? {
             Ok(held) => {
                 self.folder.remove_others(held.volume.path())?;
@@ -53,7 +53,7 @@ impl Site<'_> {
     }
 
     /// Looks at what is there. The inner error is the reason why it cannot be used.
-    fn examine(&self) -> Result<Result<Held, RebuildReason>, IndexError> {
+    fn examine(&self) -> Result<Result<OpenVolume, RebuildReason>, IndexError> {
         let Some(path) = self.folder.current()? else { return Ok(Err(RebuildReason::Missing)) };
         let held = match self.inspect(&path) {
             Ok(held) => held,
@@ -63,9 +63,9 @@ impl Site<'_> {
         Ok(reason.map_or(Ok(held), Err))
     }
 
-    fn inspect(&self, path: &Path) -> Result<Held, RebuildReason> {
+    fn inspect(&self, path: &Path) -> Result<OpenVolume, RebuildReason> {
         let identity = &self.options.identity;
-        let open = || -> Result<Held, IndexError> {
+        let open = || -> Result<OpenVolume, IndexError> {
             let data = path.join("data.mdb");
             let found = std::fs::metadata(&data).map_err(|error| IndexError::io(&data, error))?;
             if found.len() == 0 {
@@ -73,7 +73,7 @@ impl Site<'_> {
             }
             let volume = Volume::open(path, identity, self.options.map_size)?;
             let txn = volume.read()?;
-            let record = volume.record(&txn)?.filter(Record::known_format);
+            let record = volume.record(&txn)?.filter(VolumeMeta::known_format);
             let record =
                 record.ok_or_else(|| IndexError::Damaged("it has no record of this format".into()))?;
             if record.identity() == *identity {
@@ -84,7 +84,7 @@ impl Site<'_> {
                 }
             }
             drop(txn);
-            Ok(Held { volume, record })
+            Ok(OpenVolume { volume, record })
         };
         // Arroy trusts the bytes it reads, and panics over damaged ones.
         let held = match catch_unwind(AssertUnwindSafe(open)) {
@@ -107,8 +107,8 @@ impl Site<'_> {
 
     /// Whether the source still has the history this volume was built from. A store that was set back has a clock
     /// behind the watermark, or has written another row at the number of our witness.
-    fn history_of(&self, held: &Held) -> Result<Option<RebuildReason>, IndexError> {
-        let Record { watermark, witness, .. } = held.record;
+    fn history_of(&self, held: &OpenVolume) -> Result<Option<RebuildReason>, IndexError> {
+        let VolumeMeta { watermark, witness, .. } = held.record;
         let items = held.record.items();
         let first = self.ask(|source| source.changes_after(watermark, self.options.policy.page))?;
         let behind = first.clock - watermark;
@@ -155,16 +155,16 @@ impl Site<'_> {
             return Err(SourceError::new(message).into());
         }
         // A lagging copy, or a store set back under our feet. Following it would lose rows that were acknowledged.
-        if page.last && page.clock < self.heard_of.max(after) {
+        if page.last && page.clock < self.highest_seen_seq.max(after) {
             let message =
-                format!("the clock shows {}, commits were seen up to {}", page.clock, self.heard_of);
+                format!("the clock shows {}, commits were seen up to {}", page.clock, self.highest_seen_seq);
             return Err(SourceError::new(message).into());
         }
         Ok(page)
     }
 
     /// Fills a new volume page by page, builds it forest by forest, and makes it current.
-    pub(super) fn rebuild(&self) -> Result<Held, IndexError> {
+    pub(super) fn rebuild(&self) -> Result<OpenVolume, IndexError> {
         let path = self.folder.next()?;
         let held = self.fill(&path).and_then(|held| {
             self.folder.set_current(&path)?;
@@ -190,10 +190,10 @@ impl Site<'_> {
         }
     }
 
-    fn fill(&self, path: &Path) -> Result<Held, IndexError> {
+    fn fill(&self, path: &Path) -> Result<OpenVolume, IndexError> {
         let identity = &self.options.identity;
         let volume = Volume::open(path, identity, self.options.map_size)?;
-        let mut record = Record::empty(identity, self.options.forest_items);
+        let mut record = VolumeMeta::empty(identity, self.options.forest_items);
         let mut forests = BTreeSet::new();
         loop {
             if (self.cancelled)() {
@@ -206,13 +206,13 @@ impl Site<'_> {
                 break;
             }
         }
-        let forestry = self.forestry(&record);
-        let record = volume.build(record, &forests, &forestry)?;
-        Ok(Held { volume, record })
+        let build_params = self.build_params(&record);
+        let record = volume.build(record, &forests, &build_params)?;
+        Ok(OpenVolume { volume, record })
     }
 
     /// One increment from the source. Returns the record, and whether that was everything.
-    pub(super) fn catch_up(&self, volume: &Volume, record: &Record) -> Result<(Record, bool), IndexError> {
+    pub(super) fn catch_up(&self, volume: &Volume, record: &VolumeMeta) -> Result<(VolumeMeta, bool), IndexError> {
         let mut changes = Vec::new();
         let mut watermark = record.watermark;
         let mut complete = false;
@@ -229,20 +229,20 @@ impl Site<'_> {
     pub(super) fn increment(
         &self,
         volume: &Volume,
-        record: &Record,
+        record: &VolumeMeta,
         changes: &[Change],
         watermark: i64,
-    ) -> Result<Record, IndexError> {
+    ) -> Result<VolumeMeta, IndexError> {
         if changes.is_empty() && watermark == record.watermark {
             return Ok(record.clone());
         }
         let record = record.after(changes, watermark);
-        let forestry = self.forestry(&record);
-        volume.apply(changes, record, &forestry)
+        let build_params = self.build_params(&record);
+        volume.apply(changes, record, &build_params)
     }
 
-    fn forestry(&self, record: &Record) -> Forestry<'_> {
+    fn build_params(&self, record: &VolumeMeta) -> BuildParams<'_> {
         let IndexOptions { trees, progress, .. } = self.options;
-        Forestry { trees: *trees, cancelled: self.cancelled, progress, seed: record.watermark.unsigned_abs() }
+        BuildParams { trees: *trees, cancelled: self.cancelled, progress, seed: record.watermark.unsigned_abs() }
     }
 }

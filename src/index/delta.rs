@@ -1,6 +1,6 @@
 //! The delta: what is committed and not yet built, in memory and searchable at once.
 //!
-//! It also keeps the account of what the index has heard of. Commits say which part of the clock they took; as long
+//! It also keeps the stats of what the index has heard of. Commits say which part of the clock they took; as long
 //! as they touch, everything up to `complete_to` is either built or here. A commit that does not touch leaves a
 //! gap, which only the source can close.
 
@@ -69,7 +69,7 @@ pub(super) struct Snapshot {
     /// Everything up to here is built or in this snapshot.
     pub(super) complete_to: i64,
     /// The highest clock that any commit named. What is beyond `complete_to` is known of, and not all here.
-    pub(super) heard_of: i64,
+    pub(super) highest_seen_seq: i64,
 }
 
 impl Snapshot {
@@ -120,7 +120,7 @@ pub(super) struct Delta {
     floor: i64,
     complete_to: i64,
     /// The highest clock that any commit named.
-    heard_of: i64,
+    highest_seen_seq: i64,
     /// Commits beyond a gap, `after` -> `upto`.
     beyond: BTreeMap<i64, i64>,
     /// Room in use, with the last number it is used for.
@@ -137,7 +137,7 @@ impl Delta {
             newest: Arc::default(),
             floor: watermark,
             complete_to: watermark,
-            heard_of: watermark,
+            highest_seen_seq: watermark,
             beyond: BTreeMap::new(),
             slots: Vec::new(),
             refused: 0,
@@ -149,7 +149,7 @@ impl Delta {
             segments: self.segments.clone(),
             newest: self.newest.clone(),
             complete_to: self.complete_to,
-            heard_of: self.heard_of,
+            highest_seen_seq: self.highest_seen_seq,
         }
     }
 
@@ -162,7 +162,7 @@ impl Delta {
     }
 
     pub(super) fn gap(&self) -> bool {
-        self.heard_of > self.complete_to
+        self.highest_seen_seq > self.complete_to
     }
 
     /// Vectors that were no vectors; their items are not in the index.
@@ -172,9 +172,9 @@ impl Delta {
 
     /// Takes a commit in. Without room it is only heard of: the source has it, and `complete_to` stands still until
     /// a build has read it from there.
-    pub(super) fn absorb(&mut self, commit: Commit, mut slots: DeltaSlots) {
+    pub(super) fn apply_committed(&mut self, commit: Commit, mut slots: DeltaSlots) {
         let Commit { after, upto, rows, tombstones } = commit;
-        self.heard_of = self.heard_of.max(upto);
+        self.highest_seen_seq = self.highest_seen_seq.max(upto);
         let count = rows.len() + tombstones.len();
         if slots.len() < count && self.newest.len() + count > self.bound {
             return;
@@ -247,7 +247,7 @@ impl Delta {
     /// Drops what is built. Returns it, so that the caller can free it outside the lock.
     pub(super) fn built(&mut self, watermark: i64) -> Garbage {
         self.floor = self.floor.max(watermark);
-        self.heard_of = self.heard_of.max(watermark);
+        self.highest_seen_seq = self.highest_seen_seq.max(watermark);
         self.complete_to = self.complete_to.max(watermark);
         self.join();
         let floor = self.floor;
@@ -295,7 +295,7 @@ mod tests {
     fn many_small_commits_make_few_segments() {
         let mut delta = delta(10_000);
         for seq in 0..3_000 {
-            delta.absorb(commit(seq, seq + 1), DeltaSlots::none());
+            delta.apply_committed(commit(seq, seq + 1), DeltaSlots::none());
         }
         assert!(delta.segments.len() <= 3_000 / SEGMENT_ROWS * 2 + 10, "{}", delta.segments.len());
         assert_eq!(live(&delta), (1..=3_000).collect::<Vec<_>>());
@@ -308,10 +308,10 @@ mod tests {
     fn completeness_joins_over_commits_that_touch() {
         let mut delta = delta(100);
         for (after, upto) in [(4, 6), (6, 9), (9, 10)] {
-            delta.absorb(commit(after, upto), DeltaSlots::none());
+            delta.apply_committed(commit(after, upto), DeltaSlots::none());
         }
         assert_eq!((delta.complete_to(), delta.gap(), delta.beyond.len()), (0, true, 1));
-        delta.absorb(commit(0, 4), DeltaSlots::none());
+        delta.apply_committed(commit(0, 4), DeltaSlots::none());
         assert_eq!((delta.complete_to(), delta.gap(), delta.beyond.len()), (10, false, 0));
     }
 
@@ -319,7 +319,7 @@ mod tests {
     fn a_build_from_the_source_can_be_ahead_of_the_commit() {
         let mut delta = delta(100);
         delta.built(5);
-        delta.absorb(commit(2, 5), DeltaSlots::none());
+        delta.apply_committed(commit(2, 5), DeltaSlots::none());
         assert_eq!((delta.len(), delta.complete_to(), delta.gap()), (0, 5, false));
     }
 
@@ -328,13 +328,13 @@ mod tests {
         let room = Arc::new(Semaphore::new(10));
         let reserve = |count| DeltaSlots { permit: room.clone().try_acquire_many_owned(count).ok() };
         let mut delta = delta(10);
-        delta.absorb(commit(0, 3), reserve(5));
+        delta.apply_committed(commit(0, 3), reserve(5));
         assert_eq!(room.available_permits(), 7);
-        delta.absorb(commit(3, 4), reserve(1));
+        delta.apply_committed(commit(3, 4), reserve(1));
         delta.built(3);
         assert_eq!(room.available_permits(), 9);
         // Told a second time, it needs no second room.
-        delta.absorb(commit(3, 4), reserve(1));
+        delta.apply_committed(commit(3, 4), reserve(1));
         assert_eq!(room.available_permits(), 9);
         delta.built(4);
         assert_eq!(room.available_permits(), 10);
@@ -343,12 +343,12 @@ mod tests {
     #[test]
     fn without_room_a_full_delta_only_hears() {
         let mut delta = delta(3);
-        delta.absorb(commit(0, 3), DeltaSlots::none());
-        delta.absorb(commit(3, 5), DeltaSlots::none());
+        delta.apply_committed(commit(0, 3), DeltaSlots::none());
+        delta.apply_committed(commit(3, 5), DeltaSlots::none());
         assert_eq!((delta.len(), delta.complete_to(), delta.gap()), (3, 3, true));
         // What comes after the lost one is beyond a gap, however much room it has.
         delta.built(3);
-        delta.absorb(commit(5, 6), DeltaSlots::none());
+        delta.apply_committed(commit(5, 6), DeltaSlots::none());
         assert_eq!((live(&delta), delta.complete_to()), (vec![6], 3));
         delta.built(5);
         assert_eq!((delta.complete_to(), delta.gap()), (6, false));
@@ -357,9 +357,9 @@ mod tests {
     #[test]
     fn changes_are_the_newest_of_each_item() {
         let mut delta = delta(100);
-        delta.absorb(commit(0, 3), DeltaSlots::none());
+        delta.apply_committed(commit(0, 3), DeltaSlots::none());
         let gone = Commit { after: 3, upto: 4, rows: Vec::new(), tombstones: vec![(4, 2)] };
-        delta.absorb(gone, DeltaSlots::none());
+        delta.apply_committed(gone, DeltaSlots::none());
         let mut changes = delta.snapshot().changes();
         changes.sort_by_key(Change::seq);
         let told: Vec<_> = changes

@@ -32,7 +32,7 @@ pub(super) fn forest_of(item: u32, forest_items: u32) -> u16 {
 }
 
 /// How a build is done.
-pub(super) struct Forestry<'a> {
+pub(super) struct BuildParams<'a> {
     pub(super) trees: usize,
     /// Asked often during a build; `true` ends it at once.
     pub(super) cancelled: &'a (dyn Fn() -> bool + Sync),
@@ -42,7 +42,7 @@ pub(super) struct Forestry<'a> {
     pub(super) seed: u64,
 }
 
-impl Forestry<'_> {
+impl BuildParams<'_> {
     fn asked(&self) -> bool {
         self.progress.beat();
         (self.cancelled)()
@@ -157,16 +157,16 @@ impl Forests {
         txn: &mut RwTxn<'_>,
         forest: u16,
         path: &Path,
-        forestry: &Forestry<'_>,
+        build_params: &BuildParams<'_>,
     ) -> Result<u64, IndexError> {
         let mut writer = Writer::new(self.vectors, forest, self.dims);
         // Not the system's folder for temporary files, which may be small or lie in memory.
         writer.set_tmpdir(path);
         if writer.need_build(txn).map_err(|error| self.wrap(error))? {
-            let mut random = StdRng::seed_from_u64(forestry.seed);
+            let mut random = StdRng::seed_from_u64(build_params.seed);
             let mut builder = writer.builder(&mut random);
-            builder.n_trees(forestry.trees);
-            builder.cancel(|| forestry.asked()).progress(|progress| forestry.moved(progress));
+            builder.n_trees(build_params.trees);
+            builder.cancel(|| build_params.asked()).progress(|progress| build_params.moved(progress));
             builder.build(txn).map_err(|error| self.wrap(error))?;
         }
         Ok(self.reader(txn, forest)?.n_items())

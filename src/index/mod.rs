@@ -1,7 +1,7 @@
 //! The vector index: arroy on LMDB behind [`Index`], following the store's clock.
 //!
 //! ```text
-//!  commit --absorb--> delta (memory) --build--> volume (LMDB: vectors, trees, watermark)
+//!  commit --apply_committed--> delta (memory) --build--> volume (LMDB: vectors, trees, watermark)
 //!                        |                         |
 //!  query ----------------+---- snapshot, then -----+--> union by item, newer wins, tombstones mask
 //! ```
@@ -14,7 +14,7 @@
 //! 3. A commit says which part of the clock it took. What does not touch is a gap, and gaps are read from the
 //!    source, never skipped.
 //!
-//! Builds and everything else that writes happen on one thread (`keeper`). This module knows no runtime but for
+//! Builds and everything else that writes happen on one thread (`writer`). This module knows no runtime but for
 //! tokio's channels, and neither the database nor the actors.
 
 mod builder;
@@ -22,7 +22,7 @@ mod delta;
 mod error;
 mod folder;
 mod forests;
-mod keeper;
+mod writer;
 mod options;
 mod readers;
 mod scan;
@@ -40,10 +40,10 @@ pub use source::{ChangeSource, ChangedRow, Changes, Commit};
 pub use status::{IndexStatus, RebuildReason};
 
 use crate::threads::Progress;
-use keeper::Keeper;
+use writer::IndexWriter;
 use readers::Readers;
 use roaring::RoaringBitmap;
-use shared::{Account, Reply, Shared};
+use shared::{IndexStats, Reply, Shared};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -75,9 +75,9 @@ impl Index {
         // Transactions belong to the thread that began them, so the thread that will write also opens.
         let thread = std::thread::Builder::new().name("lnsp-index".into());
         let thread = thread.spawn(move || match open_here(options, source) {
-            Ok(keeper) => {
-                if tell.send(Ok(keeper.shared())).is_ok() {
-                    keeper.run();
+            Ok(writer) => {
+                if tell.send(Ok(writer.shared())).is_ok() {
+                    writer.run();
                 }
             }
             // Nobody waits for it if the caller is gone.
@@ -87,7 +87,7 @@ impl Index {
         let shared = match opened.recv() {
             Ok(opened) => opened?,
             Err(_) => {
-                let panic = thread.join().err().map(|panic| keeper::message_of(panic.as_ref()));
+                let panic = thread.join().err().map(|panic| writer::message_of(panic.as_ref()));
                 return Err(IndexError::Panicked(panic.unwrap_or_default()));
             }
         };
@@ -103,7 +103,7 @@ impl Index {
         if let Ok(permit) = shared.slots.clone().try_acquire_many_owned(count) {
             return DeltaSlots { permit: Some(permit) };
         }
-        shared.order(|orders| !std::mem::replace(&mut orders.pressure, true));
+        shared.order(|commands| !std::mem::replace(&mut commands.pressure, true));
         let mut degraded = shared.degraded.subscribe();
         tokio::select! {
             biased;
@@ -114,14 +114,14 @@ impl Index {
 
     /// Takes in what was just committed; it is searchable when this returns. Cannot fail and does not wait: without
     /// room the index takes note that it is behind, and reads the commit from the source later.
-    pub fn absorb(&self, slots: DeltaSlots, commit: Commit) {
-        self.inner.shared.absorb(commit, slots);
+    pub fn apply_committed(&self, slots: DeltaSlots, commit: Commit) {
+        self.inner.shared.apply_committed(commit, slots);
     }
 
     /// Something may be committed that was not absorbed, by another process or in a transaction whose end was not
     /// seen: reads the source soon.
     pub fn look(&self) {
-        self.inner.shared.order(|orders| !std::mem::replace(&mut orders.look, true));
+        self.inner.shared.order(|commands| !std::mem::replace(&mut commands.look, true));
     }
 
     /// The `k` nearest items. Blocks for some milliseconds; see [`Self::search_async`].
@@ -225,7 +225,7 @@ impl Index {
     /// # Errors
     /// The build failed (it is tried again by itself), or the index was closed.
     pub async fn flush(&self) -> Result<(), IndexError> {
-        self.ask(|orders, reply| orders.flush.push(reply)).await
+        self.ask(|commands, reply| commands.flush.push(reply)).await
     }
 
     /// Makes the index anew from the source, and waits for it. Searches go on with the old one meanwhile.
@@ -233,15 +233,15 @@ impl Index {
     /// # Errors
     /// The rebuild failed and the old index stays, or the index was closed.
     pub async fn rebuild(&self, reason: RebuildReason) -> Result<(), IndexError> {
-        self.ask(|orders, reply| orders.rebuild.push((reason, reply))).await
+        self.ask(|commands, reply| commands.rebuild.push((reason, reply))).await
     }
 
-    async fn ask(&self, leave: impl FnOnce(&mut shared::Orders, Reply)) -> Result<(), IndexError> {
+    async fn ask(&self, leave: impl FnOnce(&mut shared::Commands, Reply)) -> Result<(), IndexError> {
         let (reply, answer) = oneshot::channel();
-        self.inner.shared.order(|orders| {
-            // After the end nobody reads orders; the reply's end is the answer.
-            if !orders.closing {
-                leave(orders, reply);
+        self.inner.shared.order(|commands| {
+            // After the end nobody reads commands; the reply's end is the answer.
+            if !commands.closing {
+                leave(commands, reply);
             }
             true
         });
@@ -277,12 +277,12 @@ impl Drop for Inner {
 }
 
 /// Opens, rebuilds and catches up, on the index thread.
-fn open_here(options: IndexOptions, source: Arc<dyn ChangeSource>) -> Result<Keeper, IndexError> {
+fn open_here(options: IndexOptions, source: Arc<dyn ChangeSource>) -> Result<IndexWriter, IndexError> {
     let folder = folder::Folder::open(&options.dir)?;
     let cancelled = &|| false;
-    let site = builder::Site { folder: &folder, options: &options, source: &*source, cancelled, heard_of: 0 };
-    let (builder::Held { volume, record }, last_rebuild) = site.establish()?;
-    let account = Account {
+    let context = builder::RebuildContext { folder: &folder, options: &options, source: &*source, cancelled, highest_seen_seq: 0 };
+    let (builder::OpenVolume { volume, record }, last_rebuild) = context.establish()?;
+    let stats = IndexStats {
         record,
         builds: 0,
         failed_builds: 0,
@@ -290,8 +290,8 @@ fn open_here(options: IndexOptions, source: Arc<dyn ChangeSource>) -> Result<Kee
         building_since: None::<Instant>,
         last_rebuild,
     };
-    let shared = Arc::new(Shared::new(options, folder, volume, account));
-    let mut keeper = Keeper::new(shared, source)?;
-    keeper.catch_up()?;
-    Ok(keeper)
+    let shared = Arc::new(Shared::new(options, folder, volume, stats));
+    let mut writer = IndexWriter::new(shared, source)?;
+    writer.catch_up()?;
+    Ok(writer)
 }

@@ -1,6 +1,6 @@
 //! A few threads that answer queries for callers that must not block.
 
-use super::keeper::message_of;
+use super::writer::message_of;
 use super::shared::{Shared, lock};
 use super::{Effort, Found, IndexError};
 use crate::threads::Progress;

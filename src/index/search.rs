@@ -8,7 +8,7 @@ use super::error::IndexError;
 use super::options::IndexOptions;
 use super::scan::{Nearest, dot, dot_bytes};
 use super::source::usable;
-use super::volume::{Record, Volume};
+use super::volume::{VolumeMeta, Volume};
 use roaring::RoaringBitmap;
 use std::num::NonZeroUsize;
 
@@ -171,7 +171,7 @@ impl View<'_> {
         self.volume.vector(&txn, &record, item)
     }
 
-    fn read_record(&self, txn: &heed::RoTxn<'_>) -> Result<Record, IndexError> {
+    fn read_record(&self, txn: &heed::RoTxn<'_>) -> Result<VolumeMeta, IndexError> {
         self.volume.record(txn)?.ok_or_else(|| IndexError::Damaged("its record is gone".into()))
     }
 }

@@ -6,7 +6,7 @@ use super::options::IndexOptions;
 use super::search::View;
 use super::source::Commit;
 use super::status::{IndexStatus, RebuildReason};
-use super::volume::{Record, Volume};
+use super::volume::{VolumeMeta, Volume};
 use super::{Effort, Found, IndexError};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -20,9 +20,9 @@ pub(super) struct Shared {
     /// Why builds have failed for longer than the grace, while they do.
     pub(super) degraded: watch::Sender<Option<String>>,
     pub(super) slots: Arc<Semaphore>,
-    orders: Mutex<Orders>,
-    bell: Condvar,
-    pub(super) account: Mutex<Account>,
+    commands: Mutex<Commands>,
+    wakeup: Condvar,
+    pub(super) stats: Mutex<IndexStats>,
     /// The thread is at its end; nothing more is built.
     pub(super) ended: watch::Sender<bool>,
     /// Last, so that the folder is unlocked after the volume is closed.
@@ -33,7 +33,7 @@ pub(super) type Reply = oneshot::Sender<Result<(), IndexError>>;
 
 /// What the index thread has been asked for.
 #[derive(Default)]
-pub(super) struct Orders {
+pub(super) struct Commands {
     pub(super) flush: Vec<Reply>,
     pub(super) rebuild: Vec<(RebuildReason, Reply)>,
     /// Something may be committed that was not absorbed.
@@ -48,8 +48,8 @@ pub(super) struct Orders {
 }
 
 /// What is only told, never acted upon, but for the record.
-pub(super) struct Account {
-    pub(super) record: Record,
+pub(super) struct IndexStats {
+    pub(super) record: VolumeMeta,
     pub(super) builds: u64,
     pub(super) failed_builds: u64,
     pub(super) last_build: Duration,
@@ -63,8 +63,8 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(super) fn new(options: IndexOptions, folder: Folder, volume: Volume, account: Account) -> Shared {
-        let watermark = account.record.watermark;
+    pub(super) fn new(options: IndexOptions, folder: Folder, volume: Volume, stats: IndexStats) -> Shared {
+        let watermark = stats.record.watermark;
         let slots = options.policy.slots.min(Semaphore::MAX_PERMITS);
         Shared {
             delta: RwLock::new(Delta::new(watermark, options.identity.dims, slots)),
@@ -72,71 +72,71 @@ impl Shared {
             applied: watch::Sender::new(watermark),
             degraded: watch::Sender::new(None),
             slots: Arc::new(Semaphore::new(slots)),
-            orders: Mutex::default(),
-            bell: Condvar::new(),
-            account: Mutex::new(account),
+            commands: Mutex::default(),
+            wakeup: Condvar::new(),
+            stats: Mutex::new(stats),
             ended: watch::Sender::new(false),
             folder,
             options,
         }
     }
 
-    pub(super) fn absorb(&self, commit: Commit, slots: DeltaSlots) {
+    pub(super) fn apply_committed(&self, commit: Commit, slots: DeltaSlots) {
         let (len, complete_to, gap) = {
             let mut delta = self.delta.write().unwrap_or_else(PoisonError::into_inner);
-            delta.absorb(commit, slots);
+            delta.apply_committed(commit, slots);
             (delta.len(), delta.complete_to(), delta.gap())
         };
         self.announce(complete_to);
-        let threshold = self.options.policy.threshold(lock(&self.account).record.items());
-        self.order(|orders| {
+        let threshold = self.options.policy.threshold(lock(&self.stats).record.items());
+        self.order(|commands| {
             let now = Instant::now();
             // The thread sleeps until its deadline; it has to be told of the first change, of a new gap and of the
             // last straw, and finds out about later changes when it looks at the clock.
-            let news = orders.stirred.is_none() || (gap && orders.gap_since.is_none()) || len >= threshold;
-            orders.stirred = Some(now);
-            orders.gap_since = if gap { orders.gap_since.or(Some(now)) } else { None };
+            let news = commands.stirred.is_none() || (gap && commands.gap_since.is_none()) || len >= threshold;
+            commands.stirred = Some(now);
+            commands.gap_since = if gap { commands.gap_since.or(Some(now)) } else { None };
             news
         });
     }
 
     /// Leaves an order, and wakes the thread if the order says so.
-    pub(super) fn order(&self, leave: impl FnOnce(&mut Orders) -> bool) {
-        if leave(&mut lock(&self.orders)) {
-            self.bell.notify_all();
+    pub(super) fn order(&self, leave: impl FnOnce(&mut Commands) -> bool) {
+        if leave(&mut lock(&self.commands)) {
+            self.wakeup.notify_all();
         }
     }
 
     /// Waits until `ready` has something for the thread to do; it returns how long to sleep otherwise.
     pub(super) fn await_orders<T>(
         &self,
-        mut ready: impl FnMut(&mut Orders) -> Result<T, Option<Duration>>,
+        mut ready: impl FnMut(&mut Commands) -> Result<T, Option<Duration>>,
     ) -> T {
-        let mut orders = lock(&self.orders);
+        let mut commands = lock(&self.commands);
         loop {
-            match ready(&mut orders) {
+            match ready(&mut commands) {
                 Ok(job) => return job,
-                Err(None) => orders = self.bell.wait(orders).unwrap_or_else(PoisonError::into_inner),
+                Err(None) => commands = self.wakeup.wait(commands).unwrap_or_else(PoisonError::into_inner),
                 Err(Some(pause)) => {
-                    let woken = self.bell.wait_timeout(orders, pause);
-                    orders = woken.unwrap_or_else(PoisonError::into_inner).0;
+                    let woken = self.wakeup.wait_timeout(commands, pause);
+                    commands = woken.unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
         }
     }
 
-    /// Tells the thread to end. A build at work gives up, and orders are answered by the end of their replies.
+    /// Tells the thread to end. A build at work gives up, and commands are answered by the end of their replies.
     pub(super) fn close(&self) {
-        self.order(|orders| {
-            orders.closing = true;
-            orders.flush.clear();
-            orders.rebuild.clear();
+        self.order(|commands| {
+            commands.closing = true;
+            commands.flush.clear();
+            commands.rebuild.clear();
             true
         });
     }
 
     pub(super) fn closing(&self) -> bool {
-        lock(&self.orders).closing
+        lock(&self.commands).closing
     }
 
     /// Tells those who wait for a clock value.
@@ -177,19 +177,19 @@ impl Shared {
             let delta = self.delta.read().unwrap_or_else(PoisonError::into_inner);
             (delta.len(), delta.refused())
         };
-        let account = lock(&self.account);
+        let stats = lock(&self.stats);
         IndexStatus {
-            items: account.record.items(),
+            items: stats.record.items(),
             delta_len,
             free_slots: self.slots.available_permits(),
             applied_seq: *self.applied.borrow(),
-            built_seq: account.record.watermark,
+            built_seq: stats.record.watermark,
             degraded: self.degraded.borrow().clone(),
-            last_rebuild: account.last_rebuild,
-            builds: account.builds,
-            failed_builds: account.failed_builds,
-            last_build: account.last_build,
-            building_for: account.building_since.map(|since| since.elapsed()),
+            last_rebuild: stats.last_rebuild,
+            builds: stats.builds,
+            failed_builds: stats.failed_builds,
+            last_build: stats.last_build,
+            building_for: stats.building_since.map(|since| since.elapsed()),
             refused,
             map_used: volume.map_used(),
             map_size: volume.map_size(),

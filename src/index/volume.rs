@@ -4,7 +4,7 @@
 //! store at its watermark, whenever the power went.
 
 use super::error::IndexError;
-use super::forests::{Forestry, Forests, forest_of};
+use super::forests::{BuildParams, Forests, forest_of};
 use super::options::IndexIdentity;
 use super::source::Change;
 use heed::types::{SerdeJson, Str};
@@ -25,7 +25,7 @@ const MAP_GRAIN: usize = 64 * 1024;
 
 /// What a volume says about itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(super) struct VolumeMeta {
     format: u32,
     store_id: uuid::Uuid,
     fingerprint: String,
@@ -42,12 +42,12 @@ pub(super) struct Record {
     pub(super) forests: BTreeMap<u16, u64>,
 }
 
-impl Record {
+impl VolumeMeta {
     /// Nothing is in yet.
-    pub(super) fn empty(identity: &IndexIdentity, forest_items: u32) -> Record {
+    pub(super) fn empty(identity: &IndexIdentity, forest_items: u32) -> VolumeMeta {
         let IndexIdentity { store_id, fingerprint, dims } = identity.clone();
         let forests = BTreeMap::new();
-        Record {
+        VolumeMeta {
             format: FORMAT,
             store_id,
             fingerprint,
@@ -73,7 +73,7 @@ impl Record {
     }
 
     /// The record after these changes, which are in order and end at `watermark`.
-    pub(super) fn after(&self, changes: &[Change], watermark: i64) -> Record {
+    pub(super) fn after(&self, changes: &[Change], watermark: i64) -> VolumeMeta {
         let touched = |item| changes.iter().any(|change| change.item() == item);
         let mut newest = rustc_hash::FxHashMap::default();
         changes.iter().for_each(|change| {
@@ -83,7 +83,7 @@ impl Record {
             Change::Put(row) if newest.get(&row.item) == Some(&row.seq) => Some((row.seq, row.item)),
             _ => None,
         });
-        Record {
+        VolumeMeta {
             watermark,
             witness: put.or(self.witness.filter(|(_, item)| !touched(*item))),
             ..self.clone()
@@ -94,7 +94,7 @@ impl Record {
 pub(super) struct Volume {
     env: Env<WithoutTls>,
     pub(super) forests: Forests,
-    record: Database<'static, Str, SerdeJson<Record>>,
+    record: Database<'static, Str, SerdeJson<VolumeMeta>>,
     path: PathBuf,
 }
 
@@ -139,7 +139,7 @@ impl Volume {
         self.env.read_txn().map_err(|error| self.wrap(error))
     }
 
-    pub(super) fn record(&self, txn: &RoTxn<'_>) -> Result<Option<Record>, IndexError> {
+    pub(super) fn record(&self, txn: &RoTxn<'_>) -> Result<Option<VolumeMeta>, IndexError> {
         self.record.get(txn, RECORD).map_err(|error| self.wrap(error))
     }
 
@@ -147,7 +147,7 @@ impl Volume {
     pub(super) fn vector(
         &self,
         txn: &RoTxn<'_>,
-        record: &Record,
+        record: &VolumeMeta,
         item: u32,
     ) -> Result<Option<Vec<f32>>, IndexError> {
         let forest = forest_of(item, record.forest_items);
@@ -158,13 +158,13 @@ impl Volume {
     }
 
     /// Every item that is in.
-    pub(super) fn items(&self, txn: &RoTxn<'_>, record: &Record) -> Result<RoaringBitmap, IndexError> {
+    pub(super) fn items(&self, txn: &RoTxn<'_>, record: &VolumeMeta) -> Result<RoaringBitmap, IndexError> {
         self.forests.items(txn, record.forests.keys().copied())
     }
 
     /// Puts changes in without building, and returns the forests that wait for it: only for a volume that nobody
     /// reads yet.
-    pub(super) fn fill(&self, changes: &[Change], record: &Record) -> Result<BTreeSet<u16>, IndexError> {
+    pub(super) fn fill(&self, changes: &[Change], record: &VolumeMeta) -> Result<BTreeSet<u16>, IndexError> {
         let mut txn = self.write()?;
         let touched = self.forests.put(&mut txn, changes, record.forest_items)?;
         txn.commit().map_err(|error| self.wrap(error))?;
@@ -174,29 +174,29 @@ impl Volume {
     /// Builds what was filled, each forest in its own transaction, and writes the record with the last of them.
     pub(super) fn build(
         &self,
-        mut record: Record,
+        mut record: VolumeMeta,
         forests: &BTreeSet<u16>,
-        forestry: &Forestry<'_>,
-    ) -> Result<Record, IndexError> {
+        build_params: &BuildParams<'_>,
+    ) -> Result<VolumeMeta, IndexError> {
         for forest in forests {
             let mut txn = self.write()?;
-            let items = self.forests.build(&mut txn, *forest, &self.path, forestry)?;
+            let items = self.forests.build(&mut txn, *forest, &self.path, build_params)?;
             txn.commit().map_err(|error| self.wrap(error))?;
             record.forests.insert(*forest, items);
         }
-        self.apply(&[], record, forestry)
+        self.apply(&[], record, build_params)
     }
 
     /// One transaction: the changes, the trees, the record. Returns the record as written.
     pub(super) fn apply(
         &self,
         changes: &[Change],
-        mut record: Record,
-        forestry: &Forestry<'_>,
-    ) -> Result<Record, IndexError> {
+        mut record: VolumeMeta,
+        build_params: &BuildParams<'_>,
+    ) -> Result<VolumeMeta, IndexError> {
         let mut txn = self.write()?;
         for forest in self.forests.put(&mut txn, changes, record.forest_items)? {
-            let items = self.forests.build(&mut txn, forest, &self.path, forestry)?;
+            let items = self.forests.build(&mut txn, forest, &self.path, build_params)?;
             record.forests.insert(forest, items);
         }
         self.record.put(&mut txn, RECORD, &record).map_err(|error| self.wrap(error))?;
@@ -268,9 +268,9 @@ mod tests {
             Change::Put(ChangedRow { seq: i64::from(item) + 1, item, vector: vector.into() })
         });
         let progress = Progress::new("test");
-        let forestry = Forestry { trees: 3, cancelled: &|| false, progress: &progress, seed: 7 };
-        let record = Record::empty(&identity, 60_000).after(&changes, 1 << 40);
-        volume.apply(&changes, record, &forestry).unwrap();
+        let build_params = BuildParams { trees: 3, cancelled: &|| false, progress: &progress, seed: 7 };
+        let record = VolumeMeta::empty(&identity, 60_000).after(&changes, 1 << 40);
+        volume.apply(&changes, record, &build_params).unwrap();
 
         let txn = volume.read().unwrap();
         let record = volume.record(&txn).unwrap().unwrap();

@@ -116,7 +116,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, work: &T
                 metrics::stage_busy(Stage::Write.name(), took);
                 if let Some(commit) = commit(&parcels, &fates) {
                     metrics::store_seq(commit.upto);
-                    tools.index.absorb(slots, commit);
+                    tools.index.apply_committed(slots, commit);
                 }
                 let ours = |parcel: &Parcel<EmbeddedChunk>| maybe_ours || parcel.delivery_attempts() > 0;
                 let retried = parcels.iter().zip(&fates).filter(|(parcel, _)| ours(parcel));

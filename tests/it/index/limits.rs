@@ -25,7 +25,7 @@ async fn room_is_waited_for_and_made_by_a_build() {
         let mut waiting = pin!(index.reserve(1));
         assert!(is_pending(waiting.as_mut()));
         // Room that is not needed comes back when the commit is told, the rest when it is built.
-        index.absorb(held, truth.insert(7));
+        index.apply_committed(held, truth.insert(7));
         assert_eq!(waiting.await.len(), 1);
     }
     tell(&index, truth.insert(1)).await;
@@ -183,7 +183,7 @@ async fn a_full_map_is_named() {
     assert!(error.contains("ceiling"), "{error}");
     // What is committed is found all the same.
     assert_eq!(index.search(&vector(77, 0, DIMS), 1, Effort::Normal).unwrap().hits[0].0, 77);
-    index.absorb(Default::default(), Commit::default());
+    index.apply_committed(Default::default(), Commit::default());
     drop(index);
     let roomy = IndexOptions { trees: 1, ..options(home.path()) };
     assert_equal(&Index::open(roomy, truth.clone()).unwrap(), &truth);

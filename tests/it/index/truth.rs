@@ -207,11 +207,11 @@ pub fn open(dir: &Path, truth: &Arc<Truth>) -> Index {
 /// As the writer does it: room, commit, delta.
 pub async fn tell(index: &Index, commit: Commit) {
     let slots = index.reserve(commit.rows.len() + commit.tombstones.len()).await;
-    index.absorb(slots, commit);
+    index.apply_committed(slots, commit);
 }
 
 pub fn tell_without_room(index: &Index, commit: Commit) {
-    index.absorb(DeltaSlots::none(), commit);
+    index.apply_committed(DeltaSlots::none(), commit);
 }
 
 /// The index holds exactly the committed items, with their vectors, and finds them.

@@ -1,13 +1,13 @@
 //! The index thread: the only place that writes. It decides when to build, keeps trying when a build fails, and
 //! heals what is damaged.
 
-use super::builder::{Held, Site};
+use super::builder::{OpenVolume, RebuildContext};
 use super::delta::Snapshot;
 use super::error::IndexError;
-use super::shared::{Orders, Reply, Shared, lock};
+use super::shared::{Commands, Reply, Shared, lock};
 use super::source::ChangeSource;
 use super::status::RebuildReason;
-use super::volume::Record;
+use super::volume::VolumeMeta;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
@@ -18,7 +18,7 @@ const DAMAGE_FAILURES: u32 = 2;
 /// The longest pause after failures, as a multiple of the first.
 const MOST_BACKOFF: u32 = 32;
 
-pub(super) struct Keeper {
+pub(super) struct IndexWriter {
     shared: Arc<Shared>,
     source: Arc<dyn ChangeSource>,
     pool: rayon::ThreadPool,
@@ -48,15 +48,15 @@ enum Job {
     End,
 }
 
-impl Keeper {
-    pub(super) fn new(shared: Arc<Shared>, source: Arc<dyn ChangeSource>) -> Result<Keeper, IndexError> {
+impl IndexWriter {
+    pub(super) fn new(shared: Arc<Shared>, source: Arc<dyn ChangeSource>) -> Result<IndexWriter, IndexError> {
         // A build runs as a whole inside the pool, so that its transaction stays on one thread.
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(shared.options.build_threads.max(1))
             .thread_name(|n| format!("lnsp-index-{n}"))
             .build()
             .map_err(|error| IndexError::io(shared.folder.path(), std::io::Error::other(error)))?;
-        Ok(Keeper { shared, source, pool, failing: None })
+        Ok(IndexWriter { shared, source, pool, failing: None })
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {
@@ -65,8 +65,8 @@ impl Keeper {
 
     /// Builds what the source has beyond the volume: the first thing in the life of an index.
     pub(super) fn catch_up(&mut self) -> Result<(), IndexError> {
-        match self.attempt(|keeper| keeper.build(true)) {
-            Err(error) if error.is_damage() => self.attempt(|keeper| keeper.rebuild(RebuildReason::Corrupt)),
+        match self.attempt(|writer| writer.build(true)) {
+            Err(error) if error.is_damage() => self.attempt(|writer| writer.rebuild(RebuildReason::Corrupt)),
             result => result,
         }
     }
@@ -75,31 +75,31 @@ impl Keeper {
         let shared = self.shared.clone();
         let life = shared.options.progress.live();
         loop {
-            let job = shared.await_orders(|orders| self.next_job(orders));
+            let job = shared.await_orders(|commands| self.next_job(commands));
             match job {
                 Job::End => return life.end(),
                 Job::Degrade => self.degrade(),
                 Job::Build { look, replies } => {
-                    let mut result = self.attempt(|keeper| keeper.build(look));
+                    let mut result = self.attempt(|writer| writer.build(look));
                     let times = self.failing.as_ref().map_or(0, |failing| failing.times);
                     if times >= DAMAGE_FAILURES && result.as_ref().is_err_and(IndexError::is_damage) {
-                        result = self.attempt(|keeper| keeper.rebuild(RebuildReason::Corrupt));
+                        result = self.attempt(|writer| writer.rebuild(RebuildReason::Corrupt));
                     }
                     if result.is_err() {
                         // What was left to do is still to do.
-                        shared.order(|orders| {
-                            orders.stirred = orders.stirred.or_else(|| Some(Instant::now()));
-                            orders.look |= look;
+                        shared.order(|commands| {
+                            commands.stirred = commands.stirred.or_else(|| Some(Instant::now()));
+                            commands.look |= look;
                             false
                         });
                     }
                     answer(replies, &result);
                 }
                 Job::Rebuild { reason, replies } => {
-                    let result = self.attempt(|keeper| keeper.rebuild(reason));
+                    let result = self.attempt(|writer| writer.rebuild(reason));
                     if result.is_err() {
                         // The old index is still good; a look shows that, and ends the row of failures.
-                        shared.order(|orders| std::mem::replace(&mut orders.look, true));
+                        shared.order(|commands| std::mem::replace(&mut commands.look, true));
                     }
                     answer(replies, &result);
                 }
@@ -108,30 +108,30 @@ impl Keeper {
     }
 
     /// What is to be done now, or how long there is nothing to do.
-    fn next_job(&self, orders: &mut Orders) -> Result<Job, Option<Duration>> {
-        if orders.closing {
+    fn next_job(&self, commands: &mut Commands) -> Result<Job, Option<Duration>> {
+        if commands.closing {
             return Ok(Job::End);
         }
-        if let Some((reason, _)) = orders.rebuild.first() {
+        if let Some((reason, _)) = commands.rebuild.first() {
             let reason = *reason;
-            let replies = orders.rebuild.drain(..).map(|(_, reply)| reply).collect();
+            let replies = commands.rebuild.drain(..).map(|(_, reply)| reply).collect();
             return Ok(Job::Rebuild { reason, replies });
         }
         let policy = &self.shared.options.policy;
         let now = Instant::now();
         let len = self.shared.delta.read().unwrap_or_else(PoisonError::into_inner).len();
-        // Orders that someone waits for are tried at once, even in a row of failures.
-        if !orders.flush.is_empty() {
-            return Ok(self.start(orders));
+        // Commands that someone waits for are tried at once, even in a row of failures.
+        if !commands.flush.is_empty() {
+            return Ok(self.start(commands));
         }
-        let threshold = policy.threshold(lock(&self.shared.account).record.items());
-        let pressed = orders.pressure && len > 0;
-        orders.pressure &= pressed;
-        let due = if orders.look || len >= threshold || pressed {
+        let threshold = policy.threshold(lock(&self.shared.stats).record.items());
+        let pressed = commands.pressure && len > 0;
+        commands.pressure &= pressed;
+        let due = if commands.look || len >= threshold || pressed {
             Some(now)
         } else {
-            let idle = orders.stirred.map(|stirred| stirred + policy.idle);
-            let gap = orders.gap_since.map(|since| since + policy.idle);
+            let idle = commands.stirred.map(|stirred| stirred + policy.idle);
+            let gap = commands.gap_since.map(|since| since + policy.idle);
             idle.into_iter().chain(gap).min()
         };
         let due = match (&self.failing, due) {
@@ -139,7 +139,7 @@ impl Keeper {
             (_, due) => due,
         };
         if due.is_some_and(|due| due <= now) {
-            return Ok(self.start(orders));
+            return Ok(self.start(commands));
         }
         let grace_ends = self.failing.as_ref().map(|failing| failing.since + policy.grace);
         let grace_ends = grace_ends.filter(|_| self.shared.degraded.borrow().is_none());
@@ -150,23 +150,23 @@ impl Keeper {
     }
 
     /// A build answers every order that was left before it.
-    fn start(&self, orders: &mut Orders) -> Job {
-        orders.pressure = false;
-        orders.stirred = None;
-        Job::Build { look: std::mem::take(&mut orders.look), replies: std::mem::take(&mut orders.flush) }
+    fn start(&self, commands: &mut Commands) -> Job {
+        commands.pressure = false;
+        commands.stirred = None;
+        Job::Build { look: std::mem::take(&mut commands.look), replies: std::mem::take(&mut commands.flush) }
     }
 
     /// Runs one piece of work; a panic in it is a failure like any other.
     fn attempt(
         &mut self,
-        work: impl FnOnce(&Keeper) -> Result<(), IndexError> + Send,
+        work: impl FnOnce(&IndexWriter) -> Result<(), IndexError> + Send,
     ) -> Result<(), IndexError> {
-        lock(&self.shared.account).building_since = Some(Instant::now());
+        lock(&self.shared.stats).building_since = Some(Instant::now());
         let _activity = self.shared.options.progress.begin("building the index");
-        let keeper: &Keeper = self;
-        let result = catch_unwind(AssertUnwindSafe(|| keeper.pool.install(|| work(keeper))))
+        let writer: &IndexWriter = self;
+        let result = catch_unwind(AssertUnwindSafe(|| writer.pool.install(|| work(writer))))
             .unwrap_or_else(|panic| Err(IndexError::Panicked(message_of(panic.as_ref()))));
-        lock(&self.shared.account).building_since = None;
+        lock(&self.shared.stats).building_since = None;
         match &result {
             Ok(()) => {
                 self.failing = None;
@@ -174,7 +174,7 @@ impl Keeper {
             }
             Err(_) if self.shared.closing() => {}
             Err(error) => {
-                lock(&self.shared.account).failed_builds += 1;
+                lock(&self.shared.stats).failed_builds += 1;
                 self.note_failure(error);
             }
         }
@@ -201,9 +201,9 @@ impl Keeper {
         }
     }
 
-    fn site<'a>(&'a self, cancelled: &'a (dyn Fn() -> bool + Sync), heard_of: i64) -> Site<'a> {
+    fn context<'a>(&'a self, cancelled: &'a (dyn Fn() -> bool + Sync), highest_seen_seq: i64) -> RebuildContext<'a> {
         let Shared { folder, options, .. } = &*self.shared;
-        Site { folder, options, source: &*self.source, cancelled, heard_of }
+        RebuildContext { folder, options, source: &*self.source, cancelled, highest_seen_seq }
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -220,22 +220,22 @@ impl Keeper {
         let volume = self.shared.volume();
         loop {
             let started = Instant::now();
-            let record = lock(&self.shared.account).record.clone();
+            let record = lock(&self.shared.stats).record.clone();
             let delta = self.snapshot();
-            let site = self.site(&cancelled, delta.heard_of);
+            let context = self.context(&cancelled, delta.highest_seen_seq);
             let before = record.watermark;
-            let (record, complete) = if look || delta.heard_of > delta.complete_to {
-                site.catch_up(&volume, &record)?
+            let (record, complete) = if look || delta.highest_seen_seq > delta.complete_to {
+                context.catch_up(&volume, &record)?
             } else {
                 let mut changes = delta.changes();
                 changes.sort_by_key(super::source::Change::seq);
-                (site.increment(&volume, &record, &changes, delta.complete_to)?, true)
+                (context.increment(&volume, &record, &changes, delta.complete_to)?, true)
             };
             drop(delta);
             if record.watermark > before {
-                let mut account = lock(&self.shared.account);
-                account.builds += 1;
-                account.last_build = started.elapsed();
+                let mut stats = lock(&self.shared.stats);
+                stats.builds += 1;
+                stats.last_build = started.elapsed();
             }
             self.publish(record);
             if complete {
@@ -248,17 +248,17 @@ impl Keeper {
     fn rebuild(&self, reason: RebuildReason) -> Result<(), IndexError> {
         tracing::warn!(reason = reason.name(), "rebuilding the index from the database");
         let cancelled = || self.shared.closing();
-        let Held { volume, record } = self.site(&cancelled, self.snapshot().heard_of).rebuild()?;
+        let OpenVolume { volume, record } = self.context(&cancelled, self.snapshot().highest_seen_seq).rebuild()?;
         *self.shared.volume.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(volume);
-        lock(&self.shared.account).last_rebuild = Some(reason);
+        lock(&self.shared.stats).last_rebuild = Some(reason);
         self.publish(record);
         Ok(())
     }
 
     /// After a commit to the volume: the delta forgets what is built, its room is free, waiters are told.
-    fn publish(&self, record: Record) {
+    fn publish(&self, record: VolumeMeta) {
         let watermark = record.watermark;
-        lock(&self.shared.account).record = record;
+        lock(&self.shared.stats).record = record;
         let (garbage, complete_to, gap) = {
             let mut delta = self.shared.delta.write().unwrap_or_else(PoisonError::into_inner);
             let garbage = delta.built(watermark);
@@ -266,15 +266,15 @@ impl Keeper {
         };
         drop(garbage);
         self.shared.announce(complete_to);
-        self.shared.order(|orders| {
-            orders.gap_since = gap.then(Instant::now);
+        self.shared.order(|commands| {
+            commands.gap_since = gap.then(Instant::now);
             false
         });
     }
 }
 
 /// However the thread ends, nobody may go on waiting for it.
-impl Drop for Keeper {
+impl Drop for IndexWriter {
     fn drop(&mut self) {
         self.shared.close();
         self.shared.degraded.send_replace(Some(IndexError::Closed.to_string()));
