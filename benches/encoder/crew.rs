@@ -59,7 +59,7 @@ pub fn encode_all(
     let ready = Barrier::new(encoders);
     let lock = || queue.lock().unwrap_or_else(PoisonError::into_inner);
     let work = || -> Result<(Instant, Instant), EncodeError> {
-        let mut encoder = first.lock().unwrap_or_else(PoisonError::into_inner).twin();
+        let mut encoder = first.lock().unwrap_or_else(PoisonError::into_inner).share_weights();
         // The first pass on a thread makes libtorch's state for it.
         let warm = encoder.encode(&tokens.iter().take(8).collect::<Vec<_>>());
         ready.wait();

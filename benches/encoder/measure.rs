@@ -7,7 +7,7 @@ use crate::service::Result;
 use crate::work::{flop, matrix_rate};
 use lnsp_ingest::encoder::plan::Budget;
 use lnsp_ingest::encoder::{
-    Crew, Device, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder, Tokens,
+    Parallelism, Device, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder, Tokens,
     load,
 };
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ pub fn measure(
     mut peers: Option<Peers>,
     rounds: usize,
 ) -> Result<()> {
-    let crew = Crew::on(Device::Cpu);
+    let crew = Parallelism::on(Device::Cpu);
     println!("{crew}");
     let mut candidates = Vec::new();
     for dtype in [Dtype::F32, Dtype::Bf16] {
@@ -103,7 +103,7 @@ impl Candidate {
         println!("figure encoder.{dtype}.one_thread.texts_per_s {:.1} texts/s", median(alone.clone()));
         println!("figure encoder.{dtype}.matrix_rate {:.0} GFLOP/s", matrix / 1e9);
         println!("figure encoder.{dtype}.matmul_share {:.3} share", rate * flop_per_text / matrix);
-        let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner).twin();
+        let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner).share_weights();
         let mut took = Vec::new();
         for _ in 0..LONE_QUERIES {
             let start = Instant::now();
@@ -116,7 +116,7 @@ impl Candidate {
 
     /// In the order of the texts.
     fn vectors(&self, tokens: &[Tokens]) -> std::result::Result<Vec<Arc<[f32]>>, EncodeError> {
-        let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner).twin();
+        let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner).share_weights();
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|&nth| tokens[nth].len());
         let mut vectors: Vec<Arc<[f32]>> = vec![Arc::from([]); tokens.len()];

@@ -4,7 +4,7 @@
 
 use super::root;
 use super::service::{Result, Service, data_folder, median};
-use lnsp_ingest::app::Fittings;
+use lnsp_ingest::app::Overrides;
 use lnsp_ingest::classifier::LocalClassifier;
 use lnsp_ingest::encoder::{self, EncodeError, Encoder, Tokens};
 use lnsp_ingest::model::ModelIdentity;
@@ -65,9 +65,9 @@ pub async fn figures(plain: &str, rounds: usize) -> Result<()> {
 async fn filled(plain: &str, texts: &[String], rounds: usize) -> Result<()> {
     let data = data_folder()?;
     let identity = encoder::locate("all-minilm-l6-v2", &[root().join(".deps/models")])?.identity()?;
-    let free = Fittings {
+    let free = Overrides {
         encoder: Some(Arc::new(move || Box::new(Free(identity.clone(), 1)))),
-        ..Fittings::default()
+        ..Overrides::default()
     };
     let service = Service::start_in(data, free, &LOCAL).await?;
     let numbered: String = (0..FILLED)
@@ -76,7 +76,7 @@ async fn filled(plain: &str, texts: &[String], rounds: usize) -> Result<()> {
     let took = service.upload(&numbered, "filling").await?;
     println!("filled in {FILLED} rows with a free encoder in {:.1} s", took.as_secs_f64());
     let data = service.stop().await;
-    let service = Service::start_in(data, Fittings::default(), &LOCAL).await?;
+    let service = Service::start_in(data, Overrides::default(), &LOCAL).await?;
     let (mut alone, mut whole) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         alone.push(service.encoder_alone(texts).await?);

@@ -1,7 +1,7 @@
 //! A whole service as a bench sees it: flags in, uploads timed, and the floor of its encoders.
 
 use clap::Parser;
-use lnsp_ingest::app::{App, Fittings};
+use lnsp_ingest::app::{App, Overrides};
 use lnsp_ingest::config::Config;
 use lnsp_ingest::encoder::plan::{Budget, choose};
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokenizer, Tokens};
@@ -34,13 +34,13 @@ pub struct Service {
 impl Service {
     /// In a folder of its own, with these flags.
     pub async fn start(flags: &[&str]) -> Result<Service> {
-        Service::start_in(data_folder()?, Fittings::default(), flags).await
+        Service::start_in(data_folder()?, Overrides::default(), flags).await
     }
 
-    pub async fn start_in(data: tempfile::TempDir, fittings: Fittings, flags: &[&str]) -> Result<Service> {
+    pub async fn start_in(data: tempfile::TempDir, overrides: Overrides, flags: &[&str]) -> Result<Service> {
         let folder = data.path().display().to_string();
         let config = Flags::try_parse_from(["bench", "--data-dir", &folder].iter().chain(flags))?.config;
-        let app = App::start(config, fittings, &mut |_| {}).await?;
+        let app = App::start(config, overrides, &mut |_| {}).await?;
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let url = format!("http://{}", listener.local_addr()?);
         let server = http::serve(listener, app.state.clone(), http::Settings::default())?;

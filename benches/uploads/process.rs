@@ -2,7 +2,7 @@
 
 use super::{Result, watch};
 use clap::Parser;
-use lnsp_ingest::app::{App, Fittings};
+use lnsp_ingest::app::{App, Overrides};
 use lnsp_ingest::config::Config;
 use lnsp_ingest::encoder::{self, EncodeError, Encoder, Tokens};
 use lnsp_ingest::http;
@@ -124,8 +124,8 @@ pub fn serve(flags: &[String]) -> Result<()> {
     let identity = encoder::locate(&config.embedding_model, &[models])?.identity()?;
     let encoder: lnsp_ingest::app::EncoderFactory = Arc::new(move || Box::new(Scripted(identity.clone())));
     actix_web::rt::System::new().block_on(async move {
-        let fittings = Fittings { encoder: Some(encoder), ..Fittings::default() };
-        let app = App::start(config, fittings, &mut |_| {}).await?;
+        let overrides = Overrides { encoder: Some(encoder), ..Overrides::default() };
+        let app = App::start(config, overrides, &mut |_| {}).await?;
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let url = format!("http://{}", listener.local_addr()?);
         let server = http::serve(listener, app.state.clone(), http::Settings::default())?;

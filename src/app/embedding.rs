@@ -4,7 +4,7 @@ use super::{CPU_QUEUE, EncoderFactory, ONE, StartError};
 use crate::config::Config;
 use crate::encoder::plan::Budget;
 use crate::encoder::{
-    self, Calibration, Comparison, Crew, Device, EncodeError, Encoder, EncoderOptions, ModelFiles,
+    self, Calibration, Comparison, Parallelism, Device, EncodeError, Encoder, EncoderOptions, ModelFiles,
     TchEncoder, Tokenizer,
 };
 use crate::endpoint::Endpoint;
@@ -101,7 +101,7 @@ fn here(
     let settled = encoder::settle(&devices, config.dtype, |device, _| {
         encoder::rate(&EncoderOptions { device, ..options.clone() })
     })?;
-    let crew = Crew::on(settled.device);
+    let crew = Parallelism::on(settled.device);
     (options.device, options.tuning, options.threads) = (settled.device, settled.tuning, Some(crew.threads));
     let first = Arc::new(Mutex::new(None::<(TchEncoder, Calibration)>));
     let weights = first.clone();
@@ -114,7 +114,7 @@ fn here(
             Some(loaded) => loaded,
             none => none.insert(encoder::load(&options)?),
         };
-        Ok(Box::new(encoder.twin()))
+        Ok(Box::new(encoder.share_weights()))
     };
     // One job waits while others run: a longer queue would only make a search wait longer.
     let model: Model = Worker::spawn("lnsp-model", crew.encoders, 1, build)?;

@@ -40,7 +40,7 @@ pub struct App {
 }
 
 /// What tests and benches change; the service itself uses the default.
-pub struct Fittings {
+pub struct Overrides {
     /// See [`PipelineSettings`].
     pub pipeline: PipelineSettings,
     /// See [`FaultHook`].
@@ -58,9 +58,9 @@ pub struct Fittings {
 /// Builds an encoder on the thread it will stay on.
 pub type EncoderFactory = Arc<dyn Fn() -> Box<dyn Encoder> + Send + Sync>;
 
-impl Default for Fittings {
+impl Default for Overrides {
     fn default() -> Self {
-        Fittings {
+        Overrides {
             pipeline: PipelineSettings::default(),
             inspect: Arc::new(NoFaults),
             encoder: None,
@@ -113,7 +113,7 @@ impl App {
     /// each part that is ready.
     pub async fn start(
         config: Config,
-        fittings: Fittings,
+        overrides: Overrides,
         say: &mut dyn FnMut(String),
     ) -> Result<App, StartError> {
         // Before the first metric; a process that has another recorder keeps it.
@@ -126,7 +126,7 @@ impl App {
 
         let codes = code_source(&config, &classifier_version, say).await?;
 
-        let embed = embedding(&config, &data_dir, fittings.encoder).await?;
+        let embed = embedding(&config, &data_dir, overrides.encoder).await?;
         let identity = embed.identity;
         let model_id = store.adopt_model(&identity).await?;
         say(format!(
@@ -138,7 +138,7 @@ impl App {
             say(format!("✅ Device {}, the fastest of: {}", embed.device, embed.devices));
         }
 
-        let index = open_index(&data_dir, &store, &identity, model_id, fittings.index).await?;
+        let index = open_index(&data_dir, &store, &identity, model_id, overrides.index).await?;
         let status = index.status();
         say(format!("✅ Index open: {} vectors, up to change {}", status.items, status.applied_seq));
 
@@ -181,17 +181,17 @@ impl App {
             tmd: TmdTools { classifier, source: codes.source },
             embed: vectorizer.clone(),
             write,
-            inspect: fittings.inspect,
+            inspect: overrides.inspect,
         };
-        let mut settings = PipelineSettings { one_at_a_time: !config.enable_parallel, ..fittings.pipeline };
+        let mut settings = PipelineSettings { one_at_a_time: !config.enable_parallel, ..overrides.pipeline };
         settings.watch.deadline = Duration::from_secs(config.hang_deadline_s);
         if codes.llm.is_some() {
             settings = settings.ask_at_once(config.max_parallel_workers);
         }
         let pipeline = Arc::new(Pipeline::start(tools, settings));
         pipeline.wait_for(|health| health.open).await;
-        let admission = Admission::new(Limits { uploads: config.max_uploads, ..fittings.admission });
-        let (counts, memory) = (Counts::default(), Memory::new(fittings.memory));
+        let admission = Admission::new(Limits { uploads: config.max_uploads, ..overrides.admission });
+        let (counts, memory) = (Counts::default(), Memory::new(overrides.memory));
         let llm = codes.llm;
         let state =
             State { pipeline, search, vectorizer, store, index, llm, facts, counts, admission, memory };

@@ -1,7 +1,7 @@
 //! `lnsp serve`: starts the house, binds the port, says what runs, and takes it apart on SIGINT or SIGTERM.
 
 use super::{CommandResult, signalled, stop_listening};
-use crate::app::{App, Fittings, StartError};
+use crate::app::{App, Overrides, StartError};
 use crate::config::Config;
 use crate::http::{self, Facts};
 use crate::pipeline::exit_at_once;
@@ -49,7 +49,7 @@ async fn serve(config: Config) -> Result<ExitCode, ServeError> {
     // A taken port is told before the model is loaded; the port opens only when everything is ready.
     drop(listen(&config)?);
     let mut say = |line: String| println!("{line}");
-    let app = App::start(config.clone(), Fittings::default(), &mut say).await?;
+    let app = App::start(config.clone(), Overrides::default(), &mut say).await?;
     print_settings(&app.state.facts, app.state.pipeline.slots());
 
     let listener = listen(&config)?;

@@ -37,14 +37,14 @@ struct Layer {
 }
 
 impl Layer {
-    fn twin(&self) -> Layer {
+    fn share_weights(&self) -> Layer {
         Layer {
-            qkv: self.qkv.twin(),
-            attention_output: self.attention_output.twin(),
-            attention_norm: self.attention_norm.twin(),
-            intermediate: self.intermediate.twin(),
-            output: self.output.twin(),
-            output_norm: self.output_norm.twin(),
+            qkv: self.qkv.share_weights(),
+            attention_output: self.attention_output.share_weights(),
+            attention_norm: self.attention_norm.share_weights(),
+            intermediate: self.intermediate.share_weights(),
+            output: self.output.share_weights(),
+            output_norm: self.output_norm.share_weights(),
         }
     }
 }
@@ -104,12 +104,12 @@ impl Bert {
 
     /// The same network over the same weights, for another thread. Passes only read the weights, and libtorch counts
     /// their owners atomically.
-    pub(super) fn twin(&self) -> Bert {
+    pub(super) fn share_weights(&self) -> Bert {
         Bert {
             words: self.words.shallow_clone(),
             positions: self.positions.shallow_clone(),
-            norm: self.norm.twin(),
-            layers: self.layers.iter().map(Layer::twin).collect(),
+            norm: self.norm.share_weights(),
+            layers: self.layers.iter().map(Layer::share_weights).collect(),
             ..*self
         }
     }
@@ -161,7 +161,7 @@ impl Norm {
         Ok(Norm { weight: get("weight")?, bias: get("bias")?, width, eps })
     }
 
-    fn twin(&self) -> Norm {
+    fn share_weights(&self) -> Norm {
         Norm { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone(), ..*self }
     }
 

@@ -5,7 +5,7 @@
 
 use super::calibrate::{Tuning, trial};
 use super::{
-    Crew, Device, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, TchEncoder, Tokens, load,
+    Parallelism, Device, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, TchEncoder, Tokens, load,
 };
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +19,7 @@ const SIDE_BY_SIDE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
     /// Its encoders.
-    pub crew: Crew,
+    pub crew: Parallelism,
     /// The fastest way to compute on it, of those that were allowed.
     pub tuning: Tuning,
     /// Short paragraphs in a second, of all its encoders together.
@@ -110,7 +110,7 @@ pub fn settle(
 /// # Errors
 /// As [`load`]; or what failed in a pass.
 pub fn rate(options: &EncoderOptions) -> Result<Rate, EncodeError> {
-    let crew = Crew::on(options.device);
+    let crew = Parallelism::on(options.device);
     let options = EncoderOptions { threads: Some(crew.threads), tuning: None, ..options.clone() };
     let measure = || {
         let (first, calibration) = load(&options)?;
@@ -128,16 +128,16 @@ fn panicked() -> EncodeError {
 }
 
 /// Texts in a second of so many encoders over the same weights.
-fn side_by_side(first: TchEncoder, crew: Crew, batch: &[Tokens]) -> Result<f64, EncodeError> {
+fn side_by_side(first: TchEncoder, crew: Parallelism, batch: &[Tokens]) -> Result<f64, EncodeError> {
     let texts: Vec<&Tokens> = batch.iter().collect();
     let first = Mutex::new(first);
     let work = || -> Result<f64, EncodeError> {
-        let mut twin = first.lock().unwrap_or_else(PoisonError::into_inner).twin();
+        let mut share_weights = first.lock().unwrap_or_else(PoisonError::into_inner).share_weights();
         // The first pass sets up what libtorch keeps for a thread and for a shape.
-        twin.encode(&texts)?;
+        share_weights.encode(&texts)?;
         let (begin, mut done) = (Instant::now(), 0);
         while done == 0 || begin.elapsed() < SIDE_BY_SIDE {
-            twin.encode(&texts)?;
+            share_weights.encode(&texts)?;
             done += texts.len();
         }
         Ok(done as f64 / begin.elapsed().as_secs_f64())

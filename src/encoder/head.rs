@@ -27,7 +27,7 @@ impl Head {
     }
 
     /// The same head over the same weights.
-    pub(super) fn twin(&self) -> Head {
+    pub(super) fn share_weights(&self) -> Head {
         let dense = self.dense.as_ref().map(|Dense { weight, bias, activation }| Dense {
             weight: weight.shallow_clone(),
             bias: bias.as_ref().map(Tensor::shallow_clone),

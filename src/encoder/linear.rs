@@ -138,7 +138,7 @@ impl Linear {
     }
 
     /// The same weights, not copied.
-    pub(super) fn twin(&self) -> Linear {
+    pub(super) fn share_weights(&self) -> Linear {
         let kernels = self.kernels.as_ref().map(|(kernels, bias)| (kernels.clone(), bias.shallow_clone()));
         Linear {
             weight: self.weight.shallow_clone(),

@@ -1,7 +1,7 @@
 //! Texts to vectors: a synchronous port, and the libtorch models behind it.
 //!
 //! [`Tokenizer`] runs on any thread; an [`Encoder`] is built on the thread that keeps it, because libtorch holds
-//! state per thread. A [`Crew`] of encoders shares one set of weights. [`plan::choose`] decides what goes into one
+//! state per thread. A [`Parallelism`] of encoders shares one set of weights. [`plan::choose`] decides what goes into one
 //! pass.
 //!
 //! ```text
@@ -19,7 +19,7 @@ mod attention;
 mod bert;
 mod calibrate;
 mod comparison;
-mod crew;
+mod parallelism;
 mod device;
 mod error;
 mod head;
@@ -37,7 +37,7 @@ mod weights;
 pub use architecture::{Activation, Architecture, Family, T5Shape};
 pub use calibrate::{Calibration, Candidate, Tuning};
 pub use comparison::{Comparison, Rate, Settled, Trial, formats, rate, settle};
-pub use crew::Crew;
+pub use parallelism::Parallelism;
 pub use device::{Device, DeviceChoice, Dtype, DtypeChoice};
 pub use error::EncodeError;
 pub use linear::LinearKind;

@@ -41,10 +41,10 @@ impl Network {
 
     /// The same network over the same weights, for another thread. Passes only read the weights, and libtorch counts
     /// their owners atomically.
-    pub(super) fn twin(&self) -> Network {
+    pub(super) fn share_weights(&self) -> Network {
         match self {
-            Network::Bert(bert) => Network::Bert(bert.twin()),
-            Network::T5(t5) => Network::T5(t5.twin()),
+            Network::Bert(bert) => Network::Bert(bert.share_weights()),
+            Network::T5(t5) => Network::T5(t5.share_weights()),
         }
     }
 

@@ -101,12 +101,12 @@ impl T5 {
         })
     }
 
-    /// The same network over the same weights, for another thread; see [`super::bert::Bert::twin`].
-    pub(super) fn twin(&self) -> T5 {
+    /// The same network over the same weights, for another thread; see [`super::bert::Bert::share_weights`].
+    pub(super) fn share_weights(&self) -> T5 {
         T5 {
             words: self.words.shallow_clone(),
             distances: self.distances.shallow_clone(),
-            layers: self.layers.iter().map(Layer::twin).collect(),
+            layers: self.layers.iter().map(Layer::share_weights).collect(),
             final_norm: self.final_norm.shallow_clone(),
             ..*self
         }
@@ -166,16 +166,16 @@ impl T5 {
 }
 
 impl Layer {
-    fn twin(&self) -> Layer {
+    fn share_weights(&self) -> Layer {
         let FeedForward { up, activation, gate, down } = &self.feed_forward;
         Layer {
-            qkv: self.qkv.twin(),
-            attention_output: self.attention_output.twin(),
+            qkv: self.qkv.share_weights(),
+            attention_output: self.attention_output.share_weights(),
             feed_forward: FeedForward {
-                up: up.twin(),
+                up: up.share_weights(),
                 activation: *activation,
-                gate: gate.as_ref().map(Linear::twin),
-                down: down.twin(),
+                gate: gate.as_ref().map(Linear::share_weights),
+                down: down.share_weights(),
             },
         }
     }

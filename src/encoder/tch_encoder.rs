@@ -70,7 +70,7 @@ fn read_and_calibrate(options: &EncoderOptions) -> Result<(TchEncoder, Calibrati
             network: tch::no_grad(|| {
                 Network::new(&options.files.architecture, &weights, dtype, kernels.as_ref())
             })?,
-            head: head.twin(),
+            head: head.share_weights(),
             dtype,
             device,
             batch_texts: options.batch_texts,
@@ -148,13 +148,13 @@ impl Encoder for TchEncoder {
 impl TchEncoder {
     /// Another encoder over the same weights, which are not copied: passes only read them. To be called on the thread
     /// that will keep it, as [`load`] is; it computes on as many threads as this one.
-    pub fn twin(&self) -> TchEncoder {
+    pub fn share_weights(&self) -> TchEncoder {
         set_threads(self.threads);
         TchEncoder {
             identity: self.identity.clone(),
             files: self.files.clone(),
-            network: tch::no_grad(|| self.network.twin()),
-            head: self.head.twin(),
+            network: tch::no_grad(|| self.network.share_weights()),
+            head: self.head.share_weights(),
             ..*self
         }
     }

@@ -1,8 +1,8 @@
 //! Who is let in, who is refused and how, and that nobody is starved who was let in.
 
-use crate::house::{House, Poison, Raw, Scripted, fittings, numbered, tally};
+use crate::house::{House, Poison, Raw, Scripted, overrides, numbered, tally};
 use crate::wait::until;
-use lnsp_ingest::app::{EncoderFactory, Fittings};
+use lnsp_ingest::app::{EncoderFactory, Overrides};
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
 use lnsp_ingest::flow::{Backoff, Capacity};
 use lnsp_ingest::http::Limits;
@@ -15,10 +15,10 @@ use std::time::Duration;
 const STREAM: &str = "Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
 
 /// The scripted encoder, with these limits.
-fn limited(change: impl FnOnce(&mut Limits)) -> Fittings {
-    let mut fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
-    change(&mut fittings.admission);
-    fittings
+fn limited(change: impl FnOnce(&mut Limits)) -> Overrides {
+    let mut overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
+    change(&mut overrides.admission);
+    overrides
 }
 
 /// The whole seconds of the answer's advice.
@@ -128,8 +128,8 @@ async fn a_client_that_asks_first_is_told_before_it_sends() {
 
 #[actix_web::test]
 async fn requests_are_limited_in_number_and_bytes_and_a_small_refusal_keeps_the_connection() {
-    let fittings = limited(|limits| (limits.requests, limits.request_bytes) = (2, 100 * 1024));
-    let house = House::build(fittings, &[]).await;
+    let overrides = limited(|limits| (limits.requests, limits.request_bytes) = (2, 100 * 1024));
+    let house = House::build(overrides, &[]).await;
     let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
     let mut waiting = Raw::connect(&house.url).await.unwrap();
     let body = chunks(&["first"]);
@@ -187,11 +187,11 @@ async fn while_the_database_is_away_uploads_are_refused_and_afterwards_they_are_
 #[actix_web::test]
 async fn while_the_pipeline_heals_for_long_uploads_are_refused() {
     let inspect = Arc::new(Poison { stage: Stage::Tmd, text: "This one kills." });
-    let mut fittings = Fittings { inspect, ..limited(|limits| limits.moment = Duration::from_millis(50)) };
+    let mut overrides = Overrides { inspect, ..limited(|limits| limits.moment = Duration::from_millis(50)) };
     // The first death is healed at once; after the second there is a pause, longer than anybody here waits.
     let pause = Duration::from_secs(3600);
-    fittings.pipeline.heal = Backoff { first: pause, ceiling: pause };
-    let house = House::build(fittings, &[]).await;
+    overrides.pipeline.heal = Backoff { first: pause, ceiling: pause };
+    let house = House::build(overrides, &[]).await;
     let mut upload = Raw::upload(&house).await;
     upload.send("{\"text\":\"This one kills.\"}\n").await;
     until("it is noticed", || house.state.admission.obstacle().is_some()).await;
@@ -254,10 +254,10 @@ async fn uploads_and_a_small_request_take_turns_chunk_by_chunk() {
     const BULKS: usize = 3;
     const SMALL: usize = 20;
     let stepped = Stepped::default();
-    let mut fittings = Fittings { encoder: Some(stepped.factory()), ..fittings() };
+    let mut overrides = Overrides { encoder: Some(stepped.factory()), ..overrides() };
     let one = Capacity { items: 1, bytes: 1 << 20 };
-    (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) = (one, one, one);
-    let house = House::build(fittings, &["--enable-batch-embeddings", "false"]).await;
+    (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) = (one, one, one);
+    let house = House::build(overrides, &["--enable-batch-embeddings", "false"]).await;
     let entrance = house.state.pipeline.entrance();
 
     // Each bulk upload waits with one group before a full house, in the order in which they came.

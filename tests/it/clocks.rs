@@ -1,19 +1,19 @@
 //! Clients that send nothing or too little are cut by name; clients that wait for us are not.
 
-use crate::house::{House, Raw, Scripted, fittings, numbered};
+use crate::house::{House, Raw, Scripted, overrides, numbered};
 use crate::wait::until;
-use lnsp_ingest::app::Fittings;
+use lnsp_ingest::app::Overrides;
 use lnsp_ingest::flow::Capacity;
 use lnsp_ingest::http::{Patience, Settings};
 use std::time::Duration;
 
 async fn house(sending: Patience) -> House {
-    let mut fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
+    let mut overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
     let slots = |items| Capacity { items, bytes: 1 << 30 };
-    (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) =
+    (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) =
         (slots(8), slots(16), slots(12));
     let linger = Duration::from_secs(1);
-    House::build_with(fittings, &[], Settings { sending, linger, ..Settings::default() }).await
+    House::build_with(overrides, &[], Settings { sending, linger, ..Settings::default() }).await
 }
 
 fn silence(limit: Duration) -> Patience {
@@ -102,9 +102,9 @@ async fn a_client_that_waits_for_us_is_never_cut() {
 
 #[actix_web::test]
 async fn a_head_that_does_not_come_to_its_end_is_answered_and_closed() {
-    let fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
+    let overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
     let head = Duration::from_secs(1);
-    let house = House::build_with(fittings, &[], Settings { head, ..Settings::default() }).await;
+    let house = House::build_with(overrides, &[], Settings { head, ..Settings::default() }).await;
     let mut raw = Raw::connect(&house.url).await.unwrap();
     raw.write("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-").await;
     let seen = raw.rest().await;

@@ -1,12 +1,12 @@
 //! Chunks on which the service fails are written down before anybody is told, can be read, and can be sent again.
 
-use crate::house::{House, Poison, Raw, client, fittings, numbered, tally};
+use crate::house::{House, Poison, Raw, client, overrides, numbered, tally};
 use crate::process::{lnsp, run};
 use crate::store::{draft, embedded, fresh, plain};
 use crate::valve::Valve;
 use crate::wait::until;
 use chrono::{DateTime, Duration, Utc};
-use lnsp_ingest::app::Fittings;
+use lnsp_ingest::app::Overrides;
 use lnsp_ingest::simulated_llm::{Options, SimulatedLlm};
 use lnsp_ingest::stages::Stage;
 use lnsp_ingest::store::{DeadLetter, LetterFilter};
@@ -103,9 +103,9 @@ async fn each_stage_leaves_letters_and_what_the_client_has_to_mend_leaves_none()
     let valve = Valve::default();
     valve.break_on(Some(BAD));
     let inspect = Arc::new(Poison { stage: Stage::Embed, text: "It kills." });
-    let fittings = Fittings { inspect, encoder: Some(valve.factory()), ..fittings() };
+    let overrides = Overrides { inspect, encoder: Some(valve.factory()), ..overrides() };
     let flags = ["--tmd-backend", "llm", "--llm-endpoint", llm.url(), "--tmd-on-failure", "reject"];
-    let house = House::build(fittings, &flags).await;
+    let house = House::build(overrides, &flags).await;
     let coded = |id: &str, text: &str| {
         let codes = json!({"id": id, "text": text, "domain_code": 1, "task_code": 1, "modifier_code": 1});
         codes.to_string() + "\n"
@@ -145,7 +145,7 @@ async fn each_stage_leaves_letters_and_what_the_client_has_to_mend_leaves_none()
 async fn nobody_is_told_before_the_letter_is_written_and_the_slot_is_held_until_then() {
     let valve = Valve::default();
     valve.break_on(Some(BAD));
-    let house = House::build(Fittings { encoder: Some(valve.factory()), ..fittings() }, &[]).await;
+    let house = House::build(Overrides { encoder: Some(valve.factory()), ..overrides() }, &[]).await;
     let held = house.database.hold("LOCK TABLE dead_letters IN EXCLUSIVE MODE").await;
     let mut upload = Raw::upload(&house).await;
     upload.send(format!("{{\"text\":\"{BAD}\"}}\n{{\"text\":\"Good.\"}}\n")).await;
@@ -166,7 +166,7 @@ async fn nobody_is_told_before_the_letter_is_written_and_the_slot_is_held_until_
 async fn a_letter_that_cannot_be_written_takes_no_answer_along() {
     let valve = Valve::default();
     valve.break_on(Some(BAD));
-    let house = House::build(Fittings { encoder: Some(valve.factory()), ..fittings() }, &[]).await;
+    let house = House::build(Overrides { encoder: Some(valve.factory()), ..overrides() }, &[]).await;
     house.database.run("ALTER TABLE dead_letters RENAME TO elsewhere").await;
     let answer =
         house.stream(numbered(0..10) + &format!("{{\"text\":\"{BAD}\"}}\n") + &numbered(10..20)).await;

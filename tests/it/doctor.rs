@@ -6,7 +6,7 @@ use crate::process::{Service, lnsp, run};
 use lnsp_ingest::doctor::{Situation, rows, suggest};
 use lnsp_ingest::encoder::plan::Budget;
 use lnsp_ingest::encoder::{
-    Comparison, Crew, Device, DeviceChoice, Dtype, DtypeChoice, EncodeError, LinearKind, Rate, Tuning,
+    Comparison, Parallelism, Device, DeviceChoice, Dtype, DtypeChoice, EncodeError, LinearKind, Rate, Tuning,
     formats, settle,
 };
 use lnsp_ingest::simulated_llm::{Latency, Options, SimulatedLlm};
@@ -29,7 +29,7 @@ fn machine(rates: &'static [(Device, f64)]) -> impl FnMut(Device, DtypeChoice) -
         };
         let budget = Budget { tokens: 1024, texts: 512 };
         let tuning = Tuning { dtype, linear: LinearKind::Default, budget };
-        Ok(Rate { crew: Crew::on(device), tuning, texts_per_s: rate * factor })
+        Ok(Rate { crew: Parallelism::on(device), tuning, texts_per_s: rate * factor })
     }
 }
 
@@ -86,7 +86,7 @@ fn the_table_has_a_row_for_each_device_and_format_and_marks_what_would_be_taken(
     ];
     assert_eq!((shape.as_slice(), chosen), (expected.as_slice(), vec![5]));
     assert!(rows[2].problem.as_ref().unwrap().contains("no kernel") && rows[2].crew.is_none());
-    assert_eq!(rows[4].crew.as_ref().unwrap(), &Crew::on(Device::Cuda(0)).to_string());
+    assert_eq!(rows[4].crew.as_ref().unwrap(), &Parallelism::on(Device::Cuda(0)).to_string());
     assert_eq!(table(&[Device::Cpu], BOTH[0]).1, [0], "as the configuration has it");
     assert_eq!(table(&[Device::Mps], DtypeChoice::Auto).1, [0; 0], "what fails is not taken");
 

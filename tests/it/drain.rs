@@ -1,10 +1,10 @@
 //! The end in order: nobody new, everybody answered, the index built; and the ends that are not in order.
 
 use crate::database::Database;
-use crate::house::{House, Raw, Scripted, fittings, numbered};
+use crate::house::{House, Raw, Scripted, overrides, numbered};
 use crate::process::Service;
 use crate::wait::until;
-use lnsp_ingest::app::Fittings;
+use lnsp_ingest::app::Overrides;
 use lnsp_ingest::flow::Capacity;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -15,11 +15,11 @@ const CLOCK: &str = "SELECT seq FROM change_clock FOR UPDATE";
 
 /// 36 slots.
 async fn house() -> House {
-    let mut fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
+    let mut overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
     let slots = |items| Capacity { items, bytes: 1 << 30 };
-    (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) =
+    (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) =
         (slots(8), slots(16), slots(12));
-    House::build(fittings, &[]).await
+    House::build(overrides, &[]).await
 }
 
 /// An upload that is open, with 300 lines of which 36 are inside, 220 wait in a group, and 44 are in the decoder.

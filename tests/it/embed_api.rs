@@ -1,12 +1,12 @@
 //! `POST /embed` and `POST /embed/single`: the old embedding service's shape, what is refused and how, and who goes
 //! first when the model is wanted by everybody.
 
-use crate::house::{House, Scripted, client, fittings, numbered, tally};
+use crate::house::{House, Scripted, client, overrides, numbered, tally};
 use crate::unwell::{self, Conduct, tokens};
 use crate::valve::Valve;
 use crate::wait::until;
 use futures_util::poll;
-use lnsp_ingest::app::Fittings;
+use lnsp_ingest::app::Overrides;
 use lnsp_ingest::encoder::Tokens;
 use lnsp_ingest::flow::Lane;
 use lnsp_ingest::search::{Query, Target};
@@ -134,7 +134,7 @@ async fn a_text_that_breaks_the_model_is_named_after_a_pass_for_each_half() {
 #[actix_web::test]
 async fn a_search_overtakes_a_list_and_a_list_does_not_keep_ingest_out() {
     let valve = Valve::shut();
-    let house = House::build(Fittings { encoder: Some(valve.factory()), ..fittings() }, &[]).await;
+    let house = House::build(Overrides { encoder: Some(valve.factory()), ..overrides() }, &[]).await;
     let Some(local) = house.state.vectorizer.model() else { panic!("the model is elsewhere") };
     let threads = local.model.threads();
     // Twenty passes of a list, of which as many stand before the model as it has threads.
@@ -179,8 +179,8 @@ async fn a_search_overtakes_a_list_and_a_list_does_not_keep_ingest_out() {
 
 #[actix_web::test]
 async fn health_has_the_fields_of_the_old_embedding_service() {
-    let fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
-    let house = House::build(fittings, &["--device", "cpu"]).await;
+    let overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
+    let house = House::build(overrides, &["--device", "cpu"]).await;
     let (_, health) = house.get("/health").await;
     assert_eq!(
         (&health["status"], &health["encoder"], &health["dimension"], &health["device"]),

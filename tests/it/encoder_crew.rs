@@ -1,7 +1,7 @@
 //! Encoders side by side over one set of weights.
 
 use crate::encoder::{TOKENIZER, encoder, reference_texts};
-use lnsp_ingest::encoder::{Crew, Device, Dtype, Encoder, Tokens};
+use lnsp_ingest::encoder::{Parallelism, Device, Dtype, Encoder, Tokens};
 use std::sync::{Barrier, Mutex};
 use std::thread::{available_parallelism, scope};
 
@@ -15,13 +15,13 @@ fn twins_make_the_same_vectors_at_the_same_time() {
     let first = Mutex::new(first);
     let together = Barrier::new(3);
     let work = || {
-        let mut twin = first.lock().unwrap().twin();
+        let mut share_weights = first.lock().unwrap().share_weights();
         together.wait();
         for _ in 0..3 {
-            let vectors: Vec<_> = twin.encode(&batch).unwrap().into_iter().map(Result::unwrap).collect();
+            let vectors: Vec<_> = share_weights.encode(&batch).unwrap().into_iter().map(Result::unwrap).collect();
             assert_eq!(vectors, expected, "bit by bit");
         }
-        twin.identity().clone()
+        share_weights.identity().clone()
     };
     let identities = scope(|scope| [(); 3].map(|()| scope.spawn(work)).map(|thread| thread.join().unwrap()));
     assert!(identities.iter().all(|identity| identity == first.lock().unwrap().identity()));
@@ -29,7 +29,7 @@ fn twins_make_the_same_vectors_at_the_same_time() {
 
 #[test]
 fn a_crew_fits_the_cores_of_the_process() {
-    let crew = Crew::on(Device::Cpu);
+    let crew = Parallelism::on(Device::Cpu);
     let cores = available_parallelism().unwrap();
     assert!(crew.encoders.get() * crew.threads.get() <= cores.get());
     assert!(cores.get() > 8 || (crew.encoders, crew.threads.get()) == (cores, 1));

@@ -1,8 +1,8 @@
 //! How chunks flow: answers while the upload is open, backpressure to the socket, one at a time when told so.
 
-use crate::house::{House, Raw, Scripted, fittings, numbered, tally};
+use crate::house::{House, Raw, Scripted, overrides, numbered, tally};
 use crate::wait::until;
-use lnsp_ingest::app::Fittings;
+use lnsp_ingest::app::Overrides;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
 use lnsp_ingest::flow::Capacity;
 use lnsp_ingest::model::ModelIdentity;
@@ -50,7 +50,7 @@ async fn without_a_stream_the_summary_is_the_answer() {
 async fn known_chunks_cost_no_embedding() {
     let encoder = Counting::default();
     let (passes, texts) = (encoder.passes.clone(), encoder.texts.clone());
-    let house = House::build(Fittings { encoder: Some(encoder.factory()), ..fittings() }, &[]).await;
+    let house = House::build(Overrides { encoder: Some(encoder.factory()), ..overrides() }, &[]).await;
     assert_eq!(tally(&house.stream(numbered(0..600)).await), (600, 0, 0));
     let spent = (passes.load(Ordering::SeqCst), texts.load(Ordering::SeqCst));
     assert_eq!(spent.1, 600);
@@ -65,11 +65,11 @@ async fn known_chunks_cost_no_embedding() {
 
 #[actix_web::test]
 async fn a_held_writer_stops_the_socket_at_an_exact_count() {
-    let mut fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
+    let mut overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
     let slots = |items| Capacity { items, bytes: 1 << 30 };
-    (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) =
+    (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) =
         (slots(8), slots(16), slots(12));
-    let house = House::build(fittings, &[]).await;
+    let house = House::build(overrides, &[]).await;
     let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
 
     let mut upload = Raw::upload(&house).await;
@@ -96,8 +96,8 @@ async fn a_held_writer_stops_the_socket_at_an_exact_count() {
 async fn without_parallel_processing_one_chunk_is_inside_at_a_time() {
     let encoder = Counting::default();
     let largest = encoder.largest.clone();
-    let fittings = Fittings { encoder: Some(encoder.factory()), ..fittings() };
-    let house = House::build(fittings, &["--enable-parallel", "false"]).await;
+    let overrides = Overrides { encoder: Some(encoder.factory()), ..overrides() };
+    let house = House::build(overrides, &["--enable-parallel", "false"]).await;
     let two = futures_util::future::join(house.stream(numbered(0..40)), house.stream(numbered(40..80))).await;
     assert_eq!((tally(&two.0), tally(&two.1)), ((40, 0, 0), (40, 0, 0)));
     assert_eq!(largest.load(Ordering::SeqCst), 1);
@@ -110,8 +110,8 @@ async fn without_parallel_processing_one_chunk_is_inside_at_a_time() {
 async fn without_batch_embeddings_each_text_has_a_pass_of_its_own() {
     let encoder = Counting::default();
     let (passes, largest) = (encoder.passes.clone(), encoder.largest.clone());
-    let fittings = Fittings { encoder: Some(encoder.factory()), ..fittings() };
-    let house = House::build(fittings, &["--enable-batch-embeddings", "false"]).await;
+    let overrides = Overrides { encoder: Some(encoder.factory()), ..overrides() };
+    let house = House::build(overrides, &["--enable-batch-embeddings", "false"]).await;
     assert_eq!(tally(&house.stream(numbered(0..200)).await), (200, 0, 0));
     assert_eq!((passes.load(Ordering::SeqCst), largest.load(Ordering::SeqCst)), (200, 1));
     house.stop().await;

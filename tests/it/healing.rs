@@ -1,8 +1,8 @@
 //! What the supervisor does when a stage dies: everybody is answered, the guilty one is found, nobody else suffers.
 
-use crate::house::{House, Poison, Scripted, fittings, numbered, stream_to, tally};
+use crate::house::{House, Poison, Scripted, overrides, numbered, stream_to, tally};
 use crate::wait::until;
-use lnsp_ingest::app::Fittings;
+use lnsp_ingest::app::Overrides;
 use lnsp_ingest::chunk::Chunk;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
 use lnsp_ingest::flow::Capacity;
@@ -20,8 +20,8 @@ fn with_poison() -> String {
 
 async fn poison_among_a_thousand(stage: Stage) {
     let inspect = Arc::new(Poison { stage, text: POISON });
-    let fittings = Fittings { inspect, encoder: Some(Scripted::factory()), ..fittings() };
-    let house = House::build(fittings, &[]).await;
+    let overrides = Overrides { inspect, encoder: Some(Scripted::factory()), ..overrides() };
+    let house = House::build(overrides, &[]).await;
     let answer = house.stream(with_poison()).await;
     assert_eq!(tally(&answer), (999, 0, 1));
     let rejected = answer.iter().find(|line| line["status"] == "error").unwrap();
@@ -64,12 +64,12 @@ impl FaultHook for Hiccups {
 
 #[actix_web::test]
 async fn stages_that_die_again_and_again_lose_and_double_nobody() {
-    let fittings = Fittings {
+    let overrides = Overrides {
         inspect: Arc::new(Hiccups(AtomicUsize::new(0))),
         encoder: Some(Scripted::factory()),
-        ..fittings()
+        ..overrides()
     };
-    let house = House::build(fittings, &[]).await;
+    let house = House::build(overrides, &[]).await;
     let (one, two) =
         futures_util::future::join(house.stream(numbered(0..1500)), house.stream(numbered(1500..3000))).await;
     assert_eq!((tally(&one), tally(&two)), ((1500, 0, 0), (1500, 0, 0)));
@@ -103,7 +103,7 @@ async fn a_text_that_breaks_the_model_fails_alone_and_no_stage_dies() {
     let bad = format!("{bad:?}");
     let factory: lnsp_ingest::app::EncoderFactory =
         Arc::new(move || Box::new(Breaking(Scripted::new(), bad.clone())));
-    let house = House::build(Fittings { encoder: Some(factory), ..fittings() }, &[]).await;
+    let house = House::build(Overrides { encoder: Some(factory), ..overrides() }, &[]).await;
     let answer = house.stream(with_poison()).await;
     assert_eq!(tally(&answer), (999, 0, 1));
     let rejected = answer.iter().find(|line| line["status"] == "error").unwrap();
@@ -116,8 +116,8 @@ async fn a_text_that_breaks_the_model_fails_alone_and_no_stage_dies() {
 #[actix_web::test]
 async fn a_transaction_that_has_begun_is_finished_and_answered_while_its_generation_is_healed() {
     let inspect = Arc::new(Poison { stage: Stage::Tmd, text: POISON });
-    let fittings = Fittings { inspect, encoder: Some(Scripted::factory()), ..fittings() };
-    let house = House::build(fittings, &[]).await;
+    let overrides = Overrides { inspect, encoder: Some(Scripted::factory()), ..overrides() };
+    let house = House::build(overrides, &[]).await;
     let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
     let upload = actix_web::rt::spawn(stream_to(house.url.clone(), numbered(0..50)));
     until("all are inside the writer", || house.state.pipeline.entrance().inside() == Some([0, 0, 0, 50]))
@@ -163,10 +163,10 @@ impl FaultHook for TwoDeaths {
 #[actix_web::test]
 async fn a_death_while_the_strays_come_back_in_loses_and_doubles_nobody() {
     let inspect = Arc::new(TwoDeaths::default());
-    let mut fittings =
-        Fittings { inspect: inspect.clone(), encoder: Some(Scripted::factory()), ..fittings() };
-    fittings.pipeline.write = Capacity { items: 20, bytes: 1 << 30 };
-    let house = House::build(fittings, &[]).await;
+    let mut overrides =
+        Overrides { inspect: inspect.clone(), encoder: Some(Scripted::factory()), ..overrides() };
+    overrides.pipeline.write = Capacity { items: 20, bytes: 1 << 30 };
+    let house = House::build(overrides, &[]).await;
     let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
     let upload = actix_web::rt::spawn(stream_to(house.url.clone(), numbered(0..100)));
     let inside = || house.state.pipeline.entrance().inside();

@@ -5,7 +5,7 @@
 
 use crate::database::Database;
 use clap::Parser;
-use lnsp_ingest::app::{App, EncoderFactory, Fittings};
+use lnsp_ingest::app::{App, EncoderFactory, Overrides};
 use lnsp_ingest::chunk::Chunk;
 use lnsp_ingest::config::Config;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
@@ -43,32 +43,32 @@ struct Flags {
 impl House {
     /// With the scripted encoder.
     pub async fn scripted() -> House {
-        House::build(Fittings { encoder: Some(Scripted::factory()), ..fittings() }, &[]).await
+        House::build(Overrides { encoder: Some(Scripted::factory()), ..overrides() }, &[]).await
     }
 
     /// With the real model, in f32.
     pub async fn real() -> House {
-        House::build(fittings(), &["--dtype", "f32"]).await
+        House::build(overrides(), &["--dtype", "f32"]).await
     }
 
     /// As told.
-    pub async fn build(fittings: Fittings, flags: &[&str]) -> House {
-        House::build_with(fittings, flags, http::Settings::default()).await
+    pub async fn build(overrides: Overrides, flags: &[&str]) -> House {
+        House::build_with(overrides, flags, http::Settings::default()).await
     }
 
     /// As told, also about its clients.
-    pub async fn build_with(fittings: Fittings, flags: &[&str], settings: http::Settings) -> House {
-        House::furnish(Database::new().await, fittings, flags, settings).await
+    pub async fn build_with(overrides: Overrides, flags: &[&str], settings: http::Settings) -> House {
+        House::furnish(Database::new().await, overrides, flags, settings).await
     }
 
     /// As told, on this database.
-    pub async fn build_at(database: Database, fittings: Fittings, flags: &[&str]) -> House {
-        House::furnish(database, fittings, flags, http::Settings::default()).await
+    pub async fn build_at(database: Database, overrides: Overrides, flags: &[&str]) -> House {
+        House::furnish(database, overrides, flags, http::Settings::default()).await
     }
 
     async fn furnish(
         database: Database,
-        fittings: Fittings,
+        overrides: Overrides,
         flags: &[&str],
         settings: http::Settings,
     ) -> House {
@@ -79,7 +79,7 @@ impl House {
         // A language model that happens to run on this machine is nobody's business here.
         let local: &[&str] = if flags.contains(&"--tmd-backend") { &[] } else { &["--tmd-backend", "local"] };
         let config = Flags::try_parse_from(base.iter().chain(local).chain(flags)).unwrap().config;
-        let app = App::start(config, fittings, &mut |_| {}).await.unwrap();
+        let app = App::start(config, overrides, &mut |_| {}).await.unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let door = listener.try_clone().unwrap();
@@ -164,13 +164,13 @@ pub async fn stream_as(url: &str, encoding: &str, body: impl Into<reqwest::Body>
 }
 
 /// The defaults, but with pauses that a test can wait for.
-pub fn fittings() -> Fittings {
-    let mut fittings = Fittings::default();
-    fittings.pipeline.heal = Backoff { first: Duration::from_millis(10), ceiling: Duration::from_millis(50) };
+pub fn overrides() -> Overrides {
+    let mut overrides = Overrides::default();
+    overrides.pipeline.heal = Backoff { first: Duration::from_millis(10), ceiling: Duration::from_millis(50) };
     // The end of a service is not the end of all tests.
-    fittings.pipeline.watch.fatal_handler =
+    overrides.pipeline.watch.fatal_handler =
         FatalHandler::new(|sentence| eprintln!("last resort: {sentence}"));
-    fittings
+    overrides
 }
 
 /// Where set-up has put the models.
@@ -208,7 +208,7 @@ impl Scripted {
     /// Dimensions of the real model, whose identity it takes the place of.
     pub const DIMS: usize = 384;
 
-    /// To put into [`Fittings`].
+    /// To put into [`Overrides`].
     pub fn factory() -> EncoderFactory {
         Arc::new(|| Box::new(Scripted::new()))
     }

@@ -1,8 +1,8 @@
 //! The same JSON request again: the same answer, once the work.
 
-use crate::house::{House, Raw, Scripted, fittings};
+use crate::house::{House, Raw, Scripted, overrides};
 use crate::wait::until;
-use lnsp_ingest::app::Fittings;
+use lnsp_ingest::app::Overrides;
 use lnsp_ingest::http::Limits;
 use serde_json::json;
 
@@ -83,7 +83,7 @@ async fn who_comes_while_the_first_is_under_way_waits_for_it_also_when_its_clien
 async fn a_refusal_is_not_kept() {
     let admission = Limits { requests: 0, ..Limits::default() };
     let house =
-        House::build(Fittings { encoder: Some(Scripted::factory()), admission, ..fittings() }, &[]).await;
+        House::build(Overrides { encoder: Some(Scripted::factory()), admission, ..overrides() }, &[]).await;
     let mut raw = Raw::connect(&house.url).await.unwrap();
     for _ in 0..2 {
         let (head, _) = raw.ask("POST /ingest", &key("k"), &body("a")).await;

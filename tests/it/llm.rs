@@ -1,10 +1,10 @@
 //! A language model as the source of codes: how it is asked, what is stored, and what happens when it fails. It is
 //! simulated, but spoken to over TCP like any other.
 
-use crate::house::{House, Scripted, client, fittings, numbered, stream_to, tally};
+use crate::house::{House, Scripted, client, overrides, numbered, stream_to, tally};
 use crate::process::Service;
 use crate::wait::until;
-use lnsp_ingest::app::Fittings;
+use lnsp_ingest::app::Overrides;
 use lnsp_ingest::classifier::LocalClassifier;
 use lnsp_ingest::simulated_llm::{Fault, Options, SimulatedLlm};
 use serde_json::{Value, json};
@@ -17,8 +17,8 @@ fn quick() -> SimulatedLlm {
 /// A service that asks it.
 async fn house(llm: &str, flags: &[&str]) -> House {
     let base = ["--tmd-backend", "llm", "--llm-endpoint", llm];
-    let fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
-    House::build(fittings, &[&base[..], flags].concat()).await
+    let overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
+    House::build(overrides, &[&base[..], flags].concat()).await
 }
 
 async fn count(house: &House, condition: &str) -> i64 {

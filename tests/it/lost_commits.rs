@@ -1,20 +1,20 @@
 //! Connections to the database that break, above all around a COMMIT: the answer is true all the same.
 
-use crate::house::{House, Raw, Scripted, fittings, numbered, stream_to, tally};
+use crate::house::{House, Raw, Scripted, overrides, numbered, stream_to, tally};
 use crate::scissors::{Cut, Scissors};
 use crate::valve::Valve;
 use crate::wait::until;
-use lnsp_ingest::app::Fittings;
+use lnsp_ingest::app::Overrides;
 use lnsp_ingest::flow::Capacity;
 use serde_json::json;
 use std::time::Duration;
 
-fn scripted() -> Fittings {
-    Fittings { encoder: Some(Scripted::factory()), ..fittings() }
+fn scripted() -> Overrides {
+    Overrides { encoder: Some(Scripted::factory()), ..overrides() }
 }
 
-async fn behind(scissors: &Scissors, fittings: Fittings) -> House {
-    House::build_at(scissors.database.clone(), fittings, &[]).await
+async fn behind(scissors: &Scissors, overrides: Overrides) -> House {
+    House::build_at(scissors.database.clone(), overrides, &[]).await
 }
 
 /// Every chunk is answered `stored` once, is in database and index when it is, and is known when it is sent again.
@@ -77,7 +77,7 @@ async fn a_row_that_is_refused_after_a_cut_is_still_found_alone() {
 async fn a_lost_commit_is_answered_without_an_index_that_says_it_is_degraded() {
     let scissors = Scissors::new().await;
     let index = |options: &mut lnsp_ingest::index::IndexOptions| options.policy.grace = Duration::ZERO;
-    let house = behind(&scissors, Fittings { index, ..scripted() }).await;
+    let house = behind(&scissors, Overrides { index, ..scripted() }).await;
     // What an index reads and a writer does not.
     house.database.run("ALTER TABLE tombstones RENAME TO elsewhere").await;
     scissors.cut([Cut::After]);
@@ -99,11 +99,11 @@ async fn a_lost_commit_is_answered_without_an_index_that_says_it_is_degraded() {
 #[actix_web::test]
 async fn while_the_database_is_gone_nothing_is_read_and_nothing_is_lost() {
     let scissors = Scissors::new().await;
-    let mut fittings = scripted();
+    let mut overrides = scripted();
     let slots = |items| Capacity { items, bytes: 1 << 30 };
-    (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) =
+    (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) =
         (slots(8), slots(16), slots(12));
-    let house = behind(&scissors, fittings).await;
+    let house = behind(&scissors, overrides).await;
     let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
     let mut upload = Raw::upload(&house).await;
     upload.send(&numbered(0..3000)).await;
@@ -136,7 +136,7 @@ async fn while_the_database_is_gone_nothing_is_read_and_nothing_is_lost() {
 async fn a_dead_letter_waits_for_the_database_and_its_client_for_the_letter() {
     let (scissors, valve) = (Scissors::new().await, Valve::shut());
     valve.break_on(Some("It breaks the model."));
-    let house = behind(&scissors, Fittings { encoder: Some(valve.factory()), ..fittings() }).await;
+    let house = behind(&scissors, Overrides { encoder: Some(valve.factory()), ..overrides() }).await;
     let line = json!({ "text": "It breaks the model." }).to_string();
     let stream = actix_web::rt::spawn(stream_to(house.url.clone(), line));
     let entrance = house.state.pipeline.entrance();

@@ -2,10 +2,10 @@
 //! failures are told apart, and that another lnsp is such a server.
 
 use crate::embed_api::embed;
-use crate::house::{House, Scripted, fittings, numbered, tally};
+use crate::house::{House, Scripted, overrides, numbered, tally};
 use crate::scripted_embedder::{DIMS, ScriptedEmbedder, Step, direction};
 use crate::wait::until;
-use lnsp_ingest::app::Fittings;
+use lnsp_ingest::app::Overrides;
 use lnsp_ingest::encoder::EncodeError;
 use lnsp_ingest::encoder::plan::Budget;
 use lnsp_ingest::flow::{Backoff, Lane};
@@ -187,12 +187,12 @@ async fn a_server_is_asked_at_the_start_what_it_is() {
 }
 
 async fn served_by(url: &str) -> House {
-    House::build(fittings(), &["--embedding-endpoint", url]).await
+    House::build(overrides(), &["--embedding-endpoint", url]).await
 }
 
 #[actix_web::test]
 async fn another_lnsp_is_such_a_server() {
-    let server = House::build(Fittings { encoder: Some(Scripted::factory()), ..fittings() }, &[]).await;
+    let server = House::build(Overrides { encoder: Some(Scripted::factory()), ..overrides() }, &[]).await;
     let house = served_by(&server.url).await;
     assert_eq!(tally(&house.stream(numbered(0..200)).await), (200, 0, 0));
     assert_eq!(house.stored().await, 200);

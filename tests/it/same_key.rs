@@ -1,9 +1,9 @@
 //! Chunks with one key that come while the first of them is inside: they cost nothing, and get its fate.
 
-use crate::house::{House, Poison, fittings, numbered, stream_to, tally};
+use crate::house::{House, Poison, overrides, numbered, stream_to, tally};
 use crate::valve::Valve;
 use crate::wait::until;
-use lnsp_ingest::app::Fittings;
+use lnsp_ingest::app::Overrides;
 use lnsp_ingest::chunk::{Chunk, Draft, Placement};
 use lnsp_ingest::flow::{Capacity, receipt_channel};
 use lnsp_ingest::outcome::{Cause, Outcome};
@@ -18,7 +18,7 @@ fn line(text: &str) -> String {
 }
 
 async fn behind(valve: &Valve, flags: &[&str]) -> House {
-    House::build(Fittings { encoder: Some(valve.factory()), ..fittings() }, flags).await
+    House::build(Overrides { encoder: Some(valve.factory()), ..overrides() }, flags).await
 }
 
 fn upload(house: &House, body: String) -> actix_web::rt::task::JoinHandle<Vec<Value>> {
@@ -76,7 +76,7 @@ async fn copies_of_poison_are_rejected_with_it_and_kill_nobody_again() {
     let valve = Valve::shut();
     let inspect = Arc::new(Poison { stage: Stage::Write, text: "It kills." });
     let encoder = Some(valve.factory());
-    let house = House::build(Fittings { inspect, encoder, ..fittings() }, &[]).await;
+    let house = House::build(Overrides { inspect, encoder, ..overrides() }, &[]).await;
     let streams =
         [upload(&house, line("It kills.").repeat(100)), upload(&house, line("It kills.").repeat(50))];
     let entrance = house.state.pipeline.entrance();
@@ -162,9 +162,9 @@ async fn after_a_failure_that_passes_the_next_one_tries_and_nobody_else_waits_me
 #[actix_web::test]
 async fn when_there_is_no_room_to_wait_in_only_that_upload_waits() {
     let valve = Valve::shut();
-    let mut fittings = Fittings { encoder: Some(valve.factory()), ..fittings() };
-    fittings.pipeline.followers = Capacity { items: 2, bytes: 1 << 20 };
-    let house = House::build(fittings, &[]).await;
+    let mut overrides = Overrides { encoder: Some(valve.factory()), ..overrides() };
+    overrides.pipeline.followers = Capacity { items: 2, bytes: 1 << 20 };
+    let house = House::build(overrides, &[]).await;
     let entrance = house.state.pipeline.entrance();
     let copies = upload(&house, line("One fact.").repeat(600));
     // The first group: one leads, two follow, and the others are in the entrance's hands.
@@ -200,10 +200,10 @@ async fn one_at_a_time_too_every_key_is_tried_once() {
 #[actix_web::test]
 async fn a_client_that_goes_before_its_chunk_is_in_leaves_the_turn_to_the_next() {
     let valve = Valve::shut();
-    let mut fittings = Fittings { encoder: Some(valve.factory()), ..fittings() };
+    let mut overrides = Overrides { encoder: Some(valve.factory()), ..overrides() };
     let one = Capacity { items: 1, bytes: 1 << 20 };
-    (fittings.pipeline.tmd, fittings.pipeline.embed, fittings.pipeline.write) = (one, one, one);
-    let house = House::build(fittings, &[]).await;
+    (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) = (one, one, one);
+    let house = House::build(overrides, &[]).await;
     let entrance = house.state.pipeline.entrance();
     let full = upload(&house, numbered(0..2));
     until("the house is full", || entrance.inside() == Some([0, 1, 1, 0]) && entrance.waiting() == 0).await;

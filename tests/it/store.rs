@@ -216,14 +216,14 @@ async fn a_refused_row_is_a_data_error_and_takes_the_whole_batch_along() {
     bad.text = "secret\0text".into();
     let nul_text = EmbeddedChunk { chunk: Arc::new(bad), ..plain("x") };
     let no_vector = embedded(draft("facts", "none", "secret"), (1, 1, 1), &[]);
-    let mut twin = Chunk::new(draft("facts", "twin", "secret")).unwrap();
-    twin.cpe_id = plain("a").chunk.cpe_id;
-    let twin = EmbeddedChunk { chunk: Arc::new(twin), ..plain("x") };
+    let mut share_weights = Chunk::new(draft("facts", "share_weights", "secret")).unwrap();
+    share_weights.cpe_id = plain("a").chunk.cpe_id;
+    let share_weights = EmbeddedChunk { chunk: Arc::new(share_weights), ..plain("x") };
 
     for (bad, state, constraint) in [
         (nul_text, "22021", None),
         (no_vector, "23514", Some("chunk_vectors_vector_check")),
-        (twin, "23505", Some("chunks_cpe_id_key")),
+        (share_weights, "23505", Some("chunks_cpe_id_key")),
     ] {
         let error = store.insert(model, &[plain("a"), bad]).await.unwrap_err();
         assert!(error.is_data_error() && !error.is_transient(), "{error:?}");

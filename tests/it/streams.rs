@@ -1,10 +1,10 @@
 //! Uploads as the world sends them: odd bytes, compressed ones, bombs, clients that break off or do not read.
 
 use crate::database::Database;
-use crate::house::{House, Raw, Scripted, fittings, numbered, stream_as, tally};
+use crate::house::{House, Raw, Scripted, overrides, numbered, stream_as, tally};
 use crate::process::Service;
 use crate::wait::until;
-use lnsp_ingest::app::Fittings;
+use lnsp_ingest::app::Overrides;
 use lnsp_ingest::http::Settings;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -295,9 +295,9 @@ async fn a_client_that_does_not_read_is_not_read_and_loses_nothing_when_it_does(
 
 #[actix_web::test]
 async fn a_client_that_never_reads_gets_a_named_end_and_gives_its_room_back() {
-    let fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
+    let overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
     let settings = Settings { client_patience: Duration::from_millis(100), ..Settings::default() };
-    let house = House::build_with(fittings, &[], settings).await;
+    let house = House::build_with(overrides, &[], settings).await;
     let mut upload = Raw::upload(&house).await;
     // Neither does it end its body: the service must not wait for that either.
     upload.send(numbered(0..50) + &"x\n".repeat(UNREAD)).await;
@@ -318,10 +318,10 @@ async fn a_client_that_never_reads_gets_a_named_end_and_gives_its_room_back() {
 #[cfg(target_os = "linux")]
 #[actix_web::test]
 async fn the_connection_of_a_client_that_takes_nothing_is_closed_under_it() {
-    let fittings = Fittings { encoder: Some(Scripted::factory()), ..fittings() };
+    let overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
     let client_patience = Duration::from_millis(100);
     let settings = Settings { client_patience, cut_after: 3 * client_patience, ..Settings::default() };
-    let house = House::build_with(fittings, &[], settings).await;
+    let house = House::build_with(overrides, &[], settings).await;
     let mut upload = Raw::upload(&house).await;
     upload.send("x\n".repeat(UNREAD)).await;
     // The kernel says nothing to the client any more, so only its own list of connections tells.

@@ -1,7 +1,7 @@
 //! A service whose encoder does with each pass what a test says, and notes it: for stories about passes that fail.
 
-use crate::house::{House, Scripted, fittings, models};
-use lnsp_ingest::app::{EncoderFactory, Fittings};
+use crate::house::{House, Scripted, overrides, models};
+use lnsp_ingest::app::{EncoderFactory, Overrides};
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokenizer, Tokens, Vector};
 use lnsp_ingest::model::ModelIdentity;
 use std::sync::{Arc, Mutex};
@@ -82,7 +82,7 @@ pub async fn house(script: impl Fn(&[&Tokens]) -> Conduct + Send + Sync + 'stati
     let kept = log.clone();
     let factory: EncoderFactory =
         Arc::new(move || Box::new(Unwell(Scripted::new(), script.clone(), kept.clone())));
-    (House::build(Fittings { encoder: Some(factory), ..fittings() }, &[]).await, log)
+    (House::build(Overrides { encoder: Some(factory), ..overrides() }, &[]).await, log)
 }
 
 /// The tokens of a text, to know it by.

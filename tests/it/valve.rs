@@ -48,7 +48,7 @@ impl Valve {
         *self.bad.lock().unwrap() = text.map(|text| format!("{:?}", tokenizer.tokenize(text).unwrap()));
     }
 
-    /// To put into `Fittings`.
+    /// To put into `Overrides`.
     pub fn factory(&self) -> EncoderFactory {
         let valve = self.clone();
         Arc::new(move || Box::new(Behind(Scripted::new(), valve.clone())))

@@ -2,12 +2,12 @@
 //! whoever only waits is left in peace.
 
 use crate::database::Database;
-use crate::house::{House, Poison, Scripted, fittings, numbered, tally};
+use crate::house::{House, Poison, Scripted, overrides, numbered, tally};
 use crate::process::Service;
 use crate::wait::until;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use lnsp_ingest::app::{EncoderFactory, Fittings};
+use lnsp_ingest::app::{EncoderFactory, Overrides};
 use lnsp_ingest::chunk::Chunk;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
 use lnsp_ingest::model::ModelIdentity;
@@ -35,8 +35,8 @@ impl FaultHook for Standstill {
 
 async fn standstill_among_two_hundred(stage: Stage) {
     let said = Said::default();
-    let fittings = said.fittings(Arc::new(Standstill(stage)));
-    let house = House::build(fittings, &["--hang-deadline-s", "2"]).await;
+    let overrides = said.overrides(Arc::new(Standstill(stage)));
+    let house = House::build(overrides, &["--hang-deadline-s", "2"]).await;
     let body = numbered(0..100) + &line("poison", POISON) + &numbered(100..200);
     let answer = house.stream(body).await;
     assert_eq!(tally(&answer), (200, 0, 1));
@@ -71,8 +71,8 @@ async fn work_that_stands_still_in_the_writer_is_healed() {
 #[actix_web::test]
 async fn waiting_for_the_database_is_not_hanging() {
     let said = Said::default();
-    let fittings = said.fittings(Arc::new(lnsp_ingest::stages::NoFaults));
-    let house = House::build(fittings, &["--hang-deadline-s", "1"]).await;
+    let overrides = said.overrides(Arc::new(lnsp_ingest::stages::NoFaults));
+    let house = House::build(overrides, &["--hang-deadline-s", "1"]).await;
     let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
     let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..300)));
     until("the writer has waited for three deadlines", || {
@@ -114,8 +114,8 @@ async fn a_rejected_chunk_that_waits_for_its_dead_letter_hangs_no_more_than_a_su
     let said = Said::default();
     let factory: EncoderFactory = Arc::new(|| Box::new(Refusing(Scripted::new())));
     let poison = Poison { stage: Stage::Tmd, text: POISON };
-    let fittings = Fittings { encoder: Some(factory), ..said.fittings(Arc::new(poison)) };
-    let house = House::build(fittings, &["--hang-deadline-s", "1"]).await;
+    let overrides = Overrides { encoder: Some(factory), ..said.overrides(Arc::new(poison)) };
+    let house = House::build(overrides, &["--hang-deadline-s", "1"]).await;
     let held = house.database.hold("LOCK TABLE dead_letters IN ACCESS EXCLUSIVE MODE").await;
     let refused = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), line("a", "A text.")));
     let waits =
@@ -139,12 +139,12 @@ async fn a_rejected_chunk_that_waits_for_its_dead_letter_hangs_no_more_than_a_su
 struct Said(Arc<Mutex<Vec<String>>>);
 
 impl Said {
-    fn fittings(&self, inspect: Arc<dyn FaultHook>) -> Fittings {
+    fn overrides(&self, inspect: Arc<dyn FaultHook>) -> Overrides {
         let said = self.0.clone();
-        let mut fittings = Fittings { inspect, encoder: Some(Scripted::factory()), ..fittings() };
-        fittings.pipeline.watch.fatal_handler =
+        let mut overrides = Overrides { inspect, encoder: Some(Scripted::factory()), ..overrides() };
+        overrides.pipeline.watch.fatal_handler =
             FatalHandler::new(move |sentence| said.lock().unwrap().push(sentence.to_owned()));
-        fittings
+        overrides
     }
 
     fn sentences(&self) -> Vec<String> {
@@ -203,9 +203,9 @@ async fn a_thread_of_the_model_that_hangs_is_named_and_cannot_be_healed() {
     let (trap, release) = Trap::new();
     let factory: EncoderFactory = Arc::new(move || Box::new(Hanging(Scripted::new(), trap.clone())));
     let said = Said::default();
-    let fittings =
-        Fittings { encoder: Some(factory), ..said.fittings(Arc::new(lnsp_ingest::stages::NoFaults)) };
-    let house = House::build(fittings, &["--hang-deadline-s", "1"]).await;
+    let overrides =
+        Overrides { encoder: Some(factory), ..said.overrides(Arc::new(lnsp_ingest::stages::NoFaults)) };
+    let house = House::build(overrides, &["--hang-deadline-s", "1"]).await;
     let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..10)));
     until("the pass shows in the health", || {
         house.state.pipeline.threads_at_work().iter().any(|(who, ..)| who.contains("lnsp-model"))
@@ -232,7 +232,7 @@ impl FaultHook for TrapInHandler {
 async fn a_pipeline_thread_that_hangs_is_beyond_healing() {
     let (trap, release) = Trap::new();
     let said = Said::default();
-    let house = House::build(said.fittings(Arc::new(TrapInHandler(trap))), &["--hang-deadline-s", "1"]).await;
+    let house = House::build(said.overrides(Arc::new(TrapInHandler(trap))), &["--hang-deadline-s", "1"]).await;
     let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..10)));
     said.must_say("the pipeline's thread hangs").await;
     drop(release);
@@ -252,7 +252,7 @@ impl FaultHook for EndOfThread {
 #[actix_web::test]
 async fn a_pipeline_thread_that_has_ended_is_beyond_healing() {
     let said = Said::default();
-    let house = House::build(said.fittings(Arc::new(EndOfThread)), &[]).await;
+    let house = House::build(said.overrides(Arc::new(EndOfThread)), &[]).await;
     let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..10)));
     said.must_say("has ended").await;
     upload.abort();
@@ -275,7 +275,7 @@ impl FaultHook for Regicide {
 #[actix_web::test]
 async fn a_supervisor_that_dies_is_beyond_healing() {
     let said = Said::default();
-    let house = House::build(said.fittings(Arc::new(Regicide)), &[]).await;
+    let house = House::build(said.overrides(Arc::new(Regicide)), &[]).await;
     let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..1)));
     said.must_say("the supervisor has ended").await;
     assert_eq!(house.get("/ready").await.0, 503);
@@ -303,7 +303,7 @@ async fn while_a_stage_is_healed_the_service_is_not_ready_and_says_why() {
     let (trap, release) = Trap::new();
     let said = Said::default();
     let poison = Poison { stage: Stage::Embed, text: POISON };
-    let house = House::build(said.fittings(Arc::new(SlowHealing(poison, trap))), &[]).await;
+    let house = House::build(said.overrides(Arc::new(SlowHealing(poison, trap))), &[]).await;
     assert_eq!(house.get("/ready").await, (200, json!({"ready": true, "reasons": []})));
     let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), line("poison", POISON)));
     until("the stage is being healed", || house.state.pipeline.health().healing.is_some()).await;

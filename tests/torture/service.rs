@@ -4,7 +4,7 @@
 
 use crate::payload::{Scripted, models};
 use clap::Parser;
-use lnsp_ingest::app::{App, Fittings};
+use lnsp_ingest::app::{App, Overrides};
 use lnsp_ingest::chunk::Chunk;
 use lnsp_ingest::cli::serve;
 use lnsp_ingest::config::Config;
@@ -53,7 +53,7 @@ pub fn run(orders: &str) -> ExitCode {
 }
 
 async fn serve(orders: Orders) -> ExitCode {
-    let app = match App::start(config(&orders), fittings(&orders), &mut |line| eprintln!("{line}")).await {
+    let app = match App::start(config(&orders), overrides(&orders), &mut |line| eprintln!("{line}")).await {
         Ok(app) => app,
         Err(error) => {
             eprintln!("not started: {error}");
@@ -98,8 +98,8 @@ fn config(orders: &Orders) -> Config {
     Flags::try_parse_from(flags).unwrap().config
 }
 
-fn fittings(orders: &Orders) -> Fittings {
-    let mut fittings = Fittings {
+fn overrides(orders: &Orders) -> Overrides {
+    let mut overrides = Overrides {
         encoder: Some(Arc::new(|| Box::new(Scripted::new()))),
         inspect: Arc::new(Deaths::new(orders)),
         // Built often, so that faults meet builds.
@@ -109,11 +109,11 @@ fn fittings(orders: &Orders) -> Fittings {
             options.policy.at_least = 100;
             options.policy.idle = Duration::from_millis(200);
         },
-        ..Fittings::default()
+        ..Overrides::default()
     };
-    fittings.pipeline.heal =
+    overrides.pipeline.heal =
         Backoff { first: Duration::from_millis(10), ceiling: Duration::from_millis(200) };
-    fittings
+    overrides
 }
 
 /// Panics with the chunks it was told to.

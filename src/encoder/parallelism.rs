@@ -15,33 +15,33 @@ const MOST_ENCODERS: usize = 8;
 
 /// Encoders over the same weights, each on a thread of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Crew {
+pub struct Parallelism {
     /// How many.
     pub encoders: NonZeroUsize,
     /// libtorch's threads for each, its own included.
     pub threads: NonZeroUsize,
 }
 
-impl Crew {
+impl Parallelism {
     /// For the cores that this process may use. A device other than the processor has one encoder: it works on one
     /// pass at a time anyway.
-    pub fn on(device: Device) -> Crew {
+    pub fn on(device: Device) -> Parallelism {
         let cores = available_parallelism().unwrap_or(NonZeroUsize::MIN);
         match device {
-            Device::Cpu => Crew::of_cores(cores),
-            Device::Mps | Device::Cuda(_) => Crew { encoders: NonZeroUsize::MIN, threads: cores },
+            Device::Cpu => Parallelism::of_cores(cores),
+            Device::Mps | Device::Cuda(_) => Parallelism { encoders: NonZeroUsize::MIN, threads: cores },
         }
     }
 
     /// As many threads for each as keep the encoders few; then as many encoders as there are cores for.
-    fn of_cores(cores: NonZeroUsize) -> Crew {
+    fn of_cores(cores: NonZeroUsize) -> Parallelism {
         let threads = cores.get().div_ceil(MOST_ENCODERS);
         let at_least_one = |number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN);
-        Crew { encoders: at_least_one(cores.get() / threads), threads: at_least_one(threads) }
+        Parallelism { encoders: at_least_one(cores.get() / threads), threads: at_least_one(threads) }
     }
 }
 
-impl fmt::Display for Crew {
+impl fmt::Display for Parallelism {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = |number: NonZeroUsize| if number.get() == 1 { "" } else { "s" };
         let (encoders, threads) = (self.encoders, self.threads);
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn a_core_each_until_there_are_many() {
         let crew = |cores| {
-            let crew = Crew::of_cores(NonZeroUsize::new(cores).unwrap());
+            let crew = Parallelism::of_cores(NonZeroUsize::new(cores).unwrap());
             (crew.encoders.get(), crew.threads.get())
         };
         let crews = [1, 2, 8, 9, 12, 17, 32, 64].map(crew);
