@@ -14,18 +14,18 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Breaker {
     failures: u32,
-    rest: Option<Rest>,
+    rest: Option<BreakerOpen>,
 }
 
 #[derive(Debug)]
-struct Rest {
+struct BreakerOpen {
     until: Instant,
     length: Duration,
 }
 
-/// Leave to make a call.
+/// CallPermit to make a call.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Leave {
+pub enum CallPermit {
     /// One of many.
     Usual,
     /// The one that finds out, after a rest, whether there is an answer again.
@@ -33,13 +33,13 @@ pub enum Leave {
 }
 
 impl Breaker {
-    /// Leave to call now, or none. Should a trial never come back, there is another `trial` later.
-    pub fn ask(&mut self, now: Instant, trial: Duration) -> Option<Leave> {
+    /// CallPermit to call now, or none. Should a trial never come back, there is another `trial` later.
+    pub fn ask(&mut self, now: Instant, trial: Duration) -> Option<CallPermit> {
         match &mut self.rest {
-            None => Some(Leave::Usual),
+            None => Some(CallPermit::Usual),
             Some(rest) if now >= rest.until => {
                 rest.until = now + trial;
-                Some(Leave::Trial)
+                Some(CallPermit::Trial)
             }
             Some(_) => None,
         }
@@ -52,14 +52,14 @@ impl Breaker {
 
     /// A call failed; says how long a rest begins with it. Usual calls that end during a rest change nothing: they
     /// were made before it.
-    pub fn failed(&mut self, leave: Leave, now: Instant) -> Option<Duration> {
+    pub fn failed(&mut self, permit: CallPermit, now: Instant) -> Option<Duration> {
         self.failures = self.failures.saturating_add(1);
-        let length = match (&self.rest, leave) {
+        let length = match (&self.rest, permit) {
             (None, _) if self.failures >= FAILURES => REST,
-            (Some(rest), Leave::Trial) => (rest.length * 2).min(LONGEST_REST),
+            (Some(rest), CallPermit::Trial) => (rest.length * 2).min(LONGEST_REST),
             _ => return None,
         };
-        self.rest = Some(Rest { until: now + length, length });
+        self.rest = Some(BreakerOpen { until: now + length, length });
         Some(length)
     }
 
@@ -88,31 +88,31 @@ mod tests {
     fn ten_failures_in_a_row_begin_a_rest_and_one_answer_ends_it() {
         let (mut breaker, start) = (Breaker::default(), Instant::now());
         for n in 1..30 {
-            assert_eq!(breaker.ask(start, TRIAL), Some(Leave::Usual));
-            assert_eq!(breaker.failed(Leave::Usual, start), None);
+            assert_eq!(breaker.ask(start, TRIAL), Some(CallPermit::Usual));
+            assert_eq!(breaker.failed(CallPermit::Usual, start), None);
             if n % 9 == 0 {
                 assert!(!breaker.answered(), "nine in a row are no rest");
             }
         }
-        while breaker.failed(Leave::Usual, start).is_none() {}
+        while breaker.failed(CallPermit::Usual, start).is_none() {}
         assert_eq!((breaker.failures(), breaker.resting()), (10, true));
-        assert_eq!(breaker.failed(Leave::Usual, start), None, "a call from before the rest");
+        assert_eq!(breaker.failed(CallPermit::Usual, start), None, "a call from before the rest");
         assert_eq!(breaker.ask(start + seconds(4), TRIAL), None);
-        assert_eq!(breaker.ask(start + seconds(5), TRIAL), Some(Leave::Trial));
+        assert_eq!(breaker.ask(start + seconds(5), TRIAL), Some(CallPermit::Trial));
         assert_eq!(breaker.ask(start + seconds(6), TRIAL), None, "one tries, the others do not");
         assert!(breaker.answered());
-        assert_eq!(breaker.ask(start, TRIAL), Some(Leave::Usual));
+        assert_eq!(breaker.ask(start, TRIAL), Some(CallPermit::Usual));
     }
 
     #[test]
     fn rests_double_up_to_a_minute() {
         let (mut breaker, mut now) = (Breaker::default(), Instant::now());
-        while breaker.failed(Leave::Usual, now).is_none() {}
+        while breaker.failed(CallPermit::Usual, now).is_none() {}
         let mut rests = Vec::new();
         for _ in 0..6 {
             now += LONGEST_REST;
-            let leave = breaker.ask(now, TRIAL).unwrap();
-            rests.push(breaker.failed(leave, now).unwrap().as_secs());
+            let permit = breaker.ask(now, TRIAL).unwrap();
+            rests.push(breaker.failed(permit, now).unwrap().as_secs());
         }
         assert_eq!(rests, [10, 20, 40, 60, 60, 60]);
     }
@@ -120,9 +120,9 @@ mod tests {
     #[test]
     fn a_trial_that_never_comes_back_is_not_the_last() {
         let (mut breaker, start) = (Breaker::default(), Instant::now());
-        while breaker.failed(Leave::Usual, start).is_none() {}
-        assert_eq!(breaker.ask(start + seconds(5), TRIAL), Some(Leave::Trial));
+        while breaker.failed(CallPermit::Usual, start).is_none() {}
+        assert_eq!(breaker.ask(start + seconds(5), TRIAL), Some(CallPermit::Trial));
         assert_eq!(breaker.ask(start + seconds(44), TRIAL), None);
-        assert_eq!(breaker.ask(start + seconds(45), TRIAL), Some(Leave::Trial));
+        assert_eq!(breaker.ask(start + seconds(45), TRIAL), Some(CallPermit::Trial));
     }
 }

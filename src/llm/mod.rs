@@ -9,7 +9,7 @@ mod breaker;
 mod error;
 mod ollama;
 mod prompt;
-mod watch;
+mod health;
 
 pub use answer::{AnswerError, Labels, Token, read as read_answer};
 pub use error::LlmError;
@@ -24,7 +24,7 @@ use ollama::{Attempt, Ollama};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
-use watch::Watch;
+use health::ServerHealth;
 
 /// A failed call is repeated after this pause: long enough for a model runner that has just died to be started.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -67,15 +67,15 @@ pub struct Server {
 pub struct Llm(Arc<Inner>);
 
 /// The server's first answer, for all who wait for it.
-type Introduction = Shared<BoxFuture<'static, Result<Arc<Server>, LlmError>>>;
+type Handshake = Shared<BoxFuture<'static, Result<Arc<Server>, LlmError>>>;
 
 struct Inner {
     settings: LlmSettings,
     model: Arc<str>,
     ollama: Arc<Ollama>,
-    introduction: Mutex<Option<Introduction>>,
+    handshake: Mutex<Option<Handshake>>,
     turns: Semaphore,
-    watch: Watch,
+    watch: ServerHealth,
 }
 
 impl Llm {
@@ -86,11 +86,11 @@ impl Llm {
     pub fn new(settings: LlmSettings) -> Result<Llm, LlmError> {
         let ollama = Ollama::new(&settings)?;
         let turns = Semaphore::new(settings.calls);
-        let watch = Watch::new(settings.endpoint.to_string(), settings.timeout);
+        let watch = ServerHealth::new(settings.endpoint.to_string(), settings.timeout);
         let model = settings.model.as_str().into();
         metrics::llm_limit(settings.calls);
-        let (ollama, introduction) = (Arc::new(ollama), Mutex::new(None));
-        Ok(Llm(Arc::new(Inner { settings, model, ollama, introduction, turns, watch })))
+        let (ollama, handshake) = (Arc::new(ollama), Mutex::new(None));
+        Ok(Llm(Arc::new(Inner { settings, model, ollama, handshake, turns, watch })))
     }
 
     /// Asks the server whether it is there, has the model and can load it. Once it has said yes, later calls
@@ -99,7 +99,7 @@ impl Llm {
     /// # Errors
     /// What is wrong, as a sentence to follow "the LLM at ...".
     pub async fn probe(&self) -> Result<Arc<Server>, LlmError> {
-        let server = self.introduction().await;
+        let server = self.handshake().await;
         if let Err(error) = &server {
             self.0.watch.note(error);
         }
@@ -122,7 +122,7 @@ impl Llm {
         let inner = &*self.0;
         // The semaphore is never closed.
         let _turn = inner.turns.acquire().await;
-        let Some(leave) = inner.watch.ask() else { return Err(LlmError::Resting) };
+        let Some(permit) = inner.watch.ask() else { return Err(LlmError::Resting) };
         let started = Instant::now();
         let _flight = metrics::llm_flight();
         let asked = match self.ask(text, Attempt::First).await {
@@ -139,7 +139,7 @@ impl Llm {
                 Ok(Answer { tmd, confidence, took: started.elapsed() })
             }
             Err(error) => {
-                inner.watch.failed(leave, &error);
+                inner.watch.failed(permit, &error);
                 Err(error)
             }
         }
@@ -147,14 +147,14 @@ impl Llm {
 
     /// The server, as it has said or is saying; asked anew after it had failed to. Loading a model can take longer than
     /// a call may: who waits here and gives up leaves it going on for the next.
-    fn introduction(&self) -> Introduction {
-        let mut introduction = self.0.introduction.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*introduction {
+    fn handshake(&self) -> Handshake {
+        let mut handshake = self.0.handshake.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*handshake {
             Some(known) if !matches!(known.peek(), Some(Err(_))) => known.clone(),
             _ => {
                 let ollama = self.0.ollama.clone();
                 let asking = async move { ollama.introduce().await.map(Arc::new) };
-                introduction.insert(asking.boxed().shared()).clone()
+                handshake.insert(asking.boxed().shared()).clone()
             }
         }
     }
@@ -164,7 +164,7 @@ impl Llm {
         let inner = &*self.0;
         let started = Instant::now();
         let call = async {
-            let server = self.introduction().await?;
+            let server = self.handshake().await?;
             inner.ollama.ask(text, attempt, &server).await
         };
         let limit = inner.settings.timeout;

@@ -1,6 +1,6 @@
 //! Ollama's own HTTP API: is it there, does it have the model, and one question.
 //!
-//! Replies leave out whatever is zero or empty, so everything is read with defaults. Only a reply that says it is
+//! Replies permit out whatever is zero or empty, so everything is read with defaults. Only a reply that says it is
 //! done, and done because the model had finished, counts.
 
 use super::answer::{Labels, Token, read};

@@ -1,6 +1,6 @@
 //! Watches how a server does: the breaker, the last failure for `/health`, and few, clear lines in the log.
 
-use super::breaker::{Breaker, Leave};
+use super::breaker::{Breaker, CallPermit};
 use super::error::LlmError;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub struct Status {
     pub last_failure: Option<(String, Duration)>,
 }
 
-pub struct Watch {
+pub struct ServerHealth {
     endpoint: String,
     trial: Duration,
     state: Mutex<State>,
@@ -33,18 +33,18 @@ struct State {
     unlogged: u64,
 }
 
-impl Watch {
+impl ServerHealth {
     /// Of a server whose calls take at most `timeout`, twice.
-    pub fn new(endpoint: String, timeout: Duration) -> Watch {
-        Watch { endpoint, trial: timeout * 3, state: Mutex::default() }
+    pub fn new(endpoint: String, timeout: Duration) -> ServerHealth {
+        ServerHealth { endpoint, trial: timeout * 3, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leave to call, or none while the server rests.
-    pub fn ask(&self) -> Option<Leave> {
+    /// CallPermit to call, or none while the server rests.
+    pub fn ask(&self) -> Option<CallPermit> {
         self.state().breaker.ask(Instant::now(), self.trial)
     }
 
@@ -56,11 +56,11 @@ impl Watch {
     }
 
     /// A call failed.
-    pub fn failed(&self, leave: Leave, error: &LlmError) {
+    pub fn failed(&self, permit: CallPermit, error: &LlmError) {
         let now = Instant::now();
         let mut state = self.state();
         let sentence = self.note_at(&mut state, error, now);
-        if let Some(rest) = state.breaker.failed(leave, now) {
+        if let Some(rest) = state.breaker.failed(permit, now) {
             let failures = state.breaker.failures();
             tracing::warn!(failures, rest_s = rest.as_secs(), "{sentence}; it is left alone for a while");
         } else if !state.breaker.resting()
