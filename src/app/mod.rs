@@ -10,7 +10,7 @@ use crate::classifier::{ArtefactError, LocalClassifier};
 use crate::config::{Config, OnFailure};
 use crate::encoder::{Comparison, EncodeError, Encoder};
 use crate::flow::{Backoff, Lane, Worker, WorkerError};
-use crate::http::{Admission, Counts, Facts, Limits, MeasuredDevice, Memory, Room, State};
+use crate::http::{Admission, Counts, ServiceInfo, Limits, MeasuredDevice, Memory, Room, State};
 use crate::index::{
     ChangeSource, ChangedRow, Changes, Index, IndexError, IndexIdentity, IndexOptions, SourceError,
 };
@@ -144,7 +144,7 @@ impl App {
 
         metrics::build_info(&identity.name, &embed.device);
         let vectorizer = embed.vectorizer;
-        let facts = Facts {
+        let info = ServiceInfo {
             model: identity.clone(),
             device: embed.device,
             devices: measured_devices(&embed.devices),
@@ -194,7 +194,7 @@ impl App {
         let (counts, memory) = (Counts::default(), Memory::new(overrides.memory));
         let llm = codes.llm;
         let state =
-            State { pipeline, search, vectorizer, store, index, llm, facts, counts, admission, memory };
+            State { pipeline, search, vectorizer, store, index, llm, info, counts, admission, memory };
         let state = web::Data::new(state);
         Ok(App { state, postgres })
     }

@@ -3,7 +3,7 @@
 use super::{CommandResult, signalled, stop_listening};
 use crate::app::{App, Overrides, StartError};
 use crate::config::Config;
-use crate::http::{self, Facts};
+use crate::http::{self, ServiceInfo};
 use crate::pipeline::exit_at_once;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::IsTerminal;
@@ -50,7 +50,7 @@ async fn serve(config: Config) -> Result<ExitCode, ServeError> {
     drop(listen(&config)?);
     let mut say = |line: String| println!("{line}");
     let app = App::start(config.clone(), Overrides::default(), &mut say).await?;
-    print_settings(&app.state.facts, app.state.pipeline.slots());
+    print_settings(&app.state.info, app.state.pipeline.slots());
 
     let listener = listen(&config)?;
     let settings = http::Settings { drain: Duration::from_secs(config.drain_s), ..http::Settings::default() };
@@ -127,14 +127,14 @@ fn listen(config: &Config) -> Result<TcpListener, ServeError> {
 }
 
 /// The effective configuration, in the shape that users of the old service know.
-fn print_settings(facts: &Facts, slots: usize) {
+fn print_settings(info: &ServiceInfo, slots: usize) {
     let switch = |on: bool| if on { "✅ ENABLED" } else { "⚠️  DISABLED" };
-    let endpoint = facts.llm_endpoint.as_deref().unwrap_or("none (the local classifier needs none)");
+    let endpoint = info.llm_endpoint.as_deref().unwrap_or("none (the local classifier needs none)");
     println!("   LLM endpoint: {endpoint}");
-    println!("   TMD source: {} (LNSP_TMD_BACKEND={})", facts.tmd_source, facts.tmd_backend);
+    println!("   TMD source: {} (LNSP_TMD_BACKEND={})", info.tmd_source, info.tmd_backend);
     println!("   CPESH extraction: ⚠️  DISABLED (fast mode)");
-    println!("   Parallel processing: {}", switch(facts.parallel));
-    println!("   Max parallel workers: {}", facts.max_workers);
-    println!("   Batch embeddings: {}", switch(facts.batch_embeddings));
+    println!("   Parallel processing: {}", switch(info.parallel));
+    println!("   Max parallel workers: {}", info.max_workers);
+    println!("   Batch embeddings: {}", switch(info.batch_embeddings));
     println!("   Slots: {slots} chunks in flight at most");
 }

@@ -4,11 +4,11 @@
 //! A list takes a permit of the JSON requests, and room for its vectors beside that for its body; it is answered in
 //! pieces, so that its text is never there as a whole. What it may take of the model is in [`crate::vectorizer`].
 
-use super::admission::{Permit, Wish};
+use super::admission::{Permit, AdmissionRequest};
 use super::body::{Body, encoding_of};
 use super::error::ApiError;
 use super::ingest::{Kind, declared, kind_of};
-use super::kept::Kept;
+use super::kept::RequestBodyGuard;
 use super::{Settings, State, json, wire};
 use crate::chunk::MAX_TEXT_BYTES;
 use crate::outcome::Cause;
@@ -60,7 +60,7 @@ pub async fn embed(
     state: web::Data<State>,
     settings: web::Data<Settings>,
 ) -> HttpResponse {
-    let kept = Kept::new(payload.into_inner());
+    let kept = RequestBodyGuard::new(payload.into_inner());
     let answer = match begin(&request, kept.clone(), &state, &settings) {
         Ok((body, permit)) => answer(body, permit, &state).await,
         Err(error) => {
@@ -77,18 +77,18 @@ pub async fn single(request: HttpRequest, state: web::Data<State>) -> Result<Htt
         .map_err(|error| invalid(format!("query parameters: {error}; expected text=..")))?
         .into_inner();
     check("text", &text)?;
-    let dimension = state.facts.model.dims;
-    let _permit = state.admit_aside(Wish::Request(dimension * size_of::<f32>()))?;
+    let dimension = state.info.model.dims;
+    let _permit = state.admit_aside(AdmissionRequest::Request(dimension * size_of::<f32>()))?;
     let mut vectors = state.vectorizer.vectors(vec![text]).await;
     let vector = vectors.pop().transpose()?.unwrap_or_default();
-    let encoder = &state.facts.model.name;
+    let encoder = &state.info.model.name;
     Ok(HttpResponse::Ok().json(Single { embedding: &vector, dimension, encoder }))
 }
 
 /// Everything that can be said before the first byte of the body.
 fn begin(
     request: &HttpRequest,
-    kept: Kept,
+    kept: RequestBodyGuard,
     state: &State,
     settings: &Settings,
 ) -> Result<(Body, Permit), ApiError> {
@@ -99,15 +99,15 @@ fn begin(
     };
     let bytes = json::weight(declared(headers), encoding, INSTEAD)?;
     let most = (bytes / SMALLEST).min(MAX_TEXTS);
-    let vectors = most * state.facts.model.dims * size_of::<f32>();
-    let permit = state.admit_aside(Wish::Request(bytes + vectors))?;
+    let vectors = most * state.info.model.dims * size_of::<f32>();
+    let permit = state.admit_aside(AdmissionRequest::Request(bytes + vectors))?;
     Ok((Body::new(encoding, kept, settings.sending)?, permit))
 }
 
 async fn answer(body: Body, permit: Permit, state: &State) -> Result<HttpResponse, ApiError> {
     let body = json::read_body(body, state, INSTEAD).await?;
-    let much = json::is_much(&body);
-    let texts: WireTexts = json::aside(much, move || wire::read(&body).map_err(json::shape)).await??;
+    let much = json::is_large(&body);
+    let texts: WireTexts = json::run_blocking(much, move || wire::read(&body).map_err(json::shape)).await??;
     let WireTexts { texts, normalize } = texts;
     if texts.is_empty() {
         let message = "texts: expected at least one, received none";
@@ -152,7 +152,7 @@ fn invalid(message: String) -> ApiError {
 
 /// The answer, written while it is taken. The permit goes with its last piece.
 fn written(vectors: Vec<Arc<[f32]>>, state: &State, permit: Permit) -> HttpResponse {
-    let model = &state.facts.model;
+    let model = &state.info.model;
     let (encoder, count) = (serde_json::json!(model.name), vectors.len());
     let head =
         format!("{{\"dimension\":{},\"count\":{count},\"encoder\":{encoder},\"embeddings\":[", model.dims);

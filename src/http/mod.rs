@@ -17,11 +17,11 @@ mod ingest;
 mod json;
 mod kept;
 mod lines;
-mod lookout;
+mod availability;
 mod metadata;
 mod ndjson;
 mod ops;
-mod pace;
+mod rate;
 mod patience;
 mod reply;
 mod request_id;
@@ -31,13 +31,13 @@ mod server;
 mod wire;
 
 pub use admission::{Admission, Limits, Refusal};
-pub use cut::Cut;
+pub use cut::UploadAbort;
 pub use drain::drain;
 pub use error::ApiError;
-pub use idempotency::{Memory, Room};
+pub use idempotency::{IdempotencyCache, CacheLimits};
 pub use inflate::{Encoding, Inflate, InflateError};
 pub use lines::{LineError, Lines, MAX_LINE_BYTES};
-pub use patience::Patience;
+pub use patience::BodyTimeouts;
 pub use server::serve;
 pub use wire::{IngestRequest, ShapeError, WireChunk, read as read_chunk, read_request};
 
@@ -67,18 +67,18 @@ pub struct State {
     /// Asked how it is, where there is one.
     pub llm: Option<Llm>,
     /// What does not change while the service runs.
-    pub facts: Facts,
+    pub info: ServiceInfo,
     /// Since the start.
     pub counts: Counts,
     /// Lets uploads in.
     pub admission: Admission,
     /// Of answers to requests with an `Idempotency-Key`.
-    pub memory: Memory,
+    pub memory: IdempotencyCache,
 }
 
 /// What was decided at the start, for `/health` and the answers.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub struct ServiceInfo {
     /// The model of the store.
     pub model: ModelIdentity,
     /// What it runs on.
@@ -194,7 +194,7 @@ pub struct Settings {
     /// A connection may be idle between two requests for this long: longer than usual proxies keep theirs.
     pub keep_alive: Duration,
     /// What is asked of a client that sends a body.
-    pub sending: Patience,
+    pub sending: BodyTimeouts,
     /// A client that asked for a stream of results may leave them unread this long.
     pub client_patience: Duration,
     /// After an answer to a request that was not read to its end the client has this long to see it.
@@ -211,7 +211,7 @@ impl Default for Settings {
             drain: seconds(30),
             head: seconds(5),
             keep_alive: seconds(75),
-            sending: Patience::default(),
+            sending: BodyTimeouts::default(),
             client_patience: seconds(30),
             linger: seconds(5),
             cut_after: seconds(90),

@@ -22,11 +22,11 @@ pub async fn about() -> HttpResponse {
 
 /// `GET /health`: always 200; the old fields, each now a fact of this moment, and the pipeline.
 pub async fn health(state: web::Data<State>) -> HttpResponse {
-    let facts = &state.facts;
+    let info = &state.info;
     let postgresql = state.store.ping().await.is_ok();
     let pipeline = state.pipeline.health();
     let index = state.index.status();
-    let llm_missing = facts.llm_required && state.llm.as_ref().is_some_and(|llm| llm.status().resting);
+    let llm_missing = info.llm_required && state.llm.as_ref().is_some_and(|llm| llm.status().resting);
     let server = state.vectorizer.server();
     let embeds_not = server.and_then(Remote::problem);
     let embeds = pipeline.open && embeds_not.is_none();
@@ -34,9 +34,9 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
     HttpResponse::Ok().json(json!({
         "status": if sound { "healthy" } else { "degraded" },
         "postgresql": postgresql, "faiss": true, "gtr_t5_api": embeds, "tmd_router_api": pipeline.open,
-        "llm_endpoint": facts.llm_endpoint.as_deref().unwrap_or_default(),
+        "llm_endpoint": info.llm_endpoint.as_deref().unwrap_or_default(),
         "parallel": {
-            "enabled": facts.parallel, "max_workers": facts.max_workers, "batch_embeddings": facts.batch_embeddings,
+            "enabled": info.parallel, "max_workers": info.max_workers, "batch_embeddings": info.batch_embeddings,
         },
         "pipeline": {
             "generation": pipeline.generation, "open": pipeline.open, "last_death": pipeline.last_death,
@@ -45,16 +45,16 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
             "waiting": state.pipeline.entrance().waiting(), "slots": state.pipeline.slots(),
             "stages": stages(&state, &pipeline.deaths), "threads_at_work": threads(&state),
         },
-        "tmd": {"backend": facts.tmd_backend, "source": facts.tmd_source},
+        "tmd": {"backend": info.tmd_backend, "source": info.tmd_source},
         "llm": llm(&state),
         // The old embedding service's, whose `model` was a name: here it is an object.
-        "encoder": facts.model.name, "dimension": facts.model.dims, "device": facts.device,
+        "encoder": info.model.name, "dimension": info.model.dims, "device": info.device,
         "embedding": {"server": server.map(Remote::endpoint), "problem": embeds_not},
         "model": {
-            "name": facts.model.name, "recipe": facts.model.recipe, "fingerprint": facts.model.fingerprint,
-            "dimensions": facts.model.dims,
-            "device": facts.device, "dtype": facts.dtype, "encoders": facts.encoders,
-            "pass_tokens": facts.pass_tokens, "devices": facts.devices,
+            "name": info.model.name, "recipe": info.model.recipe, "fingerprint": info.model.fingerprint,
+            "dimensions": info.model.dims,
+            "device": info.device, "dtype": info.dtype, "encoders": info.encoders,
+            "pass_tokens": info.pass_tokens, "devices": info.devices,
         },
         "index": {
             "items": index.items, "in_memory": index.delta_len, "applied_seq": index.applied_seq,
@@ -88,9 +88,9 @@ fn threads(state: &State) -> Value {
 
 /// The language model: none wanted, none found, or how it does.
 fn llm(state: &State) -> Value {
-    let facts = &state.facts;
+    let info = &state.info;
     let Some(llm) = &state.llm else {
-        return match &facts.llm_problem {
+        return match &info.llm_problem {
             Some(problem) => json!({"state": "absent", "problem": problem}),
             None => Value::Null,
         };
@@ -126,7 +126,7 @@ pub async fn ready(state: web::Data<State>) -> HttpResponse {
         None if !pipeline.open => reasons.push("the pipeline is starting".to_owned()),
         None => {}
     }
-    if let Some(llm) = state.llm.as_ref().filter(|llm| state.facts.llm_required && llm.status().resting) {
+    if let Some(llm) = state.llm.as_ref().filter(|llm| state.info.llm_required && llm.status().resting) {
         reasons.push(format!("chunks without codes are rejected: the LLM at {} is failing", llm.endpoint()));
     }
     reasons.extend(state.vectorizer.server().and_then(Remote::problem));

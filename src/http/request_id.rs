@@ -1,7 +1,7 @@
 //! Every answer carries a request id: the client's own where it is usable, else a new one.
 
 use super::error::ApiError;
-use super::kept::Kept;
+use super::kept::RequestBodyGuard;
 use crate::metrics;
 use actix_http::Request;
 use actix_web::body::{BoxBody, MessageBody};
@@ -40,7 +40,7 @@ pub async fn stamp(
             if json { with_id(body, &id) } else { body }
         });
     }
-    Ok(Kept::hold(response))
+    Ok(RequestBodyGuard::hold(response))
 }
 
 /// The answer to a request that does not get as far as [`stamp`], stamped. Keeps the body that is not read.
@@ -53,7 +53,7 @@ pub fn refuse(request: &mut Request, error: &ApiError) -> HttpResponse {
     }
     let (route, method) = (route_of(request.path()), method_of(request.method().as_str()));
     metrics::http_request(route, method, response.status().as_u16(), started.elapsed());
-    let kept = Kept::new(request.take_payload());
+    let kept = RequestBodyGuard::new(request.take_payload());
     response.map_body(|_, body| kept.holding(with_id(body, &id)))
 }
 

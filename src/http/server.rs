@@ -1,6 +1,6 @@
 //! The server: connections, their limits, and the routes.
 
-use super::{Settings, State, dead_letters, embed, ingest, lookout, ops, request_id, search};
+use super::{Settings, State, dead_letters, embed, ingest, availability, ops, request_id, search};
 use crate::metrics;
 use actix_http::{HttpService, Request};
 use actix_service::map_config;
@@ -27,7 +27,7 @@ const MAX_CONNECTIONS: usize = 50_000;
 /// # Errors
 /// The operating system's, for the listener.
 pub fn serve(listener: TcpListener, state: web::Data<State>, settings: Settings) -> std::io::Result<Server> {
-    lookout::post(&state);
+    availability::post(&state);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let builder = Server::build()
         .workers(workers)
@@ -55,7 +55,7 @@ pub fn serve(listener: TcpListener, state: web::Data<State>, settings: Settings)
                 prepare(socket, cut_after);
                 extensions.insert(metrics::connection());
             })
-            .expect(fn_service(move |request| ready(go_on(request, &asked))))
+            .expect(fn_service(move |request| ready(expect_continue(request, &asked))))
             .h1(map_config(app, |()| AppConfig::default()))
             .tcp()
     })?;
@@ -74,7 +74,7 @@ fn connections() -> usize {
     clippy::result_large_err,
     reason = "the framework asks for these types, and only a refusal is large"
 )]
-fn go_on(mut request: Request, state: &State) -> Result<Request, HttpResponse> {
+fn expect_continue(mut request: Request, state: &State) -> Result<Request, HttpResponse> {
     let upload = request.method() == Method::POST && request.path() == "/ingest";
     match upload.then(|| ingest::objection(request.headers(), state)).flatten() {
         Some(error) => Err(request_id::refuse(&mut request, &error)),

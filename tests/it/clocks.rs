@@ -4,10 +4,10 @@ use crate::house::{House, Raw, Scripted, overrides, numbered};
 use crate::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::flow::Capacity;
-use lnsp_ingest::http::{Patience, Settings};
+use lnsp_ingest::http::{BodyTimeouts, Settings};
 use std::time::Duration;
 
-async fn house(sending: Patience) -> House {
+async fn house(sending: BodyTimeouts) -> House {
     let mut overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
     let slots = |items| Capacity { items, bytes: 1 << 30 };
     (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) =
@@ -16,8 +16,8 @@ async fn house(sending: Patience) -> House {
     House::build_with(overrides, &[], Settings { sending, linger, ..Settings::default() }).await
 }
 
-fn silence(limit: Duration) -> Patience {
-    Patience { silence: limit, ..Patience::default() }
+fn silence(limit: Duration) -> BodyTimeouts {
+    BodyTimeouts { silence: limit, ..BodyTimeouts::default() }
 }
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -51,7 +51,7 @@ async fn a_silent_client_is_cut_by_name_its_lines_count_and_its_connection_ends(
 #[actix_web::test]
 async fn a_client_that_dribbles_is_cut_by_name() {
     let patience =
-        Patience { bytes_per_second: 1 << 20, over: Duration::from_millis(500), ..Patience::default() };
+        BodyTimeouts { bytes_per_second: 1 << 20, over: Duration::from_millis(500), ..BodyTimeouts::default() };
     let house = house(patience).await;
     let mut upload = Raw::upload(&house).await;
     let mut seen = String::new();

@@ -265,7 +265,7 @@ async fn the_letter_of_a_chunk_that_is_stored_goes_when_it_is_sent_and_no_other(
 }
 
 fn letter(text: &str, failed_at: DateTime<Utc>) -> DeadLetter {
-    let chunk = embedded(draft("facts", text, text), (0, 0, 0), &[1.0]).chunk;
+    let chunk = embedded(draft("info", text, text), (0, 0, 0), &[1.0]).chunk;
     let message = "quotes a server\0".to_owned();
     DeadLetter { chunk, stage: "tmd", cause: "llm_failed", message, delivery_attempts: 2, failed_at }
 }
@@ -294,7 +294,7 @@ async fn a_letter_written_twice_is_one_failure_and_a_page_ends_before_it_is_too_
     assert_eq!(page(found[1].letter, 1).await, []);
 
     // Stored under the same key with other content, it is not what the letter is about.
-    store.insert(model, &[plain("a"), embedded(draft("facts", "b", "b"), (0, 0, 0), &[1.0])]).await.unwrap();
+    store.insert(model, &[plain("a"), embedded(draft("info", "b", "b"), (0, 0, 0), &[1.0])]).await.unwrap();
     assert_eq!((store.dead_letter_count(), store.count_letters().await.unwrap()), (1, 1));
     assert_eq!(page(0, 1 << 20).await, found[..1]);
 }

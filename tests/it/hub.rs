@@ -5,7 +5,7 @@ use crate::fake_hub::{COMMIT, FakeHub, Fault, REPOSITORY};
 use crate::house::models;
 use lnsp_ingest::encoder::locate;
 use lnsp_ingest::hub::{
-    self, Address, Hub, HubError, NOTE, Note, Patience, Pulled, Recipe, Source, Token, Watch,
+    self, Address, Hub, HubError, NOTE, Note, BodyTimeouts, Pulled, Recipe, Source, Token, Watch,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ impl Watch for Heard {
 /// A folder for models, and somebody who fetches them.
 struct Scene {
     models: TempDir,
-    patience: Patience,
+    patience: BodyTimeouts,
     token: Option<Token>,
     heard: Heard,
 }
@@ -89,7 +89,7 @@ impl Scene {
     fn new() -> Scene {
         let seconds = Duration::from_secs;
         let patience =
-            Patience { connect: seconds(10), stall: seconds(20), pause: Duration::from_millis(1), tries: 4 };
+            BodyTimeouts { connect: seconds(10), stall: seconds(20), pause: Duration::from_millis(1), tries: 4 };
         Scene { models: tempfile::tempdir().unwrap(), patience, token: None, heard: Heard::default() }
     }
 

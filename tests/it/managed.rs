@@ -17,7 +17,7 @@ use std::time::Duration;
 
 async fn stored(dsn: &Dsn, id: &str) -> bool {
     let store = open(dsn.clone()).await;
-    let key = ChunkKey { dataset: "facts".into(), id: id.into() };
+    let key = ChunkKey { dataset: "info".into(), id: id.into() };
     !store.known(&[key]).await.unwrap().is_empty()
 }
 
@@ -229,7 +229,7 @@ async fn the_server_flushes_and_logs_no_row() {
         let found: Setting = found.get_result(&mut conn).await.unwrap();
         assert_eq!(found.value, value, "{name}");
     }
-    let no_vector = embedded(draft("facts", "1", "a very secret text"), (1, 1, 1), &[]);
+    let no_vector = embedded(draft("info", "1", "a very secret text"), (1, 1, 1), &[]);
     store.insert(model, &[no_vector]).await.unwrap_err();
     let log = std::fs::read_to_string(server_folder().join("server.log")).unwrap();
     assert!(log.contains("violates check constraint") && !log.contains("very secret"), "{log}");

@@ -218,7 +218,7 @@ async fn another_lnsp_is_such_a_server() {
     assert_eq!(answer["results"][0]["backends"]["embedding"], "remote:all-minilm-l6-v2", "{answer}");
 
     // The store holds the server's vectors now, and no others.
-    let local = server.state.facts.model.clone();
+    let local = server.state.info.model.clone();
     let error = house.state.store.adopt_model(&local).await.unwrap_err().to_string();
     assert!(error.contains("remote, normalised"), "{error}");
     house.stop().await;

@@ -218,7 +218,7 @@ fn the_readme_lists_every_error_code() {
     for cause in lnsp_ingest::outcome::Cause::ALL {
         assert!(readme.contains(&format!("`{cause}`")), "{cause} is not in the README");
     }
-    let fixed = lnsp_ingest::http::Cut::CODES.into_iter().chain(lnsp_ingest::http::Refusal::CODES);
+    let fixed = lnsp_ingest::http::UploadAbort::CODES.into_iter().chain(lnsp_ingest::http::Refusal::CODES);
     let mut codes: BTreeSet<String> = fixed.map(str::to_owned).collect();
     for file in sources(&root().join("src/http")) {
         let text = fs::read_to_string(&file).unwrap();

@@ -39,7 +39,7 @@ pub fn embedded(draft: Draft, tmd: (u8, u8, u8), vector: &[f32]) -> EmbeddedChun
 }
 
 pub fn plain(id: &str) -> EmbeddedChunk {
-    embedded(draft("facts", id, &format!("text of {id}")), (4, 5, 9), &[0.5, 0.5, 0.5, 0.5])
+    embedded(draft("info", id, &format!("text of {id}")), (4, 5, 9), &[0.5, 0.5, 0.5, 0.5])
 }
 
 /// A store on its own database, with a model.
@@ -137,7 +137,7 @@ async fn what_goes_in_comes_out() {
 #[tokio::test]
 async fn links_and_batch_are_stored_as_sent() {
     let (store, model, dsn) = fresh().await;
-    let mut linked = draft("facts", "1", "text");
+    let mut linked = draft("info", "1", "text");
     linked.placement.parent_cpe_ids = vec!["a\"b\\c".into(), String::new(), "NULL".into(), "{x,y}".into()];
     linked.batch_id = Some("batch 1".into());
     store.insert(model, &[embedded(linked.clone(), (0, 0, 0), &[1.0])]).await.unwrap();
@@ -179,7 +179,7 @@ async fn a_repetition_is_the_same_row_and_uses_no_number() {
 #[tokio::test]
 async fn the_second_of_two_equal_keys_in_a_batch_meets_the_first() {
     let (store, model, _) = fresh().await;
-    let other_content = embedded(draft("facts", "a", "something else"), (1, 1, 1), &[1.0]);
+    let other_content = embedded(draft("info", "a", "something else"), (1, 1, 1), &[1.0]);
     let rows = [plain("a"), other_content, plain("b"), plain("a")];
     let fates = store.insert(model, &rows).await.unwrap();
     assert_eq!(seqs(&fates), [Some(1), None, Some(2), None]);
@@ -200,23 +200,23 @@ async fn only_known_keys_are_known() {
     let (store, model, _) = fresh().await;
     store.insert(model, &[plain("a"), plain("b")]).await.unwrap();
     let key = |dataset: &str, id: &str| ChunkKey { dataset: dataset.into(), id: id.into() };
-    let keys = [key("facts", "a"), key("facts", "x"), key("other", "b"), key("facts", "a")];
+    let keys = [key("info", "a"), key("info", "x"), key("other", "b"), key("info", "a")];
     let known = store.known(&keys).await.unwrap();
-    assert_eq!(known.into_keys().collect::<Vec<_>>(), [key("facts", "a")]);
+    assert_eq!(known.into_keys().collect::<Vec<_>>(), [key("info", "a")]);
     assert!(store.known(&[]).await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn a_refused_row_is_a_data_error_and_takes_the_whole_batch_along() {
     let (store, model, _) = fresh().await;
-    let mut row = draft("facts", "nul", "text");
+    let mut row = draft("info", "nul", "text");
     row.metadata = Some(json!({"a": 1}));
     let mut bad = Chunk::new(row).unwrap();
     // No chunk can be made with a NUL; the store does not rely on that.
     bad.text = "secret\0text".into();
     let nul_text = EmbeddedChunk { chunk: Arc::new(bad), ..plain("x") };
-    let no_vector = embedded(draft("facts", "none", "secret"), (1, 1, 1), &[]);
-    let mut share_weights = Chunk::new(draft("facts", "share_weights", "secret")).unwrap();
+    let no_vector = embedded(draft("info", "none", "secret"), (1, 1, 1), &[]);
+    let mut share_weights = Chunk::new(draft("info", "share_weights", "secret")).unwrap();
     share_weights.cpe_id = plain("a").chunk.cpe_id;
     let share_weights = EmbeddedChunk { chunk: Arc::new(share_weights), ..plain("x") };
 
@@ -239,10 +239,10 @@ async fn a_refused_row_is_a_data_error_and_takes_the_whole_batch_along() {
 #[tokio::test]
 async fn hits_are_filtered_in_the_database() {
     let (store, model, _) = fresh().await;
-    let mut documented = draft("facts", "b", "two");
+    let mut documented = draft("info", "b", "two");
     documented.placement.document_id = Some("doc".into());
     let rows = [
-        embedded(draft("facts", "a", "one"), (1, 2, 3), &[1.0]),
+        embedded(draft("info", "a", "one"), (1, 2, 3), &[1.0]),
         embedded(documented, (1, 5, 3), &[1.0]),
         embedded(draft("other", "a", "three"), (4, 2, 6), &[1.0]),
     ];
@@ -267,7 +267,7 @@ async fn hits_are_filtered_in_the_database() {
     assert_eq!(texts(SearchFilter { domain: Some(1), ..any() }).await, ["one", "two"]);
     assert_eq!(texts(SearchFilter { task: Some(2), ..any() }).await, ["one", "three"]);
     assert_eq!(texts(SearchFilter { modifier: Some(6), ..any() }).await, ["three"]);
-    assert_eq!(texts(SearchFilter { dataset_source: Some("facts".into()), ..any() }).await, ["one", "two"]);
+    assert_eq!(texts(SearchFilter { dataset_source: Some("info".into()), ..any() }).await, ["one", "two"]);
     let in_document = SearchFilter { document_id: Some("doc".into()), domain: Some(1), ..any() };
     assert_eq!(texts(in_document).await, ["two"]);
     assert!(store.hits(&[], &any()).await.unwrap().is_empty());

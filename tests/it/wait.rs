@@ -1,4 +1,4 @@
-//! Waiting for facts.
+//! Waiting for info.
 
 use std::time::Duration;
 

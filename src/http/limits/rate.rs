@@ -13,12 +13,12 @@ const JITTER: f64 = 0.2;
 
 /// The measured rate of settled chunks.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct RateEstimator {
     rate: f64,
     seen: Option<(Instant, u64)>,
 }
 
-impl Pace {
+impl RateEstimator {
     /// Now so many have been settled since the start. Call it every second or so.
     pub fn observe(&mut self, now: Instant, settled: u64) {
         let Some((then, before)) = self.seen.replace((now, settled)) else { return };
@@ -33,7 +33,7 @@ impl Pace {
         self.rate += (rate - self.rate) * weight;
     }
 
-    /// Time passed in which nothing was settled for a reason that says nothing about the pace.
+    /// Time passed in which nothing was settled for a reason that says nothing about the rate.
     pub fn skip(&mut self, now: Instant, settled: u64) {
         self.seen = Some((now, settled));
     }
@@ -63,39 +63,39 @@ mod tests {
     use super::*;
 
     /// After so many seconds at this rate.
-    fn steady(pace: &mut Pace, from: Instant, seconds: u64, settled: &mut u64, rate: u64) -> Instant {
+    fn steady(rate: &mut RateEstimator, from: Instant, seconds: u64, settled: &mut u64, rate: u64) -> Instant {
         let mut now = from;
         for _ in 0..seconds {
             now += Duration::from_secs(1);
             *settled += rate;
-            pace.observe(now, *settled);
+            rate.observe(now, *settled);
         }
         now
     }
 
     #[test]
     fn advice_is_what_is_ahead_at_the_measured_rate() {
-        let (mut pace, mut settled, start) = (Pace::default(), 0, Instant::now());
-        assert_eq!(pace.advice(0, 0.5), 1);
-        assert_eq!(pace.advice(1000, 0.5), 5, "nothing was ever settled");
-        pace.observe(start, 0);
-        let now = steady(&mut pace, start, 1, &mut settled, 100);
-        assert_eq!((pace.rate(), pace.advice(1200, 0.5)), (100.0, 12));
-        assert_eq!((pace.advice(1200, 0.0), pace.advice(1200, 1.0)), (10, 14), "a fifth less or more");
-        assert_eq!((pace.advice(10, 0.0), pace.advice(1_000_000, 1.0)), (1, 72));
-        steady(&mut pace, now, 10, &mut settled, 300);
-        assert!((pace.rate() - 226.0).abs() < 1.0, "{}", pace.rate());
+        let (mut rate, mut settled, start) = (RateEstimator::default(), 0, Instant::now());
+        assert_eq!(rate.advice(0, 0.5), 1);
+        assert_eq!(rate.advice(1000, 0.5), 5, "nothing was ever settled");
+        rate.observe(start, 0);
+        let now = steady(&mut rate, start, 1, &mut settled, 100);
+        assert_eq!((rate.rate(), rate.advice(1200, 0.5)), (100.0, 12));
+        assert_eq!((rate.advice(1200, 0.0), rate.advice(1200, 1.0)), (10, 14), "a fifth less or more");
+        assert_eq!((rate.advice(10, 0.0), rate.advice(1_000_000, 1.0)), (1, 72));
+        steady(&mut rate, now, 10, &mut settled, 300);
+        assert!((rate.rate() - 226.0).abs() < 1.0, "{}", rate.rate());
     }
 
     #[test]
     fn standing_still_makes_the_advice_longer_and_time_that_is_skipped_does_not() {
-        let (mut pace, mut settled, start) = (Pace::default(), 0, Instant::now());
-        pace.observe(start, 0);
-        let now = steady(&mut pace, start, 5, &mut settled, 100);
+        let (mut rate, mut settled, start) = (RateEstimator::default(), 0, Instant::now());
+        rate.observe(start, 0);
+        let now = steady(&mut rate, start, 5, &mut settled, 100);
         let later = now + Duration::from_secs(100);
-        pace.skip(later, settled);
-        assert_eq!(pace.advice(1000, 0.5), 10);
-        steady(&mut pace, later, 20, &mut settled, 0);
-        assert_eq!(pace.advice(1000, 0.5), 60);
+        rate.skip(later, settled);
+        assert_eq!(rate.advice(1000, 0.5), 10);
+        steady(&mut rate, later, 20, &mut settled, 0);
+        assert_eq!(rate.advice(1000, 0.5), 60);
     }
 }

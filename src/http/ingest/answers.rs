@@ -2,9 +2,9 @@
 //!
 //! Whatever the client does, outcomes are taken as they come, so the texts behind them do not pile up; what waits
 //! for the client is short lines of text. When those pass [`UNSENT_BYTES`] the upload is not read until the client
-//! has read; when it reads nothing for a while, the answer ends by [`Cut::ClientNotReading`].
+//! has read; when it reads nothing for a while, the answer ends by [`UploadAbort::ClientNotReading`].
 
-use super::cut::Cut;
+use super::cut::UploadAbort;
 use super::error::rejection_object;
 use super::ingest::ActiveUpload;
 use super::{State, Tally};
@@ -33,7 +33,7 @@ const PIECE: usize = 16 * 1024;
 const LISTED_ERRORS: usize = 1000;
 
 /// How the reading of a body ended.
-pub type Ending = oneshot::Receiver<Result<(), Cut>>;
+pub type Ending = oneshot::Receiver<Result<(), UploadAbort>>;
 
 /// What an answer is made of.
 pub struct Answers {
@@ -119,7 +119,7 @@ impl Answers {
                     _ => signals.over.cancel(),
                 },
                 () = sleep_until(moved + patience), if unsent.bytes > 0 => {
-                    cut = Some(Cut::ClientNotReading(patience));
+                    cut = Some(UploadAbort::ClientNotReading(patience));
                     signals.over.cancel();
                 }
                 () = signals.over.cancelled(), if listening => {}
@@ -152,17 +152,17 @@ impl Answers {
         let mut body = self.summary(&ended);
         body["errors_truncated"] = json!(self.tally.failed > errors.len() as u64);
         body["errors"] = Value::Array(errors);
-        let status = ended.as_ref().map_or_else(Cut::status, |()| StatusCode::OK);
+        let status = ended.as_ref().map_or_else(UploadAbort::status, |()| StatusCode::OK);
         let mut response = HttpResponse::build(status);
-        if ended == Err(Cut::Draining) {
+        if ended == Err(UploadAbort::Draining) {
             response.insert_header((header::RETRY_AFTER, self.state.retry_after().to_string()));
         }
         response.json(body)
     }
 
-    async fn ended(&mut self) -> Result<(), Cut> {
+    async fn ended(&mut self) -> Result<(), UploadAbort> {
         let ended = (&mut self.ending).await;
-        ended.unwrap_or_else(|_| Err(Cut::Incomplete("the service stopped reading it".to_owned())))
+        ended.unwrap_or_else(|_| Err(UploadAbort::Incomplete("the service stopped reading it".to_owned())))
     }
 
     fn count(&mut self, outcome: &Outcome) {
@@ -174,7 +174,7 @@ impl Answers {
         }
     }
 
-    fn summary(&self, ended: &Result<(), Cut>) -> Value {
+    fn summary(&self, ended: &Result<(), UploadAbort>) -> Value {
         let Tally { stored, duplicate, failed } = self.tally;
         let mut summary = json!({
             "type": "summary", "total_chunks": stored + duplicate + failed, "successful": stored + duplicate,

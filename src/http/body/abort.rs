@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Why a body was not read to its end. Lines before the cut keep their answers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Cut {
+pub enum UploadAbort {
     /// The connection broke, or the client sent less than it had announced.
     #[error("the body ended early: {0}; send it again")]
     Incomplete(String),
@@ -34,7 +34,7 @@ pub enum Cut {
     Draining,
 }
 
-impl Cut {
+impl UploadAbort {
     /// Every code there is.
     pub const CODES: [&str; 7] = [
         "incomplete_body",
@@ -50,22 +50,22 @@ impl Cut {
     pub fn code(&self) -> &'static str {
         let [incomplete, corrupt, ratio, not_reading, idle, too_slow, draining] = Self::CODES;
         match self {
-            Cut::Incomplete(_) => incomplete,
-            Cut::Inflate(InflateError::Corrupt { .. } | InflateError::Truncated { .. }) => corrupt,
-            Cut::Inflate(InflateError::Ratio) => ratio,
-            Cut::ClientNotReading(_) => not_reading,
-            Cut::ClientIdle(_) => idle,
-            Cut::ClientTooSlow(_) => too_slow,
-            Cut::Draining => draining,
+            UploadAbort::Incomplete(_) => incomplete,
+            UploadAbort::Inflate(InflateError::Corrupt { .. } | InflateError::Truncated { .. }) => corrupt,
+            UploadAbort::Inflate(InflateError::Ratio) => ratio,
+            UploadAbort::ClientNotReading(_) => not_reading,
+            UploadAbort::ClientIdle(_) => idle,
+            UploadAbort::ClientTooSlow(_) => too_slow,
+            UploadAbort::Draining => draining,
         }
     }
 
     /// The status, where it can still be chosen.
     pub fn status(&self) -> StatusCode {
         match self {
-            Cut::Inflate(InflateError::Ratio) => StatusCode::PAYLOAD_TOO_LARGE,
-            Cut::ClientIdle(_) | Cut::ClientTooSlow(_) => StatusCode::REQUEST_TIMEOUT,
-            Cut::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            UploadAbort::Inflate(InflateError::Ratio) => StatusCode::PAYLOAD_TOO_LARGE,
+            UploadAbort::ClientIdle(_) | UploadAbort::ClientTooSlow(_) => StatusCode::REQUEST_TIMEOUT,
+            UploadAbort::Draining => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -73,16 +73,16 @@ impl Cut {
     /// The error object of a summary.
     pub fn object(&self) -> Value {
         // The same bytes inflate to the same: sending them again helps only when they did not all arrive.
-        let retryable = !matches!(self, Cut::Inflate(_));
-        let kind = if *self == Cut::Draining { "unavailable" } else { "invalid_request" };
+        let retryable = !matches!(self, UploadAbort::Inflate(_));
+        let kind = if *self == UploadAbort::Draining { "unavailable" } else { "invalid_request" };
         json!({
             "type": kind, "code": self.code(), "message": self.to_string(), "retryable": retryable,
         })
     }
 }
 
-impl From<Cut> for ApiError {
-    fn from(cut: Cut) -> Self {
+impl From<UploadAbort> for ApiError {
+    fn from(cut: UploadAbort) -> Self {
         ApiError::new(cut.status(), cut.code(), cut.to_string())
     }
 }

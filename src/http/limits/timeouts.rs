@@ -3,12 +3,12 @@
 //! Only waiting for the client counts. While we do not read, because there is no room, or while the client may be
 //! waiting for our answers, its time stands still: whom we slow down is never cut for it.
 
-use super::cut::Cut;
+use super::cut::UploadAbort;
 use std::time::Duration;
 
 /// What is asked of a client that sends a body.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct BodyTimeouts {
     /// It may send nothing for this long.
     pub silence: Duration,
     /// It sends at least this much.
@@ -17,26 +17,26 @@ pub struct Patience {
     pub over: Duration,
 }
 
-impl Default for Patience {
+impl Default for BodyTimeouts {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Patience { silence: seconds(30), bytes_per_second: 1024, over: seconds(60) }
+        BodyTimeouts { silence: seconds(30), bytes_per_second: 1024, over: seconds(60) }
     }
 }
 
 /// The account of one body.
 #[derive(Debug)]
-pub struct Account {
-    patience: Patience,
+pub struct SlowClientDetector {
+    patience: BodyTimeouts,
     silent: Duration,
     waited: Duration,
     received: u64,
 }
 
-impl Account {
+impl SlowClientDetector {
     /// Nothing was waited for yet.
-    pub fn new(patience: Patience) -> Self {
-        Account { patience, silent: Duration::ZERO, waited: Duration::ZERO, received: 0 }
+    pub fn new(patience: BodyTimeouts) -> Self {
+        SlowClientDetector { patience, silent: Duration::ZERO, waited: Duration::ZERO, received: 0 }
     }
 
     /// How long to wait before telling [`Self::waited`]: short enough to notice when the reason to wait changes.
@@ -49,16 +49,16 @@ impl Account {
     ///
     /// # Errors
     /// It has used up our patience.
-    pub fn waited(&mut self, time: Duration) -> Result<(), Cut> {
+    pub fn waited(&mut self, time: Duration) -> Result<(), UploadAbort> {
         self.silent += time;
         self.waited += time;
         if self.silent >= self.patience.silence {
-            return Err(Cut::ClientIdle(self.patience.silence));
+            return Err(UploadAbort::ClientIdle(self.patience.silence));
         }
         if self.waited >= self.patience.over {
             let asked = self.patience.bytes_per_second as f64 * self.waited.as_secs_f64();
             if (self.received as f64) < asked {
-                return Err(Cut::ClientTooSlow(self.patience.bytes_per_second));
+                return Err(UploadAbort::ClientTooSlow(self.patience.bytes_per_second));
             }
             (self.waited, self.received) = (Duration::ZERO, 0);
         }
@@ -79,8 +79,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Waits a second before each of these numbers of bytes; how many seconds until the cut, and which.
-    fn seconds_until_cut(bytes: impl Iterator<Item = usize>) -> Option<(usize, Cut)> {
-        let mut account = Account::new(Patience::default());
+    fn seconds_until_cut(bytes: impl Iterator<Item = usize>) -> Option<(usize, UploadAbort)> {
+        let mut account = SlowClientDetector::new(BodyTimeouts::default());
         for (second, bytes) in bytes.enumerate() {
             if let Err(cut) = account.waited(SECOND) {
                 return Some((second + 1, cut));
@@ -95,22 +95,22 @@ mod tests {
     #[test]
     fn silence_is_cut_at_its_limit_and_a_byte_in_time_is_none() {
         let silent = std::iter::repeat_n(0, 100);
-        assert_eq!(seconds_until_cut(silent), Some((30, Cut::ClientIdle(30 * SECOND))));
+        assert_eq!(seconds_until_cut(silent), Some((30, UploadAbort::ClientIdle(30 * SECOND))));
         let just_in_time = (1..60).map(|second| usize::from(second % 29 == 0));
         assert_eq!(seconds_until_cut(just_in_time), None);
     }
 
     #[test]
     fn who_dribbles_is_cut_when_the_rate_is_measured_also_after_a_fast_beginning() {
-        assert_eq!(seconds_until_cut(std::iter::repeat_n(1023, 100)), Some((60, Cut::ClientTooSlow(1024))));
+        assert_eq!(seconds_until_cut(std::iter::repeat_n(1023, 100)), Some((60, UploadAbort::ClientTooSlow(1024))));
         assert_eq!(seconds_until_cut(std::iter::repeat_n(1060, 100_000)), None);
         let fast_then_slow = std::iter::once(1 << 40).chain(std::iter::repeat_n(10, 1000));
-        assert_eq!(seconds_until_cut(fast_then_slow), Some((120, Cut::ClientTooSlow(1024))));
+        assert_eq!(seconds_until_cut(fast_then_slow), Some((120, UploadAbort::ClientTooSlow(1024))));
     }
 
     #[test]
     fn who_is_not_waited_for_is_never_cut() {
-        let mut account = Account::new(Patience::default());
+        let mut account = SlowClientDetector::new(BodyTimeouts::default());
         for _ in 0..1000 {
             account.received(1);
         }

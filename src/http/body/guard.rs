@@ -22,12 +22,12 @@ const READ_AHEAD: usize = 16 * 1024;
 
 /// A body on its way in; copies share it.
 #[derive(Clone)]
-pub struct Kept(Rc<RefCell<Payload>>);
+pub struct RequestBodyGuard(Rc<RefCell<Payload>>);
 
-impl Kept {
+impl RequestBodyGuard {
     /// Of this request.
     pub fn new(payload: Payload) -> Self {
-        Kept(Rc::new(RefCell::new(payload)))
+        RequestBodyGuard(Rc::new(RefCell::new(payload)))
     }
 
     /// What was received next. `None` at the end.
@@ -44,7 +44,7 @@ impl Kept {
         }
     }
 
-    /// Has the answer carry it, up to [`Kept::hold`].
+    /// Has the answer carry it, up to [`RequestBodyGuard::hold`].
     pub fn ride(self, mut response: HttpResponse) -> HttpResponse {
         response.extensions_mut().insert(self);
         response
@@ -52,7 +52,7 @@ impl Kept {
 
     /// Ties the body that an answer carries to the answer's own.
     pub fn hold(mut response: ServiceResponse) -> ServiceResponse {
-        let kept = response.response_mut().extensions_mut().remove::<Kept>();
+        let kept = response.response_mut().extensions_mut().remove::<RequestBodyGuard>();
         match kept {
             Some(kept) => response.map_body(|_, body| kept.holding(body)),
             None => response,
@@ -68,7 +68,7 @@ impl Kept {
 /// The body of an answer, and that of its request.
 struct Holding {
     body: BoxBody,
-    _kept: Kept,
+    _kept: RequestBodyGuard,
 }
 
 impl MessageBody for Holding {

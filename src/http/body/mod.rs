@@ -1,10 +1,10 @@
 //! The body of a request: read from the socket, inflated, handed out in small pieces.
 
-use super::cut::Cut;
+use super::cut::UploadAbort;
 use super::error::ApiError;
 use super::inflate::{Encoding, Inflate};
-use super::kept::Kept;
-use super::patience::{Account, Patience};
+use super::kept::RequestBodyGuard;
+use super::patience::{SlowClientDetector, BodyTimeouts};
 use crate::metrics;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap};
@@ -19,8 +19,8 @@ const PIECE: usize = 64 * 1024;
 /// Inflating runs on the HTTP worker: a piece is a fraction of a millisecond of work, less than parsing the lines in
 /// it, and between two pieces the other requests of the worker have their turn.
 pub struct Body {
-    kept: Kept,
-    account: Account,
+    kept: RequestBodyGuard,
+    account: SlowClientDetector,
     encoding: Encoding,
     inflate: Inflate,
     /// As received, not yet inflated.
@@ -38,11 +38,11 @@ impl Body {
     ///
     /// # Errors
     /// 400 when the decoder cannot be made.
-    pub fn new(encoding: Encoding, kept: Kept, patience: Patience) -> Result<Body, ApiError> {
-        let inflate = Inflate::new(encoding).map_err(Cut::from)?;
+    pub fn new(encoding: Encoding, kept: RequestBodyGuard, patience: BodyTimeouts) -> Result<Body, ApiError> {
+        let inflate = Inflate::new(encoding).map_err(UploadAbort::from)?;
         let room = if encoding == Encoding::Identity { 0 } else { PIECE };
         let output = vec![0; room].into_boxed_slice();
-        let (account, input, plain) = (Account::new(patience), Bytes::new(), Bytes::new());
+        let (account, input, plain) = (SlowClientDetector::new(patience), Bytes::new(), Bytes::new());
         Ok(Body { kept, account, encoding, inflate, input, plain, output, more: false })
     }
 
@@ -52,12 +52,12 @@ impl Body {
     ///
     /// # Errors
     /// The end of a body that is not whole.
-    pub async fn next(&mut self, is_owed: impl Fn() -> bool) -> Result<Option<&[u8]>, Cut> {
+    pub async fn next(&mut self, is_owed: impl Fn() -> bool) -> Result<Option<&[u8]>, UploadAbort> {
         loop {
             if self.input.is_empty() && !self.more {
                 match self.receive(&is_owed).await? {
                     Some(received) => self.input = received,
-                    None => return self.inflate.finish().map(|()| None).map_err(Cut::from),
+                    None => return self.inflate.finish().map(|()| None).map_err(UploadAbort::from),
                 }
             }
             if self.encoding == Encoding::Identity {
@@ -80,7 +80,7 @@ impl Body {
     }
 
     /// What the connection has, waited for within the client's account.
-    async fn receive(&mut self, is_owed: impl Fn() -> bool) -> Result<Option<Bytes>, Cut> {
+    async fn receive(&mut self, is_owed: impl Fn() -> bool) -> Result<Option<Bytes>, UploadAbort> {
         loop {
             let (asked, owed) = (Instant::now(), is_owed());
             let received = timeout(self.account.step(), self.kept.next()).await;
@@ -93,7 +93,7 @@ impl Body {
             }
             match received {
                 Ok(Some(Ok(received))) => return Ok(Some(received)),
-                Ok(Some(Err(error))) => return Err(Cut::Incomplete(error.to_string())),
+                Ok(Some(Err(error))) => return Err(UploadAbort::Incomplete(error.to_string())),
                 Ok(None) => return Ok(None),
                 Err(_) => {}
             }

@@ -55,7 +55,7 @@ impl Key {
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy)]
-pub struct Room {
+pub struct CacheLimits {
     /// Answers.
     pub answers: usize,
     /// Their bytes, and those of their keys.
@@ -64,21 +64,21 @@ pub struct Room {
     pub time: Duration,
 }
 
-impl Default for Room {
+impl Default for CacheLimits {
     fn default() -> Self {
-        Room { answers: 10_000, bytes: 64 * 1024 * 1024, time: Duration::from_secs(24 * 60 * 60) }
+        CacheLimits { answers: 10_000, bytes: 64 * 1024 * 1024, time: Duration::from_secs(24 * 60 * 60) }
     }
 }
 
 /// What was answered to whom; copies share it.
 #[derive(Clone)]
-pub struct Memory {
-    room: Room,
-    shelves: Arc<Mutex<Shelves>>,
+pub struct IdempotencyCache {
+    room: CacheLimits,
+    shelves: Arc<Mutex<CacheState>>,
 }
 
 #[derive(Default)]
-struct Shelves {
+struct CacheState {
     by_key: HashMap<Key, Entry>,
     /// The kept ones, oldest first.
     kept: VecDeque<(Instant, Key)>,
@@ -87,18 +87,18 @@ struct Shelves {
 
 struct Entry {
     body: blake3::Hash,
-    state: Progress,
+    state: PendingAnswer,
 }
 
-enum Progress {
+enum PendingAnswer {
     UnderWay(watch::Receiver<Option<Answer>>),
-    Kept(Answer, usize),
+    RequestBodyGuard(Answer, usize),
 }
 
 /// What a request with a key has to do.
-pub enum Turn {
+pub enum Lookup {
     /// The work, and to say how it ended.
-    First(Ticket),
+    First(PendingEntry),
     /// Nothing but wait for the first.
     Wait(watch::Receiver<Option<Answer>>),
     /// Nothing: this is the answer.
@@ -108,31 +108,31 @@ pub enum Turn {
 }
 
 /// The duty to say how the work for a key has ended. Dropped without, the key is free again.
-pub struct Ticket {
-    memory: Memory,
+pub struct PendingEntry {
+    memory: IdempotencyCache,
     key: Key,
     tell: watch::Sender<Option<Answer>>,
 }
 
-impl Memory {
+impl IdempotencyCache {
     /// Empty.
-    pub fn new(room: Room) -> Self {
-        Memory { room, shelves: Arc::default() }
+    pub fn new(room: CacheLimits) -> Self {
+        IdempotencyCache { room, shelves: Arc::default() }
     }
 
     /// A request with this key and this body is here now.
-    pub fn turn(&self, key: Key, body: &[u8], now: Instant) -> Turn {
+    pub fn turn(&self, key: Key, body: &[u8], now: Instant) -> Lookup {
         let body = blake3::hash(body);
         let mut shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
         shelves.expire(now, self.room.time);
         let (turn, label) = match shelves.by_key.get(&key) {
-            Some(entry) if entry.body != body => (Turn::Reused, "reused"),
-            Some(Entry { state: Progress::UnderWay(answer), .. }) => (Turn::Wait(answer.clone()), "waited"),
-            Some(Entry { state: Progress::Kept(answer, _), .. }) => (Turn::Again(answer.clone()), "replayed"),
+            Some(entry) if entry.body != body => (Lookup::Reused, "reused"),
+            Some(Entry { state: PendingAnswer::UnderWay(answer), .. }) => (Lookup::Wait(answer.clone()), "waited"),
+            Some(Entry { state: PendingAnswer::RequestBodyGuard(answer, _), .. }) => (Lookup::Again(answer.clone()), "replayed"),
             None => {
                 let (tell, answer) = watch::channel(None);
-                shelves.by_key.insert(key.clone(), Entry { body, state: Progress::UnderWay(answer) });
-                (Turn::First(Ticket { memory: self.clone(), key, tell }), "first")
+                shelves.by_key.insert(key.clone(), Entry { body, state: PendingAnswer::UnderWay(answer) });
+                (Lookup::First(PendingEntry { memory: self.clone(), key, tell }), "first")
             }
         };
         metrics::idempotent(label);
@@ -154,7 +154,7 @@ impl Memory {
             shelves.by_key.remove(key);
             return;
         }
-        entry.state = Progress::Kept(answer.clone(), bytes);
+        entry.state = PendingAnswer::RequestBodyGuard(answer.clone(), bytes);
         shelves.bytes += bytes;
         shelves.kept.push_back((now, key.clone()));
         while shelves.kept.len() > self.room.answers || shelves.bytes > self.room.bytes {
@@ -172,7 +172,7 @@ fn is_final(answer: &Answer) -> bool {
     }
 }
 
-impl Shelves {
+impl CacheState {
     fn expire(&mut self, now: Instant, time: Duration) {
         while self.kept.front().is_some_and(|(since, _)| now.saturating_duration_since(*since) >= time) {
             self.forget_oldest();
@@ -182,13 +182,13 @@ impl Shelves {
 
     fn forget_oldest(&mut self) {
         let oldest = self.kept.pop_front().and_then(|(_, key)| self.by_key.remove(&key));
-        if let Some(Entry { state: Progress::Kept(_, bytes), .. }) = oldest {
+        if let Some(Entry { state: PendingAnswer::RequestBodyGuard(_, bytes), .. }) = oldest {
             self.bytes -= bytes;
         }
     }
 }
 
-impl Ticket {
+impl PendingEntry {
     /// The work is done.
     pub fn done(self, answer: &Answer) {
         self.memory.keep(&self.key, answer, Instant::now());
@@ -196,7 +196,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for PendingEntry {
     fn drop(&mut self) {
         if self.tell.borrow().is_none() {
             let mut shelves = self.memory.shelves.lock().unwrap_or_else(PoisonError::into_inner);
@@ -205,7 +205,7 @@ impl Drop for Ticket {
     }
 }
 
-/// The error for [`Turn::Reused`].
+/// The error for [`Lookup::Reused`].
 pub fn reused() -> ApiError {
     let message = "this Idempotency-Key was used with another body; take a new key for each request, and the same one \
                    only to send the same bytes again";
@@ -226,31 +226,31 @@ mod tests {
         Ok(Reply { status: StatusCode::OK, failed: 0, body: Bytes::from(vec![0; bytes]), is_final })
     }
 
-    fn memory(answers: usize, bytes: usize) -> Memory {
-        Memory::new(Room { answers, bytes, time: Duration::from_secs(100) })
+    fn memory(answers: usize, bytes: usize) -> IdempotencyCache {
+        IdempotencyCache::new(CacheLimits { answers, bytes, time: Duration::from_secs(100) })
     }
 
     /// The whole way of a first request.
-    fn answered(memory: &Memory, name: &str, answer: &Answer) {
-        let Turn::First(ticket) = memory.turn(key(name), b"body", Instant::now()) else { panic!("{name}") };
+    fn answered(memory: &IdempotencyCache, name: &str, answer: &Answer) {
+        let Lookup::First(ticket) = memory.turn(key(name), b"body", Instant::now()) else { panic!("{name}") };
         ticket.done(answer);
     }
 
-    fn is_known(memory: &Memory, name: &str) -> bool {
-        matches!(memory.turn(key(name), b"body", Instant::now()), Turn::Again(_))
+    fn is_known(memory: &IdempotencyCache, name: &str) -> bool {
+        matches!(memory.turn(key(name), b"body", Instant::now()), Lookup::Again(_))
     }
 
     #[test]
     fn the_same_key_is_first_then_waits_then_is_answered_again_and_never_with_another_body() {
         let memory = memory(10, 1000);
         let now = Instant::now();
-        let Turn::First(ticket) = memory.turn(key("a"), b"body", now) else { panic!() };
-        let Turn::Wait(answer) = memory.turn(key("a"), b"body", now) else { panic!() };
-        assert!(matches!(memory.turn(key("a"), b"other", now), Turn::Reused));
+        let Lookup::First(ticket) = memory.turn(key("a"), b"body", now) else { panic!() };
+        let Lookup::Wait(answer) = memory.turn(key("a"), b"body", now) else { panic!() };
+        assert!(matches!(memory.turn(key("a"), b"other", now), Lookup::Reused));
         ticket.done(&reply(5, true));
         assert_eq!(answer.borrow().as_ref().unwrap().as_ref().unwrap().body.len(), 5);
         assert!(is_known(&memory, "a"));
-        assert!(matches!(memory.turn(key("a"), b"other", now), Turn::Reused));
+        assert!(matches!(memory.turn(key("a"), b"other", now), Lookup::Reused));
         assert_eq!(memory.kept(), (1, 6));
     }
 
@@ -260,8 +260,8 @@ mod tests {
         let overloaded = Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", "later"));
         let broken = Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "broken"));
         for answer in [reply(5, false), overloaded, broken] {
-            let Turn::First(ticket) = memory.turn(key("a"), b"body", Instant::now()) else { panic!() };
-            let Turn::Wait(told) = memory.turn(key("a"), b"body", Instant::now()) else { panic!() };
+            let Lookup::First(ticket) = memory.turn(key("a"), b"body", Instant::now()) else { panic!() };
+            let Lookup::Wait(told) = memory.turn(key("a"), b"body", Instant::now()) else { panic!() };
             ticket.done(&answer);
             assert!(told.borrow().is_some());
         }
@@ -283,7 +283,7 @@ mod tests {
         answered(&memory, "f", &reply(100, true));
         assert_eq!(memory.kept(), (2, 100), "one that is larger than all the room is not kept");
         let later = Instant::now() + Duration::from_secs(101);
-        assert!(matches!(memory.turn(key("e"), b"body", later), Turn::First(_)));
+        assert!(matches!(memory.turn(key("e"), b"body", later), Lookup::First(_)));
         assert_eq!(memory.kept(), (0, 0));
     }
 }

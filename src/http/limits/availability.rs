@@ -2,7 +2,7 @@
 //! fast chunks are settled. So a refusal costs no question to anybody.
 
 use super::State;
-use super::admission::Obstacle;
+use super::admission::Unavailable;
 use crate::metrics;
 use crate::store::StoreError;
 use std::sync::{Arc, Weak};
@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 /// Between two looks at what is in memory.
 const LOOK: Duration = Duration::from_millis(100);
-/// Looks from one measurement of the pace to the next.
+/// Looks from one measurement of the rate to the next.
 const LOOKS_A_MEASUREMENT: u32 = 10;
 /// Between two questions to a database that answers.
 const ASK: Duration = Duration::from_secs(1);
@@ -38,14 +38,14 @@ async fn look(state: Weak<State>) {
         let moment = state.admission.limits().moment;
         let healing = closed_since.is_some_and(|since| now - since >= moment);
         match (healing, state.admission.obstacle()) {
-            (true, None) => state.admission.set_obstacle(Some(Obstacle::Healing)),
-            (false, Some(Obstacle::Healing)) => state.admission.set_obstacle(None),
+            (true, None) => state.admission.set_obstacle(Some(Unavailable::Healing)),
+            (false, Some(Unavailable::Healing)) => state.admission.set_obstacle(None),
             _ => {}
         }
         idle &= state.counts.unanswered() == 0;
         if looks % LOOKS_A_MEASUREMENT == 0 {
             let tally = state.counts.tally();
-            // Bad lines are answered at once: they say nothing about the pace of the others.
+            // Bad lines are answered at once: they say nothing about the rate of the others.
             let settled = tally.stored + tally.duplicate;
             metrics::settled_per_second(state.admission.observe(now, settled, idle));
             idle = true;
@@ -85,8 +85,8 @@ async fn ask(state: Weak<State>) {
 fn say(state: &Weak<State>, away: bool) {
     let Some(state) = state.upgrade() else { return };
     match (away, state.admission.obstacle()) {
-        (true, _) => state.admission.set_obstacle(Some(Obstacle::StoreAway)),
-        (false, Some(Obstacle::StoreAway)) => state.admission.set_obstacle(None),
+        (true, _) => state.admission.set_obstacle(Some(Unavailable::StoreAway)),
+        (false, Some(Unavailable::StoreAway)) => state.admission.set_obstacle(None),
         (false, _) => {}
     }
 }

@@ -5,7 +5,7 @@
 
 use super::body::Body;
 use super::error::ApiError;
-use super::idempotency::{self, Answer, Key, Turn};
+use super::idempotency::{self, Answer, Key, Lookup};
 use super::ingest::{ActiveUpload, GROUP, arrive};
 use super::reply::Reply;
 use super::wire::{self, IngestRequest, Options, ShapeError};
@@ -56,10 +56,10 @@ pub async fn ingest(
     let ticket = match key {
         None => None,
         Some(key) => match state.memory.turn(key, &body, Instant::now()) {
-            Turn::First(ticket) => Some(ticket),
-            Turn::Again(answer) => return Ok(replayed(&state, answer)),
-            Turn::Reused => return Err(idempotency::reused()),
-            Turn::Wait(mut first) => {
+            Lookup::First(ticket) => Some(ticket),
+            Lookup::Again(answer) => return Ok(replayed(&state, answer)),
+            Lookup::Reused => return Err(idempotency::reused()),
+            Lookup::Wait(mut first) => {
                 drop(body);
                 let answer = first.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
                 return Ok(replayed(&state, answer.unwrap_or_else(|| Err(lost()))));
@@ -94,8 +94,8 @@ fn replayed(state: &State, answer: Answer) -> HttpResponse {
 /// Everything between a whole body and its answer.
 async fn work(body: Vec<u8>, state: &web::Data<State>) -> Answer {
     let started = Instant::now();
-    let much = is_much(&body);
-    let request: IngestRequest = aside(much, move || wire::read_request(&body).map_err(shape)).await??;
+    let much = is_large(&body);
+    let request: IngestRequest = run_blocking(much, move || wire::read_request(&body).map_err(shape)).await??;
     if request.chunks.is_empty() {
         let error =
             ApiError::shape(Cause::MissingField, "chunks: expected at least one chunk, received none");
@@ -146,11 +146,11 @@ async fn work(body: Vec<u8>, state: &web::Data<State>) -> Answer {
         .map(|outcome| outcome.unwrap_or_else(crate::flow::Unsettled::unsettled))
         .collect();
     let (state, took) = (state.clone(), started.elapsed());
-    aside(much, move || Reply::new(&outcomes, &heads, &options, &state, took)).await
+    run_blocking(much, move || Reply::new(&outcomes, &heads, &options, &state, took)).await
 }
 
 /// Work on it belongs on another thread.
-pub fn is_much(body: &[u8]) -> bool {
+pub fn is_large(body: &[u8]) -> bool {
     body.len() > MUCH
 }
 
@@ -158,7 +158,7 @@ pub fn is_much(body: &[u8]) -> bool {
 ///
 /// # Errors
 /// 500 when it was not done.
-pub async fn aside<T: Send + 'static>(
+pub async fn run_blocking<T: Send + 'static>(
     much: bool,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {

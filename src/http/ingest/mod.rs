@@ -1,10 +1,10 @@
 //! `POST /ingest`: lets an upload in or refuses it, chooses the mode by `Content-Type`, and brings drafts to the
 //! entrance in both.
 
-use super::admission::{Permit, Wish};
+use super::admission::{Permit, AdmissionRequest};
 use super::body::{Body, encoding_of};
 use super::error::ApiError;
-use super::kept::Kept;
+use super::kept::RequestBodyGuard;
 use super::{Encoding, Settings, State, json, ndjson};
 use crate::metrics;
 use crate::outcome::{Outcome, Rejection};
@@ -28,7 +28,7 @@ impl ActiveUpload {
     ///
     /// # Errors
     /// See [`State::admit`].
-    pub fn begin(state: &web::Data<State>, wish: Wish) -> Result<Self, ApiError> {
+    pub fn begin(state: &web::Data<State>, wish: AdmissionRequest) -> Result<Self, ApiError> {
         let permit = state.admit(wish)?;
         metrics::uploads(1.0);
         state.counts.uploads.fetch_add(1, Ordering::Relaxed);
@@ -59,7 +59,7 @@ pub async fn ingest(
     state: web::Data<State>,
     settings: web::Data<Settings>,
 ) -> HttpResponse {
-    let kept = Kept::new(payload.into_inner());
+    let kept = RequestBodyGuard::new(payload.into_inner());
     let answer = match begin(&request, kept.clone(), &state, &settings) {
         Ok((body, upload, Kind::Json)) => json::ingest(&request, body, state, upload).await,
         Ok((body, upload, Kind::Lines)) => {
@@ -76,7 +76,7 @@ pub async fn ingest(
 /// Everything that can be said before the first byte of the body.
 fn begin(
     request: &HttpRequest,
-    kept: Kept,
+    kept: RequestBodyGuard,
     state: &web::Data<State>,
     settings: &Settings,
 ) -> Result<(Body, ActiveUpload, Kind), ApiError> {
@@ -91,11 +91,11 @@ pub fn objection(headers: &HeaderMap, state: &State) -> Option<ApiError> {
 }
 
 /// What the head says of the body, and what that needs.
-fn wanted(headers: &HeaderMap) -> Result<(Kind, Encoding, Wish), ApiError> {
+fn wanted(headers: &HeaderMap) -> Result<(Kind, Encoding, AdmissionRequest), ApiError> {
     let (kind, encoding) = (kind_of(headers)?, encoding_of(headers)?);
     let wish = match kind {
-        Kind::Lines => Wish::Upload,
-        Kind::Json => Wish::Request(json::weight(declared(headers), encoding, json::INSTEAD)?),
+        Kind::Lines => AdmissionRequest::Upload,
+        Kind::Json => AdmissionRequest::Request(json::weight(declared(headers), encoding, json::INSTEAD)?),
     };
     Ok((kind, encoding, wish))
 }

@@ -2,11 +2,11 @@
 //!
 //! Streams have permits of their own and JSON requests have others, so neither keeps the other out. A JSON body is
 //! held whole, so its bytes need room too. A refusal asks nobody: what it has to know is known beforehand, see
-//! [`super::lookout`]. After the permit nobody is refused any more: overload is then felt as slower reading.
+//! [`super::availability`]. After the permit nobody is refused any more: overload is then felt as slower reading.
 
 use super::State;
 use super::error::ApiError;
-use super::pace::Pace;
+use super::rate::RateEstimator;
 use crate::metrics;
 use actix_web::http::StatusCode;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -35,7 +35,7 @@ impl Default for Limits {
 
 /// What asks to be let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub enum AdmissionRequest {
     /// An upload of any length.
     Upload,
     /// A JSON request that holds so many bytes: its body, and vectors where it is answered with them.
@@ -44,7 +44,7 @@ pub enum Wish {
 
 /// Why nobody new is let in now, apart from being full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Obstacle {
+pub enum Unavailable {
     /// The stages are being rebuilt.
     Healing,
     /// The database does not answer.
@@ -62,8 +62,8 @@ pub enum Refusal {
     RequestBytes,
     /// The service is going down.
     Draining,
-    /// See [`Obstacle`].
-    Obstacle(Obstacle),
+    /// See [`Unavailable`].
+    Unavailable(Unavailable),
 }
 
 impl Refusal {
@@ -77,8 +77,8 @@ impl Refusal {
             Refusal::Requests => "requests",
             Refusal::RequestBytes => "request_bytes",
             Refusal::Draining => "draining",
-            Refusal::Obstacle(Obstacle::Healing) => "healing",
-            Refusal::Obstacle(Obstacle::StoreAway) => "store",
+            Refusal::Unavailable(Unavailable::Healing) => "healing",
+            Refusal::Unavailable(Unavailable::StoreAway) => "store",
         }
     }
 
@@ -96,10 +96,10 @@ impl Refusal {
                 (overloaded, format!("the bodies of the requests under way fill their {most} MiB"))
             }
             Refusal::Draining => (draining, "the service is going down".to_owned()),
-            Refusal::Obstacle(Obstacle::Healing) => {
+            Refusal::Unavailable(Unavailable::Healing) => {
                 (healing, "the pipeline is being rebuilt after a failure".to_owned())
             }
-            Refusal::Obstacle(Obstacle::StoreAway) => (away, "the database does not answer".to_owned()),
+            Refusal::Unavailable(Unavailable::StoreAway) => (away, "the database does not answer".to_owned()),
         };
         let status = match code == overloaded {
             true => StatusCode::TOO_MANY_REQUESTS,
@@ -118,14 +118,14 @@ pub struct Admission {
     /// In KiB, so that any limit fits into a semaphore.
     request_kib: Arc<Semaphore>,
     obstacle: AtomicU8,
-    pace: Mutex<Pace>,
+    rate: Mutex<RateEstimator>,
     out: watch::Sender<usize>,
 }
 
 /// Held from before the first byte until the last answer.
 pub struct Permit {
     out: watch::Sender<usize>,
-    wish: Wish,
+    wish: AdmissionRequest,
     _place: OwnedSemaphorePermit,
     _bytes: Option<OwnedSemaphorePermit>,
 }
@@ -143,7 +143,7 @@ impl Admission {
             requests: permits(limits.requests),
             request_kib: permits(kib(limits.request_bytes) as usize),
             obstacle: AtomicU8::new(0),
-            pace: Mutex::default(),
+            rate: Mutex::default(),
             out: watch::Sender::new(0),
         }
     }
@@ -165,45 +165,45 @@ impl Admission {
     }
 
     /// From now on everybody is refused for this reason; `None`: nobody is.
-    pub fn set_obstacle(&self, obstacle: Option<Obstacle>) {
+    pub fn set_obstacle(&self, obstacle: Option<Unavailable>) {
         let known = match obstacle {
             None => 0,
-            Some(Obstacle::Healing) => 1,
-            Some(Obstacle::StoreAway) => 2,
+            Some(Unavailable::Healing) => 1,
+            Some(Unavailable::StoreAway) => 2,
         };
         self.obstacle.store(known, Ordering::Relaxed);
     }
 
     /// Why nobody is let in, if it is so.
-    pub fn obstacle(&self) -> Option<Obstacle> {
+    pub fn obstacle(&self) -> Option<Unavailable> {
         match self.obstacle.load(Ordering::Relaxed) {
             0 => None,
-            1 => Some(Obstacle::Healing),
-            _ => Some(Obstacle::StoreAway),
+            1 => Some(Unavailable::Healing),
+            _ => Some(Unavailable::StoreAway),
         }
     }
 
     /// Sees how many chunks have been settled; gives the rate of late. `idle`: nobody waited for any.
     pub fn observe(&self, now: Instant, settled: u64, idle: bool) -> f64 {
-        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         if idle || self.obstacle().is_some() {
-            pace.skip(now, settled);
+            rate.skip(now, settled);
         } else {
-            pace.observe(now, settled);
+            rate.observe(now, settled);
         }
-        pace.rate()
+        rate.rate()
     }
 
-    fn take(&self, wish: Wish) -> Result<Permit, Refusal> {
+    fn take(&self, wish: AdmissionRequest) -> Result<Permit, Refusal> {
         let (places, full) = match wish {
-            Wish::Upload => (&self.uploads, Refusal::Uploads),
-            Wish::Request(_) => (&self.requests, Refusal::Requests),
+            AdmissionRequest::Upload => (&self.uploads, Refusal::Uploads),
+            AdmissionRequest::Request(_) => (&self.requests, Refusal::Requests),
         };
         let place = places.clone().try_acquire_owned().map_err(|_| full)?;
         let bytes = match wish {
-            Wish::Upload => None,
+            AdmissionRequest::Upload => None,
             // One that is larger than all the room travels alone instead of never.
-            Wish::Request(bytes) => {
+            AdmissionRequest::Request(bytes) => {
                 let kib = kib(bytes.min(self.limits.request_bytes));
                 let room = self.request_kib.clone().try_acquire_many_owned(kib);
                 Some(room.map_err(|_| Refusal::RequestBytes)?)
@@ -215,12 +215,12 @@ impl Admission {
     }
 
     /// Whether [`Self::take`] would say no now.
-    fn look(&self, wish: Wish) -> Option<Refusal> {
+    fn look(&self, wish: AdmissionRequest) -> Option<Refusal> {
         let free = Semaphore::available_permits;
         match wish {
-            Wish::Upload => (free(&self.uploads) == 0).then_some(Refusal::Uploads),
-            Wish::Request(_) if free(&self.requests) == 0 => Some(Refusal::Requests),
-            Wish::Request(bytes) => {
+            AdmissionRequest::Upload => (free(&self.uploads) == 0).then_some(Refusal::Uploads),
+            AdmissionRequest::Request(_) if free(&self.requests) == 0 => Some(Refusal::Requests),
+            AdmissionRequest::Request(bytes) => {
                 let kib = kib(bytes.min(self.limits.request_bytes)) as usize;
                 (free(&self.request_kib) < kib).then_some(Refusal::RequestBytes)
             }
@@ -233,10 +233,10 @@ fn kib(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }
 
-fn count(wish: Wish, change: f64) {
+fn count(wish: AdmissionRequest, change: f64) {
     match wish {
-        Wish::Upload => metrics::admission_used("upload", change),
-        Wish::Request(bytes) => {
+        AdmissionRequest::Upload => metrics::admission_used("upload", change),
+        AdmissionRequest::Request(bytes) => {
             metrics::admission_used("request", change);
             metrics::admission_used("request_bytes", change * bytes as f64);
         }
@@ -255,16 +255,16 @@ impl State {
     ///
     /// # Errors
     /// 429 or 503, both with the time after which to ask again.
-    pub fn admit(&self, wish: Wish) -> Result<Permit, ApiError> {
+    pub fn admit(&self, wish: AdmissionRequest) -> Result<Permit, ApiError> {
         self.let_in(self.closed(), wish)
     }
 
     /// As [`Self::admit`], for what needs neither the stages nor the database.
-    pub fn admit_aside(&self, wish: Wish) -> Result<Permit, ApiError> {
+    pub fn admit_aside(&self, wish: AdmissionRequest) -> Result<Permit, ApiError> {
         self.let_in(self.closed().filter(|refusal| *refusal == Refusal::Draining), wish)
     }
 
-    fn let_in(&self, closed: Option<Refusal>, wish: Wish) -> Result<Permit, ApiError> {
+    fn let_in(&self, closed: Option<Refusal>, wish: AdmissionRequest) -> Result<Permit, ApiError> {
         let refusal = match closed {
             Some(refusal) => refusal,
             None => match self.admission.take(wish) {
@@ -276,15 +276,15 @@ impl State {
     }
 
     /// The answer that [`Self::admit`] would give now instead of a permit.
-    pub fn would_refuse(&self, wish: Wish) -> Option<ApiError> {
+    pub fn would_refuse(&self, wish: AdmissionRequest) -> Option<ApiError> {
         let refusal = self.closed().or_else(|| self.admission.look(wish))?;
         Some(self.refused(refusal))
     }
 
     /// Whole seconds after which it is worth asking again.
     pub fn retry_after(&self) -> u64 {
-        let pace = self.admission.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        pace.advice(self.counts.unanswered(), rand::random())
+        let rate = self.admission.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        rate.advice(self.counts.unanswered(), rand::random())
     }
 
     /// The answer to those who come while the service goes down.
@@ -301,7 +301,7 @@ impl State {
         if self.pipeline.entrance().closed().is_cancelled() {
             return Some(Refusal::Draining);
         }
-        self.admission.obstacle().map(Refusal::Obstacle)
+        self.admission.obstacle().map(Refusal::Unavailable)
     }
 }
 
@@ -316,30 +316,30 @@ mod tests {
     #[test]
     fn uploads_and_requests_do_not_keep_each_other_out() {
         let admission = admission();
-        let uploads: Vec<_> = (0..2).map(|_| admission.take(Wish::Upload).ok().unwrap()).collect();
-        assert_eq!(admission.take(Wish::Upload).err(), Some(Refusal::Uploads));
-        let requests: Vec<_> = (0..3).map(|_| admission.take(Wish::Request(10)).ok().unwrap()).collect();
-        assert_eq!(admission.take(Wish::Request(10)).err(), Some(Refusal::Requests));
-        assert_eq!((admission.look(Wish::Upload), admission.out()), (Some(Refusal::Uploads), 5));
+        let uploads: Vec<_> = (0..2).map(|_| admission.take(AdmissionRequest::Upload).ok().unwrap()).collect();
+        assert_eq!(admission.take(AdmissionRequest::Upload).err(), Some(Refusal::Uploads));
+        let requests: Vec<_> = (0..3).map(|_| admission.take(AdmissionRequest::Request(10)).ok().unwrap()).collect();
+        assert_eq!(admission.take(AdmissionRequest::Request(10)).err(), Some(Refusal::Requests));
+        assert_eq!((admission.look(AdmissionRequest::Upload), admission.out()), (Some(Refusal::Uploads), 5));
         drop(uploads);
-        assert_eq!((admission.look(Wish::Upload), admission.out()), (None, 3));
-        assert_eq!(admission.look(Wish::Request(0)), Some(Refusal::Requests));
+        assert_eq!((admission.look(AdmissionRequest::Upload), admission.out()), (None, 3));
+        assert_eq!(admission.look(AdmissionRequest::Request(0)), Some(Refusal::Requests));
         drop(requests);
-        assert_eq!((admission.look(Wish::Request(0)), admission.out()), (None, 0));
+        assert_eq!((admission.look(AdmissionRequest::Request(0)), admission.out()), (None, 0));
     }
 
     #[test]
     fn the_bytes_of_bodies_are_bounded_and_one_that_is_too_large_goes_alone() {
         let admission = admission();
-        let most = admission.take(Wish::Request(9_000)).ok().unwrap();
-        assert_eq!(admission.take(Wish::Request(2_000)).err(), Some(Refusal::RequestBytes));
-        assert_eq!(admission.look(Wish::Request(2_000)), Some(Refusal::RequestBytes));
+        let most = admission.take(AdmissionRequest::Request(9_000)).ok().unwrap();
+        assert_eq!(admission.take(AdmissionRequest::Request(2_000)).err(), Some(Refusal::RequestBytes));
+        assert_eq!(admission.look(AdmissionRequest::Request(2_000)), Some(Refusal::RequestBytes));
         assert_eq!(admission.out(), 1, "a refused one holds no place");
-        let small = admission.take(Wish::Request(1_000)).ok().unwrap();
+        let small = admission.take(AdmissionRequest::Request(1_000)).ok().unwrap();
         drop((most, small));
-        let large = admission.take(Wish::Request(1 << 40)).ok().unwrap();
-        assert_eq!(admission.take(Wish::Request(1)).err(), Some(Refusal::RequestBytes));
+        let large = admission.take(AdmissionRequest::Request(1 << 40)).ok().unwrap();
+        assert_eq!(admission.take(AdmissionRequest::Request(1)).err(), Some(Refusal::RequestBytes));
         drop(large);
-        assert!(admission.take(Wish::Request(1)).is_ok());
+        assert!(admission.take(AdmissionRequest::Request(1)).is_ok());
     }
 }

@@ -7,7 +7,7 @@
 use super::State;
 use super::answers::{Answers, Signals};
 use super::body::Body;
-use super::cut::Cut;
+use super::cut::UploadAbort;
 use super::error::ApiError;
 use super::ingest::{ActiveUpload, GROUP, arrive, header_text};
 use super::lines::{LineError, Lines};
@@ -37,7 +37,7 @@ pub async fn ingest(
     let options = web::Query::<Options>::from_query(request.query_string())
         .map_err(|error| ApiError::shape(Cause::UnknownField, format!("query parameters: {error}")))?
         .into_inner();
-    // Room for every place and for the group on its way in, so that the places are the bound.
+    // CacheLimits for every place and for the group on its way in, so that the places are the bound.
     let (book, results) = receipt_channel(state.pipeline.places() + GROUP);
     let (ended, ending) = oneshot::channel();
     let (room, has_room) = watch::channel(true);
@@ -87,7 +87,7 @@ struct Reader {
 
 impl Reader {
     /// Reads the body to its end, or to that of the service.
-    async fn read(mut self, mut body: Body) -> Result<(), Cut> {
+    async fn read(mut self, mut body: Body) -> Result<(), UploadAbort> {
         let mut lines = Lines::default();
         let (over, state) = (self.over.clone(), self.state.clone());
         let closed = state.pipeline.entrance().closed();
@@ -95,7 +95,7 @@ impl Reader {
             let piece = tokio::select! {
                 biased;
                 () = over.cancelled() => return Err(gone()),
-                () = closed.cancelled() => return self.end(Cut::Draining, || lines.next_line()).await,
+                () = closed.cancelled() => return self.end(UploadAbort::Draining, || lines.next_line()).await,
                 piece = body.next(|| self.book.owes()) => piece?,
             };
             let Some(piece) = piece else { break };
@@ -112,8 +112,8 @@ impl Reader {
     }
 
     /// Nothing more is read. When that is because the service goes down, the lines that are here as a whole are told.
-    async fn end(&self, cut: Cut, mut next: impl FnMut() -> Option<Line>) -> Result<(), Cut> {
-        while cut == Cut::Draining
+    async fn end(&self, cut: UploadAbort, mut next: impl FnMut() -> Option<Line>) -> Result<(), UploadAbort> {
+        while cut == UploadAbort::Draining
             && let Some((number, _)) = next()
         {
             let Some(receipt) = self.issue(number).await else { return Err(gone()) };
@@ -130,14 +130,14 @@ impl Reader {
     }
 
     /// Takes lines until there is none, in groups.
-    async fn take(&mut self, mut next: impl FnMut() -> Option<Line>) -> Result<(), Cut> {
+    async fn take(&mut self, mut next: impl FnMut() -> Option<Line>) -> Result<(), UploadAbort> {
         let (over, state) = (self.over.clone(), self.state.clone());
         let closed = state.pipeline.entrance().closed();
         loop {
             tokio::select! {
                 biased;
                 () = over.cancelled() => return Err(gone()),
-                () = closed.cancelled() => return Err(Cut::Draining),
+                () = closed.cancelled() => return Err(UploadAbort::Draining),
                 _ = self.has_room.wait_for(|room| *room) => {}
             }
             let mut group = Vec::new();
@@ -164,6 +164,6 @@ impl Reader {
     }
 }
 
-fn gone() -> Cut {
-    Cut::Incomplete("nobody reads the answer".to_owned())
+fn gone() -> UploadAbort {
+    UploadAbort::Incomplete("nobody reads the answer".to_owned())
 }

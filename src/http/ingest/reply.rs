@@ -80,12 +80,12 @@ impl Reply {
 
 fn good(filed: &StoredChunk, status: &str, links: Links, options: &Options, state: &State) -> Value {
     let chunk = &filed.chunk;
-    let quality = QualityMetrics::of_text(&chunk.text, state.facts.model.dims);
+    let quality = QualityMetrics::of_text(&chunk.text, state.info.model.dims);
     let tmd = filed.tagging.tmd;
     json!({
         "global_id": filed.cpe_id, "concept_text": chunk.text,
         "tmd_codes": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier()},
-        "vector_dimension": state.facts.model.dims + 16,
+        "vector_dimension": state.info.model.dims + 16,
         "confidence_score": quality.confidence(), "quality_metrics": quality,
         "created_at": filed.created_at.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
         "parent_cpe_ids": links.parents, "child_cpe_ids": links.children,
@@ -126,7 +126,7 @@ fn backends(filed: &StoredChunk, options: &Options, state: &State) -> Value {
     };
     let cpesh = if options.skip_cpesh { "disabled" } else { "env-disabled" };
     let place = if state.vectorizer.server().is_some() { "remote" } else { "inproc" };
-    let embedding = format!("{place}:{}", state.facts.model.name);
+    let embedding = format!("{place}:{}", state.info.model.name);
     json!({"cpesh": cpesh, "tmd": tmd, "embedding": embedding, "index": "inproc:arroy"})
 }
 
