@@ -3,10 +3,10 @@
 //! Works beside the pipeline, on the same vectorizer, index and store. A question overtakes the bulk of ingest.
 
 use crate::classifier::LocalClassifier;
-use crate::flow::{Lane, Worker, WorkerError};
 use crate::index::{Effort, Index, IndexError, Mode};
 use crate::metrics;
 use crate::store::{Hit, SearchFilter, Store, StoreError};
+use crate::threads::{Lane, Worker, WorkerError};
 use crate::tmd::{Tmd, projection};
 use crate::vectorizer::{VectorError, Vectorizer};
 use std::collections::HashMap;

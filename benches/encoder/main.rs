@@ -42,8 +42,8 @@
 //!   is close to its limit there. sentence-transformers reaches 0.57 of it with MiniLM and 0.78 with T5 in f32: no other
 //!   can be more than 1.75 and 1.28 times as fast. A processor whose f32 the defaults leave idle shows larger ratios.
 
-mod parallelism;
 mod measure;
+mod parallelism;
 mod peers;
 mod queries;
 #[allow(dead_code, reason = "the other half is for the bench of the pipeline")]

@@ -1,14 +1,14 @@
 //! The rounds: each number format alone and side by side, the machine's matrix rate, then each peer.
 
-use crate::crew::encode_all;
 use crate::median;
+use crate::parallelism::encode_all;
 use crate::peers::{BF16, F32, ONNX, Peers};
 use crate::service::Result;
 use crate::work::{flop, matrix_rate};
 use lnsp_ingest::encoder::plan::Budget;
 use lnsp_ingest::encoder::{
-    Parallelism, Device, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles, TchEncoder, Tokens,
-    load,
+    Device, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, ModelFiles, Parallelism, TchEncoder,
+    Tokens, load,
 };
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -42,11 +42,11 @@ pub fn measure(
     mut peers: Option<Peers>,
     rounds: usize,
 ) -> Result<()> {
-    let crew = Parallelism::on(Device::Cpu);
-    println!("{crew}");
+    let parallelism = Parallelism::on(Device::Cpu);
+    println!("{parallelism}");
     let mut candidates = Vec::new();
     for dtype in [Dtype::F32, Dtype::Bf16] {
-        let (encoder, calibration) = load(&options(files, dtype, crew.threads))?;
+        let (encoder, calibration) = load(&options(files, dtype, parallelism.threads))?;
         println!("{dtype}: {calibration}");
         let (encoder, budget) = (Mutex::new(encoder), calibration.tuning.budget);
         let (together, alone, matrix) = (Vec::new(), Vec::new(), Vec::new());
@@ -55,7 +55,7 @@ pub fn measure(
     let mut peer_rates: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for _ in 0..rounds {
         for candidate in &mut candidates {
-            candidate.round(tokens, crew.encoders.get())?;
+            candidate.round(tokens, parallelism.encoders.get())?;
         }
         if let Some(peers) = &mut peers {
             for peer in [F32, BF16, ONNX] {

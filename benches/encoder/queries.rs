@@ -3,7 +3,7 @@
 use crate::service::{Result, Service};
 use lnsp_ingest::encoder::plan::{Budget, choose};
 use lnsp_ingest::encoder::{ModelFiles, Tokenizer, Tokens};
-use lnsp_ingest::flow::Lane;
+use lnsp_ingest::threads::Lane;
 use lnsp_ingest::vectorizer::Model;
 use serde_json::json;
 use std::time::{Duration, Instant};

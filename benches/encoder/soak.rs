@@ -3,7 +3,7 @@
 use crate::measure::options;
 use crate::service::Result;
 use lnsp_ingest::encoder::plan::choose;
-use lnsp_ingest::encoder::{Parallelism, Device, Dtype, Encoder, ModelFiles, Tokenizer, Tokens, load};
+use lnsp_ingest::encoder::{Device, Dtype, Encoder, ModelFiles, Parallelism, Tokenizer, Tokens, load};
 use std::fs;
 
 const TEXTS: usize = 100_000;
@@ -16,7 +16,8 @@ const WINDOW: usize = 256;
 /// Prints resident memory at the end over that after the first tenth.
 pub fn figures(files: &ModelFiles, corpus: &[String]) -> Result<()> {
     let tokenizer = Tokenizer::load(files)?;
-    let (mut encoder, calibration) = load(&options(files, Dtype::Bf16, Parallelism::on(Device::Cpu).threads))?;
+    let (mut encoder, calibration) =
+        load(&options(files, Dtype::Bf16, Parallelism::on(Device::Cpu).threads))?;
     let mut texts = corpus.iter().cycle();
     let (mut done, mut warm) = (0, None);
     let mut waiting: Vec<Tokens> = Vec::new();

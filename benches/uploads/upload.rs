@@ -3,7 +3,7 @@
 use super::Result;
 use super::body::Packing;
 use futures_util::{Stream, StreamExt};
-use lnsp_ingest::http::Lines;
+use lnsp_ingest::wire::Lines;
 use memchr::memmem;
 use serde_json::Value;
 use std::io;

@@ -4,12 +4,12 @@ use super::{CPU_QUEUE, EncoderFactory, ONE, StartError};
 use crate::config::Config;
 use crate::encoder::plan::Budget;
 use crate::encoder::{
-    self, Calibration, Comparison, Parallelism, Device, EncodeError, Encoder, EncoderOptions, ModelFiles,
+    self, Calibration, Comparison, Device, EncodeError, Encoder, EncoderOptions, ModelFiles, Parallelism,
     TchEncoder, Tokenizer,
 };
 use crate::endpoint::Endpoint;
-use crate::flow::Worker;
 use crate::model::ModelIdentity;
+use crate::threads::Worker;
 use crate::vectorizer::{Local, Model, Remote, RemoteSettings, Vectorizer};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -9,8 +9,8 @@ mod embedding;
 use crate::classifier::{ArtefactError, LocalClassifier};
 use crate::config::{Config, OnFailure};
 use crate::encoder::{Comparison, EncodeError, Encoder};
-use crate::flow::{Backoff, Lane, Worker, WorkerError};
-use crate::http::{Admission, Counts, ServiceInfo, Limits, MeasuredDevice, Memory, Room, State};
+use crate::flow::Backoff;
+use crate::http::{Admission, Counts, Limits, MeasuredDevice, Memory, Room, ServiceInfo, State};
 use crate::index::{
     ChangeSource, ChangedRow, Changes, Index, IndexError, IndexIdentity, IndexOptions, SourceError,
 };
@@ -22,6 +22,7 @@ use crate::search::Search;
 use crate::stages::{FaultHook, NoFaults, TmdTools, WriteTools};
 use crate::store::managed::{ManagedError, ManagedPostgres};
 use crate::store::{Dsn, ModelId, Store, StoreError, StoreOptions};
+use crate::threads::{Lane, Worker, WorkerError};
 use crate::vectorizer::VectorError;
 use actix_web::web;
 use codes::code_source;

@@ -2,7 +2,7 @@
 //! table by itself; what fails again stays, and is counted there.
 
 use super::{CommandResult, block_on, client};
-use crate::http::MAX_LINE_BYTES;
+use crate::wire::MAX_LINE_BYTES;
 use clap::Args;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, RequestBuilder};

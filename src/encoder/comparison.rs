@@ -1,11 +1,11 @@
 //! Which device of this machine is the fastest with this model.
 //!
 //! Like is compared with like: texts in a second of a whole device, so that the processor has all encoders of its
-//! crew at work, and a GPU its one. A device that fails is in the table with its reason, and is not taken.
+//! parallelism at work, and a GPU its one. A device that fails is in the table with its reason, and is not taken.
 
 use super::calibrate::{Tuning, trial};
 use super::{
-    Parallelism, Device, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, TchEncoder, Tokens, load,
+    Device, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, Parallelism, TchEncoder, Tokens, load,
 };
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +19,7 @@ const SIDE_BY_SIDE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
     /// Its encoders.
-    pub crew: Parallelism,
+    pub parallelism: Parallelism,
     /// The fastest way to compute on it, of those that were allowed.
     pub tuning: Tuning,
     /// Short paragraphs in a second, of all its encoders together.
@@ -110,14 +110,14 @@ pub fn settle(
 /// # Errors
 /// As [`load`]; or what failed in a pass.
 pub fn rate(options: &EncoderOptions) -> Result<Rate, EncodeError> {
-    let crew = Parallelism::on(options.device);
-    let options = EncoderOptions { threads: Some(crew.threads), tuning: None, ..options.clone() };
+    let parallelism = Parallelism::on(options.device);
+    let options = EncoderOptions { threads: Some(parallelism.threads), tuning: None, ..options.clone() };
     let measure = || {
         let (first, calibration) = load(&options)?;
         let tuning = calibration.tuning;
         let mut batch = trial(tuning.budget.tokens, &options.files.architecture);
         batch.truncate(tuning.budget.texts);
-        Ok(Rate { crew, tuning, texts_per_s: side_by_side(first, crew, &batch)? })
+        Ok(Rate { parallelism, tuning, texts_per_s: side_by_side(first, parallelism, &batch)? })
     };
     // On a thread of its own, because libtorch keeps state for each; and a panic there is this device's alone.
     thread::scope(|scope| scope.spawn(measure).join()).unwrap_or_else(|_| Err(panicked()))
@@ -128,7 +128,7 @@ fn panicked() -> EncodeError {
 }
 
 /// Texts in a second of so many encoders over the same weights.
-fn side_by_side(first: TchEncoder, crew: Parallelism, batch: &[Tokens]) -> Result<f64, EncodeError> {
+fn side_by_side(first: TchEncoder, parallelism: Parallelism, batch: &[Tokens]) -> Result<f64, EncodeError> {
     let texts: Vec<&Tokens> = batch.iter().collect();
     let first = Mutex::new(first);
     let work = || -> Result<f64, EncodeError> {
@@ -143,7 +143,7 @@ fn side_by_side(first: TchEncoder, crew: Parallelism, batch: &[Tokens]) -> Resul
         Ok(done as f64 / begin.elapsed().as_secs_f64())
     };
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..crew.encoders.get()).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..parallelism.encoders.get()).map(|_| scope.spawn(work)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).sum()
     })
 }
@@ -153,8 +153,8 @@ impl fmt::Display for Comparison {
         for (position, Trial { device, outcome, .. }) in self.trials.iter().enumerate() {
             let comma = if position == 0 { "" } else { ", " };
             match outcome {
-                Ok(Rate { crew, tuning: Tuning { dtype, .. }, texts_per_s }) => {
-                    write!(f, "{comma}{device} {texts_per_s:.0} texts/s ({dtype}, {crew})")?;
+                Ok(Rate { parallelism, tuning: Tuning { dtype, .. }, texts_per_s }) => {
+                    write!(f, "{comma}{device} {texts_per_s:.0} texts/s ({dtype}, {parallelism})")?;
                 }
                 Err(error) => write!(f, "{comma}{device} none ({error})")?,
             }

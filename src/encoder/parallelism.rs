@@ -55,11 +55,11 @@ mod tests {
 
     #[test]
     fn a_core_each_until_there_are_many() {
-        let crew = |cores| {
-            let crew = Parallelism::of_cores(NonZeroUsize::new(cores).unwrap());
-            (crew.encoders.get(), crew.threads.get())
+        let parallelism = |cores| {
+            let parallelism = Parallelism::of_cores(NonZeroUsize::new(cores).unwrap());
+            (parallelism.encoders.get(), parallelism.threads.get())
         };
-        let crews = [1, 2, 8, 9, 12, 17, 32, 64].map(crew);
+        let crews = [1, 2, 8, 9, 12, 17, 32, 64].map(parallelism);
         assert_eq!(crews, [(1, 1), (2, 1), (8, 1), (4, 2), (6, 2), (5, 3), (8, 4), (8, 8)]);
     }
 }

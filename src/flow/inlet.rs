@@ -4,7 +4,7 @@
 //! the sender wait, and with it everything up to the socket that is then not read. The actor's mailbox is kept
 //! larger than its slots: slots are the bound, because actix's own capacity is not one.
 
-use super::parcel::{Parcel, Delivery};
+use super::parcel::{Delivery, Parcel};
 use super::receipt::Unsettled;
 use crate::metrics;
 use actix::Recipient;

@@ -7,19 +7,17 @@
 //! Generic: nothing here knows what a chunk is.
 
 mod batch;
-mod hands;
-mod redelivery_queue;
 mod inlet;
 mod parcel;
 mod receipt;
+mod redelivery;
 mod retry;
-mod worker;
+mod tasks;
 
 pub use batch::Batch;
-pub use hands::{TaskGuard, TaskRegistry, Oldest};
-pub use redelivery_queue::{RedeliveryQueue, Redelivery};
-pub use inlet::{Inlet, Capacity, Slot, Slots};
-pub use parcel::{Parcel, Delivery};
+pub use inlet::{Capacity, Inlet, Slot, Slots};
+pub use parcel::{Delivery, Parcel};
 pub use receipt::{Receipt, ReceiptIssuer, ReceiptStream, Unsettled, receipt_channel};
+pub use redelivery::{Redelivery, RedeliveryQueue};
 pub use retry::Backoff;
-pub use worker::{Lane, Worker, WorkerError};
+pub use tasks::{Oldest, TaskGuard, TaskRegistry};

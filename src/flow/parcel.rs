@@ -1,8 +1,8 @@
 //! What travels from stage to stage: the cargo, whose type changes, and the [`Delivery`], which does not.
 
-use super::redelivery_queue::{RedeliveryQueue, Redelivery};
 use super::inlet::Slot;
 use super::receipt::{Receipt, Unsettled};
+use super::redelivery::{Redelivery, RedeliveryQueue};
 use crate::metrics;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,11 +26,27 @@ pub struct Delivery<O: Send + Sync + 'static, R: Unsettled> {
 
 impl<O: Send + Sync + 'static, R: Unsettled> Delivery<O, R> {
     /// A first delivery. `weight` in bytes.
-    pub fn new(origin: Arc<O>, weight: usize, receipt: Receipt<R>, redelivery_queue: Arc<RedeliveryQueue<O, R>>) -> Self {
+    pub fn new(
+        origin: Arc<O>,
+        weight: usize,
+        receipt: Receipt<R>,
+        redelivery_queue: Arc<RedeliveryQueue<O, R>>,
+    ) -> Self {
         let (span, started) = (tracing::Span::current(), Instant::now());
         let (delivery_attempts, in_work_at, again, inside) = (0, None, false, false);
         let receipt = Some(receipt);
-        Delivery { origin, receipt, redelivery_queue, span, weight, started, delivery_attempts, in_work_at, again, inside }
+        Delivery {
+            origin,
+            receipt,
+            redelivery_queue,
+            span,
+            weight,
+            started,
+            delivery_attempts,
+            in_work_at,
+            again,
+            inside,
+        }
     }
 
     /// Sends a redelivery out again.
@@ -210,7 +226,12 @@ mod tests {
 
     impl Scene {
         async fn delivery(&self, tag: u8) -> Delivery<u8, Lost> {
-            Delivery::new(Arc::new(tag), 1, self.book.issue(tag.into()).await.unwrap(), self.redelivery_queue.clone())
+            Delivery::new(
+                Arc::new(tag),
+                1,
+                self.book.issue(tag.into()).await.unwrap(),
+                self.redelivery_queue.clone(),
+            )
         }
 
         async fn parcel(&self, delivery: Delivery<u8, Lost>) -> Parcel<(), u8, Lost> {
@@ -221,8 +242,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_dropped_inside_comes_home_and_what_was_never_inside_is_answered() {
         let (book, mut results) = receipt_channel(8);
-        let scene =
-            Scene { redelivery_queue: Arc::default(), book, slots: Slots::new("test", Capacity { items: 8, bytes: 8 }) };
+        let scene = Scene {
+            redelivery_queue: Arc::default(),
+            book,
+            slots: Slots::new("test", Capacity { items: 8, bytes: 8 }),
+        };
         drop(scene.delivery(1).await);
         assert_eq!(results.next().await, Some((1, Lost)), "its client has gone while it waited for room");
         let turned_away = scene.parcel(scene.delivery(2).await).await.into_delivery();

@@ -1,8 +1,8 @@
 //! `GET /dead-letters`: the chunks on which the service failed, oldest first, a page at a time. Each has the JSON that
 //! makes it again; `lnsp replay` sends it.
 
-use super::State;
-use super::error::ApiError;
+use crate::http::error::ApiError;
+use crate::http::state::State;
 use crate::metrics;
 use crate::outcome::Cause;
 use crate::store::{LetterFilter, StoredDeadLetter};

@@ -1,6 +1,6 @@
 //! The end in order: nobody new, an answer for everybody who is here, then the connections.
 
-use super::State;
+use crate::http::state::State;
 use actix_web::dev::ServerHandle;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::net::TcpListener;

@@ -4,14 +4,17 @@
 //! A list takes a permit of the JSON requests, and room for its vectors beside that for its body; it is answered in
 //! pieces, so that its text is never there as a whole. What it may take of the model is in [`crate::vectorizer`].
 
-use super::admission::{Permit, AdmissionRequest};
-use super::body::{Body, encoding_of};
-use super::error::ApiError;
-use super::ingest::{Kind, declared, kind_of};
-use super::kept::RequestBodyGuard;
-use super::{Settings, State, json, wire};
 use crate::chunk::MAX_TEXT_BYTES;
+use crate::http::body::guard::RequestBodyGuard;
+use crate::http::body::{Body, encoding_of};
+use crate::http::error::ApiError;
+use crate::http::ingest::json;
+use crate::http::ingest::{Kind, declared, kind_of};
+use crate::http::limits::admission::{AdmissionRequest, Permit};
+use crate::http::state::Settings;
+use crate::http::state::State;
 use crate::outcome::Cause;
+use crate::wire::dto as wire;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use bytes::Bytes;

@@ -1,8 +1,8 @@
 //! The state of the service: `/`, `/health`, `/ready`, `/stats`, `/metrics`.
 
-use super::State;
-use super::error::ApiError;
-use super::request_id::ROUTES;
+use crate::http::error::ApiError;
+use crate::http::request_id::ROUTES;
+use crate::http::state::State;
 use crate::metrics::{self, IndexGauges};
 use crate::pipeline::{Deaths, Stage};
 use crate::vectorizer::Remote;

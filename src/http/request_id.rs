@@ -1,7 +1,7 @@
 //! Every answer carries a request id: the client's own where it is usable, else a new one.
 
-use super::error::ApiError;
-use super::kept::RequestBodyGuard;
+use crate::http::body::guard::RequestBodyGuard;
+use crate::http::error::ApiError;
 use crate::metrics;
 use actix_http::Request;
 use actix_web::body::{BoxBody, MessageBody};

@@ -1,12 +1,13 @@
 //! `POST /search`.
 
-use super::error::ApiError;
-use super::json::shape;
-use super::{State, wire};
+use crate::http::error::ApiError;
+use crate::http::ingest::json::shape;
+use crate::http::state::State;
 use crate::outcome::Cause;
 use crate::search::{Query, Scored, Target};
 use crate::store::SearchFilter;
 use crate::tmd::Axis;
+use crate::wire::dto as wire;
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;

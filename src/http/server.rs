@@ -1,6 +1,14 @@
 //! The server: connections, their limits, and the routes.
 
-use super::{Settings, State, dead_letters, embed, ingest, availability, ops, request_id, search};
+use crate::http::dead_letters;
+use crate::http::embed;
+use crate::http::ingest;
+use crate::http::limits::availability;
+use crate::http::ops;
+use crate::http::request_id;
+use crate::http::search;
+use crate::http::state::Settings;
+use crate::http::state::State;
 use crate::metrics;
 use actix_http::{HttpService, Request};
 use actix_service::map_config;

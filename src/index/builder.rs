@@ -8,7 +8,7 @@ use super::forests::BuildParams;
 use super::options::{IndexIdentity, IndexOptions};
 use super::source::{Change, ChangeSource, Page};
 use super::status::RebuildReason;
-use super::volume::{VolumeMeta, Volume};
+use super::volume::{Volume, VolumeMeta};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -212,7 +212,11 @@ impl RebuildContext<'_> {
     }
 
     /// One increment from the source. Returns the record, and whether that was everything.
-    pub(super) fn catch_up(&self, volume: &Volume, record: &VolumeMeta) -> Result<(VolumeMeta, bool), IndexError> {
+    pub(super) fn catch_up(
+        &self,
+        volume: &Volume,
+        record: &VolumeMeta,
+    ) -> Result<(VolumeMeta, bool), IndexError> {
         let mut changes = Vec::new();
         let mut watermark = record.watermark;
         let mut complete = false;
@@ -243,6 +247,11 @@ impl RebuildContext<'_> {
 
     fn build_params(&self, record: &VolumeMeta) -> BuildParams<'_> {
         let IndexOptions { trees, progress, .. } = self.options;
-        BuildParams { trees: *trees, cancelled: self.cancelled, progress, seed: record.watermark.unsigned_abs() }
+        BuildParams {
+            trees: *trees,
+            cancelled: self.cancelled,
+            progress,
+            seed: record.watermark.unsigned_abs(),
+        }
     }
 }

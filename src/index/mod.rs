@@ -22,7 +22,6 @@ mod delta;
 mod error;
 mod folder;
 mod forests;
-mod writer;
 mod options;
 mod readers;
 mod scan;
@@ -31,6 +30,7 @@ mod shared;
 mod source;
 mod status;
 mod volume;
+mod writer;
 
 pub use delta::DeltaSlots;
 pub use error::{IndexError, SourceError};
@@ -40,7 +40,6 @@ pub use source::{ChangeSource, ChangedRow, Changes, Commit};
 pub use status::{IndexStatus, RebuildReason};
 
 use crate::threads::Progress;
-use writer::IndexWriter;
 use readers::Readers;
 use roaring::RoaringBitmap;
 use shared::{IndexStats, Reply, Shared};
@@ -48,6 +47,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+use writer::IndexWriter;
 
 /// A handle to the open index; clones share it. When the last one is dropped its threads are joined. Nothing is
 /// flushed then, and nothing is lost: the next start catches up.
@@ -280,7 +280,13 @@ impl Drop for Inner {
 fn open_here(options: IndexOptions, source: Arc<dyn ChangeSource>) -> Result<IndexWriter, IndexError> {
     let folder = folder::Folder::open(&options.dir)?;
     let cancelled = &|| false;
-    let context = builder::RebuildContext { folder: &folder, options: &options, source: &*source, cancelled, highest_seen_seq: 0 };
+    let context = builder::RebuildContext {
+        folder: &folder,
+        options: &options,
+        source: &*source,
+        cancelled,
+        highest_seen_seq: 0,
+    };
     let (builder::OpenVolume { volume, record }, last_rebuild) = context.establish()?;
     let stats = IndexStats {
         record,

@@ -1,7 +1,7 @@
 //! A few threads that answer queries for callers that must not block.
 
-use super::writer::message_of;
 use super::shared::{Shared, lock};
+use super::writer::message_of;
 use super::{Effort, Found, IndexError};
 use crate::threads::Progress;
 use std::panic::{AssertUnwindSafe, catch_unwind};

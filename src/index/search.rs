@@ -8,7 +8,7 @@ use super::error::IndexError;
 use super::options::IndexOptions;
 use super::scan::{Nearest, dot, dot_bytes};
 use super::source::usable;
-use super::volume::{VolumeMeta, Volume};
+use super::volume::{Volume, VolumeMeta};
 use roaring::RoaringBitmap;
 use std::num::NonZeroUsize;
 

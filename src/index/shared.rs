@@ -6,7 +6,7 @@ use super::options::IndexOptions;
 use super::search::View;
 use super::source::Commit;
 use super::status::{IndexStatus, RebuildReason};
-use super::volume::{VolumeMeta, Volume};
+use super::volume::{Volume, VolumeMeta};
 use super::{Effort, Found, IndexError};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -93,7 +93,8 @@ impl Shared {
             let now = Instant::now();
             // The thread sleeps until its deadline; it has to be told of the first change, of a new gap and of the
             // last straw, and finds out about later changes when it looks at the clock.
-            let news = commands.stirred.is_none() || (gap && commands.gap_since.is_none()) || len >= threshold;
+            let news =
+                commands.stirred.is_none() || (gap && commands.gap_since.is_none()) || len >= threshold;
             commands.stirred = Some(now);
             commands.gap_since = if gap { commands.gap_since.or(Some(now)) } else { None };
             news

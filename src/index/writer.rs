@@ -201,7 +201,11 @@ impl IndexWriter {
         }
     }
 
-    fn context<'a>(&'a self, cancelled: &'a (dyn Fn() -> bool + Sync), highest_seen_seq: i64) -> RebuildContext<'a> {
+    fn context<'a>(
+        &'a self,
+        cancelled: &'a (dyn Fn() -> bool + Sync),
+        highest_seen_seq: i64,
+    ) -> RebuildContext<'a> {
         let Shared { folder, options, .. } = &*self.shared;
         RebuildContext { folder, options, source: &*self.source, cancelled, highest_seen_seq }
     }
@@ -248,7 +252,8 @@ impl IndexWriter {
     fn rebuild(&self, reason: RebuildReason) -> Result<(), IndexError> {
         tracing::warn!(reason = reason.name(), "rebuilding the index from the database");
         let cancelled = || self.shared.closing();
-        let OpenVolume { volume, record } = self.context(&cancelled, self.snapshot().highest_seen_seq).rebuild()?;
+        let OpenVolume { volume, record } =
+            self.context(&cancelled, self.snapshot().highest_seen_seq).rebuild()?;
         *self.shared.volume.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(volume);
         lock(&self.shared.stats).last_rebuild = Some(reason);
         self.publish(record);

@@ -7,9 +7,9 @@
 mod answer;
 mod breaker;
 mod error;
+mod health;
 mod ollama;
 mod prompt;
-mod health;
 
 pub use answer::{AnswerError, Labels, Token, read as read_answer};
 pub use error::LlmError;
@@ -20,11 +20,11 @@ use crate::metrics;
 use crate::tmd::{AxisConfidence, Tmd};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use health::ServerHealth;
 use ollama::{Attempt, Ollama};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
-use health::ServerHealth;
 
 /// A failed call is repeated after this pause: long enough for a model runner that has just died to be started.
 const PAUSE: Duration = Duration::from_millis(250);

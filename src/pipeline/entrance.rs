@@ -3,13 +3,13 @@
 //!
 //! The order is: take the keys, then look them up. So whoever finds a key free finds the row of whoever had it before.
 
-use super::in_flight::{InFlightKeys, Follower, Claim};
+use super::in_flight::{Claim, Follower, InFlightKeys};
 use super::{Generation, PipelineSettings};
 use crate::chunk::{Chunk, ChunkKey};
 use crate::flow::Backoff;
 use crate::metrics;
 use crate::outcome::{Cause, Outcome, Rejection};
-use crate::stages::{RedeliveryQueue, NeedsLlm, NeedsNoLlm, Receipt, Delivery, found};
+use crate::stages::{Delivery, NeedsLlm, NeedsNoLlm, Receipt, RedeliveryQueue, found};
 use crate::store::{KnownChunk, Store, StoreError};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -72,7 +72,10 @@ impl Entrance {
         let single_file = settings.one_at_a_time.then(Arc::default);
         let (draining, waiting) = (CancellationToken::new(), Arc::default());
         let patience = settings.patience;
-        (Entrance { store, in_flight, redelivery_queue, gate, patience, single_file, draining, waiting }, promoted)
+        (
+            Entrance { store, in_flight, redelivery_queue, gate, patience, single_file, draining, waiting },
+            promoted,
+        )
     }
 
     /// Takes some chunks of one upload. Returns when each is settled, inside the pipeline, or waiting for the fate of

@@ -6,8 +6,8 @@
 //! dies; a watchdog sees to it that nothing stands still. [`Pipeline`] is what the rest of the house holds. This is the
 //! only module that names all stages.
 
-mod in_flight;
 mod entrance;
+mod in_flight;
 mod stall;
 mod supervisor;
 mod watchdog;
@@ -18,13 +18,13 @@ pub use supervisor::{Deaths, Health, Supervisor};
 pub use watchdog::{FatalHandler, WatchSettings, exit_at_once};
 
 use crate::chunk::MAX_TEXT_BYTES;
-use crate::flow::{Backoff, TaskRegistry, Capacity, Oldest, Slots};
+use crate::flow::{Backoff, Capacity, Oldest, Slots, TaskRegistry};
 use crate::metrics;
-use crate::threads::Progress;
 use crate::stages::{
-    Died, StageContext, Embedder, RedeliveryQueue, Inlet, FaultHook, DeadLetterQueue, ExitGuard, NeedsLlm, NeedsNoLlm, TmdExtractor,
-    TmdTools, WriteTools, Writer, letters,
+    DeadLetterQueue, Died, Embedder, ExitGuard, FaultHook, Inlet, NeedsLlm, NeedsNoLlm, RedeliveryQueue,
+    StageContext, TmdExtractor, TmdTools, WriteTools, Writer, letters,
 };
+use crate::threads::Progress;
 use crate::vectorizer::Vectorizer;
 use actix::{Actor, Addr, Arbiter, Context};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,7 +33,7 @@ use supervisor::SupervisorChannels;
 use tokio::runtime::{Handle, RuntimeMetrics};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use watchdog::{Watchdog, WatchTargets};
+use watchdog::{WatchTargets, Watchdog};
 
 /// How much the pipeline may hold, and how it heals.
 #[derive(Debug, Clone)]
@@ -217,7 +217,8 @@ impl Pipeline {
         let redelivery_queue = Arc::new(RedeliveryQueue::default());
         let (gate, open) = watch::channel(None);
         let (health, healthy) = watch::channel(Health::default());
-        let (entrance, promoted) = Entrance::new(tools.write.store.clone(), redelivery_queue.clone(), open, &settings);
+        let (entrance, promoted) =
+            Entrance::new(tools.write.store.clone(), redelivery_queue.clone(), open, &settings);
         arbiter.spawn(entrance.clone().run_promoted_followers(promoted));
         let (slots, places) = (settings.in_flight(), settings.in_flight() + settings.followers.items);
         let (letters, clerk) = letters(tools.write.store.clone(), slots, tools.write.retry);

@@ -8,8 +8,8 @@
 use super::{Generation, PipelineSettings, StageReports, Tools, build};
 use crate::metrics;
 use crate::outcome::{Cause, Rejection};
+use crate::stages::{DeadLetterQueue, Delivery, Died, PendingDeadLetter, Redelivery, RedeliveryQueue, Stage};
 use crate::threads::{LivenessGuard, Progress};
-use crate::stages::{Died, RedeliveryQueue, PendingDeadLetter, DeadLetterQueue, Stage, Redelivery, Delivery};
 use actix::{Actor, AsyncContext, Context, fut};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -63,9 +63,15 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    pub(super) fn new(tools: Tools, settings: PipelineSettings, redelivery_queue: Arc<RedeliveryQueue>, channels: SupervisorChannels) -> Self {
+    pub(super) fn new(
+        tools: Tools,
+        settings: PipelineSettings,
+        redelivery_queue: Arc<RedeliveryQueue>,
+        channels: SupervisorChannels,
+    ) -> Self {
         let (suspects, innocents) = (VecDeque::new(), VecDeque::new());
-        let redeliveries = Redeliveries { redelivery_queue, letters: channels.reports.letters.clone(), suspects, innocents };
+        let redeliveries =
+            Redeliveries { redelivery_queue, letters: channels.reports.letters.clone(), suspects, innocents };
         let _life = channels.progress.live();
         Supervisor { work: Some(SupervisorLoop { tools, settings, channels, redeliveries, _life }) }
     }
@@ -205,7 +211,8 @@ impl Redeliveries {
         for mut redelivery in redeliveries {
             if redelivery.in_work_at != Some(died.stage.name()) {
                 // One that has been a suspect stays one, until it has its answer.
-                let same = if redelivery.delivery_attempts > 0 { &mut self.suspects } else { &mut self.innocents };
+                let same =
+                    if redelivery.delivery_attempts > 0 { &mut self.suspects } else { &mut self.innocents };
                 same.push_back(redelivery);
                 continue;
             }
@@ -267,12 +274,16 @@ mod tests {
             redeliveries.push(Redelivery::scripted(Arc::new(chunk), receipt, delivery_attempts, in_work_at));
         }
         let (redelivery_queue, suspects, innocents) = (Arc::default(), VecDeque::new(), VecDeque::new());
-        let mut sorting = Redeliveries { redelivery_queue, letters: DeadLetterQueue::to_nobody(), suspects, innocents };
+        let mut sorting =
+            Redeliveries { redelivery_queue, letters: DeadLetterQueue::to_nobody(), suspects, innocents };
         let died = Died { stage: Stage::Embed, generation: 1, cause: "panic" };
         let sorted = sorting.judge(redeliveries, died);
         assert_eq!((sorted.suspects, sorted.poisoned), (3, 1));
         let list = |queue: &VecDeque<Redelivery>| -> Vec<(String, u32)> {
-            queue.iter().map(|redelivery| (redelivery.origin.text.clone(), redelivery.delivery_attempts)).collect()
+            queue
+                .iter()
+                .map(|redelivery| (redelivery.origin.text.clone(), redelivery.delivery_attempts))
+                .collect()
         };
         let named = |pairs: &[(&str, u32)]| -> Vec<(String, u32)> {
             pairs.iter().map(|(name, delivery_attempts)| ((*name).to_owned(), *delivery_attempts)).collect()

@@ -5,11 +5,11 @@
 //! stands still, the pipeline's among them, or one that has ended, is beyond healing: [`FatalHandler`]. What is
 //! decided is decided by [`StallDetector`]; here is only what it takes to look and to act.
 
-use super::stall::{StallReport, StallDetector};
+use super::stall::{StallDetector, StallReport};
 use crate::flow::TaskRegistry;
 use crate::metrics;
-use crate::threads::{Progress, Reading};
 use crate::stages::{Died, Stage};
+use crate::threads::{Progress, Reading};
 use actix::ArbiterHandle;
 use std::fmt;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -145,7 +145,8 @@ impl Watchdog {
     /// Threads that are at something: who, what, for how long.
     pub(super) fn at_work(&self) -> Vec<(Arc<str>, &'static str, Duration)> {
         let state = lock(&self.state);
-        let doing = |progress: &Progress| progress.doing().map(|(what, age)| (progress.who().clone(), what, age));
+        let doing =
+            |progress: &Progress| progress.doing().map(|(what, age)| (progress.who().clone(), what, age));
         state.threads.iter().filter_map(doing).collect()
     }
 }

@@ -4,12 +4,13 @@
 //! from those who wait: texts of like length around the oldest one, as many as fit its budget, fewer when other
 //! encoders could take a part of them. No timer.
 
-use super::{StageContext, Inlet, Parcel, ROOM, Stage, TaskContext};
+use super::{Inlet, Parcel, ROOM, Stage, StageContext, TaskContext};
 use crate::chunk::{Chunk, EmbeddedChunk, Embedding, TaggedChunk};
 use crate::encoder::plan::choose;
-use crate::flow::{Batch, Lane};
+use crate::flow::Batch;
 use crate::metrics;
 use crate::outcome::{Cause, Rejection};
+use crate::threads::Lane;
 use crate::vectorizer::{Embedded, Text, VectorError, Vectorizer};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
 use std::sync::Arc;
@@ -59,7 +60,8 @@ impl Embedder {
         let tokens: usize = parcels.iter().map(|parcel| parcel.cargo().text.size()).sum();
         self.passes += 1;
         self.running += tokens;
-        let (vectorizer, next, context_) = (self.vectorizer.clone(), self.next.clone(), self.context_.clone());
+        let (vectorizer, next, context_) =
+            (self.vectorizer.clone(), self.next.clone(), self.context_.clone());
         let pass = self.context_.start(|work| async move {
             work.inspect(&parcels).await;
             let embedded = embed(&vectorizer, parcels, &work).await;
@@ -124,7 +126,11 @@ impl AsRef<str> for Of {
 }
 
 /// Makes the text ready; `None` when the chunk had to be rejected.
-async fn read(vectorizer: &Vectorizer, parcel: Parcel<TaggedChunk>, work: &TaskContext) -> Option<Parcel<Readable>> {
+async fn read(
+    vectorizer: &Vectorizer,
+    parcel: Parcel<TaggedChunk>,
+    work: &TaskContext,
+) -> Option<Parcel<Readable>> {
     let text = Of(parcel.cargo().chunk.clone());
     match work.wait_for("the tokenizer", vectorizer.read(Lane::Bulk, text)).await {
         Ok(text) => Some(parcel.map(|tagged| Readable { tagged, text })),

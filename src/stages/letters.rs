@@ -6,9 +6,9 @@
 //! generations and writes what has gathered in one statement. A letter that cannot be written after some tries is
 //! answered all the same.
 
-use super::{Parcel, Receipt, Stage, Redelivery};
+use super::{Parcel, Receipt, Redelivery, Stage};
 use crate::chunk::Chunk;
-use crate::flow::{Backoff, TaskGuard, Slot};
+use crate::flow::{Backoff, Slot, TaskGuard};
 use crate::metrics;
 use crate::outcome::{Outcome, Rejection};
 use crate::store::{DeadLetter, Store};
@@ -35,10 +35,23 @@ pub struct PendingDeadLetter {
 
 impl PendingDeadLetter {
     /// Of a chunk that a stage rejects.
-    pub(super) fn of_parcel<T>(stage: Stage, parcel: Parcel<T>, rejection: Rejection, hand: TaskGuard) -> PendingDeadLetter {
+    pub(super) fn of_parcel<T>(
+        stage: Stage,
+        parcel: Parcel<T>,
+        rejection: Rejection,
+        hand: TaskGuard,
+    ) -> PendingDeadLetter {
         let (chunk, delivery_attempts) = (parcel.origin().clone(), parcel.delivery_attempts() + 1);
         let (owed, slot) = parcel.leave();
-        PendingDeadLetter { stage, chunk, delivery_attempts, rejection, failed_at: Utc::now(), owed, _inside: Some((slot, hand)) }
+        PendingDeadLetter {
+            stage,
+            chunk,
+            delivery_attempts,
+            rejection,
+            failed_at: Utc::now(),
+            owed,
+            _inside: Some((slot, hand)),
+        }
     }
 
     /// Of a chunk in whose hands a stage has died too often.

@@ -9,8 +9,8 @@ mod tmd_extractor;
 mod writer;
 
 pub use embedder::Embedder;
-pub use letters::{DeadLetterWriter, PendingDeadLetter, DeadLetterQueue, letters};
-pub use tmd_extractor::{CodeSource, NeedsLlm, NeedsNoLlm, LlmFallback, TmdExtractor, TmdTools};
+pub use letters::{DeadLetterQueue, DeadLetterWriter, PendingDeadLetter, letters};
+pub use tmd_extractor::{CodeSource, LlmFallback, NeedsLlm, NeedsNoLlm, TmdExtractor, TmdTools};
 pub use writer::{WriteTools, Writer, found};
 
 use crate::chunk::Chunk;

@@ -4,13 +4,13 @@
 //! model is asked, where there is one, or the local classifier, on its own thread. Two inlets: chunks that wait for
 //! a language model never stand in the way of those that need none.
 
-use super::{StageContext, Inlet, Parcel, ROOM, Stage, TaskContext};
+use super::{Inlet, Parcel, ROOM, Stage, StageContext, TaskContext};
 use crate::chunk::{Chunk, TaggedChunk, Tagging, TmdSource};
 use crate::classifier::LocalClassifier;
-use crate::flow::{Lane, Worker, WorkerError};
 use crate::llm::{Llm, LlmError};
 use crate::metrics;
 use crate::outcome::{Cause, Rejection};
+use crate::threads::{Lane, Worker, WorkerError};
 use crate::tmd::Axis;
 use actix::{Actor, Context, Handler};
 use std::sync::Arc;

@@ -3,13 +3,13 @@
 //! What gathered while the last transaction ran is the next one. Order is everything here: commit, rows into the
 //! index's delta (which cannot fail), then the receipts. One transaction at a time.
 
-use super::{StageContext, POSTGRES, Parcel, Stage, TaskContext};
+use super::{POSTGRES, Parcel, Stage, StageContext, TaskContext};
 use crate::chunk::EmbeddedChunk;
 use crate::flow::{Backoff, Batch};
 use crate::index::{ChangedRow, Commit, Index};
 use crate::metrics;
-use crate::outcome::{Cause, StoredChunk, Outcome, Rejection, Timings};
-use crate::store::{KnownChunk, ModelId, InsertOutcome, Store, StoreError};
+use crate::outcome::{Cause, Outcome, Rejection, StoredChunk, Timings};
+use crate::store::{InsertOutcome, KnownChunk, ModelId, Store, StoreError};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

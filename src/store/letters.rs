@@ -206,7 +206,8 @@ impl Store {
         }
         let found = match last {
             Some(last) => {
-                let page = matching().filter(dead_letters::letter.le(last)).select(StoredDeadLetter::as_select());
+                let page =
+                    matching().filter(dead_letters::letter.le(last)).select(StoredDeadLetter::as_select());
                 page.load(link.conn()).await
             }
             None => Ok(Vec::new()),

@@ -17,12 +17,12 @@
 //! repeating helps ([`StoreError::is_transient`]) or a row is at fault ([`StoreError::is_data_error`]).
 
 mod changes;
+mod connection;
 mod dsn;
 mod error;
 mod insert;
-mod letters;
-mod connection;
 mod inspect;
+mod letters;
 pub mod managed;
 mod migrate;
 mod model;
@@ -34,8 +34,8 @@ pub use changes::{ChangedRow, Changes};
 pub use dsn::Dsn;
 pub use error::{SqlState, StoreError};
 pub use insert::InsertOutcome;
-pub use letters::{DeadLetter, LetterFilter, StoredDeadLetter};
 pub use inspect::{DatabaseInfo, look};
+pub use letters::{DeadLetter, LetterFilter, StoredDeadLetter};
 pub use model::ModelId;
 pub use read::{Hit, KnownChunk, SearchFilter};
 

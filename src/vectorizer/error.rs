@@ -2,7 +2,7 @@
 
 use super::RemoteError;
 use crate::encoder::EncodeError;
-use crate::flow::WorkerError;
+use crate::threads::WorkerError;
 use std::sync::Arc;
 
 /// Each is a sentence for the one who sent the text. Cheap to clone: a pass that fails answers each of its texts.

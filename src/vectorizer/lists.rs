@@ -2,7 +2,7 @@
 
 use super::{Text, VectorError, Vectorizer};
 use crate::encoder::plan::Budget;
-use crate::flow::Lane;
+use crate::threads::Lane;
 use futures_util::{StreamExt, stream};
 use std::collections::HashMap;
 use std::sync::Arc;

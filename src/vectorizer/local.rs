@@ -2,8 +2,8 @@
 
 use super::VectorError;
 use crate::encoder::{Encoder, Tokenizer, Tokens, Vector};
-use crate::flow::{Lane, Worker};
 use crate::metrics;
+use crate::threads::{Lane, Worker};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

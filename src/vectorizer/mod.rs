@@ -19,8 +19,8 @@ pub use remote::{Remote, RemoteError, RemoteSettings};
 
 use crate::encoder::plan::Budget;
 use crate::encoder::{Tokens, Vector};
-use crate::flow::Lane;
 use crate::metrics;
+use crate::threads::Lane;
 use crate::threads::Progress;
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,7 +118,8 @@ impl Vectorizer {
 
     /// Of its threads.
     pub fn progress(&self) -> Vec<Progress> {
-        self.model().map_or_else(Vec::new, |local| [local.tokenizer.progress(), local.model.progress()].concat())
+        self.model()
+            .map_or_else(Vec::new, |local| [local.tokenizer.progress(), local.model.progress()].concat())
     }
 
     /// The model of this process, where it is one.

@@ -1,7 +1,7 @@
 //! The JSON of requests, as clients send it: the old contract's names, unknown fields refused by name.
 
+use super::json_guard;
 use super::metadata::Metadata;
-use super::scan;
 use crate::chunk::{Chunk, Draft, Placement};
 use crate::outcome::{Cause, Rejection};
 use serde::Deserialize;
@@ -147,7 +147,7 @@ fn read_nested<T: DeserializeOwned>(bytes: &[u8], nesting: usize) -> Result<T, S
     let plain = |(cause, message)| ShapeError { cause, message, path: None };
     let text = std::str::from_utf8(bytes)
         .map_err(|error| plain((Cause::InvalidUtf8, format!("not UTF-8 at byte {}", error.valid_up_to()))))?;
-    scan::check(text.as_bytes(), nesting).map_err(plain)?;
+    json_guard::check(text.as_bytes(), nesting).map_err(plain)?;
     let mut json = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = Some(error.path().to_string()).filter(|path| path != ".").map(short);

@@ -1,7 +1,9 @@
 //! Who is let in, who is refused and how, and that nobody is starved who was let in.
 
-use crate::house::{House, Poison, Raw, Scripted, overrides, numbered, tally};
-use crate::wait::until;
+use crate::support::test_service::{
+    Poison, RawConnection, Scripted, TestService, numbered, overrides, tally,
+};
+use crate::support::wait::until;
 use lnsp_ingest::app::{EncoderFactory, Overrides};
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
 use lnsp_ingest::flow::{Backoff, Capacity};
@@ -43,44 +45,44 @@ fn chunks(texts: &[&str]) -> String {
     json!({ "chunks": chunks }).to_string()
 }
 
-/// Two uploads that fill a house which takes two.
-async fn full() -> (House, [Raw; 2]) {
-    let house = House::build(limited(|_| {}), &["--max-uploads", "2"]).await;
-    let uploads = [Raw::upload(&house).await, Raw::upload(&house).await];
-    until("two uploads are let in", || house.state.admission.out() == 2).await;
-    (house, uploads)
+/// Two uploads that fill a service which takes two.
+async fn full() -> (TestService, [RawConnection; 2]) {
+    let service = TestService::build(limited(|_| {}), &["--max-uploads", "2"]).await;
+    let uploads = [RawConnection::upload(&service).await, RawConnection::upload(&service).await];
+    until("two uploads are let in", || service.state.admission.out() == 2).await;
+    (service, uploads)
 }
 
 #[actix_web::test]
 async fn an_upload_too_many_is_refused_before_its_first_byte_and_small_requests_are_not() {
-    let (house, [mut first, second]) = full().await;
+    let (service, [mut first, second]) = full().await;
     for headers in [STREAM, "Content-Length: 1000000\r\n"] {
         // Not a byte of the body is sent: nobody waits for it.
-        let mut third = Raw::upload_with(&house.url, headers).await;
+        let mut third = RawConnection::upload_with(&service.url, headers).await;
         let answer = third.answer().await;
         refused(&answer, "429", "overloaded");
         assert!(answer.0.contains("connection: close"), "{}", answer.0);
     }
-    let (status, answer) = house.post("/ingest", chunks(&["small"])).await;
+    let (status, answer) = service.post("/ingest", chunks(&["small"])).await;
     assert_eq!((status, &answer["successful"]), (200, &json!(1)));
-    assert_eq!(house.post("/search", r#"{"query":"small"}"#).await.0, 200);
+    assert_eq!(service.post("/search", r#"{"query":"small"}"#).await.0, 200);
 
     first.send(numbered(0..10)).await;
     first.end().await;
     first.read_until("\"complete\":true").await;
-    until("its permit is back", || house.state.admission.out() == 1).await;
-    assert_eq!(tally(&house.stream(numbered(10..20)).await), (10, 0, 0));
+    until("its permit is back", || service.state.admission.out() == 1).await;
+    assert_eq!(tally(&service.stream(numbered(10..20)).await), (10, 0, 0));
     second.reset();
-    until("the permit of who broke off is back", || house.state.admission.out() == 0).await;
-    assert_eq!(house.stored().await, 21);
-    house.stop().await;
+    until("the permit of who broke off is back", || service.state.admission.out() == 0).await;
+    assert_eq!(service.stored().await, 21);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_client_that_still_sends_sees_its_refusal_and_then_an_orderly_end() {
-    let (house, uploads) = full().await;
+    let (service, uploads) = full().await;
     for headers in [STREAM, "Content-Length: 4194304\r\n"] {
-        let mut third = Raw::upload_with(&house.url, headers).await;
+        let mut third = RawConnection::upload_with(&service.url, headers).await;
         if headers == STREAM {
             third.send(vec![b'x'; 4 << 20]).await;
             third.end().await;
@@ -93,21 +95,22 @@ async fn a_client_that_still_sends_sees_its_refusal_and_then_an_orderly_end() {
         assert_eq!(third.rest().await, "");
     }
     drop(uploads);
-    until("all permits are back", || house.state.admission.out() == 0).await;
-    assert_eq!(house.state.counts.tally().failed, 0, "nothing of what was refused was read as lines");
-    house.stop().await;
+    until("all permits are back", || service.state.admission.out() == 0).await;
+    assert_eq!(service.state.counts.tally().failed, 0, "nothing of what was refused was read as lines");
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_client_that_asks_first_is_told_before_it_sends() {
-    let (house, [first, second]) = full().await;
+    let (service, [first, second]) = full().await;
     for headers in [STREAM, "Content-Length: 1000000\r\n"] {
-        let mut third = Raw::upload_with(&house.url, &format!("Expect: 100-continue\r\n{headers}")).await;
+        let mut third =
+            RawConnection::upload_with(&service.url, &format!("Expect: 100-continue\r\n{headers}")).await;
         refused(&third.answer().await, "429", "overloaded");
         tokio::io::AsyncWriteExt::shutdown(&mut third.socket).await.unwrap();
         assert_eq!(third.rest().await, "");
     }
-    let mut wrong = Raw::connect(&house.url).await.unwrap();
+    let mut wrong = RawConnection::connect(&service.url).await.unwrap();
     wrong
         .write("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
         .await;
@@ -115,37 +118,38 @@ async fn a_client_that_asks_first_is_told_before_it_sends() {
     assert!(head.starts_with("http/1.1 415") && body["error"]["code"] == "unsupported_media_type", "{head}");
 
     first.reset();
-    until("a permit is back", || house.state.admission.out() == 1).await;
-    let mut third = Raw::upload_with(&house.url, &format!("Expect: 100-continue\r\n{STREAM}")).await;
+    until("a permit is back", || service.state.admission.out() == 1).await;
+    let mut third =
+        RawConnection::upload_with(&service.url, &format!("Expect: 100-continue\r\n{STREAM}")).await;
     third.read_until("100 Continue\r\n\r\n").await;
     third.send(numbered(0..3)).await;
     third.end().await;
     third.read_until("\"complete\":true").await;
-    assert_eq!(house.stored().await, 3);
+    assert_eq!(service.stored().await, 3);
     drop(second);
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn requests_are_limited_in_number_and_bytes_and_a_small_refusal_keeps_the_connection() {
     let overrides = limited(|limits| (limits.requests, limits.request_bytes) = (2, 100 * 1024));
-    let house = House::build(overrides, &[]).await;
-    let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
-    let mut waiting = Raw::connect(&house.url).await.unwrap();
+    let service = TestService::build(overrides, &[]).await;
+    let held = service.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+    let mut waiting = RawConnection::connect(&service.url).await.unwrap();
     let body = chunks(&["first"]);
     waiting.write(format!("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
-    until("the first is inside", || house.state.counts.unanswered() == 1).await;
+    until("the first is inside", || service.state.counts.unanswered() == 1).await;
 
     // A body of unknown length may be the largest there is, which needs all the room; a small one finds its place.
     let unknown = "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let mut second = Raw::connect(&house.url).await.unwrap();
+    let mut second = RawConnection::connect(&service.url).await.unwrap();
     second.write(unknown).await;
     refused(&second.answer().await, "429", "overloaded");
-    let mut second = Raw::connect(&house.url).await.unwrap();
+    let mut second = RawConnection::connect(&service.url).await.unwrap();
     second.write("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 50000\r\n\r\n").await;
-    until("the second is let in", || house.state.admission.out() == 2).await;
+    until("the second is let in", || service.state.admission.out() == 2).await;
 
-    let mut third = Raw::connect(&house.url).await.unwrap();
+    let mut third = RawConnection::connect(&service.url).await.unwrap();
     for _ in 0..3 {
         let answer = third.ask("POST /ingest", "", &chunks(&["third"])).await;
         refused(&answer, "429", "overloaded");
@@ -154,34 +158,34 @@ async fn requests_are_limited_in_number_and_bytes_and_a_small_refusal_keeps_the_
     assert!(third.ask("GET /stats", "", "").await.0.starts_with("http/1.1 200"));
 
     second.reset();
-    until("the second is gone", || house.state.admission.out() == 1).await;
+    until("the second is gone", || service.state.admission.out() == 1).await;
     // The first one's client goes too: it was taken as a whole, so it is brought to its end.
     waiting.reset();
     held.release().await;
-    until("everybody is gone", || house.state.admission.out() == 0).await;
-    assert_eq!(house.stored().await, 1);
+    until("everybody is gone", || service.state.admission.out() == 0).await;
+    assert_eq!(service.stored().await, 1);
     assert!(third.ask("POST /ingest", "", &chunks(&["third"])).await.0.starts_with("http/1.1 200"));
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn while_the_database_is_away_uploads_are_refused_and_afterwards_they_are_not() {
-    let house = House::build(limited(|limits| limits.moment = Duration::from_millis(50)), &[]).await;
-    let name = house.database.texts("SELECT current_database()").await.remove(0);
-    let admin = house.database.elsewhere("postgres");
+    let service = TestService::build(limited(|limits| limits.moment = Duration::from_millis(50)), &[]).await;
+    let name = service.database.texts("SELECT current_database()").await.remove(0);
+    let admin = service.database.elsewhere("postgres");
     admin.run(&format!("ALTER DATABASE \"{name}\" WITH ALLOW_CONNECTIONS false")).await;
     let sessions = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
     admin.texts(&sessions).await;
-    until("it is noticed", || house.state.admission.obstacle().is_some()).await;
-    let mut upload = Raw::upload_with(&house.url, STREAM).await;
+    until("it is noticed", || service.state.admission.obstacle().is_some()).await;
+    let mut upload = RawConnection::upload_with(&service.url, STREAM).await;
     refused(&upload.answer().await, "503", "store_unavailable");
-    let mut request = Raw::connect(&house.url).await.unwrap();
+    let mut request = RawConnection::connect(&service.url).await.unwrap();
     refused(&request.ask("POST /ingest", "", &chunks(&["a"])).await, "503", "store_unavailable");
 
     admin.run(&format!("ALTER DATABASE \"{name}\" WITH ALLOW_CONNECTIONS true")).await;
-    until("it is noticed", || house.state.admission.obstacle().is_none()).await;
-    assert_eq!(tally(&house.stream(numbered(0..10)).await), (10, 0, 0));
-    house.stop().await;
+    until("it is noticed", || service.state.admission.obstacle().is_none()).await;
+    assert_eq!(tally(&service.stream(numbered(0..10)).await), (10, 0, 0));
+    service.stop().await;
 }
 
 #[actix_web::test]
@@ -191,16 +195,16 @@ async fn while_the_pipeline_heals_for_long_uploads_are_refused() {
     // The first death is healed at once; after the second there is a pause, longer than anybody here waits.
     let pause = Duration::from_secs(3600);
     overrides.pipeline.heal = Backoff { first: pause, ceiling: pause };
-    let house = House::build(overrides, &[]).await;
-    let mut upload = Raw::upload(&house).await;
+    let service = TestService::build(overrides, &[]).await;
+    let mut upload = RawConnection::upload(&service).await;
     upload.send("{\"text\":\"This one kills.\"}\n").await;
-    until("it is noticed", || house.state.admission.obstacle().is_some()).await;
-    let mut late = Raw::upload_with(&house.url, STREAM).await;
+    until("it is noticed", || service.state.admission.obstacle().is_some()).await;
+    let mut late = RawConnection::upload_with(&service.url, STREAM).await;
     refused(&late.answer().await, "503", "healing");
-    assert_eq!(house.get("/ready").await.0, 503);
+    assert_eq!(service.get("/ready").await.0, 503);
     drop(upload);
     // Not in order: the pipeline would wait for the pause.
-    drop(house);
+    drop(service);
 }
 
 /// An encoder that notes its texts in order, and waits until it may go on.
@@ -257,13 +261,13 @@ async fn uploads_and_a_small_request_take_turns_chunk_by_chunk() {
     let mut overrides = Overrides { encoder: Some(stepped.factory()), ..overrides() };
     let one = Capacity { items: 1, bytes: 1 << 20 };
     (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) = (one, one, one);
-    let house = House::build(overrides, &["--enable-batch-embeddings", "false"]).await;
-    let entrance = house.state.pipeline.entrance();
+    let service = TestService::build(overrides, &["--enable-batch-embeddings", "false"]).await;
+    let entrance = service.state.pipeline.entrance();
 
-    // Each bulk upload waits with one group before a full house, in the order in which they came.
+    // Each bulk upload waits with one group before a full service, in the order in which they came.
     let mut bulks = Vec::new();
     for bulk in 0..BULKS {
-        let mut upload = Raw::upload(&house).await;
+        let mut upload = RawConnection::upload(&service).await;
         let lines: String = (0..200)
             .map(|n| format!("{{\"id\":\"{bulk}-{n}\",\"text\":\"Bulk {bulk} line {n}.\"}}\n"))
             .collect();
@@ -271,20 +275,20 @@ async fn uploads_and_a_small_request_take_turns_chunk_by_chunk() {
         upload.end().await;
         let inside = |full: &[usize; 4]| full[1..3].iter().sum::<usize>();
         until("the bulk upload waits", || {
-            let house = entrance.inside().unwrap();
+            let service = entrance.inside().unwrap();
             stepped.seen() == 1
-                && inside(&house) == 2
-                && entrance.waiting() + inside(&house) == 200 * (bulk + 1)
+                && inside(&service) == 2
+                && entrance.waiting() + inside(&service) == 200 * (bulk + 1)
         })
         .await;
         bulks.push(upload);
     }
     // Then comes a small request.
-    let url = house.url.clone();
+    let url = service.url.clone();
     let texts: Vec<String> = (0..SMALL).map(|n| format!("Small {n}.")).collect();
     let small = actix_web::rt::spawn(async move {
         let body = chunks(&texts.iter().map(String::as_str).collect::<Vec<_>>());
-        Raw::connect(&url).await.unwrap().ask("POST /ingest", "", &body).await
+        RawConnection::connect(&url).await.unwrap().ask("POST /ingest", "", &body).await
     });
     until("it waits too", || entrance.waiting() == 200 * BULKS - 2 + SMALL).await;
     stepped.open();
@@ -301,13 +305,13 @@ async fn uploads_and_a_small_request_take_turns_chunk_by_chunk() {
     for bulk in &mut bulks {
         bulk.read_until("\"complete\":true").await;
     }
-    assert_eq!(house.stored().await, (200 * BULKS + SMALL) as u64);
-    house.stop().await;
+    assert_eq!(service.stored().await, (200 * BULKS + SMALL) as u64);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn all_permits_come_back_from_clients_that_break_off_anywhere() {
-    let house = House::build(limited(|_| {}), &["--max-uploads", "8"]).await;
+    let service = TestService::build(limited(|_| {}), &["--max-uploads", "8"]).await;
     let head = "POST /ingest HTTP/1.1\r\nHost: t\r\n";
     let json = format!("{head}Content-Type: application/json\r\n");
     let lines = format!("{head}Content-Type: application/x-ndjson\r\n");
@@ -319,14 +323,14 @@ async fn all_permits_come_back_from_clients_that_break_off_anywhere() {
         format!("{lines}Content-Length: 9999\r\n\r\n{}", numbered(0..3)),
         format!("{json}Content-Length: {}\r\n\r\n{whole}", whole.len()),
     ];
-    let (admission, counts) = (&house.state.admission, &house.state.counts);
+    let (admission, counts) = (&service.state.admission, &service.state.counts);
     let answered = || {
         let tally = counts.tally();
         tally.stored + tally.duplicate + tally.failed
     };
     for round in 0..40 {
         let (kind, before) = (round % texts.len(), answered());
-        let mut raw = Raw::connect(&house.url).await.unwrap();
+        let mut raw = RawConnection::connect(&service.url).await.unwrap();
         raw.write(&texts[kind]).await;
         match kind {
             0 => {}
@@ -343,6 +347,6 @@ async fn all_permits_come_back_from_clients_that_break_off_anywhere() {
         until("it is gone", || admission.out() == 0 && counts.active_uploads() == 0).await;
     }
     assert_eq!(counts.unanswered(), 0);
-    assert_eq!(tally(&house.stream(numbered(0..3)).await), (0, 3, 0));
-    house.stop().await;
+    assert_eq!(tally(&service.stream(numbered(0..3)).await), (0, 3, 0));
+    service.stop().await;
 }

@@ -1,7 +1,7 @@
 //! `lnsp bench` as a process: its report, its refusals, and that it leaves nothing behind. No test looks at a time.
 
-use crate::process::{lnsp, run};
-use crate::wait::until;
+use crate::support::process::{lnsp, run};
+use crate::support::wait::until;
 use lnsp_ingest::simulated_llm::{Latency, Options, SimulatedLlm};
 use serde_json::json;
 use std::fs::Permissions;
@@ -88,7 +88,12 @@ async fn calls_that_are_not_those_of_the_chunks_are_refused() {
     let (url, body) = (format!("{}/api/generate", llm.url()), json!({"model": "llama3.1:8b", "prompt": "p"}));
     let other = actix_web::rt::spawn(async move {
         loop {
-            let answer = crate::house::client().post(&url).body(body.to_string()).send().await.unwrap();
+            let answer = crate::support::test_service::client()
+                .post(&url)
+                .body(body.to_string())
+                .send()
+                .await
+                .unwrap();
             answer.bytes().await.unwrap();
         }
     });

@@ -1,19 +1,19 @@
 //! Clients that send nothing or too little are cut by name; clients that wait for us are not.
 
-use crate::house::{House, Raw, Scripted, overrides, numbered};
-use crate::wait::until;
+use crate::support::test_service::{RawConnection, Scripted, TestService, numbered, overrides};
+use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::flow::Capacity;
 use lnsp_ingest::http::{BodyTimeouts, Settings};
 use std::time::Duration;
 
-async fn house(sending: BodyTimeouts) -> House {
+async fn service(sending: BodyTimeouts) -> TestService {
     let mut overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
     let slots = |items| Capacity { items, bytes: 1 << 30 };
     (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) =
         (slots(8), slots(16), slots(12));
     let linger = Duration::from_secs(1);
-    House::build_with(overrides, &[], Settings { sending, linger, ..Settings::default() }).await
+    TestService::build_with(overrides, &[], Settings { sending, linger, ..Settings::default() }).await
 }
 
 fn silence(limit: Duration) -> BodyTimeouts {
@@ -24,11 +24,11 @@ const SHORT: Duration = Duration::from_millis(300);
 
 #[actix_web::test]
 async fn a_silent_client_is_cut_by_name_its_lines_count_and_its_connection_ends() {
-    let house = house(silence(SHORT)).await;
+    let service = service(silence(SHORT)).await;
     for headers in
         ["Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked\r\n"]
     {
-        let mut upload = Raw::upload_with(&house.url, headers).await;
+        let mut upload = RawConnection::upload_with(&service.url, headers).await;
         upload.send("{\"id\":\"a\",\"text\":\"Whole.\"}\n{\"id\":\"b\",\"text\":\"Ha").await;
         // It does not close its side: the service does, after it has said why.
         let seen = upload.rest().await;
@@ -37,23 +37,26 @@ async fn a_silent_client_is_cut_by_name_its_lines_count_and_its_connection_ends(
         }
         assert!(seen.contains("408 Request Timeout") != headers.contains("Accept"), "{seen}");
     }
-    let mut request = Raw::connect(&house.url).await.unwrap();
+    let mut request = RawConnection::connect(&service.url).await.unwrap();
     let head =
         "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n";
     request.write(format!("{head}{{\"chunks\":[")).await;
     let seen = request.rest().await;
     assert!(seen.starts_with("HTTP/1.1 408") && seen.contains("client_idle"), "{seen}");
-    until("nothing is left", || house.state.admission.out() == 0).await;
-    assert_eq!(house.stored().await, 1);
-    house.stop().await;
+    until("nothing is left", || service.state.admission.out() == 0).await;
+    assert_eq!(service.stored().await, 1);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_client_that_dribbles_is_cut_by_name() {
-    let patience =
-        BodyTimeouts { bytes_per_second: 1 << 20, over: Duration::from_millis(500), ..BodyTimeouts::default() };
-    let house = house(patience).await;
-    let mut upload = Raw::upload(&house).await;
+    let patience = BodyTimeouts {
+        bytes_per_second: 1 << 20,
+        over: Duration::from_millis(500),
+        ..BodyTimeouts::default()
+    };
+    let service = service(patience).await;
+    let mut upload = RawConnection::upload(&service).await;
     let mut seen = String::new();
     // It sends as fast as answers could come: a byte each time it has looked for one.
     while !seen.contains("summary") {
@@ -62,32 +65,33 @@ async fn a_client_that_dribbles_is_cut_by_name() {
         seen += &read.unwrap_or_default();
     }
     assert!(seen.contains("client_too_slow") && seen.contains("\"complete\":false"), "{seen}");
-    until("nothing is left", || house.state.admission.out() == 0).await;
-    house.stop().await;
+    until("nothing is left", || service.state.admission.out() == 0).await;
+    service.stop().await;
 }
 
 /// How a test knows that more than the limit has passed: a client that is silent is cut, one after the other.
-async fn time_passes(house: &House) {
+async fn time_passes(service: &TestService) {
     for _ in 0..3 {
-        let seen = Raw::upload(house).await.rest().await;
+        let seen = RawConnection::upload(service).await.rest().await;
         assert!(seen.contains("client_idle"), "{seen}");
     }
 }
 
 #[actix_web::test]
 async fn a_client_that_waits_for_us_is_never_cut() {
-    let house = house(silence(SHORT)).await;
-    let entrance = house.state.pipeline.entrance();
-    let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+    let service = service(silence(SHORT)).await;
+    let entrance = service.state.pipeline.entrance();
+    let held = service.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
     // One sends a line and waits for its answer, as careful clients do.
-    let mut careful = Raw::upload(&house).await;
+    let mut careful = RawConnection::upload(&service).await;
     careful.send("{\"id\":\"careful\",\"text\":\"Careful.\"}\n").await;
     until("it is inside", || entrance.inside() == Some([0, 0, 0, 1])).await;
     // Another sends so much that it is not read any more.
-    let mut hasty = Raw::upload(&house).await;
+    let mut hasty = RawConnection::upload(&service).await;
     hasty.send(numbered(0..3000)).await;
-    until("the house is full", || entrance.inside() == Some([0, 8, 16, 12]) && entrance.waiting() > 0).await;
-    time_passes(&house).await;
+    until("the service is full", || entrance.inside() == Some([0, 8, 16, 12]) && entrance.waiting() > 0)
+        .await;
+    time_passes(&service).await;
     held.release().await;
 
     careful.read_until("\"status\":\"stored\"").await;
@@ -96,18 +100,18 @@ async fn a_client_that_waits_for_us_is_never_cut() {
     // Now that it has its answer, it is waited for.
     let seen = careful.rest().await;
     assert!(seen.contains("client_idle") && seen.contains("\"stored\":1"), "{seen}");
-    assert_eq!(house.stored().await, 3001);
-    house.stop().await;
+    assert_eq!(service.stored().await, 3001);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_head_that_does_not_come_to_its_end_is_answered_and_closed() {
     let overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
     let head = Duration::from_secs(1);
-    let house = House::build_with(overrides, &[], Settings { head, ..Settings::default() }).await;
-    let mut raw = Raw::connect(&house.url).await.unwrap();
+    let service = TestService::build_with(overrides, &[], Settings { head, ..Settings::default() }).await;
+    let mut raw = RawConnection::connect(&service.url).await.unwrap();
     raw.write("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-").await;
     let seen = raw.rest().await;
     assert!(seen.starts_with("HTTP/1.1 408"), "{seen}");
-    house.stop().await;
+    service.stop().await;
 }

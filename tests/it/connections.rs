@@ -1,7 +1,7 @@
 //! Connections come and go, and the store either does not mind or says that the call can be repeated.
 
-use crate::postgres::{connect, database};
 use crate::store::{count, fresh, plain, seqs};
+use crate::support::postgres::{connect, database};
 use diesel_async::SimpleAsyncConnection;
 use lnsp_ingest::store::{Dsn, Store, StoreError, StoreOptions};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The contract that existing clients know, field by field, and what happens to bad input.
 
-use crate::house::House;
+use crate::support::test_service::TestService;
 use serde_json::{Value, json};
 
 const SEED: [&str; 10] = [
@@ -23,8 +23,8 @@ fn seed() -> Value {
 
 #[actix_web::test]
 async fn the_ten_chunks_of_the_seed_are_answered_field_by_field() {
-    let house = House::real().await;
-    let (status, answer) = house.post("/ingest", seed().to_string()).await;
+    let service = TestService::real().await;
+    let (status, answer) = service.post("/ingest", seed().to_string()).await;
     assert_eq!(status, 200, "{answer}");
     assert_eq!(
         (&answer["total_chunks"], &answer["successful"], &answer["failed"]),
@@ -69,9 +69,9 @@ async fn the_ten_chunks_of_the_seed_are_answered_field_by_field() {
         assert!(result["backends"]["tmd"].as_str().unwrap().starts_with("local:"));
         assert_eq!(result["backends"]["embedding"], "inproc:all-minilm-l6-v2");
     }
-    assert_eq!(house.stored().await, 10);
+    assert_eq!(service.stored().await, 10);
 
-    let (status, again) = house.post("/ingest", seed().to_string()).await;
+    let (status, again) = service.post("/ingest", seed().to_string()).await;
     assert_eq!((status, &again["successful"]), (200, &json!(10)));
     for (first, second) in results.iter().zip(again["results"].as_array().unwrap()) {
         assert_eq!(second["status"], "duplicate");
@@ -79,28 +79,28 @@ async fn the_ten_chunks_of_the_seed_are_answered_field_by_field() {
         assert_eq!(second["tmd_codes"], first["tmd_codes"]);
         assert_eq!(second["timings_ms"], json!({}), "nothing was measured, for nothing was done");
     }
-    assert_eq!(house.stored().await, 10);
+    assert_eq!(service.stored().await, 10);
 
-    let (_, stats) = house.get("/stats").await;
+    let (_, stats) = service.get("/stats").await;
     assert_eq!(stats["total_chunks_processed"], 20);
     assert_eq!(stats["successfully_ingested"], 20);
     assert_eq!(stats["success_rate"], 100.0);
-    let (_, found) = house
+    let (_, found) = service
         .post("/search", json!({"query": "what do plants do with light?", "top_k": 1}).to_string())
         .await;
     assert_eq!(found["results"][0]["text"], SEED[0], "{found}");
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn codes_of_the_client_are_taken_as_they_are_and_links_as_they_were_sent() {
-    let house = House::scripted().await;
+    let service = TestService::scripted().await;
     let body = json!({"chunks": [
         {"text": "one", "id": "a", "domain_code": 15, "task_code": 14, "modifier_code": 9, "document_id": "d"},
         {"text": "two", "id": "b", "document_id": "d", "parent_cpe_ids": ["mine"], "sequence_index": 4},
         {"text": "three", "id": "c", "document_id": "e", "domain_code": 3},
     ], "chunking_time_ms": 12.5, "batch_id": "any text"});
-    let (status, answer) = house.post("/ingest", body.to_string()).await;
+    let (status, answer) = service.post("/ingest", body.to_string()).await;
     assert_eq!((status, &answer["batch_id"]), (200, &json!("any text")));
     let result = |at: usize| &answer["results"][at];
     assert_eq!(result(0)["tmd_codes"], json!({"domain": 15, "task": 14, "modifier": 9}));
@@ -111,29 +111,29 @@ async fn codes_of_the_client_are_taken_as_they_are_and_links_as_they_were_sent()
     assert_eq!(result(1)["parent_cpe_ids"], json!(["mine"]));
     assert_eq!(result(2)["parent_cpe_ids"], json!([]));
     assert_eq!(result(2)["tmd_source"], "local", "one code of three is none");
-    assert_eq!(house.database.number("SELECT chunk_index FROM chunks WHERE id = 'b'").await, 4);
-    house.stop().await;
+    assert_eq!(service.database.number("SELECT chunk_index FROM chunks WHERE id = 'b'").await, 4);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn the_same_key_with_other_content_is_a_conflict_and_never_a_silent_drop() {
-    let house = House::scripted().await;
+    let service = TestService::scripted().await;
     let send = |text: &str| json!({"chunks": [{"id": "k", "text": text}]}).to_string();
-    assert_eq!(house.post("/ingest", send("first")).await.0, 200);
-    let (status, answer) = house.post("/ingest", send("second")).await;
+    assert_eq!(service.post("/ingest", send("first")).await.0, 200);
+    let (status, answer) = service.post("/ingest", send("second")).await;
     assert_eq!(status, 422);
     assert_eq!(answer["results"][0]["error_detail"]["code"], "id_conflict");
     let within = json!({"chunks": [{"id": "w", "text": "one"}, {"id": "w", "text": "one"}, {"id": "w", "text": "two"}]});
-    let (_, answer) = house.post("/ingest", within.to_string()).await;
+    let (_, answer) = service.post("/ingest", within.to_string()).await;
     let status = |at: usize| answer["results"][at]["status"].as_str().unwrap();
     assert_eq!([status(0), status(1), status(2)], ["stored", "duplicate", "error"]);
-    assert_eq!(house.stored().await, 2);
-    house.stop().await;
+    assert_eq!(service.stored().await, 2);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_wrong_shape_refuses_the_request_and_says_where() {
-    let house = House::scripted().await;
+    let service = TestService::scripted().await;
     let many: Vec<Value> = (0..20_000).map(|n| json!({ "text": n.to_string() })).collect();
     let cases = [
         ("this is no JSON".to_owned(), 422, "invalid_json", None),
@@ -155,20 +155,20 @@ async fn a_wrong_shape_refuses_the_request_and_says_where() {
     ];
     for (body, status, code, param) in cases {
         let shown: String = body.chars().take(60).collect();
-        let (received, answer) = house.post("/ingest", body).await;
+        let (received, answer) = service.post("/ingest", body).await;
         assert_eq!((received, &answer["error"]["code"]), (status, &json!(code)), "{shown}: {answer}");
         assert!(answer["request_id"].is_string() && answer["error"]["message"].is_string());
         if let Some(param) = param {
             assert_eq!(answer["error"]["param"], param, "{answer}");
         }
     }
-    let (status, answer) = house.post("/ingest", b"{\"chunks\":[{\"text\":\"a\xff\"}]}".to_vec()).await;
+    let (status, answer) = service.post("/ingest", b"{\"chunks\":[{\"text\":\"a\xff\"}]}".to_vec()).await;
     assert_eq!((status, &answer["error"]["code"]), (422, &json!("invalid_utf8")));
-    assert_eq!(house.post_as("/ingest", "text/plain", "x").await.0, 415);
-    assert_eq!(house.get("/nowhere").await.0, 404);
-    assert_eq!(house.get("/ingest").await.0, 405);
-    assert_eq!(house.rows().await, 0);
-    house.stop().await;
+    assert_eq!(service.post_as("/ingest", "text/plain", "x").await.0, 415);
+    assert_eq!(service.get("/nowhere").await.0, 404);
+    assert_eq!(service.get("/ingest").await.0, 405);
+    assert_eq!(service.rows().await, 0);
+    service.stop().await;
 }
 
 /// Chunks whose content is bad, each with its cause.
@@ -190,13 +190,13 @@ fn bad_contents() -> Vec<(Value, &'static str)> {
 
 #[actix_web::test]
 async fn bad_content_fails_alone() {
-    let house = House::scripted().await;
+    let service = TestService::scripted().await;
     let mut chunks = vec![json!({"text": "good neighbour 0"})];
     let bad = bad_contents();
     for (n, (chunk, _)) in bad.iter().enumerate() {
         chunks.extend([chunk.clone(), json!({ "text": format!("good neighbour {}", n + 1) })]);
     }
-    let (status, answer) = house.post("/ingest", json!({ "chunks": chunks }).to_string()).await;
+    let (status, answer) = service.post("/ingest", json!({ "chunks": chunks }).to_string()).await;
     assert_eq!((status, &answer["failed"]), (200, &json!(bad.len())));
     for (n, (_, code)) in bad.iter().enumerate() {
         let result = &answer["results"][2 * n + 1];
@@ -209,15 +209,15 @@ async fn bad_content_fails_alone() {
         assert!(result["concept_text"].as_str().unwrap().chars().count() <= 50);
         assert_eq!(answer["results"][2 * n + 2]["success"], true);
     }
-    assert_eq!(house.stored().await, bad.len() as u64 + 1);
-    let (status, answer) = house.post("/ingest", json!({"chunks": [{"text": " "}]}).to_string()).await;
+    assert_eq!(service.stored().await, bad.len() as u64 + 1);
+    let (status, answer) = service.post("/ingest", json!({"chunks": [{"text": " "}]}).to_string()).await;
     assert_eq!((status, &answer["error"]["code"]), (422, &json!("text_empty")), "no chunk was good");
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn in_a_stream_a_bad_line_is_an_answer_and_the_next_line_goes_on() {
-    let house = House::scripted().await;
+    let service = TestService::scripted().await;
     let bad: [(&[u8], &str); 7] = [
         (b"hello", "invalid_json"),
         (b"{\"text\":\"\xff\"}", "invalid_utf8"),
@@ -235,21 +235,21 @@ async fn in_a_stream_a_bad_line_is_an_answer_and_the_next_line_goes_on() {
         body.extend_from_slice(line);
         body.extend_from_slice(format!("\r\n\n{{\"text\":\"good {n}\"}}\n").as_bytes());
     }
-    let answer = house.stream(body).await;
-    assert_eq!(crate::house::tally(&answer), (lines.len(), 0, lines.len()));
+    let answer = service.stream(body).await;
+    assert_eq!(crate::support::test_service::tally(&answer), (lines.len(), 0, lines.len()));
     for (n, (_, code)) in lines.iter().enumerate() {
         let at = |line: usize| answer.iter().find(|result| result["line"] == line).unwrap();
         assert_eq!(at(3 * n + 1)["error"]["code"], *code);
         assert_eq!(at(3 * n + 3)["status"], "stored");
     }
-    assert_eq!(house.stored().await, lines.len() as u64);
-    house.stop().await;
+    assert_eq!(service.stored().await, lines.len() as u64);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn the_state_of_the_service_is_told_in_the_old_fields_and_new_ones() {
-    let house = House::scripted().await;
-    let (status, health) = house.get("/health").await;
+    let service = TestService::scripted().await;
+    let (status, health) = service.get("/health").await;
     assert_eq!((status, &health["status"]), (200, &json!("healthy")));
     for field in ["postgresql", "faiss", "gtr_t5_api", "tmd_router_api"] {
         assert_eq!(health[field], true, "{field}");
@@ -258,11 +258,11 @@ async fn the_state_of_the_service_is_told_in_the_old_fields_and_new_ones() {
     assert_eq!(health["parallel"]["enabled"], true);
     assert_eq!(health["parallel"]["max_workers"], 10);
     assert_eq!(health["pipeline"]["generation"], 1);
-    let (status, ready) = house.get("/ready").await;
+    let (status, ready) = service.get("/ready").await;
     assert_eq!((status, ready), (200, json!({"ready": true, "reasons": []})));
-    house.post("/ingest", seed().to_string()).await;
-    let text = crate::house::client()
-        .get(format!("{}/metrics", house.url))
+    service.post("/ingest", seed().to_string()).await;
+    let text = crate::support::test_service::client()
+        .get(format!("{}/metrics", service.url))
         .send()
         .await
         .unwrap()
@@ -282,5 +282,5 @@ async fn the_state_of_the_service_is_told_in_the_old_fields_and_new_ones() {
     ] {
         assert!(text.contains(name), "{name} is not in {text}");
     }
-    house.stop().await;
+    service.stop().await;
 }

@@ -2,10 +2,10 @@
 //!
 //! The service is a process of its own with its own PostgreSQL. The oracle of acknowledged ids lives here.
 
-use crate::database::Database;
-use crate::house::{client, numbered};
-use crate::postgres::DataFolder;
-use crate::process::Service;
+use crate::support::database::Database;
+use crate::support::postgres::DataFolder;
+use crate::support::process::Service;
+use crate::support::test_service::{client, numbered};
 use futures_util::StreamExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

@@ -1,10 +1,10 @@
 //! Chunks on which the service fails are written down before anybody is told, can be read, and can be sent again.
 
-use crate::house::{House, Poison, Raw, client, overrides, numbered, tally};
-use crate::process::{lnsp, run};
 use crate::store::{draft, embedded, fresh, plain};
-use crate::valve::Valve;
-use crate::wait::until;
+use crate::support::gated_encoder::GatedEncoder;
+use crate::support::process::{lnsp, run};
+use crate::support::test_service::{Poison, RawConnection, TestService, client, numbered, overrides, tally};
+use crate::support::wait::until;
 use chrono::{DateTime, Duration, Utc};
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::simulated_llm::{Options, SimulatedLlm};
@@ -18,22 +18,22 @@ const BAD: &str = "The bad one.";
 const REFUSE: &str = "ALTER TABLE chunks ADD CONSTRAINT refused CHECK (text <> 'The bad one.')";
 const ACCEPT: &str = "ALTER TABLE chunks DROP CONSTRAINT refused";
 
-async fn letters(house: &House, query: &str) -> Value {
-    let (status, page) = house.get(&format!("/dead-letters{query}")).await;
+async fn letters(service: &TestService, query: &str) -> Value {
+    let (status, page) = service.get(&format!("/dead-letters{query}")).await;
     assert_eq!(status, 200, "{page}");
     page
 }
 
 /// `stage cause delivery_attempts times` of each letter, in order.
-async fn summary(house: &House) -> Vec<String> {
+async fn summary(service: &TestService) -> Vec<String> {
     let columns =
         "SELECT concat_ws(' ', stage, cause, delivery_attempts, times) FROM dead_letters ORDER BY letter";
-    house.database.texts(columns).await
+    service.database.texts(columns).await
 }
 
 /// Runs `lnsp replay` as a process: exit code, last line, complaints.
-fn replay(house: &House, flags: &[&str]) -> (Option<i32>, String, String) {
-    let (code, said, complaint) = run(&mut lnsp(&[&["replay", "--url", &house.url], flags].concat()));
+fn replay(service: &TestService, flags: &[&str]) -> (Option<i32>, String, String) {
+    let (code, said, complaint) = run(&mut lnsp(&[&["replay", "--url", &service.url], flags].concat()));
     (code, said.trim().to_owned(), complaint)
 }
 
@@ -54,14 +54,14 @@ fn whole() -> Value {
 
 #[actix_web::test]
 async fn a_row_the_database_refuses_is_found_by_halving_kept_and_stored_when_it_is_sent_again() {
-    let house = House::scripted().await;
-    house.database.run(REFUSE).await;
+    let service = TestService::scripted().await;
+    service.database.run(REFUSE).await;
     let bad = whole().to_string() + "\n";
-    let answer = house.stream(numbered(0..300) + &bad + &numbered(300..600)).await;
+    let answer = service.stream(numbered(0..300) + &bad + &numbered(300..600)).await;
     assert_eq!((tally(&answer), error_code(&answer)), ((600, 0, 1), "store_failed"));
-    assert_eq!(house.stored().await, 600);
+    assert_eq!(service.stored().await, 600);
 
-    let page = letters(&house, "").await;
+    let page = letters(&service, "").await;
     let letter = &page["letters"][0];
     assert_eq!((page["letters"].as_array().unwrap().len(), &page["total"]), (1, &json!(1)));
     assert_eq!(letter["input"], whole());
@@ -72,46 +72,46 @@ async fn a_row_the_database_refuses_is_found_by_halving_kept_and_stored_when_it_
     assert_eq!(letter["first_failed_at"], letter["last_failed_at"]);
 
     // Once more by the client, once more by the command.
-    assert_eq!(tally(&house.stream(bad.clone()).await), (0, 0, 1));
-    let (code, said, complaint) = replay(&house, &[]);
+    assert_eq!(tally(&service.stream(bad.clone()).await), (0, 0, 1));
+    let (code, said, complaint) = replay(&service, &[]);
     assert_eq!((code, &*said), (Some(1), "1 sent again: 0 stored, 0 duplicates, 1 failed again"));
     assert!(complaint.starts_with("store_failed: the database refused"), "{complaint}");
-    assert_eq!(summary(&house).await, ["write store_failed 3 3"]);
-    assert_eq!(house.get("/stats").await.1["dead_letters"], 1);
+    assert_eq!(summary(&service).await, ["write store_failed 3 3"]);
+    assert_eq!(service.get("/stats").await.1["dead_letters"], 1);
 
-    house.database.run(ACCEPT).await;
-    let (code, said, complaint) = replay(&house, &["--cause", "store_failed", "--dataset", "user_input"]);
+    service.database.run(ACCEPT).await;
+    let (code, said, complaint) = replay(&service, &["--cause", "store_failed", "--dataset", "user_input"]);
     let expected = (Some(0), "1 sent again: 1 stored, 0 duplicates, 0 failed again", "");
     assert_eq!((code, &*said, &*complaint), expected);
-    assert_eq!((house.stored().await, summary(&house).await), (601, vec![]));
+    assert_eq!((service.stored().await, summary(&service).await), (601, vec![]));
     let stored = "SELECT concat_ws(' ', document_id, chunk_index, source_document, article_title, article_index, \
                   parent_cpe_ids, child_cpe_ids, domain_code, task_code, modifier_code, tmd_source, metadata) \
                   FROM chunks WHERE id = 'bad'";
     let metadata = r#"{"k": [0.1, -7, {"deep": null}], "episode_id": "e1"}"#;
     let expected = format!("doc 7 crawl Title 12 {{p}} {{c,d}} 3 4 5 client {metadata}");
-    assert_eq!(house.database.texts(stored).await, [expected]);
+    assert_eq!(service.database.texts(stored).await, [expected]);
     // The client's own line is the same chunk.
-    assert_eq!(tally(&house.stream(bad).await), (0, 1, 0));
-    assert_eq!(replay(&house, &[]).1, "0 sent again: 0 stored, 0 duplicates, 0 failed again");
-    assert_eq!(house.get("/stats").await.1["dead_letters"], 0);
-    house.stop().await;
+    assert_eq!(tally(&service.stream(bad).await), (0, 1, 0));
+    assert_eq!(replay(&service, &[]).1, "0 sent again: 0 stored, 0 duplicates, 0 failed again");
+    assert_eq!(service.get("/stats").await.1["dead_letters"], 0);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn each_stage_leaves_letters_and_what_the_client_has_to_mend_leaves_none() {
     let llm = SimulatedLlm::start(Options { latency: "3ms".parse().unwrap(), ..Options::default() }).unwrap();
-    let valve = Valve::default();
-    valve.break_on(Some(BAD));
+    let gate = GatedEncoder::default();
+    gate.break_on(Some(BAD));
     let inspect = Arc::new(Poison { stage: Stage::Embed, text: "It kills." });
-    let overrides = Overrides { inspect, encoder: Some(valve.factory()), ..overrides() };
+    let overrides = Overrides { inspect, encoder: Some(gate.factory()), ..overrides() };
     let flags = ["--tmd-backend", "llm", "--llm-endpoint", llm.url(), "--tmd-on-failure", "reject"];
-    let house = House::build(overrides, &flags).await;
+    let service = TestService::build(overrides, &flags).await;
     let coded = |id: &str, text: &str| {
         let codes = json!({"id": id, "text": text, "domain_code": 1, "task_code": 1, "modifier_code": 1});
         codes.to_string() + "\n"
     };
     let good = coded("good", "Good.");
-    assert_eq!(tally(&house.stream(good).await), (1, 0, 0));
+    assert_eq!(tally(&service.stream(good).await), (1, 0, 0));
     for (line, code) in [
         (coded("broken", BAD), "embed_failed"),
         (coded("poison", "It kills."), "poison"),
@@ -120,78 +120,79 @@ async fn each_stage_leaves_letters_and_what_the_client_has_to_mend_leaves_none()
         (coded("odd", "a\0"), "nul_character"),
         ("{\"txt\":1}".to_owned(), "unknown_field"),
     ] {
-        assert_eq!(error_code(&house.stream(line).await), code);
+        assert_eq!(error_code(&service.stream(line).await), code);
     }
     llm.stop();
-    assert_eq!(error_code(&house.stream("{\"text\":\"Without codes.\"}".to_owned()).await), "llm_failed");
+    assert_eq!(error_code(&service.stream("{\"text\":\"Without codes.\"}".to_owned()).await), "llm_failed");
     let expected = ["embed embed_failed 1 1", "embed poison 3 1", "tmd llm_failed 1 1"];
-    assert_eq!(summary(&house).await, expected);
+    assert_eq!(summary(&service).await, expected);
     // A derived id comes out of the input again, so the input does not name it.
-    assert_eq!(letters(&house, "?cause=llm_failed").await["letters"][0]["input"].get("id"), None);
-    let text = client().get(format!("{}/metrics", house.url)).send().await.unwrap().text().await.unwrap();
+    assert_eq!(letters(&service, "?cause=llm_failed").await["letters"][0]["input"].get("id"), None);
+    let text = client().get(format!("{}/metrics", service.url)).send().await.unwrap().text().await.unwrap();
     for cause in ["embed_failed", "poison", "llm_failed"] {
         assert!(text.contains(&format!("lnsp_dead_letters_total{{cause=\"{cause}\"}}")), "{text}");
     }
     assert!(text.contains("# HELP lnsp_dead_letters Rejected chunks"), "{text}");
 
     // The model is mended; the letter of the chunk goes away with its row.
-    valve.break_on(None);
-    assert_eq!(tally(&house.stream(coded("broken", BAD)).await), (1, 0, 0));
-    assert_eq!(summary(&house).await, expected[1..]);
-    house.stop().await;
+    gate.break_on(None);
+    assert_eq!(tally(&service.stream(coded("broken", BAD)).await), (1, 0, 0));
+    assert_eq!(summary(&service).await, expected[1..]);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn nobody_is_told_before_the_letter_is_written_and_the_slot_is_held_until_then() {
-    let valve = Valve::default();
-    valve.break_on(Some(BAD));
-    let house = House::build(Overrides { encoder: Some(valve.factory()), ..overrides() }, &[]).await;
-    let held = house.database.hold("LOCK TABLE dead_letters IN EXCLUSIVE MODE").await;
-    let mut upload = Raw::upload(&house).await;
+    let gate = GatedEncoder::default();
+    gate.break_on(Some(BAD));
+    let service = TestService::build(Overrides { encoder: Some(gate.factory()), ..overrides() }, &[]).await;
+    let held = service.database.hold("LOCK TABLE dead_letters IN EXCLUSIVE MODE").await;
+    let mut upload = RawConnection::upload(&service).await;
     upload.send(format!("{{\"text\":\"{BAD}\"}}\n{{\"text\":\"Good.\"}}\n")).await;
     upload.end().await;
     let seen = upload.read_until("stored").await;
     assert!(!seen.contains("embed_failed"), "{seen}");
-    let entrance = house.state.pipeline.entrance();
+    let entrance = service.state.pipeline.entrance();
     until("only the bad one is left, in its slot", || entrance.inside() == Some([0, 0, 1, 0])).await;
     assert_eq!(entrance.keys(), 1);
     held.release().await;
     let seen = upload.read_until("summary").await;
     assert!(seen.contains("embed_failed") && seen.contains("\"failed\":1"), "{seen}");
-    assert_eq!(summary(&house).await, ["embed embed_failed 1 1"]);
-    house.stop().await;
+    assert_eq!(summary(&service).await, ["embed embed_failed 1 1"]);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_letter_that_cannot_be_written_takes_no_answer_along() {
-    let valve = Valve::default();
-    valve.break_on(Some(BAD));
-    let house = House::build(Overrides { encoder: Some(valve.factory()), ..overrides() }, &[]).await;
-    house.database.run("ALTER TABLE dead_letters RENAME TO elsewhere").await;
+    let gate = GatedEncoder::default();
+    gate.break_on(Some(BAD));
+    let service = TestService::build(Overrides { encoder: Some(gate.factory()), ..overrides() }, &[]).await;
+    service.database.run("ALTER TABLE dead_letters RENAME TO elsewhere").await;
     let answer =
-        house.stream(numbered(0..10) + &format!("{{\"text\":\"{BAD}\"}}\n") + &numbered(10..20)).await;
+        service.stream(numbered(0..10) + &format!("{{\"text\":\"{BAD}\"}}\n") + &numbered(10..20)).await;
     assert_eq!((tally(&answer), error_code(&answer)), ((20, 0, 1), "embed_failed"));
-    let text = client().get(format!("{}/metrics", house.url)).send().await.unwrap().text().await.unwrap();
+    let text = client().get(format!("{}/metrics", service.url)).send().await.unwrap().text().await.unwrap();
     assert!(text.contains("\nlnsp_dead_letters_unwritten_total "), "{text}");
-    let (status, answer) = house.get("/dead-letters").await;
+    let (status, answer) = service.get("/dead-letters").await;
     assert_eq!((status, &answer["error"]["code"]), (503, &json!("store_unavailable")));
-    house.database.run("ALTER TABLE elsewhere RENAME TO dead_letters").await;
-    assert_eq!(summary(&house).await, Vec::<String>::new());
-    assert_eq!(house.state.pipeline.entrance().inside(), Some([0, 0, 0, 0]));
-    house.stop().await;
+    service.database.run("ALTER TABLE elsewhere RENAME TO dead_letters").await;
+    assert_eq!(summary(&service).await, Vec::<String>::new());
+    assert_eq!(service.state.pipeline.entrance().inside(), Some([0, 0, 0, 0]));
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn pages_are_bounded_and_filtered() {
-    let house = House::scripted().await;
-    house.database.run("ALTER TABLE chunks ADD CONSTRAINT refused CHECK (id !~ '^n')").await;
-    let (status, _) =
-        house.post_as("/ingest?dataset_source=one&batch_id=b", "application/x-ndjson", numbered(0..25)).await;
+    let service = TestService::scripted().await;
+    service.database.run("ALTER TABLE chunks ADD CONSTRAINT refused CHECK (id !~ '^n')").await;
+    let (status, _) = service
+        .post_as("/ingest?dataset_source=one&batch_id=b", "application/x-ndjson", numbered(0..25))
+        .await;
     assert_eq!(status, 200);
-    house.post_as("/ingest?dataset_source=two", "application/x-ndjson", numbered(0..5)).await;
+    service.post_as("/ingest?dataset_source=two", "application/x-ndjson", numbered(0..5)).await;
     let (mut after, mut seen) = (json!(0), Vec::new());
     loop {
-        let page = letters(&house, &format!("?limit=10&after={after}")).await;
+        let page = letters(&service, &format!("?limit=10&after={after}")).await;
         assert_eq!(page["total"], 30);
         if page["next"].is_null() {
             break;
@@ -203,7 +204,7 @@ async fn pages_are_bounded_and_filtered() {
     }
     assert!(seen.len() == 30 && seen.is_sorted_by_key(|(letter, _)| *letter), "{seen:?}");
     assert_eq!(seen.iter().filter(|(_, batch)| batch == "b").count(), 25);
-    let count = async |query: &str| letters(&house, query).await["letters"].as_array().unwrap().len();
+    let count = async |query: &str| letters(&service, query).await["letters"].as_array().unwrap().len();
     assert_eq!(count("?dataset_source=two").await, 5);
     assert_eq!(count("?cause=store_failed&dataset_source=one").await, 25);
     assert_eq!(count("?cause=poison").await, 0);
@@ -213,55 +214,55 @@ async fn pages_are_bounded_and_filtered() {
         ("?limit=1001", "invalid_query"),
         ("?page=2", "unknown_field"),
     ] {
-        let (status, answer) = house.get(&format!("/dead-letters{query}")).await;
+        let (status, answer) = service.get(&format!("/dead-letters{query}")).await;
         assert_eq!((status, &answer["error"]["code"]), (422, &json!(code)), "{query}");
     }
-    let (code, said, _) = replay(&house, &["--cause", "id_conflict"]);
+    let (code, said, _) = replay(&service, &["--cause", "id_conflict"]);
     assert_eq!((code, &*said), (Some(1), ""));
 
-    house.database.run(ACCEPT).await;
+    service.database.run(ACCEPT).await;
     assert_eq!(
-        replay(&house, &["--dataset", "one"]).1,
+        replay(&service, &["--dataset", "one"]).1,
         "25 sent again: 25 stored, 0 duplicates, 0 failed again"
     );
-    assert_eq!(house.database.number("SELECT count(*) FROM chunks WHERE batch_id = 'b'").await, 25);
-    assert_eq!((house.stored().await, summary(&house).await.len()), (25, 5));
-    house.stop().await;
+    assert_eq!(service.database.number("SELECT count(*) FROM chunks WHERE batch_id = 'b'").await, 25);
+    assert_eq!((service.stored().await, summary(&service).await.len()), (25, 5));
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_chunk_that_is_too_long_for_a_line_is_sent_again_all_the_same() {
-    let house = House::scripted().await;
-    house.database.run(REFUSE).await;
+    let service = TestService::scripted().await;
+    service.database.run(REFUSE).await;
     let metadata = json!({"long": "x".repeat(2 << 20)});
     let body =
         json!({"chunks": [{"id": "long", "text": BAD, "metadata": metadata}], "batch_id": "b"}).to_string();
-    let (status, answer) = house.post("/ingest", body.clone()).await;
+    let (status, answer) = service.post("/ingest", body.clone()).await;
     assert_eq!((status, &answer["error"]["code"]), (422, &json!("store_failed")));
-    let (code, said, _) = replay(&house, &[]);
+    let (code, said, _) = replay(&service, &[]);
     assert_eq!((code, &*said), (Some(1), "1 sent again: 0 stored, 0 duplicates, 1 failed again"));
-    house.database.run(ACCEPT).await;
-    assert_eq!(replay(&house, &[]).1, "1 sent again: 1 stored, 0 duplicates, 0 failed again");
-    assert_eq!(house.post("/ingest", body).await.1["results"][0]["status"], "duplicate");
-    assert_eq!(summary(&house).await, Vec::<String>::new());
-    house.stop().await;
+    service.database.run(ACCEPT).await;
+    assert_eq!(replay(&service, &[]).1, "1 sent again: 1 stored, 0 duplicates, 0 failed again");
+    assert_eq!(service.post("/ingest", body).await.1["results"][0]["status"], "duplicate");
+    assert_eq!(summary(&service).await, Vec::<String>::new());
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn the_letter_of_a_chunk_that_is_stored_goes_when_it_is_sent_and_no_other() {
-    let house = House::scripted().await;
-    assert_eq!(tally(&house.stream(numbered(0..3)).await), (3, 0, 0));
+    let service = TestService::scripted().await;
+    assert_eq!(tally(&service.stream(numbered(0..3)).await), (3, 0, 0));
     // As another service on the same database leaves them: this one learns of them when somebody asks.
     let leave = "INSERT INTO dead_letters (dataset_source, id, content_hash, stage, cause, message, delivery_attempts, input, \
                  first_failed_at, last_failed_at) \
                  SELECT dataset_source, id, CASE id WHEN 'n1' THEN sha256('other') ELSE content_hash END, 'write', \
                  'store_failed', 'left', 1, '{}', now(), now() FROM chunks";
-    house.database.run(leave).await;
-    assert_eq!(letters(&house, "").await["total"], 3);
-    assert_eq!(tally(&house.stream(numbered(0..2)).await), (0, 2, 0));
+    service.database.run(leave).await;
+    assert_eq!(letters(&service, "").await["total"], 3);
+    assert_eq!(tally(&service.stream(numbered(0..2)).await), (0, 2, 0));
     let left = "SELECT id FROM dead_letters ORDER BY id";
-    assert_eq!(house.database.texts(left).await, ["n1", "n2"]);
-    house.stop().await;
+    assert_eq!(service.database.texts(left).await, ["n1", "n2"]);
+    service.stop().await;
 }
 
 fn letter(text: &str, failed_at: DateTime<Utc>) -> DeadLetter {

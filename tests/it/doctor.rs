@@ -1,12 +1,12 @@
 //! `lnsp doctor`: what it finds, that it changes nothing, and how a device is chosen.
 
-use crate::house::models;
-use crate::postgres::DataFolder;
-use crate::process::{Service, lnsp, run};
+use crate::support::postgres::DataFolder;
+use crate::support::process::{Service, lnsp, run};
+use crate::support::test_service::models;
 use lnsp_ingest::doctor::{Situation, rows, suggest};
 use lnsp_ingest::encoder::plan::Budget;
 use lnsp_ingest::encoder::{
-    Comparison, Parallelism, Device, DeviceChoice, Dtype, DtypeChoice, EncodeError, LinearKind, Rate, Tuning,
+    Comparison, Device, DeviceChoice, Dtype, DtypeChoice, EncodeError, LinearKind, Parallelism, Rate, Tuning,
     formats, settle,
 };
 use lnsp_ingest::simulated_llm::{Latency, Options, SimulatedLlm};

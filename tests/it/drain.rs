@@ -1,9 +1,9 @@
 //! The end in order: nobody new, everybody answered, the index built; and the ends that are not in order.
 
-use crate::database::Database;
-use crate::house::{House, Raw, Scripted, overrides, numbered};
-use crate::process::Service;
-use crate::wait::until;
+use crate::support::database::Database;
+use crate::support::process::Service;
+use crate::support::test_service::{RawConnection, Scripted, TestService, numbered, overrides};
+use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::flow::Capacity;
 use nix::sys::signal::Signal;
@@ -14,20 +14,20 @@ use std::time::Duration;
 const CLOCK: &str = "SELECT seq FROM change_clock FOR UPDATE";
 
 /// 36 slots.
-async fn house() -> House {
+async fn service() -> TestService {
     let mut overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
     let slots = |items| Capacity { items, bytes: 1 << 30 };
     (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) =
         (slots(8), slots(16), slots(12));
-    House::build(overrides, &[]).await
+    TestService::build(overrides, &[]).await
 }
 
 /// An upload that is open, with 300 lines of which 36 are inside, 220 wait in a group, and 44 are in the decoder.
-async fn three_hundred(house: &House) -> Raw {
-    let mut upload = Raw::upload(house).await;
+async fn three_hundred(service: &TestService) -> RawConnection {
+    let mut upload = RawConnection::upload(service).await;
     upload.send(numbered(0..300)).await;
-    let entrance = house.state.pipeline.entrance();
-    until("the house is full", || {
+    let entrance = service.state.pipeline.entrance();
+    until("the service is full", || {
         entrance.inside() == Some([0, 8, 16, 12]) && entrance.waiting() == 256 - 36
     })
     .await;
@@ -40,24 +40,24 @@ fn count(text: &str, part: &str) -> usize {
 
 #[actix_web::test]
 async fn accepted_chunks_are_finished_and_everybody_else_is_told() {
-    let house = house().await;
-    let held = house.database.hold(CLOCK).await;
-    let mut kept = Raw::connect(&house.url).await.unwrap();
+    let service = service().await;
+    let held = service.database.hold(CLOCK).await;
+    let mut kept = RawConnection::connect(&service.url).await.unwrap();
     assert!(kept.ask("GET /ready", "", "").await.0.starts_with("http/1.1 200"));
-    let mut half = Raw::connect(&house.url).await.unwrap();
+    let mut half = RawConnection::connect(&service.url).await.unwrap();
     half.write(
         "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
     )
     .await;
-    let mut upload = three_hundred(&house).await;
-    until("the request is being read", || house.state.admission.out() == 2).await;
+    let mut upload = three_hundred(&service).await;
+    until("the request is being read", || service.state.admission.out() == 2).await;
 
     let end = async {
-        until("it has begun", || house.state.pipeline.entrance().closed().is_cancelled()).await;
-        let url = house.url.clone();
+        until("it has begun", || service.state.pipeline.entrance().closed().is_cancelled()).await;
+        let url = service.url.clone();
         let mut refused = false;
         while !refused {
-            refused = Raw::connect(&url).await.is_err();
+            refused = RawConnection::connect(&url).await.is_err();
             tokio::task::yield_now().await;
         }
         // Who is connected already is told; who has sent half a request too.
@@ -79,48 +79,50 @@ async fn accepted_chunks_are_finished_and_everybody_else_is_told() {
         assert_eq!(count(&seen, "\"line\":"), 300 + 263, "each line once, and once more in its error");
         assert!(seen.contains("\"complete\":false") && seen.contains("\"total_chunks\":300"), "{seen}");
     };
-    let (left, ()) = futures_util::future::join(house.drain(Duration::from_secs(60)), end).await;
+    let (left, ()) = futures_util::future::join(service.drain(Duration::from_secs(60)), end).await;
     assert_eq!(left, 0);
-    assert_eq!(house.stored().await, 37);
-    house.stop().await;
+    assert_eq!(service.stored().await, 37);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn at_the_deadline_it_is_known_how_many_have_no_answer() {
-    let house = house().await;
-    let held = house.database.hold(CLOCK).await;
-    let upload = three_hundred(&house).await;
-    assert_eq!(house.drain(Duration::from_millis(50)).await, 256);
+    let service = service().await;
+    let held = service.database.hold(CLOCK).await;
+    let upload = three_hundred(&service).await;
+    assert_eq!(service.drain(Duration::from_millis(50)).await, 256);
     drop(upload);
     held.release().await;
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn an_idle_service_ends_at_once_and_open_connections_do_not_hold_it() {
-    let house = House::scripted().await;
-    let mut idle = Raw::connect(&house.url).await.unwrap();
+    let service = TestService::scripted().await;
+    let mut idle = RawConnection::connect(&service.url).await.unwrap();
     assert!(idle.ask("GET /ready", "", "").await.0.starts_with("http/1.1 200"));
-    let mut open = Raw::upload(&house).await;
+    let mut open = RawConnection::upload(&service).await;
     open.send("{\"id\":\"a\",\"text\":\"A.\"}\n{\"id\":\"b\"").await;
     open.read_until("\"stored\"").await;
-    assert_eq!(house.drain(Duration::from_secs(60)).await, 0);
+    assert_eq!(service.drain(Duration::from_secs(60)).await, 0);
     let seen = open.rest().await;
     assert!(seen.contains("\"code\":\"draining\"") && seen.contains("\"complete\":false"), "{seen}");
     assert_eq!(idle.rest().await, "");
-    house.stop().await;
+    service.stop().await;
 }
 
 /// A service whose database is held, and an upload of which `inside` chunks are inside.
-pub async fn stuck(flags: &[&str]) -> (Service, Database, crate::database::Held, Raw, tempfile::TempDir) {
+pub async fn stuck(
+    flags: &[&str],
+) -> (Service, Database, crate::support::database::Held, RawConnection, tempfile::TempDir) {
     let database = Database::new().await;
     let data = tempfile::tempdir().unwrap();
     let service = Service::start(data.path(), &[&["--database-url", database.dsn()], flags].concat());
     let held = database.hold(CLOCK).await;
     let accept = "Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
-    let mut upload = Raw::upload_with(&service.url, accept).await;
+    let mut upload = RawConnection::upload_with(&service.url, accept).await;
     upload.send(numbered(0..100)).await;
-    let mut health = Raw::connect(&service.url).await.unwrap();
+    let mut health = RawConnection::connect(&service.url).await.unwrap();
     loop {
         let (_, body) = health.ask("GET /health", "", "").await;
         let inside = body["pipeline"]["inside"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap());
@@ -133,7 +135,7 @@ pub async fn stuck(flags: &[&str]) -> (Service, Database, crate::database::Held,
 /// Sends the signal and waits until it is heard: connections are refused.
 async fn told(service: &Service, signal: Signal) {
     service.signal(signal);
-    while Raw::connect(&service.url).await.is_ok() {
+    while RawConnection::connect(&service.url).await.is_ok() {
         tokio::task::yield_now().await;
     }
 }
@@ -154,7 +156,7 @@ async fn a_signal_ends_the_service_in_order_and_the_index_is_built() {
     assert_eq!(database.number("SELECT count(*) FROM chunks").await, 100);
 
     let again = Service::start(data.path(), &["--database-url", database.dsn()]);
-    let mut raw = Raw::connect(&again.url).await.unwrap();
+    let mut raw = RawConnection::connect(&again.url).await.unwrap();
     let (_, health) = raw.ask("GET /health", "", "").await;
     assert_eq!(
         (&health["index"]["items"], &health["index"]["in_memory"]),
@@ -189,7 +191,7 @@ async fn at_its_deadline_it_says_what_is_left_and_fails() {
     held.release().await;
 
     let again = Service::start(data.path(), &["--database-url", database.dsn()]);
-    let answer = crate::house::stream_to(again.url.clone(), numbered(0..100)).await;
+    let answer = crate::support::test_service::stream_to(again.url.clone(), numbered(0..100)).await;
     let summary: &Value = answer.last().unwrap();
     assert_eq!((&summary["successful"], &summary["complete"]), (&100.into(), &true.into()), "{summary}");
     assert!(again.terminate().success());

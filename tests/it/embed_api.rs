@@ -1,21 +1,22 @@
 //! `POST /embed` and `POST /embed/single`: the old embedding service's shape, what is refused and how, and who goes
 //! first when the model is wanted by everybody.
 
-use crate::house::{House, Scripted, client, overrides, numbered, tally};
-use crate::unwell::{self, Conduct, tokens};
-use crate::valve::Valve;
-use crate::wait::until;
+use crate::support::gated_encoder::GatedEncoder;
+use crate::support::scripted_encoder::{self, Conduct, tokens};
+use crate::support::test_service::{Scripted, TestService, client, numbered, overrides, tally};
+use crate::support::wait::until;
 use futures_util::poll;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::encoder::Tokens;
-use lnsp_ingest::flow::Lane;
 use lnsp_ingest::search::{Query, Target};
+use lnsp_ingest::threads::Lane;
 use serde_json::{Value, json};
 use std::pin::pin;
 
 /// The vectors of a list, in its order, bit by bit.
-pub async fn embed(house: &House, texts: &[&str]) -> Vec<Vec<f32>> {
-    let (status, answer) = house.post("/embed", json!({"texts": texts, "normalize": true}).to_string()).await;
+pub async fn embed(service: &TestService, texts: &[&str]) -> Vec<Vec<f32>> {
+    let (status, answer) =
+        service.post("/embed", json!({"texts": texts, "normalize": true}).to_string()).await;
     assert_eq!(status, 200, "{answer}");
     assert_eq!(answer["count"], texts.len());
     vectors(&answer)
@@ -34,9 +35,9 @@ fn sixty_four(bad: &str) -> Vec<String> {
 
 #[actix_web::test]
 async fn the_vectors_are_those_that_ingest_and_search_use() {
-    let house = House::real().await;
+    let service = TestService::real().await;
     let texts = ["Plants turn light into sugar.", "", "Ξένη γλῶσσα 🦉", "Plants turn light into sugar."];
-    let (status, answer) = house.post("/embed", json!({ "texts": texts }).to_string()).await;
+    let (status, answer) = service.post("/embed", json!({ "texts": texts }).to_string()).await;
     assert_eq!(
         (status, &answer["count"], &answer["dimension"], &answer["encoder"]),
         (200, &json!(4), &json!(384), &json!("all-minilm-l6-v2"))
@@ -49,7 +50,7 @@ async fn the_vectors_are_those_that_ingest_and_search_use() {
         assert!(vector.len() == 384 && (length - 1.0).abs() < 1e-4, "{length}");
     }
 
-    let url = format!("{}/embed/single", house.url);
+    let url = format!("{}/embed/single", service.url);
     let single = client().post(url).query(&[("text", texts[2])]).send().await.unwrap();
     let single: Value = single.json().await.unwrap();
     assert_eq!((&single["dimension"], &single["encoder"]), (&json!(384), &json!("all-minilm-l6-v2")));
@@ -57,15 +58,15 @@ async fn the_vectors_are_those_that_ingest_and_search_use() {
     let apart = single.iter().zip(&list[2]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(apart < 1e-6, "{apart}");
 
-    house.post("/ingest", json!({"chunks": [{"text": texts[0]}]}).to_string()).await;
-    let found = house.post("/search", json!({"vector": list[0], "top_k": 1}).to_string()).await.1;
+    service.post("/ingest", json!({"chunks": [{"text": texts[0]}]}).to_string()).await;
+    let found = service.post("/search", json!({"vector": list[0], "top_k": 1}).to_string()).await.1;
     assert!(found["results"][0]["score"].as_f64().unwrap() > 0.99999, "{found}");
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn what_is_refused_says_what_to_mend() {
-    let house = House::scripted().await;
+    let service = TestService::scripted().await;
     let many = vec!["a"; 4097];
     let long = "b".repeat(64 * 1024 + 1);
     let cases = [
@@ -82,42 +83,42 @@ async fn what_is_refused_says_what_to_mend() {
     for (body, status, code, param) in cases {
         let body = body.to_string();
         let shown: String = body.chars().take(60).collect();
-        let (received, answer) = house.post("/embed", body).await;
+        let (received, answer) = service.post("/embed", body).await;
         assert_eq!((received, &answer["error"]["code"]), (status, &json!(code)), "{shown}: {answer}");
         assert_eq!(answer["error"]["param"], param.map_or(Value::Null, |param| json!(param)), "{answer}");
         assert!(answer["request_id"].is_string());
     }
-    assert_eq!(house.post_as("/embed", "text/plain", "x").await.0, 415);
-    assert_eq!(house.post_as("/embed", "application/x-ndjson", "{}\n").await.0, 415);
-    assert_eq!(house.get("/embed").await.0, 405);
+    assert_eq!(service.post_as("/embed", "text/plain", "x").await.0, 415);
+    assert_eq!(service.post_as("/embed", "application/x-ndjson", "{}\n").await.0, 415);
+    assert_eq!(service.get("/embed").await.0, 405);
     for query in ["", "?txt=a", "?text=a&normalize=false"] {
-        let (status, answer) = house.post(&format!("/embed/single{query}"), "").await;
+        let (status, answer) = service.post(&format!("/embed/single{query}"), "").await;
         assert_eq!((status, &answer["error"]["code"]), (422, &json!("invalid_query")), "{query}");
     }
-    assert_eq!(embed(&house, &vec!["a"; 4096]).await.len(), 4096, "the most there can be");
-    house.stop().await;
+    assert_eq!(embed(&service, &vec!["a"; 4096]).await.len(), 4096, "the most there can be");
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn equal_texts_are_computed_once_and_passes_are_full() {
-    let (house, log) = unwell::house(|_| Conduct::Well).await;
+    let (service, log) = unwell::service(|_| Conduct::Well).await;
     let texts: Vec<String> = (0..200).map(|n| format!("This is fact number {}.", 100 + n % 100)).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let list = embed(&house, &texts).await;
+    let list = embed(&service, &texts).await;
     assert_eq!(list[..100], list[100..]);
     let mut sizes = log.sizes(&Conduct::Well);
     sizes.sort_unstable();
     assert_eq!(sizes, [36, 64], "64 texts are the budget of a pass");
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_text_that_breaks_the_model_is_named_after_a_pass_for_each_half() {
     let bad = tokens("This one kills.");
     let breaks = move |texts: &[&Tokens]| if texts.contains(&&bad) { Conduct::Panics } else { Conduct::Well };
-    let (house, log) = unwell::house(breaks).await;
+    let (service, log) = unwell::service(breaks).await;
     let body = json!({"texts": sixty_four("This one kills.")}).to_string();
-    let (status, answer) = house.post("/embed", body).await;
+    let (status, answer) = service.post("/embed", body).await;
     assert_eq!((status, &answer["error"]["code"]), (422, &json!("embed_failed")), "{answer}");
     assert_eq!(answer["error"]["param"], "texts[31]");
     let failed = log.sizes(&Conduct::Panics);
@@ -127,26 +128,27 @@ async fn a_text_that_breaks_the_model_is_named_after_a_pass_for_each_half() {
     assert_eq!(well, [1, 2, 4, 8, 16, 32], "the others were computed once");
     let texts = sixty_four("This is fact number 31.");
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    assert_eq!(embed(&house, &texts).await.len(), 64, "the model is there again");
-    house.stop().await;
+    assert_eq!(embed(&service, &texts).await.len(), 64, "the model is there again");
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_search_overtakes_a_list_and_a_list_does_not_keep_ingest_out() {
-    let valve = Valve::shut();
-    let house = House::build(Overrides { encoder: Some(valve.factory()), ..overrides() }, &[]).await;
-    let Some(local) = house.state.vectorizer.model() else { panic!("the model is elsewhere") };
+    let gate = GatedEncoder::shut();
+    let service = TestService::build(Overrides { encoder: Some(gate.factory()), ..overrides() }, &[]).await;
+    let Some(local) = service.state.vectorizer.model() else { panic!("the model is elsewhere") };
     let threads = local.model.threads();
     // Twenty passes of a list, of which as many stand before the model as it has threads.
     let texts: Vec<String> = (0..64 * 20).map(|n| format!("This is fact number {}.", 1000 + n)).collect();
     let list = actix_web::rt::spawn({
-        let vectorizer = house.state.vectorizer.clone();
+        let vectorizer = service.state.vectorizer.clone();
         async move { vectorizer.vectors(texts).await }
     });
-    until("every thread has a pass of it", || valve.passes().len() == threads).await;
-    let chunks = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..20)));
+    until("every thread has a pass of it", || gate.passes().len() == threads).await;
+    let chunks =
+        actix_web::rt::spawn(crate::support::test_service::stream_to(service.url.clone(), numbered(0..20)));
     until("chunks stand in line", || {
-        let [_, embedder, _] = house.state.pipeline.oldest_work();
+        let [_, embedder, _] = service.state.pipeline.oldest_work();
         embedder.is_some_and(|work| work.waits_for == Some("the model"))
     })
     .await;
@@ -158,35 +160,35 @@ async fn a_search_overtakes_a_list_and_a_list_does_not_keep_ingest_out() {
         tmd_weight: 0.0,
         min_seq: None,
     };
-    let finder = house.state.search.clone();
+    let finder = service.state.search.clone();
     let mut search = pin!(finder.find(query));
     assert!(poll!(&mut search).is_pending(), "it is at the tokenizer");
     local.tokenizer.run(Lane::Express, |_| ()).await.unwrap();
     assert!(poll!(&mut search).is_pending(), "it stands before the model");
-    valve.open();
+    gate.open();
     search.await.unwrap();
     assert_eq!(tally(&chunks.await.unwrap()), (20, 0, 0));
     assert!(list.await.unwrap().iter().all(Result::is_ok));
 
     // As soon as a thread is free it takes the search, and then the chunks, before any other pass of the list.
-    let passes = valve.passes();
+    let passes = gate.passes();
     let place = |text| passes.iter().position(|pass| pass.contains(&tokens(text))).unwrap();
     let mut places = [place("Who goes first?"), place("This is fact number 0.")];
     places.sort_unstable();
     assert_eq!(places, [threads, threads + 1]);
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn health_has_the_fields_of_the_old_embedding_service() {
     let overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
-    let house = House::build(overrides, &["--device", "cpu"]).await;
-    let (_, health) = house.get("/health").await;
+    let service = TestService::build(overrides, &["--device", "cpu"]).await;
+    let (_, health) = service.get("/health").await;
     assert_eq!(
         (&health["status"], &health["encoder"], &health["dimension"], &health["device"]),
         (&json!("healthy"), &json!("all-minilm-l6-v2"), &json!(384), &json!("cpu"))
     );
     assert_eq!(health["embedding"], json!({"server": null, "problem": null}));
     assert_eq!(health["model"]["name"], "all-minilm-l6-v2", "an object, as before");
-    house.stop().await;
+    service.stop().await;
 }

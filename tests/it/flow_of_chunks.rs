@@ -1,7 +1,7 @@
 //! How chunks flow: answers while the upload is open, backpressure to the socket, one at a time when told so.
 
-use crate::house::{House, Raw, Scripted, overrides, numbered, tally};
-use crate::wait::until;
+use crate::support::test_service::{RawConnection, Scripted, TestService, numbered, overrides, tally};
+use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
 use lnsp_ingest::flow::Capacity;
@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[actix_web::test]
 async fn the_first_answer_comes_while_the_upload_is_open() {
-    let house = House::scripted().await;
-    let mut upload = Raw::upload(&house).await;
+    let service = TestService::scripted().await;
+    let mut upload = RawConnection::upload(&service).await;
     upload.send("{\"id\":\"early\",\"text\":\"Answered at once.\"}\n").await;
     let seen = upload.read_until("\"status\":\"stored\"").await;
     assert!(
@@ -25,42 +25,43 @@ async fn the_first_answer_comes_while_the_upload_is_open() {
     upload.end().await;
     let seen = upload.read_until("\"type\":\"summary\"").await;
     assert!(seen.contains("\"line\":3") && seen.contains("\"complete\":true"), "{seen}");
-    assert_eq!(house.stored().await, 2);
-    house.stop().await;
+    assert_eq!(service.stored().await, 2);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn without_a_stream_the_summary_is_the_answer() {
-    let house = House::scripted().await;
+    let service = TestService::scripted().await;
     let body = numbered(0..20) + "rubbish\n" + &numbered(0..5);
-    let (status, answer) = house.post_as("/ingest?dataset_source=d", "application/x-ndjson", body).await;
+    let (status, answer) = service.post_as("/ingest?dataset_source=d", "application/x-ndjson", body).await;
     assert_eq!(
         (status, &answer["stored"], &answer["duplicates"], &answer["failed"]),
         (200, &json!(20), &json!(5), &json!(1))
     );
     assert_eq!(answer["errors"][0]["line"], 21);
     assert_eq!(answer["errors"][0]["code"], "invalid_json");
-    assert_eq!(house.database.number("SELECT count(*) FROM chunks WHERE dataset_source = 'd'").await, 20);
-    let (status, answer) = house.post_as("/ingest?colour=red", "application/x-ndjson", "").await;
+    assert_eq!(service.database.number("SELECT count(*) FROM chunks WHERE dataset_source = 'd'").await, 20);
+    let (status, answer) = service.post_as("/ingest?colour=red", "application/x-ndjson", "").await;
     assert_eq!((status, &answer["error"]["code"]), (422, &json!("unknown_field")));
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn known_chunks_cost_no_embedding() {
     let encoder = Counting::default();
     let (passes, texts) = (encoder.passes.clone(), encoder.texts.clone());
-    let house = House::build(Overrides { encoder: Some(encoder.factory()), ..overrides() }, &[]).await;
-    assert_eq!(tally(&house.stream(numbered(0..600)).await), (600, 0, 0));
+    let service =
+        TestService::build(Overrides { encoder: Some(encoder.factory()), ..overrides() }, &[]).await;
+    assert_eq!(tally(&service.stream(numbered(0..600)).await), (600, 0, 0));
     let spent = (passes.load(Ordering::SeqCst), texts.load(Ordering::SeqCst));
     assert_eq!(spent.1, 600);
     assert!(spent.0 < 300, "texts share passes: {} passes for 600 texts", spent.0);
-    let commits = house.database.number("SELECT count(DISTINCT xmin::text) FROM chunks").await;
+    let commits = service.database.number("SELECT count(DISTINCT xmin::text) FROM chunks").await;
     assert!(commits <= spent.0 as i64, "a pass is not torn apart: {commits} commits, {} passes", spent.0);
-    assert_eq!(tally(&house.stream(numbered(0..600)).await), (0, 600, 0));
+    assert_eq!(tally(&service.stream(numbered(0..600)).await), (0, 600, 0));
     assert_eq!((passes.load(Ordering::SeqCst), texts.load(Ordering::SeqCst)), spent);
-    assert_eq!(house.stored().await, 600);
-    house.stop().await;
+    assert_eq!(service.stored().await, 600);
+    service.stop().await;
 }
 
 #[actix_web::test]
@@ -69,12 +70,12 @@ async fn a_held_writer_stops_the_socket_at_an_exact_count() {
     let slots = |items| Capacity { items, bytes: 1 << 30 };
     (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) =
         (slots(8), slots(16), slots(12));
-    let house = House::build(overrides, &[]).await;
-    let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+    let service = TestService::build(overrides, &[]).await;
+    let held = service.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
 
-    let mut upload = Raw::upload(&house).await;
+    let mut upload = RawConnection::upload(&service).await;
     upload.send(&numbered(0..3000)).await;
-    let entrance = house.state.pipeline.entrance();
+    let entrance = service.state.pipeline.entrance();
     until("every slot is taken", || entrance.inside() == Some([0, 8, 16, 12]) && entrance.waiting() > 0)
         .await;
     let accepted = 8 + 16 + 12 + entrance.waiting();
@@ -88,8 +89,8 @@ async fn a_held_writer_stops_the_socket_at_an_exact_count() {
         entrance.inside() == Some([0, 0, 0, 0]) && entrance.waiting() == 0
     })
     .await;
-    assert_eq!(house.stored().await, accepted as u64);
-    house.stop().await;
+    assert_eq!(service.stored().await, accepted as u64);
+    service.stop().await;
 }
 
 #[actix_web::test]
@@ -97,13 +98,14 @@ async fn without_parallel_processing_one_chunk_is_inside_at_a_time() {
     let encoder = Counting::default();
     let largest = encoder.largest.clone();
     let overrides = Overrides { encoder: Some(encoder.factory()), ..overrides() };
-    let house = House::build(overrides, &["--enable-parallel", "false"]).await;
-    let two = futures_util::future::join(house.stream(numbered(0..40)), house.stream(numbered(40..80))).await;
+    let service = TestService::build(overrides, &["--enable-parallel", "false"]).await;
+    let two =
+        futures_util::future::join(service.stream(numbered(0..40)), service.stream(numbered(40..80))).await;
     assert_eq!((tally(&two.0), tally(&two.1)), ((40, 0, 0), (40, 0, 0)));
     assert_eq!(largest.load(Ordering::SeqCst), 1);
-    let commits = house.database.number("SELECT count(DISTINCT xmin::text) FROM chunks").await;
+    let commits = service.database.number("SELECT count(DISTINCT xmin::text) FROM chunks").await;
     assert_eq!(commits, 80, "each chunk had a transaction of its own");
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
@@ -111,10 +113,10 @@ async fn without_batch_embeddings_each_text_has_a_pass_of_its_own() {
     let encoder = Counting::default();
     let (passes, largest) = (encoder.passes.clone(), encoder.largest.clone());
     let overrides = Overrides { encoder: Some(encoder.factory()), ..overrides() };
-    let house = House::build(overrides, &["--enable-batch-embeddings", "false"]).await;
-    assert_eq!(tally(&house.stream(numbered(0..200)).await), (200, 0, 0));
+    let service = TestService::build(overrides, &["--enable-batch-embeddings", "false"]).await;
+    assert_eq!(tally(&service.stream(numbered(0..200)).await), (200, 0, 0));
     assert_eq!((passes.load(Ordering::SeqCst), largest.load(Ordering::SeqCst)), (200, 1));
-    house.stop().await;
+    service.stop().await;
 }
 
 /// The scripted encoder, counting what it is asked.

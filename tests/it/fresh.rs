@@ -1,6 +1,6 @@
 //! A chunk that is answered `stored` is found by the very next search, whatever else goes on.
 
-use crate::house::{House, numbered, tally};
+use crate::support::test_service::{TestService, numbered, tally};
 use serde_json::json;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -10,9 +10,9 @@ const BESIDE: usize = 12;
 
 #[actix_web::test]
 async fn a_thousand_times_under_load() {
-    let house = Arc::new(House::scripted().await);
+    let service = Arc::new(TestService::scripted().await);
     let (go, mut going) = mpsc::channel::<usize>(4);
-    let others = house.clone();
+    let others = service.clone();
     let load = actix_web::rt::spawn(async move {
         while let Some(round) = going.recv().await {
             let from = round * BESIDE;
@@ -23,15 +23,15 @@ async fn a_thousand_times_under_load() {
         go.send(n).await.unwrap();
         let text = format!("Fresh sentence number {n}, just now.");
         let body = json!({"chunks": [{"id": format!("fresh{n}"), "text": text}], "dataset_source": "fresh"});
-        let (status, answer) = house.post("/ingest", body.to_string()).await;
+        let (status, answer) = service.post("/ingest", body.to_string()).await;
         assert_eq!((status, &answer["results"][0]["status"]), (200, &json!("stored")), "{answer}");
-        let (_, found) = house.post("/search", json!({"query": text, "top_k": 1}).to_string()).await;
+        let (_, found) = service.post("/search", json!({"query": text, "top_k": 1}).to_string()).await;
         assert_eq!(found["results"][0]["id"], format!("fresh{n}"), "{found}");
         assert!(found["index_seq"].as_i64() >= answer["results"][0]["seq"].as_i64());
     }
     drop(go);
     load.await.unwrap();
-    assert_eq!(house.stored().await, 1000 + 1000 * BESIDE as u64);
-    assert!(house.state.index.status().builds > 1, "builds went on beside the searches");
-    Arc::into_inner(house).unwrap().stop().await;
+    assert_eq!(service.stored().await, 1000 + 1000 * BESIDE as u64);
+    assert!(service.state.index.status().builds > 1, "builds went on beside the searches");
+    Arc::into_inner(service).unwrap().stop().await;
 }

@@ -1,7 +1,7 @@
 //! What the gauges say while clients are here, and that nothing is left of clients that are gone.
 
 use crate::drain::stuck;
-use crate::house::{Raw, client};
+use crate::support::test_service::{RawConnection, client};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -46,9 +46,9 @@ async fn every_gauge_comes_back_to_nothing_and_what_was_accepted_is_stored() {
     let body = "{\"chunks\":[{\"text\":\"One.\"}]}";
     let length = body.len() as u64;
     let head = "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n";
-    let mut whole = Raw::connect(&service.url).await.unwrap();
+    let mut whole = RawConnection::connect(&service.url).await.unwrap();
     whole.write(format!("{head}Content-Length: {length}\r\n\r\n{body}")).await;
-    let mut half = Raw::connect(&service.url).await.unwrap();
+    let mut half = RawConnection::connect(&service.url).await.unwrap();
     half.write(format!("{head}Content-Length: 1000\r\n\r\n{body}")).await;
     // The one who looks is connected too.
     until_taken(&service.url, [2, length + 1000, 1, 4, 3, 101]).await;

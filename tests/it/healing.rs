@@ -1,7 +1,7 @@
 //! What the supervisor does when a stage dies: everybody is answered, the guilty one is found, nobody else suffers.
 
-use crate::house::{House, Poison, Scripted, overrides, numbered, stream_to, tally};
-use crate::wait::until;
+use crate::support::test_service::{Poison, Scripted, TestService, numbered, overrides, stream_to, tally};
+use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::chunk::Chunk;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};
@@ -21,20 +21,20 @@ fn with_poison() -> String {
 async fn poison_among_a_thousand(stage: Stage) {
     let inspect = Arc::new(Poison { stage, text: POISON });
     let overrides = Overrides { inspect, encoder: Some(Scripted::factory()), ..overrides() };
-    let house = House::build(overrides, &[]).await;
-    let answer = house.stream(with_poison()).await;
+    let service = TestService::build(overrides, &[]).await;
+    let answer = service.stream(with_poison()).await;
     assert_eq!(tally(&answer), (999, 0, 1));
     let rejected = answer.iter().find(|line| line["status"] == "error").unwrap();
     assert_eq!((&rejected["line"], &rejected["error"]["code"]), (&501.into(), &"poison".into()));
-    assert_eq!(house.stored().await, 999);
+    assert_eq!(service.stored().await, 999);
     // Three deaths, three healings; the answer is given before the last one is over.
-    house.state.pipeline.wait_for(|health| health.generation == 4 && health.open).await;
-    let (_, health) = house.get("/health").await;
+    service.state.pipeline.wait_for(|health| health.generation == 4 && health.open).await;
+    let (_, health) = service.get("/health").await;
     assert_eq!(health["pipeline"]["poisoned"], 1);
     assert_eq!(health["pipeline"]["last_death"], format!("{}: panic", stage.name()));
     assert_eq!(health["status"], "healthy");
-    assert_eq!(tally(&house.stream(numbered(999..1200)).await), (201, 0, 0));
-    house.stop().await;
+    assert_eq!(tally(&service.stream(numbered(999..1200)).await), (201, 0, 0));
+    service.stop().await;
 }
 
 #[actix_web::test]
@@ -69,13 +69,14 @@ async fn stages_that_die_again_and_again_lose_and_double_nobody() {
         encoder: Some(Scripted::factory()),
         ..overrides()
     };
-    let house = House::build(overrides, &[]).await;
+    let service = TestService::build(overrides, &[]).await;
     let (one, two) =
-        futures_util::future::join(house.stream(numbered(0..1500)), house.stream(numbered(1500..3000))).await;
+        futures_util::future::join(service.stream(numbered(0..1500)), service.stream(numbered(1500..3000)))
+            .await;
     assert_eq!((tally(&one), tally(&two)), ((1500, 0, 0), (1500, 0, 0)));
-    assert_eq!(house.stored().await, 3000);
-    assert!(house.state.pipeline.health().generation > 5);
-    house.stop().await;
+    assert_eq!(service.stored().await, 3000);
+    assert!(service.state.pipeline.health().generation > 5);
+    service.stop().await;
 }
 
 /// Breaks on one text, and takes its whole pass with it.
@@ -98,40 +99,41 @@ impl Encoder for Breaking {
 
 #[actix_web::test]
 async fn a_text_that_breaks_the_model_fails_alone_and_no_stage_dies() {
-    let files = lnsp_ingest::encoder::locate("all-minilm-l6-v2", &[crate::house::models()]).unwrap();
+    let files =
+        lnsp_ingest::encoder::locate("all-minilm-l6-v2", &[crate::support::test_service::models()]).unwrap();
     let bad = lnsp_ingest::encoder::Tokenizer::load(&files).unwrap().tokenize(POISON).unwrap();
     let bad = format!("{bad:?}");
     let factory: lnsp_ingest::app::EncoderFactory =
         Arc::new(move || Box::new(Breaking(Scripted::new(), bad.clone())));
-    let house = House::build(Overrides { encoder: Some(factory), ..overrides() }, &[]).await;
-    let answer = house.stream(with_poison()).await;
+    let service = TestService::build(Overrides { encoder: Some(factory), ..overrides() }, &[]).await;
+    let answer = service.stream(with_poison()).await;
     assert_eq!(tally(&answer), (999, 0, 1));
     let rejected = answer.iter().find(|line| line["status"] == "error").unwrap();
     assert_eq!(rejected["error"]["code"], "embed_failed");
-    assert_eq!(house.state.pipeline.health().generation, 1);
-    assert_eq!(house.stored().await, 999);
-    house.stop().await;
+    assert_eq!(service.state.pipeline.health().generation, 1);
+    assert_eq!(service.stored().await, 999);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_transaction_that_has_begun_is_finished_and_answered_while_its_generation_is_healed() {
     let inspect = Arc::new(Poison { stage: Stage::Tmd, text: POISON });
     let overrides = Overrides { inspect, encoder: Some(Scripted::factory()), ..overrides() };
-    let house = House::build(overrides, &[]).await;
-    let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
-    let upload = actix_web::rt::spawn(stream_to(house.url.clone(), numbered(0..50)));
-    until("all are inside the writer", || house.state.pipeline.entrance().inside() == Some([0, 0, 0, 50]))
+    let service = TestService::build(overrides, &[]).await;
+    let held = service.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+    let upload = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..50)));
+    until("all are inside the writer", || service.state.pipeline.entrance().inside() == Some([0, 0, 0, 50]))
         .await;
     let poison = format!("{{\"id\":\"poison\",\"text\":\"{POISON}\"}}\n");
-    let poison = actix_web::rt::spawn(stream_to(house.url.clone(), poison));
-    until("the extractor has died", || house.state.pipeline.health().healing.is_some()).await;
-    assert_eq!(house.state.pipeline.health().generation, 1, "nobody is sent again whose fate is open");
+    let poison = actix_web::rt::spawn(stream_to(service.url.clone(), poison));
+    until("the extractor has died", || service.state.pipeline.health().healing.is_some()).await;
+    assert_eq!(service.state.pipeline.health().generation, 1, "nobody is sent again whose fate is open");
     held.release().await;
     assert_eq!(tally(&upload.await.unwrap()), (50, 0, 0));
     assert_eq!(tally(&poison.await.unwrap()), (0, 0, 1));
-    house.state.pipeline.wait_for(|health| health.generation == 4 && health.open).await;
-    assert_eq!(house.stored().await, 50);
-    house.stop().await;
+    service.state.pipeline.wait_for(|health| health.generation == 4 && health.open).await;
+    assert_eq!(service.stored().await, 50);
+    service.stop().await;
 }
 
 /// Kills the extractor when it sees the guilty one, and again when of those who come back from home the tenth enters.
@@ -166,20 +168,20 @@ async fn a_death_while_the_strays_come_back_in_loses_and_doubles_nobody() {
     let mut overrides =
         Overrides { inspect: inspect.clone(), encoder: Some(Scripted::factory()), ..overrides() };
     overrides.pipeline.write = Capacity { items: 20, bytes: 1 << 30 };
-    let house = House::build(overrides, &[]).await;
-    let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
-    let upload = actix_web::rt::spawn(stream_to(house.url.clone(), numbered(0..100)));
-    let inside = || house.state.pipeline.entrance().inside();
+    let service = TestService::build(overrides, &[]).await;
+    let held = service.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+    let upload = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..100)));
+    let inside = || service.state.pipeline.entrance().inside();
     until("the writer is full, the others stand before it", || inside() == Some([0, 0, 80, 20])).await;
     let guilty = format!("{{\"id\":\"guilty\",\"text\":\"{POISON}\"}}\n");
-    let guilty = actix_web::rt::spawn(stream_to(house.url.clone(), guilty));
-    until("the extractor has died", || house.state.pipeline.health().healing.is_some()).await;
+    let guilty = actix_web::rt::spawn(stream_to(service.url.clone(), guilty));
+    until("the extractor has died", || service.state.pipeline.health().healing.is_some()).await;
     held.release().await;
     assert_eq!(tally(&upload.await.unwrap()), (100, 0, 0));
     assert_eq!(tally(&guilty.await.unwrap()), (1, 0, 0));
-    assert_eq!(house.stored().await, 101);
+    assert_eq!(service.stored().await, 101);
     assert!(inspect.returned.load(Ordering::SeqCst) > 9, "some had to come back");
-    let [extractor, ..] = house.state.pipeline.health().deaths;
+    let [extractor, ..] = service.state.pipeline.health().deaths;
     assert_eq!((extractor.count, extractor.suspects, extractor.poisoned), (2, 2, 0), "one in hand each time");
-    house.stop().await;
+    service.stop().await;
 }

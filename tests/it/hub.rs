@@ -1,11 +1,11 @@
 //! Models come from a hub whole and verified, or not at all: what is cut off goes on, what is wrong is not kept, and
 //! what could run code is never asked for.
 
-use crate::fake_hub::{COMMIT, FakeHub, Fault, REPOSITORY};
-use crate::house::models;
+use crate::support::fake_hub::{COMMIT, FakeHub, Fault, REPOSITORY};
+use crate::support::test_service::models;
 use lnsp_ingest::encoder::locate;
 use lnsp_ingest::hub::{
-    self, Address, Hub, HubError, NOTE, Note, BodyTimeouts, Pulled, Recipe, Source, Token, Watch,
+    self, Address, BodyTimeouts, Hub, HubError, NOTE, Note, Pulled, Recipe, Source, Token, Watch,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -88,8 +88,12 @@ struct Scene {
 impl Scene {
     fn new() -> Scene {
         let seconds = Duration::from_secs;
-        let patience =
-            BodyTimeouts { connect: seconds(10), stall: seconds(20), pause: Duration::from_millis(1), tries: 4 };
+        let patience = BodyTimeouts {
+            connect: seconds(10),
+            stall: seconds(20),
+            pause: Duration::from_millis(1),
+            tries: 4,
+        };
         Scene { models: tempfile::tempdir().unwrap(), patience, token: None, heard: Heard::default() }
     }
 
@@ -371,7 +375,7 @@ async fn two_pulls_of_one_model_do_not_meet() {
     let (models, source) = (first.models.path().to_owned(), Source::find(REPOSITORY).unwrap());
     hub.spoil(WEIGHTS, Fault::StallAfter(1000));
     let meanwhile = async {
-        crate::wait::until("the first waits for the hub", || hub.ranges(WEIGHTS).len() == 1).await;
+        crate::support::wait::until("the first waits for the hub", || hub.ranges(WEIGHTS).len() == 1).await;
         let sentence = hub::pull(&other, &source, &models, &mut second.heard).await.unwrap_err().to_string();
         assert!(sentence.contains("another pull") && sentence.contains("owner--tiny.part"), "{sentence}");
         hub.go_on();

@@ -1,9 +1,9 @@
 //! `lnsp model`, as a process: over TLS and through a proxy, once and again; and a service that lacks its model names
 //! the command.
 
-use crate::database::Database;
-use crate::fake_hub::{COMMIT, FakeHub, REPOSITORY, read_head};
-use crate::process::{lnsp, run};
+use crate::support::database::Database;
+use crate::support::fake_hub::{COMMIT, FakeHub, REPOSITORY, read_head};
+use crate::support::process::{lnsp, run};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::io::{Write, copy};
@@ -57,7 +57,7 @@ fn a_model_is_pulled_once_and_listed() {
 fn what_set_up_has_fetched_and_folders_need_no_hub() {
     let data = tempfile::tempdir().unwrap();
     let nowhere = ["--hub", "http://127.0.0.1:1"];
-    let folder = crate::house::models().join("all-minilm-l6-v2");
+    let folder = crate::support::test_service::models().join("all-minilm-l6-v2");
     for name in ["all-minilm-l6-v2", folder.to_str().unwrap()] {
         let (code, out, said) = run(&mut model(data.path(), &[&["pull", name], &nowhere[..]].concat()));
         assert!(code == Some(0) && out.contains("is here already"), "{out}{said}");
@@ -98,7 +98,7 @@ fn hub_with_tls(folder: &TempDir) -> (FakeHub, std::path::PathBuf) {
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config = config.with_no_client_auth().with_single_cert(vec![key.cert.der().clone()], secret).unwrap();
     let config = Arc::new(config);
-    let wrap = move |stream| -> Box<dyn crate::fake_hub::Talk> {
+    let wrap = move |stream| -> Box<dyn crate::support::fake_hub::Talk> {
         Box::new(StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream))
     };
     (FakeHub::with(&crate::hub::files(), wrap), file)

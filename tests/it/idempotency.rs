@@ -1,7 +1,7 @@
 //! The same JSON request again: the same answer, once the work.
 
-use crate::house::{House, Raw, Scripted, overrides};
-use crate::wait::until;
+use crate::support::test_service::{RawConnection, Scripted, TestService, overrides};
+use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::http::Limits;
 use serde_json::json;
@@ -20,8 +20,8 @@ fn is_replayed(head: &str) -> bool {
 
 #[actix_web::test]
 async fn the_same_key_and_body_get_the_first_answer_and_another_body_does_not() {
-    let house = House::scripted().await;
-    let mut raw = Raw::connect(&house.url).await.unwrap();
+    let service = TestService::scripted().await;
+    let mut raw = RawConnection::connect(&service.url).await.unwrap();
     let (head, first) = raw.ask("POST /ingest", &key("k-1"), &body("a")).await;
     assert!(head.starts_with("http/1.1 200") && !is_replayed(&head), "{head}");
     assert_eq!(first["results"][0]["status"], "stored");
@@ -45,27 +45,27 @@ async fn the_same_key_and_body_get_the_first_answer_and_another_body_does_not() 
     assert!(head.starts_with("http/1.1 422") && is_replayed(&head), "{head}");
     assert_eq!((&wrong["error"], wrong["request_id"] == again["request_id"]), (&again["error"], false));
     for bad in ["", "a b", "é", &"k".repeat(256), "twice\r\nIdempotency-Key: twice"] {
-        let mut raw = Raw::connect(&house.url).await.unwrap();
+        let mut raw = RawConnection::connect(&service.url).await.unwrap();
         let (head, answer) = raw.ask("POST /ingest", &key(bad), &body("a")).await;
         assert!(head.starts_with("http/1.1 400"), "{bad}: {head}");
         assert_eq!(answer["error"]["code"], "invalid_idempotency_key");
     }
-    assert_eq!(house.state.memory.kept().0, 3);
-    house.stop().await;
+    assert_eq!(service.state.memory.kept().0, 3);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn who_comes_while_the_first_is_under_way_waits_for_it_also_when_its_client_is_gone() {
-    let house = House::scripted().await;
-    let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+    let service = TestService::scripted().await;
+    let held = service.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
     let head = format!("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n{}", key("k"));
     let request = format!("{head}Content-Length: {}\r\n\r\n{}", body("a").len(), body("a"));
     let mut clients = Vec::new();
     for number in 1..=3 {
-        let mut raw = Raw::connect(&house.url).await.unwrap();
+        let mut raw = RawConnection::connect(&service.url).await.unwrap();
         raw.write(&request).await;
-        until("it is let in", || house.state.admission.out() == number).await;
-        until("the first is inside", || house.state.counts.unanswered() == 1).await;
+        until("it is let in", || service.state.admission.out() == number).await;
+        until("the first is inside", || service.state.counts.unanswered() == 1).await;
         clients.push(raw);
     }
     clients.remove(0).reset();
@@ -74,21 +74,22 @@ async fn who_comes_while_the_first_is_under_way_waits_for_it_also_when_its_clien
     assert!(head.starts_with("http/1.1 200") && is_replayed(&head), "{head}");
     assert_eq!(second["results"][0]["status"], "stored");
     assert_eq!(clients[1].answer().await.1, second);
-    assert_eq!(house.state.counts.tally().stored, 1, "one work for three requests");
-    until("all permits are back", || house.state.admission.out() == 0).await;
-    house.stop().await;
+    assert_eq!(service.state.counts.tally().stored, 1, "one work for three requests");
+    until("all permits are back", || service.state.admission.out() == 0).await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_refusal_is_not_kept() {
     let admission = Limits { requests: 0, ..Limits::default() };
-    let house =
-        House::build(Overrides { encoder: Some(Scripted::factory()), admission, ..overrides() }, &[]).await;
-    let mut raw = Raw::connect(&house.url).await.unwrap();
+    let service =
+        TestService::build(Overrides { encoder: Some(Scripted::factory()), admission, ..overrides() }, &[])
+            .await;
+    let mut raw = RawConnection::connect(&service.url).await.unwrap();
     for _ in 0..2 {
         let (head, _) = raw.ask("POST /ingest", &key("k"), &body("a")).await;
         assert!(head.starts_with("http/1.1 429") && !is_replayed(&head), "{head}");
     }
-    assert_eq!(house.state.memory.kept(), (0, 0));
-    house.stop().await;
+    assert_eq!(service.state.memory.kept(), (0, 0));
+    service.stop().await;
 }

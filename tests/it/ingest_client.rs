@@ -1,13 +1,13 @@
 //! `lnsp ingest` against everything that happens to a long upload: each line is sent until its answer is known, and
 //! not after. The client is a process of its own; most services are scripted, so that counts are exact.
 
-use crate::database::Database;
-use crate::house::client;
-use crate::postgres::DataFolder;
-use crate::process::{Service, lnsp};
-use crate::scripted_service::{ScriptedService, Step};
 use crate::streams::{gzip, zstd};
-use crate::wait::until;
+use crate::support::database::Database;
+use crate::support::postgres::DataFolder;
+use crate::support::process::{Service, lnsp};
+use crate::support::scripted_service::{ScriptedService, Step};
+use crate::support::test_service::client;
+use crate::support::wait::until;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
 //! A language model as the source of codes: how it is asked, what is stored, and what happens when it fails. It is
 //! simulated, but spoken to over TCP like any other.
 
-use crate::house::{House, Scripted, client, overrides, numbered, stream_to, tally};
-use crate::process::Service;
-use crate::wait::until;
+use crate::support::process::Service;
+use crate::support::test_service::{Scripted, TestService, client, numbered, overrides, stream_to, tally};
+use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::classifier::LocalClassifier;
 use lnsp_ingest::simulated_llm::{Fault, Options, SimulatedLlm};
@@ -15,71 +15,71 @@ fn quick() -> SimulatedLlm {
 }
 
 /// A service that asks it.
-async fn house(llm: &str, flags: &[&str]) -> House {
+async fn service(llm: &str, flags: &[&str]) -> TestService {
     let base = ["--tmd-backend", "llm", "--llm-endpoint", llm];
     let overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
-    House::build(overrides, &[&base[..], flags].concat()).await
+    TestService::build(overrides, &[&base[..], flags].concat()).await
 }
 
-async fn count(house: &House, condition: &str) -> i64 {
-    house.database.number(&format!("SELECT count(*) FROM chunks WHERE {condition}")).await
+async fn count(service: &TestService, condition: &str) -> i64 {
+    service.database.number(&format!("SELECT count(*) FROM chunks WHERE {condition}")).await
 }
 
-async fn health(house: &House) -> Value {
-    house.get("/health").await.1
+async fn health(service: &TestService) -> Value {
+    service.get("/health").await.1
 }
 
 #[actix_web::test]
 async fn each_new_chunk_is_one_call_and_a_known_one_none() {
     let llm = quick();
-    let house = house(llm.url(), &[]).await;
-    assert_eq!(tally(&house.stream(numbered(0..512)).await), (512, 0, 0));
+    let service = service(llm.url(), &[]).await;
+    assert_eq!(tally(&service.stream(numbered(0..512)).await), (512, 0, 0));
     let counts = llm.counts();
     assert_eq!((counts.generate, counts.loads, counts.faulty), (512, 1, 0));
     assert_eq!(counts.most_in_flight, 10, "as many at once as there are workers");
-    assert_eq!(tally(&house.stream(numbered(0..512)).await), (0, 512, 0));
+    assert_eq!(tally(&service.stream(numbered(0..512)).await), (0, 512, 0));
     assert_eq!(llm.counts().generate, 512);
 
     let whole = "tmd_source = 'llm' AND tmd_model = 'llama3.1:8b' AND tmd_failure IS NULL AND tmd_took_us > 0 \
                  AND least(domain_confidence, task_confidence, modifier_confidence) > 0";
-    assert_eq!(count(&house, whole).await, 512);
+    assert_eq!(count(&service, whole).await, 512);
     let triples = "SELECT count(DISTINCT (domain_code, task_code, modifier_code)) FROM chunks";
-    assert!(house.database.number(triples).await > 400, "the answers differ as the texts do");
+    assert!(service.database.number(triples).await > 400, "the answers differ as the texts do");
 
-    let health = health(&house).await;
+    let health = health(&service).await;
     assert_eq!(health["tmd"], json!({"backend": "llm", "source": "llm:llama3.1:8b"}));
     assert_eq!((&health["llm"]["state"], &health["llm"]["problem"]), (&json!("answers"), &Value::Null));
     assert_eq!(health["llm_endpoint"], llm.url());
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn no_more_calls_at_once_than_workers() {
     let llm = quick();
-    let house = house(llm.url(), &["--max-parallel-workers", "4"]).await;
+    let service = service(llm.url(), &["--max-parallel-workers", "4"]).await;
     let two =
-        futures_util::future::join(house.stream(numbered(0..60)), house.stream(numbered(60..120))).await;
+        futures_util::future::join(service.stream(numbered(0..60)), service.stream(numbered(60..120))).await;
     assert_eq!((tally(&two.0), tally(&two.1)), ((60, 0, 0), (60, 0, 0)));
     assert_eq!(llm.counts().most_in_flight, 4);
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn without_parallel_processing_there_is_one_call_at_a_time() {
     let llm = quick();
-    let house = house(llm.url(), &["--enable-parallel", "false"]).await;
-    assert_eq!(tally(&house.stream(numbered(0..20)).await), (20, 0, 0));
+    let service = service(llm.url(), &["--enable-parallel", "false"]).await;
+    assert_eq!(tally(&service.stream(numbered(0..20)).await), (20, 0, 0));
     assert_eq!((llm.counts().generate, llm.counts().most_in_flight), (20, 1));
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn hanging_calls_hold_up_nobody_who_needs_none() {
     let llm = quick();
     llm.set_fault(Some((Fault::Hang, 1)));
-    let house = house(llm.url(), &[]).await;
-    let waiting = actix_web::rt::spawn(stream_to(house.url.clone(), numbered(0..100)));
-    let entrance = house.state.pipeline.entrance();
+    let service = service(llm.url(), &[]).await;
+    let waiting = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..100)));
+    let entrance = service.state.pipeline.entrance();
     let full = || entrance.inside() == Some([12, 0, 0, 0]) && entrance.waiting() > 0;
     until("ten calls hang, two chunks wait, the rest is not let in", full).await;
     until("all calls have come", || llm.counts().generate == 10).await;
@@ -88,16 +88,19 @@ async fn hanging_calls_hold_up_nobody_who_needs_none() {
         let text = format!(
             r#"{{"id":"c{n}","text":"Codes are given.","domain_code":1,"task_code":1,"modifier_code":1}}"#
         );
-        assert_eq!(tally(&house.stream(text).await), (1, 0, 0));
+        assert_eq!(tally(&service.stream(text).await), (1, 0, 0));
     }
     assert_eq!(llm.counts().generate, 10, "the ten still hang");
 
     // The server goes away: who hung is told so, and gets the local label.
     llm.stop();
     assert_eq!(tally(&waiting.await.unwrap()), (100, 0, 0));
-    assert_eq!(count(&house, "tmd_source = 'fallback' AND tmd_failure IN ('connect', 'resting')").await, 100);
-    assert_eq!(count(&house, "tmd_source = 'client'").await, 20);
-    house.stop().await;
+    assert_eq!(
+        count(&service, "tmd_source = 'fallback' AND tmd_failure IN ('connect', 'resting')").await,
+        100
+    );
+    assert_eq!(count(&service, "tmd_source = 'client'").await, 20);
+    service.stop().await;
 }
 
 /// Each fault with the name it has in the row, and a part of the sentence in `/health`.
@@ -122,14 +125,14 @@ const FAULTS: [(Fault, &str, &str); 14] = [
 async fn whatever_the_llm_does_the_chunk_is_stored_with_the_local_label() {
     assert_eq!(FAULTS.len(), Fault::ALL.len());
     let llm = quick();
-    let house = house(llm.url(), &["--llm-timeout-s", "1"]).await;
+    let service = service(llm.url(), &["--llm-timeout-s", "1"]).await;
     let classifier = LocalClassifier::embedded().unwrap();
     for (fault, reason, sentence) in FAULTS {
         llm.set_fault(Some((fault, 1)));
         let text = format!("A sentence about the {} of rivers.", fault.name());
         let local = classifier.classify(&text).tmd;
         let chunk = json!({"chunks": [{"text": text, "id": fault.name()}], "dataset_source": "faults"});
-        let (status, answer) = house.post("/ingest", chunk.to_string()).await;
+        let (status, answer) = service.post("/ingest", chunk.to_string()).await;
         let result = &answer["results"][0];
         assert_eq!((status, &result["status"]), (200, &json!("stored")), "{fault:?}: {answer}");
         assert_eq!(result["tmd_source"], "fallback", "{fault:?}");
@@ -140,8 +143,8 @@ async fn whatever_the_llm_does_the_chunk_is_stored_with_the_local_label() {
         let codes = json!({"domain": local.domain(), "task": local.task(), "modifier": local.modifier()});
         assert_eq!(result["tmd_codes"], codes, "{fault:?}");
         let row = format!("id = '{}' AND tmd_source = 'fallback' AND tmd_failure = '{reason}'", fault.name());
-        assert_eq!(count(&house, &row).await, 1, "{fault:?}");
-        let health = health(&house).await;
+        assert_eq!(count(&service, &row).await, 1, "{fault:?}");
+        let health = health(&service).await;
         let problem = health["llm"]["problem"].as_str().unwrap();
         assert!(
             problem.starts_with("the LLM at http://") && problem.contains(sentence),
@@ -151,31 +154,31 @@ async fn whatever_the_llm_does_the_chunk_is_stored_with_the_local_label() {
 
         llm.set_fault(None);
         let good = json!({"chunks": [{"text": format!("Good again after {}.", fault.name())}]});
-        let (_, answer) = house.post("/ingest", good.to_string()).await;
+        let (_, answer) = service.post("/ingest", good.to_string()).await;
         assert_eq!(answer["results"][0]["tmd_source"], "llm", "after {fault:?}");
     }
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn an_unusable_answer_is_asked_for_once_more() {
     let llm = quick();
-    let house = house(llm.url(), &["--max-parallel-workers", "1"]).await;
+    let service = service(llm.url(), &["--max-parallel-workers", "1"]).await;
     llm.set_fault(Some((Fault::WrongName, 2)));
-    assert_eq!(tally(&house.stream(numbered(0..4)).await), (4, 0, 0));
+    assert_eq!(tally(&service.stream(numbered(0..4)).await), (4, 0, 0));
     // The second call, the fourth and the sixth are bad; each is followed by a good one for the same chunk.
     assert_eq!((llm.counts().generate, llm.counts().faulty), (7, 3));
-    assert_eq!(count(&house, "tmd_source = 'llm'").await, 4);
-    house.stop().await;
+    assert_eq!(count(&service, "tmd_source = 'llm'").await, 4);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn where_only_the_llm_may_label_a_chunk_is_rejected_until_it_answers() {
     let llm = quick();
-    let house = house(llm.url(), &["--tmd-on-failure", "reject"]).await;
+    let service = service(llm.url(), &["--tmd-on-failure", "reject"]).await;
     llm.set_fault(Some((Fault::ModelGone, 1)));
     let (results, coded) = (
-        house.stream(numbered(0..20)).await,
+        service.stream(numbered(0..20)).await,
         r#"{"text":"Codes are given.","domain_code":1,"task_code":1,"modifier_code":1}"#,
     );
     assert_eq!(tally(&results), (0, 0, 20));
@@ -183,15 +186,15 @@ async fn where_only_the_llm_may_label_a_chunk_is_rejected_until_it_answers() {
         assert_eq!(result["error"]["code"], "llm_failed", "{result}");
         assert_eq!(result["error"]["retryable"], true);
     }
-    assert_eq!(tally(&house.stream(coded).await), (1, 0, 0), "who needs no LLM is not concerned");
-    assert_eq!(house.rows().await, 1);
-    let (status, ready) = house.get("/ready").await;
+    assert_eq!(tally(&service.stream(coded).await), (1, 0, 0), "who needs no LLM is not concerned");
+    assert_eq!(service.rows().await, 1);
+    let (status, ready) = service.get("/ready").await;
     assert_eq!((status, &ready["ready"]), (503, &json!(false)), "{ready}");
-    assert_eq!(health(&house).await["llm"]["state"], "resting");
+    assert_eq!(health(&service).await["llm"]["state"], "resting");
     // Up to nine more were under way when the tenth failure came.
     let calls = llm.counts().generate;
     assert!((10..=19).contains(&calls), "after ten failures in a row it is left alone: {calls}");
-    house.stop().await;
+    service.stop().await;
 }
 
 /// Sends one chunk, and gives its result.
@@ -203,7 +206,7 @@ async fn tag(service: &Service, text: &str) -> Value {
 
 #[actix_web::test]
 async fn a_server_that_is_not_there_is_said_at_the_start_and_found_later() {
-    let data = crate::postgres::DataFolder::new();
+    let data = crate::support::postgres::DataFolder::new();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let endpoint = format!("http://127.0.0.1:{port}");
     let flags = |backend| ["--tmd-backend", backend, "--llm-endpoint", &endpoint].map(str::to_owned);
@@ -245,7 +248,7 @@ async fn a_server_that_is_not_there_is_said_at_the_start_and_found_later() {
 
     // Something else listens there: the service itself.
     let other = Service::start(data.path(), &[]);
-    let database = crate::postgres::DataFolder::new();
+    let database = crate::support::postgres::DataFolder::new();
     let service = Service::start(database.path(), &["--tmd-backend", "auto", "--llm-endpoint", &other.url]);
     assert!(service.log.contains("does not speak Ollama's API (/api/version gave 404"), "{}", service.log);
     assert!(service.terminate().success());

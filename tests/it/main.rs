@@ -1,5 +1,5 @@
 //! All integration tests, in one binary, because libtorch links slowly. A module is a behaviour; each file reads
-//! like a story. `house` builds a whole service in this process, `process` runs one as another, `postgres` gives
+//! like a story. `service` builds a whole service in this process, `process` runs one as another, `postgres` gives
 //! each test a database of its own.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
@@ -11,21 +11,18 @@ mod clocks;
 mod connections;
 mod contract;
 mod crash;
-mod database;
 mod dead_letters;
 mod doctor;
 mod drain;
 mod embed_api;
 mod encoder;
-mod encoder_crew;
+mod encoder_parallelism;
 mod encoder_plan;
-mod fake_hub;
 mod flow_of_chunks;
 mod fresh;
 mod fuzz;
 mod gauges;
 mod healing;
-mod house;
 mod hub;
 mod hub_command;
 mod idempotency;
@@ -33,29 +30,22 @@ mod index;
 mod ingest_client;
 mod llm;
 mod lost_commits;
+mod malformed_lines;
 mod managed;
 mod ollama_script;
 mod other_model;
 mod parity;
 mod poisonous_texts;
-mod postgres;
-mod process;
 mod remote_embedder;
 mod rules;
 mod same_key;
-mod scissors;
-mod scripted_embedder;
-mod scripted_service;
 mod simulated_llm;
 mod start;
 mod store;
 mod store_sql;
 mod streams;
-mod unwell;
-mod valve;
-mod wait;
+mod support;
 mod watchdog;
-mod zoo;
 
 /// The folder of the project.
 fn root() -> std::path::PathBuf {

@@ -1,7 +1,7 @@
 //! The server of our own is made, adopted, restarted and stopped, and refuses with a sentence what it cannot do.
 
-use crate::postgres::{DataFolder, connect, open, server_folder};
 use crate::store::{draft, embedded, fresh, model, plain};
+use crate::support::postgres::{DataFolder, connect, open, server_folder};
 use diesel::QueryableByName;
 use diesel::sql_types::Text;
 use diesel_async::RunQueryDsl;

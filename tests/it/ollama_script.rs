@@ -72,7 +72,7 @@ fn end(
 }
 
 fn refused(command: &mut Command) -> (Option<i32>, String) {
-    let (code, _, complaint) = crate::process::run(command);
+    let (code, _, complaint) = crate::support::process::run(command);
     (code, complaint)
 }
 

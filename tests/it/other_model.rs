@@ -1,8 +1,8 @@
 //! From one model to another: the store refuses to mix them, and its chunks go on as lines to a store of the other.
 
-use crate::database::Database;
 use crate::parity::t5_folder;
-use crate::process::{Service, lnsp, run};
+use crate::support::database::Database;
+use crate::support::process::{Service, lnsp, run};
 use std::fs;
 use std::path::Path;
 

@@ -1,8 +1,8 @@
 //! Forward passes that fail as a whole: they go in halves until the bad text stands alone, and everybody else is
 //! stored as if nothing had been.
 
-use crate::house::{numbered, tally};
-use crate::unwell::{Conduct, house, tokens};
+use crate::support::scripted_encoder::{Conduct, service, tokens};
+use crate::support::test_service::{numbered, tally};
 use lnsp_ingest::encoder::Tokens;
 use serde_json::Value;
 
@@ -20,17 +20,17 @@ fn rejected(answer: &[Value]) -> &Value {
 async fn a_text_that_panics_is_found_by_halving_and_fails_alone() {
     let bad = tokens(BAD);
     let panics = move |texts: &[&Tokens]| if texts.contains(&&bad) { Conduct::Panics } else { Conduct::Well };
-    let (house, log) = house(panics).await;
-    let answer = house.stream(numbered(0..64)).await;
+    let (service, log) = service(panics).await;
+    let answer = service.stream(numbered(0..64)).await;
     assert_eq!(tally(&answer), (63, 0, 1));
     let error = &rejected(&answer)["error"];
     assert_eq!(
         (&error["code"], &error["message"]),
         (&"embed_failed".into(), &"the model broke on this text".into())
     );
-    assert_eq!(house.stored().await, 63);
-    assert_eq!(house.state.pipeline.health().generation, 1, "no stage has died of it");
-    house.stop().await;
+    assert_eq!(service.stored().await, 63);
+    assert_eq!(service.state.pipeline.health().generation, 1, "no stage has died of it");
+    service.stop().await;
 
     // Each failed pass is about half of the last one, down to the text itself; all others were computed once.
     let failed = log.sizes(&Conduct::Panics);
@@ -42,10 +42,11 @@ async fn a_text_that_panics_is_found_by_halving_and_fails_alone() {
 #[actix_web::test]
 async fn a_pass_that_is_too_large_for_the_memory_goes_in_parts_and_everything_is_stored() {
     const ROOM: usize = 3;
-    let (house, log) = house(|texts| if texts.len() > ROOM { Conduct::RunsOut } else { Conduct::Well }).await;
-    assert_eq!(tally(&house.stream(numbered(0..200)).await), (200, 0, 0));
-    assert_eq!(house.stored().await, 200);
-    house.stop().await;
+    let (service, log) =
+        service(|texts| if texts.len() > ROOM { Conduct::RunsOut } else { Conduct::Well }).await;
+    assert_eq!(tally(&service.stream(numbered(0..200)).await), (200, 0, 0));
+    assert_eq!(service.stored().await, 200);
+    service.stop().await;
     assert_eq!(log.computed(), 200, "each text was computed once");
     let log = log.passes();
     let larger = |passes: &[(usize, Conduct)]| passes.iter().filter(|pass| pass.0 > 2 * ROOM).count();
@@ -56,30 +57,30 @@ async fn a_pass_that_is_too_large_for_the_memory_goes_in_parts_and_everything_is
 #[actix_web::test]
 async fn a_text_that_has_no_room_even_alone_says_so() {
     let bad = tokens(BAD);
-    let (house, _) =
-        house(move |texts| if texts.contains(&&bad) { Conduct::RunsOut } else { Conduct::Well }).await;
-    let answer = house.stream(numbered(0..64)).await;
+    let (service, _) =
+        service(move |texts| if texts.contains(&&bad) { Conduct::RunsOut } else { Conduct::Well }).await;
+    let answer = service.stream(numbered(0..64)).await;
     assert_eq!(tally(&answer), (63, 0, 1));
     let error = &rejected(&answer)["error"];
     let message = error["message"].as_str().unwrap();
     assert_eq!(error["code"], "embed_failed");
     assert!(message.starts_with("the model has not enough memory for this text alone"), "{message}");
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_vector_that_is_not_finite_fails_its_chunk_alone_and_costs_no_second_pass() {
     let bad = tokens(BAD);
-    let (house, log) = house(move |texts| {
+    let (service, log) = service(move |texts| {
         texts.iter().position(|text| **text == bad).map_or(Conduct::Well, Conduct::NotFinite)
     })
     .await;
-    let answer = house.stream(numbered(0..64)).await;
+    let answer = service.stream(numbered(0..64)).await;
     assert_eq!(tally(&answer), (63, 0, 1));
     let error = &rejected(&answer)["error"];
     assert_eq!(error["code"], "embed_failed");
     assert!(error["message"].as_str().unwrap().contains("values that are not finite"), "{error}");
-    assert_eq!(house.stored().await, 63);
+    assert_eq!(service.stored().await, 63);
     assert_eq!(log.passes().iter().map(|pass| pass.0).sum::<usize>(), 64);
-    house.stop().await;
+    service.stop().await;
 }

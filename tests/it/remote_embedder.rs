@@ -2,13 +2,14 @@
 //! failures are told apart, and that another lnsp is such a server.
 
 use crate::embed_api::embed;
-use crate::house::{House, Scripted, overrides, numbered, tally};
-use crate::scripted_embedder::{DIMS, ScriptedEmbedder, Step, direction};
-use crate::wait::until;
+use crate::support::scripted_embedder::{DIMS, ScriptedEmbedder, Step, direction};
+use crate::support::test_service::{Scripted, TestService, numbered, overrides, tally};
+use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::encoder::EncodeError;
 use lnsp_ingest::encoder::plan::Budget;
-use lnsp_ingest::flow::{Backoff, Lane};
+use lnsp_ingest::flow::Backoff;
+use lnsp_ingest::threads::Lane;
 use lnsp_ingest::vectorizer::{Embedded, Remote, RemoteError, RemoteSettings, Text, VectorError, Vectorizer};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -186,71 +187,72 @@ async fn a_server_is_asked_at_the_start_what_it_is() {
     }
 }
 
-async fn served_by(url: &str) -> House {
-    House::build(overrides(), &["--embedding-endpoint", url]).await
+async fn served_by(url: &str) -> TestService {
+    TestService::build(overrides(), &["--embedding-endpoint", url]).await
 }
 
 #[actix_web::test]
 async fn another_lnsp_is_such_a_server() {
-    let server = House::build(Overrides { encoder: Some(Scripted::factory()), ..overrides() }, &[]).await;
-    let house = served_by(&server.url).await;
-    assert_eq!(tally(&house.stream(numbered(0..200)).await), (200, 0, 0));
-    assert_eq!(house.stored().await, 200);
+    let server =
+        TestService::build(Overrides { encoder: Some(Scripted::factory()), ..overrides() }, &[]).await;
+    let service = served_by(&server.url).await;
+    assert_eq!(tally(&service.stream(numbered(0..200)).await), (200, 0, 0));
+    assert_eq!(service.stored().await, 200);
     let texts = ["This is fact number 0.", "This is fact number 123."];
-    let (there, here) = (embed(&server, &texts).await, embed(&house, &texts).await);
+    let (there, here) = (embed(&server, &texts).await, embed(&service, &texts).await);
     for (there, here) in there.iter().flatten().zip(here.iter().flatten()) {
         assert!((there - here).abs() < 1e-6);
     }
     for (text, vector) in texts.iter().zip(&there) {
         let query = json!({"query": text, "top_k": 1}).to_string();
-        let by_text = house.post("/search", query).await.1;
-        let by_vector = house.post("/search", json!({"vector": vector, "top_k": 1}).to_string()).await.1;
+        let by_text = service.post("/search", query).await.1;
+        let by_vector = service.post("/search", json!({"vector": vector, "top_k": 1}).to_string()).await.1;
         assert_eq!(
             (&by_text["results"][0]["text"], &by_vector["results"][0]["text"]),
             (&json!(text), &json!(text))
         );
         assert!(by_vector["results"][0]["score"].as_f64().unwrap() > 0.999_999);
     }
-    let (_, health) = house.get("/health").await;
+    let (_, health) = service.get("/health").await;
     assert_eq!((&health["status"], &health["embedding"]["server"]), (&json!("healthy"), &json!(server.url)));
     assert_eq!(health["model"]["recipe"], "remote, normalised");
-    let answer = house.post("/ingest", json!({"chunks": [{"text": texts[0]}]}).to_string()).await.1;
+    let answer = service.post("/ingest", json!({"chunks": [{"text": texts[0]}]}).to_string()).await.1;
     assert_eq!(answer["results"][0]["backends"]["embedding"], "remote:all-minilm-l6-v2", "{answer}");
 
     // The store holds the server's vectors now, and no others.
     let local = server.state.info.model.clone();
-    let error = house.state.store.adopt_model(&local).await.unwrap_err().to_string();
+    let error = service.state.store.adopt_model(&local).await.unwrap_err().to_string();
     assert!(error.contains("remote, normalised"), "{error}");
-    house.stop().await;
+    service.stop().await;
     server.stop().await;
 }
 
 #[actix_web::test]
 async fn a_chunk_that_the_server_refuses_fails_alone_and_one_it_cannot_take_may_be_sent_again() {
     let server = ScriptedEmbedder::start([]);
-    let house = served_by(&server.url).await;
+    let service = served_by(&server.url).await;
     server.refuse_text("This is fact number 31.", 422);
-    let answer = house.stream(numbered(0..64)).await;
+    let answer = service.stream(numbered(0..64)).await;
     assert_eq!(tally(&answer), (63, 0, 1));
     let error =
         |lines: &[Value]| lines.iter().find(|line| line["status"] == "error").unwrap()["error"].clone();
     assert_eq!(error(&answer)["code"], "embed_failed");
     server.refuse_text("This is fact number 64.", 401);
-    let answer = house.stream(numbered(64..65)).await;
+    let answer = service.stream(numbered(64..65)).await;
     let error = error(&answer);
     assert_eq!((&error["code"], &error["retryable"]), (&json!("embed_unavailable"), &json!(true)));
-    assert_eq!(house.database.number("SELECT count(*) FROM dead_letters").await, 2);
+    assert_eq!(service.database.number("SELECT count(*) FROM dead_letters").await, 2);
 
-    let (status, health) = house.get("/health").await;
+    let (status, health) = service.get("/health").await;
     assert_eq!((status, &health["status"], &health["gtr_t5_api"]), (200, &json!("degraded"), &json!(false)));
     assert!(health["embedding"]["problem"].as_str().unwrap().contains("401"), "{health}");
-    let (status, ready) = house.get("/ready").await;
+    let (status, ready) = service.get("/ready").await;
     assert!(status == 503 && ready["reasons"][0].as_str().unwrap().contains("401"), "{ready}");
     let list = json!({"texts": ["This is fact number 64."]}).to_string();
-    let (status, answer) = house.post("/embed", list).await;
+    let (status, answer) = service.post("/embed", list).await;
     assert_eq!((status, &answer["error"]["code"]), (503, &json!("model_unavailable")), "{answer}");
     server.refuse_text("nothing", 401);
-    assert_eq!(tally(&house.stream(numbered(64..65)).await), (1, 0, 0));
-    assert_eq!(house.get("/ready").await.0, 200);
-    house.stop().await;
+    assert_eq!(tally(&service.stream(numbered(64..65)).await), (1, 0, 0));
+    assert_eq!(service.get("/ready").await.0, 200);
+    service.stop().await;
 }

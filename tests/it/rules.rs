@@ -1,4 +1,4 @@
-//! The rules of the house as tests: layers, licences, file sizes, what the README promises about settings.
+//! The rules of the service as tests: layers, licences, file sizes, what the README promises about settings.
 
 use crate::root;
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,7 +107,8 @@ fn nothing_imports_upwards_or_sideways() {
         if room == "main" || room == "lib" {
             continue;
         }
-        let allowed = layers.get(room.as_str()).unwrap_or_else(|| panic!("{room} has no place in the house"));
+        let allowed =
+            layers.get(room.as_str()).unwrap_or_else(|| panic!("{room} has no place in the service"));
         seen.insert(room.clone());
         for import in imports(&fs::read_to_string(&file).unwrap()) {
             if import != room && !allowed.contains(&import.as_str()) {

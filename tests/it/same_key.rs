@@ -1,8 +1,8 @@
 //! Chunks with one key that come while the first of them is inside: they cost nothing, and get its fate.
 
-use crate::house::{House, Poison, overrides, numbered, stream_to, tally};
-use crate::valve::Valve;
-use crate::wait::until;
+use crate::support::gated_encoder::GatedEncoder;
+use crate::support::test_service::{Poison, TestService, numbered, overrides, stream_to, tally};
+use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::chunk::{Chunk, Draft, Placement};
 use lnsp_ingest::flow::{Capacity, receipt_channel};
@@ -17,12 +17,12 @@ fn line(text: &str) -> String {
     json!({ "id": "k", "text": text }).to_string() + "\n"
 }
 
-async fn behind(valve: &Valve, flags: &[&str]) -> House {
-    House::build(Overrides { encoder: Some(valve.factory()), ..overrides() }, flags).await
+async fn behind(gate: &GatedEncoder, flags: &[&str]) -> TestService {
+    TestService::build(Overrides { encoder: Some(gate.factory()), ..overrides() }, flags).await
 }
 
-fn upload(house: &House, body: String) -> actix_web::rt::task::JoinHandle<Vec<Value>> {
-    actix_web::rt::spawn(stream_to(house.url.clone(), body))
+fn upload(service: &TestService, body: String) -> actix_web::rt::task::JoinHandle<Vec<Value>> {
+    actix_web::rt::spawn(stream_to(service.url.clone(), body))
 }
 
 /// Codes of the errors, in the order of the lines.
@@ -33,25 +33,25 @@ fn codes(answer: &[Value]) -> Vec<&str> {
 }
 
 /// Nobody is inside, and no key is left behind.
-fn assert_empty(house: &House) {
-    let entrance = house.state.pipeline.entrance();
+fn assert_empty(service: &TestService) {
+    let entrance = service.state.pipeline.entrance();
     assert_eq!((entrance.keys(), entrance.following(), entrance.waiting()), (0, 0, 0));
 }
 
 #[actix_web::test]
 async fn a_thousand_copies_at_once_cost_one_call_and_one_text() {
     let llm = SimulatedLlm::start(Options { latency: "3ms".parse().unwrap(), ..Options::default() }).unwrap();
-    let valve = Valve::shut();
-    let house = behind(&valve, &["--tmd-backend", "llm", "--llm-endpoint", llm.url()]).await;
-    let streams: Vec<_> = (0..3).map(|_| upload(&house, line("One fact.").repeat(300))).collect();
+    let gate = GatedEncoder::shut();
+    let service = behind(&gate, &["--tmd-backend", "llm", "--llm-endpoint", llm.url()]).await;
+    let streams: Vec<_> = (0..3).map(|_| upload(&service, line("One fact.").repeat(300))).collect();
     let chunks = vec![json!({ "id": "k", "text": "One fact." }); 100];
-    let request = house.post("/ingest", json!({ "chunks": chunks }).to_string());
-    let entrance = house.state.pipeline.entrance();
+    let request = service.post("/ingest", json!({ "chunks": chunks }).to_string());
+    let entrance = service.state.pipeline.entrance();
     let opened = async {
         let held = || entrance.following() == 999 && entrance.inside() == Some([0, 0, 1, 0]);
         until("all others follow", held).await;
         assert_eq!((entrance.keys(), entrance.waiting()), (1, 0));
-        valve.open();
+        gate.open();
     };
     let ((status, answer), ()) = futures_util::future::join(request, opened).await;
     let results = answer["results"].as_array().unwrap();
@@ -65,148 +65,148 @@ async fn a_thousand_copies_at_once_cost_one_call_and_one_text() {
         assert_eq!(failed, 0);
     }
     assert_eq!((status, seen), (200, (1, 999)));
-    assert_eq!((valve.texts(), llm.counts().generate), (1, 1));
-    assert_eq!(house.stored().await, 1);
-    assert_empty(&house);
-    house.stop().await;
+    assert_eq!((gate.texts(), llm.counts().generate), (1, 1));
+    assert_eq!(service.stored().await, 1);
+    assert_empty(&service);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn copies_of_poison_are_rejected_with_it_and_kill_nobody_again() {
-    let valve = Valve::shut();
+    let gate = GatedEncoder::shut();
     let inspect = Arc::new(Poison { stage: Stage::Write, text: "It kills." });
-    let encoder = Some(valve.factory());
-    let house = House::build(Overrides { inspect, encoder, ..overrides() }, &[]).await;
+    let encoder = Some(gate.factory());
+    let service = TestService::build(Overrides { inspect, encoder, ..overrides() }, &[]).await;
     let streams =
-        [upload(&house, line("It kills.").repeat(100)), upload(&house, line("It kills.").repeat(50))];
-    let entrance = house.state.pipeline.entrance();
+        [upload(&service, line("It kills.").repeat(100)), upload(&service, line("It kills.").repeat(50))];
+    let entrance = service.state.pipeline.entrance();
     until("all others follow", || entrance.following() == 149).await;
-    valve.open();
+    gate.open();
     for (stream, copies) in streams.into_iter().zip([100, 50]) {
         assert_eq!(codes(&stream.await.unwrap()), vec!["poison"; copies]);
     }
-    assert_eq!(valve.texts(), 3, "once for each of the three deaths");
-    house.state.pipeline.wait_for(|health| health.generation == 4 && health.open).await;
+    assert_eq!(gate.texts(), 3, "once for each of the three deaths");
+    service.state.pipeline.wait_for(|health| health.generation == 4 && health.open).await;
     let letters = "SELECT concat_ws(' ', stage, cause, delivery_attempts, times) FROM dead_letters";
-    assert_eq!(house.database.texts(letters).await, ["write poison 3 1"]);
-    assert_empty(&house);
-    house.stop().await;
+    assert_eq!(service.database.texts(letters).await, ["write poison 3 1"]);
+    assert_empty(&service);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn other_content_is_a_conflict_when_the_first_is_stored() {
-    let valve = Valve::shut();
-    let house = behind(&valve, &[]).await;
-    let entrance = house.state.pipeline.entrance();
-    let first = upload(&house, line("One fact."));
+    let gate = GatedEncoder::shut();
+    let service = behind(&gate, &[]).await;
+    let entrance = service.state.pipeline.entrance();
+    let first = upload(&service, line("One fact."));
     until("the first is inside", || entrance.inside() == Some([0, 0, 1, 0])).await;
     let others =
-        upload(&house, line("Another.") + &line("One fact.") + &line("A third.") + &line("One fact."));
+        upload(&service, line("Another.") + &line("One fact.") + &line("A third.") + &line("One fact."));
     until("the others follow", || entrance.following() == 4).await;
-    valve.open();
+    gate.open();
     assert_eq!(tally(&first.await.unwrap()), (1, 0, 0));
     let others = others.await.unwrap();
     assert_eq!(tally(&others), (0, 2, 2));
     assert_eq!(codes(&others), ["id_conflict"; 2]);
-    assert_eq!((valve.texts(), house.stored().await), (1, 1));
-    assert_empty(&house);
-    house.stop().await;
+    assert_eq!((gate.texts(), service.stored().await), (1, 1));
+    assert_empty(&service);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn other_content_has_a_try_of_its_own_when_the_first_is_rejected() {
-    let valve = Valve::shut();
-    valve.break_on(Some("It breaks the model."));
-    let house = behind(&valve, &[]).await;
-    let entrance = house.state.pipeline.entrance();
-    let first = upload(&house, line("It breaks the model."));
+    let gate = GatedEncoder::shut();
+    gate.break_on(Some("It breaks the model."));
+    let service = behind(&gate, &[]).await;
+    let entrance = service.state.pipeline.entrance();
+    let first = upload(&service, line("It breaks the model."));
     until("the first is inside", || entrance.inside() == Some([0, 0, 1, 0])).await;
     let others = ["It breaks the model.", "Good.", "It breaks the model.", "Another.", "Good."].map(line);
-    let others = upload(&house, others.concat());
+    let others = upload(&service, others.concat());
     until("the others follow", || entrance.following() == 5).await;
-    valve.open();
+    gate.open();
     assert_eq!(codes(&first.await.unwrap()), ["embed_failed"]);
     let others = others.await.unwrap();
     // Line 2 led when the first had failed; lines 4 and 5 followed it.
     assert_eq!(tally(&others), (1, 1, 3));
     assert_eq!(codes(&others), ["embed_failed", "embed_failed", "id_conflict"]);
-    assert_eq!((valve.texts(), house.stored().await), (2, 1));
-    assert_empty(&house);
-    house.stop().await;
+    assert_eq!((gate.texts(), service.stored().await), (2, 1));
+    assert_empty(&service);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn after_a_failure_that_passes_the_next_one_tries_and_nobody_else_waits_meanwhile() {
     let llm = SimulatedLlm::start(Options { latency: "3ms".parse().unwrap(), ..Options::default() }).unwrap();
     llm.set_fault(Some((Fault::Hang, 1)));
-    let valve = Valve::default();
+    let gate = GatedEncoder::default();
     let flags = ["--tmd-backend", "llm", "--llm-endpoint", llm.url(), "--tmd-on-failure", "reject"];
-    let house = behind(&valve, &[&flags[..], &["--llm-timeout-s", "3"]].concat()).await;
+    let service = behind(&gate, &[&flags[..], &["--llm-timeout-s", "3"]].concat()).await;
     let coded = r#"{"id":"c","text":"Codes are given.","domain_code":1,"task_code":1,"modifier_code":1}"#;
-    let stream = upload(&house, line("One fact.").repeat(5) + coded);
-    let entrance = house.state.pipeline.entrance();
+    let stream = upload(&service, line("One fact.").repeat(5) + coded);
+    let entrance = service.state.pipeline.entrance();
     until("the call has come", || llm.counts().generate == 1 && entrance.following() == 4).await;
     llm.set_fault(None);
     until("the last line is done while the first hangs", || {
-        house.state.counts.tally().stored == 1 && entrance.keys() == 1
+        service.state.counts.tally().stored == 1 && entrance.keys() == 1
     })
     .await;
     let answer = stream.await.unwrap();
     assert_eq!((tally(&answer), codes(&answer)), ((2, 3, 1), vec!["llm_failed"]));
-    assert_eq!((llm.counts().generate, valve.texts(), house.stored().await), (2, 2, 2));
-    assert_eq!(house.database.number("SELECT count(*) FROM dead_letters").await, 0, "it was stored later");
-    assert_empty(&house);
-    house.stop().await;
+    assert_eq!((llm.counts().generate, gate.texts(), service.stored().await), (2, 2, 2));
+    assert_eq!(service.database.number("SELECT count(*) FROM dead_letters").await, 0, "it was stored later");
+    assert_empty(&service);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn when_there_is_no_room_to_wait_in_only_that_upload_waits() {
-    let valve = Valve::shut();
-    let mut overrides = Overrides { encoder: Some(valve.factory()), ..overrides() };
+    let gate = GatedEncoder::shut();
+    let mut overrides = Overrides { encoder: Some(gate.factory()), ..overrides() };
     overrides.pipeline.followers = Capacity { items: 2, bytes: 1 << 20 };
-    let house = House::build(overrides, &[]).await;
-    let entrance = house.state.pipeline.entrance();
-    let copies = upload(&house, line("One fact.").repeat(600));
+    let service = TestService::build(overrides, &[]).await;
+    let entrance = service.state.pipeline.entrance();
+    let copies = upload(&service, line("One fact.").repeat(600));
     // The first group: one leads, two follow, and the others are in the entrance's hands.
     until("the room is full", || entrance.following() == 2 && entrance.waiting() == 253).await;
-    let others = upload(&house, numbered(0..100));
+    let others = upload(&service, numbered(0..100));
     until("the others are inside", || entrance.inside() == Some([0, 0, 101, 0])).await;
     assert_eq!((entrance.following(), entrance.waiting(), entrance.keys()), (2, 253, 101));
-    valve.open();
+    gate.open();
     assert_eq!(tally(&others.await.unwrap()), (100, 0, 0));
     assert_eq!(tally(&copies.await.unwrap()), (1, 599, 0));
-    assert_eq!((valve.texts(), house.stored().await), (101, 101));
-    assert_empty(&house);
-    house.stop().await;
+    assert_eq!((gate.texts(), service.stored().await), (101, 101));
+    assert_empty(&service);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn one_at_a_time_too_every_key_is_tried_once() {
-    let valve = Valve::default();
-    let house = behind(&valve, &["--enable-parallel", "false"]).await;
+    let gate = GatedEncoder::default();
+    let service = behind(&gate, &["--enable-parallel", "false"]).await;
     let body = numbered(0..20) + &numbered(0..20);
-    let streams = [(); 3].map(|()| upload(&house, body.clone()));
+    let streams = [(); 3].map(|()| upload(&service, body.clone()));
     let (mut stored, mut duplicate) = (0, 0);
     for stream in streams {
         let seen = tally(&stream.await.unwrap());
         (stored, duplicate) = (stored + seen.0, duplicate + seen.1);
     }
-    assert_eq!((stored, duplicate, valve.texts()), (20, 100, 20));
-    assert_eq!(house.stored().await, 20);
-    assert_empty(&house);
-    house.stop().await;
+    assert_eq!((stored, duplicate, gate.texts()), (20, 100, 20));
+    assert_eq!(service.stored().await, 20);
+    assert_empty(&service);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_client_that_goes_before_its_chunk_is_in_leaves_the_turn_to_the_next() {
-    let valve = Valve::shut();
-    let mut overrides = Overrides { encoder: Some(valve.factory()), ..overrides() };
+    let gate = GatedEncoder::shut();
+    let mut overrides = Overrides { encoder: Some(gate.factory()), ..overrides() };
     let one = Capacity { items: 1, bytes: 1 << 20 };
     (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) = (one, one, one);
-    let house = House::build(overrides, &[]).await;
-    let entrance = house.state.pipeline.entrance();
-    let full = upload(&house, numbered(0..2));
-    until("the house is full", || entrance.inside() == Some([0, 1, 1, 0]) && entrance.waiting() == 0).await;
+    let service = TestService::build(overrides, &[]).await;
+    let entrance = service.state.pipeline.entrance();
+    let full = upload(&service, numbered(0..2));
+    until("the service is full", || entrance.inside() == Some([0, 1, 1, 0]) && entrance.waiting() == 0).await;
 
     // A handler that is dropped drops what it brings.
     let (book, mut results) = receipt_channel(1);
@@ -221,35 +221,35 @@ async fn a_client_that_goes_before_its_chunk_is_in_leaves_the_turn_to_the_next()
         () = &mut handler => panic!("there is no room"),
         () = until("it waits for room", || entrance.waiting() == 1 && entrance.keys() == 3) => {}
     }
-    let next = upload(&house, line("One fact.").repeat(2));
+    let next = upload(&service, line("One fact.").repeat(2));
     until("the others follow", || entrance.following() == 2).await;
     drop(handler);
     let (_, outcome) = results.next().await.unwrap();
     assert!(matches!(&outcome, Outcome::Rejected(lost) if lost.cause == Cause::Lost), "{outcome:?}");
     until("the next waits for room", || entrance.waiting() == 1 && entrance.keys() == 3).await;
-    valve.open();
+    gate.open();
     assert_eq!(tally(&next.await.unwrap()), (1, 1, 0));
     assert_eq!(tally(&full.await.unwrap()), (2, 0, 0));
-    assert_eq!((valve.texts(), house.stored().await), (3, 3));
-    assert_empty(&house);
-    house.stop().await;
+    assert_eq!((gate.texts(), service.stored().await), (3, 3));
+    assert_empty(&service);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn drain_waits_for_those_who_wait_for_others() {
-    let valve = Valve::shut();
-    let house = behind(&valve, &[]).await;
-    let entrance = house.state.pipeline.entrance();
-    let stream = upload(&house, line("One fact.").repeat(9));
+    let gate = GatedEncoder::shut();
+    let service = behind(&gate, &[]).await;
+    let entrance = service.state.pipeline.entrance();
+    let stream = upload(&service, line("One fact.").repeat(9));
     let held = || entrance.following() == 8 && entrance.inside() == Some([0, 0, 1, 0]);
     until("one is inside, and eight follow", held).await;
-    let pipeline = house.state.pipeline.clone();
+    let pipeline = service.state.pipeline.clone();
     let mut stop = std::pin::pin!(pipeline.stop());
     assert!(futures_util::poll!(&mut stop).is_pending(), "somebody is inside");
-    valve.open();
+    gate.open();
     stop.await;
     assert_eq!(tally(&stream.await.unwrap()), (1, 8, 0));
-    assert_eq!(house.stored().await, 1);
-    assert_empty(&house);
-    house.stop().await;
+    assert_eq!(service.stored().await, 1);
+    assert_empty(&service);
+    service.stop().await;
 }

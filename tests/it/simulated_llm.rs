@@ -1,8 +1,8 @@
 //! The simulated language model server, as a client sees it: over TCP, with numbers that are exact.
 
-use crate::house::client;
-use crate::process::{lnsp, run};
-use crate::wait::until;
+use crate::support::process::{lnsp, run};
+use crate::support::test_service::client;
+use crate::support::wait::until;
 use lnsp_ingest::simulated_llm::{Counts, Fault, Latency, Options, SimulatedLlm};
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};

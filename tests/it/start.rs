@@ -1,9 +1,9 @@
 //! Starting: the log, one sentence for each thing that is wrong, and the commands that talk to a service.
 
-use crate::database::Database;
-use crate::postgres::DataFolder;
-use crate::process::{Service, lnsp, run};
-use crate::wait::until;
+use crate::support::database::Database;
+use crate::support::postgres::DataFolder;
+use crate::support::process::{Service, lnsp, run};
+use crate::support::wait::until;
 use std::fs;
 use std::net::TcpListener;
 
@@ -51,7 +51,7 @@ async fn a_model_that_is_not_there_or_not_whole_stops_the_start() {
         |model: &str, words: &[&str]| refused(&[&base[..], &["--embedding-model", model]].concat(), words);
     with("no-such-model", &["no-such-model"]);
 
-    let whole = crate::house::models().join("all-minilm-l6-v2");
+    let whole = crate::support::test_service::models().join("all-minilm-l6-v2");
     let part = data.path().join("part");
     fs::create_dir(&part).unwrap();
     for file in ["config.json", "tokenizer.json", "modules.json", "sentence_bert_config.json"] {
@@ -72,7 +72,8 @@ async fn a_store_keeps_its_model_and_refuses_another() {
     assert!(service.terminate().success());
 
     // Another model is one whose files differ: the same weights, another tokenizer.
-    let (whole, other) = (crate::house::models().join("all-minilm-l6-v2"), data.path().join("other-model"));
+    let (whole, other) =
+        (crate::support::test_service::models().join("all-minilm-l6-v2"), data.path().join("other-model"));
     fs::create_dir_all(other.join("1_Pooling")).unwrap();
     for file in [
         "config.json",
@@ -160,8 +161,10 @@ async fn memory_stays_flat_while_the_writer_is_held() {
     let data = tempfile::tempdir().unwrap();
     let service = Service::start(data.path(), &["--database-url", database.dsn()]);
     // Warm: allocators and caches have what they keep.
-    let warm = crate::house::client().post(format!("{}/ingest", service.url));
-    let warm = warm.header("Content-Type", "application/x-ndjson").body(crate::house::numbered(0..2000));
+    let warm = crate::support::test_service::client().post(format!("{}/ingest", service.url));
+    let warm = warm
+        .header("Content-Type", "application/x-ndjson")
+        .body(crate::support::test_service::numbered(0..2000));
     assert!(warm.send().await.unwrap().status().is_success());
     let held = database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
 

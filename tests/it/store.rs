@@ -3,14 +3,14 @@
 //! First about rows: what goes in comes out, repetitions are recognised, errors say what to do. Then about the model,
 //! and about the clock under concurrent writers.
 
-use crate::postgres::{connect, database, open};
+use crate::support::postgres::{connect, database, open};
 use chrono::Utc;
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use lnsp_ingest::chunk::{Chunk, ChunkKey, Draft, EmbeddedChunk, Embedding, Placement, Tagging, TmdSource};
 use lnsp_ingest::model::ModelIdentity;
-use lnsp_ingest::store::{Dsn, ModelId, InsertOutcome, SearchFilter, Store, StoreError};
+use lnsp_ingest::store::{Dsn, InsertOutcome, ModelId, SearchFilter, Store, StoreError};
 use lnsp_ingest::tmd::{AxisConfidence, Tmd};
 use serde_json::json;
 use std::collections::HashSet;

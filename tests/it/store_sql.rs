@@ -1,8 +1,8 @@
 //! What other programs read in the database is right: the functions for old codes and vectors, the views in the
 //! shape of the old tables, and the tables themselves, as `schema.rs` and the migrations describe them.
 
-use crate::postgres::{connect, database};
 use crate::store::{count, draft, embedded, fresh, plain};
+use crate::support::postgres::{connect, database};
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Float, Integer, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};

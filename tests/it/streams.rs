@@ -1,9 +1,11 @@
 //! Uploads as the world sends them: odd bytes, compressed ones, bombs, clients that break off or do not read.
 
-use crate::database::Database;
-use crate::house::{House, Raw, Scripted, overrides, numbered, stream_as, tally};
-use crate::process::Service;
-use crate::wait::until;
+use crate::support::database::Database;
+use crate::support::process::Service;
+use crate::support::test_service::{
+    RawConnection, Scripted, TestService, numbered, overrides, stream_as, tally,
+};
+use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::http::Settings;
 use serde_json::{Value, json};
@@ -90,7 +92,7 @@ pub fn by_line(answer: &[Value]) -> BTreeMap<u64, String> {
 
 #[actix_web::test]
 async fn every_line_of_the_zoo_is_answered_exactly_once_in_every_encoding() {
-    let house = House::scripted().await;
+    let service = TestService::scripted().await;
     let blanks: [&[u8]; 3] = [b"\n", b"\r\n", b" \t \r\n"];
     let mut body = b"\xef\xbb\xbf".to_vec();
     let mut expected = BTreeMap::new();
@@ -104,33 +106,33 @@ async fn every_line_of_the_zoo_is_answered_exactly_once_in_every_encoding() {
     expected.insert(2 * expected.len() as u64 + 1, "stored".to_owned());
     let stored = expected.values().filter(|said| *said == "stored").count() as u64;
 
-    assert_eq!(by_line(&house.stream(body.clone()).await), expected);
-    assert_eq!(house.stored().await, stored);
+    assert_eq!(by_line(&service.stream(body.clone()).await), expected);
+    assert_eq!(service.stored().await, stored);
     for said in expected.values_mut().filter(|said| *said == "stored") {
         *said = "duplicate".to_owned();
     }
-    assert_eq!(by_line(&stream_as(&house.url, "gzip", gzip(&body)).await), expected);
-    assert_eq!(by_line(&stream_as(&house.url, "zstd", zstd(&body)).await), expected);
-    assert_eq!(house.stored().await, stored);
-    house.stop().await;
+    assert_eq!(by_line(&stream_as(&service.url, "gzip", gzip(&body)).await), expected);
+    assert_eq!(by_line(&stream_as(&service.url, "zstd", zstd(&body)).await), expected);
+    assert_eq!(service.stored().await, stored);
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn compressed_uploads_are_counted_to_the_last_chunk() {
-    let house = House::scripted().await;
+    let service = TestService::scripted().await;
     // Two members and two frames: what `cat a.gz b.gz` makes is one body.
     let members = [gzip(numbered(0..1500)), gzip(numbered(1500..3000))].concat();
-    assert_eq!(tally(&stream_as(&house.url, "gzip", members).await), (3000, 0, 0));
+    assert_eq!(tally(&stream_as(&service.url, "gzip", members).await), (3000, 0, 0));
     let frames = [zstd(numbered(2500..4000)), zstd(numbered(4000..5500))].concat();
-    assert_eq!(tally(&stream_as(&house.url, "zstd", frames).await), (2500, 500, 0));
-    assert_eq!(tally(&stream_as(&house.url, "identity", numbered(5000..6000)).await), (500, 500, 0));
-    assert_eq!(house.stored().await, 6000);
-    house.stop().await;
+    assert_eq!(tally(&stream_as(&service.url, "zstd", frames).await), (2500, 500, 0));
+    assert_eq!(tally(&stream_as(&service.url, "identity", numbered(5000..6000)).await), (500, 500, 0));
+    assert_eq!(service.stored().await, 6000);
+    service.stop().await;
 }
 
 /// `POST /ingest` without a stream: status, `Accept-Encoding` of the answer, answer.
-async fn post(house: &House, kind: &str, encoding: &str, body: Vec<u8>) -> (u16, String, Value) {
-    let request = crate::house::client().post(format!("{}/ingest", house.url)).body(body);
+async fn post(service: &TestService, kind: &str, encoding: &str, body: Vec<u8>) -> (u16, String, Value) {
+    let request = crate::support::test_service::client().post(format!("{}/ingest", service.url)).body(body);
     let request = request.header("Content-Type", kind).header("Content-Encoding", encoding);
     let response = request.send().await.unwrap();
     let accepted = response.headers().get("Accept-Encoding").map(|value| value.to_str().unwrap().to_owned());
@@ -139,15 +141,15 @@ async fn post(house: &House, kind: &str, encoding: &str, body: Vec<u8>) -> (u16,
 
 #[actix_web::test]
 async fn json_bodies_may_be_compressed_and_other_encodings_are_refused() {
-    let house = House::scripted().await;
+    let service = TestService::scripted().await;
     let chunks =
         |n: usize| json!({"chunks": [{"text": format!("Fact {n}.")}, {"text": "Shared."}]}).to_string();
     for (n, (encoding, body)) in
         [("gzip", gzip(chunks(1))), ("zstd", zstd(chunks(2)))].into_iter().enumerate()
     {
-        let (status, _, answer) = post(&house, "application/json", encoding, body).await;
+        let (status, _, answer) = post(&service, "application/json", encoding, body).await;
         assert_eq!((status, &answer["successful"]), (200, &json!(2)), "{answer}");
-        assert_eq!(house.stored().await, 2 + n as u64);
+        assert_eq!(service.stored().await, 2 + n as u64);
     }
     let json = "application/json";
     for (kind, encoding, body, status, code) in [
@@ -161,13 +163,13 @@ async fn json_bodies_may_be_compressed_and_other_encodings_are_refused() {
         ("application/x-ndjson", "gzip", gzip(vec![b'\n'; 64 << 20]), 413, "inflate_ratio"),
         (json, "identity", nested_request(33).into_bytes(), 422, "nested_too_deep"),
     ] {
-        let (received, accepted, answer) = post(&house, kind, encoding, body).await;
+        let (received, accepted, answer) = post(&service, kind, encoding, body).await;
         assert_eq!((received, &answer["error"]["code"]), (status, &json!(code)), "{encoding}: {answer}");
         assert_eq!(accepted == "gzip, zstd, identity", status == 415);
     }
-    assert_eq!(post(&house, json, "identity", nested_request(32).into_bytes()).await.0, 200);
-    assert_eq!(house.stored().await, 4);
-    house.stop().await;
+    assert_eq!(post(&service, json, "identity", nested_request(32).into_bytes()).await.0, 200);
+    assert_eq!(service.stored().await, 4);
+    service.stop().await;
 }
 
 /// One chunk that nests so deep.
@@ -178,7 +180,7 @@ fn nested_request(levels: usize) -> String {
 
 #[actix_web::test]
 async fn a_body_that_cannot_be_inflated_to_its_end_says_so_after_the_results_of_its_lines() {
-    let house = House::scripted().await;
+    let service = TestService::scripted().await;
     let (zeros, lines) = (vec![b'0'; 64 << 20], numbered(0..2000));
     let half = |body: Vec<u8>| body[..body.len() / 2].to_vec();
     let mut known = 0;
@@ -189,7 +191,7 @@ async fn a_body_that_cannot_be_inflated_to_its_end_says_so_after_the_results_of_
         ("gzip", [gzip(&lines), gzip(&zeros)].concat(), "inflate_ratio"),
         ("zstd", [zstd(&lines), zstd(&zeros)].concat(), "inflate_ratio"),
     ] {
-        let answer = stream_as(&house.url, encoding, body).await;
+        let answer = stream_as(&service.url, encoding, body).await;
         let (stored, duplicates, failed) = tally(&answer);
         let summary = answer.last().unwrap();
         assert_eq!((&summary["complete"], &summary["error"]["code"]), (&json!(false), &json!(code)));
@@ -197,17 +199,17 @@ async fn a_body_that_cannot_be_inflated_to_its_end_says_so_after_the_results_of_
         // Of the zeros a bomb is made of, one line was too long before the bomb was known.
         assert_eq!(failed, usize::from(code == "inflate_ratio"), "{summary}");
         known += stored as u64;
-        assert_eq!(house.stored().await, known, "what was not answered was not stored");
+        assert_eq!(service.stored().await, known, "what was not answered was not stored");
     }
     assert_eq!(known, 2000);
-    house.stop().await;
+    service.stop().await;
 }
 
 /// Nothing of any upload is left in the service.
-async fn all_quiet(house: &House) {
-    let entrance = house.state.pipeline.entrance();
+async fn all_quiet(service: &TestService) {
+    let entrance = service.state.pipeline.entrance();
     until("the uploads are over and their permits free", || {
-        house.state.counts.active_uploads() == 0
+        service.state.counts.active_uploads() == 0
             && entrance.inside() == Some([0, 0, 0, 0])
             && entrance.waiting() == 0
     })
@@ -216,7 +218,7 @@ async fn all_quiet(house: &House) {
 
 #[actix_web::test]
 async fn a_client_that_breaks_off_leaves_its_whole_lines_and_nothing_else() {
-    let house = House::scripted().await;
+    let service = TestService::scripted().await;
     let headers = [
         "Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n",
         "Accept: application/x-ndjson\r\nContent-Length: 100000\r\n",
@@ -226,7 +228,7 @@ async fn a_client_that_breaks_off_leaves_its_whole_lines_and_nothing_else() {
     let mut stored = 0;
     for (n, header) in headers.iter().enumerate() {
         for reset in [false, true] {
-            let mut upload = Raw::upload_with(&house.url, header).await;
+            let mut upload = RawConnection::upload_with(&service.url, header).await;
             // The last line is whole as JSON, but nobody said that it ends here.
             let body = format!(
                 "{{\"id\":\"{n}{reset}\",\"text\":\"Whole.\"}}\n{{\"id\":\"{n}{reset}half\",\"text\":\"Half.\"}}"
@@ -237,8 +239,8 @@ async fn a_client_that_breaks_off_leaves_its_whole_lines_and_nothing_else() {
                 upload.socket.get_mut().write_all(body.as_bytes()).await.unwrap();
             }
             stored += 1;
-            until("the whole line is answered", || house.state.counts.tally().stored == stored).await;
-            assert_eq!(house.state.counts.active_uploads(), 1);
+            until("the whole line is answered", || service.state.counts.tally().stored == stored).await;
+            assert_eq!(service.state.counts.active_uploads(), 1);
             if reset {
                 upload.socket.get_ref().set_zero_linger().unwrap();
             } else {
@@ -247,11 +249,11 @@ async fn a_client_that_breaks_off_leaves_its_whole_lines_and_nothing_else() {
                 assert!(seen.contains("\"complete\":false"), "{seen}");
             }
             drop(upload);
-            all_quiet(&house).await;
-            assert_eq!(house.stored().await, stored, "{header}, reset: {reset}");
+            all_quiet(&service).await;
+            assert_eq!(service.stored().await, stored, "{header}, reset: {reset}");
         }
     }
-    house.stop().await;
+    service.stop().await;
 }
 
 /// The lines of an answer as it came from the socket, in the pieces of its transfer.
@@ -271,13 +273,13 @@ const UNREAD: usize = 80_000;
 
 #[actix_web::test]
 async fn a_client_that_does_not_read_is_not_read_and_loses_nothing_when_it_does() {
-    let house = House::scripted().await;
-    let mut upload = Raw::upload(&house).await;
+    let service = TestService::scripted().await;
+    let mut upload = RawConnection::upload(&service).await;
     upload.send(&"x\n".repeat(UNREAD)).await;
     upload.end().await;
     let (mut seen, mut same) = (0, 0);
     until("nothing more is answered", || {
-        let failed = house.state.counts.tally().failed;
+        let failed = service.state.counts.tally().failed;
         same = if failed == seen && seen > 0 { same + 1 } else { 0 };
         seen = failed;
         same > 250
@@ -289,22 +291,22 @@ async fn a_client_that_does_not_read_is_not_read_and_loses_nothing_when_it_does(
     let failed = (1..=UNREAD as u64).map(|line| (line, "invalid_json".to_owned())).collect();
     assert_eq!(by_line(&answer), failed);
     assert_eq!(answer.last().unwrap()["complete"], true);
-    all_quiet(&house).await;
-    house.stop().await;
+    all_quiet(&service).await;
+    service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_client_that_never_reads_gets_a_named_end_and_gives_its_room_back() {
     let overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
     let settings = Settings { client_patience: Duration::from_millis(100), ..Settings::default() };
-    let house = House::build_with(overrides, &[], settings).await;
-    let mut upload = Raw::upload(&house).await;
+    let service = TestService::build_with(overrides, &[], settings).await;
+    let mut upload = RawConnection::upload(&service).await;
     // Neither does it end its body: the service must not wait for that either.
     upload.send(numbered(0..50) + &"x\n".repeat(UNREAD)).await;
-    until("the upload has begun", || house.state.counts.tally().failed > 0).await;
-    all_quiet(&house).await;
-    assert_eq!(house.stored().await, 50);
-    assert!(house.state.counts.tally().failed < UNREAD as u64);
+    until("the upload has begun", || service.state.counts.tally().failed > 0).await;
+    all_quiet(&service).await;
+    assert_eq!(service.stored().await, 50);
+    assert!(service.state.counts.tally().failed < UNREAD as u64);
 
     let answer = lines_of(&upload.read_until("\"type\":\"summary\"").await);
     let summary = answer.last().unwrap();
@@ -312,7 +314,7 @@ async fn a_client_that_never_reads_gets_a_named_end_and_gives_its_room_back() {
     assert_eq!(summary["error"]["code"], "client_not_reading");
     assert!(answer.len() < UNREAD, "what it did not read is dropped");
     assert_eq!(summary["error"]["retryable"], true);
-    house.stop().await;
+    service.stop().await;
 }
 
 #[cfg(target_os = "linux")]
@@ -321,11 +323,11 @@ async fn the_connection_of_a_client_that_takes_nothing_is_closed_under_it() {
     let overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
     let client_patience = Duration::from_millis(100);
     let settings = Settings { client_patience, cut_after: 3 * client_patience, ..Settings::default() };
-    let house = House::build_with(overrides, &[], settings).await;
-    let mut upload = Raw::upload(&house).await;
+    let service = TestService::build_with(overrides, &[], settings).await;
+    let mut upload = RawConnection::upload(&service).await;
     upload.send("x\n".repeat(UNREAD)).await;
     // The kernel says nothing to the client any more, so only its own list of connections tells.
-    let port: u16 = house.url.rsplit(':').next().unwrap().parse().unwrap();
+    let port: u16 = service.url.rsplit(':').next().unwrap().parse().unwrap();
     let connected = || {
         let list = std::fs::read_to_string("/proc/net/tcp").unwrap();
         let fields = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -334,8 +336,8 @@ async fn the_connection_of_a_client_that_takes_nothing_is_closed_under_it() {
     };
     assert!(connected());
     until("the connection is closed", || !connected()).await;
-    all_quiet(&house).await;
-    house.stop().await;
+    all_quiet(&service).await;
+    service.stop().await;
 }
 
 /// A body that is made while it is sent.
@@ -397,5 +399,5 @@ async fn no_upload_makes_the_service_grow() {
 }
 
 async fn reqwest_text(url: &str) -> String {
-    crate::house::client().get(url).send().await.unwrap().text().await.unwrap()
+    crate::support::test_service::client().get(url).send().await.unwrap().text().await.unwrap()
 }

@@ -1,10 +1,10 @@
 //! What stands still is found: work is healed like a death, what cannot be healed ends the process with a sentence, and
 //! whoever only waits is left in peace.
 
-use crate::database::Database;
-use crate::house::{House, Poison, Scripted, overrides, numbered, tally};
-use crate::process::Service;
-use crate::wait::until;
+use crate::support::database::Database;
+use crate::support::process::Service;
+use crate::support::test_service::{Poison, Scripted, TestService, numbered, overrides, tally};
+use crate::support::wait::until;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lnsp_ingest::app::{EncoderFactory, Overrides};
@@ -36,21 +36,21 @@ impl FaultHook for Standstill {
 async fn standstill_among_two_hundred(stage: Stage) {
     let said = Said::default();
     let overrides = said.overrides(Arc::new(Standstill(stage)));
-    let house = House::build(overrides, &["--hang-deadline-s", "2"]).await;
+    let service = TestService::build(overrides, &["--hang-deadline-s", "2"]).await;
     let body = numbered(0..100) + &line("poison", POISON) + &numbered(100..200);
-    let answer = house.stream(body).await;
+    let answer = service.stream(body).await;
     assert_eq!(tally(&answer), (200, 0, 1));
     let rejected = answer.iter().find(|line| line["status"] == "error").unwrap();
     assert_eq!((&rejected["line"], &rejected["error"]["code"]), (&json!(101), &json!("poison")));
-    assert_eq!(house.stored().await, 200);
-    house.state.pipeline.wait_for(|health| health.generation == 4 && health.open).await;
-    let (_, health) = house.get("/health").await;
+    assert_eq!(service.stored().await, 200);
+    service.state.pipeline.wait_for(|health| health.generation == 4 && health.open).await;
+    let (_, health) = service.get("/health").await;
     let state = &health["pipeline"]["stages"][stage.name()];
     assert_eq!((&state["restarts"], &state["last_cause"]), (&json!(3), &json!("stalled")), "{health}");
     assert_eq!((&state["poisoned"], &health["pipeline"]["generation"]), (&json!(1), &json!(4)));
     assert_eq!(state["oldest_work_s"], Value::Null);
     assert_eq!(said.sentences(), Vec::<String>::new());
-    house.stop().await;
+    service.stop().await;
 }
 
 #[actix_web::test]
@@ -72,23 +72,24 @@ async fn work_that_stands_still_in_the_writer_is_healed() {
 async fn waiting_for_the_database_is_not_hanging() {
     let said = Said::default();
     let overrides = said.overrides(Arc::new(lnsp_ingest::stages::NoFaults));
-    let house = House::build(overrides, &["--hang-deadline-s", "1"]).await;
-    let held = house.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
-    let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..300)));
+    let service = TestService::build(overrides, &["--hang-deadline-s", "1"]).await;
+    let held = service.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+    let upload =
+        actix_web::rt::spawn(crate::support::test_service::stream_to(service.url.clone(), numbered(0..300)));
     until("the writer has waited for three deadlines", || {
-        let [_, _, write] = house.state.pipeline.oldest_work();
+        let [_, _, write] = service.state.pipeline.oldest_work();
         write.is_some_and(|oldest| {
             oldest.age > Duration::from_secs(3) && oldest.waits_for == Some("PostgreSQL")
         })
     })
     .await;
-    let (_, health) = house.get("/health").await;
+    let (_, health) = service.get("/health").await;
     assert_eq!(health["pipeline"]["stages"]["write"]["waits_for"], "PostgreSQL");
     assert!(health["pipeline"]["stages"]["write"]["oldest_work_s"].as_f64().unwrap() > 3.0, "{health}");
     held.release().await;
     assert_eq!(tally(&upload.await.unwrap()), (300, 0, 0));
-    assert_eq!((house.state.pipeline.health().generation, said.sentences()), (1, Vec::new()));
-    house.stop().await;
+    assert_eq!((service.state.pipeline.health().generation, said.sentences()), (1, Vec::new()));
+    service.stop().await;
 }
 
 /// A model that has a vector for nobody.
@@ -115,23 +116,29 @@ async fn a_rejected_chunk_that_waits_for_its_dead_letter_hangs_no_more_than_a_su
     let factory: EncoderFactory = Arc::new(|| Box::new(Refusing(Scripted::new())));
     let poison = Poison { stage: Stage::Tmd, text: POISON };
     let overrides = Overrides { encoder: Some(factory), ..said.overrides(Arc::new(poison)) };
-    let house = House::build(overrides, &["--hang-deadline-s", "1"]).await;
-    let held = house.database.hold("LOCK TABLE dead_letters IN ACCESS EXCLUSIVE MODE").await;
-    let refused = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), line("a", "A text.")));
+    let service = TestService::build(overrides, &["--hang-deadline-s", "1"]).await;
+    let held = service.database.hold("LOCK TABLE dead_letters IN ACCESS EXCLUSIVE MODE").await;
+    let refused = actix_web::rt::spawn(crate::support::test_service::stream_to(
+        service.url.clone(),
+        line("a", "A text."),
+    ));
     let waits =
-        || house.state.pipeline.oldest_work()[1].filter(|oldest| oldest.waits_for == Some("PostgreSQL"));
+        || service.state.pipeline.oldest_work()[1].filter(|oldest| oldest.waits_for == Some("PostgreSQL"));
     until("the letter waits", || waits().is_some()).await;
-    let poison = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), line("poison", POISON)));
-    until("the extractor has died", || house.state.pipeline.health().healing.is_some()).await;
+    let poison = actix_web::rt::spawn(crate::support::test_service::stream_to(
+        service.url.clone(),
+        line("poison", POISON),
+    ));
+    until("the extractor has died", || service.state.pipeline.health().healing.is_some()).await;
     let before = waits().unwrap().age;
     until("three deadlines have passed", || waits().unwrap().age > before + Duration::from_secs(3)).await;
-    assert_eq!((house.state.pipeline.health().generation, said.sentences()), (1, Vec::new()));
+    assert_eq!((service.state.pipeline.health().generation, said.sentences()), (1, Vec::new()));
     held.release().await;
     for (upload, code) in [(refused, "embed_failed"), (poison, "poison")] {
         let answer = upload.await.unwrap();
         assert_eq!((tally(&answer), &answer[0]["error"]["code"]), ((0, 0, 1), &json!(code)));
     }
-    house.stop().await;
+    service.stop().await;
 }
 
 /// What a service said as its last words, instead of ending this process.
@@ -205,18 +212,19 @@ async fn a_thread_of_the_model_that_hangs_is_named_and_cannot_be_healed() {
     let said = Said::default();
     let overrides =
         Overrides { encoder: Some(factory), ..said.overrides(Arc::new(lnsp_ingest::stages::NoFaults)) };
-    let house = House::build(overrides, &["--hang-deadline-s", "1"]).await;
-    let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..10)));
+    let service = TestService::build(overrides, &["--hang-deadline-s", "1"]).await;
+    let upload =
+        actix_web::rt::spawn(crate::support::test_service::stream_to(service.url.clone(), numbered(0..10)));
     until("the pass shows in the health", || {
-        house.state.pipeline.threads_at_work().iter().any(|(who, ..)| who.contains("lnsp-model"))
+        service.state.pipeline.threads_at_work().iter().any(|(who, ..)| who.contains("lnsp-model"))
     })
     .await;
     said.must_say("lnsp-model").await;
     assert!(said.sentences()[0].contains("hangs: it has been at one bulk job for"), "{:?}", said.sentences());
-    assert_eq!(house.state.pipeline.health().generation, 1, "no stage is blamed for it");
+    assert_eq!(service.state.pipeline.health().generation, 1, "no stage is blamed for it");
     drop(release);
     assert_eq!(tally(&upload.await.unwrap()), (10, 0, 0));
-    house.stop().await;
+    service.stop().await;
 }
 
 /// Steps on a trap inside the handler of a stage.
@@ -232,12 +240,14 @@ impl FaultHook for TrapInHandler {
 async fn a_pipeline_thread_that_hangs_is_beyond_healing() {
     let (trap, release) = Trap::new();
     let said = Said::default();
-    let house = House::build(said.overrides(Arc::new(TrapInHandler(trap))), &["--hang-deadline-s", "1"]).await;
-    let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..10)));
+    let service =
+        TestService::build(said.overrides(Arc::new(TrapInHandler(trap))), &["--hang-deadline-s", "1"]).await;
+    let upload =
+        actix_web::rt::spawn(crate::support::test_service::stream_to(service.url.clone(), numbered(0..10)));
     said.must_say("the pipeline's thread hangs").await;
     drop(release);
     assert_eq!(tally(&upload.await.unwrap()), (10, 0, 0));
-    house.stop().await;
+    service.stop().await;
 }
 
 /// Ends the thread of the stages from inside.
@@ -252,11 +262,12 @@ impl FaultHook for EndOfThread {
 #[actix_web::test]
 async fn a_pipeline_thread_that_has_ended_is_beyond_healing() {
     let said = Said::default();
-    let house = House::build(said.overrides(Arc::new(EndOfThread)), &[]).await;
-    let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..10)));
+    let service = TestService::build(said.overrides(Arc::new(EndOfThread)), &[]).await;
+    let upload =
+        actix_web::rt::spawn(crate::support::test_service::stream_to(service.url.clone(), numbered(0..10)));
     said.must_say("has ended").await;
     upload.abort();
-    house.abandon().await;
+    service.abandon().await;
 }
 
 /// Kills the first generation, and its supervisor before it can build the second.
@@ -275,12 +286,13 @@ impl FaultHook for Regicide {
 #[actix_web::test]
 async fn a_supervisor_that_dies_is_beyond_healing() {
     let said = Said::default();
-    let house = House::build(said.overrides(Arc::new(Regicide)), &[]).await;
-    let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), numbered(0..1)));
+    let service = TestService::build(said.overrides(Arc::new(Regicide)), &[]).await;
+    let upload =
+        actix_web::rt::spawn(crate::support::test_service::stream_to(service.url.clone(), numbered(0..1)));
     said.must_say("the supervisor has ended").await;
-    assert_eq!(house.get("/ready").await.0, 503);
+    assert_eq!(service.get("/ready").await.0, 503);
     upload.abort();
-    house.abandon().await;
+    service.abandon().await;
 }
 
 /// Poison in one stage, and a trap for whoever builds the second generation.
@@ -303,24 +315,28 @@ async fn while_a_stage_is_healed_the_service_is_not_ready_and_says_why() {
     let (trap, release) = Trap::new();
     let said = Said::default();
     let poison = Poison { stage: Stage::Embed, text: POISON };
-    let house = House::build(said.overrides(Arc::new(SlowHealing(poison, trap))), &[]).await;
-    assert_eq!(house.get("/ready").await, (200, json!({"ready": true, "reasons": []})));
-    let upload = actix_web::rt::spawn(crate::house::stream_to(house.url.clone(), line("poison", POISON)));
-    until("the stage is being healed", || house.state.pipeline.health().healing.is_some()).await;
+    let service = TestService::build(said.overrides(Arc::new(SlowHealing(poison, trap))), &[]).await;
+    assert_eq!(service.get("/ready").await, (200, json!({"ready": true, "reasons": []})));
+    let upload = actix_web::rt::spawn(crate::support::test_service::stream_to(
+        service.url.clone(),
+        line("poison", POISON),
+    ));
+    until("the stage is being healed", || service.state.pipeline.health().healing.is_some()).await;
     let reasons = json!(["the pipeline is healing: the embed stage died (panic)"]);
-    let (status, ready) = house.get("/ready").await;
+    let (status, ready) = service.get("/ready").await;
     assert_eq!((status, &ready["ready"], &ready["reasons"]), (503, &json!(false), &reasons));
     drop(release);
     assert_eq!(tally(&upload.await.unwrap()), (0, 0, 1));
-    until("it is open again", || house.state.pipeline.health().open).await;
-    assert_eq!(house.get("/ready").await.0, 200);
-    let metrics = crate::house::client().get(format!("{}/metrics", house.url)).send().await.unwrap();
+    until("it is open again", || service.state.pipeline.health().open).await;
+    assert_eq!(service.get("/ready").await.0, 200);
+    let metrics =
+        crate::support::test_service::client().get(format!("{}/metrics", service.url)).send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
     for name in ["lnsp_suspects_total", "lnsp_poisoned_total", "lnsp_stage_oldest_work_seconds"] {
         assert!(metrics.contains(&format!("# HELP {name} ")), "{name} has no words");
         assert!(metrics.contains(&format!("{name}{{stage=\"embed\"}}")), "{name}");
     }
-    house.stop().await;
+    service.stop().await;
 }
 
 /// Takes LMDB's lock for writers, as a process would that hangs in the middle of a transaction. Undone by the end of
@@ -341,7 +357,10 @@ async fn a_process_whose_index_thread_hangs_in_lmdb_says_so_and_exits() {
     let service = Service::start(data.path(), &["--database-url", database.dsn(), "--hang-deadline-s", "2"]);
     let current = std::fs::read_to_string(data.path().join("index/CURRENT")).unwrap();
     let transaction = hold_the_writers_lock(&data.path().join("index").join(current.trim()));
-    assert_eq!(tally(&crate::house::stream_to(service.url.clone(), numbered(0..20)).await), (20, 0, 0));
+    assert_eq!(
+        tally(&crate::support::test_service::stream_to(service.url.clone(), numbered(0..20)).await),
+        (20, 0, 0)
+    );
     // The index builds when nothing has come for a while, and then it waits for a lock that is not given back.
     let (status, complaints) = service.end();
     assert_eq!(status.code(), Some(70), "{complaints}");
@@ -359,17 +378,20 @@ async fn a_process_that_was_suspended_for_longer_than_the_deadline_goes_on() {
     let database = Database::new().await;
     let data = tempfile::tempdir().unwrap();
     let service = Service::start(data.path(), &["--database-url", database.dsn(), "--hang-deadline-s", "1"]);
-    let upload = actix_web::rt::spawn(crate::house::stream_to(service.url.clone(), numbered(0..2000)));
+    let upload =
+        actix_web::rt::spawn(crate::support::test_service::stream_to(service.url.clone(), numbered(0..2000)));
     let health = format!("{}/health", service.url);
-    let busy =
-        async || -> Value { crate::house::client().get(&health).send().await.unwrap().json().await.unwrap() };
+    let busy = async || -> Value {
+        crate::support::test_service::client().get(&health).send().await.unwrap().json().await.unwrap()
+    };
     while busy().await["pipeline"]["threads_at_work"] == json!([]) {}
     // Three deadlines long, in the middle of a forward pass.
     service.suspend(Duration::from_secs(3)).await;
     assert_eq!(tally(&upload.await.unwrap()), (2000, 0, 0));
     let health = busy().await;
     assert_eq!((&health["status"], &health["pipeline"]["generation"]), (&json!("healthy"), &json!(1)));
-    let metrics = crate::house::client().get(format!("{}/metrics", service.url)).send().await.unwrap();
+    let metrics =
+        crate::support::test_service::client().get(format!("{}/metrics", service.url)).send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
     let suspended =
         metrics.lines().find_map(|line| line.strip_prefix("lnsp_process_suspended_seconds_total "));

@@ -20,7 +20,7 @@ mod letters;
 mod oracle;
 mod payload;
 #[allow(dead_code)]
-#[path = "../it/postgres.rs"]
+#[path = "../it/support/postgres.rs"]
 mod postgres;
 mod proof;
 mod proxy;

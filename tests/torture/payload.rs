@@ -3,8 +3,8 @@
 
 use lnsp_ingest::chunk::Chunk;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokenizer, Tokens};
-use lnsp_ingest::http::{WireChunk, read_chunk};
 use lnsp_ingest::model::ModelIdentity;
+use lnsp_ingest::wire::{WireChunk, read_chunk};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};

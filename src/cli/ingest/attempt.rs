@@ -3,7 +3,7 @@
 use super::answer::{Answer, Failure, Refusal, fate};
 use super::ledger::Fate;
 use super::source::LineSource;
-use crate::http::{Encoding, Lines};
+use crate::wire::{Encoding, Lines};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use serde::Deserialize;

@@ -8,7 +8,7 @@ use super::retry_policy::{Outcome, RetryPolicy};
 use super::source::{LineSource, Source};
 use super::state::UploadState;
 use super::survey::{Survey, encoding_of};
-use crate::http::Encoding;
+use crate::wire::Encoding;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

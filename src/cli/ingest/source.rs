@@ -5,7 +5,7 @@
 //! a space for every [`SHARE`] bytes that it stands for: the service cuts clients that send next to nothing, and one
 //! that reads through gigabytes of settled lines must not look like that.
 
-use crate::http::{Encoding, Inflate};
+use crate::wire::{Encoding, Inflate};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use memchr::memchr;
@@ -133,7 +133,7 @@ impl Blanks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Lines;
+    use crate::wire::Lines;
     use futures_util::TryStreamExt;
     use proptest::prelude::*;
 

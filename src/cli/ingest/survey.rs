@@ -1,6 +1,6 @@
 //! One look at a whole file before it is sent: what its bytes are, and how many chunks they hold.
 
-use crate::http::{Encoding, Inflate, InflateError, Lines};
+use crate::wire::{Encoding, Inflate, InflateError, Lines};
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::path::Path;

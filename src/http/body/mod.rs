@@ -1,11 +1,15 @@
 //! The body of a request: read from the socket, inflated, handed out in small pieces.
 
-use super::cut::UploadAbort;
-use super::error::ApiError;
-use super::inflate::{Encoding, Inflate};
-use super::kept::RequestBodyGuard;
-use super::patience::{SlowClientDetector, BodyTimeouts};
+pub(super) mod abort;
+pub(super) mod guard;
+
+pub use abort::UploadAbort;
+
+use crate::http::body::guard::RequestBodyGuard;
+use crate::http::error::ApiError;
+use crate::http::limits::timeouts::{BodyTimeouts, SlowClientDetector};
 use crate::metrics;
+use crate::wire::encoding::{Encoding, Inflate};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap};
 use bytes::{Buf, Bytes};

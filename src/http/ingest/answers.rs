@@ -4,13 +4,14 @@
 //! for the client is short lines of text. When those pass [`UNSENT_BYTES`] the upload is not read until the client
 //! has read; when it reads nothing for a while, the answer ends by [`UploadAbort::ClientNotReading`].
 
-use super::cut::UploadAbort;
-use super::error::rejection_object;
-use super::ingest::ActiveUpload;
-use super::{State, Tally};
 use crate::flow::ReceiptStream;
+use crate::http::body::abort::UploadAbort;
+use crate::http::error::rejection_object;
+use crate::http::ingest::ActiveUpload;
+use crate::http::state::State;
+use crate::http::state::Tally;
 use crate::metrics;
-use crate::outcome::{StoredChunk, Outcome};
+use crate::outcome::{Outcome, StoredChunk};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;

@@ -4,8 +4,8 @@
 //! be kept, sending again is as safe: the ids of chunks are the client's or derived, so what is stored is answered
 //! `duplicate`. Only answers that will not change are kept.
 
-use super::error::ApiError;
-use super::reply::Reply;
+use crate::http::error::ApiError;
+use crate::http::ingest::reply::Reply;
 use crate::metrics;
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
@@ -127,8 +127,12 @@ impl IdempotencyCache {
         shelves.expire(now, self.room.time);
         let (turn, label) = match shelves.by_key.get(&key) {
             Some(entry) if entry.body != body => (Lookup::Reused, "reused"),
-            Some(Entry { state: PendingAnswer::UnderWay(answer), .. }) => (Lookup::Wait(answer.clone()), "waited"),
-            Some(Entry { state: PendingAnswer::RequestBodyGuard(answer, _), .. }) => (Lookup::Again(answer.clone()), "replayed"),
+            Some(Entry { state: PendingAnswer::UnderWay(answer), .. }) => {
+                (Lookup::Wait(answer.clone()), "waited")
+            }
+            Some(Entry { state: PendingAnswer::RequestBodyGuard(answer, _), .. }) => {
+                (Lookup::Again(answer.clone()), "replayed")
+            }
             None => {
                 let (tell, answer) = watch::channel(None);
                 shelves.by_key.insert(key.clone(), Entry { body, state: PendingAnswer::UnderWay(answer) });

@@ -3,16 +3,17 @@
 //! A request that is read as a whole is worked on by a task of its own: it is brought to its end, and its answer
 //! kept for its `Idempotency-Key`, also when its client is gone.
 
-use super::body::Body;
-use super::error::ApiError;
-use super::idempotency::{self, Answer, Key, Lookup};
-use super::ingest::{ActiveUpload, GROUP, arrive};
-use super::reply::Reply;
-use super::wire::{self, IngestRequest, Options, ShapeError};
-use super::{Encoding, State};
 use crate::flow::receipt_channel;
+use crate::http::body::Body;
+use crate::http::error::ApiError;
+use crate::http::ingest::idempotency::{self, Answer, Key, Lookup};
+use crate::http::ingest::reply::Reply;
+use crate::http::ingest::{ActiveUpload, GROUP, arrive};
+use crate::http::state::State;
 use crate::metrics;
 use crate::outcome::{Cause, Outcome};
+use crate::wire::Encoding;
+use crate::wire::dto::{self as wire, IngestRequest, Options, ShapeError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
@@ -95,7 +96,8 @@ fn replayed(state: &State, answer: Answer) -> HttpResponse {
 async fn work(body: Vec<u8>, state: &web::Data<State>) -> Answer {
     let started = Instant::now();
     let much = is_large(&body);
-    let request: IngestRequest = run_blocking(much, move || wire::read_request(&body).map_err(shape)).await??;
+    let request: IngestRequest =
+        run_blocking(much, move || wire::read_request(&body).map_err(shape)).await??;
     if request.chunks.is_empty() {
         let error =
             ApiError::shape(Cause::MissingField, "chunks: expected at least one chunk, received none");

@@ -1,14 +1,26 @@
 //! `POST /ingest`: lets an upload in or refuses it, chooses the mode by `Content-Type`, and brings drafts to the
 //! entrance in both.
 
-use super::admission::{Permit, AdmissionRequest};
-use super::body::{Body, encoding_of};
-use super::error::ApiError;
-use super::kept::RequestBodyGuard;
-use super::{Encoding, Settings, State, json, ndjson};
+mod answers;
+mod idempotency;
+pub(super) mod json;
+mod ndjson;
+mod reply;
+
+pub use idempotency::{CacheLimits, IdempotencyCache};
+
+use crate::http::body::guard::RequestBodyGuard;
+use crate::http::body::{Body, encoding_of};
+use crate::http::error::ApiError;
+use crate::http::ingest::json;
+use crate::http::ingest::ndjson;
+use crate::http::limits::admission::{AdmissionRequest, Permit};
+use crate::http::state::Settings;
+use crate::http::state::State;
 use crate::metrics;
 use crate::outcome::{Outcome, Rejection};
 use crate::pipeline::{Arrival, Receipt};
+use crate::wire::Encoding;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::http::{StatusCode, header::HeaderName};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};

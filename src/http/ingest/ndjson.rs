@@ -4,18 +4,18 @@
 //! not read, and that is the backpressure. With `Accept: application/x-ndjson` each result goes out as it is
 //! settled, while the upload is still open, and a summary ends the answer. LlmFallback the summary is the answer.
 
-use super::State;
-use super::answers::{Answers, Signals};
-use super::body::Body;
-use super::cut::UploadAbort;
-use super::error::ApiError;
-use super::ingest::{ActiveUpload, GROUP, arrive, header_text};
-use super::lines::{LineError, Lines};
-use super::wire::{self, Options, WireChunk};
 use crate::chunk::Chunk;
 use crate::flow::{ReceiptIssuer, receipt_channel};
+use crate::http::body::Body;
+use crate::http::body::abort::UploadAbort;
+use crate::http::error::ApiError;
+use crate::http::ingest::answers::{Answers, Signals};
+use crate::http::ingest::{ActiveUpload, GROUP, arrive, header_text};
+use crate::http::state::State;
 use crate::outcome::{Cause, Outcome, Rejection};
 use crate::pipeline::Receipt;
+use crate::wire::dto::{self as wire, Options, WireChunk};
+use crate::wire::lines::{LineError, Lines};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;

@@ -1,11 +1,11 @@
 //! The answer to a JSON request, in the old contract's words, as bytes that can be given twice.
 
-use super::State;
-use super::error::rejection_object;
-use super::wire::Options;
 use crate::chunk::TmdSource;
-use crate::outcome::{StoredChunk, Outcome};
+use crate::http::error::rejection_object;
+use crate::http::state::State;
+use crate::outcome::{Outcome, StoredChunk};
 use crate::quality::QualityMetrics;
+use crate::wire::dto::Options;
 use actix_web::HttpResponse;
 use actix_web::http::{StatusCode, header};
 use bytes::Bytes;

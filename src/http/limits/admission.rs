@@ -4,9 +4,9 @@
 //! held whole, so its bytes need room too. A refusal asks nobody: what it has to know is known beforehand, see
 //! [`super::availability`]. After the permit nobody is refused any more: overload is then felt as slower reading.
 
-use super::State;
-use super::error::ApiError;
-use super::rate::RateEstimator;
+use crate::http::error::ApiError;
+use crate::http::limits::rate::RateEstimator;
+use crate::http::state::State;
 use crate::metrics;
 use actix_web::http::StatusCode;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -316,9 +316,11 @@ mod tests {
     #[test]
     fn uploads_and_requests_do_not_keep_each_other_out() {
         let admission = admission();
-        let uploads: Vec<_> = (0..2).map(|_| admission.take(AdmissionRequest::Upload).ok().unwrap()).collect();
+        let uploads: Vec<_> =
+            (0..2).map(|_| admission.take(AdmissionRequest::Upload).ok().unwrap()).collect();
         assert_eq!(admission.take(AdmissionRequest::Upload).err(), Some(Refusal::Uploads));
-        let requests: Vec<_> = (0..3).map(|_| admission.take(AdmissionRequest::Request(10)).ok().unwrap()).collect();
+        let requests: Vec<_> =
+            (0..3).map(|_| admission.take(AdmissionRequest::Request(10)).ok().unwrap()).collect();
         assert_eq!(admission.take(AdmissionRequest::Request(10)).err(), Some(Refusal::Requests));
         assert_eq!((admission.look(AdmissionRequest::Upload), admission.out()), (Some(Refusal::Uploads), 5));
         drop(uploads);

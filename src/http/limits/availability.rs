@@ -1,8 +1,8 @@
 //! Knows beforehand what a refusal has to know: whether the database answers, whether the pipeline is open, and how
 //! fast chunks are settled. So a refusal costs no question to anybody.
 
-use super::State;
-use super::admission::Unavailable;
+use crate::http::limits::admission::Unavailable;
+use crate::http::state::State;
 use crate::metrics;
 use crate::store::StoreError;
 use std::sync::{Arc, Weak};

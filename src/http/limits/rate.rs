@@ -63,7 +63,13 @@ mod tests {
     use super::*;
 
     /// After so many seconds at this rate.
-    fn steady(rate: &mut RateEstimator, from: Instant, seconds: u64, settled: &mut u64, rate: u64) -> Instant {
+    fn steady(
+        rate: &mut RateEstimator,
+        from: Instant,
+        seconds: u64,
+        settled: &mut u64,
+        rate: u64,
+    ) -> Instant {
         let mut now = from;
         for _ in 0..seconds {
             now += Duration::from_secs(1);

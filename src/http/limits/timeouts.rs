@@ -3,7 +3,7 @@
 //! Only waiting for the client counts. While we do not read, because there is no room, or while the client may be
 //! waiting for our answers, its time stands still: whom we slow down is never cut for it.
 
-use super::cut::UploadAbort;
+use crate::http::body::abort::UploadAbort;
 use std::time::Duration;
 
 /// What is asked of a client that sends a body.
@@ -102,7 +102,10 @@ mod tests {
 
     #[test]
     fn who_dribbles_is_cut_when_the_rate_is_measured_also_after_a_fast_beginning() {
-        assert_eq!(seconds_until_cut(std::iter::repeat_n(1023, 100)), Some((60, UploadAbort::ClientTooSlow(1024))));
+        assert_eq!(
+            seconds_until_cut(std::iter::repeat_n(1023, 100)),
+            Some((60, UploadAbort::ClientTooSlow(1024)))
+        );
         assert_eq!(seconds_until_cut(std::iter::repeat_n(1060, 100_000)), None);
         let fast_then_slow = std::iter::once(1 << 40).chain(std::iter::repeat_n(10, 1000));
         assert_eq!(seconds_until_cut(fast_then_slow), Some((120, UploadAbort::ClientTooSlow(1024))));

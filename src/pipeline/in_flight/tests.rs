@@ -1,7 +1,7 @@
 use super::*;
 use crate::chunk::{Draft, Tagging, TmdSource};
 use crate::flow::{ReceiptIssuer, Results, receipt_channel};
-use crate::outcome::{Cause, StoredChunk, Rejection, Timings};
+use crate::outcome::{Cause, Rejection, StoredChunk, Timings};
 use crate::tmd::Tmd;
 use futures_executor::block_on;
 use proptest::prelude::*;
@@ -283,8 +283,8 @@ async fn who_finds_no_room_waits_for_it_and_then_for_the_fate_of_who_leads() {
     }
     let expected = [(1, "stored"), (2, "poison"), (3, "duplicate"), (4, "poison")];
     assert_eq!(answers, BTreeMap::from(expected));
-    let Claim::Leader(free) =
-        in_flight.try_claim(Arrival { chunk: chunk(1, 0), receipt: receipt_channel(1).0.issue(0).await.unwrap() })
+    let Claim::Leader(free) = in_flight
+        .try_claim(Arrival { chunk: chunk(1, 0), receipt: receipt_channel(1).0.issue(0).await.unwrap() })
     else {
         panic!("it is free again")
     };

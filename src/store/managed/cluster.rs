@@ -1,7 +1,7 @@
 //! The cluster: PGDATA, made once.
 
-use super::server_user::ServerUser;
 use super::binaries::Binaries;
+use super::server_user::ServerUser;
 use super::{ManagedError, ROLE};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -39,7 +39,11 @@ pub(super) fn major_version(cluster: &Path) -> Result<Option<u32>, ManagedError>
 
 /// Makes the cluster where there is none. It is made beside its place and renamed, so a start that was cut off
 /// leaves nothing that looks like a cluster; its leftovers are removed here.
-pub(super) fn ensure(cluster: &Path, binaries: &Binaries, server_user: &ServerUser) -> Result<(), ManagedError> {
+pub(super) fn ensure(
+    cluster: &Path,
+    binaries: &Binaries,
+    server_user: &ServerUser,
+) -> Result<(), ManagedError> {
     if major_version(cluster)?.is_some() {
         return Ok(());
     }

@@ -13,24 +13,24 @@
 //! when it is done with it. A service that is killed leaves the server running; the next one adopts it. A
 //! server that dies under a living service is started again by the keeper thread.
 
-mod server_user;
 mod binaries;
 mod cluster;
 mod error;
 mod process;
 mod runfolder;
 mod server;
+mod server_user;
 mod survey;
 
 pub use error::ManagedError;
 pub use survey::{Survey, survey};
 
 use crate::store::Dsn;
-use server_user::ServerUser;
 use binaries::Binaries;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use server::Server;
+use server_user::ServerUser;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};

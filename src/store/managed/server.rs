@@ -1,8 +1,8 @@
 //! Starting, adopting and stopping the server of one cluster.
 
-use super::server_user::ServerUser;
 use super::binaries::Binaries;
 use super::process::{PidFile, Process, is_postmaster};
+use super::server_user::ServerUser;
 use super::{ManagedError, cluster, runfolder};
 use nix::sys::signal::Signal;
 use std::fs::{self, File};

@@ -84,7 +84,9 @@ impl ServerUser {
         }
         let closed = |path: &&Path| fs::metadata(path).is_ok_and(|meta| !self.may_pass(&meta));
         match folder.ancestors().skip(1).filter(closed).last() {
-            Some(path) => Err(ManagedError::Closed { folder: path.to_owned(), server_user: self.name.clone() }),
+            Some(path) => {
+                Err(ManagedError::Closed { folder: path.to_owned(), server_user: self.name.clone() })
+            }
             None => Ok(()),
         }
     }

@@ -1,8 +1,8 @@
 //! Looking at our own server without starting or changing it.
 
-use super::server_user::ServerUser;
 use super::binaries::Binaries;
 use super::process::{PidFile, is_postmaster};
+use super::server_user::ServerUser;
 use super::{ManagedError, ROLE, cluster, server};
 use crate::store::Dsn;
 use std::path::Path;

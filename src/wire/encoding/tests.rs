@@ -1,7 +1,7 @@
 //! Whole bodies, several in one, cut ones, damaged ones, bombs.
 
 use super::*;
-use crate::http::Lines;
+use crate::wire::Lines;
 use flate2::{Compression, write::GzEncoder};
 use proptest::prelude::*;
 use std::io::Write;

@@ -1,10 +1,10 @@
 //! Everything odd at once, to a process of its own: one result for every line that is not blank, a summary, and a memory
 //! that does not notice, also not for a moment.
 
-use crate::database::Database;
-use crate::house::{stream_as, stream_to, tally};
-use crate::process::Service;
 use crate::streams::{by_line, generated, zoo};
+use crate::support::database::Database;
+use crate::support::process::Service;
+use crate::support::test_service::{stream_as, stream_to, tally};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ impl Peak {
         let pid = service.pid();
         let looker = std::thread::spawn(move || {
             while !ended.load(Ordering::Relaxed) {
-                seen.fetch_max(crate::process::anonymous_memory(pid), Ordering::Relaxed);
+                seen.fetch_max(crate::support::process::anonymous_memory(pid), Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(1));
             }
         });

@@ -1,7 +1,7 @@
 //! Encoders side by side over one set of weights.
 
 use crate::encoder::{TOKENIZER, encoder, reference_texts};
-use lnsp_ingest::encoder::{Parallelism, Device, Dtype, Encoder, Tokens};
+use lnsp_ingest::encoder::{Device, Dtype, Encoder, Parallelism, Tokens};
 use std::sync::{Barrier, Mutex};
 use std::thread::{available_parallelism, scope};
 
@@ -18,7 +18,8 @@ fn twins_make_the_same_vectors_at_the_same_time() {
         let mut share_weights = first.lock().unwrap().share_weights();
         together.wait();
         for _ in 0..3 {
-            let vectors: Vec<_> = share_weights.encode(&batch).unwrap().into_iter().map(Result::unwrap).collect();
+            let vectors: Vec<_> =
+                share_weights.encode(&batch).unwrap().into_iter().map(Result::unwrap).collect();
             assert_eq!(vectors, expected, "bit by bit");
         }
         share_weights.identity().clone()
@@ -28,9 +29,9 @@ fn twins_make_the_same_vectors_at_the_same_time() {
 }
 
 #[test]
-fn a_crew_fits_the_cores_of_the_process() {
-    let crew = Parallelism::on(Device::Cpu);
+fn parallelism_fits_the_cores_of_the_process() {
+    let parallelism = Parallelism::on(Device::Cpu);
     let cores = available_parallelism().unwrap();
-    assert!(crew.encoders.get() * crew.threads.get() <= cores.get());
-    assert!(cores.get() > 8 || (crew.encoders, crew.threads.get()) == (cores, 1));
+    assert!(parallelism.encoders.get() * parallelism.threads.get() <= cores.get());
+    assert!(cores.get() > 8 || (parallelism.encoders, parallelism.threads.get()) == (cores, 1));
 }

@@ -3,7 +3,7 @@
 //! Stories about flow use [`Scripted`] instead of the model, so that they are about flow; stories about meaning
 //! use the real one.
 
-use crate::database::Database;
+use crate::support::database::Database;
 use clap::Parser;
 use lnsp_ingest::app::{App, EncoderFactory, Overrides};
 use lnsp_ingest::chunk::Chunk;
@@ -21,7 +21,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// A running service.
-pub struct House {
+pub struct TestService {
     /// `http://127.0.0.1:port`
     pub url: String,
     /// What its handlers see.
@@ -40,30 +40,30 @@ struct Flags {
     config: Config,
 }
 
-impl House {
+impl TestService {
     /// With the scripted encoder.
-    pub async fn scripted() -> House {
-        House::build(Overrides { encoder: Some(Scripted::factory()), ..overrides() }, &[]).await
+    pub async fn scripted() -> TestService {
+        TestService::build(Overrides { encoder: Some(Scripted::factory()), ..overrides() }, &[]).await
     }
 
     /// With the real model, in f32.
-    pub async fn real() -> House {
-        House::build(overrides(), &["--dtype", "f32"]).await
+    pub async fn real() -> TestService {
+        TestService::build(overrides(), &["--dtype", "f32"]).await
     }
 
     /// As told.
-    pub async fn build(overrides: Overrides, flags: &[&str]) -> House {
-        House::build_with(overrides, flags, http::Settings::default()).await
+    pub async fn build(overrides: Overrides, flags: &[&str]) -> TestService {
+        TestService::build_with(overrides, flags, http::Settings::default()).await
     }
 
     /// As told, also about its clients.
-    pub async fn build_with(overrides: Overrides, flags: &[&str], settings: http::Settings) -> House {
-        House::furnish(Database::new().await, overrides, flags, settings).await
+    pub async fn build_with(overrides: Overrides, flags: &[&str], settings: http::Settings) -> TestService {
+        TestService::furnish(Database::new().await, overrides, flags, settings).await
     }
 
     /// As told, on this database.
-    pub async fn build_at(database: Database, overrides: Overrides, flags: &[&str]) -> House {
-        House::furnish(database, overrides, flags, http::Settings::default()).await
+    pub async fn build_at(database: Database, overrides: Overrides, flags: &[&str]) -> TestService {
+        TestService::furnish(database, overrides, flags, http::Settings::default()).await
     }
 
     async fn furnish(
@@ -71,7 +71,7 @@ impl House {
         overrides: Overrides,
         flags: &[&str],
         settings: http::Settings,
-    ) -> House {
+    ) -> TestService {
         let data = tempfile::tempdir().unwrap();
         let dsn = database.dsn().to_owned();
         let base =
@@ -87,7 +87,7 @@ impl House {
         let server = http::serve(listener, app.state.clone(), settings).unwrap();
         let handle = server.handle();
         actix_web::rt::spawn(server);
-        House { url, state: app.state.clone(), database, app, server: handle, door, _data: data }
+        TestService { url, state: app.state.clone(), database, app, server: handle, door, _data: data }
     }
 
     /// Ends the service in order.
@@ -146,7 +146,7 @@ impl House {
     }
 }
 
-/// As [`House::stream`], for a task of its own.
+/// As [`TestService::stream`], for a task of its own.
 pub async fn stream_to(url: String, body: impl Into<reqwest::Body>) -> Vec<Value> {
     stream_as(&url, "identity", body).await
 }
@@ -166,7 +166,8 @@ pub async fn stream_as(url: &str, encoding: &str, body: impl Into<reqwest::Body>
 /// The defaults, but with pauses that a test can wait for.
 pub fn overrides() -> Overrides {
     let mut overrides = Overrides::default();
-    overrides.pipeline.heal = Backoff { first: Duration::from_millis(10), ceiling: Duration::from_millis(50) };
+    overrides.pipeline.heal =
+        Backoff { first: Duration::from_millis(10), ceiling: Duration::from_millis(50) };
     // The end of a service is not the end of all tests.
     overrides.pipeline.watch.fatal_handler =
         FatalHandler::new(|sentence| eprintln!("last resort: {sentence}"));
@@ -267,32 +268,36 @@ impl FaultHook for Poison {
 }
 
 /// A raw connection, for what no client library lets one do.
-pub struct Raw {
+pub struct RawConnection {
     /// Both ways.
     pub socket: BufReader<TcpStream>,
 }
 
-impl Raw {
+impl RawConnection {
     /// Opens a chunked NDJSON upload that wants its answers streamed.
-    pub async fn upload(house: &House) -> Raw {
-        Raw::upload_with(&house.url, "Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n").await
+    pub async fn upload(service: &TestService) -> RawConnection {
+        RawConnection::upload_with(
+            &service.url,
+            "Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n",
+        )
+        .await
     }
 
     /// Opens an NDJSON upload with these header lines.
-    pub async fn upload_with(url: &str, headers: &str) -> Raw {
-        let mut raw = Raw::connect(url).await.unwrap();
+    pub async fn upload_with(url: &str, headers: &str) -> RawConnection {
+        let mut raw = RawConnection::connect(url).await.unwrap();
         let head = "POST /ingest HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-ndjson\r\n";
         raw.write(format!("{head}{headers}\r\n")).await;
         raw
     }
 
     /// Opens a connection.
-    pub async fn connect(url: &str) -> std::io::Result<Raw> {
+    pub async fn connect(url: &str) -> std::io::Result<RawConnection> {
         let socket = TcpSocket::new_v4()?;
         // Small, so that a client that does not read is soon felt.
         socket.set_recv_buffer_size(64 * 1024)?;
         let socket = socket.connect(url.trim_start_matches("http://").parse().unwrap()).await?;
-        Ok(Raw { socket: BufReader::new(socket) })
+        Ok(RawConnection { socket: BufReader::new(socket) })
     }
 
     /// Sends bytes as they are.

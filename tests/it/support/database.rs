@@ -1,6 +1,6 @@
 //! A database of a test's own, looked at from outside the service.
 
-use crate::postgres;
+use crate::support::postgres;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use lnsp_ingest::store::Dsn;

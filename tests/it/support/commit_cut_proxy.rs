@@ -2,7 +2,7 @@
 //!
 //! It has threads of its own, because a service that starts blocks the test's.
 
-use crate::database::Database;
+use crate::support::database::Database;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -28,7 +28,7 @@ const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 const DONE: &[u8] = b"COMMIT\0";
 
 /// The handle. Everything is cut when it is dropped.
-pub struct Scissors {
+pub struct CommitCutProxy {
     /// The database behind it: the service reaches it through the proxy, the test directly.
     pub database: Database,
     port: u16,
@@ -59,9 +59,9 @@ impl Both {
     }
 }
 
-impl Scissors {
+impl CommitCutProxy {
     /// In front of a new database. Cuts nothing yet.
-    pub async fn new() -> Scissors {
+    pub async fn new() -> CommitCutProxy {
         let database = Database::new().await;
         let part = |name: &str| {
             let mut parts = database.dsn().split(' ').filter_map(|part| part.split_once('='));
@@ -82,7 +82,7 @@ impl Scissors {
         let database = database.reached_at(dsn);
         let accepting = shared.clone();
         std::thread::spawn(move || accepting.accept(&listener));
-        Scissors { database, port, shared }
+        CommitCutProxy { database, port, shared }
     }
 
     /// What happens to the next commits, one after the other; the others are left alone.
@@ -112,7 +112,7 @@ impl Scissors {
     }
 }
 
-impl Drop for Scissors {
+impl Drop for CommitCutProxy {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
         self.go_away();

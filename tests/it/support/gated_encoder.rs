@@ -1,28 +1,28 @@
 //! An encoder that counts texts, computes nothing while it is shut, and breaks on one text: for stories about what
 //! happens while a chunk is inside.
 
-use crate::house::{Scripted, models};
+use crate::support::test_service::{Scripted, models};
 use lnsp_ingest::app::EncoderFactory;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokenizer, Tokens};
 use lnsp_ingest::model::ModelIdentity;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-/// The handle; clones turn the same valve.
+/// The handle; clones turn the same gate.
 #[derive(Clone, Default)]
-pub struct Valve {
+pub struct GatedEncoder {
     shut: Arc<(Mutex<bool>, Condvar)>,
     texts: Arc<AtomicUsize>,
     passes: Arc<Mutex<Vec<Vec<Tokens>>>>,
     bad: Arc<Mutex<Option<String>>>,
 }
 
-impl Valve {
+impl GatedEncoder {
     /// Shut.
-    pub fn shut() -> Valve {
-        let valve = Valve::default();
-        *valve.shut.0.lock().unwrap() = true;
-        valve
+    pub fn shut() -> GatedEncoder {
+        let gate = GatedEncoder::default();
+        *gate.shut.0.lock().unwrap() = true;
+        gate
     }
 
     /// Lets everybody through from now on.
@@ -50,12 +50,12 @@ impl Valve {
 
     /// To put into `Overrides`.
     pub fn factory(&self) -> EncoderFactory {
-        let valve = self.clone();
-        Arc::new(move || Box::new(Behind(Scripted::new(), valve.clone())))
+        let gate = self.clone();
+        Arc::new(move || Box::new(Behind(Scripted::new(), gate.clone())))
     }
 }
 
-struct Behind(Scripted, Valve);
+struct Behind(Scripted, GatedEncoder);
 
 impl Encoder for Behind {
     fn identity(&self) -> &ModelIdentity {
@@ -67,7 +67,7 @@ impl Encoder for Behind {
     }
 
     fn encode(&mut self, texts: &[&Tokens]) -> Result<Vec<Result<Arc<[f32]>, EncodeError>>, EncodeError> {
-        let Valve { shut, texts: counted, passes, bad } = &self.1;
+        let GatedEncoder { shut, texts: counted, passes, bad } = &self.1;
         passes.lock().unwrap().push(texts.iter().map(|&tokens| tokens.clone()).collect());
         let mut is_shut = shut.0.lock().unwrap();
         while *is_shut {

@@ -1,6 +1,6 @@
 //! A service whose encoder does with each pass what a test says, and notes it: for stories about passes that fail.
 
-use crate::house::{House, Scripted, overrides, models};
+use crate::support::test_service::{Scripted, TestService, models, overrides};
 use lnsp_ingest::app::{EncoderFactory, Overrides};
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokenizer, Tokens, Vector};
 use lnsp_ingest::model::ModelIdentity;
@@ -77,12 +77,12 @@ fn out_of_memory() -> EncodeError {
 }
 
 /// A service with an encoder that behaves like this, and what it was asked.
-pub async fn house(script: impl Fn(&[&Tokens]) -> Conduct + Send + Sync + 'static) -> (House, Log) {
+pub async fn service(script: impl Fn(&[&Tokens]) -> Conduct + Send + Sync + 'static) -> (TestService, Log) {
     let (script, log): (Script, _) = (Arc::new(script), Log::default());
     let kept = log.clone();
     let factory: EncoderFactory =
         Arc::new(move || Box::new(Unwell(Scripted::new(), script.clone(), kept.clone())));
-    (House::build(Overrides { encoder: Some(factory), ..overrides() }, &[]).await, log)
+    (TestService::build(Overrides { encoder: Some(factory), ..overrides() }, &[]).await, log)
 }
 
 /// The tokens of a text, to know it by.

@@ -4,7 +4,7 @@
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use lnsp_ingest::http::{Encoding, Inflate, Lines};
+use lnsp_ingest::wire::{Encoding, Inflate, Lines};
 use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
 use std::io;

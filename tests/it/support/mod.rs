@@ -1,0 +1,13 @@
+//! What the stories are told with: whole services in this process and beside it, databases, and scripted peers.
+
+pub mod commit_cut_proxy;
+pub mod database;
+pub mod fake_hub;
+pub mod gated_encoder;
+pub mod postgres;
+pub mod process;
+pub mod scripted_embedder;
+pub mod scripted_encoder;
+pub mod scripted_service;
+pub mod test_service;
+pub mod wait;
