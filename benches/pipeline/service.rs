@@ -88,10 +88,10 @@ impl Service {
     pub async fn encoder_alone(&self, texts: &[String]) -> Result<Duration> {
         let local = self.state().vectorizer.model().ok_or("the model is elsewhere")?;
         let Local { tokenizer, model } = local;
-        let facts = &self.state().facts;
+        let info = &self.state().info;
         let floor = Arc::new(Floor {
             tokenizer: tokenizer.run(Lane::Bulk, |tokenizer| tokenizer.clone()).await?,
-            budget: Budget { tokens: facts.pass_tokens, texts: facts.pass_texts },
+            budget: Budget { tokens: info.pass_tokens, texts: info.pass_texts },
             encoders: model.threads(),
             texts: texts.to_vec(),
             tokenized: AtomicUsize::new(0),

@@ -10,7 +10,9 @@ use crate::classifier::{ArtefactError, LocalClassifier};
 use crate::config::{Config, OnFailure};
 use crate::encoder::{Comparison, EncodeError, Encoder};
 use crate::flow::Backoff;
-use crate::http::{Admission, Counts, Limits, MeasuredDevice, Memory, Room, ServiceInfo, State};
+use crate::http::{
+    Admission, CacheLimits, Counts, IdempotencyCache, Limits, MeasuredDevice, ServiceInfo, State,
+};
 use crate::index::{
     ChangeSource, ChangedRow, Changes, Index, IndexError, IndexIdentity, IndexOptions, SourceError,
 };
@@ -52,8 +54,8 @@ pub struct Overrides {
     pub index: fn(&mut IndexOptions),
     /// See [`Limits`]; the number of uploads is the configuration's.
     pub admission: Limits,
-    /// See [`Room`].
-    pub memory: Room,
+    /// See [`CacheLimits`].
+    pub memory: CacheLimits,
 }
 
 /// Builds an encoder on the thread it will stay on.
@@ -67,7 +69,7 @@ impl Default for Overrides {
             encoder: None,
             index: |_| {},
             admission: Limits::default(),
-            memory: Room::default(),
+            memory: CacheLimits::default(),
         }
     }
 }
@@ -192,7 +194,7 @@ impl App {
         let pipeline = Arc::new(Pipeline::start(tools, settings));
         pipeline.wait_for(|health| health.open).await;
         let admission = Admission::new(Limits { uploads: config.max_uploads, ..overrides.admission });
-        let (counts, memory) = (Counts::default(), Memory::new(overrides.memory));
+        let (counts, memory) = (Counts::default(), IdempotencyCache::new(overrides.memory));
         let llm = codes.llm;
         let state =
             State { pipeline, search, vectorizer, store, index, llm, info, counts, admission, memory };

@@ -4,7 +4,7 @@ use super::Check;
 use crate::config::Config;
 use crate::model::ModelIdentity;
 use crate::store::managed::survey;
-use crate::store::{Dsn, Look, StoreError, look};
+use crate::store::{DatabaseInfo, Dsn, StoreError, inspect};
 
 pub async fn checks(config: &Config, model: Option<&ModelIdentity>) -> Vec<Check> {
     let name = "database";
@@ -27,13 +27,13 @@ pub async fn checks(config: &Config, model: Option<&ModelIdentity>) -> Vec<Check
             Err(error) => return vec![Check::failure(name, error, "")],
         },
     };
-    match look(dsn).await {
+    match inspect(dsn).await {
         Ok(look) => [Some(server(name, &whose, &look)), stored(look, model)].into_iter().flatten().collect(),
         Err(error) => vec![Check::failure(name, error, "start it, or correct DATABASE_URL (or PG_DSN)")],
     }
 }
 
-fn server(name: &'static str, whose: &str, look: &Look) -> Check {
+fn server(name: &'static str, whose: &str, look: &DatabaseInfo) -> Check {
     let settings: Vec<String> =
         look.flushing.iter().map(|(setting, value)| format!("{setting}={value}")).collect();
     let finding = format!("{whose}: {}, {}", look.version, settings.join(" "));
@@ -44,7 +44,7 @@ fn server(name: &'static str, whose: &str, look: &Look) -> Check {
 }
 
 /// Whether the vectors in it are of the model that is configured.
-fn stored(look: Look, model: Option<&ModelIdentity>) -> Option<Check> {
+fn stored(look: DatabaseInfo, model: Option<&ModelIdentity>) -> Option<Check> {
     let name = "stored model";
     let Some(stored) = look.model else {
         return Some(Check::ok(name, "none yet: the store takes the first one"));

@@ -40,7 +40,7 @@ fn row(trial: &Trial, chosen: bool) -> DeviceRow {
         device: trial.device.to_string(),
         dtype: trial.dtype.to_string(),
         texts_per_s: rate.map(|rate| rate.texts_per_s),
-        crew: rate.map(|rate| rate.crew.to_string()),
+        crew: rate.map(|rate| rate.parallelism.to_string()),
         linear: rate.map(|rate| rate.tuning.linear.to_string()),
         pass_tokens: rate.map(|rate| rate.tuning.budget.tokens),
         problem: trial.outcome.as_ref().err().map(ToString::to_string),

@@ -90,7 +90,7 @@ fn object(letter: &StoredDeadLetter) -> Value {
 #[cfg(test)]
 mod tests {
     use crate::chunk::Chunk;
-    use crate::http::wire::{self, WireChunk};
+    use crate::wire::dto::{self as wire, WireChunk};
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};
 

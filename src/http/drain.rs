@@ -26,7 +26,7 @@ pub async fn drain(state: &State, handle: &ServerHandle, listener: TcpListener, 
     drop(listener);
     let answered = async {
         state.admission.all_back().await;
-        entrance.all_home().await;
+        entrance.all_free().await;
     };
     let in_time = timeout_at(deadline, answered).await.is_ok();
     let left = if in_time { 0 } else { state.counts.unanswered() };

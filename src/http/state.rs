@@ -1,5 +1,6 @@
 //! What the handlers share, what was decided at the start, and how the server treats its clients.
 
+use super::{Admission, BodyTimeouts, IdempotencyCache};
 use crate::index::Index;
 use crate::llm::Llm;
 use crate::model::ModelIdentity;
@@ -87,7 +88,7 @@ pub struct Counts {
     pub(super) stored: AtomicU64,
     duplicate: AtomicU64,
     failed: AtomicU64,
-    uploads: AtomicU64,
+    pub(super) uploads: AtomicU64,
     issued: AtomicU64,
 }
 

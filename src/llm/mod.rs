@@ -13,7 +13,7 @@ mod prompt;
 
 pub use answer::{AnswerError, Labels, Token, read as read_answer};
 pub use error::LlmError;
-pub use watch::Status;
+pub use health::Status;
 
 use crate::endpoint::Endpoint;
 use crate::metrics;

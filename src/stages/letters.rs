@@ -74,7 +74,7 @@ impl PendingDeadLetter {
             stage: self.stage.name(),
             cause: self.rejection.cause.code(),
             message: self.rejection.message.clone(),
-            delivery_attempts: self.delivery_attempts,
+            attempts: self.delivery_attempts,
             failed_at: self.failed_at,
         }
     }

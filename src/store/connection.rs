@@ -7,7 +7,7 @@
 use super::error::StoreError;
 use super::sqlstate_sniffer::{LastError, Wire};
 use super::{Dsn, POOL_WAIT};
-use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, Timeouts};
+use deadpool::managed::{self, Manager, Metrics, Object, PoolError, RecycleError, RecycleResult, Timeouts};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -77,7 +77,7 @@ pub(super) type PooledConnection = Object<Connector>;
 
 /// The pool and the thread behind it.
 pub(super) struct Pool {
-    pool: Pool<Connector>,
+    pool: managed::Pool<Connector>,
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
@@ -101,7 +101,7 @@ impl Pool {
         let connector = Connector { dsn, handle, alive: Mutex::new(Some(alive)) };
         let timeouts =
             Timeouts { wait: Some(POOL_WAIT), create: Some(CONNECT_WITHIN), recycle: Some(RECYCLE_WITHIN) };
-        let pool = Pool::builder(connector)
+        let pool = managed::Pool::builder(connector)
             .max_size(size.max(1))
             .timeouts(timeouts)
             .runtime(deadpool::Runtime::Tokio1)

@@ -9,8 +9,8 @@
 //! taking them after the inserts would let batches with common keys deadlock; without sorting out the known keys,
 //! repetitions would use numbers up.
 
+use super::connection::PooledConnection;
 use super::letters::{self, Delivered};
-use super::link::PooledConnection;
 use super::read::{self, KnownChunk};
 use super::{ModelId, Store, StoreError};
 use crate::chunk::EmbeddedChunk;

@@ -1,6 +1,6 @@
 //! Looking at a database without changing it: no migration, no adoption of a model.
 
-use super::link::Pool;
+use super::connection::Pool;
 use super::model::current_model;
 use super::schema::chunk_vectors;
 use super::{Dsn, StoreError, check, settings};

@@ -34,14 +34,14 @@ pub use changes::{ChangedRow, Changes};
 pub use dsn::Dsn;
 pub use error::{SqlState, StoreError};
 pub use insert::InsertOutcome;
-pub use inspect::{DatabaseInfo, look};
+pub use inspect::{DatabaseInfo, inspect};
 pub use letters::{DeadLetter, LetterFilter, StoredDeadLetter};
 pub use model::ModelId;
 pub use read::{Hit, KnownChunk, SearchFilter};
 
+use connection::Pool;
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use link::Pool;
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;

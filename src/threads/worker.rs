@@ -97,14 +97,14 @@ impl<R: 'static> Worker<R> {
         let (bulk, bulk_jobs) = mpsc::channel(queue);
         let queues = Arc::new(Mutex::new(Queues { express: express_jobs, bulk: bulk_jobs }));
         let factory = Arc::new(factory);
-        let mut progress = Vec::with_capacity(threads.get());
+        let mut records = Vec::with_capacity(threads.get());
         for number in 0..threads.get() {
             let name = if threads.get() == 1 { name.to_owned() } else { format!("{name}-{number}") };
             let progress = Progress::of_thread(&name);
             started.0.push(start(name, progress.clone(), queues.clone(), factory.clone())?);
-            progress.push(progress);
+            records.push(progress);
         }
-        Ok(Worker { express, bulk, progress: progress.into(), threads: Arc::new(started) })
+        Ok(Worker { express, bulk, progress: records.into(), threads: Arc::new(started) })
     }
 
     /// What each thread is at.

@@ -268,7 +268,7 @@ async fn the_letter_of_a_chunk_that_is_stored_goes_when_it_is_sent_and_no_other(
 fn letter(text: &str, failed_at: DateTime<Utc>) -> DeadLetter {
     let chunk = embedded(draft("info", text, text), (0, 0, 0), &[1.0]).chunk;
     let message = "quotes a server\0".to_owned();
-    DeadLetter { chunk, stage: "tmd", cause: "llm_failed", message, delivery_attempts: 2, failed_at }
+    DeadLetter { chunk, stage: "tmd", cause: "llm_failed", message, attempts: 2, failed_at }
 }
 
 #[tokio::test]
@@ -285,7 +285,7 @@ async fn a_letter_written_twice_is_one_failure_and_a_page_ends_before_it_is_too_
     let page = async |after, bytes| store.letters(&all, after, 10, bytes).await.unwrap();
     let found = page(0, 1 << 20).await;
     let told: Vec<_> =
-        found.iter().map(|l| (l.id.as_str(), l.delivery_attempts, l.times, l.last_failed_at - now)).collect();
+        found.iter().map(|l| (l.id.as_str(), l.attempts, l.times, l.last_failed_at - now)).collect();
     assert_eq!(told, [("a", 2, 1, Duration::zero()), ("b", 4, 2, Duration::seconds(2))]);
     assert_eq!(found[0].message, "quotes a server");
     // One at least, however long it is.

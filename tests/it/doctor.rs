@@ -29,7 +29,7 @@ fn machine(rates: &'static [(Device, f64)]) -> impl FnMut(Device, DtypeChoice) -
         };
         let budget = Budget { tokens: 1024, texts: 512 };
         let tuning = Tuning { dtype, linear: LinearKind::Default, budget };
-        Ok(Rate { crew: Parallelism::on(device), tuning, texts_per_s: rate * factor })
+        Ok(Rate { parallelism: Parallelism::on(device), tuning, texts_per_s: rate * factor })
     }
 }
 

@@ -101,7 +101,7 @@ async fn what_is_refused_says_what_to_mend() {
 
 #[actix_web::test]
 async fn equal_texts_are_computed_once_and_passes_are_full() {
-    let (service, log) = unwell::service(|_| Conduct::Well).await;
+    let (service, log) = scripted_encoder::service(|_| Conduct::Well).await;
     let texts: Vec<String> = (0..200).map(|n| format!("This is fact number {}.", 100 + n % 100)).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let list = embed(&service, &texts).await;
@@ -116,7 +116,7 @@ async fn equal_texts_are_computed_once_and_passes_are_full() {
 async fn a_text_that_breaks_the_model_is_named_after_a_pass_for_each_half() {
     let bad = tokens("This one kills.");
     let breaks = move |texts: &[&Tokens]| if texts.contains(&&bad) { Conduct::Panics } else { Conduct::Well };
-    let (service, log) = unwell::service(breaks).await;
+    let (service, log) = scripted_encoder::service(breaks).await;
     let body = json!({"texts": sixty_four("This one kills.")}).to_string();
     let (status, answer) = service.post("/embed", body).await;
     assert_eq!((status, &answer["error"]["code"]), (422, &json!("embed_failed")), "{answer}");

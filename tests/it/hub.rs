@@ -5,7 +5,7 @@ use crate::support::fake_hub::{COMMIT, FakeHub, Fault, REPOSITORY};
 use crate::support::test_service::models;
 use lnsp_ingest::encoder::locate;
 use lnsp_ingest::hub::{
-    self, Address, BodyTimeouts, Hub, HubError, NOTE, Note, Pulled, Recipe, Source, Token, Watch,
+    self, Address, Hub, HubError, NOTE, Note, Patience, Pulled, Recipe, Source, Token, Watch,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ impl Watch for Heard {
 /// A folder for models, and somebody who fetches them.
 struct Scene {
     models: TempDir,
-    patience: BodyTimeouts,
+    patience: Patience,
     token: Option<Token>,
     heard: Heard,
 }
@@ -88,12 +88,8 @@ struct Scene {
 impl Scene {
     fn new() -> Scene {
         let seconds = Duration::from_secs;
-        let patience = BodyTimeouts {
-            connect: seconds(10),
-            stall: seconds(20),
-            pause: Duration::from_millis(1),
-            tries: 4,
-        };
+        let patience =
+            Patience { connect: seconds(10), stall: seconds(20), pause: Duration::from_millis(1), tries: 4 };
         Scene { models: tempfile::tempdir().unwrap(), patience, token: None, heard: Heard::default() }
     }
 

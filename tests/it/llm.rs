@@ -111,7 +111,7 @@ const FAULTS: [(Fault, &str, &str); 14] = [
     (Fault::Garbage, "not_ollama", "does not speak Ollama's API"),
     (Fault::HalfJson, "invalid", "expected an object with domain, task and modifier"),
     (Fault::Unfinished, "incomplete", "done: false"),
-    (Fault::UploadAbort, "incomplete", "done_reason: \"length\""),
+    (Fault::Cut, "incomplete", "done_reason: \"length\""),
     (Fault::WrongName, "invalid", "expected the name of a domain"),
     (Fault::Numbers, "invalid", "no usable answer"),
     (Fault::Huge, "too_long", "more than 262144 bytes"),

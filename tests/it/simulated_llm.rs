@@ -234,7 +234,7 @@ async fn each_fault_looks_as_it_does_in_the_wild() {
                 status == 200 && broken && said("done") == true && said("done_reason") == "stop"
             }
             Fault::Unfinished => status == 200 && said("done") == false && said("done_reason").is_null(),
-            Fault::UploadAbort => {
+            Fault::Cut => {
                 let cut = said("response").as_str().unwrap().len();
                 status == 200 && said("done") == true && said("done_reason") == "length" && cut < whole.len()
             }

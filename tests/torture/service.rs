@@ -9,8 +9,8 @@ use lnsp_ingest::chunk::Chunk;
 use lnsp_ingest::cli::serve;
 use lnsp_ingest::config::Config;
 use lnsp_ingest::flow::Backoff;
-use lnsp_ingest::http::{Patience, Settings};
-use lnsp_ingest::stages::{Inspect, Stage};
+use lnsp_ingest::http::{BodyTimeouts, Settings};
+use lnsp_ingest::stages::{FaultHook, Stage};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -75,7 +75,7 @@ fn settings() -> Settings {
     Settings {
         drain: 20 * second,
         head: second,
-        sending: Patience { silence: second, over: second, ..Patience::default() },
+        sending: BodyTimeouts { silence: second, over: second, ..BodyTimeouts::default() },
         client_patience: second,
         linger: second,
         cut_after: 5 * second,
@@ -132,8 +132,8 @@ impl Deaths {
     }
 }
 
-impl Inspect for Deaths {
-    fn in_hand(&self, stage: Stage, chunk: &Chunk) {
+impl FaultHook for Deaths {
+    fn in_work_at(&self, stage: Stage, chunk: &Chunk) {
         let place = Stage::ALL.iter().position(|one| *one == stage).unwrap();
         let seen = self.seen[place].fetch_add(1, Ordering::SeqCst);
         if self.orders.contains(&(stage.name(), seen)) {

@@ -213,7 +213,7 @@ async fn read_answer(
             }
         };
         heard = Instant::now();
-        lines.source(&piece);
+        lines.feed(&piece);
         while let Some((_, line)) = lines.next_line() {
             // A line of a kind this version does not know is passed over.
             let answer = line.ok().and_then(|line| serde_json::from_slice(&line).ok());

@@ -3,7 +3,7 @@
 use super::IngestError;
 use super::attempt::{End, Target, UploadBody, Watch};
 use super::ledger::Tally;
-use super::progress::ProgressLine;
+use super::progress_line::ProgressLine;
 use super::retry_policy::{Outcome, RetryPolicy};
 use super::source::{LineSource, Source};
 use super::state::UploadState;

@@ -139,7 +139,7 @@ mod tests {
 
     fn lines(bytes: &[u8]) -> Vec<(u64, Bytes)> {
         let mut lines = Lines::default();
-        lines.source(bytes);
+        lines.feed(bytes);
         let mut found: Vec<_> = std::iter::from_fn(|| lines.next_line()).collect();
         found.extend(lines.last_line());
         found.into_iter().map(|(number, line)| (number, line.unwrap())).collect()

@@ -4,7 +4,7 @@ use super::answer::Failure;
 use super::attempt::Listener;
 use super::journal::{Found, Journal};
 use super::ledger::{Fate, KEPT_COMPLAINTS, Ledger, Tally};
-use super::progress::ProgressLine;
+use super::progress_line::ProgressLine;
 use std::time::{Duration, Instant};
 
 /// The journal is written when so much time has passed since the last time, or so many lines were settled.

@@ -100,7 +100,7 @@ impl Count {
         loop {
             match inflate.step(&mut piece, &mut self.inflated) {
                 Ok(written) => {
-                    self.lines.source(&self.inflated[..written]);
+                    self.lines.feed(&self.inflated[..written]);
                     self.chunks += std::iter::from_fn(|| self.lines.next_line()).count() as u64;
                     if piece.is_empty() && written < self.inflated.len() {
                         return;

@@ -1,7 +1,7 @@
 //! How an upload can end before its end: a closed list, part of the public contract.
 
 use crate::http::error::ApiError;
-use crate::wire::encoding::InflateError;
+use crate::wire::InflateError;
 use actix_web::http::StatusCode;
 use serde_json::{Value, json};
 use std::time::Duration;

@@ -9,7 +9,7 @@ use crate::http::body::guard::RequestBodyGuard;
 use crate::http::error::ApiError;
 use crate::http::limits::timeouts::{BodyTimeouts, SlowClientDetector};
 use crate::metrics;
-use crate::wire::encoding::{Encoding, Inflate};
+use crate::wire::{Encoding, Inflate};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap};
 use bytes::{Buf, Bytes};

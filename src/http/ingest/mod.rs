@@ -12,8 +12,6 @@ pub use idempotency::{CacheLimits, IdempotencyCache};
 use crate::http::body::guard::RequestBodyGuard;
 use crate::http::body::{Body, encoding_of};
 use crate::http::error::ApiError;
-use crate::http::ingest::json;
-use crate::http::ingest::ndjson;
 use crate::http::limits::admission::{AdmissionRequest, Permit};
 use crate::http::state::Settings;
 use crate::http::state::State;

@@ -15,7 +15,7 @@ use crate::http::state::State;
 use crate::outcome::{Cause, Outcome, Rejection};
 use crate::pipeline::Receipt;
 use crate::wire::dto::{self as wire, Options, WireChunk};
-use crate::wire::lines::{LineError, Lines};
+use crate::wire::{LineError, Lines};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;

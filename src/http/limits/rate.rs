@@ -64,44 +64,48 @@ mod tests {
 
     /// After so many seconds at this rate.
     fn steady(
-        rate: &mut RateEstimator,
+        estimator: &mut RateEstimator,
         from: Instant,
         seconds: u64,
         settled: &mut u64,
-        rate: u64,
+        per_second: u64,
     ) -> Instant {
         let mut now = from;
         for _ in 0..seconds {
             now += Duration::from_secs(1);
-            *settled += rate;
-            rate.observe(now, *settled);
+            *settled += per_second;
+            estimator.observe(now, *settled);
         }
         now
     }
 
     #[test]
     fn advice_is_what_is_ahead_at_the_measured_rate() {
-        let (mut rate, mut settled, start) = (RateEstimator::default(), 0, Instant::now());
-        assert_eq!(rate.advice(0, 0.5), 1);
-        assert_eq!(rate.advice(1000, 0.5), 5, "nothing was ever settled");
-        rate.observe(start, 0);
-        let now = steady(&mut rate, start, 1, &mut settled, 100);
-        assert_eq!((rate.rate(), rate.advice(1200, 0.5)), (100.0, 12));
-        assert_eq!((rate.advice(1200, 0.0), rate.advice(1200, 1.0)), (10, 14), "a fifth less or more");
-        assert_eq!((rate.advice(10, 0.0), rate.advice(1_000_000, 1.0)), (1, 72));
-        steady(&mut rate, now, 10, &mut settled, 300);
-        assert!((rate.rate() - 226.0).abs() < 1.0, "{}", rate.rate());
+        let (mut estimator, mut settled, start) = (RateEstimator::default(), 0, Instant::now());
+        assert_eq!(estimator.advice(0, 0.5), 1);
+        assert_eq!(estimator.advice(1000, 0.5), 5, "nothing was ever settled");
+        estimator.observe(start, 0);
+        let now = steady(&mut estimator, start, 1, &mut settled, 100);
+        assert_eq!((estimator.rate(), estimator.advice(1200, 0.5)), (100.0, 12));
+        assert_eq!(
+            (estimator.advice(1200, 0.0), estimator.advice(1200, 1.0)),
+            (10, 14),
+            "a fifth less or more"
+        );
+        assert_eq!((estimator.advice(10, 0.0), estimator.advice(1_000_000, 1.0)), (1, 72));
+        steady(&mut estimator, now, 10, &mut settled, 300);
+        assert!((estimator.rate() - 226.0).abs() < 1.0, "{}", estimator.rate());
     }
 
     #[test]
     fn standing_still_makes_the_advice_longer_and_time_that_is_skipped_does_not() {
-        let (mut rate, mut settled, start) = (RateEstimator::default(), 0, Instant::now());
-        rate.observe(start, 0);
-        let now = steady(&mut rate, start, 5, &mut settled, 100);
+        let (mut estimator, mut settled, start) = (RateEstimator::default(), 0, Instant::now());
+        estimator.observe(start, 0);
+        let now = steady(&mut estimator, start, 5, &mut settled, 100);
         let later = now + Duration::from_secs(100);
-        rate.skip(later, settled);
-        assert_eq!(rate.advice(1000, 0.5), 10);
-        steady(&mut rate, later, 20, &mut settled, 0);
-        assert_eq!(rate.advice(1000, 0.5), 60);
+        estimator.skip(later, settled);
+        assert_eq!(estimator.advice(1000, 0.5), 10);
+        steady(&mut estimator, later, 20, &mut settled, 0);
+        assert_eq!(estimator.advice(1000, 0.5), 60);
     }
 }

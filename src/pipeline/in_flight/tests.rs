@@ -1,6 +1,6 @@
 use super::*;
 use crate::chunk::{Draft, Tagging, TmdSource};
-use crate::flow::{ReceiptIssuer, Results, receipt_channel};
+use crate::flow::{ReceiptIssuer, ReceiptStream, receipt_channel};
 use crate::outcome::{Cause, Rejection, StoredChunk, Timings};
 use crate::tmd::Tmd;
 use futures_executor::block_on;
@@ -118,7 +118,7 @@ struct World {
     in_flight: Arc<InFlightKeys>,
     promoted: mpsc::Receiver<Follower>,
     book: ReceiptIssuer<Outcome>,
-    results: Results<Outcome>,
+    results: ReceiptStream<Outcome>,
     /// Who leads, with the slot of those who have followed before.
     inside: Vec<(u64, u8, u8, Arrival, Option<Slot>)>,
     full: VecDeque<(u64, u8, u8, Arrival)>,
