@@ -28,8 +28,8 @@ async fn during_ingest(files: &ModelFiles, corpus: &[String]) -> Result<()> {
         |(nth, text): (usize, &String)| json!({ "id": nth.to_string(), "text": text }).to_string() + "\n";
     let ndjson: String = corpus.iter().enumerate().map(line).collect();
     service.upload(&ndjson, "warm-up").await?;
-    let facts = &service.state().facts;
-    let budget = Budget { tokens: facts.pass_tokens, texts: facts.pass_texts };
+    let info = &service.state().info;
+    let budget = Budget { tokens: info.pass_tokens, texts: info.pass_texts };
     let local = service.state().vectorizer.model().ok_or("the model is elsewhere")?;
     let mut passes = passes(files, corpus, budget, &local.model).await?;
     let pass = percentile(&mut passes, 50);
