@@ -170,8 +170,8 @@ pub async fn metrics(state: web::Data<State>) -> HttpResponse {
         builds: index.builds,
         last_build: index.last_build,
     });
-    match metrics::install() {
-        Some(handle) => HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(handle.render()),
+    match metrics::render() {
+        Some(text) => HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text),
         None => HttpResponse::ServiceUnavailable().body("the metrics recorder could not be installed"),
     }
 }

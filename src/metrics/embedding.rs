@@ -1,47 +1,51 @@
 //! What is counted where texts become vectors.
 
-use ::metrics::{counter, histogram};
+use super::names::{
+    EMBED_BATCH_SIZE, EMBED_BATCH_TOKENS, EMBED_INFERENCE_SECONDS, EMBED_NONFINITE_TOTAL,
+    EMBED_PADDING_RATIO, EMBED_PASSES_FAILED_TOTAL, EMBED_REQUEST_DURATION_SECONDS, EMBED_REQUESTS_TOTAL,
+    EMBED_RETRIES_TOTAL, EMBED_TOKENIZE_SECONDS, EMBED_TRUNCATED_TOTAL,
+};
 use std::time::Duration;
 
-/// A text was tokenized.
+/// Records the tokenization of one text, and counts it when it was truncated.
 pub fn tokenized(took: Duration, truncated: bool) {
-    histogram!("lnsp_embed_tokenize_seconds").record(took);
+    EMBED_TOKENIZE_SECONDS.record([], took);
     if truncated {
-        counter!("lnsp_embed_truncated_total").increment(1);
+        EMBED_TRUNCATED_TOTAL.add([], 1);
     }
 }
 
-/// A forward pass ended: texts, tokens without and with padding.
+/// Records a forward pass: texts, tokens without and with padding, duration.
 pub fn embedded(texts: usize, tokens: usize, padded: usize, took: Duration) {
-    histogram!("lnsp_embed_batch_size").record(texts as f64);
-    histogram!("lnsp_embed_batch_tokens").record(padded as f64);
-    histogram!("lnsp_embed_padding_ratio").record(1.0 - tokens as f64 / padded.max(1) as f64);
-    histogram!("lnsp_embed_inference_seconds").record(took);
+    EMBED_BATCH_SIZE.record([], texts as f64);
+    EMBED_BATCH_TOKENS.record([], padded as f64);
+    EMBED_PADDING_RATIO.record([], 1.0 - tokens as f64 / padded.max(1) as f64);
+    EMBED_INFERENCE_SECONDS.record([], took);
 }
 
-/// A forward pass gave nothing.
+/// Counts a failed forward pass by its cause.
 pub fn pass_failed(cause: &'static str) {
-    counter!("lnsp_embed_passes_failed_total", "cause" => cause).increment(1);
+    EMBED_PASSES_FAILED_TOTAL.add([cause.into()], 1);
 }
 
-/// A vector was refused because it has no direction.
+/// Counts a vector that was refused because it is not finite or all zeros.
 pub fn nonfinite() {
-    counter!("lnsp_embed_nonfinite_total").increment(1);
+    EMBED_NONFINITE_TOTAL.add([], 1);
 }
 
-/// An embedding server gave vectors: its tokens are not known here.
+/// Records the texts and the duration of a request that an embedding server answered. Its tokens are unknown.
 pub fn embedded_there(texts: usize, took: Duration) {
-    histogram!("lnsp_embed_batch_size").record(texts as f64);
-    histogram!("lnsp_embed_inference_seconds").record(took);
+    EMBED_BATCH_SIZE.record([], texts as f64);
+    EMBED_INFERENCE_SECONDS.record([], took);
 }
 
-/// A request to an embedding server ended.
+/// Counts a finished request to an embedding server and records its duration.
 pub fn embed_request(outcome: &'static str, took: Duration) {
-    counter!("lnsp_embed_requests_total", "outcome" => outcome).increment(1);
-    histogram!("lnsp_embed_request_duration_seconds").record(took);
+    EMBED_REQUESTS_TOTAL.add([outcome.into()], 1);
+    EMBED_REQUEST_DURATION_SECONDS.record([], took);
 }
 
-/// Such a request is repeated.
+/// Counts a repeated request to an embedding server by the reason.
 pub fn embed_repeat(reason: &'static str) {
-    counter!("lnsp_embed_retries_total", "reason" => reason).increment(1);
+    EMBED_RETRIES_TOTAL.add([reason.into()], 1);
 }
