@@ -6,8 +6,10 @@
 #![expect(clippy::disallowed_macros, reason = "the declared metrics are built on these macros")]
 
 use ::metrics::{
-    Label, SharedString, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    IntoF64, Label, SharedString, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
 };
+use std::time::Duration;
 
 /// Upper bounds of duration histograms, in seconds.
 const SECONDS: [f64; 18] = [
@@ -43,138 +45,129 @@ pub struct Declaration {
     pub kind: MetricKind,
 }
 
-/// A metric that can describe itself to the recorder.
+/// What sets one kind of metric apart from the others.
+pub(super) trait Kind: Sync {
+    const KIND: MetricKind;
+    /// The recorder keeps it as a gauge; see [`CounterOfSeconds`].
+    const KEPT_AS_GAUGE: bool = false;
+}
+
+/// A metric with `N` labels, declared in [`names`](super::names). Each series takes `N` label values.
+pub(super) struct Metric<K, const N: usize> {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub labels: [&'static str; N],
+    pub _kind: K,
+}
+
+/// A counter of whole numbers.
+pub(super) struct Counter;
+
+/// A counter of seconds with fractions. The recorder's counters are whole numbers, so it is kept as a gauge that only
+/// grows, and a scrape says that it is a counter.
+pub(super) struct CounterOfSeconds;
+
+/// A number that goes up and down.
+pub(super) struct Gauge;
+
+/// Samples in buckets. The unit at the end of the name decides which buckets.
+pub(super) struct Histogram;
+
+impl Kind for Counter {
+    const KIND: MetricKind = MetricKind::Counter;
+}
+
+impl Kind for CounterOfSeconds {
+    const KIND: MetricKind = MetricKind::Counter;
+    const KEPT_AS_GAUGE: bool = true;
+}
+
+impl Kind for Gauge {
+    const KIND: MetricKind = MetricKind::Gauge;
+}
+
+impl Kind for Histogram {
+    const KIND: MetricKind = MetricKind::Histogram;
+}
+
+impl<K, const N: usize> Metric<K, N> {
+    fn series(&self, values: [SharedString; N]) -> Vec<Label> {
+        self.labels.iter().zip(values).map(|(name, value)| Label::new(*name, value)).collect()
+    }
+}
+
+impl<const N: usize> Metric<Counter, N> {
+    pub fn add(&self, values: [SharedString; N], amount: u64) {
+        counter!(self.name, self.series(values)).increment(amount);
+    }
+
+    /// Sets the series to a total that is counted elsewhere.
+    pub fn absolute(&self, values: [SharedString; N], total: u64) {
+        counter!(self.name, self.series(values)).absolute(total);
+    }
+}
+
+impl<const N: usize> Metric<CounterOfSeconds, N> {
+    pub fn add(&self, values: [SharedString; N], duration: Duration) {
+        gauge!(self.name, self.series(values)).increment(duration.as_secs_f64());
+    }
+
+    /// Sets the series to a total that is counted elsewhere.
+    pub fn absolute(&self, values: [SharedString; N], total: Duration) {
+        gauge!(self.name, self.series(values)).set(total.as_secs_f64());
+    }
+}
+
+impl<const N: usize> Metric<Gauge, N> {
+    pub fn set(&self, values: [SharedString; N], value: f64) {
+        gauge!(self.name, self.series(values)).set(value);
+    }
+
+    /// Adds `change`, which may be negative.
+    pub fn add(&self, values: [SharedString; N], change: f64) {
+        gauge!(self.name, self.series(values)).increment(change);
+    }
+}
+
+impl<const N: usize> Metric<Histogram, N> {
+    /// Records one sample: seconds for a [`Duration`], else the number itself.
+    pub fn record(&self, values: [SharedString; N], sample: impl IntoF64) {
+        histogram!(self.name, self.series(values)).record(sample);
+    }
+}
+
+/// A declared metric of any kind and any number of labels.
 pub(super) trait Declared: Sync {
     fn declaration(&'static self) -> Declaration;
 
-    /// The upper bounds of a histogram.
-    fn buckets(&self) -> Option<&'static [f64]> {
-        None
-    }
+    fn is_kept_as_gauge(&self) -> bool;
 
-    /// Whether the recorder keeps a counter as a gauge; see [`CounterOfSeconds`].
-    fn is_kept_as_gauge(&self) -> bool {
-        false
-    }
-
+    /// Tells the recorder the kind and the help text.
     fn describe(&'static self) {
         let Declaration { name, help, kind, .. } = self.declaration();
         match kind {
-            MetricKind::Counter if self.is_kept_as_gauge() => describe_gauge!(name, help),
-            MetricKind::Counter => describe_counter!(name, help),
-            MetricKind::Gauge => describe_gauge!(name, help),
+            MetricKind::Counter if !self.is_kept_as_gauge() => describe_counter!(name, help),
+            MetricKind::Counter | MetricKind::Gauge => describe_gauge!(name, help),
             MetricKind::Histogram => describe_histogram!(name, help),
         }
     }
 }
 
-/// The labels of one series; `N` label names take `N` values.
-fn series<const N: usize>(names: &[&'static str; N], values: [SharedString; N]) -> Vec<Label> {
-    names.iter().zip(values).map(|(name, value)| Label::new(*name, value)).collect()
-}
-
-/// A counter of whole numbers.
-pub(super) struct Counter<const N: usize> {
-    pub name: &'static str,
-    pub help: &'static str,
-    pub labels: [&'static str; N],
-}
-
-impl<const N: usize> Counter<N> {
-    /// Adds `amount` to the series with these label values.
-    pub fn add(&self, values: [SharedString; N], amount: u64) {
-        counter!(self.name, series(&self.labels, values)).increment(amount);
-    }
-
-    /// Sets the series to a total that is counted elsewhere.
-    pub fn absolute(&self, values: [SharedString; N], total: u64) {
-        counter!(self.name, series(&self.labels, values)).absolute(total);
-    }
-}
-
-impl<const N: usize> Declared for Counter<N> {
+impl<K: Kind, const N: usize> Declared for Metric<K, N> {
     fn declaration(&'static self) -> Declaration {
-        Declaration { name: self.name, help: self.help, labels: &self.labels, kind: MetricKind::Counter }
-    }
-}
-
-/// A counter of seconds with fractions. The recorder's counters are whole numbers, so it is kept as a gauge that only
-/// grows, and a scrape says that it is a counter.
-pub(super) struct CounterOfSeconds<const N: usize> {
-    pub name: &'static str,
-    pub help: &'static str,
-    pub labels: [&'static str; N],
-}
-
-impl<const N: usize> CounterOfSeconds<N> {
-    /// Adds a duration to the series with these label values.
-    pub fn add(&self, values: [SharedString; N], duration: std::time::Duration) {
-        gauge!(self.name, series(&self.labels, values)).increment(duration.as_secs_f64());
-    }
-
-    /// Sets the series to a total that is counted elsewhere.
-    pub fn absolute(&self, values: [SharedString; N], total: std::time::Duration) {
-        gauge!(self.name, series(&self.labels, values)).set(total.as_secs_f64());
-    }
-}
-
-impl<const N: usize> Declared for CounterOfSeconds<N> {
-    fn declaration(&'static self) -> Declaration {
-        Declaration { name: self.name, help: self.help, labels: &self.labels, kind: MetricKind::Counter }
+        Declaration { name: self.name, help: self.help, labels: &self.labels, kind: K::KIND }
     }
 
     fn is_kept_as_gauge(&self) -> bool {
-        true
+        K::KEPT_AS_GAUGE
     }
 }
 
-/// A number that goes up and down.
-pub(super) struct Gauge<const N: usize> {
-    pub name: &'static str,
-    pub help: &'static str,
-    pub labels: [&'static str; N],
-}
-
-impl<const N: usize> Gauge<N> {
-    /// Sets the series with these label values.
-    pub fn set(&self, values: [SharedString; N], value: f64) {
-        gauge!(self.name, series(&self.labels, values)).set(value);
-    }
-
-    /// Adds `change`, which may be negative.
-    pub fn add(&self, values: [SharedString; N], change: f64) {
-        gauge!(self.name, series(&self.labels, values)).increment(change);
-    }
-}
-
-impl<const N: usize> Declared for Gauge<N> {
-    fn declaration(&'static self) -> Declaration {
-        Declaration { name: self.name, help: self.help, labels: &self.labels, kind: MetricKind::Gauge }
-    }
-}
-
-/// Samples in buckets; the unit at the end of the name decides which buckets.
-pub(super) struct Histogram<const N: usize> {
-    pub name: &'static str,
-    pub help: &'static str,
-    pub labels: [&'static str; N],
-}
-
-impl<const N: usize> Histogram<N> {
-    /// Records one sample: seconds for a [`std::time::Duration`], else the number itself.
-    pub fn record(&self, values: [SharedString; N], sample: impl ::metrics::IntoF64) {
-        histogram!(self.name, series(&self.labels, values)).record(sample);
-    }
-}
-
-impl<const N: usize> Declared for Histogram<N> {
-    fn declaration(&'static self) -> Declaration {
-        Declaration { name: self.name, help: self.help, labels: &self.labels, kind: MetricKind::Histogram }
-    }
-
-    fn buckets(&self) -> Option<&'static [f64]> {
-        Some(match self.name.rsplit('_').next() {
-            Some("seconds") => &SECONDS,
+impl Declaration {
+    /// The upper bounds of a histogram's buckets, by the unit at the end of its name.
+    pub(super) fn buckets(&self) -> Option<&'static [f64]> {
+        (self.kind == MetricKind::Histogram).then(|| match self.name.rsplit('_').next() {
+            Some("seconds") => &SECONDS[..],
             Some("ratio") => &RATIOS,
             _ => &ITEMS,
         })
@@ -185,10 +178,9 @@ impl<const N: usize> Declared for Histogram<N> {
 macro_rules! metrics {
     ($($kind:ident $metric:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
         $(
-            pub(super) static $metric: $kind<{ <[&str]>::len(&[$($label),*]) }> =
-                $kind { name: $name, help: $help, labels: [$($label),*] };
+            pub(super) static $metric: Metric<$kind, { <[&str]>::len(&[$($label),*]) }> =
+                Metric { name: $name, help: $help, labels: [$($label),*], _kind: $kind };
         )*
-        /// Every metric of the service.
         pub(super) static ALL: &[&dyn Declared] = &[$(&$metric),*];
     };
 }

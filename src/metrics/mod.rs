@@ -57,9 +57,9 @@ fn handle() -> Option<&'static PrometheusHandle> {
 fn start_recorder() -> Option<PrometheusHandle> {
     let mut builder = PrometheusBuilder::new();
     for metric in names::ALL {
+        let metric = metric.declaration();
         if let Some(bounds) = metric.buckets() {
-            let name = Matcher::Full(metric.declaration().name.to_owned());
-            builder = builder.set_buckets_for_metric(name, bounds).ok()?;
+            builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), bounds).ok()?;
         }
     }
     let handle = builder.install_recorder().ok()?;

@@ -1,6 +1,6 @@
 //! Every metric of the service, each declared once: kind, name, labels, help. Labels are closed sets.
 
-use super::declare::{Counter, CounterOfSeconds, Declared, Gauge, Histogram, metrics};
+use super::declare::{Counter, CounterOfSeconds, Declared, Gauge, Histogram, Metric, metrics};
 
 metrics! {
     Gauge BUILD_INFO "lnsp_build_info" ["version", "model", "device"] "Always 1; the labels say what runs";
