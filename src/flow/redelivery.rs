@@ -4,7 +4,8 @@
 //! between two generations.
 
 use super::receipt::{Receipt, Unsettled};
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::threads::lock;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// A parcel that came redelivery_queue, or one that was on its way in again.
@@ -48,11 +49,11 @@ impl<O: Send + Sync + 'static, R: Unsettled> Default for RedeliveryQueue<O, R> {
 impl<O: Send + Sync + 'static, R: Unsettled> RedeliveryQueue<O, R> {
     /// Runs in drops, perhaps during unwinding: must not panic.
     pub(super) fn put(&self, redelivery: Redelivery<O, R>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(redelivery);
+        lock(&self.0).push(redelivery);
     }
 
     /// Everyone who came redelivery_queue, in the order of coming.
     pub fn empty(&self) -> Vec<Redelivery<O, R>> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.0))
     }
 }

@@ -4,8 +4,9 @@
 //! of its own. What is left is the stage's own work, which takes no time worth speaking of; a hand that is at it for
 //! long stands still, and can be taken away from its task with [`TaskRegistry::abort`].
 
+use crate::threads::lock;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
@@ -101,7 +102,7 @@ impl TaskRegistry {
 
     /// Also used in drops during unwinding; nothing is ever half done under it.
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -9,9 +9,10 @@ use super::Arrival;
 use crate::chunk::{Chunk, ChunkKey};
 use crate::flow::{Capacity, Slot, Slots};
 use crate::outcome::Outcome;
+use crate::threads::lock;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{mpsc, watch};
 
 /// The keys of all chunks that are taken and not yet answered.
@@ -155,8 +156,7 @@ impl InFlightKeys {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ChunkKey, KeyState>> {
-        // A panic elsewhere leaves nothing half done here: each section is a few moves.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.held)
     }
 }
 

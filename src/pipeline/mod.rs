@@ -24,10 +24,10 @@ use crate::stages::{
     DeadLetterQueue, Died, Embedder, ExitGuard, FaultHook, Inlet, NeedsLlm, NeedsNoLlm, RedeliveryQueue,
     StageContext, TmdExtractor, TmdTools, WriteTools, Writer, letters,
 };
-use crate::threads::Progress;
+use crate::threads::{Progress, lock};
 use crate::vectorizer::Vectorizer;
 use actix::{Actor, Addr, Arbiter, Context};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use supervisor::SupervisorChannels;
 use tokio::runtime::{Handle, RuntimeMetrics};
@@ -287,7 +287,7 @@ impl Pipeline {
     pub async fn stop(&self) {
         self.entrance.drain().await;
         self.watchdog.leave_pipeline();
-        let arbiter = self.arbiter.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let arbiter = lock(&self.arbiter).take();
         if let Some(arbiter) = arbiter {
             arbiter.stop();
             // Short: the thread only has to drop what it holds. That it panicked is no news at its end.

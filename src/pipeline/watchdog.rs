@@ -9,11 +9,11 @@ use super::stall::{StallDetector, StallReport};
 use crate::flow::TaskRegistry;
 use crate::metrics;
 use crate::stages::{Died, Stage};
-use crate::threads::{Progress, Reading};
+use crate::threads::{Progress, Reading, lock};
 use actix::ArbiterHandle;
 use std::fmt;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
@@ -149,11 +149,6 @@ impl Watchdog {
             |progress: &Progress| progress.doing().map(|(what, age)| (progress.who().clone(), what, age));
         state.threads.iter().filter_map(doing).collect()
     }
-}
-
-/// What is under the lock is never half done: it may be used after a panic.
-fn lock(state: &Mutex<WatchState>) -> MutexGuard<'_, WatchState> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Watchdog {

@@ -3,8 +3,10 @@
 //! A [`Worker`] owns threads, each with the one resource that has to stay on it. A [`Progress`] says what such a thread
 //! is doing, so that a stall can be told from a wait.
 
+mod lock;
 mod progress;
 mod worker;
 
+pub use lock::lock;
 pub use progress::{ActivityGuard, LivenessGuard, Progress, Reading};
 pub use worker::{Lane, Worker, WorkerError};

@@ -4,8 +4,9 @@
 //! [`Progress::follow`]), and says when it waits for somebody else ([`Progress::wait`]): waiting is not hanging. It keeps
 //! no deadline and knows no clock but for telling people how long it has been at something.
 
+use super::lock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// The state of one thread, or of something as single as a thread. Clones share it.
@@ -107,7 +108,7 @@ impl Progress {
 
     /// Also used during unwinding; what it guards is a few words that are never half written.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 }
 

@@ -4,11 +4,11 @@
 //! is free. A job that panics fails alone: the resource of its thread is then built anew by the factory before that
 //! thread takes the next job. The other threads do not notice. Each thread has a [`Progress`].
 
-use crate::threads::Progress;
+use crate::threads::{Progress, lock};
 use futures_executor::block_on;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use tokio::sync::{mpsc, oneshot};
 
@@ -160,7 +160,7 @@ impl<R: 'static> Worker<R> {
 type Reply<T> = oneshot::Sender<Result<T, WorkerError>>;
 
 fn take<T>(reply: &Mutex<Option<Reply<T>>>) -> Option<Reply<T>> {
-    reply.lock().unwrap_or_else(PoisonError::into_inner).take()
+    lock(reply).take()
 }
 
 /// Starts one thread; returns when its resource is built.
@@ -228,7 +228,7 @@ fn work<R, E: std::fmt::Display>(
 
 /// Waits for the next job; `None` when all handles are gone. The queues need no runtime, only somebody who waits.
 fn next<R>(queues: &Mutex<Queues<R>>) -> Option<Task<R>> {
-    let mut queues = queues.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut queues = lock(queues);
     let Queues { express, bulk } = &mut *queues;
     block_on(async {
         tokio::select! {
