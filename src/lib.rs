@@ -14,7 +14,7 @@
 //!      |      |
 //!    ports   flow                  ports: llm, classifier, encoder, hub, store, index; flow: Inlet, Parcel, Receipt, Batch, Worker
 //!       \    /
-//!       domain                     chunk, tmd, model, outcome, quality: pure
+//!       domain                     outcome, chunk, rejection, error_code, tmd, model, quality: pure
 //!    metrics, progress, endpoint      leaves beside the house: what is counted; what a thread is doing; other servers
 //!    simulated_llm                 another: a language model server to measure and test with; it imports nothing
 //! ```
@@ -36,6 +36,7 @@ pub mod config;
 pub mod doctor;
 pub mod encoder;
 pub mod endpoint;
+pub mod error_code;
 pub mod flow;
 pub mod http;
 pub mod hub;
@@ -46,6 +47,7 @@ pub mod model;
 pub mod outcome;
 pub mod pipeline;
 pub mod quality;
+pub mod rejection;
 pub mod search;
 pub mod simulated_llm;
 pub mod stages;

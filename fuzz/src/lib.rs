@@ -6,7 +6,7 @@
 use flate2::write::GzEncoder;
 use lnsp_ingest::chunk::{Chunk, MAX_TEXT_BYTES};
 use lnsp_ingest::llm::read_answer;
-use lnsp_ingest::outcome::Rejection;
+use lnsp_ingest::rejection::Rejection;
 use lnsp_ingest::tmd::Axis;
 use lnsp_ingest::wire::{
     Encoding, Inflate, InflateError, LineError, Lines, ShapeError, WireChunk, read_chunk, read_request,

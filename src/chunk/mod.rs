@@ -6,7 +6,8 @@
 mod identity;
 mod sent;
 
-use crate::outcome::{Cause, Rejection};
+use crate::error_code::ErrorCode;
+use crate::rejection::Rejection;
 use crate::tmd::{AxisConfidence, Tmd};
 use identity::{content_hash, derived_id, public_name};
 use serde_json::Value;
@@ -103,7 +104,7 @@ impl Chunk {
         }
         .transpose()
         .map_err(|error| {
-            Rejection::new(Cause::CodeOutOfRange, error.to_string()).param(error.axis.field())
+            Rejection::new(ErrorCode::CodeOutOfRange, error.to_string()).param(error.axis.field())
         })?;
         let content_hash = content_hash(&draft);
         // A derived id is its own public name. A client's id is hashed with its dataset, because the public name has
@@ -249,31 +250,19 @@ pub struct EmbeddedChunk {
     pub embedding: Embedding,
 }
 
-/// Reads better than a tuple at the two places that name the code fields.
-impl crate::tmd::Axis {
-    /// The JSON field that carries a code of this axis.
-    pub fn field(self) -> &'static str {
-        match self {
-            crate::tmd::Axis::Domain => "domain_code",
-            crate::tmd::Axis::Task => "task_code",
-            crate::tmd::Axis::Modifier => "modifier_code",
-        }
-    }
-}
-
 fn check_text(text: &str) -> Result<(), Rejection> {
     if text.len() > MAX_TEXT_BYTES {
         let message =
             format!("text too long: expected at most {MAX_TEXT_BYTES} bytes, received {}", text.len());
-        return Err(Rejection::new(Cause::TextTooLong, message).param("text"));
+        return Err(Rejection::new(ErrorCode::TextTooLong, message).param("text"));
     }
     if text.contains('\0') {
         return Err(
-            Rejection::new(Cause::NulCharacter, "text contains a NUL character; remove it").param("text")
+            Rejection::new(ErrorCode::NulCharacter, "text contains a NUL character; remove it").param("text")
         );
     }
     if text.trim().is_empty() {
-        return Err(Rejection::new(Cause::TextEmpty, "text is empty or blank").param("text"));
+        return Err(Rejection::new(ErrorCode::TextEmpty, "text is empty or blank").param("text"));
     }
     Ok(())
 }
@@ -294,25 +283,25 @@ fn check_names(draft: &Draft) -> Result<(), Rejection> {
         let Some(value) = value else { continue };
         if value.contains('\0') {
             let message = format!("{field} contains a NUL character; remove it");
-            return Err(Rejection::new(Cause::NulCharacter, message).param(field));
+            return Err(Rejection::new(ErrorCode::NulCharacter, message).param(field));
         }
         if value.len() > MAX_NAME_BYTES {
             let message = format!(
                 "{field} too long: expected at most {MAX_NAME_BYTES} bytes, received {}",
                 value.len()
             );
-            return Err(Rejection::new(Cause::InvalidName, message).param(field));
+            return Err(Rejection::new(ErrorCode::InvalidName, message).param(field));
         }
     }
     for (field, value) in [("id", draft.id.as_deref()), ("dataset_source", Some(&*draft.dataset))] {
         if value.is_some_and(|value| value.trim().is_empty()) {
             let message = format!("{field} is blank; give a name or leave the field out");
-            return Err(Rejection::new(Cause::InvalidName, message).param(field));
+            return Err(Rejection::new(ErrorCode::InvalidName, message).param(field));
         }
     }
     if draft.metadata.as_ref().is_some_and(contains_nul) {
         let message = "metadata contains a NUL character; remove it";
-        return Err(Rejection::new(Cause::NulCharacter, message).param("metadata"));
+        return Err(Rejection::new(ErrorCode::NulCharacter, message).param("metadata"));
     }
     Ok(())
 }

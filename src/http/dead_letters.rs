@@ -1,12 +1,11 @@
 //! `GET /dead-letters`: the chunks on which the service failed, oldest first, a page at a time. Each has the JSON that
 //! makes it again; `lnsp replay` sends it.
 
+use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
 use crate::http::state::State;
 use crate::metrics;
-use crate::outcome::Cause;
 use crate::store::{LetterFilter, StoredDeadLetter};
-use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
@@ -37,7 +36,7 @@ fn usual_page() -> u32 {
 /// The handler.
 pub async fn dead_letters(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     let page = web::Query::<WirePage>::from_query(request.query_string())
-        .map_err(|error| ApiError::shape(Cause::UnknownField, format!("query parameters: {error}")))?
+        .map_err(|error| ApiError::new(ErrorCode::UnknownField, format!("query parameters: {error}")))?
         .into_inner();
     if !(1..=MAX_PAGE).contains(&page.limit) {
         return Err(invalid("limit", &format!("1 to {MAX_PAGE}"), &page.limit.to_string()));
@@ -50,7 +49,7 @@ pub async fn dead_letters(request: HttpRequest, state: web::Data<State>) -> Resu
     };
     let (letters, total) = letters.await.map_err(|error: crate::store::StoreError| {
         let message = format!("the dead letters cannot be read: {error}");
-        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+        ApiError::new(ErrorCode::StoreUnavailable, message)
     })?;
     metrics::dead_letters(total);
     // A page may end early for its bytes; only an empty one is the last.
@@ -60,7 +59,7 @@ pub async fn dead_letters(request: HttpRequest, state: web::Data<State>) -> Resu
 }
 
 fn cause_of(code: &str) -> Result<&'static str, ApiError> {
-    let kept = || Cause::ALL.into_iter().filter(|cause| cause.is_kept()).map(Cause::code);
+    let kept = || ErrorCode::ALL.iter().filter(|code| code.is_kept()).map(|code| code.as_str());
     kept().find(|known| *known == code).ok_or_else(|| {
         let expected = kept().collect::<Vec<_>>().join(", ");
         invalid("cause", &format!("one of {expected}"), code)
@@ -70,7 +69,7 @@ fn cause_of(code: &str) -> Result<&'static str, ApiError> {
 fn invalid(param: &str, expected: &str, received: &str) -> ApiError {
     let received: String = received.chars().take(100).collect();
     let message = format!("{param}: expected {expected}, received '{received}'");
-    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", message).param(param)
+    ApiError::new(ErrorCode::InvalidQuery, message).param(param)
 }
 
 fn object(letter: &StoredDeadLetter) -> Value {

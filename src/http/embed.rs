@@ -5,6 +5,7 @@
 //! pieces, so that its text is never there as a whole. What it may take of the model is in [`crate::vectorizer`].
 
 use crate::chunk::MAX_TEXT_BYTES;
+use crate::error_code::ErrorCode;
 use crate::http::body::guard::RequestBodyGuard;
 use crate::http::body::{Body, encoding_of};
 use crate::http::error::ApiError;
@@ -13,7 +14,6 @@ use crate::http::ingest::{Kind, declared, kind_of};
 use crate::http::limits::admission::{AdmissionRequest, Permit};
 use crate::http::state::Settings;
 use crate::http::state::State;
-use crate::outcome::Cause;
 use crate::wire::dto as wire;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
@@ -98,7 +98,7 @@ fn begin(
     let headers = request.headers();
     let (Kind::Json, encoding) = (kind_of(headers)?, encoding_of(headers)?) else {
         let message = "expected Content-Type application/json";
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
+        return Err(ApiError::new(ErrorCode::UnsupportedMediaType, message));
     };
     let bytes = json::weight(declared(headers), encoding, INSTEAD)?;
     let most = (bytes / SMALLEST).min(MAX_TEXTS);
@@ -114,11 +114,13 @@ async fn answer(body: Body, permit: Permit, state: &State) -> Result<HttpRespons
     let WireTexts { texts, normalize } = texts;
     if texts.is_empty() {
         let message = "texts: expected at least one, received none";
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, "missing_field", message).param("texts"));
+        return Err(ApiError::new(ErrorCode::MissingField, message)
+            .status(StatusCode::BAD_REQUEST)
+            .param("texts"));
     }
     if texts.len() > MAX_TEXTS {
         let message = format!("expected at most {MAX_TEXTS} texts, received {}; {INSTEAD}", texts.len());
-        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message).param("texts"));
+        return Err(ApiError::new(ErrorCode::BodyTooLarge, message).param("texts"));
     }
     if !normalize {
         let message = "normalize: expected true, received false: vectors have unit length here, and what length \
@@ -146,11 +148,11 @@ fn check(param: &str, text: &str) -> Result<(), ApiError> {
         return Ok(());
     }
     let message = format!("{param}: expected at most {MAX_TEXT_BYTES} bytes, received {}", text.len());
-    Err(ApiError::shape(Cause::TextTooLong, message).param(param))
+    Err(ApiError::new(ErrorCode::TextTooLong, message).param(param))
 }
 
 fn invalid(message: String) -> ApiError {
-    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", message)
+    ApiError::new(ErrorCode::InvalidQuery, message)
 }
 
 /// The answer, written while it is taken. The permit goes with its last piece.

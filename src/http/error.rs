@@ -1,6 +1,7 @@
-//! One table from what went wrong to HTTP, and one shape for all of it.
+//! Errors as HTTP answers: status, type and retryability come from the table in [`crate::error_code`].
 
-use crate::outcome::{Cause, Rejection};
+use crate::error_code::{ErrorCode, ErrorType};
+use crate::rejection::Rejection;
 use crate::search::SearchError;
 use crate::vectorizer::VectorError;
 use actix_web::http::{StatusCode, header};
@@ -8,65 +9,81 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 use std::fmt;
 
-/// An answer that is an error.
+/// Errors of a whole request whose `type` or `retryable` differs from the table, which gives those of a single chunk
+/// and of the summary of a stream. Clients depend on both.
+const WHOLE_REQUEST: [(ErrorCode, ErrorType, bool); 3] = [
+    (ErrorCode::EmbedFailed, ErrorType::InvalidRequest, false),
+    (ErrorCode::IncompleteBody, ErrorType::InvalidRequest, false),
+    (ErrorCode::ClientNotReading, ErrorType::InvalidRequest, false),
+];
+
+/// An error that answers a whole request.
 #[derive(Debug, Clone)]
 pub struct ApiError {
-    /// The HTTP status.
-    pub status: StatusCode,
-    /// The stable code.
-    pub code: &'static str,
-    /// One sentence.
-    pub message: String,
-    /// The field or parameter to mend.
-    pub param: Option<String>,
-    /// Whole seconds after which to send it again, where that was measured.
-    pub retry_after: Option<u64>,
+    code: ErrorCode,
+    status: StatusCode,
+    error_type: ErrorType,
+    retryable: bool,
+    message: String,
+    param: Option<String>,
+    retry_after: Option<u64>,
 }
 
 impl ApiError {
-    /// An error without a field.
-    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        ApiError { status, code, message: message.into(), param: None, retry_after: None }
+    /// An error that blames no field. Its status and type are those of the code.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let info = code.info();
+        let exception = WHOLE_REQUEST.iter().find(|(exception, ..)| *exception == code);
+        let (error_type, retryable) = exception
+            .map_or((info.error_type, info.retryable), |(_, error_type, retryable)| {
+                (*error_type, *retryable)
+            });
+        ApiError {
+            code,
+            status: status_of(code),
+            error_type,
+            retryable,
+            message: message.into(),
+            param: None,
+            retry_after: None,
+        }
     }
 
-    /// Names the field or parameter.
+    /// Sets the field or parameter to correct.
     #[must_use]
     pub fn param(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into());
         self
     }
 
-    /// Says when to send it again.
+    /// Sets the `Retry-After` header, in seconds; without it, retryable errors say 1.
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds);
         self
     }
 
-    /// The shape of the request is wrong: nothing of it was taken.
-    pub fn shape(cause: Cause, message: impl Into<String>) -> Self {
-        ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, cause.code(), message)
+    /// Answers with another status than the code's. The only use: `POST /embed` without texts answers 400, as the old
+    /// embedding service did, where `missing_field` is 422 elsewhere.
+    #[must_use]
+    pub fn status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
     }
 
-    fn kind(&self) -> &'static str {
-        match self.status.as_u16() {
-            429 => "overloaded",
-            503 => "unavailable",
-            400..500 => "invalid_request",
-            _ => "internal",
-        }
+    /// One sentence for the client.
+    pub fn message(&self) -> &str {
+        &self.message
     }
 
     /// The same request can succeed later.
     pub fn retryable(&self) -> bool {
-        matches!(self.status.as_u16(), 408 | 429 | 503)
+        self.retryable
     }
 
-    /// The inner object of the answer.
+    /// The error object of the answer.
     pub fn object(&self) -> Value {
-        let mut object = json!({
-            "type": self.kind(), "code": self.code, "message": self.message, "retryable": self.retryable(),
-        });
+        let mut object = error_object(self.code.as_str(), self.error_type, self.retryable, &self.message);
         if let Some(param) = &self.param {
             object["param"] = json!(param);
         }
@@ -74,13 +91,20 @@ impl ApiError {
     }
 }
 
-/// The error object of one chunk, in a stream or an array.
+/// HTTP status of an answer that reports this error for the whole request.
+pub fn status_of(code: ErrorCode) -> StatusCode {
+    StatusCode::from_u16(code.info().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// The fields that all error objects have.
+pub fn error_object(code: &str, error_type: ErrorType, retryable: bool, message: &str) -> Value {
+    json!({ "type": error_type.as_str(), "code": code, "message": message, "retryable": retryable })
+}
+
+/// The error object of one chunk, in a stream (with its `line`) or an array.
 pub fn rejection_object(rejection: &Rejection, line: Option<u64>) -> Value {
-    let kind = if rejection.cause.retryable() { "unavailable" } else { kind_of(rejection.cause) };
-    let mut object = json!({
-        "type": kind, "code": rejection.cause.code(), "message": rejection.message,
-        "retryable": rejection.cause.retryable(),
-    });
+    let info = rejection.code.info();
+    let mut object = error_object(info.code, info.error_type, info.retryable, &rejection.message);
     if let Some(param) = rejection.param {
         object["param"] = json!(param);
     }
@@ -88,13 +112,6 @@ pub fn rejection_object(rejection: &Rejection, line: Option<u64>) -> Value {
         object["line"] = json!(line);
     }
     object
-}
-
-fn kind_of(cause: Cause) -> &'static str {
-    match cause {
-        Cause::TmdFailed | Cause::EmbedFailed | Cause::StoreFailed | Cause::Poison => "processing_failed",
-        _ => "invalid_request",
-    }
 }
 
 impl fmt::Display for ApiError {
@@ -110,24 +127,21 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
-        if self.retryable() {
+        if self.retryable {
             response.insert_header((header::RETRY_AFTER, self.retry_after.unwrap_or(1).to_string()));
         }
-        if self.code == "unsupported_encoding" {
+        if self.code == ErrorCode::UnsupportedEncoding {
             response.insert_header((header::ACCEPT_ENCODING, "gzip, zstd, identity"));
         }
-        // The request id is added by the middleware, which knows it.
+        // The middleware adds the request id.
         response.json(json!({ "error": self.object() }))
     }
 }
 
 impl From<VectorError> for ApiError {
     fn from(error: VectorError) -> Self {
-        let (status, code) = match error.retryable() {
-            true => (StatusCode::SERVICE_UNAVAILABLE, "model_unavailable"),
-            false => (StatusCode::UNPROCESSABLE_ENTITY, "embed_failed"),
-        };
-        ApiError::new(status, code, error.to_string())
+        let code = if error.retryable() { ErrorCode::ModelUnavailable } else { ErrorCode::EmbedFailed };
+        ApiError::new(code, error.to_string())
     }
 }
 
@@ -136,20 +150,35 @@ impl From<SearchError> for ApiError {
         let message = error.to_string();
         match error {
             SearchError::Invalid { param, .. } => {
-                ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", message).param(param)
+                ApiError::new(ErrorCode::InvalidQuery, message).param(param)
             }
-            SearchError::Behind { .. } => {
-                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "index_behind", message)
-            }
+            SearchError::Behind { .. } => ApiError::new(ErrorCode::IndexBehind, message),
             SearchError::Vector(error) => error.into(),
-            SearchError::Classifier(_) => {
-                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", message)
-            }
-            SearchError::Index(_) => {
-                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "index_unavailable", message)
-            }
-            SearchError::Store(_) => {
-                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+            SearchError::Classifier(_) => ApiError::new(ErrorCode::ModelUnavailable, message),
+            SearchError::Index(_) => ApiError::new(ErrorCode::IndexUnavailable, message),
+            SearchError::Store(_) => ApiError::new(ErrorCode::StoreUnavailable, message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn type_and_retryability_of_a_whole_request_follow_from_its_status() {
+        for code in ErrorCode::ALL {
+            let error = ApiError::new(*code, "why");
+            let status = error.status.as_u16();
+            assert_eq!(error.retryable, matches!(status, 408 | 429 | 503), "{code}");
+            if !code.is_kept() || *code == ErrorCode::EmbedFailed {
+                let error_type = match status {
+                    429 => ErrorType::Overloaded,
+                    503 => ErrorType::Unavailable,
+                    400..500 => ErrorType::InvalidRequest,
+                    _ => ErrorType::Internal,
+                };
+                assert_eq!(error.error_type, error_type, "{code}");
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The state of the service: `/`, `/health`, `/ready`, `/stats`, `/metrics`.
 
+use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
 use crate::http::request_id::ROUTES;
 use crate::http::state::State;
@@ -180,8 +181,8 @@ pub async fn metrics(state: web::Data<State>) -> HttpResponse {
 pub async fn not_found(request: HttpRequest) -> HttpResponse {
     if ROUTES.contains(&request.path()) {
         let message = format!("{} is not allowed here", request.method());
-        return ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).error_response();
+        return ApiError::new(ErrorCode::MethodNotAllowed, message).error_response();
     }
     let message = format!("there is nothing at {}", request.path());
-    ApiError::new(StatusCode::NOT_FOUND, "not_found", message).error_response()
+    ApiError::new(ErrorCode::NotFound, message).error_response()
 }

@@ -1,14 +1,13 @@
 //! `POST /search`.
 
+use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
 use crate::http::ingest::json::shape;
 use crate::http::state::State;
-use crate::outcome::Cause;
 use crate::search::{Query, Scored, Target};
 use crate::store::SearchFilter;
 use crate::tmd::Axis;
 use crate::wire::dto as wire;
-use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -58,7 +57,7 @@ impl Label {
         };
         code.and_then(|code| u8::try_from(code).ok()).ok_or_else(|| {
             let message = format!("filter.{axis}: expected a code from 0 to {} or its name", names.len() - 1);
-            let error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", message);
+            let error = ApiError::new(ErrorCode::InvalidQuery, message);
             error.param(format!("filter.{axis}"))
         })
     }
@@ -78,7 +77,7 @@ fn query(wire: WireQuery) -> Result<Query, ApiError> {
         (None, Some(vector)) => Target::Vector(vector),
         _ => {
             return Err(
-                ApiError::shape(Cause::MissingField, "expected either query or vector").param("query")
+                ApiError::new(ErrorCode::MissingField, "expected either query or vector").param("query")
             );
         }
     };

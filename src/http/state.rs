@@ -136,7 +136,7 @@ impl Counts {
         let (counter, result) = match outcome {
             Outcome::Stored(_) => (&self.stored, "stored"),
             Outcome::Duplicate(_) => (&self.duplicate, "duplicate"),
-            Outcome::Rejected(rejection) => (&self.failed, rejection.cause.code()),
+            Outcome::Rejected(rejection) => (&self.failed, rejection.code.as_str()),
         };
         self.add(counter);
         crate::metrics::ingested(result);

@@ -6,9 +6,11 @@
 use super::in_flight::{Claim, Follower, InFlightKeys};
 use super::{Generation, PipelineSettings};
 use crate::chunk::{Chunk, ChunkKey};
+use crate::error_code::ErrorCode;
 use crate::flow::Backoff;
 use crate::metrics;
-use crate::outcome::{Cause, Outcome, Rejection};
+use crate::outcome::Outcome;
+use crate::rejection::Rejection;
 use crate::stages::{Delivery, NeedsLlm, NeedsNoLlm, Receipt, RedeliveryQueue, found};
 use crate::store::{KnownChunk, Store, StoreError};
 use std::collections::HashMap;
@@ -123,7 +125,7 @@ impl Entrance {
             Ok(known) => known,
             Err(error) => {
                 let message = format!("the database could not be asked: {error}; send it again");
-                let lost = Outcome::Rejected(Rejection::new(Cause::Lost, message));
+                let lost = Outcome::Rejected(Rejection::new(ErrorCode::Lost, message));
                 leaders.into_iter().chain(full).for_each(|a| a.receipt.settle(lost.clone()));
                 waiting.less(keys.len());
                 return Vec::new();
@@ -217,11 +219,11 @@ impl Entrance {
                 |gate: &Option<Generation>| gate.as_ref().is_some_and(|gate| Some(gate.generation) != closed);
             let gate = tokio::select! {
                 biased;
-                () = self.draining.cancelled() => return settle_unadmitted(delivery, Cause::Draining),
+                () = self.draining.cancelled() => return settle_unadmitted(delivery, ErrorCode::Draining),
                 gate = timeout_at(deadline, gates.wait_for(open)) => match gate {
                     Ok(Ok(gate)) => gate.clone(),
-                    Ok(Err(_)) => return settle_unadmitted(delivery, Cause::Draining),
-                    Err(_) => return settle_unadmitted(delivery, Cause::Lost),
+                    Ok(Err(_)) => return settle_unadmitted(delivery, ErrorCode::Draining),
+                    Err(_) => return settle_unadmitted(delivery, ErrorCode::Lost),
                 },
             };
             let Some(gate) = gate else { continue };
@@ -299,10 +301,10 @@ impl Generation {
     }
 }
 
-fn settle_unadmitted(delivery: Delivery, cause: Cause) {
-    let message = match cause {
-        Cause::Draining => "the service is going down; send it again",
+fn settle_unadmitted(delivery: Delivery, code: ErrorCode) {
+    let message = match code {
+        ErrorCode::Draining => "the service is going down; send it again",
         _ => "the pipeline did not come back in time; send it again",
     };
-    delivery.settle(Outcome::Rejected(Rejection::new(cause, message)));
+    delivery.settle(Outcome::Rejected(Rejection::new(code, message)));
 }

@@ -168,7 +168,7 @@ fn fate(chunk: &Arc<Chunk>, content: [u8; 32], outcome: &Outcome) -> Option<Outc
             Some(Outcome::again(chunk.clone(), filed))
         }
         Outcome::Stored(_) | Outcome::Duplicate(_) => Some(Outcome::conflict(chunk)),
-        Outcome::Rejected(rejection) if same && !rejection.cause.retryable() => Some(outcome.clone()),
+        Outcome::Rejected(rejection) if same && !rejection.code.retryable() => Some(outcome.clone()),
         Outcome::Rejected(_) => None,
     }
 }

@@ -6,8 +6,9 @@
 //! poison. The others are no suspects and simply go again. Only when redelivery_queue is empty does the entrance open.
 
 use super::{Generation, PipelineSettings, StageReports, Tools, build};
+use crate::error_code::ErrorCode;
 use crate::metrics;
-use crate::outcome::{Cause, Rejection};
+use crate::rejection::Rejection;
 use crate::stages::{DeadLetterQueue, Delivery, Died, PendingDeadLetter, Redelivery, RedeliveryQueue, Stage};
 use crate::threads::{LivenessGuard, Progress};
 use actix::{Actor, AsyncContext, Context, fut};
@@ -226,7 +227,7 @@ impl Redeliveries {
             tracing::error!(stage = died.stage.name(), cpe_id = %redelivery.origin.cpe_id, "rejected as poison");
             let message =
                 format!("the {} stage died {ATTEMPTS} times with this chunk in hand", died.stage.name());
-            let rejection = Rejection::new(Cause::Poison, message);
+            let rejection = Rejection::new(ErrorCode::Poison, message);
             self.letters.file(PendingDeadLetter::of_stray(died.stage, redelivery, rejection));
         }
         sorted
@@ -291,6 +292,6 @@ mod tests {
         assert_eq!(list(&sorting.innocents), named(&[("0", 0), ("1", 0)]));
         assert_eq!(list(&sorting.suspects), named(&[("2", 1), ("3", 2), ("4", 1), ("5", 2)]));
         let (tag, outcome) = results.next().await.unwrap();
-        assert!(tag == 6 && matches!(outcome, Outcome::Rejected(r) if r.cause == Cause::Poison));
+        assert!(tag == 6 && matches!(outcome, Outcome::Rejected(r) if r.code == ErrorCode::Poison));
     }
 }

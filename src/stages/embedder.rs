@@ -7,9 +7,10 @@
 use super::{Inlet, Parcel, ROOM, Stage, StageContext, TaskContext};
 use crate::chunk::{Chunk, EmbeddedChunk, Embedding, TaggedChunk};
 use crate::encoder::plan::choose;
+use crate::error_code::ErrorCode;
 use crate::flow::Batch;
 use crate::metrics;
-use crate::outcome::{Cause, Rejection};
+use crate::rejection::Rejection;
 use crate::threads::Lane;
 use crate::vectorizer::{Embedded, Text, VectorError, Vectorizer};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
@@ -176,11 +177,11 @@ fn finish(
 }
 
 fn rejection(error: &VectorError) -> Rejection {
-    let cause = match error {
-        VectorError::Gone => Cause::Draining,
-        VectorError::Loading => Cause::Lost,
-        error if error.retryable() => Cause::EmbedUnavailable,
-        _ => Cause::EmbedFailed,
+    let code = match error {
+        VectorError::Gone => ErrorCode::Draining,
+        VectorError::Loading => ErrorCode::Lost,
+        error if error.retryable() => ErrorCode::EmbedUnavailable,
+        _ => ErrorCode::EmbedFailed,
     };
-    Rejection::new(cause, error.to_string())
+    Rejection::new(code, error.to_string())
 }

@@ -10,7 +10,8 @@ use super::{Parcel, Receipt, Redelivery, Stage};
 use crate::chunk::Chunk;
 use crate::flow::{Backoff, Slot, TaskGuard};
 use crate::metrics;
-use crate::outcome::{Outcome, Rejection};
+use crate::outcome::Outcome;
+use crate::rejection::Rejection;
 use crate::store::{DeadLetter, Store};
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
@@ -72,7 +73,7 @@ impl PendingDeadLetter {
         DeadLetter {
             chunk: self.chunk.clone(),
             stage: self.stage.name(),
-            cause: self.rejection.cause.code(),
+            cause: self.rejection.code.as_str(),
             message: self.rejection.message.clone(),
             attempts: self.delivery_attempts,
             failed_at: self.failed_at,
@@ -81,7 +82,7 @@ impl PendingDeadLetter {
 
     /// It is written.
     fn answer(mut self) {
-        metrics::dead_letter(self.rejection.cause.code());
+        metrics::dead_letter(self.rejection.code.as_str());
         self.tell();
     }
 
@@ -96,7 +97,7 @@ impl Drop for PendingDeadLetter {
     fn drop(&mut self) {
         if self.tell() {
             metrics::dead_letter_unwritten();
-            let (cpe_id, cause) = (self.chunk.cpe_id, self.rejection.cause.code());
+            let (cpe_id, cause) = (self.chunk.cpe_id, self.rejection.code.as_str());
             tracing::error!(%cpe_id, cause, "a dead letter could not be written; the chunk is rejected without");
         }
     }

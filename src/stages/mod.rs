@@ -14,8 +14,10 @@ pub use tmd_extractor::{CodeSource, LlmFallback, NeedsLlm, NeedsNoLlm, TmdExtrac
 pub use writer::{WriteTools, Writer, found};
 
 use crate::chunk::Chunk;
+use crate::error_code::ErrorCode;
 use crate::flow::{self, TaskGuard, TaskRegistry};
-use crate::outcome::{Cause, Outcome, Rejection};
+use crate::outcome::Outcome;
+use crate::rejection::Rejection;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, fut};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
@@ -40,7 +42,7 @@ pub type Receipt = flow::Receipt<Outcome>;
 impl flow::Unsettled for Outcome {
     fn unsettled() -> Self {
         let message = "the service lost this chunk before it was stored; send it again";
-        Outcome::Rejected(Rejection::new(Cause::Lost, message))
+        Outcome::Rejected(Rejection::new(ErrorCode::Lost, message))
     }
 }
 
@@ -237,7 +239,7 @@ impl TaskContext {
     /// Ends a chunk's journey with a rejection: at once, or after it was written down where it has to be. Until then
     /// it stays in a hand that waits for the database.
     fn reject<T>(&self, parcel: Parcel<T>, rejection: Rejection) {
-        if rejection.cause.is_kept() {
+        if rejection.code.is_kept() {
             let hand = self.hand.another_that_waits_for(POSTGRES);
             self.letters.file(PendingDeadLetter::of_parcel(self.stage, parcel, rejection, hand));
         } else {

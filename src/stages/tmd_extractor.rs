@@ -7,9 +7,10 @@
 use super::{Inlet, Parcel, ROOM, Stage, StageContext, TaskContext};
 use crate::chunk::{Chunk, TaggedChunk, Tagging, TmdSource};
 use crate::classifier::LocalClassifier;
+use crate::error_code::ErrorCode;
 use crate::llm::{Llm, LlmError};
 use crate::metrics;
-use crate::outcome::{Cause, Rejection};
+use crate::rejection::Rejection;
 use crate::threads::{Lane, Worker, WorkerError};
 use crate::tmd::Axis;
 use actix::{Actor, Context, Handler};
@@ -178,13 +179,13 @@ async fn ask_locally(
     });
     answer.await.map_err(|error| match error {
         WorkerError::Panicked(_) | WorkerError::Unavailable(_) => {
-            Rejection::new(Cause::TmdFailed, "the local classifier could not read this text")
+            Rejection::new(ErrorCode::TmdFailed, "the local classifier could not read this text")
         }
-        WorkerError::Gone => Rejection::new(Cause::Draining, "the service is going down; send it again"),
+        WorkerError::Gone => Rejection::new(ErrorCode::Draining, "the service is going down; send it again"),
     })
 }
 
 fn unanswered(llm: &Llm, error: &LlmError) -> Rejection {
     let message = format!("the LLM at {} {error}; send this chunk again", llm.endpoint());
-    Rejection::new(Cause::LlmFailed, message)
+    Rejection::new(ErrorCode::LlmFailed, message)
 }

@@ -5,10 +5,12 @@
 
 use super::{POSTGRES, Parcel, Stage, StageContext, TaskContext};
 use crate::chunk::EmbeddedChunk;
+use crate::error_code::ErrorCode;
 use crate::flow::{Backoff, Batch};
 use crate::index::{ChangedRow, Commit, Index};
 use crate::metrics;
-use crate::outcome::{Cause, Outcome, Rejection, StoredChunk, Timings};
+use crate::outcome::{ChunkTimings, Outcome, StoredChunk};
+use crate::rejection::Rejection;
 use crate::store::{InsertOutcome, KnownChunk, ModelId, Store, StoreError};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
 use std::sync::Arc;
@@ -142,7 +144,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, work: &T
                 count(&error);
                 tracing::error!(%error, rows = parcels.len(), "the database refused");
                 let message = format!("the database refused this chunk: {error}");
-                let rejection = Rejection::new(Cause::StoreFailed, message);
+                let rejection = Rejection::new(ErrorCode::StoreFailed, message);
                 parcels.into_iter().for_each(|parcel| work.reject(parcel, rejection.clone()));
             }
         }
@@ -199,7 +201,7 @@ fn commit(parcels: &[Parcel<EmbeddedChunk>], fates: &[InsertOutcome]) -> Option<
 
 fn outcome(parcel: &Parcel<EmbeddedChunk>, fate: InsertOutcome, took: Duration, ours: bool) -> Outcome {
     let embedded = parcel.cargo();
-    let timings = Timings {
+    let timings = ChunkTimings {
         tmd: embedded.tagging.took,
         embedding: Some(embedded.embedding.took),
         postgres: Some(took),
@@ -225,12 +227,12 @@ fn outcome(parcel: &Parcel<EmbeddedChunk>, fate: InsertOutcome, took: Duration, 
 /// The answer for a chunk whose key is known: the same chunk again, or a conflict.
 pub fn found(chunk: Arc<crate::chunk::Chunk>, known: KnownChunk) -> Outcome {
     if known.content_hash == chunk.content_hash {
-        return Outcome::Duplicate(Arc::new(filed(chunk, known, Timings::default())));
+        return Outcome::Duplicate(Arc::new(filed(chunk, known, ChunkTimings::default())));
     }
     Outcome::conflict(&chunk)
 }
 
-fn filed(chunk: Arc<crate::chunk::Chunk>, known: KnownChunk, timings: Timings) -> StoredChunk {
+fn filed(chunk: Arc<crate::chunk::Chunk>, known: KnownChunk, timings: ChunkTimings) -> StoredChunk {
     StoredChunk {
         cpe_id: known.cpe_id,
         chunk,

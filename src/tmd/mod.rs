@@ -65,6 +65,15 @@ impl Axis {
         false
     }
 
+    /// The JSON field that carries a code of this axis.
+    pub fn field(self) -> &'static str {
+        match self {
+            Axis::Domain => "domain_code",
+            Axis::Task => "task_code",
+            Axis::Modifier => "modifier_code",
+        }
+    }
+
     fn check(self, code: i64) -> Result<u8, CodeOutOfRange> {
         let expected = (self.len() - 1) as u8;
         u8::try_from(code).ok().filter(|code| *code <= expected).ok_or(CodeOutOfRange {

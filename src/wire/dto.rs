@@ -3,7 +3,8 @@
 use super::json_guard;
 use super::metadata::Metadata;
 use crate::chunk::{Chunk, Draft, Placement};
-use crate::outcome::{Cause, Rejection};
+use crate::error_code::ErrorCode;
+use crate::rejection::Rejection;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
@@ -114,8 +115,8 @@ impl WireChunk {
 /// A value of the wrong shape: why, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShapeError {
-    /// One of the shape causes.
-    pub cause: Cause,
+    /// One of the codes for a wrong shape.
+    pub code: ErrorCode,
     /// One sentence.
     pub message: String,
     /// The path to the value, as `chunks[3].text`.
@@ -144,19 +145,20 @@ pub fn read_request(bytes: &[u8]) -> Result<IngestRequest, ShapeError> {
 }
 
 fn read_nested<T: DeserializeOwned>(bytes: &[u8], nesting: usize) -> Result<T, ShapeError> {
-    let plain = |(cause, message)| ShapeError { cause, message, path: None };
-    let text = std::str::from_utf8(bytes)
-        .map_err(|error| plain((Cause::InvalidUtf8, format!("not UTF-8 at byte {}", error.valid_up_to()))))?;
+    let plain = |(code, message)| ShapeError { code, message, path: None };
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        plain((ErrorCode::InvalidUtf8, format!("not UTF-8 at byte {}", error.valid_up_to())))
+    })?;
     json_guard::check(text.as_bytes(), nesting).map_err(plain)?;
     let mut json = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = Some(error.path().to_string()).filter(|path| path != ".").map(short);
         let inner = error.into_inner();
         let message = message_of(&inner);
-        ShapeError { cause: cause_of(&inner, &message), message: short(message), path }
+        ShapeError { code: code_of(&inner, &message), message: short(message), path }
     })?;
     json.end().map_err(|error| {
-        plain((Cause::InvalidJson, format!("something follows the JSON value: {}", message_of(&error))))
+        plain((ErrorCode::InvalidJson, format!("something follows the JSON value: {}", message_of(&error))))
     })?;
     Ok(value)
 }
@@ -182,18 +184,18 @@ fn short(mut text: String) -> String {
 
 /// serde has one error for all shapes; how its wording begins is stable, never the client's own words, and the only
 /// thing that tells them apart.
-fn cause_of(error: &serde_json::Error, message: &str) -> Cause {
+fn code_of(error: &serde_json::Error, message: &str) -> ErrorCode {
     let begins = |word: &str| message.starts_with(word);
     match error.classify() {
-        serde_json::error::Category::Data if begins("unknown field") => Cause::UnknownField,
-        serde_json::error::Category::Data if begins("missing field") => Cause::MissingField,
-        serde_json::error::Category::Data if begins("duplicate field") => Cause::DuplicateKey,
-        serde_json::error::Category::Data if begins(super::metadata::DUPLICATE) => Cause::DuplicateKey,
-        serde_json::error::Category::Data if begins(super::metadata::TOO_MANY) => Cause::TooManyKeys,
-        serde_json::error::Category::Data if begins("invalid value: integer") => Cause::NumberOutOfRange,
-        serde_json::error::Category::Data => Cause::WrongType,
-        _ if begins("number out of range") => Cause::NumberOutOfRange,
-        _ => Cause::InvalidJson,
+        serde_json::error::Category::Data if begins("unknown field") => ErrorCode::UnknownField,
+        serde_json::error::Category::Data if begins("missing field") => ErrorCode::MissingField,
+        serde_json::error::Category::Data if begins("duplicate field") => ErrorCode::DuplicateKey,
+        serde_json::error::Category::Data if begins(super::metadata::DUPLICATE) => ErrorCode::DuplicateKey,
+        serde_json::error::Category::Data if begins(super::metadata::TOO_MANY) => ErrorCode::TooManyKeys,
+        serde_json::error::Category::Data if begins("invalid value: integer") => ErrorCode::NumberOutOfRange,
+        serde_json::error::Category::Data => ErrorCode::WrongType,
+        _ if begins("number out of range") => ErrorCode::NumberOutOfRange,
+        _ => ErrorCode::InvalidJson,
     }
 }
 
@@ -203,7 +205,7 @@ impl From<ShapeError> for Rejection {
             Some(path) => format!("{path}: {}", error.message),
             None => error.message,
         };
-        Rejection::new(error.cause, message)
+        Rejection::new(error.code, message)
     }
 }
 
@@ -211,27 +213,30 @@ impl From<ShapeError> for Rejection {
 mod tests {
     use super::*;
 
-    fn cause(line: &[u8]) -> Cause {
-        read::<WireChunk>(line).unwrap_err().cause
+    fn code(line: &[u8]) -> ErrorCode {
+        read::<WireChunk>(line).unwrap_err().code
     }
 
     #[test]
     fn each_kind_of_bad_shape_has_its_cause() {
-        assert_eq!(cause(b"{\"text\":\"a\xff\"}"), Cause::InvalidUtf8);
-        assert_eq!(cause(b"hello"), Cause::InvalidJson);
-        assert_eq!(cause(b"{\"text\":\"a\"} x"), Cause::InvalidJson);
-        assert_eq!(cause(b"{\"text\":\"\\ud800\"}"), Cause::InvalidJson);
-        assert_eq!(cause(b"{\"txt\":\"a\"}"), Cause::UnknownField);
-        assert_eq!(cause(b"{}"), Cause::MissingField);
-        assert_eq!(cause(b"{\"text\":5}"), Cause::WrongType);
-        assert_eq!(cause(b"[1]"), Cause::WrongType);
-        assert_eq!(cause(b"{\"text\":\"a\",\"task_code\":1e30}"), Cause::WrongType);
+        assert_eq!(code(b"{\"text\":\"a\xff\"}"), ErrorCode::InvalidUtf8);
+        assert_eq!(code(b"hello"), ErrorCode::InvalidJson);
+        assert_eq!(code(b"{\"text\":\"a\"} x"), ErrorCode::InvalidJson);
+        assert_eq!(code(b"{\"text\":\"\\ud800\"}"), ErrorCode::InvalidJson);
+        assert_eq!(code(b"{\"txt\":\"a\"}"), ErrorCode::UnknownField);
+        assert_eq!(code(b"{}"), ErrorCode::MissingField);
+        assert_eq!(code(b"{\"text\":5}"), ErrorCode::WrongType);
+        assert_eq!(code(b"[1]"), ErrorCode::WrongType);
+        assert_eq!(code(b"{\"text\":\"a\",\"task_code\":1e30}"), ErrorCode::WrongType);
         let nested = format!(r#"{{"text":"a","metadata":{{"k":{}1{}}}}}"#, "[".repeat(200), "]".repeat(200));
-        assert_eq!(cause(nested.as_bytes()), Cause::NestedTooDeep);
-        assert_eq!(cause(b"{\"text\":\"a\",\"metadata\":{\"k\":1e999}}"), Cause::NumberOutOfRange);
-        assert_eq!(cause(b"{\"text\":\"a\",\"chunk_index\":9223372036854775808}"), Cause::NumberOutOfRange);
-        assert_eq!(cause(b"{\"text\":\"a\",\"text\":\"b\"}"), Cause::DuplicateKey);
-        assert_eq!(cause(b"{\"text\":\"a\",\"chunk_index\":1,\"sequence_index\":1}"), Cause::DuplicateKey);
+        assert_eq!(code(nested.as_bytes()), ErrorCode::NestedTooDeep);
+        assert_eq!(code(b"{\"text\":\"a\",\"metadata\":{\"k\":1e999}}"), ErrorCode::NumberOutOfRange);
+        assert_eq!(
+            code(b"{\"text\":\"a\",\"chunk_index\":9223372036854775808}"),
+            ErrorCode::NumberOutOfRange
+        );
+        assert_eq!(code(b"{\"text\":\"a\",\"text\":\"b\"}"), ErrorCode::DuplicateKey);
+        assert_eq!(code(b"{\"text\":\"a\",\"chunk_index\":1,\"sequence_index\":1}"), ErrorCode::DuplicateKey);
     }
 
     #[test]
@@ -243,10 +248,10 @@ mod tests {
         };
         let request = |levels| format!(r#"{{"chunks":[{}]}}"#, chunk(levels));
         assert!(read::<WireChunk>(chunk(MAX_NESTING).as_bytes()).is_ok());
-        assert_eq!(cause(chunk(MAX_NESTING + 1).as_bytes()), Cause::NestedTooDeep);
+        assert_eq!(code(chunk(MAX_NESTING + 1).as_bytes()), ErrorCode::NestedTooDeep);
         assert!(read_request(request(MAX_NESTING).as_bytes()).is_ok());
         let error = read_request(request(MAX_NESTING + 1).as_bytes()).unwrap_err();
-        assert_eq!(error.cause, Cause::NestedTooDeep);
+        assert_eq!(error.code, ErrorCode::NestedTooDeep);
     }
 
     #[test]

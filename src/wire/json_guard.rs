@@ -1,16 +1,16 @@
 //! A look at the bytes of a JSON text before anything is built from it: how deep it nests, and whether it holds
 //! something that the parser would accept and change. One pass, no recursion, no allocation.
 
-use crate::outcome::Cause;
+use crate::error_code::ErrorCode;
 use memchr::{memchr, memchr2};
 
 /// Refuses what must not reach the parser. Text that is not JSON may pass: telling so is the parser's part.
 ///
 /// # Errors
 /// NUL bytes, more than `nesting` arrays and objects in each other, whole numbers beyond 64 bits.
-pub fn check(json: &[u8], nesting: usize) -> Result<(), (Cause, String)> {
+pub fn check(json: &[u8], nesting: usize) -> Result<(), (ErrorCode, String)> {
     if let Some(at) = memchr(0, json) {
-        return Err((Cause::NulCharacter, format!("a NUL byte at column {}; remove it", at + 1)));
+        return Err((ErrorCode::NulCharacter, format!("a NUL byte at column {}; remove it", at + 1)));
     }
     let (mut at, mut depth) = (0, 0_usize);
     while let Some(byte) = json.get(at) {
@@ -23,7 +23,7 @@ pub fn check(json: &[u8], nesting: usize) -> Result<(), (Cause, String)> {
                         "nested too deep at column {}: expected at most {nesting} arrays and objects in each other",
                         at + 1
                     );
-                    return Err((Cause::NestedTooDeep, message));
+                    return Err((ErrorCode::NestedTooDeep, message));
                 }
             }
             b']' | b'}' => depth = depth.saturating_sub(1),
@@ -35,7 +35,7 @@ pub fn check(json: &[u8], nesting: usize) -> Result<(), (Cause, String)> {
                          text or as a fraction",
                         at + 1
                     );
-                    return Err((Cause::NumberOutOfRange, message));
+                    return Err((ErrorCode::NumberOutOfRange, message));
                 }
                 at = end;
                 continue;
@@ -77,30 +77,30 @@ fn keeps_its_value(number: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn cause(json: &str) -> Option<Cause> {
-        check(json.as_bytes(), 3).err().map(|(cause, _)| cause)
+    fn code(json: &str) -> Option<ErrorCode> {
+        check(json.as_bytes(), 3).err().map(|(code, _)| code)
     }
 
     #[test]
     fn only_brackets_outside_strings_nest() {
-        assert_eq!(cause("[[[1],[2]],[[3]]]"), None);
-        assert_eq!(cause("[[[[1]]]]"), Some(Cause::NestedTooDeep));
-        assert_eq!(cause(r#"{"[[[[": "\"[[[[", "a": ["\\"]}"#), None);
-        assert_eq!(cause(r#""no end [[[[ \"#), None);
-        assert_eq!(cause(&"[".repeat(100_000)), Some(Cause::NestedTooDeep));
+        assert_eq!(code("[[[1],[2]],[[3]]]"), None);
+        assert_eq!(code("[[[[1]]]]"), Some(ErrorCode::NestedTooDeep));
+        assert_eq!(code(r#"{"[[[[": "\"[[[[", "a": ["\\"]}"#), None);
+        assert_eq!(code(r#""no end [[[[ \"#), None);
+        assert_eq!(code(&"[".repeat(100_000)), Some(ErrorCode::NestedTooDeep));
     }
 
     #[test]
     fn whole_numbers_are_kept_or_refused_and_never_rounded() {
         for good in ["18446744073709551615", "-9223372036854775808", "1.00000000000000000001", "1e300", "-"] {
-            assert_eq!(cause(good), None, "{good}");
+            assert_eq!(code(good), None, "{good}");
         }
         for bad in
             ["[18446744073709551616]", "{\"a\":-9223372036854775809}", "123456789012345678901234567890"]
         {
-            assert_eq!(cause(bad), Some(Cause::NumberOutOfRange), "{bad}");
+            assert_eq!(code(bad), Some(ErrorCode::NumberOutOfRange), "{bad}");
         }
-        assert_eq!(cause("\"123456789012345678901234567890\""), None);
+        assert_eq!(code("\"123456789012345678901234567890\""), None);
     }
 
     #[test]

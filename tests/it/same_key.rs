@@ -5,8 +5,9 @@ use crate::support::test_service::{Poison, TestService, numbered, overrides, str
 use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::chunk::{Chunk, Draft, Placement};
+use lnsp_ingest::error_code::ErrorCode;
 use lnsp_ingest::flow::{Capacity, receipt_channel};
-use lnsp_ingest::outcome::{Cause, Outcome};
+use lnsp_ingest::outcome::Outcome;
 use lnsp_ingest::pipeline::Arrival;
 use lnsp_ingest::simulated_llm::{Fault, Options, SimulatedLlm};
 use lnsp_ingest::stages::Stage;
@@ -225,7 +226,7 @@ async fn a_client_that_goes_before_its_chunk_is_in_leaves_the_turn_to_the_next()
     until("the others follow", || entrance.following() == 2).await;
     drop(handler);
     let (_, outcome) = results.next().await.unwrap();
-    assert!(matches!(&outcome, Outcome::Rejected(lost) if lost.cause == Cause::Lost), "{outcome:?}");
+    assert!(matches!(&outcome, Outcome::Rejected(lost) if lost.code == ErrorCode::Lost), "{outcome:?}");
     until("the next waits for room", || entrance.waiting() == 1 && entrance.keys() == 3).await;
     gate.open();
     assert_eq!(tally(&next.await.unwrap()), (1, 1, 0));

@@ -1,9 +1,10 @@
 //! How an upload can end before its end: a closed list, part of the public contract.
 
-use crate::http::error::ApiError;
+use crate::error_code::ErrorCode;
+use crate::http::error::{ApiError, error_object, status_of};
 use crate::wire::InflateError;
 use actix_web::http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::time::Duration;
 
 /// Why a body was not read to its end. Lines before the cut keep their answers.
@@ -35,54 +36,35 @@ pub enum UploadAbort {
 }
 
 impl UploadAbort {
-    /// Every code there is.
-    pub const CODES: [&str; 7] = [
-        "incomplete_body",
-        "corrupt_body",
-        "inflate_ratio",
-        "client_not_reading",
-        "client_idle",
-        "client_too_slow",
-        "draining",
-    ];
-
-    /// The stable name in answers.
-    pub fn code(&self) -> &'static str {
-        let [incomplete, corrupt, ratio, not_reading, idle, too_slow, draining] = Self::CODES;
+    /// The error code that clients receive.
+    pub fn code(&self) -> ErrorCode {
         match self {
-            UploadAbort::Incomplete(_) => incomplete,
-            UploadAbort::Inflate(InflateError::Corrupt { .. } | InflateError::Truncated { .. }) => corrupt,
-            UploadAbort::Inflate(InflateError::Ratio) => ratio,
-            UploadAbort::ClientNotReading(_) => not_reading,
-            UploadAbort::ClientIdle(_) => idle,
-            UploadAbort::ClientTooSlow(_) => too_slow,
-            UploadAbort::Draining => draining,
+            UploadAbort::Incomplete(_) => ErrorCode::IncompleteBody,
+            UploadAbort::Inflate(InflateError::Corrupt { .. } | InflateError::Truncated { .. }) => {
+                ErrorCode::CorruptBody
+            }
+            UploadAbort::Inflate(InflateError::Ratio) => ErrorCode::InflateRatio,
+            UploadAbort::ClientNotReading(_) => ErrorCode::ClientNotReading,
+            UploadAbort::ClientIdle(_) => ErrorCode::ClientIdle,
+            UploadAbort::ClientTooSlow(_) => ErrorCode::ClientTooSlow,
+            UploadAbort::Draining => ErrorCode::Draining,
         }
     }
 
-    /// The status, where it can still be chosen.
+    /// HTTP status of an answer that has not begun.
     pub fn status(&self) -> StatusCode {
-        match self {
-            UploadAbort::Inflate(InflateError::Ratio) => StatusCode::PAYLOAD_TOO_LARGE,
-            UploadAbort::ClientIdle(_) | UploadAbort::ClientTooSlow(_) => StatusCode::REQUEST_TIMEOUT,
-            UploadAbort::Draining => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::BAD_REQUEST,
-        }
+        status_of(self.code())
     }
 
-    /// The error object of a summary.
+    /// The error object in the summary of a stream.
     pub fn object(&self) -> Value {
-        // The same bytes inflate to the same: sending them again helps only when they did not all arrive.
-        let retryable = !matches!(self, UploadAbort::Inflate(_));
-        let kind = if *self == UploadAbort::Draining { "unavailable" } else { "invalid_request" };
-        json!({
-            "type": kind, "code": self.code(), "message": self.to_string(), "retryable": retryable,
-        })
+        let info = self.code().info();
+        error_object(info.code, info.error_type, info.retryable, &self.to_string())
     }
 }
 
 impl From<UploadAbort> for ApiError {
-    fn from(cut: UploadAbort) -> Self {
-        ApiError::new(cut.status(), cut.code(), cut.to_string())
+    fn from(abort: UploadAbort) -> Self {
+        ApiError::new(abort.code(), abort.to_string())
     }
 }

@@ -5,12 +5,12 @@ pub(super) mod guard;
 
 pub use abort::UploadAbort;
 
+use crate::error_code::ErrorCode;
 use crate::http::body::guard::RequestBodyGuard;
 use crate::http::error::ApiError;
 use crate::http::limits::timeouts::{BodyTimeouts, SlowClientDetector};
 use crate::metrics;
 use crate::wire::{Encoding, Inflate};
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap};
 use bytes::{Buf, Bytes};
 use tokio::time::{Instant, timeout};
@@ -119,6 +119,6 @@ pub fn encoding_of(headers: &HeaderMap) -> Result<Encoding, ApiError> {
         let named = named.trim_end_matches(',');
         let message =
             format!("Content-Encoding {named} is not supported; send the body as gzip, as zstd, or as it is");
-        ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message)
+        ApiError::new(ErrorCode::UnsupportedEncoding, message)
     })
 }

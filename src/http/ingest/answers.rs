@@ -183,7 +183,7 @@ impl Answers {
             "complete": ended.is_ok(), "processing_time_ms": self.started.elapsed().as_millis() as u64,
         });
         if let Err(cut) = ended {
-            metrics::upload_cut(cut.code());
+            metrics::upload_cut(cut.code().as_str());
             summary["error"] = cut.object();
         }
         summary

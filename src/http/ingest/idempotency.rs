@@ -4,11 +4,12 @@
 //! be kept, sending again is as safe: the ids of chunks are the client's or derived, so what is stored is answered
 //! `duplicate`. Only answers that will not change are kept.
 
+use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
 use crate::http::ingest::reply::Reply;
 use crate::metrics;
-use actix_web::HttpRequest;
-use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, ResponseError};
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,7 +47,7 @@ impl Key {
                     "Idempotency-Key: expected one value of 1 to {MAX_KEY} visible ASCII characters; a random UUID \
                      for each request is a good one"
                 );
-                let error = ApiError::new(StatusCode::BAD_REQUEST, "invalid_idempotency_key", message);
+                let error = ApiError::new(ErrorCode::InvalidIdempotencyKey, message);
                 Err(error.param("Idempotency-Key"))
             }
         }
@@ -150,7 +151,7 @@ impl IdempotencyCache {
     }
 
     fn keep(&self, key: &Key, answer: &Answer, now: Instant) {
-        let length = answer.as_ref().map_or_else(|error| error.message.len(), |reply| reply.body.len());
+        let length = answer.as_ref().map_or_else(|error| error.message().len(), |reply| reply.body.len());
         let bytes = key.0.len() + length;
         let mut shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = shelves.by_key.get_mut(key) else { return };
@@ -172,7 +173,7 @@ impl IdempotencyCache {
 fn is_final(answer: &Answer) -> bool {
     match answer {
         Ok(reply) => reply.is_final,
-        Err(error) => !error.status.is_server_error() && !error.retryable(),
+        Err(error) => !error.status_code().is_server_error() && !error.retryable(),
     }
 }
 
@@ -213,13 +214,13 @@ impl Drop for PendingEntry {
 pub fn reused() -> ApiError {
     let message = "this Idempotency-Key was used with another body; take a new key for each request, and the same one \
                    only to send the same bytes again";
-    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", message)
-        .param("Idempotency-Key")
+    ApiError::new(ErrorCode::IdempotencyKeyReused, message).param("Idempotency-Key")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use actix_web::http::StatusCode;
     use bytes::Bytes;
 
     fn key(name: &str) -> Key {
@@ -261,8 +262,8 @@ mod tests {
     #[test]
     fn what_may_change_is_told_to_those_who_wait_and_not_kept() {
         let memory = memory(10, 1000);
-        let overloaded = Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", "later"));
-        let broken = Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "broken"));
+        let overloaded = Err(ApiError::new(ErrorCode::Overloaded, "later"));
+        let broken = Err(ApiError::new(ErrorCode::Internal, "broken"));
         for answer in [reply(5, false), overloaded, broken] {
             let Lookup::First(ticket) = memory.turn(key("a"), b"body", Instant::now()) else { panic!() };
             let Lookup::Wait(told) = memory.turn(key("a"), b"body", Instant::now()) else { panic!() };
@@ -270,7 +271,7 @@ mod tests {
             assert!(told.borrow().is_some());
         }
         drop(memory.turn(key("a"), b"body", Instant::now()));
-        answered(&memory, "a", &Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_json", "no")));
+        answered(&memory, "a", &Err(ApiError::new(ErrorCode::InvalidJson, "no")));
         assert!(is_known(&memory, "a"), "a wrong request stays wrong");
     }
 

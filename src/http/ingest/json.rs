@@ -3,6 +3,7 @@
 //! A request that is read as a whole is worked on by a task of its own: it is brought to its end, and its answer
 //! kept for its `Idempotency-Key`, also when its client is gone.
 
+use crate::error_code::ErrorCode;
 use crate::flow::receipt_channel;
 use crate::http::body::Body;
 use crate::http::error::ApiError;
@@ -11,10 +12,9 @@ use crate::http::ingest::reply::Reply;
 use crate::http::ingest::{ActiveUpload, GROUP, arrive};
 use crate::http::state::State;
 use crate::metrics;
-use crate::outcome::{Cause, Outcome};
+use crate::outcome::Outcome;
 use crate::wire::Encoding;
 use crate::wire::dto::{self as wire, IngestRequest, Options, ShapeError};
-use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use std::time::Instant;
@@ -100,7 +100,7 @@ async fn work(body: Vec<u8>, state: &web::Data<State>) -> Answer {
         run_blocking(much, move || wire::read_request(&body).map_err(shape)).await??;
     if request.chunks.is_empty() {
         let error =
-            ApiError::shape(Cause::MissingField, "chunks: expected at least one chunk, received none");
+            ApiError::new(ErrorCode::MissingField, "chunks: expected at least one chunk, received none");
         return Err(error.param("chunks"));
     }
     if request.chunks.len() > MAX_CHUNKS {
@@ -178,7 +178,7 @@ pub async fn read_body(mut body: Body, state: &State, instead: &str) -> Result<V
         let piece = tokio::select! {
             biased;
             () = closed.cancelled() => return Err(state.draining()),
-            piece = body.next(|| false) => piece.inspect_err(|cut| metrics::upload_cut(cut.code()))?,
+            piece = body.next(|| false) => piece.inspect_err(|cut| metrics::upload_cut(cut.code().as_str()))?,
         };
         let Some(piece) = piece else { return Ok(whole) };
         if whole.len() + piece.len() > MAX_BODY_BYTES {
@@ -191,12 +191,12 @@ pub async fn read_body(mut body: Body, state: &State, instead: &str) -> Result<V
 }
 
 fn too_large(message: &str, instead: &str) -> ApiError {
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("{message}; {instead}"))
+    ApiError::new(ErrorCode::BodyTooLarge, format!("{message}; {instead}"))
 }
 
 /// The answer to a body of a wrong shape.
 pub fn shape(error: ShapeError) -> ApiError {
-    let api = ApiError::shape(error.cause, error.message);
+    let api = ApiError::new(error.code, error.message);
     match error.path {
         Some(path) => api.param(path),
         None => api,
@@ -205,11 +205,11 @@ pub fn shape(error: ShapeError) -> ApiError {
 
 fn broken() -> ApiError {
     let message = "the answer could not be made; send the request again: what is stored is stored once";
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    ApiError::new(ErrorCode::Internal, message)
 }
 
 fn lost() -> ApiError {
     let message =
         "the request with this Idempotency-Key that was under way has ended without an answer; send it again";
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Cause::Lost.code(), message)
+    ApiError::new(ErrorCode::Lost, message)
 }

@@ -9,6 +9,7 @@ mod reply;
 
 pub use idempotency::{CacheLimits, IdempotencyCache};
 
+use crate::error_code::ErrorCode;
 use crate::http::body::guard::RequestBodyGuard;
 use crate::http::body::{Body, encoding_of};
 use crate::http::error::ApiError;
@@ -16,11 +17,11 @@ use crate::http::limits::admission::{AdmissionRequest, Permit};
 use crate::http::state::Settings;
 use crate::http::state::State;
 use crate::metrics;
-use crate::outcome::{Outcome, Rejection};
+use crate::outcome::Outcome;
 use crate::pipeline::{Arrival, Receipt};
+use crate::rejection::Rejection;
 use crate::wire::Encoding;
-use actix_web::http::header::{self, HeaderMap};
-use actix_web::http::{StatusCode, header::HeaderName};
+use actix_web::http::header::{self, HeaderMap, HeaderName};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use std::sync::atomic::Ordering;
 
@@ -123,7 +124,7 @@ pub fn kind_of(headers: &HeaderMap) -> Result<Kind, ApiError> {
         other => {
             let message =
                 format!("expected Content-Type application/json or application/x-ndjson, received '{other}'");
-            Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
+            Err(ApiError::new(ErrorCode::UnsupportedMediaType, message))
         }
     }
 }

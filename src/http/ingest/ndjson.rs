@@ -5,6 +5,7 @@
 //! settled, while the upload is still open, and a summary ends the answer. LlmFallback the summary is the answer.
 
 use crate::chunk::Chunk;
+use crate::error_code::ErrorCode;
 use crate::flow::{ReceiptIssuer, receipt_channel};
 use crate::http::body::Body;
 use crate::http::body::abort::UploadAbort;
@@ -12,11 +13,12 @@ use crate::http::error::ApiError;
 use crate::http::ingest::answers::{Answers, Signals};
 use crate::http::ingest::{ActiveUpload, GROUP, arrive, header_text};
 use crate::http::state::State;
-use crate::outcome::{Cause, Outcome, Rejection};
+use crate::outcome::Outcome;
 use crate::pipeline::Receipt;
+use crate::rejection::Rejection;
 use crate::wire::dto::{self as wire, Options, WireChunk};
 use crate::wire::{LineError, Lines};
-use actix_web::http::{StatusCode, header};
+use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use std::rc::Rc;
@@ -35,7 +37,7 @@ pub async fn ingest(
     patience: Duration,
 ) -> Result<HttpResponse, ApiError> {
     let options = web::Query::<Options>::from_query(request.query_string())
-        .map_err(|error| ApiError::shape(Cause::UnknownField, format!("query parameters: {error}")))?
+        .map_err(|error| ApiError::new(ErrorCode::UnknownField, format!("query parameters: {error}")))?
         .into_inner();
     // CacheLimits for every place and for the group on its way in, so that the places are the bound.
     let (book, results) = receipt_channel(state.pipeline.places() + GROUP);
@@ -67,7 +69,7 @@ pub async fn ingest(
     let summary = actix_web::rt::spawn(answers.summarise()).await;
     summary.map_err(|_| {
         let message = "the answer could not be made; send the upload again";
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+        ApiError::new(ErrorCode::Internal, message)
     })
 }
 
@@ -118,7 +120,7 @@ impl Reader {
         {
             let Some(receipt) = self.issue(number).await else { return Err(gone()) };
             let message = "the service is going down; send it again";
-            receipt.settle(Outcome::Rejected(Rejection::new(Cause::Draining, message)));
+            receipt.settle(Outcome::Rejected(Rejection::new(ErrorCode::Draining, message)));
         }
         Err(cut)
     }
@@ -159,7 +161,7 @@ impl Reader {
     }
 
     fn check(&self, line: Result<Bytes, LineError>) -> Result<Chunk, Rejection> {
-        let line = line.map_err(|error| Rejection::new(Cause::LineTooLong, error.to_string()))?;
+        let line = line.map_err(|error| Rejection::new(ErrorCode::LineTooLong, error.to_string()))?;
         wire::read::<WireChunk>(&line)?.check(&self.dataset, self.batch_id.as_deref())
     }
 }

@@ -68,7 +68,7 @@ impl Reply {
             "batch_id": options.batch_id, "processing_time_ms": millis(took),
         });
         // Some causes are the service's own: those are to be sent again.
-        let own = outcomes.iter().any(|o| matches!(o, Outcome::Rejected(r) if r.cause.retryable()));
+        let own = outcomes.iter().any(|o| matches!(o, Outcome::Rejected(r) if r.code.retryable()));
         let mut status = StatusCode::OK;
         if let (true, Some(Outcome::Rejected(first))) = (failed == outcomes.len(), outcomes.first()) {
             status = if own { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::UNPROCESSABLE_ENTITY };

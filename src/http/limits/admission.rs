@@ -4,11 +4,11 @@
 //! held whole, so its bytes need room too. A refusal asks nobody: what it has to know is known beforehand, see
 //! [`super::availability`]. After the permit nobody is refused any more: overload is then felt as slower reading.
 
+use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
 use crate::http::limits::rate::RateEstimator;
 use crate::http::state::State;
 use crate::metrics;
-use actix_web::http::StatusCode;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -67,9 +67,6 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Every code there is in answers.
-    pub const CODES: [&str; 4] = ["overloaded", "draining", "healing", "store_unavailable"];
-
     /// The label in metrics.
     fn reason(self) -> &'static str {
         match self {
@@ -82,31 +79,31 @@ impl Refusal {
         }
     }
 
+    fn code(self) -> ErrorCode {
+        match self {
+            Refusal::Uploads | Refusal::Requests | Refusal::RequestBytes => ErrorCode::Overloaded,
+            Refusal::Draining => ErrorCode::Draining,
+            Refusal::Unavailable(Unavailable::Healing) => ErrorCode::Healing,
+            Refusal::Unavailable(Unavailable::StoreAway) => ErrorCode::StoreUnavailable,
+        }
+    }
+
     fn error(self, limits: &Limits, retry_after: u64) -> ApiError {
-        let [overloaded, draining, healing, away] = Self::CODES;
-        let (code, why) = match self {
-            Refusal::Uploads => {
-                (overloaded, format!("{} uploads are under way, which is the limit", limits.uploads))
-            }
-            Refusal::Requests => {
-                (overloaded, format!("{} requests are under way, which is the limit", limits.requests))
-            }
+        let why = match self {
+            Refusal::Uploads => format!("{} uploads are under way, which is the limit", limits.uploads),
+            Refusal::Requests => format!("{} requests are under way, which is the limit", limits.requests),
             Refusal::RequestBytes => {
                 let most = limits.request_bytes / (1024 * 1024);
-                (overloaded, format!("the bodies of the requests under way fill their {most} MiB"))
+                format!("the bodies of the requests under way fill their {most} MiB")
             }
-            Refusal::Draining => (draining, "the service is going down".to_owned()),
+            Refusal::Draining => "the service is going down".to_owned(),
             Refusal::Unavailable(Unavailable::Healing) => {
-                (healing, "the pipeline is being rebuilt after a failure".to_owned())
+                "the pipeline is being rebuilt after a failure".to_owned()
             }
-            Refusal::Unavailable(Unavailable::StoreAway) => (away, "the database does not answer".to_owned()),
-        };
-        let status = match code == overloaded {
-            true => StatusCode::TOO_MANY_REQUESTS,
-            false => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Unavailable(Unavailable::StoreAway) => "the database does not answer".to_owned(),
         };
         let message = format!("{why}; nothing was read, send it again in {retry_after} s");
-        ApiError::new(status, code, message).retry_after(retry_after)
+        ApiError::new(self.code(), message).retry_after(retry_after)
     }
 }
 

@@ -1,7 +1,9 @@
 use super::*;
 use crate::chunk::{Draft, Tagging, TmdSource};
+use crate::error_code::ErrorCode;
 use crate::flow::{ReceiptIssuer, ReceiptStream, receipt_channel};
-use crate::outcome::{Cause, Rejection, StoredChunk, Timings};
+use crate::outcome::{ChunkTimings, StoredChunk};
+use crate::rejection::Rejection;
 use crate::tmd::Tmd;
 use futures_executor::block_on;
 use proptest::prelude::*;
@@ -35,7 +37,7 @@ fn kind(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Stored(_) => "stored",
         Outcome::Duplicate(_) => "duplicate",
-        Outcome::Rejected(rejection) => rejection.cause.code(),
+        Outcome::Rejected(rejection) => rejection.code.as_str(),
     }
 }
 
@@ -56,15 +58,15 @@ fn outcome(chunk: &Arc<Chunk>, end: End) -> Option<Outcome> {
             seq: 1,
             created_at: chrono::Utc::now(),
             truncated: false,
-            timings: Timings::default(),
+            timings: ChunkTimings::default(),
         })
     };
     let rejected = |cause| Outcome::Rejected(Rejection::new(cause, "no"));
     match end {
         End::Stored => Some(Outcome::Stored(filed())),
         End::Known => Some(Outcome::Duplicate(filed())),
-        End::Poison => Some(rejected(Cause::Poison)),
-        End::LlmFailed => Some(rejected(Cause::LlmFailed)),
+        End::Poison => Some(rejected(ErrorCode::Poison)),
+        End::LlmFailed => Some(rejected(ErrorCode::LlmFailed)),
         End::Conflict => Some(Outcome::conflict(chunk)),
         End::Dropped => None,
     }
