@@ -1,21 +1,21 @@
-//! Which model made a vector, and what models are called. Pure.
+//! The identity of embedding models, their names on a hub, and their folder names. Pure.
 
 use std::fmt;
 
-/// Which vectors a model makes. Vectors of different identities are never compared.
+/// Identifies the vectors of a model. Vectors of different identities are never compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelIdentity {
-    /// The name of its folder.
+    /// The name of the model's folder.
     pub name: String,
-    /// What is done with a text besides applying the weights.
+    /// How a text becomes a vector apart from the weights: pooling, token limit and so on.
     pub recipe: String,
-    /// blake3 of recipe, weights and tokenizer, in hex.
+    /// blake3 hash of recipe, weights and tokenizer, in hex.
     pub fingerprint: String,
-    /// The length of its vectors.
+    /// The number of dimensions of its vectors.
     pub dims: usize,
 }
 
-/// For people: the fingerprint is shortened.
+/// For logs and messages, with the first 12 digits of the fingerprint.
 impl fmt::Display for ModelIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let print: String = self.fingerprint.chars().take(12).collect();
@@ -26,25 +26,25 @@ impl fmt::Display for ModelIdentity {
 /// A model on a hub: `owner/name`, or `owner/name@revision`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubId {
-    /// `owner/name`
+    /// The repository as `owner/name`.
     pub repository: String,
-    /// A branch, a tag or a commit; `main` where none is given.
+    /// A branch, a tag or a commit; `main` by default.
     pub revision: String,
 }
 
 impl HubId {
-    /// `None` for what is no such name: a path, a name without an owner.
+    /// Reads `owner/name` or `owner/name@revision`. `None` for anything else, such as a path.
     pub fn parse(text: &str) -> Option<HubId> {
         let (repository, revision) = text.split_once('@').unwrap_or((text, "main"));
         let (owner, name) = repository.split_once('/')?;
-        // Two hyphens stand for the slash in a folder's name, so they are in no other place.
+        // Two hyphens replace the slash in folder names, so names must not contain them.
         let usable = |part: &str| is_word(part) && !part.contains("--");
         let known = usable(owner) && usable(name) && revision.split('/').all(is_word);
         known.then(|| HubId { repository: repository.to_owned(), revision: revision.to_owned() })
     }
 }
 
-/// As it is written.
+/// The text that [`HubId::parse`] reads; `@main` is left out.
 impl fmt::Display for HubId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.revision.as_str() {
@@ -54,17 +54,17 @@ impl fmt::Display for HubId {
     }
 }
 
-/// What can be a part of a path and mean nothing but itself.
+/// Safe as a path component: no separators, not hidden, not `..`.
 fn is_word(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     !text.is_empty() && !text.starts_with('.') && text.chars().all(plain)
 }
 
-/// What the folder of a model that is not yet whole has behind its name.
+/// Suffix of the folder of a model whose download is not complete.
 pub const UNFINISHED: &str = ".part";
 
-/// The folder that a model of this name has among others: the name itself; for a [`HubId`] the same with hyphens, two
-/// for each slash. `None` for a path.
+/// The folder name of a model: its name, with `/` replaced by `--` for a [`HubId`]. `None` for a path, an empty name, and
+/// names that end in [`UNFINISHED`].
 pub fn folder_name(name: &str) -> Option<String> {
     let folder = match HubId::parse(name) {
         Some(id) => id.to_string().replace('/', "--"),

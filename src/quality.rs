@@ -1,30 +1,30 @@
-//! The old service's quality metrics and confidence, for answers and views that clients already read. Pure.
+//! The quality metrics and the confidence score of the old service, which clients still read. Pure.
 
 use serde::Serialize;
 
 /// The `quality_metrics` object of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct QualityMetrics {
-    /// Share of concept, probe, answer, soft and hard negatives that are there.
+    /// Share of the five CPESH parts (concept, probe, expected answer, soft and hard negatives) that are present, 0 to 1.
     pub cpesh_completeness: f64,
-    /// Length of the concept vector; ours are normalised.
+    /// Euclidean length of the concept vector; vectors are normalised, so 1.
     pub vector_norm: f64,
-    /// Dimensions of the concept vector.
+    /// Number of dimensions of the concept vector.
     pub vector_dimension: usize,
-    /// In characters.
+    /// Length of the text in characters.
     pub text_length: usize,
-    /// In characters.
+    /// Length of the concept in characters.
     pub concept_length: usize,
-    /// How many.
+    /// Number of soft negatives.
     pub soft_negatives_count: usize,
-    /// How many.
+    /// Number of hard negatives.
     pub hard_negatives_count: usize,
-    /// Soft and hard.
+    /// Number of soft and hard negatives together.
     pub total_negatives: usize,
 }
 
 impl QualityMetrics {
-    /// For a chunk that is its own concept: no probe, no answer, no negatives.
+    /// The metrics of a chunk that is its own concept, without probe, answer and negatives.
     pub fn of_text(text: &str, dims: usize) -> Self {
         let length = text.chars().count();
         QualityMetrics {
@@ -40,7 +40,7 @@ impl QualityMetrics {
     }
 
     /// The old `confidence_score`: 0.4 completeness + 0.1 norm/10 + 0.3 negatives/5, each capped at 1, and up to
-    /// 0.2 for a concept much shorter than its text. A chunk that is its own concept has 0.09.
+    /// 0.2 for a concept much shorter than its text. A chunk that is its own concept scores 0.09.
     pub fn confidence(&self) -> f64 {
         let ratio = self.concept_length as f64 / self.text_length.max(1) as f64;
         let extraction = match ratio {

@@ -3,7 +3,7 @@
 use super::Result;
 use super::body::Packing;
 use futures_util::{Stream, StreamExt};
-use lnsp_ingest::wire::Lines;
+use lnsp_ingest::wire::LineDecoder;
 use memchr::memmem;
 use serde_json::Value;
 use std::io;
@@ -54,7 +54,7 @@ pub async fn talk(
     if !response.status().is_success() {
         return Err(format!("{}: {}", response.status(), response.text().await?).into());
     }
-    let (mut lines, mut answer) = (Lines::default(), response.bytes_stream());
+    let (mut lines, mut answer) = (LineDecoder::default(), response.bytes_stream());
     while let Some(piece) = answer.next().await {
         lines.feed(&piece?);
         while let Some((_, line)) = lines.next_line() {

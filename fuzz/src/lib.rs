@@ -9,7 +9,8 @@ use lnsp_ingest::llm::read_answer;
 use lnsp_ingest::rejection::Rejection;
 use lnsp_ingest::tmd::Axis;
 use lnsp_ingest::wire::{
-    Encoding, Inflate, InflateError, LineError, Lines, ShapeError, WireChunk, read_chunk, read_request,
+    ContentEncoding, Inflate, InflateError, LineDecoder, LineError, ShapeError, WireChunk, read_json,
+    read_request,
 };
 use std::io::Write;
 use std::sync::Arc;
@@ -28,10 +29,10 @@ pub fn lines(data: &[u8]) {
     assert_eq!(whole, lines_as_told(limit, bytes));
 }
 
-type Line = (u64, Result<Vec<u8>, LineError>);
+type NumberedLine = (u64, Result<Vec<u8>, LineError>);
 
-fn cut_lines(limit: usize, pieces: &[&[u8]]) -> Vec<Line> {
-    let mut lines = Lines::with_limit(limit);
+fn cut_lines(limit: usize, pieces: &[&[u8]]) -> Vec<NumberedLine> {
+    let mut lines = LineDecoder::with_limit(limit);
     let mut found = Vec::new();
     for piece in pieces {
         lines.feed(piece);
@@ -42,7 +43,7 @@ fn cut_lines(limit: usize, pieces: &[&[u8]]) -> Vec<Line> {
 }
 
 /// What the README says, in the plainest words, of a body that is there as a whole.
-fn lines_as_told(limit: usize, bytes: &[u8]) -> Vec<Line> {
+fn lines_as_told(limit: usize, bytes: &[u8]) -> Vec<NumberedLine> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let lines = (1..).zip(bytes.split(|byte| *byte == b'\n'));
     let trimmed = lines.map(|(number, line)| (number, line.strip_suffix(b"\r").unwrap_or(line)));
@@ -59,7 +60,7 @@ pub fn request(data: &[u8]) {
         assert_brief(&error);
     }
     let dataset: Arc<str> = "d".into();
-    let chunk = match read_chunk::<WireChunk>(data) {
+    let chunk = match read_json::<WireChunk>(data) {
         Ok(chunk) => chunk,
         Err(error) => return assert_brief(&error),
     };
@@ -69,7 +70,7 @@ pub fn request(data: &[u8]) {
     let request = read_request(&request).unwrap();
     assert_eq!(request.chunks.len(), 1);
     let checked = chunk.check(&dataset, None);
-    for again in request.chunks.into_iter().chain(read_chunk(data)) {
+    for again in request.chunks.into_iter().chain(read_json(data)) {
         let again = again.check(&dataset, None);
         assert_eq!(checked.as_ref().map(known_by).ok(), again.as_ref().map(known_by).ok());
     }
@@ -131,7 +132,8 @@ pub fn answer(data: &[u8]) {
 /// never far more than what went in, and whatever was compressed comes back.
 pub fn inflate(data: &[u8]) {
     let Some(([kind, room, piece], bytes)) = data.split_first_chunk() else { return };
-    let encoding = [Encoding::Identity, Encoding::Gzip, Encoding::Zstd][usize::from(kind % 3)];
+    let encoding =
+        [ContentEncoding::Identity, ContentEncoding::Gzip, ContentEncoding::Zstd][usize::from(kind % 3)];
     let (room, piece) = (usize::from(*room) + 1, usize::from(*piece) + 1);
     let whole = inflated(encoding, bytes, bytes.len().max(1), 64 * 1024);
     let pieces = inflated(encoding, bytes, piece, room);
@@ -140,17 +142,22 @@ pub fn inflate(data: &[u8]) {
         assert!(whole == pieces, "{} bytes and {}", whole.len(), pieces.len());
     }
     let packed = match encoding {
-        Encoding::Identity => bytes.to_vec(),
-        Encoding::Gzip => {
+        ContentEncoding::Identity => bytes.to_vec(),
+        ContentEncoding::Gzip => {
             let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
             encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap()
         }
-        Encoding::Zstd => zstd::encode_all(bytes, 1).unwrap(),
+        ContentEncoding::Zstd => zstd::encode_all(bytes, 1).unwrap(),
     };
     assert_eq!(inflated(encoding, &packed, piece, room).as_deref(), Ok(bytes));
 }
 
-fn inflated(encoding: Encoding, bytes: &[u8], piece: usize, room: usize) -> Result<Vec<u8>, InflateError> {
+fn inflated(
+    encoding: ContentEncoding,
+    bytes: &[u8],
+    piece: usize,
+    room: usize,
+) -> Result<Vec<u8>, InflateError> {
     let mut inflate = Inflate::new(encoding)?;
     let (mut out, mut buffer, mut taken) = (Vec::new(), vec![0; room], 0);
     for piece in bytes.chunks(piece) {

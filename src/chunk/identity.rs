@@ -1,10 +1,10 @@
-//! What makes a chunk the same chunk: its derived id, its public name, and the hash of its content.
+//! The identity of a chunk: its derived id, its public name, and the hash of its content.
 
 use super::Draft;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// blake3 over parts that are each preceded by their length, so that no two lists of parts hash alike.
+/// blake3 over parts with their lengths in front, so that different lists of parts have different input.
 struct Hasher(blake3::Hasher);
 
 impl Hasher {
@@ -18,7 +18,7 @@ impl Hasher {
         self.0.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
     }
 
-    /// Absent differs from empty.
+    /// A missing part differs from an empty one.
     fn optional(&mut self, bytes: Option<&[u8]>) {
         self.0.update(&[u8::from(bytes.is_some())]);
         self.part(bytes.unwrap_or_default());
@@ -36,7 +36,8 @@ impl Hasher {
     }
 }
 
-/// The id of a chunk that came without one: of its content and position, never of a line or array position.
+/// The id of a chunk that was sent without one: a hash of dataset, document, `chunk_index` and text. It does not depend
+/// on the position in the request.
 pub(super) fn derived_id(draft: &Draft) -> Uuid {
     let mut hasher = Hasher::new("lnsp chunk id 1");
     hasher.part(draft.dataset.as_bytes());
@@ -66,7 +67,7 @@ pub(super) fn content_hash(draft: &Draft) -> [u8; 32] {
         hasher.part(&(links.len() as u64).to_le_bytes());
         links.iter().for_each(|link| hasher.part(link.as_bytes()));
     }
-    // serde_json keeps object keys sorted, so equal metadata is equal text.
+    // serde_json sorts object keys, so equal metadata gives equal text.
     hasher.optional(draft.metadata.as_ref().map(Value::to_string).as_ref().map(String::as_bytes));
     for code in draft.codes {
         hasher.optional(code.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
@@ -97,7 +98,7 @@ mod tests {
         )
     }
 
-    /// What the derived id is of, as plain values.
+    /// The input of the derived id.
     fn identity(draft: &Draft) -> (String, Option<String>, i64, String) {
         let placement = &draft.placement;
         (draft.dataset.to_string(), placement.document_id.clone(), placement.chunk_index, draft.text.clone())

@@ -1,7 +1,7 @@
-//! A chunk, and the three states it passes through: [`Chunk`] -> [`TaggedChunk`] -> [`EmbeddedChunk`].
+//! A chunk and its states in the pipeline: [`Chunk`] -> [`TaggedChunk`] -> [`EmbeddedChunk`].
 //!
-//! Each stage takes one state and gives the next, so nothing can skip a stage and no field waits to be filled.
-//! A [`Chunk`] can only be made by [`Chunk::new`], which checks its content. Pure: no I/O, no runtime.
+//! Each stage takes one state and returns the next, so no chunk can skip a stage and no field is empty until later.
+//! [`Chunk::new`] is the only constructor and checks the content. Pure: no I/O, no runtime.
 
 mod identity;
 mod sent;
@@ -17,84 +17,85 @@ use uuid::Uuid;
 
 /// The longest text, in bytes of UTF-8.
 pub const MAX_TEXT_BYTES: usize = 64 * 1024;
-/// The longest id, dataset or document name, in bytes.
+/// The longest id, dataset or document name, in bytes of UTF-8.
 pub const MAX_NAME_BYTES: usize = 512;
 
-/// What makes a chunk the same chunk when it is sent again.
+/// Identifies a chunk when it is sent again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChunkKey {
-    /// The dataset; ids of different datasets never meet.
+    /// The dataset. Ids are unique within a dataset.
     pub dataset: Arc<str>,
-    /// The client's own id, or the derived one as a UUID.
+    /// The client's id, or the derived id as a UUID.
     pub id: Arc<str>,
 }
 
-/// Where a chunk stands in its source.
+/// The position of a chunk in its source.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Placement {
-    /// Groups chunks into a document.
+    /// Chunks with the same value form a document.
     pub document_id: Option<String>,
-    /// Orders the chunks of a document.
+    /// The position of the chunk in its document.
     pub chunk_index: i64,
     /// Free text, for example the name of a crawl.
     pub source_document: Option<String>,
-    /// Free text.
+    /// Free text: the title of the article.
     pub article_title: Option<String>,
-    /// Free number.
+    /// Free number: the position of the article in its source.
     pub article_index: Option<i64>,
-    /// Explicit links; neighbours by order are computed when read.
+    /// Explicit links to parent chunks. Neighbours in document order are computed on reading.
     pub parent_cpe_ids: Vec<String>,
-    /// See `parent_cpe_ids`.
+    /// Explicit links to child chunks.
     pub child_cpe_ids: Vec<String>,
 }
 
-/// A chunk as a client sent it, not yet checked.
+/// A chunk as the client sent it, not yet checked.
 #[derive(Debug, Clone, Default)]
 pub struct Draft {
-    /// The client's own id; derived from the content when absent.
+    /// The client's id. Without one, the id is derived from the content.
     pub id: Option<String>,
-    /// The dataset the id lives in.
+    /// The dataset of the id.
     pub dataset: Arc<str>,
-    /// The request or document this chunk was sent with. Not part of its content.
+    /// The batch that the chunk was sent in. Not part of its content.
     pub batch_id: Option<String>,
-    /// The text itself.
+    /// The text to classify, embed and store.
     pub text: String,
-    /// Where it stands.
+    /// Its position in its source.
     pub placement: Placement,
-    /// Anything else the client wants kept; stored as it is.
+    /// Any other JSON to store with the chunk, unchanged.
     pub metadata: Option<Value>,
-    /// Domain, task, modifier, used only when all three are present.
+    /// Domain, task and modifier code; used only when all three are present.
     pub codes: [Option<i64>; 3],
 }
 
-/// A checked chunk: its text is not blank, not over [`MAX_TEXT_BYTES`], and holds no NUL.
+/// A checked chunk: its text is not blank, has at most [`MAX_TEXT_BYTES`] bytes, and contains no NUL.
 #[derive(Debug, PartialEq)]
 pub struct Chunk {
-    /// Decides whether a chunk is new.
+    /// Decides whether the chunk is new.
     pub key: ChunkKey,
-    /// The public name it will have if it is new: `cpe_id` and `global_id`.
+    /// Its public name if it is new: `cpe_id` in rows, `global_id` in answers.
     pub cpe_id: Uuid,
-    /// Of everything the client said, apart from `batch_id`.
+    /// blake3 hash of everything the client sent except id, dataset and `batch_id`.
     pub content_hash: [u8; 32],
     /// See [`Draft::batch_id`].
     pub batch_id: Option<String>,
-    /// The text to classify, embed and keep.
+    /// The text to classify, embed and store.
     pub text: String,
-    /// Where it stands.
+    /// Its position in its source.
     pub placement: Placement,
     /// See [`Draft::metadata`].
     pub metadata: Option<Value>,
-    /// The codes the client gave, all three of them and in range.
+    /// The client's codes, when all three are present.
     pub client_tmd: Option<Tmd>,
-    /// As the client sent them; one or two are content without a use.
+    /// The client's codes as sent. One or two of them are part of the content but not used.
     codes: [Option<i64>; 3],
 }
 
 impl Chunk {
-    /// Checks a draft and gives it its identity.
+    /// Checks a draft and computes its identity.
     ///
     /// # Errors
-    /// A permanent [`Rejection`] with the field to mend: blank, too long, NUL, a code out of range, an unusable id.
+    /// A permanent [`Rejection`] with the field to correct: blank or too long text, NUL, a code out of range, an invalid
+    /// id.
     pub fn new(draft: Draft) -> Result<Chunk, Rejection> {
         check_text(&draft.text)?;
         check_names(&draft)?;
@@ -107,8 +108,8 @@ impl Chunk {
             Rejection::new(ErrorCode::CodeOutOfRange, error.to_string()).param(error.axis.field())
         })?;
         let content_hash = content_hash(&draft);
-        // A derived id is its own public name. A client's id is hashed with its dataset, because the public name has
-        // to be a UUID and unique over all datasets.
+        // A derived id is also the public name. A client's id is hashed with its dataset, because the public name must
+        // be a UUID that is unique over all datasets.
         let (id, cpe_id) = match &draft.id {
             Some(id) => (id.as_str().into(), public_name(&draft.dataset, id)),
             None => {
@@ -130,38 +131,38 @@ impl Chunk {
         })
     }
 
-    /// The bytes a chunk is counted with while it is in flight: its text and a flat sum for the rest.
+    /// Bytes that the chunk counts while it is in flight: its text, and 1024 for the rest.
     pub fn weight(&self) -> usize {
         self.text.len() + 1024
     }
 }
 
-/// Where a code triple came from.
+/// The source of a code triple.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TmdSource {
-    /// The client sent all three codes.
+    /// The client sent the three codes.
     Client,
-    /// The local classifier, with the version of its artefact.
+    /// The local classifier.
     Local {
-        /// Version of the artefact.
+        /// Version of the classifier's artefact.
         version: Arc<str>,
     },
-    /// A language model.
+    /// The language model.
     Llm {
-        /// As the server names it.
+        /// The model's name on its server.
         model: Arc<str>,
     },
-    /// The local classifier, because the language model that should have said it had no answer.
+    /// The local classifier, because the language model gave no answer.
     Fallback {
-        /// Version of the artefact.
+        /// Version of the classifier's artefact.
         version: Arc<str>,
-        /// Why there was no better answer: one of a closed set of names.
+        /// Why the language model gave no answer: one of a closed set of names.
         reason: Arc<str>,
     },
 }
 
 impl TmdSource {
-    /// The closed set of names used in rows, answers and metrics.
+    /// The name in rows, answers and metric labels: `client`, `local`, `llm` or `fallback`.
     pub fn kind(&self) -> &'static str {
         match self {
             TmdSource::Client => "client",
@@ -171,7 +172,7 @@ impl TmdSource {
         }
     }
 
-    /// The model or artefact version, where one was asked.
+    /// The model or artefact version; `None` for codes of the client.
     pub fn model(&self) -> Option<&str> {
         match self {
             TmdSource::Client => None,
@@ -181,7 +182,7 @@ impl TmdSource {
         }
     }
 
-    /// Why a better source had no answer, where that is so.
+    /// Why the language model gave no answer; `None` unless this is a fallback.
     pub fn failure(&self) -> Option<&str> {
         match self {
             TmdSource::Fallback { reason, .. } => Some(reason),
@@ -189,8 +190,8 @@ impl TmdSource {
         }
     }
 
-    /// Reads back what [`Self::kind`], [`Self::model`] and [`Self::failure`] wrote; `None` for a kind this version
-    /// does not know.
+    /// The inverse of [`Self::kind`], [`Self::model`] and [`Self::failure`]. `None` for a kind that this version does not
+    /// know.
     pub fn from_parts(kind: &str, model: Option<&str>, failure: Option<&str>) -> Option<TmdSource> {
         let name = || Arc::from(model.unwrap_or_default());
         match kind {
@@ -206,47 +207,47 @@ impl TmdSource {
     }
 }
 
-/// A code triple with its provenance.
+/// A code triple with its source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tagging {
-    /// The codes.
+    /// The three codes.
     pub tmd: Tmd,
-    /// Who said so.
+    /// Where the codes came from.
     pub source: TmdSource,
-    /// How sure the source was; absent for codes that the client gave.
+    /// The confidence of the source; absent for codes of the client.
     pub confidence: Option<AxisConfidence>,
-    /// How long the source took; absent where none was asked.
+    /// How long the source took; absent for codes of the client.
     pub took: Option<Duration>,
 }
 
-/// A chunk that has its codes.
+/// A chunk with its codes.
 #[derive(Debug)]
 pub struct TaggedChunk {
-    /// What was sent.
+    /// The chunk as sent.
     pub chunk: Arc<Chunk>,
-    /// Its codes.
+    /// Its codes and their source.
     pub tagging: Tagging,
 }
 
-/// A vector with its circumstances.
+/// A vector and how it was made.
 #[derive(Debug, Clone)]
 pub struct Embedding {
-    /// Unit length, finite.
+    /// The vector: unit length, all values finite.
     pub vector: Arc<[f32]>,
-    /// The text was longer than the model reads.
+    /// The text was longer than the model reads, so the vector is that of its beginning.
     pub truncated: bool,
-    /// How long the forward pass took that made this vector, with all the texts in it.
+    /// Duration of the forward pass, which other texts shared.
     pub took: Duration,
 }
 
-/// A chunk that has its codes and its vector: ready to be written.
+/// A chunk with its codes and its vector, ready to be written.
 #[derive(Debug)]
 pub struct EmbeddedChunk {
-    /// What was sent.
+    /// The chunk as sent.
     pub chunk: Arc<Chunk>,
-    /// Its codes.
+    /// Its codes and their source.
     pub tagging: Tagging,
-    /// Its vector.
+    /// Its vector and how it was made.
     pub embedding: Embedding,
 }
 

@@ -1,12 +1,12 @@
-//! A chunk as JSON, in the names of `POST /ingest`: sent again it is the same chunk, of the same id and content.
+//! A chunk as JSON in the field names of `POST /ingest`. Sent again, it gives the same id and content hash.
 
 use super::Chunk;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// As a line of an upload. What was absent is absent, but for values that are content and have a default.
+/// A line of an upload. Absent fields stay absent, except those with a default that is part of the content.
 #[derive(Serialize)]
-struct Sent<'a> {
+struct ChunkLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
     text: &'a str,
@@ -36,16 +36,17 @@ struct Sent<'a> {
 }
 
 impl Chunk {
-    /// The JSON object that makes this chunk again, in its dataset. `batch_id` is no content and not in it.
+    /// The JSON object that gives this chunk again when it is sent to the same dataset. `batch_id` is left out: it is not
+    /// part of the content.
     ///
     /// # Errors
-    /// The serializer's; strings and numbers give it no reason.
+    /// Errors of the serializer; none are known for strings and numbers.
     pub fn as_sent(&self) -> serde_json::Result<Vec<u8>> {
         let placement = &self.placement;
         let (metadata, episode_id) = self.split_metadata();
         let [domain_code, task_code, modifier_code] = self.codes;
-        serde_json::to_vec(&Sent {
-            // A derived id comes out again, with the public name that only a derived id has.
+        serde_json::to_vec(&ChunkLine {
+            // A derived id is left out: it is derived again, together with its public name.
             id: Some(&*self.key.id).filter(|id| **id != *self.cpe_id.to_string()),
             text: &self.text,
             document_id: placement.document_id.as_deref(),
@@ -63,7 +64,7 @@ impl Chunk {
         })
     }
 
-    /// The episode came beside the metadata, where it may be one key more than metadata may have.
+    /// Metadata and `episode_id`, which was sent as a field of its own. Within the metadata it may be one key too many.
     fn split_metadata(&self) -> (Option<Value>, Option<Value>) {
         let Some(Value::Object(fields)) = &self.metadata else { return (self.metadata.clone(), None) };
         let Some(episode @ Value::String(_)) = fields.get("episode_id") else {

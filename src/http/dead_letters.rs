@@ -89,12 +89,12 @@ fn object(letter: &StoredDeadLetter) -> Value {
 #[cfg(test)]
 mod tests {
     use crate::chunk::Chunk;
-    use crate::wire::dto::{self as wire, WireChunk};
+    use crate::wire::{WireChunk, read_json};
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};
 
     fn made_of(json: &[u8]) -> Chunk {
-        wire::read::<WireChunk>(json).unwrap().check(&"d".into(), Some("b")).unwrap()
+        read_json::<WireChunk>(json).unwrap().check(&"d".into(), Some("b")).unwrap()
     }
 
     fn number() -> impl Strategy<Value = Value> {

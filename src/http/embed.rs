@@ -14,7 +14,7 @@ use crate::http::ingest::{Kind, declared, kind_of};
 use crate::http::limits::admission::{AdmissionRequest, Permit};
 use crate::http::state::Settings;
 use crate::http::state::State;
-use crate::wire::dto as wire;
+use crate::wire::read_json;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use bytes::Bytes;
@@ -110,7 +110,7 @@ fn begin(
 async fn answer(body: Body, permit: Permit, state: &State) -> Result<HttpResponse, ApiError> {
     let body = json::read_body(body, state, INSTEAD).await?;
     let much = json::is_large(&body);
-    let texts: WireTexts = json::run_blocking(much, move || wire::read(&body).map_err(json::shape)).await??;
+    let texts: WireTexts = json::run_blocking(much, move || read_json(&body).map_err(json::shape)).await??;
     let WireTexts { texts, normalize } = texts;
     if texts.is_empty() {
         let message = "texts: expected at least one, received none";

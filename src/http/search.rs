@@ -7,7 +7,7 @@ use crate::http::state::State;
 use crate::search::{Query, Scored, Target};
 use crate::store::SearchFilter;
 use crate::tmd::Axis;
-use crate::wire::dto as wire;
+use crate::wire::read_json;
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -65,7 +65,7 @@ impl Label {
 
 /// The handler. The body is small: the framework's own limit for `Bytes` (256 KiB) holds it.
 pub async fn search(body: web::Bytes, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
-    let wire: WireQuery = wire::read(&body).map_err(shape)?;
+    let wire: WireQuery = read_json(&body).map_err(shape)?;
     let found = state.search.find(query(wire)?).await?;
     let results: Vec<Value> = found.results.iter().map(result).collect();
     Ok(HttpResponse::Ok().json(json!({ "results": results, "index_seq": found.index_seq })))

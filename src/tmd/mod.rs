@@ -1,7 +1,7 @@
-//! Domain, Task, Modifier: the three codes every chunk carries, always in this order.
+//! Domain, Task, Modifier: the three codes of every chunk, always in this order.
 //!
-//! The triple is the truth. The packings and the 16-D encodings that older data uses are named functions
-//! here ([`packing`], [`projection`]) and views in the database, never storage. Pure: no I/O, no runtime.
+//! The triple is what is stored. The packings and the 16-D encodings of older data are functions here ([`packing`],
+//! [`projection`]) and views in the database. Pure: no I/O, no runtime.
 
 pub mod packing;
 pub mod projection;
@@ -10,7 +10,7 @@ pub mod taxonomy;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A valid code triple. It can only be made by [`Tmd::new`], so every `Tmd` is in range.
+/// A valid code triple: [`Tmd::new`] is the only constructor, so every `Tmd` is in range.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Tmd {
     domain: u8,
@@ -18,32 +18,32 @@ pub struct Tmd {
     modifier: u8,
 }
 
-/// A code outside its axis.
+/// A code outside the range of its axis.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{axis} code out of range: expected 0 to {expected}, received {received}")]
 pub struct CodeOutOfRange {
-    /// The axis whose code is wrong.
+    /// The axis of the code.
     pub axis: Axis,
     /// The largest code of that axis.
     pub expected: u8,
-    /// What was given.
+    /// The code that was given.
     pub received: i64,
 }
 
-/// One of the three axes.
+/// One of the three axes of a triple.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Axis {
     /// What the text is about.
     Domain,
-    /// What the text is good for.
+    /// What the text can be used for.
     Task,
-    /// How the text says it.
+    /// How the text presents its content.
     Modifier,
 }
 
 impl Axis {
-    /// All three, in the order of the triple.
+    /// The three axes in the order of the triple.
     pub const ALL: [Axis; 3] = [Axis::Domain, Axis::Task, Axis::Modifier];
 
     /// The canonical names; the position of a name is its code.
@@ -55,12 +55,12 @@ impl Axis {
         }
     }
 
-    /// How many codes the axis has.
+    /// The number of codes of the axis; codes start at 0.
     pub fn len(self) -> usize {
         self.names().len()
     }
 
-    /// Never: an axis has codes. Present because `len` is.
+    /// Always false. Present because `len` is.
     pub fn is_empty(self) -> bool {
         false
     }
@@ -95,7 +95,10 @@ impl fmt::Display for Axis {
 }
 
 impl Tmd {
-    /// Checks the three codes against their axes (0-15, 0-31, 0-63); the first one out of range is the error.
+    /// Checks the three codes against their axes (0-15, 0-31, 0-63).
+    ///
+    /// # Errors
+    /// The first code that is out of range.
     pub fn new(
         domain: impl Into<i64>,
         task: impl Into<i64>,
@@ -108,22 +111,22 @@ impl Tmd {
         })
     }
 
-    /// 0-15.
+    /// The domain code, 0 to 15.
     pub fn domain(self) -> u8 {
         self.domain
     }
 
-    /// 0-31.
+    /// The task code, 0 to 31.
     pub fn task(self) -> u8 {
         self.task
     }
 
-    /// 0-63.
+    /// The modifier code, 0 to 63.
     pub fn modifier(self) -> u8 {
         self.modifier
     }
 
-    /// The code on one axis.
+    /// The code on `axis`.
     pub fn code(self, axis: Axis) -> u8 {
         match axis {
             Axis::Domain => self.domain,
@@ -132,13 +135,13 @@ impl Tmd {
         }
     }
 
-    /// The canonical name on one axis.
+    /// The canonical name of the code on `axis`.
     pub fn name(self, axis: Axis) -> &'static str {
         axis.names()[self.code(axis) as usize]
     }
 }
 
-/// The dotted form of old documents: `4.5.9`.
+/// The dotted form of older data: `4.5.9`.
 impl fmt::Display for Tmd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.domain, self.task, self.modifier)
@@ -151,14 +154,14 @@ impl fmt::Debug for Tmd {
     }
 }
 
-/// How sure a source was of each of its three codes, each in (0, 1].
+/// The confidence of a source in each of its three codes, each in (0, 1].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct AxisConfidence {
-    /// Of the domain.
+    /// Confidence in the domain.
     pub domain: f32,
-    /// Of the task.
+    /// Confidence in the task.
     pub task: f32,
-    /// Of the modifier.
+    /// Confidence in the modifier.
     pub modifier: f32,
 }
 

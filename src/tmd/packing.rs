@@ -1,4 +1,4 @@
-//! The two historic bit layouts of a code triple. Rows of both exist in old data; mixing them up reads garbage.
+//! The two bit layouts of a code triple in older data. Rows of both exist; reading one as the other gives wrong codes.
 
 use super::{CodeOutOfRange, Tmd};
 
@@ -8,12 +8,15 @@ pub fn canonical_bits(tmd: Tmd) -> u16 {
 }
 
 /// The 15-bit layout, 0-32767: `domain << 11 | task << 6 | modifier`. The old ingest service stored it as its
-/// `tmd_bits`; elsewhere the same number is called lane index.
+/// `tmd_bits`; other tools call it lane index.
 pub fn lane_index(tmd: Tmd) -> u16 {
     u16::from(tmd.domain()) << 11 | u16::from(tmd.task()) << 6 | u16::from(tmd.modifier())
 }
 
-/// Reads the 15-bit layout back; the error names the axis when the number has more than 15 bits.
+/// Reads the 15-bit layout.
+///
+/// # Errors
+/// The domain is out of range when the number has more than 15 bits.
 pub fn from_lane_index(lane: u16) -> Result<Tmd, CodeOutOfRange> {
     Tmd::new(lane >> 11, lane >> 6 & 31, lane & 63)
 }

@@ -1,10 +1,10 @@
-//! The two 16-D encodings of a code triple that older data uses.
+//! The two 16-D encodings of a code triple in older data.
 
 use super::Tmd;
 
 /// The fixed projection of encoding A: 16 rows of 15 columns (domain bits 3-0, task bits 4-0, modifier bits
-/// 5-0). Drawn once from a standard normal (generator PCG64, seed 1337) and kept as constants, because old
-/// vectors depend on every bit of it.
+/// 5-0). Drawn from a standard normal distribution (generator PCG64, seed 1337). They are constants because old vectors
+/// depend on every bit.
 #[rustfmt::skip]
 #[allow(clippy::excessive_precision)]
 const PROJECTION: [[f32; 15]; 16] = [
@@ -27,7 +27,7 @@ const PROJECTION: [[f32; 15]; 16] = [
 ];
 
 /// Encoding A, the canonical one: the 15 bits (domain, task, modifier, each with its highest bit first) through
-/// the fixed projection, then normalised. Unit length, except 0.0.0, which gives the zero vector.
+/// the fixed projection, then normalised. The result has unit length, except for 0.0.0: the zero vector.
 pub fn canonical_16d(tmd: Tmd) -> [f32; 16] {
     let code = super::packing::lane_index(tmd);
     let mut vector = PROJECTION.map(|row| {
@@ -45,7 +45,7 @@ pub fn canonical_16d(tmd: Tmd) -> [f32; 16] {
 }
 
 /// Encoding B, written by the old ingest service: one float per bit, lowest bit first: dimensions 0-3 domain,
-/// 4-8 task, 9-14 modifier, 15 always zero. Not normalised: its length is the root of the number of set bits.
+/// 4-8 task, 9-14 modifier, 15 always zero. Not normalised: its Euclidean length is the square root of the number of set bits.
 pub fn ingest_16d(tmd: Tmd) -> [f32; 16] {
     let bit = |code: u8, position: usize| f32::from(code >> position & 1);
     std::array::from_fn(|i| match i {

@@ -1,4 +1,5 @@
-//! The canonical names. The position of a name is its code; order and spelling are the public contract.
+//! The canonical names of the codes. The position of a name is its code. Order and spelling are part of the public
+//! contract.
 
 /// What a text is about: codes 0-15.
 pub const DOMAINS: [&str; 16] = [
@@ -20,7 +21,7 @@ pub const DOMAINS: [&str; 16] = [
     "Software",
 ];
 
-/// What a text is good for: codes 0-31.
+/// What a text can be used for: codes 0-31.
 pub const TASKS: [&str; 32] = [
     "Fact Retrieval",
     "Definition Matching",

@@ -1,4 +1,4 @@
-//! The JSON of requests, as clients send it: the old contract's names, unknown fields refused by name.
+//! The JSON objects of requests, in the field names of the old service. Unknown fields are refused by name.
 
 use super::json_guard;
 use super::metadata::Metadata;
@@ -14,33 +14,33 @@ use std::sync::Arc;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IngestRequest {
-    /// In the order of the answer.
+    /// The chunks; the answer has one result for each, in this order.
     pub chunks: Vec<WireChunk>,
-    /// See [`Options`].
+    /// See [`IngestOptions::dataset_source`].
     #[serde(default = "user_input")]
     pub dataset_source: String,
-    /// See [`Options`].
+    /// See [`IngestOptions::batch_id`].
     pub batch_id: Option<String>,
-    /// See [`Options`].
+    /// See [`IngestOptions::skip_cpesh`].
     #[serde(default)]
     pub skip_cpesh: bool,
-    /// See [`Options`].
+    /// See [`IngestOptions::chunking_time_ms`].
     pub chunking_time_ms: Option<f64>,
 }
 
-/// What holds for all chunks of a request; the query parameters of an NDJSON upload.
+/// What applies to all chunks of a request. An NDJSON upload has it as query parameters.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Options {
-    /// The dataset the ids live in.
+pub struct IngestOptions {
+    /// The dataset of the chunks; chunk ids are unique within a dataset.
     #[serde(default = "user_input")]
     pub dataset_source: String,
-    /// Kept with each chunk that has no document.
+    /// Stored with each chunk; not part of its content.
     pub batch_id: Option<String>,
-    /// No concept, probe and answer are made: so far the only way, accepted for old clients.
+    /// Accepted for old clients. Concept, probe and answer are never made so far, whatever the value.
     #[serde(default)]
     pub skip_cpesh: bool,
-    /// Given back in the timings.
+    /// Milliseconds that the client spent on chunking; repeated in the timings of the answer.
     pub chunking_time_ms: Option<f64>,
 }
 
@@ -48,14 +48,14 @@ fn user_input() -> String {
     "user_input".to_owned()
 }
 
-impl Options {
+impl IngestOptions {
     /// The dataset name, shared by all chunks of a request.
     pub fn dataset(&self) -> Arc<str> {
         self.dataset_source.as_str().into()
     }
 }
 
-/// A chunk: an element of `chunks`, or a line.
+/// A chunk as an element of `chunks` or as an NDJSON line.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WireChunk {
@@ -73,20 +73,23 @@ pub struct WireChunk {
     domain_code: Option<i64>,
     task_code: Option<i64>,
     modifier_code: Option<i64>,
-    /// Kept in the metadata.
+    // Stored in the metadata.
     episode_id: Option<String>,
-    /// Old clients send a vector of their own; the model of the store makes the only one that counts.
+    // Old clients send their own vector. It is ignored: all vectors of a store come from one model.
     #[serde(rename = "concept_vec")]
     _concept_vec: Option<IgnoredAny>,
 }
 
 impl WireChunk {
-    /// The text, for answers to chunks that are rejected.
+    /// The text as it was sent. Answers to rejected chunks quote it.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Checks the content.
+    /// Makes a [`Chunk`] of `dataset`.
+    ///
+    /// # Errors
+    /// Those of [`Chunk::new`].
     pub fn check(self, dataset: &Arc<str>, batch_id: Option<&str>) -> Result<Chunk, Rejection> {
         let mut metadata = self.metadata.map(|Metadata(fields)| fields);
         if let Some(episode) = self.episode_id {
@@ -112,34 +115,34 @@ impl WireChunk {
     }
 }
 
-/// A value of the wrong shape: why, and where.
+/// Bytes that are not the expected JSON: the reason and the place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShapeError {
-    /// One of the codes for a wrong shape.
+    /// The error code for clients.
     pub code: ErrorCode,
-    /// One sentence.
+    /// One sentence for the client.
     pub message: String,
     /// The path to the value, as `chunks[3].text`.
     pub path: Option<String>,
 }
 
-/// Arrays and objects in each other, in a chunk.
+/// The deepest nesting of arrays and objects in a chunk, the chunk itself included.
 pub const MAX_NESTING: usize = 32;
-/// The longest message and path that are given back: they quote what the client sent.
+/// The longest message and path in bytes. Both quote what the client sent.
 const MAX_QUOTE: usize = 300;
 
-/// Reads a chunk or a query.
+/// Reads a chunk, a query or another single object.
 ///
 /// # Errors
-/// What is wrong first: its bytes, its depth, its JSON, its shape.
-pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ShapeError> {
+/// The first problem, in this order: not UTF-8, nested too deep, not JSON, wrong fields or types.
+pub fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ShapeError> {
     read_nested(bytes, MAX_NESTING)
 }
 
-/// Reads a request of many chunks, which stand two levels deep in it.
+/// Reads a request of many chunks. They may nest as deep as single ones: the request adds two levels.
 ///
 /// # Errors
-/// As [`read`].
+/// As [`read_json`].
 pub fn read_request(bytes: &[u8]) -> Result<IngestRequest, ShapeError> {
     read_nested(bytes, MAX_NESTING + 2)
 }
@@ -163,8 +166,8 @@ fn read_nested<T: DeserializeOwned>(bytes: &[u8], nesting: usize) -> Result<T, S
     Ok(value)
 }
 
-/// The parser counts lines from the beginning of what it is given. A line of a stream has a number of its own, so
-/// only the column is told.
+/// The parser counts lines from the start of its input, which is always one line here. The line number in a stream is
+/// reported elsewhere, so the message keeps the column only.
 fn message_of(error: &serde_json::Error) -> String {
     let message = error.to_string();
     match message.rsplit_once(" at line 1 column ") {
@@ -173,7 +176,7 @@ fn message_of(error: &serde_json::Error) -> String {
     }
 }
 
-/// Cuts a text that quotes the client.
+/// Cuts a text that quotes the client to [`MAX_QUOTE`] bytes.
 fn short(mut text: String) -> String {
     if text.len() > MAX_QUOTE {
         text.truncate(text.floor_char_boundary(MAX_QUOTE));
@@ -182,8 +185,8 @@ fn short(mut text: String) -> String {
     text
 }
 
-/// serde has one error for all shapes; how its wording begins is stable, never the client's own words, and the only
-/// thing that tells them apart.
+/// serde has one error type for all wrong shapes. Only the beginning of its message tells them apart; that part is
+/// stable and never contains what the client sent.
 fn code_of(error: &serde_json::Error, message: &str) -> ErrorCode {
     let begins = |word: &str| message.starts_with(word);
     match error.classify() {
@@ -214,11 +217,11 @@ mod tests {
     use super::*;
 
     fn code(line: &[u8]) -> ErrorCode {
-        read::<WireChunk>(line).unwrap_err().code
+        read_json::<WireChunk>(line).unwrap_err().code
     }
 
     #[test]
-    fn each_kind_of_bad_shape_has_its_cause() {
+    fn each_kind_of_bad_shape_has_its_code() {
         assert_eq!(code(b"{\"text\":\"a\xff\"}"), ErrorCode::InvalidUtf8);
         assert_eq!(code(b"hello"), ErrorCode::InvalidJson);
         assert_eq!(code(b"{\"text\":\"a\"} x"), ErrorCode::InvalidJson);
@@ -247,7 +250,7 @@ mod tests {
             format!(r#"{{"text":"[[[[","metadata":{{"k":{open}{close}}}}}"#)
         };
         let request = |levels| format!(r#"{{"chunks":[{}]}}"#, chunk(levels));
-        assert!(read::<WireChunk>(chunk(MAX_NESTING).as_bytes()).is_ok());
+        assert!(read_json::<WireChunk>(chunk(MAX_NESTING).as_bytes()).is_ok());
         assert_eq!(code(chunk(MAX_NESTING + 1).as_bytes()), ErrorCode::NestedTooDeep);
         assert!(read_request(request(MAX_NESTING).as_bytes()).is_ok());
         let error = read_request(request(MAX_NESTING + 1).as_bytes()).unwrap_err();
@@ -262,14 +265,14 @@ mod tests {
             format!(r#"{{"text":"a","chunk_index":"{}"}}"#, "é".repeat(100_000)),
             format!(r#"{{"text":"a","metadata":{{"{}":1e999}}}}"#, "é".repeat(100_000)),
         ] {
-            let rejection = Rejection::from(read::<WireChunk>(line.as_bytes()).unwrap_err());
+            let rejection = Rejection::from(read_json::<WireChunk>(line.as_bytes()).unwrap_err());
             assert!(rejection.message.len() < 2 * MAX_QUOTE + 20, "{} bytes", rejection.message.len());
         }
     }
 
     #[test]
     fn the_path_leads_to_the_value() {
-        let error = read::<IngestRequest>(br#"{"chunks":[{"text":"a"},{"text":7}]}"#).unwrap_err();
+        let error = read_json::<IngestRequest>(br#"{"chunks":[{"text":"a"},{"text":7}]}"#).unwrap_err();
         assert_eq!(error.path.as_deref(), Some("chunks[1].text"));
     }
 
@@ -277,7 +280,7 @@ mod tests {
     fn names_of_real_clients_are_understood() {
         let line =
             br#"{"text":"a","sequence_index":7,"episode_id":"e","concept_vec":[1,2],"metadata":{"k":1}}"#;
-        let chunk = read::<WireChunk>(line).unwrap().check(&"d".into(), None).unwrap();
+        let chunk = read_json::<WireChunk>(line).unwrap().check(&"d".into(), None).unwrap();
         assert_eq!(chunk.placement.chunk_index, 7);
         assert_eq!(chunk.metadata.unwrap(), serde_json::json!({"k": 1, "episode_id": "e"}));
     }

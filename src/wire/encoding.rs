@@ -1,125 +1,125 @@
-//! Inflates gzip and zstd in pieces of bounded size, whatever the bytes promise. Pure: no I/O, no clock.
+//! Inflates gzip and zstd in pieces of bounded size. Pure: no I/O, no clock.
 //!
 //! [`Inflate::step`] never writes more than the buffer it is given, so a small body that inflates to a large one
-//! costs time, not memory; [`InflateError::Ratio`] ends it when it is a bomb. A stream of several gzip members or
-//! zstd frames is one body, as RFC 1952 and RFC 8878 say. What is missing at the end is an error, never silence.
+//! costs time, not memory; [`InflateError::Ratio`] stops a decompression bomb. Several gzip members or zstd frames in
+//! a row are one body (RFC 1952, RFC 8878). A truncated body is always an error.
 
 use flate2::{Decompress, FlushDecompress, Status};
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
-/// Inflated bytes for which no ratio is asked: a few lines of one kind may be very alike.
+/// The ratio is not checked up to this many inflated bytes: a few similar lines compress very well.
 pub const RATIO_FREE_BYTES: u64 = 4 * 1024 * 1024;
-/// Beyond that, inflated bytes for each byte received, at most.
+/// Beyond [`RATIO_FREE_BYTES`], the most inflated bytes for each received byte.
 pub const MAX_RATIO: u64 = 200;
-/// The largest zstd window, 8 MiB: what RFC 9659 allows for `Content-Encoding`, and what a stream costs at most.
+/// The largest zstd window, 8 MiB: the limit of RFC 9659 for `Content-Encoding`, and the most memory of a stream.
 const ZSTD_WINDOW_LOG: u32 = 23;
-/// gzip's only window, 32 KiB.
+/// The window of gzip, 32 KiB; the format has no other.
 const GZIP_WINDOW_LOG: u8 = 15;
 
-/// How a body is compressed.
+/// The compression of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
-    /// Not at all.
+pub enum ContentEncoding {
+    /// Not compressed.
     Identity,
-    /// RFC 1952.
+    /// gzip, RFC 1952.
     Gzip,
-    /// RFC 8878.
+    /// Zstandard, RFC 8878.
     Zstd,
 }
 
-impl Encoding {
-    /// Reads the value of a `Content-Encoding` header, or several joined by commas. `None`: not one of ours, or more
-    /// than one on top of each other.
-    pub fn from_header(value: &str) -> Option<Encoding> {
+impl ContentEncoding {
+    /// Reads the value of a `Content-Encoding` header, or several values joined by commas. `None` for an unsupported
+    /// encoding and for more than one.
+    pub fn from_header(value: &str) -> Option<ContentEncoding> {
         let named = |token: &&str| !token.is_empty() && !token.eq_ignore_ascii_case("identity");
         let mut layers = value.split(',').map(str::trim).filter(named);
         let outermost = layers.next();
         match (outermost.map(str::to_ascii_lowercase).as_deref(), layers.next()) {
-            (None, None) => Some(Encoding::Identity),
-            (Some("gzip" | "x-gzip"), None) => Some(Encoding::Gzip),
-            (Some("zstd"), None) => Some(Encoding::Zstd),
+            (None, None) => Some(ContentEncoding::Identity),
+            (Some("gzip" | "x-gzip"), None) => Some(ContentEncoding::Gzip),
+            (Some("zstd"), None) => Some(ContentEncoding::Zstd),
             _ => None,
         }
     }
 
-    /// The name in headers and metrics.
+    /// The name in headers and metric labels.
     pub fn name(self) -> &'static str {
         match self {
-            Encoding::Identity => "identity",
-            Encoding::Gzip => "gzip",
-            Encoding::Zstd => "zstd",
+            ContentEncoding::Identity => "identity",
+            ContentEncoding::Gzip => "gzip",
+            ContentEncoding::Zstd => "zstd",
         }
     }
 }
 
-/// Why a body cannot be inflated further.
+/// Why a body cannot be inflated any further.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InflateError {
-    /// These are not the bytes of such a stream.
+    /// The bytes are not a stream of this format.
     #[error("the body is not valid {encoding}: {why}; compress it again and send it again")]
     Corrupt {
-        /// What was said to be sent.
+        /// The encoding that the sender declared.
         encoding: &'static str,
-        /// What the decoder says.
+        /// The message of the decoder.
         why: String,
     },
-    /// The body ended inside a stream.
+    /// The body ended in the middle of a stream.
     #[error("the {encoding} body ends in the middle; compress it again and send it again")]
     Truncated {
-        /// What was said to be sent.
+        /// The encoding that the sender declared.
         encoding: &'static str,
     },
-    /// It inflates to too much.
+    /// It inflates to more than [`MAX_RATIO`] times its size.
     #[error(
         "the body inflates to more than {MAX_RATIO} times its size; send it less compressed, or not compressed"
     )]
     Ratio,
 }
 
-/// The decoder of one body.
+/// A streaming decoder for one body.
 pub struct Inflate {
-    layer: Layer,
+    decoder: FormatDecoder,
     taken: u64,
     inflated: u64,
 }
 
-enum Layer {
+enum FormatDecoder {
     Identity,
-    Gzip(Gzip),
-    Zstd(Zstd),
+    Gzip(GzipDecoder),
+    Zstd(ZstdDecoder),
 }
 
 impl Inflate {
-    /// For a body in this encoding.
+    /// A decoder for a body in this encoding.
     ///
     /// # Errors
-    /// [`InflateError::Corrupt`] when the decoder cannot be made.
-    pub fn new(encoding: Encoding) -> Result<Inflate, InflateError> {
-        let layer = match encoding {
-            Encoding::Identity => Layer::Identity,
-            Encoding::Gzip => Layer::Gzip(Gzip::new()),
-            Encoding::Zstd => Layer::Zstd(Zstd::new()?),
+    /// [`InflateError::Corrupt`] when the zstd library cannot create a decoder.
+    pub fn new(encoding: ContentEncoding) -> Result<Inflate, InflateError> {
+        let decoder = match encoding {
+            ContentEncoding::Identity => FormatDecoder::Identity,
+            ContentEncoding::Gzip => FormatDecoder::Gzip(GzipDecoder::new()),
+            ContentEncoding::Zstd => FormatDecoder::Zstd(ZstdDecoder::new()?),
         };
-        Ok(Inflate { layer, taken: 0, inflated: 0 })
+        Ok(Inflate { decoder, taken: 0, inflated: 0 })
     }
 
-    /// Takes bytes from the front of `input` and writes to `output`, until one of them is used up; gives the bytes
-    /// written. When `output` came back full there may be more to write: call again, also with an empty `input`.
+    /// Takes bytes from the front of `input` and writes to `output` until one of them is used up. Returns the number of
+    /// bytes written. When `output` is full there may be more: call again, even with an empty `input`.
     ///
     /// # Errors
-    /// See [`InflateError`]; nothing more can be read after one.
+    /// See [`InflateError`]. The decoder cannot be used after an error.
     pub fn step(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, InflateError> {
         let before = input.len();
-        let written = match &mut self.layer {
-            Layer::Identity => {
+        let written = match &mut self.decoder {
+            FormatDecoder::Identity => {
                 let count = input.len().min(output.len());
                 let (now, later) = input.split_at(count);
                 output[..count].copy_from_slice(now);
                 *input = later;
                 return Ok(count);
             }
-            Layer::Gzip(gzip) => gzip.step(input, output)?,
-            Layer::Zstd(zstd) => zstd.step(input, output)?,
+            FormatDecoder::Gzip(gzip) => gzip.step(input, output)?,
+            FormatDecoder::Zstd(zstd) => zstd.step(input, output)?,
         };
         self.taken += (before - input.len()) as u64;
         self.inflated += written as u64;
@@ -129,34 +129,34 @@ impl Inflate {
         Ok(written)
     }
 
-    /// Call when the body has ended and all of it went through [`Self::step`].
+    /// Checks that the body is complete. Call after all of it went through [`Self::step`].
     ///
     /// # Errors
-    /// [`InflateError::Truncated`] when something is missing.
+    /// [`InflateError::Truncated`] when the end is missing.
     pub fn finish(&self) -> Result<(), InflateError> {
-        let (whole, encoding) = match &self.layer {
-            Layer::Identity => (true, Encoding::Identity),
-            Layer::Gzip(gzip) => (gzip.whole, Encoding::Gzip),
-            Layer::Zstd(zstd) => (zstd.whole, Encoding::Zstd),
+        let (whole, encoding) = match &self.decoder {
+            FormatDecoder::Identity => (true, ContentEncoding::Identity),
+            FormatDecoder::Gzip(gzip) => (gzip.whole, ContentEncoding::Gzip),
+            FormatDecoder::Zstd(zstd) => (zstd.whole, ContentEncoding::Zstd),
         };
         if whole { Ok(()) } else { Err(InflateError::Truncated { encoding: encoding.name() }) }
     }
 }
 
-fn corrupt(encoding: Encoding, why: impl ToString) -> InflateError {
+fn corrupt(encoding: ContentEncoding, why: impl ToString) -> InflateError {
     InflateError::Corrupt { encoding: encoding.name(), why: why.to_string() }
 }
 
-/// Members one after the other; head, checksum and length are checked by the decoder.
-struct Gzip {
+/// gzip members in a row. The library checks header, checksum and length.
+struct GzipDecoder {
     decoder: Decompress,
-    /// At the end of a member, and not at the beginning of the body.
+    /// A member has just ended.
     whole: bool,
 }
 
-impl Gzip {
+impl GzipDecoder {
     fn new() -> Self {
-        Gzip { decoder: Decompress::new_gzip(GZIP_WINDOW_LOG), whole: false }
+        GzipDecoder { decoder: Decompress::new_gzip(GZIP_WINDOW_LOG), whole: false }
     }
 
     fn step(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, InflateError> {
@@ -171,8 +171,8 @@ impl Gzip {
             }
             let (taken, made) = (self.decoder.total_in(), self.decoder.total_out());
             let status = self.decoder.decompress(input, &mut output[written..], FlushDecompress::None);
-            let status = status.map_err(|error| corrupt(Encoding::Gzip, error))?;
-            // Both counts are bounded by the slices that were given.
+            let status = status.map_err(|error| corrupt(ContentEncoding::Gzip, error))?;
+            // Both counts are bounded by the lengths of the slices.
             *input = &input[(self.decoder.total_in() - taken) as usize..];
             written += (self.decoder.total_out() - made) as usize;
             match status {
@@ -184,23 +184,23 @@ impl Gzip {
     }
 }
 
-/// Frames one after the other; checksums are checked where there are any.
-struct Zstd {
+/// zstd frames in a row. The library checks checksums where a frame has one.
+struct ZstdDecoder {
     decoder: Decoder<'static>,
-    /// The first bytes of a frame, as far as they are here.
+    /// The first bytes of a frame, at most four.
     magic: Vec<u8>,
-    /// At the end of a frame, and not at the beginning of the body.
+    /// A frame has just ended.
     whole: bool,
 }
 
-impl Zstd {
+impl ZstdDecoder {
     fn new() -> Result<Self, InflateError> {
         let decoder = Decoder::new().and_then(|mut decoder| {
             decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG))?;
             Ok(decoder)
         });
-        let decoder = decoder.map_err(|error| corrupt(Encoding::Zstd, error))?;
-        Ok(Zstd { decoder, magic: Vec::with_capacity(4), whole: false })
+        let decoder = decoder.map_err(|error| corrupt(ContentEncoding::Zstd, error))?;
+        Ok(ZstdDecoder { decoder, magic: Vec::with_capacity(4), whole: false })
     }
 
     fn step(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, InflateError> {
@@ -231,7 +231,8 @@ impl Zstd {
 
     fn run(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, InflateError> {
         let (mut from, mut to) = (InBuffer::around(input), OutBuffer::around(output));
-        let hint = self.decoder.run(&mut from, &mut to).map_err(|error| corrupt(Encoding::Zstd, error))?;
+        let hint =
+            self.decoder.run(&mut from, &mut to).map_err(|error| corrupt(ContentEncoding::Zstd, error))?;
         let (taken, made) = (from.pos(), to.pos());
         *input = &input[taken..];
         if hint == 0 {
@@ -242,13 +243,13 @@ impl Zstd {
     }
 }
 
-/// Lets frames of today and skippable ones pass. The library can be built with the decoders of formats before 1.0,
-/// which nobody sends and whose windows it does not limit.
+/// Accepts current and skippable frames only. The library can be built with decoders for the formats before 1.0, whose
+/// windows it does not limit.
 fn check_magic(magic: &[u8]) -> Result<(), InflateError> {
     match magic {
         [0x28, 0xb5, 0x2f, 0xfd] => Ok(()),
         [skippable, 0x2a, 0x4d, 0x18] if skippable & 0xf0 == 0x50 => Ok(()),
-        _ => Err(corrupt(Encoding::Zstd, "no frame begins here")),
+        _ => Err(corrupt(ContentEncoding::Zstd, "no frame begins here")),
     }
 }
 

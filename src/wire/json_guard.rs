@@ -1,13 +1,14 @@
-//! A look at the bytes of a JSON text before anything is built from it: how deep it nests, and whether it holds
-//! something that the parser would accept and change. One pass, no recursion, no allocation.
+//! Checks the bytes of a JSON text before it is parsed: nesting depth, and values that the parser would accept but
+//! change. One pass, no recursion, no allocation.
 
 use crate::error_code::ErrorCode;
 use memchr::{memchr, memchr2};
 
-/// Refuses what must not reach the parser. Text that is not JSON may pass: telling so is the parser's part.
+/// Refuses what must not reach the parser. Text that is not JSON may pass: the parser reports it.
 ///
 /// # Errors
-/// NUL bytes, more than `nesting` arrays and objects in each other, whole numbers beyond 64 bits.
+/// NUL bytes, arrays and objects nested deeper than `nesting`, whole numbers beyond 64 bits; with a sentence for the
+/// client.
 pub fn check(json: &[u8], nesting: usize) -> Result<(), (ErrorCode, String)> {
     if let Some(at) = memchr(0, json) {
         return Err((ErrorCode::NulCharacter, format!("a NUL byte at column {}; remove it", at + 1)));
@@ -47,7 +48,7 @@ pub fn check(json: &[u8], nesting: usize) -> Result<(), (ErrorCode, String)> {
     Ok(())
 }
 
-/// Where the string ends whose first character is at `at`; at the end of all bytes when it has no end.
+/// Index of the quote that ends the string whose first character is at `at`; `json.len()` when there is none.
 fn end_of_string(json: &[u8], mut at: usize) -> usize {
     while let Some(found) = json.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
         at += found;
@@ -63,10 +64,10 @@ fn is_numeric(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E')
 }
 
-/// The parser makes a fraction of a whole number that is too long for it, and digits are lost.
+/// The parser reads a whole number beyond 64 bits as a float, which loses digits.
 fn keeps_its_value(number: &[u8]) -> bool {
     let digits = number.strip_prefix(b"-").unwrap_or(number);
-    // Eighteen digits always fit, and what is not all digits is a fraction or no number.
+    // Eighteen digits always fit. Anything but digits is a fraction or not a number.
     if digits.len() < 19 || !digits.iter().all(u8::is_ascii_digit) {
         return true;
     }
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nul_byte_is_told_by_its_place() {
+    fn a_nul_byte_is_reported_with_its_column() {
         assert_eq!(check(b"{\"a\0\":1}", 3).unwrap_err().1, "a NUL byte at column 4; remove it");
     }
 }

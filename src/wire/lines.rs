@@ -1,28 +1,28 @@
-//! Cuts a stream of bytes into lines. A bad line is an item like any other, so it never ends a stream.
+//! Splits a stream of bytes into lines. A bad line is an item like any other, so it never ends a stream.
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
 
-/// The longest line, in bytes, without its end.
+/// The longest line in bytes, without its line ending.
 pub const MAX_LINE_BYTES: usize = 1024 * 1024;
 
-/// UTF-8's byte order mark, which some editors put before the first line.
+/// The UTF-8 byte order mark, which some editors write at the start of a file.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A line that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
-    /// Longer than the limit; it is skipped up to its end.
+    /// Longer than the limit; the rest of the line is skipped.
     #[error("line too long: expected at most {expected} bytes")]
     TooLong {
-        /// The limit.
+        /// The limit in bytes.
         expected: usize,
     },
 }
 
-/// The decoder. Holds at most one line and what was fed last.
+/// Splits bytes into lines. Holds at most one line and the bytes of the last [`Self::feed`].
 #[derive(Debug)]
-pub struct Lines {
+pub struct LineDecoder {
     buffer: BytesMut,
     searched: usize,
     number: u64,
@@ -30,25 +30,25 @@ pub struct Lines {
     limit: usize,
 }
 
-impl Default for Lines {
+impl Default for LineDecoder {
     fn default() -> Self {
-        Lines::with_limit(MAX_LINE_BYTES)
+        LineDecoder::with_limit(MAX_LINE_BYTES)
     }
 }
 
-impl Lines {
-    /// A decoder with a limit of its own.
+impl LineDecoder {
+    /// A decoder for lines of at most `limit` bytes; the default is [`MAX_LINE_BYTES`].
     pub fn with_limit(limit: usize) -> Self {
-        Lines { buffer: BytesMut::new(), searched: 0, number: 0, skipping: false, limit }
+        LineDecoder { buffer: BytesMut::new(), searched: 0, number: 0, skipping: false, limit }
     }
 
-    /// Adds what was read.
+    /// Appends bytes of the stream.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next complete line that is not blank, with its number: lines count from 1, blank ones included.
-    /// `None`: feed more.
+    /// The next complete line that is not blank, with its number. Numbers start at 1 and count blank lines too.
+    /// `None`: more bytes are needed.
     pub fn next_line(&mut self) -> Option<(u64, Result<Bytes, LineError>)> {
         loop {
             let Some(end) = memchr(b'\n', &self.buffer[self.searched..]) else {
@@ -63,20 +63,20 @@ impl Lines {
         }
     }
 
-    /// The last line, when it has no end of its own. Call once, after the stream has ended.
+    /// The last line when it has no line ending. Call once, after the stream has ended.
     pub fn last_line(&mut self) -> Option<(u64, Result<Bytes, LineError>)> {
         let rest = self.buffer.split();
         self.searched = 0;
         if rest.is_empty() { None } else { self.complete(rest) }
     }
 
-    /// No end of line so far. A line that is too long already is reported now and then skipped.
+    /// The buffer holds no line ending. A line that is already too long is reported at once, then skipped.
     fn wait_for_more(&mut self) -> Option<(u64, Result<Bytes, LineError>)> {
         if self.skipping {
             self.buffer.clear();
         }
         self.searched = self.buffer.len();
-        // A line that just fits may have a mark before it and a CR behind it.
+        // A line of exactly `limit` bytes may have a byte order mark before it and a CR after it.
         let mark = if self.number == 0 { MARK.len() } else { 0 };
         if self.searched > mark + self.limit + 1 {
             self.buffer.clear();
@@ -90,7 +90,7 @@ impl Lines {
     fn complete(&mut self, mut line: BytesMut) -> Option<(u64, Result<Bytes, LineError>)> {
         self.number += 1;
         if std::mem::take(&mut self.skipping) {
-            // It was reported when it became too long.
+            // Reported when it became too long.
             return None;
         }
         if line.last() == Some(&b'\r') {
@@ -114,10 +114,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    type Line = (u64, Result<Bytes, LineError>);
+    type NumberedLine = (u64, Result<Bytes, LineError>);
 
-    fn cut(limit: usize, pieces: &[&[u8]]) -> Vec<Line> {
-        let mut lines = Lines::with_limit(limit);
+    fn cut(limit: usize, pieces: &[&[u8]]) -> Vec<NumberedLine> {
+        let mut lines = LineDecoder::with_limit(limit);
         let mut found = Vec::new();
         for piece in pieces {
             lines.feed(piece);
@@ -127,7 +127,7 @@ mod tests {
         found
     }
 
-    fn good(number: u64, line: &'static str) -> Line {
+    fn good(number: u64, line: &'static str) -> NumberedLine {
         (number, Ok(Bytes::from_static(line.as_bytes())))
     }
 
@@ -145,8 +145,8 @@ mod tests {
         assert_eq!(found, expected);
     }
 
-    /// The same in the plainest words, for a body that is there as a whole.
-    fn as_told(bytes: &[u8], limit: usize) -> Vec<Line> {
+    /// A plain implementation for a whole body in memory.
+    fn reference(bytes: &[u8], limit: usize) -> Vec<NumberedLine> {
         let bytes = bytes.strip_prefix(MARK).unwrap_or(bytes);
         let lines = (1..).zip(bytes.split(|byte| *byte == b'\n'));
         let trimmed = lines.map(|(number, line)| (number, line.strip_suffix(b"\r").unwrap_or(line)));
@@ -173,13 +173,13 @@ mod tests {
             cuts.sort_unstable();
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|w| &bytes[w[0]..w[1]]).collect();
             prop_assert_eq!(cut(8, &pieces), cut(8, &[&bytes]));
-            prop_assert_eq!(cut(8, &pieces), as_told(&bytes, 8));
+            prop_assert_eq!(cut(8, &pieces), reference(&bytes, 8));
         }
 
         #[test]
         fn every_line_that_is_not_blank_is_an_item_exactly_once(bytes in any::<Vec<u8>>()) {
             let found = cut(1 << 20, &[&bytes]);
-            prop_assert_eq!(found, as_told(&bytes, 1 << 20));
+            prop_assert_eq!(found, reference(&bytes, 1 << 20));
         }
     }
 }

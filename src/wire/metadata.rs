@@ -1,18 +1,18 @@
-//! The metadata of a chunk: any JSON object, kept as it was sent. What could not be kept is refused, by name: a key
-//! that stands twice (one of the two would be dropped without a word), and more keys than an object may have.
+//! The metadata of a chunk: any JSON object, kept as it was sent. What cannot be kept is refused by name: duplicate keys
+//! (one value would be lost silently), and objects with too many keys.
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::fmt;
 
-/// Keys of one object.
+/// The most keys in one object, at any depth.
 pub const MAX_KEYS: usize = 64;
-/// How the message of a key that stands twice begins.
+/// The beginning of the message about a duplicate key.
 pub const DUPLICATE: &str = "duplicate key";
-/// How the message of too many keys begins.
+/// The beginning of the message about too many keys.
 pub const TOO_MANY: &str = "too many keys";
 
-/// The object.
+/// The fields of a metadata object, keys sorted.
 #[derive(Debug)]
 pub struct Metadata(pub Map<String, Value>);
 
@@ -42,70 +42,70 @@ impl<'de> Visitor<'de> for ObjectVisitor {
                     "{TOO_MANY}: expected at most {MAX_KEYS} in an object"
                 )));
             }
-            let Kept(value) = object.next_value()?;
+            let MetadataValue(value) = object.next_value()?;
             fields.insert(key, value);
         }
         Ok(fields)
     }
 }
 
-/// A value anywhere in the metadata.
-struct Kept(Value);
+/// A value at any depth of the metadata.
+struct MetadataValue(Value);
 
-impl<'de> Deserialize<'de> for Kept {
+impl<'de> Deserialize<'de> for MetadataValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(KeptVisitor)
+        deserializer.deserialize_any(MetadataValueVisitor)
     }
 }
 
-struct KeptVisitor;
+struct MetadataValueVisitor;
 
-impl<'de> Visitor<'de> for KeptVisitor {
-    type Value = Kept;
+impl<'de> Visitor<'de> for MetadataValueVisitor {
+    type Value = MetadataValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Kept, E> {
-        Ok(Kept(Value::Null))
+    fn visit_unit<E: Error>(self) -> Result<MetadataValue, E> {
+        Ok(MetadataValue(Value::Null))
     }
 
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Kept, E> {
-        Ok(Kept(Value::Bool(value)))
+    fn visit_bool<E: Error>(self, value: bool) -> Result<MetadataValue, E> {
+        Ok(MetadataValue(Value::Bool(value)))
     }
 
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Kept, E> {
-        Ok(Kept(value.into()))
+    fn visit_i64<E: Error>(self, value: i64) -> Result<MetadataValue, E> {
+        Ok(MetadataValue(value.into()))
     }
 
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Kept, E> {
-        Ok(Kept(value.into()))
+    fn visit_u64<E: Error>(self, value: u64) -> Result<MetadataValue, E> {
+        Ok(MetadataValue(value.into()))
     }
 
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Kept, E> {
-        // The parser makes no infinities: it has refused such a number already.
-        Ok(Kept(Number::from_f64(value).map_or(Value::Null, Value::Number)))
+    fn visit_f64<E: Error>(self, value: f64) -> Result<MetadataValue, E> {
+        // Never infinite: the parser refuses numbers that do not fit.
+        Ok(MetadataValue(Number::from_f64(value).map_or(Value::Null, Value::Number)))
     }
 
-    fn visit_str<E: Error>(self, value: &str) -> Result<Kept, E> {
-        Ok(Kept(Value::String(value.to_owned())))
+    fn visit_str<E: Error>(self, value: &str) -> Result<MetadataValue, E> {
+        Ok(MetadataValue(Value::String(value.to_owned())))
     }
 
-    fn visit_string<E: Error>(self, value: String) -> Result<Kept, E> {
-        Ok(Kept(Value::String(value)))
+    fn visit_string<E: Error>(self, value: String) -> Result<MetadataValue, E> {
+        Ok(MetadataValue(Value::String(value)))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Kept, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<MetadataValue, A::Error> {
         let mut items = Vec::new();
-        while let Some(Kept(item)) = array.next_element()? {
+        while let Some(MetadataValue(item)) = array.next_element()? {
             items.push(item);
         }
-        Ok(Kept(Value::Array(items)))
+        Ok(MetadataValue(Value::Array(items)))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Kept, A::Error> {
-        ObjectVisitor.visit_map(object).map(|fields| Kept(Value::Object(fields)))
+    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<MetadataValue, A::Error> {
+        ObjectVisitor.visit_map(object).map(|fields| MetadataValue(Value::Object(fields)))
     }
 }
 

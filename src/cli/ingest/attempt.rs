@@ -3,7 +3,7 @@
 use super::answer::{Answer, Failure, Refusal, fate};
 use super::ledger::Fate;
 use super::source::LineSource;
-use crate::wire::{Encoding, Lines};
+use crate::wire::{ContentEncoding, LineDecoder};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use serde::Deserialize;
@@ -70,7 +70,7 @@ pub enum End {
 /// A source on its way out.
 pub struct UploadBody {
     source: LineSource,
-    encoding: Encoding,
+    encoding: ContentEncoding,
     watch: Arc<Watch>,
 }
 
@@ -94,7 +94,7 @@ impl Watch {
 
 impl UploadBody {
     /// These bytes, in this encoding.
-    pub fn new(source: LineSource, encoding: Encoding) -> Self {
+    pub fn new(source: LineSource, encoding: ContentEncoding) -> Self {
         UploadBody { source, encoding, watch: Arc::default() }
     }
 
@@ -196,7 +196,7 @@ async fn read_answer(
     silence: Option<Duration>,
     listener: &mut impl Listener,
 ) -> End {
-    let mut lines = Lines::default();
+    let mut lines = LineDecoder::default();
     let mut body = response.bytes_stream();
     let mut heard = Instant::now();
     loop {

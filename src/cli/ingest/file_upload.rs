@@ -8,7 +8,7 @@ use super::retry_policy::{Outcome, RetryPolicy};
 use super::source::{LineSource, Source};
 use super::state::UploadState;
 use super::survey::{Survey, encoding_of};
-use crate::wire::Encoding;
+use crate::wire::ContentEncoding;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -131,7 +131,7 @@ impl<'a> FileUpload<'a> {
                 let settled = self.state.ledger().lines().clone();
                 Ok(UploadBody::new(
                     LineSource::without(source, survey.encoding, settled)?,
-                    Encoding::Identity,
+                    ContentEncoding::Identity,
                 ))
             }
             _ => Ok(UploadBody::new(LineSource::whole(source)?, encoding_of(&self.path))),

@@ -5,7 +5,7 @@
 //! a space for every [`SHARE`] bytes that it stands for: the service cuts clients that send next to nothing, and one
 //! that reads through gigabytes of settled lines must not look like that.
 
-use crate::wire::{Encoding, Inflate};
+use crate::wire::{ContentEncoding, Inflate};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use memchr::memchr;
@@ -38,11 +38,15 @@ pub struct LineSource {
 impl LineSource {
     /// All bytes as they are.
     pub fn whole(source: Source) -> io::Result<LineSource> {
-        LineSource::without(source, Encoding::Identity, RoaringTreemap::new())
+        LineSource::without(source, ContentEncoding::Identity, RoaringTreemap::new())
     }
 
     /// Its lines, inflated, with those of `settled` blank.
-    pub fn without(source: Source, encoding: Encoding, settled: RoaringTreemap) -> io::Result<LineSource> {
+    pub fn without(
+        source: Source,
+        encoding: ContentEncoding,
+        settled: RoaringTreemap,
+    ) -> io::Result<LineSource> {
         let inflate = Inflate::new(encoding).map_err(io::Error::other)?;
         let buffer = || vec![0; BUFFER].into_boxed_slice();
         let blanks = Blanks::new(settled);
@@ -133,12 +137,12 @@ impl Blanks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Lines;
+    use crate::wire::LineDecoder;
     use futures_util::TryStreamExt;
     use proptest::prelude::*;
 
     fn lines(bytes: &[u8]) -> Vec<(u64, Bytes)> {
-        let mut lines = Lines::default();
+        let mut lines = LineDecoder::default();
         lines.feed(bytes);
         let mut found: Vec<_> = std::iter::from_fn(|| lines.next_line()).collect();
         found.extend(lines.last_line());
@@ -187,7 +191,7 @@ mod tests {
         };
         assert_eq!(all(LineSource::whole(source()).unwrap()).await, packed);
         let settled: RoaringTreemap = (1..=99_999).collect();
-        let left = all(LineSource::without(source(), Encoding::Zstd, settled).unwrap()).await;
+        let left = all(LineSource::without(source(), ContentEncoding::Zstd, settled).unwrap()).await;
         assert_eq!(left, ["\n".repeat(99_999).as_bytes(), b"line 99999\n"].concat());
     }
 }

@@ -1,6 +1,6 @@
 //! One look at a whole file before it is sent: what its bytes are, and how many chunks they hold.
 
-use crate::wire::{Encoding, Inflate, InflateError, Lines};
+use crate::wire::{ContentEncoding, Inflate, InflateError, LineDecoder};
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::path::Path;
@@ -9,11 +9,11 @@ use std::time::SystemTime;
 const BUFFER: usize = 256 * 1024;
 
 /// What the name of a file says about its bytes.
-pub fn encoding_of(path: &Path) -> Encoding {
+pub fn encoding_of(path: &Path) -> ContentEncoding {
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("gz") => Encoding::Gzip,
-        Some("zst") => Encoding::Zstd,
-        _ => Encoding::Identity,
+        Some("gz") => ContentEncoding::Gzip,
+        Some("zst") => ContentEncoding::Zstd,
+        _ => ContentEncoding::Identity,
     }
 }
 
@@ -21,7 +21,7 @@ pub fn encoding_of(path: &Path) -> Encoding {
 #[derive(Debug)]
 pub struct Survey {
     /// How it is compressed.
-    pub encoding: Encoding,
+    pub encoding: ContentEncoding,
     /// Its size.
     pub bytes: u64,
     /// blake3 of its bytes, in hex.
@@ -85,14 +85,14 @@ impl Survey {
 struct Count {
     inflate: Result<Inflate, InflateError>,
     inflated: Vec<u8>,
-    lines: Lines,
+    lines: LineDecoder,
     chunks: u64,
 }
 
 impl Count {
-    fn new(encoding: Encoding) -> Self {
+    fn new(encoding: ContentEncoding) -> Self {
         let inflate = Inflate::new(encoding);
-        Count { inflate, inflated: vec![0; BUFFER], lines: Lines::default(), chunks: 0 }
+        Count { inflate, inflated: vec![0; BUFFER], lines: LineDecoder::default(), chunks: 0 }
     }
 
     fn source(&mut self, mut piece: &[u8]) {

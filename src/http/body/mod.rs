@@ -10,7 +10,7 @@ use crate::http::body::guard::RequestBodyGuard;
 use crate::http::error::ApiError;
 use crate::http::limits::timeouts::{BodyTimeouts, SlowClientDetector};
 use crate::metrics;
-use crate::wire::{Encoding, Inflate};
+use crate::wire::{ContentEncoding, Inflate};
 use actix_web::http::header::{self, HeaderMap};
 use bytes::{Buf, Bytes};
 use tokio::time::{Instant, timeout};
@@ -25,7 +25,7 @@ const PIECE: usize = 64 * 1024;
 pub struct Body {
     kept: RequestBodyGuard,
     account: SlowClientDetector,
-    encoding: Encoding,
+    encoding: ContentEncoding,
     inflate: Inflate,
     /// As received, not yet inflated.
     input: Bytes,
@@ -42,9 +42,13 @@ impl Body {
     ///
     /// # Errors
     /// 400 when the decoder cannot be made.
-    pub fn new(encoding: Encoding, kept: RequestBodyGuard, patience: BodyTimeouts) -> Result<Body, ApiError> {
+    pub fn new(
+        encoding: ContentEncoding,
+        kept: RequestBodyGuard,
+        patience: BodyTimeouts,
+    ) -> Result<Body, ApiError> {
         let inflate = Inflate::new(encoding).map_err(UploadAbort::from)?;
-        let room = if encoding == Encoding::Identity { 0 } else { PIECE };
+        let room = if encoding == ContentEncoding::Identity { 0 } else { PIECE };
         let output = vec![0; room].into_boxed_slice();
         let (account, input, plain) = (SlowClientDetector::new(patience), Bytes::new(), Bytes::new());
         Ok(Body { kept, account, encoding, inflate, input, plain, output, more: false })
@@ -64,7 +68,7 @@ impl Body {
                     None => return self.inflate.finish().map(|()| None).map_err(UploadAbort::from),
                 }
             }
-            if self.encoding == Encoding::Identity {
+            if self.encoding == ContentEncoding::Identity {
                 if self.input.is_empty() {
                     continue;
                 }
@@ -109,13 +113,13 @@ impl Body {
 ///
 /// # Errors
 /// 415 for an encoding that is not ours.
-pub fn encoding_of(headers: &HeaderMap) -> Result<Encoding, ApiError> {
+pub fn encoding_of(headers: &HeaderMap) -> Result<ContentEncoding, ApiError> {
     let mut named = String::new();
     for value in headers.get_all(header::CONTENT_ENCODING) {
         named.push_str(value.to_str().unwrap_or("unreadable"));
         named.push(',');
     }
-    Encoding::from_header(&named).ok_or_else(|| {
+    ContentEncoding::from_header(&named).ok_or_else(|| {
         let named = named.trim_end_matches(',');
         let message =
             format!("Content-Encoding {named} is not supported; send the body as gzip, as zstd, or as it is");

@@ -13,8 +13,7 @@ use crate::http::ingest::{ActiveUpload, GROUP, arrive};
 use crate::http::state::State;
 use crate::metrics;
 use crate::outcome::Outcome;
-use crate::wire::Encoding;
-use crate::wire::dto::{self as wire, IngestRequest, Options, ShapeError};
+use crate::wire::{ContentEncoding, IngestOptions, IngestRequest, ShapeError, read_request};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use std::time::Instant;
@@ -33,14 +32,14 @@ pub const INSTEAD: &str = "send any number of chunks as application/x-ndjson, on
 ///
 /// # Errors
 /// 413 when it is too long already, with what to do `instead`.
-pub fn weight(declared: Option<usize>, encoding: Encoding, instead: &str) -> Result<usize, ApiError> {
+pub fn weight(declared: Option<usize>, encoding: ContentEncoding, instead: &str) -> Result<usize, ApiError> {
     match declared {
         Some(length) if length > MAX_BODY_BYTES => {
             let message =
                 format!("expected a JSON body of at most {MAX_BODY_BYTES} bytes, received {length}");
             Err(too_large(&message, instead))
         }
-        Some(length) if encoding == Encoding::Identity => Ok(length),
+        Some(length) if encoding == ContentEncoding::Identity => Ok(length),
         _ => Ok(MAX_BODY_BYTES),
     }
 }
@@ -96,8 +95,7 @@ fn replayed(state: &State, answer: Answer) -> HttpResponse {
 async fn work(body: Vec<u8>, state: &web::Data<State>) -> Answer {
     let started = Instant::now();
     let much = is_large(&body);
-    let request: IngestRequest =
-        run_blocking(much, move || wire::read_request(&body).map_err(shape)).await??;
+    let request: IngestRequest = run_blocking(much, move || read_request(&body).map_err(shape)).await??;
     if request.chunks.is_empty() {
         let error =
             ApiError::new(ErrorCode::MissingField, "chunks: expected at least one chunk, received none");
@@ -108,7 +106,7 @@ async fn work(body: Vec<u8>, state: &web::Data<State>) -> Answer {
             format!("expected at most {MAX_CHUNKS} chunks in a JSON body, received {}", request.chunks.len());
         return Err(too_large(&message, INSTEAD));
     }
-    let options = Options {
+    let options = IngestOptions {
         dataset_source: request.dataset_source,
         batch_id: Some(request.batch_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string())),
         skip_cpesh: request.skip_cpesh,

@@ -20,7 +20,7 @@ use crate::metrics;
 use crate::outcome::Outcome;
 use crate::pipeline::{Arrival, Receipt};
 use crate::rejection::Rejection;
-use crate::wire::Encoding;
+use crate::wire::ContentEncoding;
 use actix_web::http::header::{self, HeaderMap, HeaderName};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use std::sync::atomic::Ordering;
@@ -102,7 +102,7 @@ pub fn objection(headers: &HeaderMap, state: &State) -> Option<ApiError> {
 }
 
 /// What the head says of the body, and what that needs.
-fn wanted(headers: &HeaderMap) -> Result<(Kind, Encoding, AdmissionRequest), ApiError> {
+fn wanted(headers: &HeaderMap) -> Result<(Kind, ContentEncoding, AdmissionRequest), ApiError> {
     let (kind, encoding) = (kind_of(headers)?, encoding_of(headers)?);
     let wish = match kind {
         Kind::Lines => AdmissionRequest::Upload,

@@ -16,8 +16,7 @@ use crate::http::state::State;
 use crate::outcome::Outcome;
 use crate::pipeline::Receipt;
 use crate::rejection::Rejection;
-use crate::wire::dto::{self as wire, Options, WireChunk};
-use crate::wire::{LineError, Lines};
+use crate::wire::{IngestOptions, LineDecoder, LineError, WireChunk, read_json};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -36,7 +35,7 @@ pub async fn ingest(
     upload: ActiveUpload,
     patience: Duration,
 ) -> Result<HttpResponse, ApiError> {
-    let options = web::Query::<Options>::from_query(request.query_string())
+    let options = web::Query::<IngestOptions>::from_query(request.query_string())
         .map_err(|error| ApiError::new(ErrorCode::UnknownField, format!("query parameters: {error}")))?
         .into_inner();
     // CacheLimits for every place and for the group on its way in, so that the places are the bound.
@@ -90,7 +89,7 @@ struct Reader {
 impl Reader {
     /// Reads the body to its end, or to that of the service.
     async fn read(mut self, mut body: Body) -> Result<(), UploadAbort> {
-        let mut lines = Lines::default();
+        let mut lines = LineDecoder::default();
         let (over, state) = (self.over.clone(), self.state.clone());
         let closed = state.pipeline.entrance().closed();
         loop {
@@ -162,7 +161,7 @@ impl Reader {
 
     fn check(&self, line: Result<Bytes, LineError>) -> Result<Chunk, Rejection> {
         let line = line.map_err(|error| Rejection::new(ErrorCode::LineTooLong, error.to_string()))?;
-        wire::read::<WireChunk>(&line)?.check(&self.dataset, self.batch_id.as_deref())
+        read_json::<WireChunk>(&line)?.check(&self.dataset, self.batch_id.as_deref())
     }
 }
 

@@ -5,7 +5,7 @@ use crate::http::error::rejection_object;
 use crate::http::state::State;
 use crate::outcome::{Outcome, StoredChunk};
 use crate::quality::QualityMetrics;
-use crate::wire::dto::Options;
+use crate::wire::IngestOptions;
 use actix_web::HttpResponse;
 use actix_web::http::{StatusCode, header};
 use bytes::Bytes;
@@ -41,7 +41,7 @@ impl Reply {
     pub fn new(
         outcomes: &[Outcome],
         heads: &[String],
-        options: &Options,
+        options: &IngestOptions,
         state: &State,
         took: Duration,
     ) -> Self {
@@ -78,7 +78,7 @@ impl Reply {
     }
 }
 
-fn good(filed: &StoredChunk, status: &str, links: Links, options: &Options, state: &State) -> Value {
+fn good(filed: &StoredChunk, status: &str, links: Links, options: &IngestOptions, state: &State) -> Value {
     let chunk = &filed.chunk;
     let quality = QualityMetrics::of_text(&chunk.text, state.info.model.dims);
     let tmd = filed.tagging.tmd;
@@ -97,7 +97,7 @@ fn good(filed: &StoredChunk, status: &str, links: Links, options: &Options, stat
 }
 
 /// Only what was measured for this chunk.
-fn timings(filed: Option<&StoredChunk>, options: &Options) -> Value {
+fn timings(filed: Option<&StoredChunk>, options: &IngestOptions) -> Value {
     let mut map = Map::new();
     let measured = filed.map(|filed| filed.timings).unwrap_or_default();
     let named = [
@@ -117,7 +117,7 @@ fn timings(filed: Option<&StoredChunk>, options: &Options) -> Value {
     Value::Object(map)
 }
 
-fn backends(filed: &StoredChunk, options: &Options, state: &State) -> Value {
+fn backends(filed: &StoredChunk, options: &IngestOptions, state: &State) -> Value {
     let tmd = match &filed.tagging.source {
         TmdSource::Client => "client-provided".to_owned(),
         TmdSource::Local { version } => format!("local:{version}"),

@@ -1,7 +1,7 @@
-//! Whole bodies, several in one, cut ones, damaged ones, bombs.
+//! Whole, concatenated, truncated and damaged bodies, and decompression bombs.
 
 use super::*;
-use crate::wire::Lines;
+use crate::wire::LineDecoder;
 use flate2::{Compression, write::GzEncoder};
 use proptest::prelude::*;
 use std::io::Write;
@@ -19,16 +19,16 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn compress(encoding: Encoding, bytes: &[u8]) -> Vec<u8> {
+fn compress(encoding: ContentEncoding, bytes: &[u8]) -> Vec<u8> {
     match encoding {
-        Encoding::Identity => bytes.to_vec(),
-        Encoding::Gzip => gzip(bytes),
-        Encoding::Zstd => zstd(bytes),
+        ContentEncoding::Identity => bytes.to_vec(),
+        ContentEncoding::Gzip => gzip(bytes),
+        ContentEncoding::Zstd => zstd(bytes),
     }
 }
 
-/// Inflates pieces of a body as a server does, `room` bytes at a time.
-fn inflate(encoding: Encoding, pieces: &[&[u8]], room: usize) -> Result<Vec<u8>, InflateError> {
+/// Inflates the pieces of a body as the server does, `room` bytes at a time.
+fn inflate(encoding: ContentEncoding, pieces: &[&[u8]], room: usize) -> Result<Vec<u8>, InflateError> {
     let mut inflate = Inflate::new(encoding)?;
     let (mut whole, mut output) = (Vec::new(), vec![0; room]);
     for mut piece in pieces.iter().copied() {
@@ -47,11 +47,11 @@ fn is_corrupt(result: &Result<Vec<u8>, InflateError>) -> bool {
     matches!(result, Err(InflateError::Corrupt { .. } | InflateError::Truncated { .. }))
 }
 
-const BOTH: [Encoding; 2] = [Encoding::Gzip, Encoding::Zstd];
+const BOTH: [ContentEncoding; 2] = [ContentEncoding::Gzip, ContentEncoding::Zstd];
 
 #[test]
 fn one_known_encoding_is_understood_and_nothing_else() {
-    use Encoding::{Gzip, Identity, Zstd};
+    use ContentEncoding::{Gzip, Identity, Zstd};
     for (header, encoding) in [
         ("", Some(Identity)),
         ("identity", Some(Identity)),
@@ -63,7 +63,7 @@ fn one_known_encoding_is_understood_and_nothing_else() {
         ("gzip, gzip", None),
         ("zstd,gzip", None),
     ] {
-        assert_eq!(Encoding::from_header(header), encoding, "{header}");
+        assert_eq!(ContentEncoding::from_header(header), encoding, "{header}");
     }
 }
 
@@ -74,7 +74,7 @@ fn members_and_frames_one_after_the_other_are_one_body() {
         assert_eq!(inflate(encoding, &[&body], 64).unwrap(), b"one\ntwo\n");
     }
     let skipped = [&zstd(b"a")[..], b"\x5a\x2a\x4d\x18\x02\0\0\0xx", &zstd(b"b")].concat();
-    assert_eq!(inflate(Encoding::Zstd, &[&skipped], 64).unwrap(), b"ab");
+    assert_eq!(inflate(ContentEncoding::Zstd, &[&skipped], 64).unwrap(), b"ab");
 }
 
 #[test]
@@ -102,8 +102,8 @@ fn damage_is_told() {
         assert!(is_corrupt(&inflate(encoding, &[text.as_bytes()], 64)));
     }
     // A format from before zstd 1.0, a frame that wants 512 MiB of window.
-    assert!(is_corrupt(&inflate(Encoding::Zstd, &[b"\x27\xb5\x2f\xfd\0\0\0\0\0\0\0\0"], 64)));
-    let wide = inflate(Encoding::Zstd, &[b"\x28\xb5\x2f\xfd\x00\x98\x01\x00\x00"], 64);
+    assert!(is_corrupt(&inflate(ContentEncoding::Zstd, &[b"\x27\xb5\x2f\xfd\0\0\0\0\0\0\0\0"], 64)));
+    let wide = inflate(ContentEncoding::Zstd, &[b"\x28\xb5\x2f\xfd\x00\x98\x01\x00\x00"], 64);
     assert!(wide.unwrap_err().to_string().contains("too much memory"));
 }
 
@@ -138,13 +138,13 @@ proptest! {
         room in 1usize..100,
     ) {
         let lines = |bytes: &[u8]| {
-            let mut lines = Lines::default();
+            let mut lines = LineDecoder::default();
             lines.feed(bytes);
             let mut found: Vec<_> = std::iter::from_fn(|| lines.next_line()).collect();
             found.extend(lines.last_line());
             found
         };
-        for encoding in [Encoding::Identity, Encoding::Gzip, Encoding::Zstd] {
+        for encoding in [ContentEncoding::Identity, ContentEncoding::Gzip, ContentEncoding::Zstd] {
             let body = compress(encoding, text.as_bytes());
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| *cut.min(&body.len())).collect();
             cuts.extend([0, body.len()]);
@@ -157,7 +157,7 @@ proptest! {
 
     #[test]
     fn no_bytes_make_it_panic_or_write_past_its_room(bytes in any::<Vec<u8>>(), head in any::<bool>()) {
-        for (encoding, magic) in [(Encoding::Gzip, &b"\x1f\x8b\x08\0\0\0\0\0\0\xff"[..]), (Encoding::Zstd, b"\x28\xb5\x2f\xfd")] {
+        for (encoding, magic) in [(ContentEncoding::Gzip, &b"\x1f\x8b\x08\0\0\0\0\0\0\xff"[..]), (ContentEncoding::Zstd, b"\x28\xb5\x2f\xfd")] {
             let body = [if head { magic } else { b"" }, &bytes].concat();
             drop(inflate(encoding, &[&body], 7));
         }

@@ -4,7 +4,7 @@
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use lnsp_ingest::wire::{Encoding, Inflate, Lines};
+use lnsp_ingest::wire::{ContentEncoding, Inflate, LineDecoder};
 use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -167,8 +167,8 @@ async fn ingest(request: HttpRequest, payload: web::Payload, desk: web::Data<Sha
         desk: desk.get_ref().clone(),
         number: number.uploads.len() - 1,
         payload,
-        inflate: Inflate::new(Encoding::from_header(encoding).unwrap()).unwrap(),
-        lines: Lines::default(),
+        inflate: Inflate::new(ContentEncoding::from_header(encoding).unwrap()).unwrap(),
+        lines: LineDecoder::default(),
         whole: false,
         answered: 0,
         limit,
@@ -182,7 +182,7 @@ struct Upload {
     number: usize,
     payload: web::Payload,
     inflate: Inflate,
-    lines: Lines,
+    lines: LineDecoder,
     whole: bool,
     answered: usize,
     limit: usize,
