@@ -14,8 +14,10 @@
 //!      |      |
 //!    ports   flow                  ports: llm, classifier, encoder, hub, store, index; flow: Inlet, Parcel, Receipt, Batch, Worker
 //!       \    /
+//!       wire                       the formats that HTTP and the command line share: DTOs, lines, encodings
+//!         |
 //!       domain                     outcome, chunk, rejection, error_code, tmd, model, quality: pure
-//!    metrics, progress, endpoint      leaves beside the house: what is counted; what a thread is doing; other servers
+//!    metrics, threads, endpoint        leaves: what is counted; worker threads and their progress; other servers
 //!    simulated_llm                 another: a language model server to measure and test with; it imports nothing
 //! ```
 //!

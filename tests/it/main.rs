@@ -28,6 +28,7 @@ mod hub_command;
 mod idempotency;
 mod index;
 mod ingest_client;
+mod layers;
 mod llm;
 mod lost_commits;
 mod malformed_lines;

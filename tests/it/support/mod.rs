@@ -9,5 +9,6 @@ pub mod process;
 pub mod scripted_embedder;
 pub mod scripted_encoder;
 pub mod scripted_service;
+pub mod source;
 pub mod test_service;
 pub mod wait;

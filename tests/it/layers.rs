@@ -1,0 +1,247 @@
+//! Imports run downwards: each room has its layer, and no files import each other in a circle.
+
+use crate::root;
+use crate::support::source::{Tree, names, tokens};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// Pure: no tokio, no actix, no input or output.
+const DOMAIN: [&str; 7] = ["chunk", "error_code", "tmd", "model", "outcome", "quality", "rejection"];
+/// What the outside is reached by.
+const PORTS: [&str; 5] = ["llm", "classifier", "encoder", "store", "index"];
+
+/// What each room may import, besides itself: the picture in `src/lib.rs`.
+fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
+    let with = |lists: &[&[&'static str]]| lists.concat();
+    let mut layers: BTreeMap<_, _> = DOMAIN.iter().map(|room| (*room, DOMAIN.to_vec())).collect();
+    // Leaves.
+    layers.insert("metrics", vec![]);
+    layers.insert("threads", vec![]);
+    layers.insert("endpoint", vec![]);
+    layers.insert("simulated_llm", vec![]);
+    // Ports, and what they speak.
+    layers.insert("wire", DOMAIN.to_vec());
+    layers.insert("classifier", DOMAIN.to_vec());
+    layers.insert("encoder", with(&[&DOMAIN, &["threads"]]));
+    layers.insert("store", with(&[&DOMAIN, &["threads"]]));
+    layers.insert("index", with(&[&DOMAIN, &["threads"]]));
+    layers.insert("hub", with(&[&DOMAIN, &["threads"]]));
+    // It makes more calls than it gives answers, so it counts them itself.
+    layers.insert("llm", with(&[&DOMAIN, &["endpoint", "metrics", "threads"]]));
+    layers.insert("flow", vec!["metrics", "threads"]);
+    // Texts to vectors: by the encoder, or by another server.
+    layers.insert("vectorizer", with(&[&DOMAIN, &["encoder", "endpoint", "flow", "metrics", "threads"]]));
+    layers.insert("stages", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "threads", "vectorizer"]]));
+    layers.insert(
+        "pipeline",
+        with(&[&DOMAIN, &["store", "flow", "metrics", "threads", "stages", "vectorizer"]]),
+    );
+    layers.insert("search", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "threads", "vectorizer"]]));
+    layers.insert(
+        "http",
+        with(&[
+            &DOMAIN,
+            &[
+                "wire",
+                "llm",
+                "store",
+                "index",
+                "flow",
+                "metrics",
+                "threads",
+                "pipeline",
+                "search",
+                "vectorizer",
+            ],
+        ]),
+    );
+    // Composition.
+    layers.insert("config", vec!["encoder", "endpoint"]);
+    let below = with(&[
+        &DOMAIN,
+        &PORTS,
+        &[
+            "endpoint",
+            "flow",
+            "metrics",
+            "threads",
+            "vectorizer",
+            "stages",
+            "pipeline",
+            "search",
+            "wire",
+            "http",
+            "config",
+        ],
+    ]);
+    layers.insert("app", below.clone());
+    layers
+        .insert("doctor", with(&[&DOMAIN, &PORTS, &["config", "app", "endpoint", "vectorizer", "threads"]]));
+    layers.insert("cli", with(&[&below, &["app", "doctor", "hub", "simulated_llm"]]));
+    layers
+}
+
+#[test]
+fn no_import_runs_upwards_or_sideways() {
+    let layers = layers();
+    let tree = Tree::read(&root().join("src"), true);
+    let (mut wrong, mut seen) = (BTreeSet::new(), BTreeSet::new());
+    for (place, file, names) in tree.modules() {
+        let Some(room) = place.first() else { continue };
+        let allowed = layers.get(room.as_str()).unwrap_or_else(|| panic!("{room} has no layer"));
+        seen.insert(room.as_str());
+        let written = names.imports.iter().map(|import| &import.path).chain(&names.paths);
+        for import in written.filter_map(|path| tree.absolute(place, path)?.into_iter().next()) {
+            if import != *room && !allowed.contains(&import.as_str()) && layers.contains_key(import.as_str())
+            {
+                wrong.insert(format!("{} imports {import}", file.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, BTreeSet::new());
+    assert_eq!(seen, layers.keys().copied().collect());
+}
+
+#[test]
+fn the_picture_names_every_room() {
+    let text = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let picture = text.split("```").nth(1).unwrap();
+    let words: BTreeSet<&str> = picture.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let missing: Vec<&str> = layers().keys().copied().filter(|room| !words.contains(room)).collect();
+    assert_eq!(missing, Vec::<&str>::new());
+}
+
+/// Which file takes something from which. A module that declares or re-exports another takes nothing from it unless
+/// its own code uses the name; what comes through a re-export comes from its origin.
+fn arrows(tree: &Tree) -> BTreeMap<&Path, BTreeSet<&Path>> {
+    let mut arrows: BTreeMap<&Path, BTreeSet<&Path>> = BTreeMap::new();
+    for (place, file, names) in tree.modules() {
+        let taken =
+            names.imports.iter().filter(|import| !import.exported || names.words.contains(&import.name));
+        let mut paths: Vec<Vec<String>> = Vec::new();
+        for import in taken {
+            let mut path = import.path.clone();
+            if import.name == "*" {
+                path.push("*".to_owned());
+            }
+            paths.push(path);
+        }
+        paths.extend(names.paths.iter().cloned());
+        let targets = arrows.entry(file).or_default();
+        for path in paths {
+            if let Some(origin) = tree.absolute(place, &path).and_then(|path| tree.origin(&path))
+                && origin != *place
+            {
+                targets.insert(tree.file(&origin));
+            }
+        }
+    }
+    arrows
+}
+
+/// The groups of files of which each reaches each other.
+fn circles<'a>(arrows: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> BTreeSet<Vec<String>> {
+    let reached = |from: &'a Path| {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
+        while let Some(file) = open.pop() {
+            for next in arrows.get(file).into_iter().flatten() {
+                if seen.insert(*next) {
+                    open.push(next);
+                }
+            }
+        }
+        seen
+    };
+    let reach: BTreeMap<&Path, BTreeSet<&Path>> = arrows.keys().map(|file| (*file, reached(file))).collect();
+    let group = |file: &Path| {
+        let mutual = |other: &&&Path| reach.get(**other).is_some_and(|back| back.contains(file));
+        reach[file].iter().filter(mutual).map(|file| file.display().to_string()).collect::<Vec<_>>()
+    };
+    arrows.keys().map(|file| group(file)).filter(|group| group.len() > 1).collect()
+}
+
+/// Circles that are still there: files that may be in one circle. The list only shrinks.
+const KNOWN_CIRCLES: &[&str] = &[
+    "app/codes.rs app/embedding.rs app/mod.rs",
+    "chunk/identity.rs chunk/mod.rs outcome.rs",
+    "cli/bench/child.rs cli/bench/crew.rs cli/bench/mod.rs",
+    "cli/bench/round.rs cli/bench/service.rs",
+    "cli/ingest/answer.rs cli/ingest/ledger.rs",
+    "cli/ingest/file_upload.rs cli/ingest/mod.rs",
+    "doctor/data.rs doctor/database.rs doctor/machine.rs doctor/mod.rs doctor/model.rs doctor/network.rs",
+    "encoder/architecture.rs encoder/model_files.rs encoder/modules.rs",
+    "encoder/calibrate.rs encoder/tch_encoder.rs",
+    "flow/inlet.rs flow/parcel.rs",
+    "http/ingest/answers.rs http/ingest/json.rs http/ingest/mod.rs http/ingest/ndjson.rs",
+    "http/ingest/idempotency.rs http/ingest/reply.rs http/limits/admission.rs http/state.rs",
+    "hub/api.rs hub/fetch.rs hub/place.rs hub/pull.rs",
+    "hub/catalogue.rs hub/error.rs",
+    "llm/answer.rs llm/error.rs",
+    "llm/mod.rs llm/ollama.rs",
+    "pipeline/entrance.rs pipeline/in_flight.rs pipeline/mod.rs pipeline/supervisor.rs",
+    "simulated_llm/desk.rs simulated_llm/mod.rs simulated_llm/server.rs",
+    "stages/letters.rs stages/mod.rs",
+    "store/connection.rs store/letters.rs store/mod.rs",
+    "store/managed/binaries.rs store/managed/cluster.rs store/managed/mod.rs store/managed/server.rs",
+];
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let tree = Tree::read(&root().join("src"), false);
+    let arrows = arrows(&tree);
+    assert!(arrows.len() > 100 && arrows.values().map(BTreeSet::len).sum::<usize>() > 300);
+    let known = |circle: &[String]| {
+        let holds = |group: &&str| circle.iter().all(|file| group.split(' ').any(|known| known == file));
+        KNOWN_CIRCLES.iter().any(|group| holds(group))
+    };
+    let found: Vec<Vec<String>> = circles(&arrows).into_iter().filter(|circle| !known(circle)).collect();
+    let inside = |file: &str, circle: &[String]| -> Vec<String> {
+        let targets = arrows[Path::new(file)].iter().map(|target| target.display().to_string());
+        targets.filter(|target| circle.contains(target)).collect()
+    };
+    let lines: Vec<String> = found
+        .iter()
+        .flat_map(|circle| circle.iter().map(|file| format!("{file} -> {}", inside(file, circle).join(", "))))
+        .collect();
+    assert!(lines.is_empty(), "{} circles:\n{}", found.len(), lines.join("\n"));
+}
+
+#[test]
+fn the_reader_of_imports_sees_all_forms() {
+    let text = r##"
+        use crate::{flow::{batch::Batch, Inlet as In}, http::{self, *}};
+        pub(crate) use super::super::chunk;
+        // use crate::comment;
+        /* use crate::block; */
+        const TEXT: &str = r#"use crate::literal; " "#;
+        fn f<'a>(c: char) -> bool { let _ = "use crate::text"; c == '\'' && crate::tmd::x() && self::g() }
+        mod tests { use super::*; use super::super::up; mod deeper { use self::here; } }
+    "##;
+    let names = names(&tokens(text));
+    let imports: Vec<String> =
+        names.imports.iter().map(|import| format!("{} = {}", import.name, import.path.join("::"))).collect();
+    assert_eq!(
+        imports,
+        [
+            "Batch = crate::flow::batch::Batch",
+            "In = crate::flow::Inlet",
+            "http = crate::http",
+            "* = crate::http",
+            "chunk = super::super::chunk",
+            "* = self",
+            "up = super::up",
+        ]
+    );
+    assert_eq!(names.imports.iter().filter(|import| import.exported).count(), 1);
+    let paths: Vec<String> = names.paths.iter().map(|path| path.join("::")).collect();
+    assert_eq!(paths, ["crate::tmd::x", "self::g"]);
+}
+
+#[test]
+fn circles_are_found_and_lines_are_none() {
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(Path::new);
+    let arrows = BTreeMap::from([(a, [b].into()), (b, [c].into()), (c, [a, d].into()), (d, BTreeSet::new())]);
+    assert_eq!(circles(&arrows), [vec!["a".to_owned(), "b".to_owned(), "c".to_owned()]].into());
+    let arrows = BTreeMap::from([(a, [b, c].into()), (b, [c].into()), (c, BTreeSet::new())]);
+    assert_eq!(circles(&arrows), BTreeSet::new());
+}
