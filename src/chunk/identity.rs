@@ -1,6 +1,6 @@
 //! The identity of a chunk: its derived id, its public name, and the hash of its content.
 
-use super::Draft;
+use super::draft::Draft;
 use serde_json::Value;
 use uuid::Uuid;
 

@@ -24,10 +24,9 @@ async fn letters(service: &TestService, query: &str) -> Value {
     page
 }
 
-/// `stage cause delivery_attempts times` of each letter, in order.
+/// `stage cause attempts times` of each letter, in order.
 async fn summary(service: &TestService) -> Vec<String> {
-    let columns =
-        "SELECT concat_ws(' ', stage, cause, delivery_attempts, times) FROM dead_letters ORDER BY letter";
+    let columns = "SELECT concat_ws(' ', stage, cause, attempts, times) FROM dead_letters ORDER BY letter";
     service.database.texts(columns).await
 }
 
@@ -65,7 +64,7 @@ async fn a_row_the_database_refuses_is_found_by_halving_kept_and_stored_when_it_
     let letter = &page["letters"][0];
     assert_eq!((page["letters"].as_array().unwrap().len(), &page["total"]), (1, &json!(1)));
     assert_eq!(letter["input"], whole());
-    let named = ["dataset_source", "id", "stage", "cause", "delivery_attempts", "times", "batch_id"];
+    let named = ["dataset_source", "id", "stage", "cause", "attempts", "times", "batch_id"];
     let expected = json!(["user_input", "bad", "write", "store_failed", 1, 1, null]);
     assert_eq!(json!(named.map(|name| &letter[name])), expected);
     assert!(letter["message"].as_str().unwrap().contains("23514, refused"), "{letter}");
@@ -253,7 +252,7 @@ async fn the_letter_of_a_chunk_that_is_stored_goes_when_it_is_sent_and_no_other(
     let service = TestService::scripted().await;
     assert_eq!(tally(&service.stream(numbered(0..3)).await), (3, 0, 0));
     // As another service on the same database leaves them: this one learns of them when somebody asks.
-    let leave = "INSERT INTO dead_letters (dataset_source, id, content_hash, stage, cause, message, delivery_attempts, input, \
+    let leave = "INSERT INTO dead_letters (dataset_source, id, content_hash, stage, cause, message, attempts, input, \
                  first_failed_at, last_failed_at) \
                  SELECT dataset_source, id, CASE id WHEN 'n1' THEN sha256('other') ELSE content_hash END, 'write', \
                  'store_failed', 'left', 1, '{}', now(), now() FROM chunks";

@@ -13,7 +13,15 @@ const PORTS: [&str; 5] = ["llm", "classifier", "encoder", "store", "index"];
 /// What each room may import, besides itself: the picture in `src/lib.rs`.
 fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     let with = |lists: &[&[&'static str]]| lists.concat();
-    let mut layers: BTreeMap<_, _> = DOMAIN.iter().map(|room| (*room, DOMAIN.to_vec())).collect();
+    let mut layers = BTreeMap::from([
+        ("error_code", vec![]),
+        ("tmd", vec![]),
+        ("model", vec![]),
+        ("quality", vec![]),
+        ("rejection", vec!["error_code"]),
+        ("chunk", vec!["error_code", "rejection", "tmd"]),
+        ("outcome", vec!["chunk", "error_code", "rejection"]),
+    ]);
     // Leaves.
     layers.insert("metrics", vec![]);
     layers.insert("threads", vec![]);
@@ -163,7 +171,6 @@ fn circles<'a>(arrows: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> BTreeSet<Vec<
 /// Circles that are still there: files that may be in one circle. The list only shrinks.
 const KNOWN_CIRCLES: &[&str] = &[
     "app/codes.rs app/embedding.rs app/mod.rs",
-    "chunk/identity.rs chunk/mod.rs outcome.rs",
     "cli/bench/child.rs cli/bench/crew.rs cli/bench/mod.rs",
     "cli/bench/round.rs cli/bench/service.rs",
     "cli/ingest/answer.rs cli/ingest/ledger.rs",

@@ -69,7 +69,7 @@ async fn a_row_that_is_refused_after_a_cut_is_still_found_alone() {
     let answer = service.stream(numbered(0..600)).await;
     assert_eq!(tally(&answer), (599, 0, 1));
     assert_eq!(service.stored().await, 599);
-    let letters = "SELECT concat_ws(' ', id, stage, cause, delivery_attempts, times) FROM dead_letters";
+    let letters = "SELECT concat_ws(' ', id, stage, cause, attempts, times) FROM dead_letters";
     assert_eq!(service.database.texts(letters).await, ["n300 write store_failed 1 1"]);
     assert_eq!(scissors.struck(), [3, 3]);
     service.stop().await;
@@ -151,7 +151,7 @@ async fn a_dead_letter_waits_for_the_database_and_its_client_for_the_letter() {
     scissors.come_back();
     let answer = stream.await.unwrap();
     assert_eq!((tally(&answer), &answer[0]["error"]["code"]), ((0, 0, 1), &json!("embed_failed")));
-    let letters = "SELECT concat_ws(' ', stage, cause, delivery_attempts, times) FROM dead_letters";
+    let letters = "SELECT concat_ws(' ', stage, cause, attempts, times) FROM dead_letters";
     assert_eq!(service.database.texts(letters).await, ["embed embed_failed 1 1"]);
     service.stop().await;
 }

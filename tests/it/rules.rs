@@ -98,7 +98,6 @@ const KNOWN_DOUBLES: &[&str] = &[
     "T5",
     "Tally",
     "Target",
-    "Timings",
     "Token",
     "Waiting",
     "Watch",

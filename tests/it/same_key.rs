@@ -88,7 +88,7 @@ async fn copies_of_poison_are_rejected_with_it_and_kill_nobody_again() {
     }
     assert_eq!(gate.texts(), 3, "once for each of the three deaths");
     service.state.pipeline.wait_for(|health| health.generation == 4 && health.open).await;
-    let letters = "SELECT concat_ws(' ', stage, cause, delivery_attempts, times) FROM dead_letters";
+    let letters = "SELECT concat_ws(' ', stage, cause, attempts, times) FROM dead_letters";
     assert_eq!(service.database.texts(letters).await, ["write poison 3 1"]);
     assert_empty(&service);
     service.stop().await;

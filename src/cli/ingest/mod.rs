@@ -47,7 +47,7 @@ pub struct Ingest {
     dataset: String,
     /// How long to go on without any chunk being settled while the service is away, full, or failing: seconds, or with
     /// a unit like 90s, 10m, 2h. 0 tries everything once.
-    #[arg(long, default_value = "10m")]
+    #[arg(long = "patience", default_value = "10m")]
     retry_policy: Span,
     /// How often a chunk that the service does not take now is sent.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -76,7 +76,7 @@ fn initdb(folder: &Path, binaries: &Binaries, server_user: &ServerUser) -> Resul
     let mut command = server_user.command(&binaries.initdb(), folder);
     command.arg("-D").arg(folder).args(["-U", ROLE, "--encoding=UTF8", "--locale=C", "--data-checksums"]);
     // `peer` would refuse a service that runs under another server_user than the server. The folder of the socket lets
-    // only the server's server_user (and root) in, so there is nothing left to check.
+    // only the server's account (and root) in, so there is nothing left to check.
     command.args(["--auth-local=trust", "--auth-host=reject", "--no-instructions"]);
     run(command, "", folder)?;
 

@@ -44,7 +44,7 @@ pub enum ManagedError {
          another user, create that user (useradd --system postgres), or set DATABASE_URL"
     )]
     NoAccount,
-    /// The server's server_user cannot get to the data. Permanent.
+    /// The server's account cannot get to the data. Permanent.
     #[error(
         "the user {server_user}, who runs PostgreSQL, cannot pass the folder {folder} on the way to the data; allow it \
          (chmod o+x {folder}) or choose another data folder"

@@ -64,7 +64,7 @@ impl ServerUser {
 
     /// Gives a folder to this server_user alone, making it where it is missing.
     pub fn own(&self, folder: &Path) -> Result<(), ManagedError> {
-        let told = |e| ManagedError::io("make a folder of the server's server_user", folder, e);
+        let told = |e| ManagedError::io("make a folder of the server's account", folder, e);
         if !folder.exists() {
             DirBuilder::new().mode(0o700).create(folder).map_err(told)?;
         }
