@@ -1,20 +1,20 @@
-//! Another server that is asked over HTTP: its base address, from the operator's configuration and never from a
-//! request, and how it is asked: through no proxy, which would see the texts, following no redirect, and reading no
-//! more than an answer can have. A leaf: knows nothing of the house.
+//! Calls to another HTTP server: its base address and a client. The address comes from the operator's configuration,
+//! never from a request. The client uses no proxy, which would see the texts, follows no redirect, and limits the size
+//! of responses. A leaf: imports no other module of the service.
 
 use reqwest::{Client, Response, Url, redirect};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Until a connection stands.
-const CONNECT: Duration = Duration::from_secs(5);
+/// The time limit for opening a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A base address like `http://localhost:11434`, without a slash at its end.
+/// An HTTP base address without a trailing slash, such as `http://localhost:11434`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint(String);
 
-/// What an endpoint has to look like.
+/// The text is no valid [`Endpoint`]; the message says what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidEndpoint(&'static str);
@@ -46,34 +46,35 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
-    /// The address of a call: `path` begins with a slash.
+    /// The URL of `path`, which begins with a slash.
     pub fn at(&self, path: &str) -> String {
         format!("{}{path}", self.0)
     }
 }
 
-/// A client for such a server, which keeps so many idle connections.
+/// Builds a client that keeps up to `idle` idle connections per host.
 ///
 /// # Errors
-/// What the client says that cannot be built.
+/// The error of the client builder.
 pub fn client(idle: usize) -> reqwest::Result<Client> {
-    let client = Client::builder().no_proxy().redirect(redirect::Policy::none()).connect_timeout(CONNECT);
+    let client =
+        Client::builder().no_proxy().redirect(redirect::Policy::none()).connect_timeout(CONNECT_TIMEOUT);
     client.pool_max_idle_per_host(idle).build()
 }
 
-/// Why an answer was not read to its end.
+/// Why a response body was not read to its end.
 #[derive(Debug)]
 pub enum Unread {
-    /// It is longer than the limit.
+    /// The body is longer than the limit.
     TooLong,
-    /// The connection broke.
+    /// The connection broke before the end of the body.
     Broken(reqwest::Error),
 }
 
-/// The whole body of an answer.
+/// Reads the whole body of a response, at most `limit` bytes.
 ///
 /// # Errors
-/// When there is more of it than `limit`, or less than was said.
+/// [`Unread::TooLong`] beyond `limit`, [`Unread::Broken`] when the connection ends early.
 pub async fn read_body(mut response: Response, limit: usize) -> Result<Vec<u8>, Unread> {
     let mut body = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(Unread::Broken)? {
@@ -85,7 +86,7 @@ pub async fn read_body(mut response: Response, limit: usize) -> Result<Vec<u8>, 
     Ok(body)
 }
 
-/// The innermost cause: the outer ones repeat the address, which the sentence names already.
+/// The message of the innermost error. The outer ones repeat the address, which the caller's message already names.
 pub fn cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
@@ -94,7 +95,7 @@ pub fn cause(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// The beginning of something foreign, fit for a log line: without control characters, and short.
+/// The first 120 characters of text from another server, made safe for a log line: one line, no control characters.
 pub fn beginning(text: &str) -> String {
     const LONGEST: usize = 120;
     let plain = text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -4,7 +4,7 @@ use crate::service::{Result, Service};
 use lnsp_ingest::encoder::plan::{Budget, choose};
 use lnsp_ingest::encoder::{ModelFiles, Tokenizer, Tokens};
 use lnsp_ingest::threads::Lane;
-use lnsp_ingest::vectorizer::Model;
+use lnsp_ingest::vectorizer::EncoderPool;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ async fn during_ingest(files: &ModelFiles, corpus: &[String]) -> Result<()> {
     let info = &service.state().info;
     let budget = Budget { tokens: info.pass_tokens, texts: info.pass_texts };
     let local = service.state().vectorizer.model().ok_or("the model is elsewhere")?;
-    let mut passes = passes(files, corpus, budget, &local.model).await?;
+    let mut passes = passes(files, corpus, budget, &local.encoders).await?;
     let pass = percentile(&mut passes, 50);
 
     let mut took = queries(&service, &ndjson).await?;
@@ -76,7 +76,12 @@ async fn queries(service: &Service, ndjson: &str) -> Result<Vec<f64>> {
 }
 
 /// Passes over the corpus as the service plans them, on one of its encoders, nothing else running; seconds each.
-async fn passes(files: &ModelFiles, corpus: &[String], budget: Budget, model: &Model) -> Result<Vec<f64>> {
+async fn passes(
+    files: &ModelFiles,
+    corpus: &[String],
+    budget: Budget,
+    model: &EncoderPool,
+) -> Result<Vec<f64>> {
     let tokenizer = Tokenizer::load(files)?;
     let mut waiting: Vec<Tokens> = corpus
         .iter()

@@ -87,7 +87,7 @@ impl Service {
     /// the service's own batch plan over all texts at once.
     pub async fn encoder_alone(&self, texts: &[String]) -> Result<Duration> {
         let local = self.state().vectorizer.model().ok_or("the model is elsewhere")?;
-        let Local { tokenizer, model } = local;
+        let Local { tokenizer, encoders: model } = local;
         let info = &self.state().info;
         let floor = Arc::new(Floor {
             tokenizer: tokenizer.run(Lane::Bulk, |tokenizer| tokenizer.clone()).await?,

@@ -112,7 +112,7 @@ pub fn answer(data: &[u8]) {
             1 => -(at as f32),
             _ => f32::NEG_INFINITY,
         };
-        tokens.push(lnsp_ingest::llm::Token { token: piece, logprob });
+        tokens.push(lnsp_ingest::llm::TokenLogprob { token: piece, logprob });
     }
     let told = read_answer(&said, &tokens);
     tokens.extend(tokens.first().cloned());

@@ -10,7 +10,7 @@ use crate::encoder::{
 use crate::endpoint::Endpoint;
 use crate::model::ModelIdentity;
 use crate::threads::Worker;
-use crate::vectorizer::{Local, Model, Remote, RemoteSettings, Vectorizer};
+use crate::vectorizer::{EncoderPool, Local, Remote, RemoteSettings, Vectorizer};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -101,8 +101,9 @@ fn here(
     let settled = encoder::settle(&devices, config.dtype, |device, _| {
         encoder::rate(&EncoderOptions { device, ..options.clone() })
     })?;
-    let crew = Parallelism::on(settled.device);
-    (options.device, options.tuning, options.threads) = (settled.device, settled.tuning, Some(crew.threads));
+    let parallelism = Parallelism::on(settled.device);
+    (options.device, options.tuning, options.threads) =
+        (settled.device, settled.tuning, Some(parallelism.threads));
     let first = Arc::new(Mutex::new(None::<(TchEncoder, Calibration)>));
     let weights = first.clone();
     let build = move || -> Result<Box<dyn Encoder>, EncodeError> {
@@ -117,17 +118,19 @@ fn here(
         Ok(Box::new(encoder.share_weights()))
     };
     // One job waits while others run: a longer queue would only make a search wait longer.
-    let model: Model = Worker::spawn("lnsp-model", crew.encoders, 1, build)?;
+    let encoders: EncoderPool = Worker::spawn("lnsp-model", parallelism.encoders, 1, build)?;
     let found = first.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, found)| found.clone());
     let (mut budget, dtype, measured) = match found {
-        Some(found) => (found.tuning.budget, found.tuning.dtype.to_string(), format!("{crew}, {found}")),
+        Some(found) => {
+            (found.tuning.budget, found.tuning.dtype.to_string(), format!("{parallelism}, {found}"))
+        }
         None => (Budget { tokens: 2048, texts: 64 }, "none".to_owned(), "scripted".to_owned()),
     };
     if !batch_texts {
         budget.texts = 1;
     }
     Ok(Embedding {
-        vectorizer: Vectorizer::local(Local { model, tokenizer }, budget),
+        vectorizer: Vectorizer::local(Local { encoders, tokenizer }, budget),
         identity: files.identity()?,
         device: settled.device.to_string(),
         dtype,

@@ -152,7 +152,7 @@ impl App {
             device: embed.device,
             devices: measured_devices(&embed.devices),
             dtype: embed.dtype,
-            encoders: vectorizer.at_once(),
+            encoders: vectorizer.concurrency(),
             pass_tokens: vectorizer.budget().tokens,
             pass_texts: vectorizer.budget().texts,
             tmd_backend: config.tmd_backend.to_string(),

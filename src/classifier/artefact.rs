@@ -1,4 +1,4 @@
-//! Reads the artefact; its layout is described at the top of `scripts/build_classifier.py`, which writes it.
+//! Reads the artefact. `scripts/build_classifier.py`, which writes it, documents the format.
 
 use super::tokens::Vocabulary;
 use crate::tmd::{Axis, CodeOutOfRange};
@@ -6,26 +6,26 @@ use crate::tmd::{Axis, CodeOutOfRange};
 const MAGIC: [u8; 8] = *b"LNSPTMD\0";
 const FORMAT: u32 = 1;
 
-/// Labels of all axes together: the width of a row of votes.
+/// The labels of all axes together: the length of a row of votes.
 pub(super) const LABELS: usize = 16 + 32 + 64;
 
-/// The token's row continues a word ("##s" in WordPiece's spelling).
+/// Flag: the token continues a word ("##s" in WordPiece).
 const CONTINUES: u8 = 1;
-/// The token is an ending that says nothing of its own.
+/// Flag: the token is an inflection without votes.
 const SKIPPED: u8 = 2;
 
-/// Why an artefact cannot be used. All of them mean: build it again with `scripts/setup`.
+/// Why an artefact cannot be used. The remedy is always to build it again with `scripts/setup`.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ArtefactError {
-    /// The file is something else altogether.
+    /// The file is no artefact.
     #[error("not a classifier artefact: expected it to start with {expected:?}, received {received:?}")]
     Magic {
         /// The first bytes of every artefact.
         expected: [u8; 8],
-        /// What stands there instead; fewer bytes when the file is shorter.
+        /// The first bytes of the file; fewer if the file is shorter.
         received: Vec<u8>,
     },
-    /// It was built by a script of another version than this program.
+    /// The artefact was built for another version of this program.
     #[error("classifier artefact of another format: expected {expected}, received {received}")]
     Format {
         /// The format this program reads.
@@ -33,54 +33,54 @@ pub enum ArtefactError {
         /// The format of the file.
         received: u32,
     },
-    /// Some byte changed since it was written, or its end is missing.
+    /// The file was changed or truncated after it was written.
     #[error("damaged classifier artefact: expected checksum {expected:08x}, received {received:08x}")]
     Checksum {
         /// The checksum in the file.
         expected: u32,
-        /// The checksum of what the file holds.
+        /// The computed checksum.
         received: u32,
     },
-    /// A section ends early or late, although the checksum is right.
+    /// A section is too short or too long, although the checksum is correct.
     #[error("malformed classifier artefact: expected {expected} bytes of {section}, received {received}")]
     Length {
-        /// The part of the file.
+        /// The section of the file.
         section: &'static str,
-        /// How many bytes it should have.
+        /// The expected length in bytes.
         expected: usize,
-        /// How many there are.
+        /// The actual length in bytes.
         received: usize,
     },
-    /// It was built for other label lists than the public ones.
+    /// The artefact was built for other lists of labels.
     #[error(
         "classifier artefact for other labels: expected {expected:?} of each axis, received {received:?}"
     )]
     Labels {
-        /// Labels of domain, task and modifier as this program knows them.
+        /// The number of labels of domain, task and modifier in this program.
         expected: [usize; 3],
-        /// Labels in the file.
+        /// The number of labels in the file.
         received: [usize; 3],
     },
-    /// A value that no sound build writes.
+    /// A section has an invalid value.
     #[error("malformed classifier artefact: expected {expected} in {section}, received {received}")]
     Value {
-        /// The part of the file.
+        /// The section of the file.
         section: &'static str,
-        /// What would have been right.
+        /// The valid values.
         expected: &'static str,
-        /// What it is.
+        /// The value in the file.
         received: String,
     },
-    /// A code outside its axis.
+    /// A code is out of the range of its axis.
     #[error(transparent)]
     Code(#[from] CodeOutOfRange),
 }
 
-/// The artefact in memory.
+/// A parsed artefact.
 #[derive(Debug)]
 pub(super) struct Artefact {
     pub(super) version: String,
-    /// Per axis: the logit of one vote, before the length of the text divides it.
+    /// Per axis: the logit of one vote, before division by the square root of the number of words.
     pub(super) units: [f32; 3],
     pub(super) vocabulary: Vocabulary,
     votes: Vec<i8>,
@@ -93,7 +93,7 @@ impl Artefact {
             return Err(ArtefactError::Magic { expected: MAGIC, received: magic.to_vec() });
         }
         let mut cursor = Cursor(&bytes[MAGIC.len()..]);
-        // Before the checksum: the layout around it may be what another format changed.
+        // Checked before the checksum, because another format may place the checksum elsewhere.
         let format = cursor.u32("format")?;
         if format != FORMAT {
             return Err(ArtefactError::Format { expected: FORMAT, received: format });
@@ -122,7 +122,7 @@ impl Artefact {
         Ok(Self { version, units, vocabulary, votes })
     }
 
-    /// The votes of a row that the vocabulary named; the vocabulary has no others.
+    /// The votes of a row; `row` comes from the vocabulary and is in range.
     pub(super) fn row(&self, row: u32) -> &[i8] {
         let start = row as usize * LABELS;
         self.votes.get(start..start + LABELS).unwrap_or_default()
@@ -137,7 +137,7 @@ fn text<'a>(section: &'static str, bytes: &'a [u8]) -> Result<&'a str, ArtefactE
     })
 }
 
-/// What is left to read.
+/// The unread rest of the artefact.
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
@@ -169,7 +169,7 @@ impl<'a> Cursor<'a> {
         self.array(section).map(u32::from_le_bytes)
     }
 
-    /// A logit per vote: with NaN or a negative one the winner would get the lowest confidence.
+    /// A positive logit per vote. With NaN or a negative value the winner would get the lowest confidence.
     fn unit(&mut self) -> Result<f32, ArtefactError> {
         let unit = self.array("units").map(f32::from_le_bytes)?;
         if unit.is_finite() && unit > 0.0 {
@@ -182,7 +182,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// Takes the checksum off the end and compares it with all bytes before it.
+    /// Removes the checksum from the end and compares it with that of all bytes before it.
     fn check_against(&mut self, bytes: &[u8]) -> Result<(), ArtefactError> {
         let (rest, stored) = self.0.split_last_chunk::<4>().map_or(
             Err(ArtefactError::Length { section: "checksum", expected: 4, received: self.0.len() }),

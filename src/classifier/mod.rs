@@ -1,10 +1,9 @@
-//! The local TMD classifier: domain, task and modifier of a text from its words alone, in microseconds.
+//! The local TMD classifier: domain, task and modifier of a text from its words, in microseconds.
 //!
-//! It serves where no LLM answers and where none is worth asking. Its artefact (built by
-//! `scripts/build_classifier.py` from `prototypes.toml` beside this file) says for each known token how strongly
-//! it speaks for each label; a text is the sum of its tokens' rows, and the highest label of each axis wins.
-//! Integer sums make the codes the same on every machine. There is no model to run and nothing to wait for, so
-//! this port has one implementation and no trait.
+//! It is used when no LLM is configured or available. Its artefact has one row of votes per known token, one vote per
+//! label; `scripts/build_classifier.py` builds it from `prototypes.toml` in this folder. The rows of all tokens of a text
+//! are added, and the label with the highest sum wins on each axis. The sums are integers, so the codes are equal on all
+//! machines. The classifier needs no I/O, so this port has one implementation and no trait.
 
 mod artefact;
 mod tokens;
@@ -13,24 +12,24 @@ use crate::tmd::{Axis, AxisConfidence, Tmd};
 pub use artefact::ArtefactError;
 use artefact::{Artefact, LABELS};
 
-/// What a text without a single known word is said to be: Science, Fact Retrieval, Descriptive. The first two are
-/// as good as any, and the third keeps it apart from 0.0.0, which in old data means a failed classification.
+/// The codes of a text without known words: Science, Fact Retrieval, Descriptive. The first two are arbitrary; the third
+/// distinguishes them from 0.0.0, which in old data means a failed classification.
 const UNKNOWN: [u8; 3] = [0, 0, 27];
 
-/// Added to the count of words before votes become a confidence: one lone word proves little, however clear.
+/// Added to the number of words in the confidence, so that a text of one word has a low confidence.
 const CAUTION: f32 = 4.0;
 
-/// A triple and how sure the classifier is of each part of it.
+/// The codes of a text with a confidence per axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Classification {
-    /// The codes, always in range.
+    /// One code per axis, always in range.
     pub tmd: Tmd,
-    /// For the domain about the probability of being right; for task and modifier, which have no ground truth,
-    /// the share of the votes after a softmax. Uniform (1/16, 1/32, 1/64) when no word was known.
+    /// For the domain, approximately the probability of being correct. For task and modifier, which have no ground truth,
+    /// the softmax of the votes. Uniform (1/16, 1/32, 1/64) if no word is known.
     pub confidence: AxisConfidence,
 }
 
-/// The classifier: immutable once read, so it is shared freely between threads.
+/// The classifier; immutable, so threads can share it.
 #[derive(Debug)]
 pub struct LocalClassifier {
     artefact: Artefact,
@@ -38,24 +37,30 @@ pub struct LocalClassifier {
 }
 
 impl LocalClassifier {
-    /// Reads an artefact; whatever is wrong with it is an error here, never later.
+    /// Reads and validates an artefact.
+    ///
+    /// # Errors
+    /// [`ArtefactError`] if the artefact is damaged, or has another format or other labels.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ArtefactError> {
         let [domain, task, modifier] = UNKNOWN;
         Ok(Self { artefact: Artefact::read(bytes)?, unknown: Tmd::new(domain, task, modifier)? })
     }
 
-    /// The classifier that was built into this program.
+    /// Reads the artefact that is compiled into this program.
+    ///
+    /// # Errors
+    /// As [`Self::from_bytes`].
     pub fn embedded() -> Result<Self, ArtefactError> {
         Self::from_bytes(include_bytes!(env!("LNSP_CLASSIFIER")))
     }
 
-    /// Names format, prototypes and word table; it is stored with each row as the source of its codes.
+    /// The version of format, prototypes and word table; stored with each row as the source of its codes.
     pub fn version(&self) -> &str {
         &self.artefact.version
     }
 
-    /// Always answers: see [`Classification::confidence`] for how much that is worth. Of a long text the first
-    /// 512 words are looked up, which bounds the time and says enough.
+    /// Classifies a text; never fails. Only the first 512 words are used, which bounds the time. See
+    /// [`Classification::confidence`] for the reliability.
     pub fn classify(&self, text: &str) -> Classification {
         let mut votes = [0_i32; LABELS];
         let words = self.artefact.vocabulary.walk(text, |row, weight| {
@@ -71,7 +76,7 @@ impl LocalClassifier {
         });
         let tmd = match words {
             0 => self.unknown,
-            // Never out of range: reading the artefact compared its labels with the axes.
+            // Never out of range: the labels of the artefact were compared with the axes.
             _ => Tmd::new(domain.0, task.0, modifier.0).unwrap_or(self.unknown),
         };
         let confidence = AxisConfidence { domain: domain.1, task: task.1, modifier: modifier.1 };
@@ -79,7 +84,7 @@ impl LocalClassifier {
     }
 }
 
-/// The code with the most votes, the lowest among equals, and its share in a softmax.
+/// The code with the most votes, the lowest one among equals, and its softmax.
 fn winner(votes: &[i32], logit: f32) -> (u8, f32) {
     let mut best = (0, i32::MIN);
     for (code, &sum) in (0..).zip(votes) {
@@ -87,7 +92,7 @@ fn winner(votes: &[i32], logit: f32) -> (u8, f32) {
             best = (code, sum);
         }
     }
-    // The winner's own term is 1, so the share is in (0, 1] whatever the others are.
+    // The term of the winner is 1, so the softmax is in (0, 1].
     let others: f32 = votes.iter().map(|&sum| ((sum - best.1) as f32 * logit).exp()).sum();
     (best.0, 1.0 / others)
 }

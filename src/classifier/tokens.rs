@@ -1,23 +1,23 @@
-//! From text to rows of the artefact: words, and the pieces of those that are not known whole.
+//! Splits a text into words and pieces, and maps them to rows of the artefact.
 //!
-//! WordPiece's greedy longest match over our own vocabulary, which differs from the model's: it has whole words
-//! that the model breaks, lacks punctuation and other scripts, and skips inflections. The `tokenizers` crate has no
-//! room for the latter, and spends ten times the whole budget of this module on offsets that nobody reads here.
+//! It is WordPiece's greedy longest match with a vocabulary of its own, which has more whole words than the model's,
+//! has no punctuation and no other scripts, and skips inflections. The `tokenizers` crate cannot skip inflections, and
+//! computing offsets, which are not needed here, takes it ten times as long as this whole module.
 
 use rustc_hash::FxHashMap;
 use unicode_normalization::char::{decompose_canonical, is_combining_mark};
 
-/// Words looked up in one text. Some 3 KiB of prose settle what it is about; the longest text allowed has 64 KiB.
+/// The most words used of one text: about 3 KiB of prose, which determine its subject. Texts have up to 64 KiB.
 pub(super) const MAX_WORDS: usize = 512;
 
-/// Longer runs of letters and digits are hashes and encodings, not words; matching them is quadratic in the length.
+/// Longer runs of letters and digits are hashes or encoded data and are ignored; matching is quadratic in the length.
 const MAX_WORD_BYTES: usize = 40;
 
-/// The weight of a word known as a whole, and of each piece of one that is not: two fragments are not two words.
+/// The weight of a word that is known as a whole; a piece of another word has half of it.
 pub(super) const WHOLE: i32 = 2;
 const PIECE: i32 = 1;
 
-/// What stands at the start of words and what continues them. `None`: known, and says nothing (an ending).
+/// The tokens that start words and those that continue them, with their rows; `None` for inflections without votes.
 #[derive(Debug, Default)]
 pub(super) struct Vocabulary {
     starts: FxHashMap<Box<str>, Option<u32>>,
@@ -26,14 +26,14 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// False if the token was there already.
+    /// Adds a token; false if it exists already.
     pub(super) fn add(&mut self, token: &str, continues: bool, row: Option<u32>) -> bool {
         self.longest = self.longest.max(token.len());
         let map = if continues { &mut self.continues } else { &mut self.starts };
         map.insert(token.into(), row).is_none()
     }
 
-    /// Visits the row and weight of each piece of the text; the answer is the number of words that had one.
+    /// Calls `visit` with row and weight of each piece of the text; returns the number of words with a row.
     pub(super) fn walk(&self, text: &str, mut visit: impl FnMut(u32, i32)) -> usize {
         let mut known = 0;
         let mut rows = Vec::with_capacity(8);
@@ -49,13 +49,13 @@ impl Vocabulary {
         known
     }
 
-    /// The longest known beginning, then the longest known continuation, and so on; nothing if the word gets stuck.
+    /// Greedy longest match: the longest known start, then the longest known continuations; no rows if a part is unknown.
     fn pieces(&self, word: &str, rows: &mut Vec<u32>) {
         let mut map = &self.starts;
         let mut rest = word;
         while !rest.is_empty() {
             let longest = rest.len().min(self.longest);
-            // Words are ASCII, so every index is a boundary.
+            // Words are ASCII, so every index is a character boundary.
             let found = (1..=longest).rev().find_map(|end| Some((end, *map.get(&rest[..end])?)));
             let Some((end, row)) = found else {
                 rows.clear();
@@ -68,8 +68,8 @@ impl Vocabulary {
     }
 }
 
-/// Calls back with each run of ASCII letters and digits, in lower case, accents taken off ("Gödel" is "godel").
-/// Other scripts separate words: nothing about them is known.
+/// Calls `visit` with each run of ASCII letters and digits, in lower case and without accents ("Gödel" is "godel").
+/// Other scripts are not known and separate words.
 fn for_each_word(text: &str, mut visit: impl FnMut(&str)) {
     let mut word = String::with_capacity(MAX_WORD_BYTES);
     let mut words = 0;
@@ -87,7 +87,7 @@ fn for_each_word(text: &str, mut visit: impl FnMut(&str)) {
         let mut separates = false;
         let mut keep = |part: char| {
             if part.is_ascii_alphanumeric() {
-                // One past the limit marks the word as too long; more would only take memory.
+                // One byte beyond the limit marks the word as too long; more would only use memory.
                 if word.len() <= MAX_WORD_BYTES {
                     word.push(part.to_ascii_lowercase());
                 }
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn words_are_lower_case_ascii_without_accents() {
         assert_eq!(words("Gödel's PROOF, 1931."), ["godel", "s", "proof", "1931"]);
-        // The same accent as a character of its own.
+        // The same accent as a combining character.
         assert_eq!(words("Go\u{308}del"), ["godel"]);
         assert_eq!(words("naïve\0café–bar"), ["naive", "cafe", "bar"]);
         assert_eq!(words("光合作用 photosynthesis 🌱"), ["photosynthesis"]);

@@ -32,7 +32,7 @@ pub async fn llm_check(config: &Config) -> Check {
         timeout: Duration::from_secs(config.llm_timeout_s),
     };
     let found = match Llm::new(settings) {
-        Ok(llm) => llm.look().await,
+        Ok(llm) => llm.inspect().await,
         Err(error) => Err(error),
     };
     let (endpoint, model) = (&config.llm_endpoint, &config.tmd_llm_model);

@@ -1,61 +1,61 @@
 //! The shape of a network, from its `config.json`.
 
-use super::EncodeError;
-use super::model_files::read_json;
+use super::error::EncodeError;
+use super::json_file::read_json;
 use serde::Deserialize;
 use std::fmt;
 use std::path::Path;
 
-/// The shape of an encoder.
+/// The dimensions and parameters of an encoder network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
-    /// What is not the same in all networks.
+    /// The network family and the parameters that only it has.
     pub family: Family,
-    /// Size of the vocabulary.
+    /// The number of token ids; all ids are below it.
     pub vocabulary: usize,
-    /// Width of a token vector.
+    /// The dimensions of a token vector.
     pub hidden: usize,
-    /// Number of layers.
+    /// The number of layers.
     pub layers: usize,
-    /// Attention heads per layer.
+    /// The number of attention heads per layer.
     pub heads: usize,
-    /// Width of query, key and value in one head.
+    /// The dimensions of query, key and value in one head.
     pub head_width: usize,
-    /// Width between the two halves of the feed-forward part.
+    /// The dimensions between the two linear layers of the feed-forward block.
     pub intermediate: usize,
-    /// Added to the variance (T5: to the mean square) in norms.
+    /// Added to the variance (T5: to the mean square) in normalisation layers.
     pub eps: f64,
-    /// Between the two halves of the feed-forward part.
+    /// The activation between the two linear layers of the feed-forward block.
     pub activation: Activation,
 }
 
-/// The networks there are, and what only they have.
+/// The supported network families, with their own parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
-    /// BERT: positions are added to the words.
+    /// BERT: absolute position embeddings are added to the word embeddings.
     Bert {
-        /// The longest input the position table allows.
+        /// The rows of the position table: the longest input, in tokens.
         positions: usize,
     },
-    /// The encoder half of T5: attention knows the distance of two tokens, and nothing limits the input.
+    /// The encoder of T5: attention has a relative position bias, and the length of the input has no limit.
     T5(T5Shape),
 }
 
-/// What only T5 has.
+/// The parameters that only T5 has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct T5Shape {
-    /// Distances are told apart in so many groups.
+    /// The number of buckets of relative positions.
     pub buckets: usize,
-    /// Distances from here on are one group.
+    /// Distances from here on share one bucket.
     pub max_distance: usize,
-    /// The activation's result is multiplied with a second product.
+    /// The feed-forward block is gated: the activation is multiplied by a second linear layer.
     pub gated: bool,
 }
 
 impl T5Shape {
-    /// The group of a distance from a query to a key. One half is for keys behind; in each half, the first half is
-    /// for one distance each, and the rest grows with the logarithm. In f32, as the models were trained: some
-    /// distances lie on a border.
+    /// The bucket of the distance from a query to a key. One half of the buckets is for keys after the query. In each
+    /// half, the first half of the buckets holds one distance each, and the width of the others grows logarithmically.
+    /// Computed in f32, as in training: some distances are on the border of two buckets.
     pub(super) fn bucket(self, distance: i64) -> usize {
         let half = self.buckets / 2;
         let exact = half / 2;
@@ -71,11 +71,11 @@ impl T5Shape {
     }
 }
 
-/// What T5 is trained with, where its files name no other limit.
+/// The length T5 was trained with; the limit if its files name none.
 const T5_TOKENS: usize = 512;
 
 impl Architecture {
-    /// The longest input that the network takes; `None` where only the files' own limit counts.
+    /// The longest input of the network, in tokens; `None` if the network has no limit.
     pub fn positions(&self) -> Option<usize> {
         match self.family {
             Family::Bert { positions } => Some(positions),
@@ -83,12 +83,12 @@ impl Architecture {
         }
     }
 
-    /// The longest input of a model whose files name no limit.
+    /// The longest input if the files of the model name no limit.
     pub(super) fn default_max_tokens(&self) -> usize {
         self.positions().unwrap_or(T5_TOKENS)
     }
 
-    /// Special tokens that stand in every text.
+    /// The number of special tokens in every text.
     pub(super) fn special_tokens(&self) -> usize {
         match self.family {
             Family::Bert { .. } => 2,
@@ -97,7 +97,7 @@ impl Architecture {
     }
 }
 
-/// A part of the recipe: what decides a vector besides the weights.
+/// The part of the recipe that determines a vector besides the weights.
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Architecture { family, layers, heads, eps, activation, .. } = self;
@@ -114,14 +114,14 @@ impl fmt::Display for Architecture {
     }
 }
 
-/// Between the halves of the feed-forward part.
+/// The activation function of the feed-forward block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// GELU with the error function.
+    /// GELU, computed with the error function.
     Gelu,
-    /// GELU approximated by a hyperbolic tangent.
+    /// GELU, approximated by a hyperbolic tangent.
     GeluTanh,
-    /// The positive part.
+    /// ReLU: negative values become 0.
     Relu,
 }
 
@@ -136,12 +136,12 @@ impl fmt::Display for Activation {
 }
 
 #[derive(Deserialize)]
-struct Kind {
+struct ModelType {
     model_type: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Bert {
+struct BertConfig {
     vocab_size: usize,
     hidden_size: usize,
     num_hidden_layers: usize,
@@ -156,9 +156,9 @@ struct Bert {
     is_decoder: bool,
 }
 
-/// Defaults are those of the format: older files leave them out.
+/// The defaults are those of `transformers`; older files omit these fields.
 #[derive(Deserialize)]
-struct T5 {
+struct T5Config {
     vocab_size: usize,
     d_model: usize,
     d_kv: usize,
@@ -190,7 +190,7 @@ pub(super) fn read_architecture(
     path: &Path,
     missing: impl Fn() -> EncodeError,
 ) -> Result<Architecture, EncodeError> {
-    let kind: Kind = read_json(path)?.ok_or_else(&missing)?;
+    let kind: ModelType = read_json(path)?.ok_or_else(&missing)?;
     let model_type = kind.model_type.unwrap_or_default();
     match model_type.as_str() {
         "bert" => bert(path, read_json(path)?.ok_or_else(&missing)?),
@@ -203,7 +203,7 @@ fn unsupported(path: &Path, received: String, expected: &'static str) -> EncodeE
     EncodeError::Unsupported { path: path.to_owned(), received, expected }
 }
 
-fn bert(path: &Path, bert: Bert) -> Result<Architecture, EncodeError> {
+fn bert(path: &Path, bert: BertConfig) -> Result<Architecture, EncodeError> {
     let activation = match bert.hidden_act.as_str() {
         "gelu" => Activation::Gelu,
         "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
@@ -239,7 +239,7 @@ fn bert(path: &Path, bert: Bert) -> Result<Architecture, EncodeError> {
     })
 }
 
-fn t5(path: &Path, t5: T5, model_type: &str) -> Result<Architecture, EncodeError> {
+fn t5(path: &Path, t5: T5Config, model_type: &str) -> Result<Architecture, EncodeError> {
     let plain = if model_type == "t5" { "relu" } else { "gated-gelu" };
     let feed_forward = t5.feed_forward_proj.as_deref().unwrap_or(plain);
     let (gated, name) = match feed_forward.strip_prefix("gated-") {
@@ -248,7 +248,7 @@ fn t5(path: &Path, t5: T5, model_type: &str) -> Result<Architecture, EncodeError
     };
     let activation = match (gated, name) {
         (_, "relu") => Activation::Relu,
-        // The gated `gelu` of this format always was the approximated one.
+        // In this format, the gated `gelu` has always been the approximation.
         (true, "gelu") | (_, "gelu_new" | "gelu_pytorch_tanh") => Activation::GeluTanh,
         (false, "gelu") => Activation::Gelu,
         _ => {
@@ -257,7 +257,7 @@ fn t5(path: &Path, t5: T5, model_type: &str) -> Result<Architecture, EncodeError
         }
     };
     let (buckets, max_distance) = (t5.relative_attention_num_buckets, t5.relative_attention_max_distance);
-    // Half of the groups are for tokens behind, and half of these for one distance each.
+    // Half of the buckets are for later tokens, and half of each half holds one distance per bucket.
     if !buckets.is_multiple_of(4) || buckets == 0 || max_distance <= buckets / 4 {
         let reason = format!(
             "expected relative_attention_num_buckets to be a multiple of 4 and relative_attention_max_distance to be \
@@ -282,12 +282,12 @@ fn t5(path: &Path, t5: T5, model_type: &str) -> Result<Architecture, EncodeError
 mod tests {
     use super::*;
 
-    /// As `transformers` has them, for 32 groups and distances up to 128.
+    /// Expected values computed with `transformers`, for 32 buckets and distances up to 128.
     #[test]
-    fn distances_fall_into_their_groups() {
+    fn distances_have_the_buckets_of_transformers() {
         let shape = T5Shape { buckets: 32, max_distance: 128, gated: false };
-        let groups =
+        let buckets =
             [0, -1, 1, -7, -8, 8, -11, -12, 16, -16, -90, -91, 127, 128, -100_000].map(|d| shape.bucket(d));
-        assert_eq!(groups, [0, 1, 17, 7, 8, 24, 8, 9, 26, 10, 14, 15, 31, 31, 15]);
+        assert_eq!(buckets, [0, 1, 17, 7, 8, 24, 8, 9, 26, 10, 14, 15, 31, 31, 15]);
     }
 }

@@ -1,29 +1,29 @@
-//! Attention, in the two ways that are fast on some machine.
+//! Attention, in two implementations; which one is faster depends on the machine.
 
 use super::device::to_device;
 use tch::{Kind, TchError, Tensor};
 
-/// Attention of one model: the same for each of its layers.
+/// The attention of one model; the same for all its layers.
 #[derive(Clone, Copy)]
 pub(super) struct Attention {
     pub(super) heads: i64,
     pub(super) head_width: i64,
-    /// Out of single oneDNN steps instead of libtorch's one. In bf16 the latter spends its time in MKL, which
-    /// converts to f32 and back for each small product.
+    /// Computes with single oneDNN operations instead of libtorch's fused one. In bf16 the fused one spends its time in
+    /// MKL, which converts to f32 and back for each small product.
     pub(super) in_steps: bool,
 }
 
-/// What is added to the scores of a batch before their softmax.
+/// The bias that is added to the attention scores of a batch before the softmax.
 pub(super) struct Bias {
     texts: i64,
     width: i64,
-    /// Minus infinity for padding, 0 or what the distance of two tokens adds for others; absent if all would be 0.
+    /// Minus infinity for padding; for tokens 0 or the relative position bias. `None` if all values are 0.
     scores: Option<Tensor>,
 }
 
 impl Attention {
-    /// For each head of each text: softmax of queries times keys, times values. `qkv` has a token a row, and its
-    /// queries are scaled already; so has the result, all heads side by side.
+    /// For each head of each text: softmax(query * key + bias) * value. `qkv` is `[tokens, 3 * heads * head_width]`, with
+    /// scaled queries. The result is `[tokens, heads * head_width]`.
     pub(super) fn apply(&self, qkv: &Tensor, bias: &Bias) -> Result<Tensor, TchError> {
         let &Bias { texts, width, ref scores } = bias;
         let parts = qkv.f_view([texts, width, 3, self.heads, self.head_width])?.f_permute([2, 0, 3, 1, 4])?;
@@ -34,7 +34,7 @@ impl Attention {
                 Some(scores) => scores.f_baddbmm(&query, &key, 1, 1)?,
                 None => query.f_bmm(&key)?,
             };
-            // oneDNN's softmax is reached by its own layout only; both copies are cheaper than libtorch's softmax.
+            // oneDNN's softmax needs its own memory layout. Both copies together are faster than libtorch's softmax.
             let shares = scores.f_to_mkldnn(None)?.f_softmax(-1, None)?.f_to_dense(None, false)?;
             shares.f_bmm(&value)?.f_view([texts, self.heads, width, self.head_width])?
         } else {
@@ -54,8 +54,8 @@ impl Attention {
         attended.f_transpose(1, 2)?.f_reshape([texts * width, self.heads * self.head_width])
     }
 
-    /// The bias of a batch of texts, each as wide as the padded one, in the form that [`Self::apply`] takes.
-    /// `distances` is `[heads, width, width]`: what the distance from a query to a key adds.
+    /// The bias of a batch of texts padded to `width` tokens, for [`Self::apply`]. `distances` is
+    /// `[heads, width, width]`: the relative position bias from query to key.
     pub(super) fn bias(
         &self,
         lengths: &[usize],

@@ -1,33 +1,34 @@
 //! The forward pass of a BERT encoder.
 //!
-//! Between layers a batch is one matrix, a token a row, so that each linear layer is a single product. Nothing is
-//! transposed in memory: attention reads its three parts in place from the one product that makes them.
+//! Between layers a batch is one matrix with one row per token, so each linear layer is a single matrix product.
+//! Nothing is transposed in memory: attention reads query, key and value as views of the product that computes them.
 
 use super::architecture::{Activation, Architecture};
 use super::attention::Attention;
+use super::device::Dtype;
 use super::error::Doing;
+use super::error::EncodeError;
 use super::linear::{FusedKernels, Linear, LinearKind, LinearWeights};
 use super::weights::Weights;
-use super::{Dtype, EncodeError};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
-/// A BERT encoder in one number format. Sums inside norms, attention and products are f32 in both.
+/// A BERT encoder in one number format. Norms, attention and products accumulate in f32 in both formats.
 pub(super) struct Bert {
     words: Tensor,
-    /// Position embeddings, with that of token type 0 added: all our texts are of that type.
+    /// Position embeddings plus the embedding of token type 0, which all texts have.
     positions: Tensor,
     norm: Norm,
-    layers: Vec<Layer>,
+    layers: Vec<BertLayer>,
     attention: Attention,
     activation: Activation,
     dtype: Dtype,
-    /// How many rows a product of so many tokens has; see [`LinearKind::rows`].
+    /// Determines the padded number of rows; see [`LinearKind::rows`].
     linear: LinearKind,
 }
 
-struct Layer {
-    /// Query, key and value in one product.
+struct BertLayer {
+    /// Query, key and value as one linear layer.
     qkv: Linear,
     attention_output: Linear,
     attention_norm: Norm,
@@ -36,9 +37,9 @@ struct Layer {
     output_norm: Norm,
 }
 
-impl Layer {
-    fn share_weights(&self) -> Layer {
-        Layer {
+impl BertLayer {
+    fn share_weights(&self) -> BertLayer {
+        BertLayer {
             qkv: self.qkv.share_weights(),
             attention_output: self.attention_output.share_weights(),
             attention_norm: self.attention_norm.share_weights(),
@@ -50,7 +51,7 @@ impl Layer {
 }
 
 impl Bert {
-    /// `positions` is the length of its position table.
+    /// `positions` is the number of rows of the position table.
     pub(super) fn new(
         (shape, positions): (&Architecture, usize),
         weights: &Weights,
@@ -62,22 +63,22 @@ impl Bert {
         let positions = weights.get("embeddings.position_embeddings.weight", &[positions as i64, hidden])?;
         let type_0 = weights.first_row("embeddings.token_type_embeddings.weight", hidden)?;
         let positions = positions.f_add(&type_0).doing("adding embeddings")?;
-        // On a processor norms take f32 weights for bf16 tokens, elsewhere both must be of one kind.
+        // On a CPU, norms accept f32 weights for bf16 tokens; elsewhere both must have the same type.
         let norm_kind = if words.device() == Device::Cpu { Kind::Float } else { dtype.kind() };
         let norm = |name: &str| Norm::new(weights, name, (hidden, shape.eps), norm_kind);
         let scale = (shape.head_width as f64).powf(-0.5);
-        let layer = |index: usize| -> Result<Layer, EncodeError> {
+        let layer = |index: usize| -> Result<BertLayer, EncodeError> {
             let at = format!("encoder.layer.{index}");
             let linear = |name: &str, out, input| weights.linear(&format!("{at}.{name}"), out, input);
             let query = linear("attention.self.query", hidden, hidden)?;
             let key = linear("attention.self.key", hidden, hidden)?;
             let value = linear("attention.self.value", hidden, hidden)?;
-            // The scale of attention scores goes into the weights that make the queries.
+            // The scale of the attention scores is multiplied into the weights of the queries.
             let qkv = LinearWeights::joined([query.scaled(scale)?, key, value])?;
             let attention_output = linear("attention.output.dense", hidden, hidden)?;
             let up = linear("intermediate.dense", intermediate, hidden)?;
             let down = linear("output.dense", hidden, intermediate)?;
-            Ok(Layer {
+            Ok(BertLayer {
                 qkv: Linear::new(&qkv, dtype, kernels)?,
                 attention_output: Linear::new(&attention_output, dtype, kernels)?,
                 attention_norm: norm(&format!("{at}.attention.output.LayerNorm"))?,
@@ -109,13 +110,13 @@ impl Bert {
             words: self.words.shallow_clone(),
             positions: self.positions.shallow_clone(),
             norm: self.norm.share_weights(),
-            layers: self.layers.iter().map(Layer::share_weights).collect(),
+            layers: self.layers.iter().map(BertLayer::share_weights).collect(),
             ..*self
         }
     }
 
-    /// Token vectors, `[texts, width, hidden]` in the model's number format, of token ids `[texts, width]`. The first
-    /// `lengths` of each row are tokens, the rest is padding; what it becomes means nothing.
+    /// Token vectors `[texts, width, hidden]` in the model's number format, from token ids `[texts, width]`. Each row has
+    /// as many tokens as `lengths` says and is padded; the vectors of padding are undefined.
     pub(super) fn forward(&self, ids: &Tensor, lengths: &[usize]) -> Result<Tensor, EncodeError> {
         let (texts, width) = ids.size2().doing("reading the shape of a batch")?;
         let hidden = self.attention.heads * self.attention.head_width;
@@ -137,7 +138,8 @@ impl Bert {
         x.f_narrow(0, 0, tokens).and_then(|x| x.f_view([texts, width, hidden])).doing("shaping the result")
     }
 
-    /// A token a row. In f32 up to the first norm, whatever the format: the table is read once per token.
+    /// `[tokens, hidden]`. Computed in f32 up to the first norm in both formats, since each row of the table is read once
+    /// per token.
     fn embed(&self, ids: &Tensor, rows: [i64; 2]) -> Result<Tensor, tch::TchError> {
         let words = Tensor::f_embedding(&self.words, ids, -1, false, false)?;
         let positions = self.positions.f_narrow(0, 0, words.size3()?.1)?;
@@ -145,7 +147,7 @@ impl Bert {
     }
 }
 
-/// Layer norm.
+/// BertLayer norm.
 struct Norm {
     weight: Tensor,
     bias: Tensor,

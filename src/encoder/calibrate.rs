@@ -1,40 +1,45 @@
-//! Finds out at the start how the model runs best on this machine: number format, matrix product, size of a pass.
+//! Measures at startup which number format, matrix product and pass size are the fastest on this machine.
 
+use super::architecture::Architecture;
+use super::device::{Device, Dtype, DtypeChoice};
+use super::error::EncodeError;
+use super::linear::LinearKind;
 use super::plan::Budget;
-use super::{Architecture, Device, Dtype, DtypeChoice, EncodeError, Encoder, LinearKind, TchEncoder, Tokens};
+use super::port::Encoder;
+use super::tokens::Tokens;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// How a model is computed.
+/// The chosen way to compute a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
-    /// The number format.
+    /// The number format of matrix products.
     pub dtype: Dtype,
-    /// The matrix product.
+    /// The implementation of matrix products.
     pub linear: LinearKind,
-    /// What one pass may hold, for [`super::plan::choose`].
+    /// The limits of one pass, for [`super::plan::choose`].
     pub budget: Budget,
 }
 
-/// What was measured, for the start-up log, and what was chosen.
+/// The measurements at startup and the choice.
 #[derive(Debug, Clone)]
 pub struct Calibration {
-    /// The choice.
+    /// The fastest candidate with its budget.
     pub tuning: Tuning,
-    /// All ways that were tried.
+    /// All measured candidates; empty if nothing had to be measured.
     pub candidates: Vec<Candidate>,
-    /// How long it took, with loading.
+    /// The duration of loading and measuring.
     pub took: Duration,
 }
 
-/// One way to compute, and how fast it was.
+/// One measured combination of number format and matrix product.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
-    /// The number format.
+    /// The number format of matrix products.
     pub dtype: Dtype,
-    /// The matrix product.
+    /// The implementation of matrix products.
     pub linear: LinearKind,
-    /// Short paragraphs in a second: of the processor, on one thread.
+    /// Texts of about 56 tokens per second, on one thread of the CPU.
     pub texts_per_s: f64,
 }
 
@@ -50,38 +55,39 @@ impl fmt::Display for Calibration {
     }
 }
 
-/// A paragraph.
+/// The length of a short paragraph.
 const TYPICAL_TOKENS: usize = 56;
-/// Tokens of the pass that candidates are compared with. A GPU is not busy with the smaller one.
+/// The tokens of the pass with which candidates are compared. A GPU needs a larger pass to be busy.
 const TRIAL_TOKENS: usize = 512;
 const TRIAL_TOKENS_OF_GPU: usize = 8192;
-/// How long one candidate is tried, and how long all sizes together.
+/// The duration of measuring one candidate, and all pass sizes together.
 const TRIAL: Duration = Duration::from_millis(250);
 const SIZES_TRIAL: Duration = Duration::from_millis(600);
-/// See [`pass_times`].
+/// The CPU time below which the kernel's accounting is too coarse; see [`pass_times`].
 const COUNTABLE_WORK: Duration = Duration::from_millis(40);
-/// A query that arrives waits for one pass, so a pass has to stay short. On a large GPU all sizes do.
+/// A search waits for the pass in progress, so a pass must be short. On a large GPU all sizes are.
 const LONGEST_PASS: Duration = Duration::from_millis(60);
-/// Padded tokens of one pass. Below, libtorch's overhead per step shows; above, intermediate results leave the cache.
+/// Candidates for the padded tokens of a pass. Smaller ones suffer from libtorch's overhead per operation; with larger
+/// ones intermediate results do not fit into the cache.
 const SIZES: [usize; 9] = [512, 768, 1024, 1536, 2048, 4096, 8192, 16_384, 32_768];
-/// For a model so large that a pass of the smallest size takes [`VERY_LONG_PASS`].
+/// The pass size of a model for which the smallest of [`SIZES`] takes longer than [`VERY_LONG_PASS`].
 const SIZE_OF_LARGE_MODELS: usize = 128;
 const VERY_LONG_PASS: Duration = Duration::from_millis(250);
-/// Tokens of a text of the warm-up: the finest step of the rows.
+/// The tokens of a warm-up text: the smallest step of [`LinearKind::rows`].
 const WARM_UP_TOKENS: usize = 16;
-/// What a larger pass must gain to be worth the longer wait.
+/// The minimum speed-up for which a larger pass is chosen.
 const WORTH: f64 = 1.02;
 
-/// Builds each way to compute with `build`, tries it, and keeps the fastest.
-pub(super) fn calibrate(
+/// Builds each candidate with `build`, measures it, and returns the fastest.
+pub(super) fn calibrate<E: Encoder>(
     choice: DtypeChoice,
     device: Device,
     shape: &Architecture,
-    build: impl Fn(Dtype, LinearKind) -> Result<TchEncoder, EncodeError>,
-) -> Result<(TchEncoder, Calibration), EncodeError> {
+    build: impl Fn(Dtype, LinearKind) -> Result<E, EncodeError>,
+) -> Result<(E, Calibration), EncodeError> {
     let begin = Instant::now();
-    // Ways are compared on one thread: what is fastest there is fastest on several, and several that wait for each
-    // other measure the neighbours rather than the way.
+    // Candidates are compared on one thread. The fastest there is also the fastest on several, and with several threads
+    // that wait for each other, other load on the machine distorts the result.
     let threads = tch::get_num_threads();
     tch::set_num_threads(1);
     let (trial_tokens, factor) = match device {
@@ -90,16 +96,16 @@ pub(super) fn calibrate(
     };
     let batch = [trial(trial_tokens, shape)];
     let mut candidates = Vec::new();
-    let mut best: Option<(TchEncoder, Candidate)> = None;
+    let mut best: Option<(E, Candidate)> = None;
     let mut failure = None;
     for (dtype, linear) in ways(choice, device) {
         let tried = build(dtype, linear).and_then(|mut encoder| {
-            let took = pass_times(&mut encoder, &batch, TRIAL)?;
+            let took = pass_times(&mut encoder, device, &batch, TRIAL)?;
             Ok((encoder, took[0]))
         });
         let (encoder, took) = match tried {
             Ok(tried) => tried,
-            // Not every libtorch has every way. What is wrong with the model or the device is wrong with all.
+            // A libtorch may lack one implementation. Errors of the model or the device affect all candidates.
             Err(error @ EncodeError::Torch { .. }) => {
                 failure = failure.or(Some(error));
                 continue;
@@ -118,7 +124,7 @@ pub(super) fn calibrate(
     };
     tch::set_num_threads(threads);
     let texts_per_s = texts_per_s * factor;
-    let budget = Budget { tokens: best_size(&mut encoder, texts_per_s, shape)?, texts: 512 };
+    let budget = Budget { tokens: best_size(&mut encoder, device, texts_per_s, shape)?, texts: 512 };
     warm_up(&mut encoder, linear, budget, shape)?;
     Ok((encoder, Calibration { tuning: Tuning { dtype, linear, budget }, candidates, took: begin.elapsed() }))
 }
@@ -136,7 +142,12 @@ fn ways(choice: DtypeChoice, device: Device) -> Vec<(Dtype, LinearKind)> {
     dtypes.into_iter().flat_map(|dtype| linears.iter().map(move |&linear| (dtype, linear))).collect()
 }
 
-fn best_size(encoder: &mut TchEncoder, texts_per_s: f64, shape: &Architecture) -> Result<usize, EncodeError> {
+fn best_size(
+    encoder: &mut impl Encoder,
+    device: Device,
+    texts_per_s: f64,
+    shape: &Architecture,
+) -> Result<usize, EncodeError> {
     let tokens_within = |time: Duration| (texts_per_s * TYPICAL_TOKENS as f64 * time.as_secs_f64()) as usize;
     if tokens_within(VERY_LONG_PASS) < SIZES[0] {
         return Ok(SIZE_OF_LARGE_MODELS);
@@ -145,7 +156,7 @@ fn best_size(encoder: &mut TchEncoder, texts_per_s: f64, shape: &Architecture) -
     let sizes: Vec<usize> = SIZES.into_iter().filter(|&size| size <= longest).collect();
     let trials: Vec<Vec<Tokens>> = sizes.iter().map(|&size| trial(size, shape)).collect();
     let mut best = (SIZES[0], 0.0);
-    for (size, took) in sizes.into_iter().zip(pass_times(encoder, &trials, SIZES_TRIAL)?) {
+    for (size, took) in sizes.into_iter().zip(pass_times(encoder, device, &trials, SIZES_TRIAL)?) {
         let tokens_per_s = size as f64 / took.as_secs_f64();
         if tokens_per_s > best.1 * WORTH {
             best = (size, tokens_per_s);
@@ -154,9 +165,9 @@ fn best_size(encoder: &mut TchEncoder, texts_per_s: f64, shape: &Architecture) -
     Ok(best.0)
 }
 
-/// Makes a pass of each number of rows that a pass can have, so that no chunk waits for the kernels of one.
+/// Runs a pass for each possible number of rows, so that oneDNN's kernels are prepared before the first chunk.
 fn warm_up(
-    encoder: &mut TchEncoder,
+    encoder: &mut impl Encoder,
     linear: LinearKind,
     budget: Budget,
     shape: &Architecture,
@@ -173,16 +184,17 @@ fn warm_up(
     Ok(())
 }
 
-/// How long a pass over each of the batches takes. They take turns for `time`.
+/// The duration of a pass over each batch. The batches are measured in rotation for `time`.
 fn pass_times(
-    encoder: &mut TchEncoder,
+    encoder: &mut impl Encoder,
+    device: Device,
     batches: &[Vec<Tokens>],
     time: Duration,
 ) -> Result<Vec<Duration>, EncodeError> {
     let begin = Instant::now();
-    // One thread on a processor: what it worked is what a pass costs, however busy the machine is. LlmFallback the
-    // fastest pass, because whatever else the machine does only makes a pass slower.
-    let of_thread = encoder.device() == tch::Device::Cpu && tch::get_num_threads() == 1;
+    // On one CPU thread, CPU time is the cost of a pass regardless of other load. Otherwise the
+    // fastest pass counts, because other load on the machine only makes a pass slower.
+    let of_thread = device == Device::Cpu && tch::get_num_threads() == 1;
     let mut fastest = vec![Duration::MAX; batches.len()];
     let mut worked = vec![Some(Duration::ZERO); batches.len()];
     let mut rounds = 0;
@@ -190,13 +202,14 @@ fn pass_times(
         for (index, batch) in batches.iter().enumerate() {
             let texts: Vec<&Tokens> = batch.iter().collect();
             if rounds == 0 {
-                // The first pass sets up what libtorch keeps for each shape.
+                // The first pass initialises libtorch's caches for the shape.
                 encoder.encode(&texts)?;
             }
-            let (start, work) = (Instant::now(), work_of_this_thread());
+            let (start, work) = (Instant::now(), cpu_time_of_this_thread());
             encoder.encode(&texts)?;
             fastest[index] = start.elapsed().min(fastest[index]);
-            let done = work_of_this_thread().zip(work).and_then(|(after, before)| after.checked_sub(before));
+            let done =
+                cpu_time_of_this_thread().zip(work).and_then(|(after, before)| after.checked_sub(before));
             worked[index] = worked[index].zip(done).map(|(sum, done)| sum + done);
         }
         rounds += 1;
@@ -205,28 +218,28 @@ fn pass_times(
         }
     }
     let times = fastest.into_iter().zip(worked).map(|(fastest, worked)| match worked {
-        // The kernel counts in steps of some milliseconds, so a sum of a few of them says nothing.
+        // The kernel counts in steps of some milliseconds, so a small sum is not accurate.
         Some(worked) if of_thread && worked > COUNTABLE_WORK => worked / rounds,
         _ => fastest,
     });
     Ok(times.collect())
 }
 
-/// The processor time this thread has used, where the system tells it.
-fn work_of_this_thread() -> Option<Duration> {
+/// The CPU time of this thread, where the system reports it.
+fn cpu_time_of_this_thread() -> Option<Duration> {
     let times = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     times.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
 
-/// Texts of a typical length, not all of the same one, that fill a pass of `tokens`. What they say does not matter
-/// for the time it takes.
+/// Texts of typical, slightly different lengths that fill a pass of `tokens`. Their content does not affect the
+/// duration.
 pub(super) fn trial(tokens: usize, shape: &Architecture) -> Vec<Tokens> {
     let width = TYPICAL_TOKENS.min(longest(shape));
     let count = (tokens / width).max(1);
     (0..count).map(|nth| text(width - (nth % 4).min(width - 1), nth as u32, shape)).collect()
 }
 
-/// What the network could read at once; a warm-up has no use for more.
+/// The longest text for measurements, in tokens.
 fn longest(shape: &Architecture) -> usize {
     shape.positions().unwrap_or(TYPICAL_TOKENS)
 }

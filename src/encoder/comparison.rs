@@ -1,62 +1,66 @@
-//! Which device of this machine is the fastest with this model.
+//! Compares the devices of this machine with one model.
 //!
-//! Like is compared with like: texts in a second of a whole device, so that the processor has all encoders of its
-//! parallelism at work, and a GPU its one. A device that fails is in the table with its reason, and is not taken.
+//! The measure is texts per second of the whole device: all encoders of a CPU work in parallel, and the one encoder of a
+//! GPU. A device that fails is listed with the error and is not selected.
 
 use super::calibrate::{Tuning, trial};
-use super::{
-    Device, Dtype, DtypeChoice, EncodeError, Encoder, EncoderOptions, Parallelism, TchEncoder, Tokens, load,
-};
+use super::device::{Device, Dtype, DtypeChoice};
+use super::error::EncodeError;
+use super::parallelism::Parallelism;
+use super::port::Encoder;
+use super::tch_encoder::{EncoderOptions, TchEncoder, load};
+use super::tokens::Tokens;
+use crate::threads::lock;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// For how long all encoders of a device work at once.
-const SIDE_BY_SIDE: Duration = Duration::from_millis(500);
+/// The duration of measuring all encoders of a device in parallel.
+const MEASUREMENT: Duration = Duration::from_millis(500);
 
-/// How fast a device is.
+/// The throughput of a device.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
-    /// Its encoders.
+    /// The number of encoders and their threads.
     pub parallelism: Parallelism,
-    /// The fastest way to compute on it, of those that were allowed.
+    /// The fastest of the allowed ways to compute.
     pub tuning: Tuning,
-    /// Short paragraphs in a second, of all its encoders together.
+    /// Texts of about 56 tokens per second, all encoders together.
     pub texts_per_s: f64,
 }
 
-/// One row of the table.
+/// The measurement of one device with one choice of number format.
 #[derive(Debug, Clone)]
 pub struct Trial {
-    /// What was measured.
+    /// The measured device.
     pub device: Device,
     /// The number formats that were allowed.
     pub dtype: DtypeChoice,
-    /// How fast it is, or why it cannot be taken.
+    /// The throughput, or why the device cannot be used.
     pub outcome: Result<Rate, EncodeError>,
 }
 
-/// The table, in the order of measuring.
+/// The measurements of all devices.
 #[derive(Debug, Clone, Default)]
 pub struct Comparison {
-    /// Its rows.
+    /// In the order of measuring.
     pub trials: Vec<Trial>,
 }
 
-/// Where to compute.
+/// The selected device.
 #[derive(Debug, Clone)]
 pub struct Settled {
-    /// The only device, or the fastest.
+    /// The only device, or the fastest one.
     pub device: Device,
-    /// How it was found to compute best; absent when nothing had to be compared.
+    /// The fastest way to compute on it; `None` when there was only one device, which is not measured.
     pub tuning: Option<Tuning>,
-    /// What was measured.
+    /// The measurements; empty when there was only one device.
     pub comparison: Comparison,
 }
 
 impl Comparison {
-    /// Measures one after the other, because they share the processor.
+    /// Measures the candidates one after the other, because all of them use the CPU.
     pub fn measure(
         candidates: impl IntoIterator<Item = (Device, DtypeChoice)>,
         mut rate: impl FnMut(Device, DtypeChoice) -> Result<Rate, EncodeError>,
@@ -68,7 +72,7 @@ impl Comparison {
         Comparison { trials: trials.collect() }
     }
 
-    /// The position of the fastest one among those that may be taken; of equal ones the first.
+    /// The index of the fastest successful trial that `may_be_taken` accepts; the first one among equals.
     pub fn fastest(&self, may_be_taken: impl Fn(&Trial) -> bool) -> Option<usize> {
         let mut best: Option<(usize, f64)> = None;
         for (position, trial) in self.trials.iter().enumerate() {
@@ -83,10 +87,10 @@ impl Comparison {
     }
 }
 
-/// Takes the only device as it is, without measuring it, or measures several and takes the fastest.
+/// Selects the only device without measuring it, or measures several and selects the fastest.
 ///
 /// # Errors
-/// What was wrong with the first device, when none works.
+/// The error of the first device, if all fail.
 pub fn settle(
     devices: &[Device],
     dtype: DtypeChoice,
@@ -105,10 +109,10 @@ pub fn settle(
     Err(reason.unwrap_or_else(none))
 }
 
-/// Measures the device of these options with their model. What was found about it before is not asked.
+/// Measures the device of `options` with their model. `options.threads` and `options.tuning` are ignored.
 ///
 /// # Errors
-/// As [`load`]; or what failed in a pass.
+/// The errors of [`load`] and of a pass.
 pub fn rate(options: &EncoderOptions) -> Result<Rate, EncodeError> {
     let parallelism = Parallelism::on(options.device);
     let options = EncoderOptions { threads: Some(parallelism.threads), tuning: None, ..options.clone() };
@@ -119,7 +123,7 @@ pub fn rate(options: &EncoderOptions) -> Result<Rate, EncodeError> {
         batch.truncate(tuning.budget.texts);
         Ok(Rate { parallelism, tuning, texts_per_s: side_by_side(first, parallelism, &batch)? })
     };
-    // On a thread of its own, because libtorch keeps state for each; and a panic there is this device's alone.
+    // On its own thread, because libtorch keeps state per thread, and so that a panic affects only this device.
     thread::scope(|scope| scope.spawn(measure).join()).unwrap_or_else(|_| Err(panicked()))
 }
 
@@ -127,17 +131,17 @@ fn panicked() -> EncodeError {
     EncodeError::Torch { doing: "measuring", reason: "it panicked".to_owned() }
 }
 
-/// Texts in a second of so many encoders over the same weights.
+/// Texts per second of all encoders of `parallelism`, which share the weights of `first`.
 fn side_by_side(first: TchEncoder, parallelism: Parallelism, batch: &[Tokens]) -> Result<f64, EncodeError> {
     let texts: Vec<&Tokens> = batch.iter().collect();
     let first = Mutex::new(first);
     let work = || -> Result<f64, EncodeError> {
-        let mut share_weights = first.lock().unwrap_or_else(PoisonError::into_inner).share_weights();
-        // The first pass sets up what libtorch keeps for a thread and for a shape.
-        share_weights.encode(&texts)?;
+        let mut encoder = lock(&first).share_weights();
+        // The first pass initialises libtorch's caches for the thread and the shape.
+        encoder.encode(&texts)?;
         let (begin, mut done) = (Instant::now(), 0);
-        while done == 0 || begin.elapsed() < SIDE_BY_SIDE {
-            share_weights.encode(&texts)?;
+        while done == 0 || begin.elapsed() < MEASUREMENT {
+            encoder.encode(&texts)?;
             done += texts.len();
         }
         Ok(done as f64 / begin.elapsed().as_secs_f64())
@@ -163,7 +167,7 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// Each device with each number format that it multiplies in itself, and with the one that is asked for.
+/// Each device with each number format that it supports natively, and with the requested one.
 pub fn formats(devices: &[Device], asked_for: DtypeChoice) -> Vec<(Device, DtypeChoice)> {
     let pairs = devices.iter().flat_map(|&device| Dtype::ALL.map(|dtype| (device, dtype)));
     let pairs = pairs.map(|(device, dtype)| (device, dtype, DtypeChoice::Only(dtype)));

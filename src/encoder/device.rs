@@ -1,23 +1,23 @@
-//! Where and in which number format the model computes: `LNSP_DEVICE` and `LNSP_DTYPE`.
+//! The device and the number format of the computation: `LNSP_DEVICE` and `LNSP_DTYPE`.
 
-use super::EncodeError;
+use super::error::EncodeError;
 use std::fmt;
 use std::str::FromStr;
 use tch::{TchError, Tensor};
 
-/// A device of this machine.
+/// A device that libtorch can compute on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Device {
-    /// The processor.
+    /// The CPU, with all its cores.
     Cpu,
-    /// Apple's GPU.
+    /// Apple's GPU (Metal Performance Shaders).
     Mps,
     /// One NVIDIA GPU, by its number.
     Cuda(usize),
 }
 
 impl Device {
-    /// All that libtorch can compute on here; the processor comes first.
+    /// The devices that libtorch finds on this machine; the CPU comes first.
     pub fn all() -> Vec<Device> {
         let cuda = usize::try_from(tch::Cuda::device_count()).unwrap_or_default();
         let mps = tch::utils::has_mps().then_some(Device::Mps);
@@ -43,8 +43,8 @@ impl fmt::Display for Device {
     }
 }
 
-/// Moves what a pass begins with to where it is computed. To an NVIDIA GPU from memory that cannot be swapped out, so
-/// that nobody waits for it: the steps of the pass are queued behind it. libtorch keeps that memory until it is read.
+/// Copies a tensor to the device. The copy to an NVIDIA GPU is asynchronous from pinned memory: the operations of the
+/// pass are queued after it. libtorch keeps the pinned memory until the copy is done.
 pub(super) fn to_device(tensor: &Tensor, device: tch::Device) -> Result<Tensor, TchError> {
     match device {
         tch::Device::Cuda(_) => {
@@ -55,24 +55,24 @@ pub(super) fn to_device(tensor: &Tensor, device: tch::Device) -> Result<Tensor, 
     }
 }
 
-/// What `LNSP_DEVICE` asks for.
+/// The value of `LNSP_DEVICE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// The one that is measured to be the fastest.
+    /// The fastest device, by measurement.
     #[default]
     Auto,
-    /// This one.
+    /// The named device.
     Only(Device),
 }
 
 const DEVICES: &str = "auto, cpu, mps or cuda:N (N a device number, such as cuda:0)";
 
 impl DeviceChoice {
-    /// The devices among which the fastest is to be taken, at least one. The GPUs of a machine are usually alike, so
-    /// the first stands for all; another is asked for by name.
+    /// The candidates among which the fastest is selected; at least one. Only the first GPU is a candidate, because the
+    /// GPUs of a machine are usually equal; others can be named.
     ///
     /// # Errors
-    /// [`EncodeError::InvalidSetting`] when a device that was asked for by name is not here.
+    /// [`EncodeError::InvalidSetting`] if the named device does not exist.
     pub fn devices(self) -> Result<Vec<Device>, EncodeError> {
         let mut devices = Device::all();
         match self {
@@ -120,13 +120,13 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
-/// What `LNSP_DTYPE` asks for.
+/// The value of `LNSP_DTYPE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DtypeChoice {
-    /// bf16 where the machine computes in it and was measured to be faster, else f32.
+    /// bf16 if the machine supports it natively and it is faster by measurement, else f32.
     #[default]
     Auto,
-    /// This one.
+    /// The named format.
     Only(Dtype),
 }
 
@@ -156,12 +156,12 @@ impl fmt::Display for DtypeChoice {
     }
 }
 
-/// The number format of the matrix products. Sums, norms and vectors are f32 in both.
+/// The number format of matrix products. Sums, norms and vectors are f32 with both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dtype {
-    /// 32 bits.
+    /// IEEE 754 single precision, 32 bits.
     F32,
-    /// 16 bits with the range of f32.
+    /// bfloat16: 16 bits with the range of f32.
     Bf16,
 }
 
@@ -173,15 +173,15 @@ impl Dtype {
         }
     }
 
-    /// Both, in the order in which they are measured.
+    /// Both formats, in the order of measuring.
     pub const ALL: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
 
-    /// Whether the device multiplies in this format itself. Where it does not, the result is the same but slower, and
-    /// measuring it would only lengthen the start. NVIDIA's do since 2020; an older one is measured, and found slower.
+    /// Whether the device supports the format natively. Without support the result is the same but slower, so measuring it
+    /// would only delay the start. NVIDIA GPUs support bf16 since 2020; older ones are measured and found slower.
     pub fn is_native(self, device: Device) -> bool {
         match (self, device) {
             (Dtype::F32, _) | (Dtype::Bf16, Device::Cuda(_)) => true,
-            (Dtype::Bf16, Device::Cpu) => processor_has_bf16(),
+            (Dtype::Bf16, Device::Cpu) => cpu_has_bf16(),
             (Dtype::Bf16, Device::Mps) => false,
         }
     }
@@ -197,18 +197,18 @@ impl fmt::Display for Dtype {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn processor_has_bf16() -> bool {
-    // `amx_bf16` cannot be asked for on stable Rust; every processor that has it has this too.
+fn cpu_has_bf16() -> bool {
+    // `amx_bf16` cannot be detected on stable Rust; every CPU that has it also has this feature.
     std::arch::is_x86_feature_detected!("avx512bf16")
 }
 
 #[cfg(target_arch = "aarch64")]
-fn processor_has_bf16() -> bool {
-    // Also asked on stable Rust; Graviton 3 and later, Apple M2 and later.
+fn cpu_has_bf16() -> bool {
+    // Graviton 3 and later, Apple M2 and later.
     std::arch::is_aarch64_feature_detected!("bf16")
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn processor_has_bf16() -> bool {
+fn cpu_has_bf16() -> bool {
     false
 }

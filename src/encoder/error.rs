@@ -1,10 +1,10 @@
-//! What can go wrong with a model, and what to do about it.
+//! The errors of models; each message says what to do.
 
 use crate::model::folder_name;
 use std::path::{Path, PathBuf};
 
-/// Each variant is one sentence for the person who started the service or sent the text. Cheap to clone, because
-/// the failure of a whole batch is the answer to each of its texts.
+/// An error of loading a model or of encoding a text. Each message is one sentence for the operator or the client.
+/// Cheap to clone, because the error of a failed batch is returned for each of its texts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
     /// The name is neither a folder nor in the catalogue.
@@ -13,9 +13,9 @@ pub enum EncodeError {
         way_to(spec)
     )]
     UnknownModel {
-        /// As it was given.
+        /// The value of the setting.
         spec: String,
-        /// The folders that were tried.
+        /// The searched folders, separated by commas.
         searched: String,
     },
     /// A model folder lacks a file.
@@ -23,89 +23,89 @@ pub enum EncodeError {
     MissingFile {
         /// The model folder.
         folder: PathBuf,
-        /// What was looked for.
+        /// The missing file.
         file: String,
-        /// What to do.
+        /// The advice in the message.
         remedy: &'static str,
     },
     /// A file of the model is there but cannot be used.
     #[error("cannot use {}: {reason}", path.display())]
     BadFile {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// The problem and the advice.
         reason: String,
     },
-    /// The model asks for something this version does not do.
+    /// The model needs a feature that is not implemented.
     #[error("{} {received} is not supported yet (expected {expected}): choose another model", path.display())]
     Unsupported {
-        /// The file that asks for it.
+        /// The file that requires the feature.
         path: PathBuf,
-        /// What it asks for.
+        /// The required feature.
         received: String,
-        /// What would work.
+        /// The supported values.
         expected: &'static str,
     },
-    /// The weights do not have the tensor that the configuration promises.
+    /// The weights lack a tensor that the configuration implies, or it has another shape.
     #[error(
         "the weights do not fit config.json: tensor `{tensor}` expected {expected}, received {received}; \
          both must come from the same model, fetch the folder again"
     )]
     WeightMismatch {
-        /// The name in the weights file.
+        /// The name of the tensor in the weights file.
         tensor: String,
-        /// What the configuration implies.
+        /// The expected shape.
         expected: String,
-        /// What the file holds.
+        /// The shape in the file, or none.
         received: String,
     },
-    /// A setting has a value outside its list.
+    /// A setting has an invalid value.
     #[error("{variable}={received} is not usable: expected {expected}")]
     InvalidSetting {
-        /// The name of the variable.
+        /// The name of the environment variable.
         variable: &'static str,
-        /// Its value.
+        /// The received value.
         received: String,
-        /// What is allowed.
+        /// The allowed values.
         expected: String,
     },
     /// The text could not be tokenized.
     #[error("the text could not be tokenized: {reason}")]
     Tokenize {
-        /// What the tokenizer said.
+        /// The message of the tokenizer.
         reason: String,
     },
-    /// The tokens are not for this model.
+    /// The tokens were made for another model.
     #[error(
         "tokens do not fit the model: {what} expected {expected}, received {received}; use its own tokenizer"
     )]
     ForeignTokens {
-        /// Length or id.
+        /// The property that does not fit: length or id.
         what: &'static str,
-        /// What the model takes.
+        /// The values that the model accepts.
         expected: String,
-        /// What came.
+        /// The received value.
         received: String,
     },
-    /// The model gave something that has no direction.
+    /// The model computed a vector that cannot be normalised.
     #[error(
         "the model made an unusable vector of this text: expected a finite, non-zero one, received {received}"
     )]
     UnusableVector {
-        /// What came out.
+        /// The computed values: zeros or not finite.
         received: &'static str,
     },
-    /// libtorch refused an operation: the whole batch failed.
+    /// An operation of libtorch failed, and with it the whole batch.
     #[error("libtorch failed while {doing}: {reason}")]
     Torch {
-        /// The step.
+        /// The operation, as a gerund.
         doing: &'static str,
-        /// The first line of its report.
+        /// The first line of libtorch's report.
         reason: String,
     },
 }
 
-/// A service does not fetch what it lacks: a machine that comes online must not change what it does.
+/// Advice only: the service itself fetches nothing, so its behaviour does not depend on network access.
 fn way_to(spec: &str) -> String {
     match folder_name(spec) {
         Some(_) => format!("fetch it with `lnsp model pull {spec}`, or give the path of a folder"),
@@ -116,15 +116,15 @@ fn way_to(spec: &str) -> String {
 }
 
 impl EncodeError {
-    /// A file that is there but cannot be used.
+    /// Shorthand for [`EncodeError::BadFile`].
     pub(super) fn bad_file(path: &Path, reason: String) -> Self {
         EncodeError::BadFile { path: path.to_owned(), reason }
     }
 }
 
-/// Says what was being done when libtorch failed.
+/// Adds the failed operation to an error of libtorch.
 pub(super) trait Doing<T> {
-    /// Turns libtorch's report (a page, with a C++ stack) into one line.
+    /// Keeps the first line of libtorch's report, which is a page with a C++ stack trace.
     fn doing(self, doing: &'static str) -> Result<T, EncodeError>;
 }
 

@@ -1,14 +1,15 @@
-//! From the token vectors of a text to its one vector: pooling, then the dense layer of models that have one. In f32,
-//! whatever the network computes in.
+//! From token vectors to one vector per text: pooling, then the dense layer of models that have one. Computed in f32 with
+//! both number formats of the network.
 
 use super::device::to_device;
 use super::error::Doing;
+use super::error::EncodeError;
+use super::model_files::ModelFiles;
 use super::modules::{DenseActivation, DenseFiles, Pooling};
 use super::weights::Weights;
-use super::{EncodeError, ModelFiles};
 use tch::{Device, Kind, TchError, Tensor};
 
-/// What follows the network.
+/// Pooling and the optional dense layer.
 pub(super) struct Head {
     pooling: Pooling,
     dense: Option<Dense>,
@@ -36,7 +37,7 @@ impl Head {
         Head { pooling: self.pooling, dense }
     }
 
-    /// `[texts, dims]`, not yet of unit length, of token vectors `[texts, width, hidden]`.
+    /// Vectors `[texts, dims]`, not normalised, from token vectors `[texts, width, hidden]`.
     pub(super) fn apply(&self, tokens: &Tensor, lengths: &[usize]) -> Result<Tensor, EncodeError> {
         let pooled = self.pool(tokens, lengths).doing("pooling")?;
         match &self.dense {
@@ -57,7 +58,7 @@ impl Head {
     }
 }
 
-/// `[texts, 1, width]`: the share of each token in the mean of its text, none for padding.
+/// `[texts, 1, width]`: the weight of each token in the mean of its text, 0 for padding.
 fn mean_shares(lengths: &[usize], width: usize) -> Result<Tensor, TchError> {
     let mut shares = vec![0_f32; lengths.len() * width];
     for (row, &length) in shares.chunks_exact_mut(width).zip(lengths) {

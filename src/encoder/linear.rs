@@ -1,27 +1,29 @@
-//! Matrix products, in the ways that libtorch has for them.
+//! Linear layers, with the implementations of matrix products that libtorch offers.
 //!
-//! Which one is the fastest depends on processor and number format, so it is measured at the start.
+//! The fastest one depends on CPU and number format, so it is measured at startup.
 
 use super::architecture::Activation;
+use super::device::Dtype;
 use super::error::Doing;
-use super::{Dtype, EncodeError, torchscript};
+use super::error::EncodeError;
+use super::torchscript;
 use std::fmt;
 use std::sync::Arc;
 use tch::{CModule, Tensor};
 
-/// Who computes matrix products.
+/// The implementation of matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LinearKind {
-    /// Whatever libtorch's `linear` chooses: for f32 on x86 that is MKL.
+    /// The choice of libtorch's `linear`: MKL for f32 on x86.
     Default,
-    /// oneDNN, with the weights laid out for it once, and activation or residual added while a tile is in cache.
+    /// oneDNN, with weights packed once, and activation or residual fused into the product.
     Packed,
 }
 
 impl LinearKind {
-    /// How many rows the matrices of a pass over so many tokens are given, zeros filling them up. oneDNN prepares its
-    /// kernels anew for each number of rows it has not seen, which takes as long as the whole pass; few numbers are
-    /// all seen after the warm-up. A tile of the processor has 16 rows, so up to there filling up costs nothing.
+    /// The number of rows to which a matrix of `tokens` rows is padded with zeros. oneDNN compiles kernels for each new
+    /// number of rows, which takes as long as a whole pass. With few distinct numbers, the warm-up covers all of them. A
+    /// hardware tile has 16 rows, so padding to a multiple of 16 costs nothing.
     pub(super) fn rows(self, tokens: i64) -> i64 {
         let step = if tokens <= FINE_ROWS { 16 } else { 64 };
         match self {
@@ -31,7 +33,7 @@ impl LinearKind {
     }
 }
 
-/// Up to so many rows their number grows in small steps.
+/// Up to this number, rows are padded to a multiple of 16, above it to a multiple of 64.
 const FINE_ROWS: i64 = 256;
 
 impl fmt::Display for LinearKind {
@@ -43,7 +45,7 @@ impl fmt::Display for LinearKind {
     }
 }
 
-/// oneDNN's fused operators, as TorchScript because ATen does not list them.
+/// oneDNN's fused operators, called through TorchScript because ATen does not export them.
 pub(super) struct FusedKernels(CModule);
 
 const PROGRAM: &str = r#"class Program(Module):
@@ -67,7 +69,7 @@ const PROGRAM: &str = r#"class Program(Module):
 "#;
 
 impl FusedKernels {
-    /// Fails on a libtorch that was built without oneDNN.
+    /// Compiles the TorchScript program; fails if libtorch was built without oneDNN.
     pub(super) fn load() -> Result<Arc<Self>, EncodeError> {
         let archive = torchscript::archive(PROGRAM);
         let module = CModule::load_data(&mut archive.as_slice()).doing("loading the oneDNN operators")?;
@@ -79,14 +81,14 @@ impl FusedKernels {
     }
 }
 
-/// Weights of a linear layer as the files have them, f32: `[out, in]`, and `[out]` if it has a bias.
+/// The weights of a linear layer in f32: `[out, in]`, and a bias `[out]` if the layer has one.
 pub(super) struct LinearWeights {
     pub(super) weight: Tensor,
     pub(super) bias: Option<Tensor>,
 }
 
 impl LinearWeights {
-    /// Several layers over the same input as one: their results side by side.
+    /// Concatenates layers with the same input into one; the output is the concatenation of their outputs.
     pub(super) fn joined(parts: [LinearWeights; 3]) -> Result<LinearWeights, EncodeError> {
         let join = |parts: &[&Tensor]| Tensor::f_cat(parts, 0).doing("joining weights");
         let weight = join(&parts.each_ref().map(|part| &part.weight))?;
@@ -95,28 +97,28 @@ impl LinearWeights {
         Ok(LinearWeights { weight, bias })
     }
 
-    /// The result times a number.
+    /// A layer whose output is multiplied by `factor`.
     pub(super) fn scaled(self, factor: f64) -> Result<LinearWeights, EncodeError> {
         let scale = |tensor: Tensor| tensor.f_mul_scalar(factor).doing("scaling weights");
         Ok(LinearWeights { weight: scale(self.weight)?, bias: self.bias.map(scale).transpose()? })
     }
 
-    /// A layer that multiplies its input with `factors`, `[in]`, first.
+    /// A layer whose input is first multiplied by `factors`, `[in]`, element by element.
     pub(super) fn after(self, factors: &Tensor) -> Result<LinearWeights, EncodeError> {
         Ok(LinearWeights { weight: self.weight.f_mul(factors).doing("scaling weights")?, ..self })
     }
 }
 
-/// A linear layer. Inputs are matrices, a token a row.
+/// A linear layer. Inputs are matrices with one row per token.
 pub(super) struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
-    /// With the bias they want: they take no layer without.
+    /// oneDNN's operators and the bias they require; zeros for a layer without one.
     kernels: Option<(Arc<FusedKernels>, Tensor)>,
 }
 
 impl Linear {
-    /// With `kernels`, weights are packed for them.
+    /// Converts the weights to `dtype`, and packs them for `kernels` if given.
     pub(super) fn new(
         LinearWeights { weight, bias }: &LinearWeights,
         dtype: Dtype,
@@ -137,7 +139,7 @@ impl Linear {
         Ok(Linear { weight, bias: None, kernels: Some((kernels.clone(), packed_bias)) })
     }
 
-    /// The same weights, not copied.
+    /// A layer with the same weights in memory.
     pub(super) fn share_weights(&self) -> Linear {
         let kernels = self.kernels.as_ref().map(|(kernels, bias)| (kernels.clone(), bias.shallow_clone()));
         Linear {
@@ -154,7 +156,7 @@ impl Linear {
         }
     }
 
-    /// The activation of the product.
+    /// The product, followed by the activation.
     pub(super) fn apply_then(&self, x: &Tensor, activation: Activation) -> Result<Tensor, EncodeError> {
         let Some((kernels, bias)) = &self.kernels else {
             let mut product = self.apply(x)?;

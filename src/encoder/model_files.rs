@@ -1,52 +1,51 @@
-//! A model as files: a local folder in the layout of Hugging Face and sentence-transformers.
+//! The files of a model: a local folder in the layout of Hugging Face and sentence-transformers.
 //!
-//! Everything that can be known without computing is checked here, so a wrong folder stops the start with one
-//! sentence. Weights are read as safetensors only: a pickle can run code, and is never opened.
+//! All checks that need no computation are here, so an invalid folder fails the start with one sentence. Weights are
+//! read as safetensors only; pickle files can execute code and are never opened.
 
 use super::architecture::{Architecture, read_architecture};
+use super::error::EncodeError;
+use super::json_file::{FETCH_AGAIN, missing, read_json};
 use super::modules::{DenseFiles, Modules, Pooling, read_modules, read_pooling};
-use super::{EncodeError, ModelIdentity};
-use crate::model::folder_name;
+use crate::model::{ModelIdentity, folder_name};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const FETCH_AGAIN: &str = "fetch the model again (scripts/setup does), or point to another folder";
 const ONLY_SAFETENSORS: &str =
     "only safetensors weights are read; fetch them, or save the model again with safe serialisation";
 
-/// The files of one model, and what they say about it.
+/// The files of one model and its configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelFiles {
-    /// The model folder.
+    /// The folder of the model.
     pub folder: PathBuf,
     /// The last part of the folder's name.
     pub name: String,
-    /// The safetensors files, one or several.
+    /// The paths of the safetensors files, one or several.
     pub weights: Vec<PathBuf>,
-    /// The tokenizer.
+    /// The path of `tokenizer.json`.
     pub tokenizer: PathBuf,
-    /// The longest input in tokens; what is beyond is cut off.
+    /// The longest input in tokens; longer texts are truncated.
     pub max_tokens: usize,
-    /// Texts are made lower case before the tokenizer sees them.
+    /// Whether texts are converted to lower case before tokenizing.
     pub lowercase: bool,
-    /// How token vectors become one.
+    /// How token vectors are combined to one vector.
     pub pooling: Pooling,
-    /// What is applied to that one, in models that have it.
+    /// The dense layer after pooling, in models that have one.
     pub dense: Option<DenseFiles>,
-    /// The shape of the network.
+    /// The dimensions and parameters of the network.
     pub architecture: Architecture,
 }
 
-/// Finds a model: `spec` is a local folder, or a name (also one of a hub) of which one of the `search` folders has a
-/// subfolder.
+/// Finds and opens a model. `spec` is the path of a folder, or a name (also a hub name) that is a subfolder of one of the
+/// `search` folders.
 ///
 /// # Errors
-/// [`EncodeError::UnknownModel`] with the places that were tried; otherwise what is wrong with the folder.
+/// [`EncodeError::UnknownModel`] if no such folder exists; otherwise the errors of [`ModelFiles::open`].
 pub fn locate(spec: &str, search: &[PathBuf]) -> Result<ModelFiles, EncodeError> {
-    // A name is looked up first: a folder of that name where the service happens to be started means nothing.
+    // Names have priority over a folder of that name in the working directory, which may be there by chance.
     let name = folder_name(spec);
     let named = search.iter().filter_map(|folder| Some(folder.join(name.as_ref()?)));
     match named.chain([PathBuf::from(spec)]).find(|folder| folder.is_dir()) {
@@ -62,7 +61,7 @@ impl ModelFiles {
     /// Reads the configuration of the model in a folder.
     ///
     /// # Errors
-    /// What is missing or not supported, and what to do. Weights are looked for, not read.
+    /// The file that is missing, invalid or not supported. The weights must exist but are not read.
     pub fn open(folder: &Path) -> Result<Self, EncodeError> {
         let Modules { transformer, pooling, dense } = read_modules(folder)?;
         let network = folder.join(transformer);
@@ -75,7 +74,7 @@ impl ModelFiles {
         let sentence: SentenceConfig =
             read_json(&network.join("sentence_bert_config.json"))?.unwrap_or_default();
         let tokens: TokenizerConfig = read_json(&network.join("tokenizer_config.json"))?.unwrap_or_default();
-        // Some tokenizers say 1e30 for "no limit"; as a number of tokens that saturates, and the positions decide.
+        // Some tokenizers have 1e30 for "no limit". The conversion saturates, and the position table is the limit.
         let limit = sentence.max_seq_length.or(tokens.model_max_length.map(|limit| limit as usize));
         let limit = limit.filter(|&limit| limit < UNLIMITED).unwrap_or(architecture.default_max_tokens());
         let max_tokens = limit.min(architecture.positions().unwrap_or(limit));
@@ -102,10 +101,11 @@ impl ModelFiles {
         })
     }
 
-    /// The same model, reading so many tokens of a text: its vectors are others, so its identity is too.
+    /// The same model with another limit of tokens. The limit changes vectors of long texts, so it is part of the
+    /// identity.
     ///
     /// # Errors
-    /// When the network has no positions for so many, or nothing but special tokens would be left.
+    /// [`EncodeError::InvalidSetting`] if the limit is above the position table, or leaves only special tokens.
     pub fn with_max_tokens(self, max_tokens: usize) -> Result<Self, EncodeError> {
         let least = self.architecture.special_tokens() + 1;
         let most = self.architecture.positions();
@@ -120,16 +120,16 @@ impl ModelFiles {
         Ok(ModelFiles { max_tokens, ..self })
     }
 
-    /// The length of this model's vectors.
+    /// The number of dimensions of the vectors.
     pub fn dims(&self) -> usize {
         self.dense.as_ref().map_or(self.architecture.hidden, |dense| dense.output)
     }
 
-    /// Which vectors this model makes; reads all its files once. Two models with the same fingerprint make the
-    /// same vectors, up to rounding.
+    /// Computes the identity of the model; reads all its files once. Models with the same fingerprint compute the same
+    /// vectors, up to rounding.
     ///
     /// # Errors
-    /// When a file cannot be read.
+    /// [`EncodeError::BadFile`] if a file cannot be read.
     pub fn identity(&self) -> Result<ModelIdentity, EncodeError> {
         let recipe = self.recipe();
         let mut hasher = blake3::Hasher::new();
@@ -147,7 +147,7 @@ impl ModelFiles {
         })
     }
 
-    /// All that decides a vector besides weights and tokenizer.
+    /// Everything that determines a vector besides weights and tokenizer.
     fn recipe(&self) -> String {
         let pooling = match self.pooling {
             Pooling::Mean => "mean",
@@ -160,26 +160,11 @@ impl ModelFiles {
     }
 }
 
-/// From here on a number of tokens means that there is no limit.
+/// A limit of this many tokens or more means no limit.
 const UNLIMITED: usize = 1 << 24;
 
 fn hash_file(path: &Path) -> std::io::Result<blake3::Hash> {
     Ok(blake3::Hasher::new().update_reader(fs::File::open(path)?)?.finalize())
-}
-
-pub(super) fn missing(folder: &Path, file: &str) -> EncodeError {
-    EncodeError::MissingFile { folder: folder.to_owned(), file: file.to_owned(), remedy: FETCH_AGAIN }
-}
-
-/// `None` if there is no such file.
-pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, EncodeError> {
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| EncodeError::bad_file(path, format!("{error}; {FETCH_AGAIN}"))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(EncodeError::bad_file(path, error.to_string())),
-    }
 }
 
 #[derive(Deserialize, Default)]
@@ -200,7 +185,7 @@ struct Prompts {
     default_prompt_name: Option<String>,
 }
 
-/// Some models want the same words before each text.
+/// Rejects models that require a prompt before each text.
 fn refuse_prompt(folder: &Path) -> Result<(), EncodeError> {
     let path = folder.join("config_sentence_transformers.json");
     match read_json::<Prompts>(&path)?.and_then(|prompts| prompts.default_prompt_name) {

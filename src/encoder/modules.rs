@@ -1,21 +1,21 @@
-//! What follows the network, from `modules.json` and the folders it names: the layout of sentence-transformers.
+//! Pooling and dense layer, from `modules.json` and the folders it names, in the layout of sentence-transformers.
 
-use super::EncodeError;
-use super::model_files::{missing, read_json};
+use super::error::EncodeError;
+use super::json_file::{missing, read_json};
 use serde::Deserialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// How the token vectors of a text become its vector.
+/// How the token vectors of a text are combined to one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
-    /// Their mean.
+    /// The mean of all token vectors.
     Mean,
-    /// That of the first token.
+    /// The vector of the first token.
     Cls,
 }
 
-/// A part of the recipe.
+/// The spelling in the recipe.
 impl fmt::Display for Pooling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -25,31 +25,31 @@ impl fmt::Display for Pooling {
     }
 }
 
-/// A dense layer over the pooled vector.
+/// The files and parameters of the dense layer after pooling.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DenseFiles {
-    /// Its safetensors file.
+    /// The path of its safetensors file.
     pub weights: PathBuf,
-    /// The length of the pooled vector.
+    /// The dimensions of the pooled vector.
     pub input: usize,
-    /// The length of the result.
+    /// The dimensions of the result.
     pub output: usize,
-    /// Whether a bias is added.
+    /// Whether the layer has a bias.
     pub bias: bool,
-    /// What is applied to the result.
+    /// The activation function of the layer.
     pub activation: DenseActivation,
 }
 
-/// What a dense layer does with its result.
+/// The activation function of a dense layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DenseActivation {
-    /// Nothing.
+    /// No activation.
     Identity,
     /// The hyperbolic tangent.
     Tanh,
 }
 
-/// A part of the recipe.
+/// The spelling in the recipe.
 impl fmt::Display for DenseFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let activation = match self.activation {
@@ -61,28 +61,28 @@ impl fmt::Display for DenseFiles {
 }
 
 #[derive(Deserialize)]
-struct Module {
+struct ModuleEntry {
     #[serde(default)]
     path: String,
     #[serde(rename = "type")]
     kind: String,
 }
 
-/// What `modules.json` lists.
+/// The contents of `modules.json`.
 pub(super) struct Modules {
-    /// The network's folder, relative to the model's.
+    /// The folder of the network, relative to the model folder.
     pub(super) transformer: String,
-    /// The folder of the pooling's configuration, for [`read_pooling`].
+    /// The folder of the pooling configuration, for [`read_pooling`].
     pub(super) pooling: Option<String>,
     pub(super) dense: Option<DenseModule>,
 }
 
-/// A plain Hugging Face folder has no `modules.json`: its vectors are pooled by their mean, as sentence-transformers
-/// does. `Normalize` may be absent: all our vectors have unit length.
+/// Reads `modules.json`. A plain Hugging Face folder has none; it gets mean pooling, as in sentence-transformers.
+/// `Normalize` may be absent, because all vectors are normalised anyway.
 pub(super) fn read_modules(folder: &Path) -> Result<Modules, EncodeError> {
     let path = folder.join("modules.json");
     let (mut transformer, mut pooling, mut dense) = (String::new(), None, None);
-    for module in read_json::<Vec<Module>>(&path)?.unwrap_or_default() {
+    for module in read_json::<Vec<ModuleEntry>>(&path)?.unwrap_or_default() {
         match module.kind.rsplit('.').next() {
             Some("Transformer") => transformer = module.path,
             Some("Pooling") => pooling = Some(module.path),
@@ -127,7 +127,7 @@ pub(super) fn read_pooling(folder: &Path, module: Option<&str>) -> Result<Poolin
     }
 }
 
-/// The folder of a dense layer.
+/// A dense layer whose configuration has not been read.
 pub(super) struct DenseModule {
     folder: PathBuf,
 }
@@ -146,7 +146,7 @@ fn yes() -> bool {
 }
 
 impl DenseModule {
-    /// Its files, for pooled vectors of so many values.
+    /// Reads the configuration; `pooled` is the number of dimensions of the pooled vector.
     pub(super) fn open(self, pooled: usize) -> Result<DenseFiles, EncodeError> {
         let path = self.folder.join("config.json");
         let config: DenseConfig = read_json(&path)?.ok_or_else(|| missing(&self.folder, "config.json"))?;
@@ -158,7 +158,7 @@ impl DenseModule {
             );
             return Err(EncodeError::bad_file(&path, reason));
         }
-        // The class in Python; absent, it is the layer's own default.
+        // The name of a Python class; the default of sentence-transformers is Tanh.
         let class = activation_function.as_deref().unwrap_or("Tanh");
         let activation = match class.rsplit('.').next() {
             Some("Identity") => DenseActivation::Identity,

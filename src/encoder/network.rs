@@ -1,11 +1,13 @@
-//! The networks behind one face: token ids to token vectors.
+//! One interface to all network families: token ids to token vectors.
 
 use super::architecture::{Architecture, Family};
 use super::bert::Bert;
+use super::device::Dtype;
+use super::error::EncodeError;
 use super::linear::FusedKernels;
+use super::model_files::ModelFiles;
 use super::t5::T5;
 use super::weights::Weights;
-use super::{Dtype, EncodeError, ModelFiles};
 use std::sync::Arc;
 use tch::{Device, Tensor};
 
@@ -16,7 +18,7 @@ pub(super) enum Network {
 }
 
 impl Network {
-    /// The weights of a model, named as its family does.
+    /// Reads the weights; the prefix of their names depends on the family.
     pub(super) fn read(files: &ModelFiles, device: Device) -> Result<Weights, EncodeError> {
         let head = match files.architecture.family {
             Family::Bert { .. } => "bert.",
@@ -48,8 +50,8 @@ impl Network {
         }
     }
 
-    /// Token vectors, `[texts, width, hidden]` in the model's number format, of token ids `[texts, width]`. The first
-    /// `lengths` of each row are tokens, the rest is padding; what it becomes means nothing.
+    /// Token vectors `[texts, width, hidden]` in the model's number format, from token ids `[texts, width]`. Each row has
+    /// as many tokens as `lengths` says and is padded; the vectors of padding are undefined.
     pub(super) fn forward(&self, ids: &Tensor, lengths: &[usize]) -> Result<Tensor, EncodeError> {
         match self {
             Network::Bert(bert) => bert.forward(ids, lengths),

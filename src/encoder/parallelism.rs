@@ -1,30 +1,29 @@
-//! How many encoders compute side by side, and on how many threads each.
+//! The number of parallel encoders and of threads per encoder.
 //!
-//! One thread each is best: the threads of one pass wait for each other at every step, so one of them that loses its
-//! core for a moment (to PostgreSQL, to HTTP, to a build of the index) stops all of them.
+//! One thread per encoder is best. The threads of one pass synchronise after every operation, so if one of them loses
+//! its core for a moment (to PostgreSQL, HTTP or an index build), all of them wait.
 
-use super::Device;
+use super::device::Device;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
-/// More encoders than this get several threads each instead. Each has a pass of some dozen texts in hand, and enough
-/// must be left of the 512 that the service lets wait for texts of like length to find each other; also, a text alone
-/// is no faster on one thread of many.
+/// The most encoders; with more cores each encoder gets several threads. Each encoder takes some dozen of the 512 queued
+/// texts, and enough must remain to form passes of similar length. A single text also gains nothing from more encoders.
 const MOST_ENCODERS: usize = 8;
 
-/// Encoders over the same weights, each on a thread of its own.
+/// Encoders that share weights, each on its own thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parallelism {
-    /// How many.
+    /// The number of encoders.
     pub encoders: NonZeroUsize,
-    /// libtorch's threads for each, its own included.
+    /// The threads of libtorch per encoder, including the encoder's own.
     pub threads: NonZeroUsize,
 }
 
 impl Parallelism {
-    /// For the cores that this process may use. A device other than the processor has one encoder: it works on one
-    /// pass at a time anyway.
+    /// The parallelism for `device` and the cores that this process may use. A GPU has one encoder, because it computes
+    /// one pass at a time.
     pub fn on(device: Device) -> Parallelism {
         let cores = available_parallelism().unwrap_or(NonZeroUsize::MIN);
         match device {
@@ -33,7 +32,7 @@ impl Parallelism {
         }
     }
 
-    /// As many threads for each as keep the encoders few; then as many encoders as there are cores for.
+    /// The fewest threads per encoder with at most [`MOST_ENCODERS`] encoders; then as many encoders as fit.
     fn of_cores(cores: NonZeroUsize) -> Parallelism {
         let threads = cores.get().div_ceil(MOST_ENCODERS);
         let at_least_one = |number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN);
@@ -59,7 +58,7 @@ mod tests {
             let parallelism = Parallelism::of_cores(NonZeroUsize::new(cores).unwrap());
             (parallelism.encoders.get(), parallelism.threads.get())
         };
-        let crews = [1, 2, 8, 9, 12, 17, 32, 64].map(parallelism);
-        assert_eq!(crews, [(1, 1), (2, 1), (8, 1), (4, 2), (6, 2), (5, 3), (8, 4), (8, 8)]);
+        let pairs = [1, 2, 8, 9, 12, 17, 32, 64].map(parallelism);
+        assert_eq!(pairs, [(1, 1), (2, 1), (8, 1), (4, 2), (6, 2), (5, 3), (8, 4), (8, 8)]);
     }
 }

@@ -1,42 +1,42 @@
-//! Which of the waiting texts make up the next batch. Pure.
+//! Selects the texts of the next batch from those that wait. Pure.
 //!
-//! A batch is computed as a rectangle, as wide as its longest text, so texts of like length belong together. The
-//! oldest waiting text is always in it: whoever waits is served, whatever its length.
+//! A batch is padded to its longest text, so texts of similar length belong together. The oldest text is always in the
+//! batch, so no text waits forever.
 
-/// What one batch may cost.
+/// The limits of one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// Number of texts times the length of the longest one.
+    /// The most tokens, padding included: the number of texts times the length of the longest.
     pub tokens: usize,
-    /// Number of texts.
+    /// The most texts.
     pub texts: usize,
 }
 
-/// What a pass costs besides its tokens, expressed in tokens: the steps of a forward pass have to be set up however
-/// little there is to compute. Without it every text would best go alone, without padding.
+/// The fixed cost of a pass, expressed in tokens: the overhead of its operations. With a fixed cost of 0, passes of one
+/// text without padding would be optimal.
 const PASS_TOKENS: usize = 64;
 
 impl Budget {
-    /// This budget, less when few texts are left: then an even share of all tokens, `running` and waiting, for each of
-    /// `encoders` side by side, so that none is idle while others have much to do. `lengths` are those that wait.
+    /// The budget, reduced when few texts are left: an even share of all tokens for each of `encoders`, so that none is
+    /// idle while others are busy. `lengths` are the token counts of waiting texts, `running` the tokens in progress.
     #[must_use]
     pub fn share(self, lengths: &[usize], running: usize, encoders: usize) -> Budget {
         let waiting: usize = lengths.iter().sum();
         let longest = lengths.iter().copied().max().unwrap_or_default();
-        // Rounded up to a whole text; and so small a pass that setting it up is most of it helps nobody.
+        // Rounded up to a whole text, and not below the fixed cost of a pass.
         let even = (waiting + running) / encoders.max(1) + longest.saturating_sub(1);
         if encoders > 1 { Budget { tokens: self.tokens.min(even.max(PASS_TOKENS)), ..self } } else { self }
     }
 }
 
-/// Chooses the next batch among texts whose token counts are given in arrival order; gives their positions, in
-/// ascending order of length. Empty only if nothing waits.
+/// Selects the next batch. `lengths` are token counts in arrival order; the result are indices into it, in ascending
+/// order of length. Empty only if `lengths` is empty.
 ///
-/// Of the texts sorted by length it takes the run that holds the oldest one, fits the budget, and gets the most real
-/// tokens out of each computed one. A text that alone exceeds the budget goes alone.
+/// Among the texts sorted by length, it selects the contiguous run that contains the oldest text, fits the budget, and
+/// has the highest ratio of real tokens to cost. A text that exceeds the budget has a batch of its own.
 pub fn choose(lengths: &[usize], budget: Budget) -> Vec<usize> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
-    // Stable: of equally long texts those that came first go first.
+    // A stable sort: among texts of equal length, earlier ones come first.
     order.sort_by_key(|&text| lengths[text]);
     let Some(oldest) = order.iter().position(|&text| text == 0) else { return order };
     // `before[i]` is the number of tokens in the `i` shortest texts.
@@ -70,7 +70,7 @@ fn tokens_per_cost(real: usize, computed: usize) -> f64 {
     real as f64 / (computed + PASS_TOKENS) as f64
 }
 
-/// The share of a batch that is padding, 0 to 1.
+/// The ratio of padding to all computed tokens of a batch, 0 to 1. `lengths` are the token counts of its texts.
 pub fn padding_ratio(lengths: impl IntoIterator<Item = usize>) -> f64 {
     let (mut texts, mut real, mut longest) = (0_usize, 0_usize, 0_usize);
     for length in lengths {

@@ -1,36 +1,37 @@
 //! The forward pass of a T5 encoder.
 //!
-//! As in [`super::bert`], a batch is one matrix between layers, a token a row. The norms of T5 have no mean and no
-//! bias: dividing a row by the root of its mean square is all that is left of them here, because their weights are
-//! multiplied into the product that follows.
+//! As in [`super::bert`], a batch is one matrix between layers, with one row per token. The norms of T5 are RMS norms
+//! without mean and bias. Their weights are multiplied into the next linear layer, so here a norm only divides each row
+//! by its root mean square.
 
 use super::architecture::{Activation, Architecture, T5Shape};
 use super::attention::Attention;
+use super::device::Dtype;
 use super::device::to_device;
 use super::error::Doing;
+use super::error::EncodeError;
 use super::linear::{FusedKernels, Linear, LinearKind, LinearWeights};
 use super::weights::Weights;
-use super::{Dtype, EncodeError};
 use std::sync::Arc;
 use tch::{Kind, TchError, Tensor};
 
 /// A T5 encoder in one number format.
 pub(super) struct T5 {
     words: Tensor,
-    /// `[buckets, heads]`: what the distance of two tokens adds to their score, in all layers.
+    /// `[buckets, heads]`: the relative position bias, the same in all layers.
     distances: Tensor,
-    layers: Vec<Layer>,
+    layers: Vec<T5Layer>,
     final_norm: Tensor,
     shape: T5Shape,
     attention: Attention,
     eps: f64,
     dtype: Dtype,
-    /// How many rows a product of so many tokens has; see [`LinearKind::rows`].
+    /// Determines the padded number of rows; see [`LinearKind::rows`].
     linear: LinearKind,
 }
 
-struct Layer {
-    /// Query, key and value in one product.
+struct T5Layer {
+    /// Query, key and value as one linear layer.
     qkv: Linear,
     attention_output: Linear,
     feed_forward: FeedForward,
@@ -39,7 +40,7 @@ struct Layer {
 struct FeedForward {
     up: Linear,
     activation: Activation,
-    /// Multiplied with what `up` and the activation give.
+    /// Multiplied with the activation of `up`.
     gate: Option<Linear>,
     down: Linear,
 }
@@ -55,10 +56,10 @@ impl T5 {
         let inner = (heads * head_width) as i64;
         let (hidden, intermediate) = (hidden as i64, intermediate as i64);
         let convert = |tensor: Tensor| tensor.f_to_kind(dtype.kind()).doing("converting weights");
-        // Which of its two names the table has depends on the version that saved it.
+        // The name of the table depends on the version of `transformers` that saved it.
         let table = ["shared.weight", "encoder.embed_tokens.weight"];
         let table = if weights.has(table[1]) { table[1] } else { table[0] };
-        let layer = |index: usize| -> Result<Layer, EncodeError> {
+        let layer = |index: usize| -> Result<T5Layer, EncodeError> {
             let at = format!("encoder.block.{index}.layer");
             let norm = |part: usize| weights.get(&format!("{at}.{part}.layer_norm.weight"), &[hidden]);
             let linear = |name: &str, out, input| weights.without_bias(&format!("{at}.{name}"), out, input);
@@ -72,7 +73,7 @@ impl T5 {
                 Linear::new(&weights.after(&norm)?, dtype, kernels)
             };
             let down = linear("1.DenseReluDense.wo", hidden, intermediate)?;
-            Ok(Layer {
+            Ok(T5Layer {
                 qkv: Linear::new(&qkv, dtype, kernels)?,
                 attention_output: Linear::new(&linear("0.SelfAttention.o", hidden, inner)?, dtype, kernels)?,
                 feed_forward: FeedForward {
@@ -106,13 +107,13 @@ impl T5 {
         T5 {
             words: self.words.shallow_clone(),
             distances: self.distances.shallow_clone(),
-            layers: self.layers.iter().map(Layer::share_weights).collect(),
+            layers: self.layers.iter().map(T5Layer::share_weights).collect(),
             final_norm: self.final_norm.shallow_clone(),
             ..*self
         }
     }
 
-    /// As [`super::bert::Bert::forward`].
+    /// Token vectors; shapes as in [`super::bert::Bert::forward`].
     pub(super) fn forward(&self, ids: &Tensor, lengths: &[usize]) -> Result<Tensor, EncodeError> {
         let (texts, width) = ids.size2().doing("reading the shape of a batch")?;
         let distances = self.distances(width as usize).doing("computing distances")?;
@@ -137,7 +138,7 @@ impl T5 {
         x.f_narrow(0, 0, tokens).and_then(|x| x.f_view([texts, width, -1])).doing("shaping the result")
     }
 
-    /// Each row by the root of its mean square, which is summed up in f32 whatever the format.
+    /// Divides each row by its root mean square, which is accumulated in f32 in both formats.
     fn norm(&self, x: &Tensor) -> Result<Tensor, EncodeError> {
         let run = || -> Result<Tensor, TchError> {
             let width = *x.size().last().unwrap_or(&1) as f64;
@@ -149,14 +150,14 @@ impl T5 {
         run().doing("normalising a layer")
     }
 
-    /// `[heads, width, width]`: what the distance from each query to each key adds to their score.
+    /// `[heads, width, width]`: the relative position bias from each query to each key.
     fn distances(&self, width: usize) -> Result<Tensor, TchError> {
         let (heads, wide) = (self.attention.heads, width as i64);
         let behind = |at: i64| self.shape.bucket(at - (wide - 1)) as i64;
         let buckets: Vec<i64> = (0..2 * wide - 1).map(behind).collect();
         let buckets = to_device(&Tensor::f_from_slice(&buckets)?, self.distances.device())?;
         let added = Tensor::f_embedding(&self.distances, &buckets, -1, false, false)?;
-        // Row q of the square begins at distance -q, so with the rows turned around each begins one further on.
+        // Row q of the square begins at distance -q. In reverse order, each row begins one element later.
         added
             .f_transpose(0, 1)?
             .f_contiguous()?
@@ -165,10 +166,10 @@ impl T5 {
     }
 }
 
-impl Layer {
-    fn share_weights(&self) -> Layer {
+impl T5Layer {
+    fn share_weights(&self) -> T5Layer {
         let FeedForward { up, activation, gate, down } = &self.feed_forward;
-        Layer {
+        T5Layer {
             qkv: self.qkv.share_weights(),
             attention_output: self.attention_output.share_weights(),
             feed_forward: FeedForward {
@@ -182,7 +183,7 @@ impl Layer {
 }
 
 impl FeedForward {
-    /// The result for `x`, plus `residual`.
+    /// The block applied to `x`, plus `residual`.
     fn apply_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor, EncodeError> {
         let mut inner = self.up.apply_then(x, self.activation)?;
         if let Some(gate) = &self.gate {

@@ -2,33 +2,38 @@
 
 use super::calibrate::{Calibration, Tuning, calibrate};
 use super::device::{self, to_device};
+use super::device::{Dtype, DtypeChoice};
 use super::error::Doing;
+use super::error::EncodeError;
 use super::head::Head;
 use super::linear::{FusedKernels, LinearKind};
+use super::model_files::ModelFiles;
 use super::network::Network;
-use super::{Dtype, DtypeChoice, EncodeError, Encoder, ModelFiles, ModelIdentity, Tokens, Vector};
+use super::port::{Encoder, Vector};
+use super::tokens::Tokens;
+use crate::model::ModelIdentity;
 use std::num::NonZeroUsize;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
-/// What is loaded, and how it shall compute.
+/// Which model is loaded, and how it computes.
 #[derive(Debug, Clone)]
 pub struct EncoderOptions {
-    /// The model.
+    /// The files of the model.
     pub files: ModelFiles,
-    /// Where it computes.
+    /// The device of the computation.
     pub device: device::Device,
-    /// In which number format.
+    /// The allowed number formats.
     pub dtype: DtypeChoice,
-    /// On how many threads; all cores if absent.
+    /// The threads of libtorch; `None` for one per core.
     pub threads: Option<NonZeroUsize>,
-    /// `false` gives each text a pass of its own, the control of a comparison.
+    /// With `false`, each text has a pass of its own; used as the baseline of comparisons.
     pub batch_texts: bool,
-    /// What an earlier [`load`] chose on this machine. With it nothing is measured: for the rebuild after a failure.
+    /// The result of an earlier [`load`] on this machine, used to rebuild after a failure. If set, nothing is measured.
     pub tuning: Option<Tuning>,
 }
 
-/// A model in memory, with the fastest way to compute it on this machine.
+/// A model in memory, computed by libtorch in one number format on one device.
 pub struct TchEncoder {
     identity: ModelIdentity,
     files: ModelFiles,
@@ -40,11 +45,11 @@ pub struct TchEncoder {
     threads: Option<NonZeroUsize>,
 }
 
-/// Loads a model and finds out how it runs best here; takes a few seconds. To be called on the thread that will
-/// keep it: libtorch's thread count is set for that thread.
+/// Loads a model and measures the fastest way to compute it, which takes a few seconds. Must be called on the thread
+/// that runs the encoder, because libtorch's thread count is set per thread.
 ///
 /// # Errors
-/// What is wrong with the files, the device or the weights.
+/// [`EncodeError`] for invalid files or weights, or a device that fails.
 pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), EncodeError> {
     let loaded = read_and_calibrate(options);
     give_back_freed_memory();
@@ -91,28 +96,27 @@ fn read_and_calibrate(options: &EncoderOptions) -> Result<(TchEncoder, Calibrati
     }
 }
 
-/// libtorch keeps two numbers: one of the process, which a thread takes over at its first pass, and one of each thread.
-/// This sets both.
+/// Sets libtorch's thread count of the process, which a thread copies at its first pass, and that of this thread.
 fn set_threads(threads: Option<NonZeroUsize>) {
     if let Some(threads) = threads {
         tch::set_num_threads(i32::try_from(threads.get()).unwrap_or(i32::MAX));
     }
 }
 
-/// Each pass allocates and frees the same megabytes of intermediate results. glibc gives memory of that size back to
-/// the system at once, and getting it again costs up to half of the pass. It stops doing so for sizes up to the
-/// largest it saw freed, 32 MiB at most; so one such piece is freed here. Elsewhere this does nothing.
+/// Each pass allocates and frees the same megabytes of intermediate results. glibc returns blocks of that size to the
+/// system immediately, and allocating them again costs up to half of a pass. glibc keeps blocks up to the largest size
+/// freed so far, at most 32 MiB, so one such block is freed here. Without glibc this has no effect.
 fn keep_freed_memory() -> Result<(), tch::TchError> {
     const NEARLY_32_MIB: i64 = (32 << 20) - (64 << 10);
     Tensor::f_empty([NEARLY_32_MIB], (Kind::Uint8, Device::Cpu)).map(drop)
 }
 
-/// The weights as they were read, and the ways to compute that were not chosen, are two thirds of what is allocated at
-/// the peak of loading, in pieces among others that stay. glibc gives such pieces back only when it is told to.
+/// Two thirds of the peak memory of loading are the weights as read and the rejected candidates, in blocks between others
+/// that stay allocated. glibc returns such blocks to the system only on request.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[expect(unsafe_code, reason = "the C library has no other way to be told")]
+#[expect(unsafe_code, reason = "there is no safe interface to malloc_trim")]
 fn give_back_freed_memory() {
-    // SAFETY: it takes no pointer, and only hands out pages that nobody has allocated.
+    // SAFETY: takes no pointer, and only returns unallocated pages to the system.
     unsafe { libc::malloc_trim(0) };
 }
 
@@ -164,10 +168,6 @@ impl TchEncoder {
         self.dtype
     }
 
-    pub(super) fn device(&self) -> Device {
-        self.device
-    }
-
     fn check(&self, text: &Tokens) -> Result<(), EncodeError> {
         let foreign = |what, expected: String, received: usize| {
             Err(EncodeError::ForeignTokens { what, expected, received: received.to_string() })
@@ -176,14 +176,14 @@ impl TchEncoder {
         if text.is_empty() || text.len() > longest {
             return foreign("length", format!("1 to {longest}"), text.len());
         }
-        // A negative id becomes a large one here.
+        // A negative id becomes a large number.
         match text.ids.iter().map(|&id| id as u32 as usize).find(|&id| id >= vocabulary) {
             Some(id) => foreign("id", format!("below {vocabulary}"), id),
             None => Ok(()),
         }
     }
 
-    /// One pass over texts that were checked; appends their pooled vectors, not yet of unit length.
+    /// One pass over checked texts; appends their vectors, `dims` values each, not normalised.
     fn run(&self, texts: &[&Tokens], rows: &mut Vec<f32>) -> Result<(), EncodeError> {
         let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
         let width = lengths.iter().copied().max().unwrap_or_default();
@@ -208,7 +208,7 @@ impl TchEncoder {
     }
 }
 
-/// The vector with length one.
+/// Scales a vector to unit length.
 fn unit(row: &[f32]) -> Vector {
     let length = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
     if !length.is_finite() {

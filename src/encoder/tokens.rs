@@ -1,54 +1,55 @@
 //! Text to tokens.
 
-use super::{EncodeError, ModelFiles};
+use super::error::EncodeError;
+use super::model_files::ModelFiles;
 use std::borrow::Cow;
 use std::fmt;
 use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
 
-/// A text as the model reads it, special tokens included. Not padded.
+/// A tokenized text, including special tokens, without padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokens {
-    /// The token ids.
+    /// The token ids, in order.
     pub ids: Box<[i32]>,
-    /// The text was longer than the model reads.
+    /// Whether the text was truncated to the limit of the model.
     pub truncated: bool,
 }
 
 impl Tokens {
-    /// The number of tokens: what the text costs.
+    /// The number of tokens.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// Never so for tokens that a [`Tokenizer`] made.
+    /// Whether there are no tokens; never true for the result of a [`Tokenizer`].
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 }
 
-/// Makes [`Tokens`] of texts, on any number of threads at once; share it by `Arc`.
+/// Tokenizes texts; can be shared by threads in an `Arc`.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     max_tokens: usize,
     lowercase: bool,
-    /// Tokens before a white space do not depend on what follows it.
+    /// Whether tokens before white space are independent of the text after it.
     splits_at_white_space: bool,
 }
 
-/// How long a prefix of a long text is tried first, per token of the limit. English has four bytes a token; texts
-/// with a lower density than this one are tried again, twice as long.
+/// The bytes per token of the limit in the first prefix of a long text. English has about four bytes per token. If the
+/// prefix has too few tokens, a prefix of twice the length is tried.
 const BYTES_PER_TOKEN: usize = 12;
 
 impl Tokenizer {
-    /// Reads the tokenizer of a model.
+    /// Loads the tokenizer of a model.
     ///
     /// # Errors
-    /// When the file cannot be used, or belongs to a model with a larger vocabulary.
+    /// [`EncodeError::BadFile`] if the file is invalid, or has token ids beyond the vocabulary of the model.
     pub fn load(files: &ModelFiles) -> Result<Self, EncodeError> {
         let bad = |reason: String| EncodeError::bad_file(&files.tokenizer, reason);
         let mut inner =
             tokenizers::Tokenizer::from_file(&files.tokenizer).map_err(|error| bad(error.to_string()))?;
-        // What the file says about both is a leftover of its training.
+        // The padding and truncation in the file are left over from training.
         inner.with_padding(None);
         let limit = TruncationParams {
             max_length: files.max_tokens,
@@ -73,23 +74,23 @@ impl Tokenizer {
         })
     }
 
-    /// The longest input in tokens; what is beyond is cut off.
+    /// The longest result in tokens; longer texts are truncated.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
     }
 
-    /// Tokenizes one text. Its cost is bounded by the limit of tokens rather than by the length of the text,
-    /// unless the text has no white space.
+    /// Tokenizes one text. With BERT's tokenizer, the cost depends on the limit of tokens rather than on the length of the
+    /// text, unless the text has no white space.
     ///
     /// # Errors
-    /// [`EncodeError::Tokenize`] when the tokenizer refuses the text.
+    /// [`EncodeError::Tokenize`] with the message of the tokenizer.
     pub fn tokenize(&self, text: &str) -> Result<Tokens, EncodeError> {
         let text: Cow<'_, str> = if self.lowercase { text.to_lowercase().into() } else { text.into() };
         if self.splits_at_white_space {
             let mut bytes = self.max_tokens * BYTES_PER_TOKEN;
             while let Some(prefix) = prefix_up_to_white_space(&text, bytes) {
                 let tokens = self.run(prefix)?;
-                // More tokens than fit stand before the cut: the rest of the text cannot change any of them.
+                // The prefix has more tokens than the limit, so the rest of the text cannot change the result.
                 if tokens.truncated {
                     return Ok(tokens);
                 }
@@ -118,22 +119,22 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-/// True for BERT's own normalizer and splitter: the first works character by character, the second cuts at every
-/// white space. Others may look further (SentencePiece does), so for them the whole text is read.
+/// True for BERT's normalizer, which works per character, and BERT's pre-tokenizer, which splits at white space. Others,
+/// such as SentencePiece, may look across white space, so they need the whole text.
 fn splits_at_white_space(tokenizer: &tokenizers::Tokenizer) -> bool {
     use tokenizers::normalizers::NormalizerWrapper;
     use tokenizers::pre_tokenizers::PreTokenizerWrapper;
     matches!(tokenizer.get_normalizer(), Some(NormalizerWrapper::BertNormalizer(_)))
         && matches!(tokenizer.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)))
-        // A special token that swallows the space beside it, or holds one, could reach over the cut.
+        // A special token that strips adjacent white space or contains some could span the cut.
         && tokenizer
             .get_added_tokens_decoder()
             .values()
             .all(|token| !token.lstrip && !token.rstrip && !token.content.contains(char::is_whitespace))
 }
 
-/// The text up to its first white space at or after `bytes`; `None` if there is none. Only those four characters
-/// count that the normalizer keeps as white space and that nothing combines with.
+/// The text up to the first white space at or after the index `bytes`; `None` if there is none. Considers only the four
+/// characters that the normalizer keeps as white space and that do not combine with others.
 fn prefix_up_to_white_space(text: &str, bytes: usize) -> Option<&str> {
     let tail = text.as_bytes().get(bytes..)?;
     let space = tail.iter().position(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r'))?;

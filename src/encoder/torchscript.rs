@@ -1,9 +1,9 @@
-//! Packs a small TorchScript program into the archive that libtorch loads.
+//! Writes a small TorchScript program as the archive that libtorch loads.
 //!
-//! tch offers the operators of ATen; those that libtorch registers beside them (the fused oneDNN ones) can be
-//! reached through a TorchScript module only. Its format is a zip of stored files, so a few lines write it.
+//! tch exports the operators of ATen. Other registered operators, such as oneDNN's fused ones, can be called only from a
+//! TorchScript module. Its format is a zip file with uncompressed entries.
 
-/// The archive of a module without parameters: `code` must define the class `__torch__.Program`.
+/// The archive of a module without parameters. `code` must define the class `__torch__.Program`.
 pub(super) fn archive(code: &str) -> Vec<u8> {
     let mut zip = StoredZip::default();
     // Pickled: an object of class `__torch__.Program` whose only attribute is `training = False`.
@@ -66,7 +66,7 @@ impl StoredZip {
     }
 }
 
-/// The checksum of zip, bit by bit: the archive has a few kilobytes.
+/// The CRC-32 of zip, computed bit by bit, which is fast enough for a few kilobytes.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0xEDB8_8320 } else { 0 })

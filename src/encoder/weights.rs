@@ -1,23 +1,22 @@
-//! The tensors of the safetensors files, each checked against what the configuration promises
-//! when it is asked for.
+//! The tensors of safetensors files. The shape of each is checked against the configuration when it is read.
 
-use super::EncodeError;
 use super::error::Doing;
+use super::error::EncodeError;
 use super::linear::LinearWeights;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
 
-/// The weights on their way from the files into a model.
+/// All tensors of a model, by name, before the network is built.
 pub(super) struct Weights {
     tensors: HashMap<String, Tensor>,
-    /// Stands before all names.
+    /// The prefix of all names in the files.
     prefix: &'static str,
     device: Device,
 }
 
 impl Weights {
-    /// `head` stands before the names in files of models that were saved with a head on top.
+    /// Reads all files. `head` is the prefix of names in models that were saved with a task head.
     pub(super) fn read(paths: &[PathBuf], head: &'static str, device: Device) -> Result<Self, EncodeError> {
         let mut tensors = HashMap::new();
         for path in paths {
@@ -34,12 +33,12 @@ impl Weights {
         Ok(Weights { tensors, prefix, device })
     }
 
-    /// Whether there is a tensor of this name.
+    /// Whether a tensor with this name exists.
     pub(super) fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(&format!("{}{name}", self.prefix))
     }
 
-    /// The tensor as f32 on the device.
+    /// The tensor as f32 on the device; its shape must be `shape`.
     pub(super) fn get(&self, name: &str, shape: &[i64]) -> Result<Tensor, EncodeError> {
         let found = self.find(name)?;
         if found.size() != shape {
@@ -52,7 +51,7 @@ impl Weights {
         self.to_f32(found)
     }
 
-    /// The first row of a table with any number of rows.
+    /// The first row, `[width]`, of a table `[any, width]`.
     pub(super) fn first_row(&self, name: &str, width: i64) -> Result<Tensor, EncodeError> {
         let found = self.find(name)?;
         match found.size()[..] {
@@ -65,13 +64,13 @@ impl Weights {
         }
     }
 
-    /// Weight and bias of a linear layer.
+    /// The weight `[out, input]` and bias `[out]` of a linear layer.
     pub(super) fn linear(&self, name: &str, out: i64, input: i64) -> Result<LinearWeights, EncodeError> {
         let weights = self.without_bias(name, out, input)?;
         Ok(LinearWeights { bias: Some(self.get(&format!("{name}.bias"), &[out])?), ..weights })
     }
 
-    /// A linear layer that has a weight only.
+    /// The weight `[out, input]` of a linear layer without bias.
     pub(super) fn without_bias(
         &self,
         name: &str,

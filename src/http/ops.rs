@@ -27,7 +27,7 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
     let postgresql = state.store.ping().await.is_ok();
     let pipeline = state.pipeline.health();
     let index = state.index.status();
-    let llm_missing = info.llm_required && state.llm.as_ref().is_some_and(|llm| llm.status().resting);
+    let llm_missing = info.llm_required && state.llm.as_ref().is_some_and(|llm| llm.status().breaker_open);
     let server = state.vectorizer.server();
     let embeds_not = server.and_then(Remote::problem);
     let embeds = pipeline.open && embeds_not.is_none();
@@ -97,7 +97,7 @@ fn llm(state: &State) -> Value {
         };
     };
     let status = llm.status();
-    let doing = match (status.resting, status.failures_in_a_row) {
+    let doing = match (status.breaker_open, status.failures_in_a_row) {
         (true, _) => "resting",
         (false, 1..) => "failing",
         (false, 0) => "answers",
@@ -127,7 +127,7 @@ pub async fn ready(state: web::Data<State>) -> HttpResponse {
         None if !pipeline.open => reasons.push("the pipeline is starting".to_owned()),
         None => {}
     }
-    if let Some(llm) = state.llm.as_ref().filter(|llm| state.info.llm_required && llm.status().resting) {
+    if let Some(llm) = state.llm.as_ref().filter(|llm| state.info.llm_required && llm.status().breaker_open) {
         reasons.push(format!("chunks without codes are rejected: the LLM at {} is failing", llm.endpoint()));
     }
     reasons.extend(state.vectorizer.server().and_then(Remote::problem));
@@ -159,7 +159,7 @@ pub async fn metrics(state: web::Data<State>) -> HttpResponse {
         metrics::oldest_work(stage.name(), oldest.map_or(Duration::ZERO, |oldest| oldest.age));
     }
     if let Some(llm) = &state.llm {
-        metrics::llm_breaker(llm.status().resting);
+        metrics::llm_breaker(llm.status().breaker_open);
     }
     let index = state.index.status();
     metrics::index(&IndexGauges {

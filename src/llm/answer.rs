@@ -1,47 +1,46 @@
-//! What counts as an answer. Pure; also the entry point for whoever throws garbage at it.
+//! Parses and validates the text that the model generates. Pure; also the entry point of the fuzz target.
 
-use super::error::unknown;
 use crate::endpoint::beginning;
 use crate::tmd::{Axis, AxisConfidence, Tmd};
 use serde::Deserialize;
 use std::borrow::Cow;
 
-/// The codes of an answer, and how probable the model found their names.
+/// The codes in an answer, with the probabilities that the model gave their names.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Labels {
-    /// The codes.
+    /// One code per axis, each within the range of its axis.
     pub tmd: Tmd,
-    /// Absent when the server sent no probabilities.
+    /// Probability of each name, in (0, 1]; `None` when the server sent no usable log probabilities.
     pub confidence: Option<AxisConfidence>,
 }
 
-/// Why a complete answer is none.
+/// Why the text of a complete response cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
-    /// It is not the object that was asked for.
+    /// The text is not a JSON object with exactly the three requested members.
     #[error("expected an object with domain, task and modifier, received \"{received}\" ({problem})")]
     Shape {
-        /// Its beginning.
+        /// The first characters of the text, shortened by [`beginning`].
         received: String,
-        /// What the parser said.
+        /// The message of the JSON parser.
         problem: String,
     },
-    /// A name that is in no list.
+    /// A name is not in the list of its axis.
     #[error("expected the name of a {axis}, received \"{received}\"")]
     UnknownName {
-        /// Whose list.
+        /// The axis whose list was searched.
         axis: Axis,
-        /// What was said instead.
+        /// The name as received, shortened by [`beginning`].
         received: String,
     },
 }
 
-/// A piece of the answer as the model made it, with the logarithm of its probability.
+/// One generated token with its log probability, as in the field `logprobs` of Ollama's `/api/generate`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Token {
-    /// The piece.
+pub struct TokenLogprob {
+    /// The text of the token.
     pub token: String,
-    /// At most 0.
+    /// Natural logarithm of the probability; 0 or less.
     pub logprob: f32,
 }
 
@@ -56,12 +55,12 @@ struct Names<'a> {
     modifier: Cow<'a, str>,
 }
 
-/// Reads the answer: a JSON object of three names, each in the list of its axis, in whatever case. `tokens` may be
-/// empty.
+/// Parses an answer: a JSON object with the members `domain`, `task` and `modifier`, each a name from the list of its
+/// axis. Case and surrounding white space are ignored. `tokens` are the generated tokens in order, or empty.
 ///
 /// # Errors
-/// What is wrong with it; the answer is then as if it had not been given.
-pub fn read(answer: &str, tokens: &[Token]) -> Result<Labels, AnswerError> {
+/// [`AnswerError`] when the object has another shape or holds an unknown name.
+pub fn read(answer: &str, tokens: &[TokenLogprob]) -> Result<Labels, AnswerError> {
     let shape = |error: serde_json::Error| AnswerError::Shape {
         received: beginning(answer),
         problem: error.to_string(),
@@ -77,22 +76,22 @@ pub fn read(answer: &str, tokens: &[Token]) -> Result<Labels, AnswerError> {
         code(Axis::Task, &names.task)?,
         code(Axis::Modifier, &names.modifier)?,
     );
-    // The code is a position in the axis' own list.
+    // Cannot fail: each code is a position in the list of its axis.
     let tmd = tmd.map_err(|error| unknown(error.axis, answer))?;
     let confidence = confidence(answer, tokens, &names);
     Ok(Labels { tmd, confidence })
 }
 
-/// The probability of each name as the model saw it: the product over the tokens that hold it. Only when the tokens
-/// put together are the answer.
-fn confidence(answer: &str, tokens: &[Token], names: &Names<'_>) -> Option<AxisConfidence> {
+/// The probability of a name is the product of the probabilities of the tokens that overlap it. `None` unless the
+/// concatenated tokens are the answer.
+fn confidence(answer: &str, tokens: &[TokenLogprob], names: &Names<'_>) -> Option<AxisConfidence> {
     let said: usize = tokens.iter().map(|token| token.token.len()).sum();
     let whole = tokens.iter().flat_map(|token| token.token.bytes()).eq(answer.bytes().take(said));
     if tokens.is_empty() || !whole || !answer.get(said..)?.trim().is_empty() {
         return None;
     }
     let sure = |name: &Cow<'_, str>| -> Option<f32> {
-        // A name that borrows from the answer shows its place there; one with escapes does not.
+        // A borrowed name gives its offset in the answer; a name with escapes was copied and does not.
         let Cow::Borrowed(name) = name else { return None };
         let start = name.as_ptr() as usize - answer.as_ptr() as usize;
         let (mut at, mut sum) = (0, 0.0);
@@ -112,6 +111,11 @@ fn confidence(answer: &str, tokens: &[Token], names: &Names<'_>) -> Option<AxisC
     })
 }
 
+/// The error for a name that is not in the list of `axis`.
+fn unknown(axis: Axis, received: &str) -> AnswerError {
+    AnswerError::UnknownName { axis, received: beginning(received) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,10 +123,10 @@ mod tests {
 
     const GOOD: &str = r#"{"domain":"Medicine","task":"Causal Inference","modifier":"Role-based"}"#;
 
-    fn tokens(pieces: &[(&str, f32)]) -> Vec<Token> {
+    fn tokens(pieces: &[(&str, f32)]) -> Vec<TokenLogprob> {
         pieces
             .iter()
-            .map(|(token, logprob)| Token { token: (*token).to_owned(), logprob: *logprob })
+            .map(|(token, logprob)| TokenLogprob { token: (*token).to_owned(), logprob: *logprob })
             .collect()
     }
 
@@ -175,8 +179,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_answer_makes_it_panic(answer in ".{0,200}", pieces in prop::collection::vec((".{0,9}", -9f32..9.0), 0..9)) {
-            let tokens: Vec<Token> =
-                pieces.into_iter().map(|(token, logprob)| Token { token, logprob }).collect();
+            let tokens: Vec<TokenLogprob> =
+                pieces.into_iter().map(|(token, logprob)| TokenLogprob { token, logprob }).collect();
             drop(read(&answer, &tokens));
         }
 
@@ -185,7 +189,7 @@ mod tests {
             let [domain, task, modifier] =
                 [(Axis::Domain, domain), (Axis::Task, task), (Axis::Modifier, modifier)].map(|(axis, at)| axis.names()[at]);
             let said = serde_json::json!({"domain": domain, "task": task, "modifier": modifier}).to_string();
-            let piece = Token { token: said.clone(), logprob: -0.5 };
+            let piece = TokenLogprob { token: said.clone(), logprob: -0.5 };
             let labels = read(&said, &[piece]).unwrap();
             prop_assert_eq!(Axis::ALL.map(|axis| labels.tmd.name(axis)), [domain, task, modifier]);
             prop_assert!(labels.confidence.is_some_and(|sure| sure.task > 0.6 && sure.task < 0.61));

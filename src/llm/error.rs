@@ -1,85 +1,83 @@
-//! What can go wrong with a language model, each as the end of a sentence that begins with "the LLM at ...".
+//! The errors of calls to the language model. Each message completes a sentence that begins with "the LLM at ...".
 
 use super::answer::AnswerError;
-use crate::endpoint::beginning;
-use crate::tmd::Axis;
 use std::time::Duration;
 
-/// Why there is no answer.
+/// Why a call gave no labels.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LlmError {
-    /// No connection, or it broke.
+    /// The connection could not be opened, or broke.
     #[error(
         "cannot be reached ({problem}): start it (scripts/start_ollama_parallel.sh), or set LNSP_LLM_ENDPOINT"
     )]
     Connect {
-        /// What the system said.
+        /// The innermost error of the HTTP client.
         problem: String,
     },
-    /// Nothing in time.
+    /// No complete response before the deadline.
     #[error("did not answer within {} s: give it more time with LNSP_LLM_TIMEOUT_S, or fewer calls at once with LNSP_MAX_PARALLEL_WORKERS", limit.as_secs_f64())]
     Timeout {
-        /// The deadline of the call.
+        /// The time limit of the call.
         limit: Duration,
     },
     /// The server does not have the model.
     #[error("has no model '{model}' ({}): run `ollama pull {model}` there, or set LNSP_TMD_LLM_MODEL", if has.is_empty() { "it has none".to_owned() } else { format!("it has {}", has.join(", ")) })]
     NoModel {
-        /// The one that was asked for.
+        /// The requested model.
         model: String,
-        /// The first ones it has.
+        /// Up to five models that the server has.
         has: Vec<String>,
     },
-    /// An HTTP status that is no answer.
+    /// An HTTP status other than 200.
     #[error("answered {status}: {said}")]
     Status {
-        /// The status.
+        /// The HTTP status code.
         status: u16,
-        /// The beginning of what came with it.
+        /// The first characters of the response body.
         said: String,
     },
-    /// Something else listens there.
+    /// The server at the address is not Ollama.
     #[error(
         "does not speak Ollama's API ({path} gave {status} and \"{said}\"): LNSP_LLM_ENDPOINT is a base address, like http://localhost:11434"
     )]
     NotOllama {
-        /// What was asked.
+        /// The path of the request.
         path: &'static str,
-        /// The status of the answer.
+        /// The HTTP status code of the response.
         status: u16,
-        /// The beginning of what came with it.
+        /// The first characters of the response body.
         said: String,
     },
-    /// More than any answer has.
+    /// The response body is longer than any valid one.
     #[error("sent more than {limit} bytes for one answer")]
     TooLong {
-        /// The limit.
+        /// The limit, in bytes.
         limit: usize,
     },
-    /// The model did not come to its end.
+    /// The model did not finish its answer.
     #[error("stopped before its answer was complete (done: {done}, done_reason: \"{reason}\")")]
     Incomplete {
-        /// The field of that name.
+        /// The field `done` of the response.
         done: bool,
-        /// The field of that name.
+        /// The field `done_reason` of the response; `stop` means finished.
         reason: String,
     },
-    /// The answer is complete, and no answer to the question.
+    /// The answer is complete but not usable.
     #[error("gave no usable answer: {0}")]
     Answer(#[from] AnswerError),
-    /// It failed so often that it is left alone for a while.
+    /// The circuit breaker is open after many failures in a row; no call was made.
     #[error("has failed many times in a row and is asked again in a while")]
-    Resting,
-    /// Our own side.
+    BreakerOpen,
+    /// The HTTP client could not be built.
     #[error("cannot be asked: the HTTP client failed: {problem}")]
     Client {
-        /// What the client said.
+        /// The error of the HTTP client.
         problem: String,
     },
 }
 
 impl LlmError {
-    /// The closed set of names used in rows and metrics.
+    /// The name of the error in rows and metrics, from a closed set.
     pub fn kind(&self) -> &'static str {
         match self {
             LlmError::Connect { .. } => "connect",
@@ -92,14 +90,14 @@ impl LlmError {
             LlmError::TooLong { .. } => "too_long",
             LlmError::Incomplete { .. } => "incomplete",
             LlmError::Answer(_) => "invalid",
-            LlmError::Resting => "resting",
+            LlmError::BreakerOpen => "resting",
             LlmError::Client { .. } => "client",
         }
     }
 
-    /// The same question can fare better a moment later. Not so after a time-out: a server that is too slow is not
-    /// helped by a second call.
-    pub fn may_pass(&self) -> bool {
+    /// Whether an immediate second call can succeed. False after a time-out: a second call would only add load to a
+    /// slow server.
+    pub fn is_transient(&self) -> bool {
         match self {
             LlmError::Connect { .. } | LlmError::Incomplete { .. } | LlmError::Answer(_) => true,
             LlmError::Status { status, .. } => *status == 429 || *status >= 500,
@@ -107,15 +105,10 @@ impl LlmError {
             | LlmError::NoModel { .. }
             | LlmError::NotOllama { .. }
             | LlmError::TooLong { .. }
-            | LlmError::Resting
+            | LlmError::BreakerOpen
             | LlmError::Client { .. } => false,
         }
     }
-}
-
-/// A name that is none of the axis.
-pub(super) fn unknown(axis: Axis, received: &str) -> AnswerError {
-    AnswerError::UnknownName { axis, received: beginning(received) }
 }
 
 #[cfg(test)]

@@ -1,27 +1,28 @@
-//! Watches how a server does: the breaker, the last failure for `/health`, and few, clear lines in the log.
+//! The recent health of a server: its circuit breaker, the last failure for `/health`, and rate-limited log lines.
 
 use super::breaker::{Breaker, CallPermit};
 use super::error::LlmError;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::threads::lock;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Failures within this time of a logged one are only counted.
-const QUIET: Duration = Duration::from_secs(10);
+/// After a logged failure, failures within this time are only counted.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How a server has been lately.
+/// A snapshot of the health of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// It is left alone for a while.
-    pub resting: bool,
-    /// Since its last answer.
+    /// The circuit breaker is open: calls fail without reaching the server.
+    pub breaker_open: bool,
+    /// Failed calls since the last successful one.
     pub failures_in_a_row: u32,
-    /// The last failure, as a sentence, and how long ago it was.
+    /// The last failure since the start, as a sentence, and its age.
     pub last_failure: Option<(String, Duration)>,
 }
 
 pub struct ServerHealth {
     endpoint: String,
-    trial: Duration,
+    probe_timeout: Duration,
     state: Mutex<State>,
 }
 
@@ -34,37 +35,37 @@ struct State {
 }
 
 impl ServerHealth {
-    /// Of a server whose calls take at most `timeout`, twice.
+    /// `timeout` is the time limit of one of the two attempts of a call.
     pub fn new(endpoint: String, timeout: Duration) -> ServerHealth {
-        ServerHealth { endpoint, trial: timeout * 3, state: Mutex::default() }
+        ServerHealth { endpoint, probe_timeout: timeout * 3, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
-    /// CallPermit to call, or none while the server rests.
-    pub fn ask(&self) -> Option<CallPermit> {
-        self.state().breaker.ask(Instant::now(), self.trial)
+    /// A permit for a call, or `None` while the breaker is open.
+    pub fn try_acquire(&self) -> Option<CallPermit> {
+        self.state().breaker.try_acquire(Instant::now(), self.probe_timeout)
     }
 
-    /// A call was answered.
-    pub fn answered(&self) {
-        if self.state().breaker.answered() {
+    /// Records a successful call.
+    pub fn on_success(&self) {
+        if self.state().breaker.on_success() {
             tracing::info!("the LLM at {} answers again", self.endpoint);
         }
     }
 
-    /// A call failed.
-    pub fn failed(&self, permit: CallPermit, error: &LlmError) {
+    /// Records and logs a failed call.
+    pub fn on_failure(&self, permit: CallPermit, error: &LlmError) {
         let now = Instant::now();
         let mut state = self.state();
         let sentence = self.note_at(&mut state, error, now);
-        if let Some(rest) = state.breaker.failed(permit, now) {
+        if let Some(open) = state.breaker.on_failure(permit, now) {
             let failures = state.breaker.failures();
-            tracing::warn!(failures, rest_s = rest.as_secs(), "{sentence}; it is left alone for a while");
-        } else if !state.breaker.resting()
-            && state.logged.is_none_or(|logged| now.duration_since(logged) >= QUIET)
+            tracing::warn!(failures, open_s = open.as_secs(), "{sentence}; no calls are made for a while");
+        } else if !state.breaker.is_open()
+            && state.logged.is_none_or(|logged| now.duration_since(logged) >= LOG_INTERVAL)
         {
             match state.unlogged {
                 0 => tracing::warn!("{sentence}"),
@@ -76,7 +77,7 @@ impl ServerHealth {
         }
     }
 
-    /// As [`Self::failed`] for what is not a chunk's call: kept for `/health`, neither counted nor logged.
+    /// Keeps the failure of a probe for `/health`, without counting or logging it.
     pub fn note(&self, error: &LlmError) {
         self.note_at(&mut self.state(), error, Instant::now());
     }
@@ -87,12 +88,12 @@ impl ServerHealth {
         sentence
     }
 
-    /// Now.
+    /// The current status.
     pub fn status(&self) -> Status {
         let state = self.state();
         let last = state.last_failure.as_ref();
         Status {
-            resting: state.breaker.resting(),
+            breaker_open: state.breaker.is_open(),
             failures_in_a_row: state.breaker.failures(),
             last_failure: last.map(|(sentence, at)| (sentence.clone(), at.elapsed())),
         }

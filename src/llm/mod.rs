@@ -1,8 +1,8 @@
 //! The language model as a source of codes: a port that asks an Ollama server for Domain, Task and Modifier.
 //!
-//! [`Llm`] is the handle. It bounds the calls in flight, gives each a deadline, asks once more where that can help,
-//! and rests while the server fails in a row ([`breaker`]). What is asked is in [`prompt`], what counts as an answer
-//! in [`answer`], what can go wrong in [`LlmError`]. What to do without an answer is decided by the first stage.
+//! [`Llm`] is the handle. It limits the calls in flight, gives each a deadline, repeats a call once after a transient
+//! error, and makes no calls while the circuit breaker is open ([`breaker`]). The prompt is in [`prompt`], parsing in
+//! [`answer`], the errors in [`LlmError`]. The first stage decides what follows an error.
 
 mod answer;
 mod breaker;
@@ -10,156 +10,138 @@ mod error;
 mod health;
 mod ollama;
 mod prompt;
+mod settings;
 
-pub use answer::{AnswerError, Labels, Token, read as read_answer};
+pub use answer::{AnswerError, Labels, TokenLogprob, read as read_answer};
 pub use error::LlmError;
 pub use health::Status;
+pub use ollama::ServerInfo;
+pub use settings::LlmSettings;
 
 use crate::endpoint::Endpoint;
 use crate::metrics;
+use crate::threads::lock;
 use crate::tmd::{AxisConfidence, Tmd};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use health::ServerHealth;
 use ollama::{Attempt, Ollama};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
-/// A failed call is repeated after this pause: long enough for a model runner that has just died to be started.
-const PAUSE: Duration = Duration::from_millis(250);
+/// The pause before the second attempt of a call: long enough for Ollama to restart a model runner that has crashed.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// Whom to ask, and how.
-#[derive(Debug, Clone)]
-pub struct LlmSettings {
-    /// Where the server is.
-    pub endpoint: Endpoint,
-    /// The model, as the server names it.
-    pub model: String,
-    /// Calls in flight at once; the server must be told to serve as many (`OLLAMA_NUM_PARALLEL`).
-    pub calls: usize,
-    /// For one call, from sending it to the end of its answer.
-    pub timeout: Duration,
-}
-
-/// A usable answer.
+/// The result of a successful call.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct LlmAnswer {
     /// The codes behind the names that the model chose.
     pub tmd: Tmd,
-    /// How probable the model found its own names; absent when the server does not say.
+    /// Probability of each name according to the model, in (0, 1]; `None` when the server sends none.
     pub confidence: Option<AxisConfidence>,
-    /// What the asking took, a second try included, waiting for a turn excluded.
+    /// Duration of the call, including a second attempt, excluding the wait for a permit.
     pub took: Duration,
 }
 
-/// What the server has said of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
-    /// Its version.
-    pub version: String,
-    /// The model thinks aloud unless it is told not to.
-    pub thinks: bool,
-}
-
-/// The handle; cheap to clone.
+/// A handle to the language model; cheap to clone.
 #[derive(Clone)]
-pub struct Llm(Arc<Inner>);
+pub struct Llm(Arc<LlmInner>);
 
-/// The server's first answer, for all who wait for it.
-type Handshake = Shared<BoxFuture<'static, Result<Arc<Server>, LlmError>>>;
+/// The result of the handshake, shared by all calls that wait for it.
+type Handshake = Shared<BoxFuture<'static, Result<Arc<ServerInfo>, LlmError>>>;
 
-struct Inner {
+struct LlmInner {
     settings: LlmSettings,
     model: Arc<str>,
     ollama: Arc<Ollama>,
     handshake: Mutex<Option<Handshake>>,
-    turns: Semaphore,
-    watch: ServerHealth,
+    permits: Semaphore,
+    health: ServerHealth,
 }
 
 impl Llm {
-    /// A handle; nothing is asked yet.
+    /// Creates a handle without contacting the server.
     ///
     /// # Errors
     /// [`LlmError::Client`] when the HTTP client cannot be built.
     pub fn new(settings: LlmSettings) -> Result<Llm, LlmError> {
         let ollama = Ollama::new(&settings)?;
-        let turns = Semaphore::new(settings.calls);
-        let watch = ServerHealth::new(settings.endpoint.to_string(), settings.timeout);
+        let permits = Semaphore::new(settings.calls);
+        let health = ServerHealth::new(settings.endpoint.to_string(), settings.timeout);
         let model = settings.model.as_str().into();
         metrics::llm_limit(settings.calls);
         let (ollama, handshake) = (Arc::new(ollama), Mutex::new(None));
-        Ok(Llm(Arc::new(Inner { settings, model, ollama, handshake, turns, watch })))
+        Ok(Llm(Arc::new(LlmInner { settings, model, ollama, handshake, permits, health })))
     }
 
-    /// Asks the server whether it is there, has the model and can load it. Once it has said yes, later calls
-    /// answer from memory.
+    /// Checks that the server answers, has the model and can load it. A success is remembered: later calls return it
+    /// without contacting the server.
     ///
     /// # Errors
-    /// What is wrong, as a sentence to follow "the LLM at ...".
-    pub async fn probe(&self) -> Result<Arc<Server>, LlmError> {
+    /// [`LlmError`], whose message follows "the LLM at ...".
+    pub async fn probe(&self) -> Result<Arc<ServerInfo>, LlmError> {
         let server = self.handshake().await;
         if let Err(error) = &server {
-            self.0.watch.note(error);
+            self.0.health.note(error);
         }
         server
     }
 
-    /// Asks the server whether it is there and has the model, which is not loaded for it.
+    /// Checks that the server answers and has the model, without loading the model.
     ///
     /// # Errors
-    /// What is wrong, as a sentence to follow "the LLM at ...".
-    pub async fn look(&self) -> Result<Server, LlmError> {
-        self.0.ollama.look().await
+    /// [`LlmError`], whose message follows "the LLM at ...".
+    pub async fn inspect(&self) -> Result<ServerInfo, LlmError> {
+        self.0.ollama.inspect().await
     }
 
-    /// Asks for the codes of one text. Waits for a turn; then at most the time of two calls.
+    /// Classifies one text. Waits for a permit; after that it takes at most two timeouts and the pause between them.
     ///
     /// # Errors
-    /// Why there is no answer; [`LlmError::Resting`] without having asked.
-    pub async fn classify(&self, text: &str) -> Result<Answer, LlmError> {
+    /// The error of the last attempt, or [`LlmError::BreakerOpen`] without a call.
+    pub async fn classify(&self, text: &str) -> Result<LlmAnswer, LlmError> {
         let inner = &*self.0;
         // The semaphore is never closed.
-        let _turn = inner.turns.acquire().await;
-        let Some(permit) = inner.watch.ask() else { return Err(LlmError::Resting) };
+        let _permit = inner.permits.acquire().await;
+        let Some(permit) = inner.health.try_acquire() else { return Err(LlmError::BreakerOpen) };
         let started = Instant::now();
         let _flight = metrics::llm_flight();
         let asked = match self.ask(text, Attempt::First).await {
-            Err(error) if error.may_pass() => {
+            Err(error) if error.is_transient() => {
                 metrics::llm_retry(error.kind());
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(RETRY_PAUSE).await;
                 self.ask(text, Attempt::Second).await
             }
             asked => asked,
         };
         match asked {
             Ok(Labels { tmd, confidence }) => {
-                inner.watch.answered();
-                Ok(Answer { tmd, confidence, took: started.elapsed() })
+                inner.health.on_success();
+                Ok(LlmAnswer { tmd, confidence, took: started.elapsed() })
             }
             Err(error) => {
-                inner.watch.failed(permit, &error);
+                inner.health.on_failure(permit, &error);
                 Err(error)
             }
         }
     }
 
-    /// The server, as it has said or is saying; asked anew after it had failed to. Loading a model can take longer than
-    /// a call may: who waits here and gives up leaves it going on for the next.
+    /// The handshake: finished, in progress, or started again after a failure. Loading a model can take longer than the
+    /// timeout of a call, so a handshake continues for later calls when the first one times out.
     fn handshake(&self) -> Handshake {
-        let mut handshake = self.0.handshake.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut handshake = lock(&self.0.handshake);
         match &*handshake {
             Some(known) if !matches!(known.peek(), Some(Err(_))) => known.clone(),
             _ => {
                 let ollama = self.0.ollama.clone();
-                let asking = async move { ollama.introduce().await.map(Arc::new) };
+                let asking = async move { ollama.handshake().await.map(Arc::new) };
                 handshake.insert(asking.boxed().shared()).clone()
             }
         }
     }
 
-    /// One call within its deadline.
+    /// One attempt within the timeout.
     async fn ask(&self, text: &str, attempt: Attempt) -> Result<Labels, LlmError> {
         let inner = &*self.0;
         let started = Instant::now();
@@ -178,18 +160,18 @@ impl Llm {
         &self.0.model
     }
 
-    /// Where the server is.
+    /// The base address of the server.
     pub fn endpoint(&self) -> &Endpoint {
         &self.0.settings.endpoint
     }
 
-    /// How it has been lately.
+    /// The recent health of the server.
     pub fn status(&self) -> Status {
-        self.0.watch.status()
+        self.0.health.status()
     }
 
-    /// Calls in flight now.
+    /// The number of calls in flight.
     pub fn in_flight(&self) -> usize {
-        self.0.settings.calls - self.0.turns.available_permits()
+        self.0.settings.calls - self.0.permits.available_permits()
     }
 }

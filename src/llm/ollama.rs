@@ -1,10 +1,12 @@
-//! Ollama's own HTTP API: is it there, does it have the model, and one question.
+//! The client of Ollama's HTTP API: version, models, and generation.
 //!
-//! Replies permit out whatever is zero or empty, so everything is read with defaults. Only a reply that says it is
-//! done, and done because the model had finished, counts.
+//! Ollama omits fields that are zero or empty, so all fields are read with defaults. A response counts only if `done`
+//! is true and `done_reason` is `stop`.
 
-use super::answer::{Labels, Token, read};
-use super::{LlmError, LlmSettings, Server, prompt};
+use super::answer::{Labels, TokenLogprob, read};
+use super::error::LlmError;
+use super::prompt;
+use super::settings::LlmSettings;
 use crate::endpoint::{self, Unread, beginning, cause};
 use crate::metrics;
 use reqwest::{Client, RequestBuilder};
@@ -12,22 +14,31 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// For what a server answers from memory.
-const INTRODUCTION: Duration = Duration::from_secs(5);
-/// For loading a model from disk.
-const LOADING: Duration = Duration::from_secs(120);
-/// No reply is longer.
-const LONGEST_REPLY: usize = 256 * 1024;
-/// How long the server is asked to keep the model after a call.
+/// Time limit of calls that a server answers from memory.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit of loading a model from disk.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// The longest response body that is read, in bytes.
+const MAX_RESPONSE_BYTES: usize = 256 * 1024;
+/// How long the server keeps the model loaded after a call.
 const KEEP_ALIVE: &str = "30m";
+
+/// What the server reported in the handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// The version of Ollama.
+    pub version: String,
+    /// The model has the capability `thinking`, which each request must turn off.
+    pub thinks: bool,
+}
 
 pub struct Ollama {
     client: Client,
     settings: LlmSettings,
 }
 
-/// The first question for a text is put so that the same text gets the same answer; a second one, because that answer
-/// was no use, so that it can be another.
+/// The attempt of a call. The first samples greedily, so equal texts get equal answers. The second follows an unusable
+/// answer, so it samples with a temperature and another seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempt {
     First,
@@ -36,90 +47,91 @@ pub enum Attempt {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Version {
+struct VersionResponse {
     version: String,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Tags {
-    models: Vec<Model>,
+struct TagsResponse {
+    models: Vec<ModelTag>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Model {
+struct ModelTag {
     name: String,
     capabilities: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Reply {
+struct GenerateResponse {
     response: String,
     done: bool,
     done_reason: String,
     prompt_eval_count: u64,
     eval_count: u64,
-    logprobs: Vec<Token>,
+    logprobs: Vec<TokenLogprob>,
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct ErrorResponse {
     error: String,
 }
 
 impl Ollama {
-    /// For the server of these settings.
+    /// Builds the HTTP client; makes no call.
     pub fn new(settings: &LlmSettings) -> Result<Ollama, LlmError> {
         let client = endpoint::client(settings.calls);
         let client = client.map_err(|error| LlmError::Client { problem: cause(&error) })?;
         Ok(Ollama { client, settings: settings.clone() })
     }
 
-    /// Whether it is an Ollama and has the model.
-    pub async fn look(&self) -> Result<Server, LlmError> {
-        let Version { version } = self.get("/api/version").await?;
-        let Tags { models } = self.get("/api/tags").await?;
+    /// Checks that the server is Ollama and has the model.
+    pub async fn inspect(&self) -> Result<ServerInfo, LlmError> {
+        let VersionResponse { version } = self.get("/api/version").await?;
+        let TagsResponse { models } = self.get("/api/tags").await?;
         let wanted = &self.settings.model;
         let model = models.iter().find(|model| names_model(&model.name, wanted));
         let Some(model) = model else {
             let has = models.into_iter().take(5).map(|model| model.name).collect();
             return Err(LlmError::NoModel { model: wanted.clone(), has });
         };
-        Ok(Server { version, thinks: model.capabilities.iter().any(|can| can == "thinking") })
+        Ok(ServerInfo { version, thinks: model.capabilities.iter().any(|can| can == "thinking") })
     }
 
-    /// Whether it is an Ollama, has the model, and can load it.
-    pub async fn introduce(&self) -> Result<Server, LlmError> {
-        let server = self.look().await?;
-        // An empty prompt loads the model. It is a call of its own, because it may take minutes.
+    /// Checks that the server is Ollama and has the model, and loads the model.
+    pub async fn handshake(&self) -> Result<ServerInfo, LlmError> {
+        let server = self.inspect().await?;
+        // An empty prompt loads the model. This may take minutes, so it is a call with its own time limit.
         let body = self.body("", Attempt::First, &server);
         let loading = self.send("/api/generate", self.client.post(self.at("/api/generate")).json(&body));
-        let (_, reply) = within(LOADING, loading).await?;
-        let reply: Reply = read_json("/api/generate", 200, &reply)?;
-        if reply.done { Ok(server) } else { Err(incomplete(&reply)) }
+        let (_, body) = within(LOAD_TIMEOUT, loading).await?;
+        let response: GenerateResponse = read_json("/api/generate", 200, &body)?;
+        if response.done { Ok(server) } else { Err(incomplete(&response)) }
     }
 
-    /// Asks for the labels of one text.
-    pub async fn ask(&self, text: &str, attempt: Attempt, server: &Server) -> Result<Labels, LlmError> {
+    /// Requests the labels of one text.
+    pub async fn ask(&self, text: &str, attempt: Attempt, server: &ServerInfo) -> Result<Labels, LlmError> {
         let body = self.body(&prompt::question(text), attempt, server);
         let request = self.client.post(self.at("/api/generate")).json(&body);
-        let (status, reply) = self.send("/api/generate", request).await?;
-        let reply: Reply = read_json("/api/generate", status, &reply)?;
-        if !reply.done || reply.done_reason != "stop" {
-            return Err(incomplete(&reply));
+        let (status, body) = self.send("/api/generate", request).await?;
+        let response: GenerateResponse = read_json("/api/generate", status, &body)?;
+        if !response.done || response.done_reason != "stop" {
+            return Err(incomplete(&response));
         }
-        metrics::llm_tokens(reply.prompt_eval_count, reply.eval_count);
-        Ok(read(&reply.response, &reply.logprobs)?)
+        metrics::llm_tokens(response.prompt_eval_count, response.eval_count);
+        Ok(read(&response.response, &response.logprobs)?)
     }
 
     fn at(&self, path: &str) -> String {
         self.settings.endpoint.at(path)
     }
 
-    /// One set of options for every call, the loading one included: a server reloads the model when they change.
-    fn body(&self, question: &str, attempt: Attempt, server: &Server) -> Value {
+    /// The body of `/api/generate`. All calls have the same model options, including the one that loads the model:
+    /// Ollama reloads a model when they change.
+    fn body(&self, question: &str, attempt: Attempt, server: &ServerInfo) -> Value {
         let (temperature, seed) = match attempt {
             Attempt::First => (0.0, 1),
             Attempt::Second => (0.5, 2),
@@ -134,48 +146,50 @@ impl Ollama {
             },
         });
         if server.thinks {
-            // Only said to those who can: others refuse the field.
+            // Models without the capability reject the field.
             body["think"] = json!(false);
         }
         body
     }
 
     async fn get<T: for<'a> Deserialize<'a>>(&self, path: &'static str) -> Result<T, LlmError> {
-        let (status, body) = within(INTRODUCTION, self.send(path, self.client.get(self.at(path)))).await?;
+        let (status, body) =
+            within(HANDSHAKE_TIMEOUT, self.send(path, self.client.get(self.at(path)))).await?;
         read_json(path, status, &body)
     }
 
-    /// Sends, and reads the whole reply of a good status.
+    /// Sends the request; returns status and body if the status is 200.
     async fn send(&self, path: &'static str, request: RequestBuilder) -> Result<(u16, Vec<u8>), LlmError> {
         let broken = |error: reqwest::Error| LlmError::Connect { problem: cause(&error) };
         let response = request.send().await.map_err(broken)?;
         let status = response.status().as_u16();
-        let body = endpoint::read_body(response, LONGEST_REPLY).await.map_err(|unread| match unread {
-            Unread::TooLong => LlmError::TooLong { limit: LONGEST_REPLY },
-            Unread::Broken(error) => broken(error),
-        })?;
+        let body =
+            endpoint::read_body(response, MAX_RESPONSE_BYTES).await.map_err(|unread| match unread {
+                Unread::TooLong => LlmError::TooLong { limit: MAX_RESPONSE_BYTES },
+                Unread::Broken(error) => broken(error),
+            })?;
         if status == 200 {
             return Ok((status, body));
         }
         let said = String::from_utf8_lossy(&body);
-        match serde_json::from_slice::<Refusal>(&body) {
-            Ok(Refusal { error }) if status == 404 && error.contains("model") => {
+        match serde_json::from_slice::<ErrorResponse>(&body) {
+            Ok(ErrorResponse { error }) if status == 404 && error.contains("model") => {
                 Err(LlmError::NoModel { model: self.settings.model.clone(), has: Vec::new() })
             }
-            Ok(Refusal { error }) => Err(LlmError::Status { status, said: beginning(&error) }),
+            Ok(ErrorResponse { error }) => Err(LlmError::Status { status, said: beginning(&error) }),
             Err(_) if status < 500 => Err(LlmError::NotOllama { path, status, said: beginning(&said) }),
             Err(_) => Err(LlmError::Status { status, said: beginning(&said) }),
         }
     }
 }
 
-/// Names without a tag mean the tag `latest`.
+/// Whether `name` is the model `wanted`; a name without a tag has the tag `latest`.
 fn names_model(name: &str, wanted: &str) -> bool {
     name == wanted || (!wanted.contains(':') && name.strip_suffix(":latest") == Some(wanted))
 }
 
-fn incomplete(reply: &Reply) -> LlmError {
-    LlmError::Incomplete { done: reply.done, reason: beginning(&reply.done_reason) }
+fn incomplete(response: &GenerateResponse) -> LlmError {
+    LlmError::Incomplete { done: response.done, reason: beginning(&response.done_reason) }
 }
 
 async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, LlmError>>) -> Result<T, LlmError> {
@@ -207,20 +221,20 @@ mod tests {
     }
 
     #[test]
-    fn all_calls_have_the_same_options_but_for_chance() {
+    fn all_calls_have_the_same_model_options_except_sampling() {
         let settings = LlmSettings {
             endpoint: "http://localhost:1".parse().unwrap(),
             model: "m".to_owned(),
             calls: 1,
-            timeout: LOADING,
+            timeout: LOAD_TIMEOUT,
         };
         let ollama = Ollama::new(&settings).unwrap();
-        let quiet = Server { version: String::new(), thinks: false };
+        let quiet = ServerInfo { version: String::new(), thinks: false };
         let (load, ask) =
             (ollama.body("", Attempt::First, &quiet), ollama.body("x", Attempt::Second, &quiet));
         assert_eq!(load["options"]["num_ctx"], ask["options"]["num_ctx"]);
         assert_eq!(load["system"], ask["system"]);
         assert!(load["think"].is_null());
-        assert_eq!(ollama.body("x", Attempt::First, &Server { thinks: true, ..quiet })["think"], false);
+        assert_eq!(ollama.body("x", Attempt::First, &ServerInfo { thinks: true, ..quiet })["think"], false);
     }
 }

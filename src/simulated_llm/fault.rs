@@ -1,26 +1,26 @@
-//! The ways in which a language model server fails, and when it does.
+//! The faults of a language model server, and when they occur.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// One way to fail.
+/// A fault that the simulated server can inject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Never answers, and holds no slot.
+    /// The call is never answered, and holds no slot.
     Hang,
     /// 500: the model runner has stopped.
     Error500,
-    /// 503: too many requests wait.
+    /// 503: too many requests are queued.
     Busy503,
-    /// 200 and a web page: the answer of a proxy on the way.
+    /// 200 with a web page, as from a captive portal.
     Html,
-    /// 200 and a body that says it is JSON and is not.
+    /// 200 with a JSON content type and a body that is not JSON.
     Garbage,
-    /// A complete answer whose text is a JSON object cut in the middle.
+    /// A complete response whose text is the first half of a JSON object.
     HalfJson,
-    /// `done: false`: the model was stopped on the way.
+    /// `done: false`: the model was stopped.
     Unfinished,
-    /// `done_reason: "length"`: the answer was too long.
+    /// `done_reason: "length"`: the text reached the limit.
     Cut,
     /// Values that are not in the schema.
     WrongName,
@@ -28,7 +28,7 @@ pub enum Fault {
     Numbers,
     /// A body of 50 MB.
     Huge,
-    /// The connection is reset instead of an answer.
+    /// The connection is reset without a response.
     Reset,
     /// 302 to another host.
     Redirect,
@@ -37,7 +37,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// All of them.
+    /// All faults, in the order of the documentation.
     pub const ALL: [Fault; 14] = [
         Fault::Hang,
         Fault::Error500,
@@ -55,7 +55,7 @@ impl Fault {
         Fault::ModelGone,
     ];
 
-    /// As it is written on the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Fault::Hang => "hang",
@@ -75,7 +75,7 @@ impl Fault {
         }
     }
 
-    /// Whether the model itself fails, after the time it always takes; the others fail in front of it, at once.
+    /// Whether the fault occurs in the model, after the usual latency. The others occur before it, without delay.
     pub fn takes_a_slot(self) -> bool {
         matches!(
             self,
@@ -95,7 +95,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A text that names no fault.
+/// The text is no name of a fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a fault is '{received}': expected one of {known}")]
 pub struct UnknownFault {
@@ -115,22 +115,22 @@ impl FromStr for Fault {
     }
 }
 
-/// When a fault strikes: every so many calls, counted since it was set.
+/// Injects a fault on every n-th call, counted since it was set.
 #[derive(Debug)]
-pub struct Plan {
+pub struct FaultSchedule {
     fault: Fault,
     every: u64,
     seen: u64,
 }
 
-impl Plan {
-    /// Every `every`th call; 1 is each, and 0 is taken for it.
+impl FaultSchedule {
+    /// On every n-th call, with n = `every`; 0 is treated as 1.
     pub fn new(fault: Fault, every: u64) -> Self {
-        Plan { fault, every: every.max(1), seen: 0 }
+        FaultSchedule { fault, every: every.max(1), seen: 0 }
     }
 
-    /// Counts a call; what strikes it.
-    pub fn strike(&mut self) -> Option<Fault> {
+    /// Counts a call; returns its fault, if any.
+    pub fn next_fault(&mut self) -> Option<Fault> {
         self.seen += 1;
         self.seen.is_multiple_of(self.every).then_some(self.fault)
     }
@@ -150,10 +150,10 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_strikes_every_so_many_calls() {
-        let mut plan = Plan::new(Fault::Cut, 3);
-        let strikes: Vec<bool> = (0..7).map(|_| plan.strike().is_some()).collect();
-        assert_eq!(strikes, [false, false, true, false, false, true, false]);
-        assert_eq!(Plan::new(Fault::Cut, 1).strike(), Some(Fault::Cut));
+    fn a_fault_occurs_on_every_nth_call() {
+        let mut schedule = FaultSchedule::new(Fault::Cut, 3);
+        let faulty: Vec<bool> = (0..7).map(|_| schedule.next_fault().is_some()).collect();
+        assert_eq!(faulty, [false, false, true, false, false, true, false]);
+        assert_eq!(FaultSchedule::new(Fault::Cut, 1).next_fault(), Some(Fault::Cut));
     }
 }

@@ -1,4 +1,4 @@
-//! How long a call takes: a distribution in a few characters, and the draws from it.
+//! The latency of calls: a distribution in a short notation, and random samples of it.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -6,22 +6,22 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// The longest latency and the widest spread that are taken.
+/// The longest latency and the largest spread that are accepted.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 const WIDEST: f64 = 5.0;
 
 /// The distribution of the time for which a call holds its slot.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Latency {
-    /// `887ms`: always the same.
+    /// `887ms`: constant.
     Constant(Duration),
-    /// `500ms..1500ms`: all between two bounds equally often.
+    /// `500ms..1500ms`: uniform between two bounds.
     Uniform(Duration, Duration),
     /// `887ms~0.2`: log-normal, by its median and the standard deviation of its logarithm.
     LogNormal(Duration, f64),
 }
 
-/// A text that is no latency.
+/// The text is no valid latency.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a latency is '{0}': expected 887ms, 500ms..1500ms or 887ms~0.2 (ms or s, at most a day; spread up to 5)"
@@ -29,7 +29,7 @@ pub enum Latency {
 pub struct InvalidLatency(String);
 
 impl Latency {
-    /// The middle of the distribution: half of the calls are faster.
+    /// The median of the distribution.
     pub fn median(&self) -> Duration {
         match *self {
             Latency::Constant(time) | Latency::LogNormal(time, _) => time,
@@ -39,7 +39,7 @@ impl Latency {
 }
 
 impl Default for Latency {
-    /// What a call took where the service comes from.
+    /// The latency measured with the old service: 887 ms.
     fn default() -> Self {
         Latency::Constant(Duration::from_millis(887))
     }
@@ -85,18 +85,18 @@ impl fmt::Display for Latency {
     }
 }
 
-/// Draws latencies; the same seed draws the same ones.
-pub struct Dice {
+/// Samples latencies; equal seeds give equal samples.
+pub struct LatencySampler {
     random: StdRng,
 }
 
-impl Dice {
-    /// From a seed.
+impl LatencySampler {
+    /// Seeds the random number generator.
     pub fn new(seed: u64) -> Self {
-        Dice { random: StdRng::seed_from_u64(seed) }
+        LatencySampler { random: StdRng::seed_from_u64(seed) }
     }
 
-    /// The next time.
+    /// The next sample.
     pub fn draw(&mut self, latency: Latency) -> Duration {
         match latency {
             Latency::Constant(time) => time,
@@ -108,7 +108,7 @@ impl Dice {
         }
     }
 
-    /// A draw from the standard normal distribution, after Box and Muller.
+    /// A sample of the standard normal distribution (Box-Muller transform).
     fn normal(&mut self) -> f64 {
         let (u, v): (f64, f64) = (self.random.random(), self.random.random());
         // `u` is below one, so the logarithm is finite.
@@ -152,8 +152,8 @@ mod tests {
     #[test]
     fn draws_follow_the_distribution_and_the_seed() {
         let draw = |seed, latency| {
-            let mut dice = Dice::new(seed);
-            let mut times: Vec<Duration> = (0..2001).map(|_| dice.draw(latency)).collect();
+            let mut sampler = LatencySampler::new(seed);
+            let mut times: Vec<Duration> = (0..2001).map(|_| sampler.draw(latency)).collect();
             let drawn = times.clone();
             times.sort();
             (drawn, times)

@@ -1,111 +1,80 @@
-//! A language model server that is not one: it speaks Ollama's HTTP API over TCP, takes its time, answers from the
-//! text within the schema, counts what it was asked, and fails on request.
+//! A simulated language model server. It implements Ollama's HTTP API over TCP, with configurable latency, answers that
+//! follow the schema and depend on the prompt, counters, and injected faults.
 //!
-//! It is what the benchmarks and the tests call when they need a model whose speed is known. It imports nothing of
-//! the house and knows nothing of chunks or codes: a figure measured with it is measured through the same sockets
-//! as one with a real server. `lnsp simulate-llm` runs it as a program; [`SimulatedLlm`] as a part of this process.
+//! Benchmarks and tests use it when they need a model of known speed. It imports no other module of the service and
+//! knows nothing of chunks or codes, so a measurement goes through the same sockets as with a real server.
+//! `lnsp simulate-llm` runs it as a program, [`SimulatedLlm`] in this process.
 
-mod answer;
-mod ask;
-mod desk;
+mod completion;
 mod fault;
 mod latency;
+mod options;
+mod request;
 mod server;
+mod state;
 mod wire;
 
-pub use desk::Counts;
 pub use fault::{Fault, UnknownFault};
 pub use latency::{InvalidLatency, Latency};
+pub use options::Options;
+pub use state::CallCounts;
 
 use actix_web::dev::ServerHandle;
-use desk::Desk;
-use fault::Plan;
+use fault::FaultSchedule;
+use state::ServerState;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-/// How it is and behaves.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Address to listen on.
-    pub host: String,
-    /// Port to listen on; 0 takes a free one.
-    pub port: u16,
-    /// Calls that are worked on at the same time (`OLLAMA_NUM_PARALLEL`); the others wait in line.
-    pub slots: usize,
-    /// How long a call holds its slot.
-    pub latency: Latency,
-    /// For the latencies that are drawn.
-    pub seed: u64,
-    /// The models that are there.
-    pub models: Vec<String>,
-    /// What goes wrong, and with every how manyth call for an answer.
-    pub fault: Option<(Fault, u64)>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            host: "127.0.0.1".to_owned(),
-            port: 0,
-            slots: 10,
-            latency: Latency::default(),
-            seed: 0,
-            models: vec!["llama3.1:8b".to_owned()],
-            fault: None,
-        }
-    }
-}
-
-/// A running one. It ends when it is dropped.
+/// A running simulated server; it stops when dropped.
 pub struct SimulatedLlm {
-    desk: Arc<Desk>,
+    state: Arc<ServerState>,
     url: String,
     server: ServerHandle,
     thread: Option<JoinHandle<()>>,
 }
 
 impl SimulatedLlm {
-    /// Starts one on threads and in a system of its own, so it can be called from anywhere; connections are accepted
-    /// when this returns.
+    /// Starts a server on its own threads and actix system, so no runtime is needed. When this returns, connections are
+    /// accepted.
     ///
     /// # Errors
-    /// The operating system's, for the thread or the address.
+    /// The error of the operating system if the thread cannot start or the address cannot be bound.
     pub fn start(options: Options) -> io::Result<SimulatedLlm> {
-        let desk = Arc::new(Desk::new(&options));
-        let (tell, told) = sync_channel(1);
-        let shared = desk.clone();
+        let state = Arc::new(ServerState::new(&options));
+        let (started, result) = sync_channel(1);
+        let shared = state.clone();
         let thread = std::thread::Builder::new()
             .name("simulated-llm".to_owned())
-            .spawn(move || run(&options, &shared, &tell))?;
+            .spawn(move || run(&options, &shared, &started))?;
         let ended = |_| io::Error::other("the simulated LLM ended as soon as it began");
-        let (server, address) = told.recv().map_err(ended)??;
-        Ok(SimulatedLlm { desk, url: format!("http://{address}"), server, thread: Some(thread) })
+        let (server, address) = result.recv().map_err(ended)??;
+        Ok(SimulatedLlm { state, url: format!("http://{address}"), server, thread: Some(thread) })
     }
 
-    /// `http://address:port`
+    /// The base address, `http://address:port`.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The numbers now.
-    pub fn counts(&self) -> Counts {
-        self.desk.counts()
+    /// The current counters.
+    pub fn counts(&self) -> CallCounts {
+        self.state.counts()
     }
 
-    /// From now on every so manyth call for an answer fails in this way; `None` ends it.
+    /// From now on every n-th generate call has this fault; `None` turns faults off.
     pub fn set_fault(&self, fault: Option<(Fault, u64)>) {
-        self.desk.set_fault(fault.map(|(fault, every)| Plan::new(fault, every)));
+        self.state.set_fault(fault.map(|(fault, every)| FaultSchedule::new(fault, every)));
     }
 
-    /// How long calls hold a slot that they get from now on.
+    /// Sets the latency of calls that get their slot from now on.
     pub fn set_latency(&self, latency: Latency) {
-        self.desk.set_latency(latency);
+        self.state.set_latency(latency);
     }
 
-    /// Closes all connections, answered or not, and waits for the end.
+    /// Closes all connections, including those with calls in progress, and waits for the server to stop.
     pub fn stop(self) {
         drop(self);
     }
@@ -113,29 +82,29 @@ impl SimulatedLlm {
 
 impl Drop for SimulatedLlm {
     fn drop(&mut self) {
-        // The order is given by the call; what it returns only waits.
+        // The call requests the stop; the returned future only waits.
         drop(self.server.stop(false));
         if let Some(thread) = self.thread.take() {
-            // A panic there has been printed, and there is nothing left to end.
+            // A panic of the thread has been printed already.
             drop(thread.join());
         }
     }
 }
 
-/// The way to a server that runs, or why it does not.
-type Started = io::Result<(ServerHandle, SocketAddr)>;
+/// The handle and address of the started server, or why it did not start.
+type StartResult = io::Result<(ServerHandle, SocketAddr)>;
 
-fn run(options: &Options, desk: &Arc<Desk>, tell: &SyncSender<Started>) {
+fn run(options: &Options, state: &Arc<ServerState>, started: &SyncSender<StartResult>) {
     let system = actix_web::rt::System::new();
     let served = system.block_on(async {
-        match server::listen(options, desk) {
+        match server::listen(options, state) {
             Ok((server, address)) => {
-                // Nobody reads when the one who started it is gone; then the handle is gone too.
-                drop(tell.send(Ok((server.handle(), address))));
+                // Sending fails only if the receiver has been dropped; then the handle is dropped too.
+                drop(started.send(Ok((server.handle(), address))));
                 server.await
             }
             Err(error) => {
-                drop(tell.send(Err(error)));
+                drop(started.send(Err(error)));
                 Ok(())
             }
         }

@@ -1,11 +1,11 @@
-//! The HTTP face: Ollama's calls, and one of our own for the numbers.
+//! The HTTP server: Ollama's calls, and `/counts` for the counters.
 
-use super::Options;
-use super::answer::answer;
-use super::ask::{Ask, Format};
-use super::desk::Desk;
+use super::completion::complete;
 use super::fault::Fault;
-use super::wire::{self, Times};
+use super::options::Options;
+use super::request::{Format, GenerateRequest};
+use super::state::ServerState;
+use super::wire::{self, CallTimes};
 use actix_web::dev::Server;
 use actix_web::http::KeepAlive;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
@@ -17,31 +17,31 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Connections that wait to be accepted: a burst of calls must not be told to come back a second later.
+/// The accept backlog. It is large, because a refused SYN in a burst of calls is retried only after a second.
 const BACKLOG: u32 = 4096;
-/// The longest body.
+/// The longest request body, in bytes.
 const MAX_BODY: usize = 16 * 1024 * 1024;
-/// Clients keep their connections between two uploads.
+/// The keep-alive time of idle connections, so that clients keep them between uploads.
 const KEEP: Duration = Duration::from_secs(600);
 
-/// Listens where the options say. One thread serves: the work on a call is microseconds, the rest is waiting.
+/// Binds the address of the options. One thread serves all calls, since each needs only microseconds of CPU time.
 ///
-/// A client that closes or resets its connection ends its call, in the queue or in a slot, as soon as the socket says
-/// so. A client that vanishes without a word (its machine lost power) is not noticed: its call takes its time.
-pub fn listen(options: &Options, desk: &Arc<Desk>) -> io::Result<(Server, SocketAddr)> {
-    let desk = web::Data::from(desk.clone());
-    let server = HttpServer::new(move || App::new().app_data(desk.clone()).configure(routes))
+/// When a client closes or resets its connection, its call is cancelled, in the queue or in a slot. A client that
+/// vanishes without closing (power loss) is not noticed; its call runs to its end.
+pub fn listen(options: &Options, state: &Arc<ServerState>) -> io::Result<(Server, SocketAddr)> {
+    let state = web::Data::from(state.clone());
+    let server = HttpServer::new(move || App::new().app_data(state.clone()).configure(routes))
         .workers(1)
         .backlog(BACKLOG)
         .keep_alive(KeepAlive::Timeout(KEEP))
         .tcp_nodelay(true)
-        // By default actix lets the call of a client that has closed its connection go on.
+        // By default, actix continues a call after its client has closed the connection.
         .h1_allow_half_closed(false)
         .disable_signals()
-        .on_connect(|connection, facts| {
+        .on_connect(|connection, data| {
             let socket = connection.downcast_ref::<actix_web::rt::net::TcpStream>();
             if let Some(socket) = socket.and_then(|socket| socket.as_fd().try_clone_to_owned().ok()) {
-                facts.insert(Socket(socket));
+                data.insert(ClientSocket(socket));
             }
         })
         .bind((options.host.as_str(), options.port))?;
@@ -62,55 +62,56 @@ fn routes(config: &mut web::ServiceConfig) {
         .default_service(web::to(async || HttpResponse::NotFound().body("404 page not found")));
 }
 
-/// The connection of a request once more, to end it from outside.
-struct Socket(OwnedFd);
+/// A duplicate of the socket of a connection, used to reset it.
+struct ClientSocket(OwnedFd);
 
 async fn version() -> HttpResponse {
     HttpResponse::Ok().json(serde_json::json!({ "version": "0.0.0-simulated" }))
 }
 
-async fn tags(desk: web::Data<Desk>) -> HttpResponse {
-    HttpResponse::Ok().json(wire::tags(desk.models()))
+async fn tags(state: web::Data<ServerState>) -> HttpResponse {
+    HttpResponse::Ok().json(wire::tags(state.models()))
 }
 
-async fn counts(desk: web::Data<Desk>) -> HttpResponse {
-    HttpResponse::Ok().json(desk.counts())
+async fn counts(state: web::Data<ServerState>) -> HttpResponse {
+    HttpResponse::Ok().json(state.counts())
 }
 
 async fn generate(
     request: HttpRequest,
     body: Result<Bytes, actix_web::Error>,
-    desk: web::Data<Desk>,
+    state: web::Data<ServerState>,
 ) -> HttpResponse {
     let came = Instant::now();
     let ask = body.map_err(|error| error.to_string());
-    let ask = ask.and_then(|body| serde_json::from_slice::<Ask>(&body).map_err(|error| error.to_string()));
+    let ask = ask
+        .and_then(|body| serde_json::from_slice::<GenerateRequest>(&body).map_err(|error| error.to_string()));
     let ask = match ask {
         Ok(ask) => ask,
         Err(error) => return HttpResponse::BadRequest().json(wire::error(error)),
     };
-    if !desk.has(&ask.model) {
+    if !state.has(&ask.model) {
         return not_found(&ask.model);
     }
     if ask.prompt().is_empty() {
-        desk.loaded();
+        state.loaded();
         return HttpResponse::Ok().json(wire::load(&ask.model));
     }
     if ask.format == Format::Invalid {
         let error = wire::error("invalid format: expected \"json\" or a JSON schema");
         return HttpResponse::InternalServerError().json(error);
     }
-    let fault = desk.received();
+    let fault = state.received();
     if let Some(fault) = fault.filter(|fault| !fault.takes_a_slot()) {
         return fail(fault, &request, &ask).await;
     }
-    let held = desk.slot().await;
+    let held = state.slot().await;
     let started = Instant::now();
-    actix_web::rt::time::sleep(desk.latency()).await;
-    let times = Times { waited: started - came, held: started.elapsed() };
-    let answer = answer(&ask, fault);
+    actix_web::rt::time::sleep(state.latency()).await;
+    let times = CallTimes { waited: started - came, held: started.elapsed() };
+    let answer = complete(&ask, fault);
     if fault.is_none() {
-        desk.answered();
+        state.answered();
     }
     let response = match (fault, ask.stream()) {
         (Some(Fault::Huge), _) => json().streaming(parts(wire::huge(&ask.model))),
@@ -123,8 +124,8 @@ async fn generate(
     response
 }
 
-/// The faults in front of the model.
-async fn fail(fault: Fault, request: &HttpRequest, ask: &Ask) -> HttpResponse {
+/// The response to a fault that occurs before the model.
+async fn fail(fault: Fault, request: &HttpRequest, ask: &GenerateRequest) -> HttpResponse {
     match fault {
         Fault::Hang => std::future::pending().await,
         Fault::Busy503 => HttpResponse::ServiceUnavailable()
@@ -138,21 +139,21 @@ async fn fail(fault: Fault, request: &HttpRequest, ask: &Ask) -> HttpResponse {
         }
         Fault::ModelGone => not_found(&ask.model),
         Fault::Reset => {
-            if let Some(socket) = request.conn_data::<Socket>() {
-                // If it cannot be made abrupt, the connection is still closed without an answer.
-                drop(make_abrupt(socket));
+            if let Some(socket) = request.conn_data::<ClientSocket>() {
+                // If this fails, the connection is still closed without a response.
+                drop(reset_on_close(socket));
             }
-            // A body that fails before its first byte: actix closes the connection, and the head was never sent.
-            let broken = stream::iter([Err::<Bytes, _>(io::Error::other("reset as told"))]);
+            // The body fails before its first byte, so actix closes the connection without sending the headers.
+            let broken = stream::iter([Err::<Bytes, _>(io::Error::other("injected reset"))]);
             HttpResponse::Ok().streaming(broken)
         }
-        // The model's own faults do not come here.
+        // Faults of the model are not handled here.
         _ => HttpResponse::InternalServerError().json(wire::error("model runner has unexpectedly stopped")),
     }
 }
 
-/// From now on closing the connection resets it.
-fn make_abrupt(socket: &Socket) -> io::Result<()> {
+/// Makes closing the connection send a reset (`SO_LINGER` of 0 seconds).
+fn reset_on_close(socket: &ClientSocket) -> io::Result<()> {
     let socket = std::net::TcpStream::from(socket.0.try_clone()?);
     actix_web::rt::net::TcpStream::from_std(socket)?.set_zero_linger()
 }

@@ -1,42 +1,42 @@
-//! Bodies as Ollama writes them.
+//! Response bodies in Ollama's format.
 
-use super::answer::{self, Answer};
-use super::ask::Ask;
+use super::completion::{self, Completion};
+use super::request::GenerateRequest;
 use bytes::Bytes;
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
-/// Bytes of the body that is too large for anybody.
+/// The size of the body of [`huge`], in bytes: larger than any client should accept.
 pub const HUGE: usize = 50_000_000;
 
-/// The times of a call.
-pub struct Times {
-    /// Until it had a slot.
+/// The durations of a call.
+pub struct CallTimes {
+    /// The time until it got a slot.
     pub waited: Duration,
-    /// For which it held the slot.
+    /// The time for which it held the slot.
     pub held: Duration,
 }
 
-/// The whole answer in one object.
-pub fn whole(ask: &Ask, answer: &Answer, times: &Times) -> Value {
+/// The whole response as one object.
+pub fn whole(ask: &GenerateRequest, answer: &Completion, times: &CallTimes) -> Value {
     let mut body = last(ask, answer, times);
     body.insert("response".into(), json!(answer.text));
     if ask.logprobs == Some(true) {
-        body.insert("logprobs".into(), json!(answer::logprobs(ask.prompt(), &answer.text)));
+        body.insert("logprobs".into(), json!(completion::logprobs(ask.prompt(), &answer.text)));
     }
     Value::Object(body)
 }
 
-/// The answer in lines: a token each, then the line that says it is done, unless it is not.
-pub fn lines(ask: &Ask, answer: &Answer, times: &Times) -> Vec<Bytes> {
+/// The streamed response: one line per token, then a final line with `done: true`, unless `done` is false.
+pub fn lines(ask: &GenerateRequest, answer: &Completion, times: &CallTimes) -> Vec<Bytes> {
     let mut logprobs = match ask.logprobs {
-        Some(true) => answer::logprobs(ask.prompt(), &answer.text),
+        Some(true) => completion::logprobs(ask.prompt(), &answer.text),
         _ => Vec::new(),
     }
     .into_iter();
     let mut lines = Vec::new();
-    for piece in answer::pieces(&answer.text) {
+    for piece in completion::pieces(&answer.text) {
         let mut body = head(&ask.model);
         body.insert("response".into(), json!(piece));
         body.insert("done".into(), json!(false));
@@ -51,7 +51,7 @@ pub fn lines(ask: &Ask, answer: &Answer, times: &Times) -> Vec<Bytes> {
     lines
 }
 
-/// The answer to an empty prompt.
+/// The response to an empty prompt, which loads the model.
 pub fn load(model: &str) -> Value {
     let mut body = head(model);
     body.extend([
@@ -62,7 +62,7 @@ pub fn load(model: &str) -> Value {
     Value::Object(body)
 }
 
-/// The models that are there, each with the facts that clients look at.
+/// The response of `/api/tags`: the models with the fields that clients read.
 pub fn tags(models: &[String]) -> Value {
     let model = |name: &String| {
         let digest = blake3::hash(name.as_bytes()).to_hex().to_string();
@@ -79,7 +79,7 @@ pub fn tags(models: &[String]) -> Value {
     json!({ "models": models.iter().map(model).collect::<Vec<_>>() })
 }
 
-/// An answer of [`HUGE`] bytes, in parts that share their memory.
+/// A response of [`HUGE`] bytes, in parts that share memory.
 pub fn huge(model: &str) -> impl Iterator<Item = Bytes> + use<> {
     let before =
         format!("{{\"model\":{},\"done\":true,\"done_reason\":\"stop\",\"response\":\"", json!(model));
@@ -91,7 +91,7 @@ pub fn huge(model: &str) -> impl Iterator<Item = Bytes> + use<> {
     std::iter::once(Bytes::from(before)).chain(parts).chain([rest, Bytes::from_static(after.as_bytes())])
 }
 
-/// An error of Ollama's.
+/// An error response.
 pub fn error(message: impl Into<String>) -> Value {
     json!({ "error": message.into() })
 }
@@ -101,17 +101,18 @@ fn head(model: &str) -> Map<String, Value> {
     Map::from_iter([("model".to_owned(), json!(model)), ("created_at".to_owned(), json!(now))])
 }
 
-/// The members of the last line; those that are zero are left out, as they are there.
-fn last(ask: &Ask, answer: &Answer, times: &Times) -> Map<String, Value> {
+/// The members of the final line. Members that are zero are omitted, as in Ollama.
+fn last(ask: &GenerateRequest, answer: &Completion, times: &CallTimes) -> Map<String, Value> {
     let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let reading = times.held / 10;
-    let read = answer::tokens(ask.prompt()) + answer::tokens(ask.system.as_deref().unwrap_or_default());
+    let read =
+        completion::tokens(ask.prompt()) + completion::tokens(ask.system.as_deref().unwrap_or_default());
     let numbers = [
         ("total_duration", ns(times.waited + times.held)),
         ("load_duration", ns(times.waited)),
         ("prompt_eval_count", read as u64),
         ("prompt_eval_duration", ns(reading)),
-        ("eval_count", answer::tokens(&answer.text) as u64),
+        ("eval_count", completion::tokens(&answer.text) as u64),
         ("eval_duration", ns(times.held - reading)),
     ];
     let mut body = head(&ask.model);
@@ -146,9 +147,13 @@ mod tests {
 
     #[test]
     fn what_is_zero_is_left_out() {
-        let answer = Answer { text: "four".into(), done: true, reason: Some("stop") };
-        let times = Times { waited: Duration::ZERO, held: Duration::from_millis(10) };
-        let body = whole(&Ask { prompt: Some("eight ch".into()), ..Ask::default() }, &answer, &times);
+        let answer = Completion { text: "four".into(), done: true, reason: Some("stop") };
+        let times = CallTimes { waited: Duration::ZERO, held: Duration::from_millis(10) };
+        let body = whole(
+            &GenerateRequest { prompt: Some("eight ch".into()), ..GenerateRequest::default() },
+            &answer,
+            &times,
+        );
         assert_eq!(body["total_duration"], 10_000_000);
         assert_eq!(
             body["prompt_eval_duration"].as_u64().unwrap() + body["eval_duration"].as_u64().unwrap(),

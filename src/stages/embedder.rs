@@ -45,7 +45,7 @@ impl Embedder {
     /// Starts forward passes while an encoder is free and somebody waits. Beside another pass only when many wait: the
     /// few chunks of a small request go on in their order.
     fn pull(&mut self, context: &mut Context<Self>) {
-        let at_once = self.vectorizer.at_once();
+        let at_once = self.vectorizer.concurrency();
         while !self.waiting.is_empty()
             && (self.passes == 0 || (self.passes < at_once && self.waiting.len() >= MANY))
         {
@@ -54,7 +54,7 @@ impl Embedder {
     }
 
     fn start_pass(&mut self, context: &mut Context<Self>) {
-        let (budget, at_once) = (self.vectorizer.budget(), self.vectorizer.at_once());
+        let (budget, at_once) = (self.vectorizer.budget(), self.vectorizer.concurrency());
         let share = |lengths: &[usize]| budget.share(lengths, self.running, at_once);
         let mut parcels = self.waiting.take(|lengths| choose(lengths, share(lengths)));
         parcels.iter_mut().for_each(|parcel| parcel.begin_work(Stage::Embed.name()));

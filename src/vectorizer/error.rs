@@ -1,48 +1,49 @@
-//! Why a text has no vector, and whether the text is to blame.
+//! Why a text has no vector, and whether the text is the cause.
 
-use super::RemoteError;
+use super::remote_error::RemoteError;
 use crate::encoder::EncodeError;
 use crate::threads::WorkerError;
 use std::sync::Arc;
 
-/// Each is a sentence for the one who sent the text. Cheap to clone: a pass that fails answers each of its texts.
+/// Why a text has no vector. Each message is a sentence for the client. Cheap to clone, because the error of a failed
+/// pass is returned for each of its texts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VectorError {
     /// The encoder panicked.
     #[error("the model broke on this text")]
     Broken,
-    /// libtorch found no room.
+    /// libtorch could not allocate memory.
     #[error("the model has not enough memory for this text alone: {0}; give it more memory")]
     OutOfMemory(EncodeError),
-    /// Anything else that the tokenizer or the encoder reports.
+    /// Any other error of the tokenizer or the encoder.
     #[error(transparent)]
     Encode(EncodeError),
-    /// Not one vector for each text.
+    /// The number of vectors differs from the number of texts.
     #[error("the model gave no vector: expected {expected}, received {received}")]
     Count {
-        /// Texts.
+        /// The number of texts.
         expected: usize,
-        /// Vectors.
+        /// The number of vectors.
         received: usize,
     },
-    /// After a panic the model could not be built again; the next pass tries once more.
+    /// The model could not be built again after a panic; the next pass tries again.
     #[error("the model is being loaded; send it again")]
     Loading,
-    /// The threads have ended.
+    /// The threads have ended, because the service is shutting down.
     #[error("the service is going down; send it again")]
     Gone,
     /// An embedding server failed.
     #[error("the embedding server at {endpoint} {error}")]
     Server {
-        /// Where it is.
+        /// The base address of the server.
         endpoint: Arc<str>,
-        /// What it did.
+        /// The error of the request.
         error: RemoteError,
     },
 }
 
 impl VectorError {
-    /// The label in metrics.
+    /// The value of the label `cause` in metrics.
     pub fn cause(&self) -> &'static str {
         match self {
             VectorError::Broken => "panic",
@@ -53,7 +54,7 @@ impl VectorError {
         }
     }
 
-    /// A single text of the pass may be to blame: it is worth looking for it.
+    /// Whether a single text of the pass may be the cause, so that bisecting the pass can isolate it.
     pub fn may_be_a_text(&self) -> bool {
         match self {
             VectorError::Loading | VectorError::Gone => false,
@@ -65,7 +66,7 @@ impl VectorError {
         }
     }
 
-    /// The same text can fare better later: no text is to blame.
+    /// Whether the same text can succeed later, because the text is not the cause.
     pub fn retryable(&self) -> bool {
         match self {
             VectorError::Loading | VectorError::Gone => true,
@@ -78,14 +79,15 @@ impl VectorError {
     }
 }
 
-/// How libtorch says that it has no room: CUDA, then its allocators for the processor.
-const SCARCE: [&str; 3] = ["out of memory", "not enough memory", "can't allocate memory"];
+/// libtorch's messages for a failed allocation: CUDA, then its CPU allocators.
+const OUT_OF_MEMORY: [&str; 3] = ["out of memory", "not enough memory", "can't allocate memory"];
 
 impl From<EncodeError> for VectorError {
     fn from(error: EncodeError) -> Self {
-        let scarce = |reason: &str| SCARCE.iter().any(|sign| reason.to_ascii_lowercase().contains(sign));
+        let out_of_memory =
+            |reason: &str| OUT_OF_MEMORY.iter().any(|message| reason.to_ascii_lowercase().contains(message));
         match &error {
-            EncodeError::Torch { reason, .. } if scarce(reason) => VectorError::OutOfMemory(error),
+            EncodeError::Torch { reason, .. } if out_of_memory(reason) => VectorError::OutOfMemory(error),
             _ => VectorError::Encode(error),
         }
     }
@@ -107,7 +109,7 @@ mod tests {
     use tch::{Device, Kind, Tensor};
 
     #[test]
-    fn what_libtorch_says_without_memory_is_understood() {
+    fn a_failed_allocation_of_libtorch_is_out_of_memory() {
         // More than any machine has: 4 PiB.
         let error = Tensor::f_empty([1 << 52], (Kind::Uint8, Device::Cpu)).unwrap_err().to_string();
         let reason = error.lines().next().unwrap().to_owned();

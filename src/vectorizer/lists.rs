@@ -1,4 +1,4 @@
-//! Lists of texts of any length: equal ones are embedded once, and each pass holds texts of like length.
+//! Vectors for lists of texts: equal texts are embedded once, and each pass holds texts of similar length.
 
 use super::{Text, VectorError, Vectorizer};
 use crate::encoder::plan::Budget;
@@ -7,15 +7,16 @@ use futures_util::{StreamExt, stream};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Texts of one list that wait for the tokenizer.
+/// The number of texts of one list that are queued at the tokenizer.
 const READ_AHEAD: usize = 16;
 
-/// What became of one text.
-type Answer = Result<Arc<[f32]>, VectorError>;
+/// The vector of one text, or why it has none.
+type VectorResult = Result<Arc<[f32]>, VectorError>;
 
 impl Vectorizer {
-    /// The vectors of some texts, in their order. See the head of this module for who goes first.
-    pub async fn vectors(&self, texts: Vec<String>) -> Vec<Answer> {
+    /// One vector of unit length, or an error, per text, in the order of `texts`. The module documentation describes
+    /// the priority of lists.
+    pub async fn vectors(&self, texts: Vec<String>) -> Vec<VectorResult> {
         let mut known: HashMap<Arc<str>, usize> = HashMap::new();
         let mut different: Vec<Arc<str>> = Vec::new();
         let places: Vec<usize> = texts
@@ -33,7 +34,7 @@ impl Vectorizer {
         places.into_iter().map(|place| answers[place].clone()).collect()
     }
 
-    async fn of_different(&self, texts: Vec<Arc<str>>) -> Vec<Answer> {
+    async fn of_different(&self, texts: Vec<Arc<str>>) -> Vec<VectorResult> {
         let reading = texts.into_iter().map(|text| self.read(Lane::Bulk, text));
         let read: Vec<Result<Text, VectorError>> = stream::iter(reading).buffered(READ_AHEAD).collect().await;
         let mut readable: Vec<usize> = (0..read.len()).filter(|place| read[*place].is_ok()).collect();
@@ -41,7 +42,7 @@ impl Vectorizer {
         readable.sort_by_key(|place| size(*place));
         let sizes: Vec<usize> = readable.iter().map(|place| size(*place)).collect();
         let mut left = readable.as_slice();
-        let passes: Vec<&[usize]> = cut(&sizes, self.budget)
+        let passes: Vec<&[usize]> = pass_lengths(&sizes, self.budget)
             .into_iter()
             .map(|count| {
                 let (pass, rest) = left.split_at(count);
@@ -52,15 +53,15 @@ impl Vectorizer {
         let passes = passes.into_iter().map(|places| {
             let texts: Vec<Text> = places.iter().filter_map(|place| read[*place].clone().ok()).collect();
             async move {
-                // Never closed.
-                let _turn = self.turns.acquire().await;
+                // The semaphore is never closed.
+                let _permit = self.permits.acquire().await;
                 (places, self.embed(Lane::Bulk, &texts).await.vectors)
             }
         });
-        let passed: Vec<_> = stream::iter(passes).buffer_unordered(self.at_once()).collect().await;
+        let passed: Vec<_> = stream::iter(passes).buffer_unordered(self.concurrency()).collect().await;
         let missing = VectorError::Count { expected: read.len(), received: 0 };
         let unread = |text: &Result<Text, VectorError>| Err(text.as_ref().err().unwrap_or(&missing).clone());
-        let mut answers: Vec<Answer> = read.iter().map(unread).collect();
+        let mut answers: Vec<VectorResult> = read.iter().map(unread).collect();
         for (places, vectors) in passed {
             for (place, embedded) in places.iter().zip(vectors) {
                 answers[*place] = embedded.map(|embedded| embedded.vector);
@@ -70,9 +71,9 @@ impl Vectorizer {
     }
 }
 
-/// Cuts texts, given by their sizes in ascending order, into passes of this budget: how many are in each. A text that
-/// alone exceeds the budget goes alone.
-fn cut(sizes: &[usize], budget: Budget) -> Vec<usize> {
+/// Divides texts into passes within `budget`; returns the number of texts per pass. `sizes` are token counts in
+/// ascending order. A text that exceeds the budget has a pass of its own.
+fn pass_lengths(sizes: &[usize], budget: Budget) -> Vec<usize> {
     let mut passes: Vec<usize> = Vec::new();
     let mut count = 0;
     for size in sizes {
@@ -92,9 +93,13 @@ mod tests {
     #[test]
     fn passes_are_as_full_as_the_budget_lets_them_be() {
         let budget = Budget { tokens: 100, texts: 4 };
-        assert_eq!(cut(&[], budget), Vec::<usize>::new());
-        assert_eq!(cut(&[5, 5, 5, 5, 5, 5], budget), [4, 2], "texts");
-        assert_eq!(cut(&[10, 30, 33, 34, 50, 50], budget), [3, 2, 1], "tokens, padding included");
-        assert_eq!(cut(&[10, 400, 500], budget), [1, 1, 1], "one that is too large goes alone");
+        assert_eq!(pass_lengths(&[], budget), Vec::<usize>::new());
+        assert_eq!(pass_lengths(&[5, 5, 5, 5, 5, 5], budget), [4, 2], "texts");
+        assert_eq!(pass_lengths(&[10, 30, 33, 34, 50, 50], budget), [3, 2, 1], "tokens, padding included");
+        assert_eq!(
+            pass_lengths(&[10, 400, 500], budget),
+            [1, 1, 1],
+            "a text that is too large has its own pass"
+        );
     }
 }

@@ -1,26 +1,26 @@
-//! The model of this process: a tokenizer and some encoders, each on a thread of its own.
+//! The model of this process: a tokenizer and encoders, each on its own thread.
 
-use super::VectorError;
+use super::error::VectorError;
 use crate::encoder::{Encoder, Tokenizer, Tokens, Vector};
 use crate::metrics;
 use crate::threads::{Lane, Worker};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The encoders.
-pub type Model = Worker<Box<dyn Encoder>>;
+/// The threads that run the encoders, one encoder each.
+pub type EncoderPool = Worker<Box<dyn Encoder>>;
 
-/// Both kinds of threads.
+/// The threads of the local model; cheap to clone.
 #[derive(Clone)]
 pub struct Local {
-    /// The encoders.
-    pub model: Model,
-    /// On a thread of its own: a long text takes longer to tokenize than the pipeline may stand still.
+    /// Runs the passes.
+    pub encoders: EncoderPool,
+    /// A separate thread, because tokenizing a long text would block the async runtime for too long.
     pub tokenizer: Worker<Arc<Tokenizer>>,
 }
 
 impl Local {
-    /// Tokenizes.
+    /// Tokenizes a text on the tokenizer's thread.
     pub(super) async fn read(
         &self,
         lane: Lane,
@@ -35,13 +35,13 @@ impl Local {
         Ok(Arc::new(tokens.await??))
     }
 
-    /// Runs a pass on the next free encoder and measures it there.
+    /// Runs a pass on the next free encoder; returns the vectors and the duration of the computation.
     pub(super) async fn pass(
         &self,
         lane: Lane,
         texts: Vec<Arc<Tokens>>,
     ) -> Result<(Vec<Vector>, Duration), VectorError> {
-        let pass = self.model.run(lane, move |encoder| {
+        let pass = self.encoders.run(lane, move |encoder| {
             let started = Instant::now();
             let texts: Vec<&Tokens> = texts.iter().map(AsRef::as_ref).collect();
             let vectors = encoder.encode(&texts)?;

@@ -1,21 +1,23 @@
-//! Texts to vectors, for whoever needs them: the embedder stage, searches, and those who ask for vectors over HTTP.
+//! Texts to vectors, for the embedder stage, searches, and requests for vectors over HTTP.
 //!
-//! [`Vectorizer`] is the handle. Behind it is the model of this process ([`Local`]: a tokenizer and encoders on threads
-//! of their own) or another embedding server ([`Remote`]). A pass that fails as a whole goes in halves, until the text
-//! that is to blame stands alone; [`VectorError`] says whether one is.
+//! [`Vectorizer`] is the handle. Its backend is the model of this process ([`Local`]: a tokenizer and encoders on their
+//! own threads) or another embedding server ([`Remote`]). A pass that fails as a whole is bisected until the text that
+//! causes the failure is alone; [`VectorError`] says whether a text can be the cause.
 //!
-//! Who goes first: a search is in the express lane and waits for the pass under way at most. A list of texts
-//! ([`Vectorizer::vectors`]) stands in line with ingest, and all lists together have as many passes in the line as
-//! ingest has: each gets half of the model while both want it, and a search overtakes both.
+//! Priority: a search uses the express lane and waits at most for the pass in progress. A list of texts
+//! ([`Vectorizer::vectors`]) shares the bulk lane with ingest. All lists together may queue as many passes as ingest,
+//! so under load each gets half of the model.
 
 mod error;
 mod lists;
 mod local;
 mod remote;
+mod remote_error;
 
 pub use error::VectorError;
-pub use local::{Local, Model};
-pub use remote::{Remote, RemoteError, RemoteSettings};
+pub use local::{EncoderPool, Local};
+pub use remote::{Remote, RemoteSettings};
+pub use remote_error::RemoteError;
 
 use crate::encoder::plan::Budget;
 use crate::encoder::{Tokens, Vector};
@@ -26,137 +28,140 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Gives vectors; cheap to clone.
+/// A handle that computes vectors; cheap to clone.
 #[derive(Clone)]
 pub struct Vectorizer {
-    back: Back,
+    backend: Backend,
     budget: Budget,
-    /// Passes of lists.
-    turns: Arc<Semaphore>,
+    /// Limits the concurrent passes of lists.
+    permits: Arc<Semaphore>,
 }
 
 #[derive(Clone)]
-enum Back {
+enum Backend {
     Local(Local),
     Remote(Remote),
 }
 
-/// A text, ready for a pass.
+/// A text prepared for a pass.
 #[derive(Debug, Clone)]
-pub struct Text(Form);
+pub struct Text(TextForm);
 
 #[derive(Debug, Clone)]
-enum Form {
+enum TextForm {
     Tokens(Arc<Tokens>),
-    /// For a server that has a tokenizer of its own.
+    /// For a server, which tokenizes the text itself.
     Plain(Arc<str>),
 }
 
 impl Text {
-    /// What it costs: its tokens, where they are not known an estimate.
+    /// The number of tokens; an estimate if the text is not tokenized here.
     pub fn size(&self) -> usize {
-        // English has about four bytes a token.
+        // English text has about four bytes per token.
         const BYTES_PER_TOKEN: usize = 4;
         match &self.0 {
-            Form::Tokens(tokens) => tokens.len(),
-            Form::Plain(text) => text.len() / BYTES_PER_TOKEN + 1,
+            TextForm::Tokens(tokens) => tokens.len(),
+            TextForm::Plain(text) => text.len() / BYTES_PER_TOKEN + 1,
         }
     }
 
-    /// The model reads only its beginning. An embedding server does not say so.
+    /// Whether the model reads only the first part of the text. Always false with a server, which does not report it.
     pub fn truncated(&self) -> bool {
-        matches!(&self.0, Form::Tokens(tokens) if tokens.truncated)
+        matches!(&self.0, TextForm::Tokens(tokens) if tokens.truncated)
     }
 }
 
-/// A text's vector.
+/// The vector of one text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embedded {
-    /// Of unit length.
+    /// The vector, of unit length.
     pub vector: Arc<[f32]>,
-    /// The pass it was in.
+    /// The duration of the pass that computed it.
     pub took: Duration,
 }
 
-/// What became of some texts, in their order.
-pub struct Passed {
-    /// Each text's own.
+/// The results of embedding some texts.
+pub struct PassResult {
+    /// One result per text, in the order of the texts.
     pub vectors: Vec<Result<Embedded, VectorError>>,
-    /// All passes together.
+    /// The total duration of all passes.
     pub busy: Duration,
 }
 
 impl Vectorizer {
-    /// Over the model of this process, with so much in a pass.
+    /// Uses the model of this process, with at most `budget` in a pass.
     pub fn local(local: Local, budget: Budget) -> Vectorizer {
-        Vectorizer::over(Back::Local(local), budget)
+        Vectorizer::over(Backend::Local(local), budget)
     }
 
-    /// Over a server, with so much in a request.
+    /// Uses an embedding server, with at most `budget` in a request.
     pub fn remote(remote: Remote, budget: Budget) -> Vectorizer {
-        Vectorizer::over(Back::Remote(remote), budget)
+        Vectorizer::over(Backend::Remote(remote), budget)
     }
 
-    fn over(back: Back, budget: Budget) -> Vectorizer {
-        let vectorizer = Vectorizer { back, budget, turns: Arc::new(Semaphore::new(0)) };
-        vectorizer.turns.add_permits(vectorizer.at_once());
+    fn over(backend: Backend, budget: Budget) -> Vectorizer {
+        let vectorizer = Vectorizer { backend, budget, permits: Arc::new(Semaphore::new(0)) };
+        vectorizer.permits.add_permits(vectorizer.concurrency());
         vectorizer
     }
 
-    /// What a pass may hold.
+    /// The limits of one pass.
     pub fn budget(&self) -> Budget {
         self.budget
     }
 
-    /// Passes that are worth starting side by side.
-    pub fn at_once(&self) -> usize {
-        match &self.back {
-            Back::Local(local) => local.model.threads(),
-            Back::Remote(remote) => remote.calls(),
+    /// The number of passes that run concurrently.
+    pub fn concurrency(&self) -> usize {
+        match &self.backend {
+            Backend::Local(local) => local.encoders.threads(),
+            Backend::Remote(remote) => remote.calls(),
         }
     }
 
-    /// Of its threads.
+    /// The progress of the tokenizer and encoder threads; empty with a server.
     pub fn progress(&self) -> Vec<Progress> {
         self.model()
-            .map_or_else(Vec::new, |local| [local.tokenizer.progress(), local.model.progress()].concat())
+            .map_or_else(Vec::new, |local| [local.tokenizer.progress(), local.encoders.progress()].concat())
     }
 
-    /// The model of this process, where it is one.
+    /// The model of this process, or `None` with a server.
     pub fn model(&self) -> Option<&Local> {
-        match &self.back {
-            Back::Local(local) => Some(local),
-            Back::Remote(_) => None,
+        match &self.backend {
+            Backend::Local(local) => Some(local),
+            Backend::Remote(_) => None,
         }
     }
 
-    /// The server, where it is one.
+    /// The embedding server, or `None` with a local model.
     pub fn server(&self) -> Option<&Remote> {
-        match &self.back {
-            Back::Local(_) => None,
-            Back::Remote(remote) => Some(remote),
+        match &self.backend {
+            Backend::Local(_) => None,
+            Backend::Remote(remote) => Some(remote),
         }
     }
 
-    /// Makes a text ready for a pass.
+    /// Prepares a text for a pass: tokenizes it for a local model.
     ///
     /// # Errors
-    /// When it cannot be tokenized.
+    /// [`VectorError::Encode`] if it cannot be tokenized; the errors of the tokenizer's thread.
     pub async fn read(
         &self,
         lane: Lane,
         text: impl AsRef<str> + Send + 'static,
     ) -> Result<Text, VectorError> {
-        match &self.back {
-            Back::Local(local) => local.read(lane, text).await.map(|tokens| Text(Form::Tokens(tokens))),
-            Back::Remote(_) => Ok(Text(Form::Plain(text.as_ref().into()))),
+        match &self.backend {
+            Backend::Local(local) => {
+                local.read(lane, text).await.map(|tokens| Text(TextForm::Tokens(tokens)))
+            }
+            Backend::Remote(_) => Ok(Text(TextForm::Plain(text.as_ref().into()))),
         }
     }
 
-    /// One pass over these texts. Should it fail as a whole, its halves, and so on: a bad text stands alone after as
-    /// many steps as they can be halved, and the others are no worse for it. The next pass may be as large as ever.
-    pub async fn embed(&self, lane: Lane, texts: &[Text]) -> Passed {
-        let mut passed = Passed { vectors: Vec::with_capacity(texts.len()), busy: Duration::ZERO };
+    /// Embeds the texts in one pass. If the pass fails as a whole and a text may be the cause, its halves are embedded
+    /// separately, recursively, so a bad text is isolated and the others succeed. The size of later passes is not
+    /// reduced.
+    pub async fn embed(&self, lane: Lane, texts: &[Text]) -> PassResult {
+        let mut passed = PassResult { vectors: Vec::with_capacity(texts.len()), busy: Duration::ZERO };
         let mut left = vec![texts];
         while let Some(part) = left.pop() {
             match self.pass(lane, part, part.len() == texts.len()).await {
@@ -178,10 +183,10 @@ impl Vectorizer {
         passed
     }
 
-    /// The vector of a text that a person waits for.
+    /// The vector of one text, computed in the express lane; for searches.
     ///
     /// # Errors
-    /// Why there is none.
+    /// [`VectorError`] says why there is none.
     pub async fn vector(&self, text: String) -> Result<Arc<[f32]>, VectorError> {
         let text = self.read(Lane::Express, text).await?;
         let vectors = self.embed(Lane::Express, &[text]).await.vectors;
@@ -189,25 +194,26 @@ impl Vectorizer {
         vectors.into_iter().next().unwrap_or(missing).map(|embedded| embedded.vector)
     }
 
-    /// As many vectors as texts, or none. A pass that is only a `part` of a failed one is no occasion for patience.
+    /// One pass; the number of vectors is checked. Requests for a part of a failed pass (`whole` is false) are not
+    /// retried.
     async fn pass(
         &self,
         lane: Lane,
         texts: &[Text],
         whole: bool,
     ) -> Result<(Vec<Vector>, Duration), VectorError> {
-        let (vectors, took) = match &self.back {
-            Back::Local(local) => {
+        let (vectors, took) = match &self.backend {
+            Backend::Local(local) => {
                 let tokens = texts.iter().filter_map(|text| match &text.0 {
-                    Form::Tokens(tokens) => Some(tokens.clone()),
-                    Form::Plain(_) => None,
+                    TextForm::Tokens(tokens) => Some(tokens.clone()),
+                    TextForm::Plain(_) => None,
                 });
                 local.pass(lane, tokens.collect()).await?
             }
-            Back::Remote(remote) => {
+            Backend::Remote(remote) => {
                 let plain = texts.iter().filter_map(|text| match &text.0 {
-                    Form::Plain(text) => Some(text.as_ref()),
-                    Form::Tokens(_) => None,
+                    TextForm::Plain(text) => Some(text.as_ref()),
+                    TextForm::Tokens(_) => None,
                 });
                 remote.pass(lane, &plain.collect::<Vec<_>>(), whole).await?
             }
@@ -219,7 +225,7 @@ impl Vectorizer {
     }
 }
 
-/// Counts a vector that has no direction.
+/// Counts unusable vectors in the metrics.
 fn checked(vector: Vector, took: Duration) -> Result<Embedded, VectorError> {
     let vector = vector.inspect_err(|error| {
         if matches!(error, crate::encoder::EncodeError::UnusableVector { .. }) {

@@ -1,69 +1,67 @@
-//! Another embedding server in the place of a model of our own: `GET /health` says what it is, `POST /embed` gives
-//! vectors.
+//! The client of another embedding server, used instead of a local model: `GET /health` identifies the model,
+//! `POST /embed` returns vectors.
 //!
-//! What it says of itself at the start is what the store is held to: an answer of another encoder, of other dimensions
-//! or of another number of vectors is none. What may pass (no connection, no answer in time, 429, 5xx) is asked for
-//! again after growing pauses. Searches have requests of their own and do not wait for those of ingest.
+//! The identity reported at startup is recorded in the store: a response with another encoder, another number of
+//! dimensions or another number of vectors is an error. Transient errors (no connection, time-out, 429, 5xx) are
+//! retried with exponential backoff. Searches have their own permits and do not wait for requests of ingest.
 
-mod error;
-
-pub use error::RemoteError;
-
-use super::VectorError;
+use super::error::VectorError;
+use super::remote_error::RemoteError;
 use crate::encoder::{EncodeError, Vector};
 use crate::endpoint::{self, Endpoint, Unread, beginning, cause};
 use crate::flow::Backoff;
 use crate::metrics;
 use crate::model::ModelIdentity;
 use crate::threads::Lane;
+use crate::threads::lock;
 use reqwest::{Client, RequestBuilder, header};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
-/// What is done with a text there besides applying the weights, as far as we know.
+/// The recipe in the identity of a remote model: all that is known about its processing.
 const RECIPE: &str = "remote, normalised";
-/// For what a server answers from memory.
-const INTRODUCTION: Duration = Duration::from_secs(5);
-/// No word of an answer is longer: a number with all its digits, its comma and white space.
-const NUMBER: usize = 32;
-/// Everything else in an answer.
-const REST: usize = 64 * 1024;
-/// A failure this long ago says nothing about now.
-const RECENT: Duration = Duration::from_secs(30);
-/// A server that asks to be left alone for longer is asked again all the same.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Time limit of `GET /health`.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// An upper bound of the bytes of one number in a response, with comma and white space.
+const NUMBER_BYTES: usize = 32;
+/// An upper bound of the bytes of a response besides its numbers.
+const RESPONSE_OVERHEAD: usize = 64 * 1024;
+/// Failures older than this are not reported by `/health`.
+const FAILURE_MEMORY: Duration = Duration::from_secs(30);
+/// A larger `Retry-After` is reduced to this.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(15);
 
-/// Whom to ask, and how.
+/// Which embedding server is called, and the limits of the calls.
 #[derive(Debug, Clone)]
 pub struct RemoteSettings {
-    /// Where the server is.
+    /// The base address of the server.
     pub endpoint: Endpoint,
-    /// For one request, from sending it to the end of its answer.
+    /// The time limit of one request, from sending it to the end of the response.
     pub timeout: Duration,
-    /// Requests of ingest at once; searches have as many.
+    /// The most concurrent requests of ingest; searches may have as many again.
     pub calls: usize,
-    /// How often a request is repeated that may pass the next time.
+    /// The most retries of a request after transient errors.
     pub repeats: u32,
-    /// The pauses before.
+    /// The pauses between retries.
     pub backoff: Backoff,
 }
 
 impl RemoteSettings {
-    /// The usual way to ask: patient for some twelve seconds, in which a server may start again.
+    /// The defaults: 4 concurrent requests, 30 s each, 6 retries over about twelve seconds, in which a server can restart.
     pub fn at(endpoint: Endpoint) -> RemoteSettings {
         let backoff = Backoff { first: Duration::from_millis(250), ceiling: Duration::from_secs(4) };
         RemoteSettings { endpoint, timeout: Duration::from_secs(30), calls: 4, repeats: 6, backoff }
     }
 }
 
-/// A server that has said what it is; cheap to clone.
+/// A client of an embedding server whose identity is known; cheap to clone.
 #[derive(Clone)]
-pub struct Remote(Arc<Inner>);
+pub struct Remote(Arc<RemoteInner>);
 
-struct Inner {
+struct RemoteInner {
     client: Client,
     settings: RemoteSettings,
     name: Arc<str>,
@@ -71,13 +69,13 @@ struct Inner {
     device: String,
     bulk: Semaphore,
     express: Semaphore,
-    /// Since the last answer.
+    /// The last failure since the last success, as a sentence, and when it happened.
     failure: Mutex<Option<(String, Instant)>>,
 }
 
-/// `GET /health`: the old service's fields. Another lnsp has an object in the place of the model's name.
+/// The response of `GET /health`, with the fields of the old service. Another lnsp sends an object as `model`.
 #[derive(Deserialize)]
-struct Health {
+struct HealthResponse {
     encoder: String,
     dimension: usize,
     #[serde(default)]
@@ -87,33 +85,33 @@ struct Health {
 }
 
 #[derive(Serialize)]
-struct Question<'a> {
+struct EmbedRequest<'a> {
     texts: &'a [&'a str],
     normalize: bool,
 }
 
 #[derive(Deserialize)]
-struct Answer {
-    /// A number that is not finite has no place in JSON; many write null.
+struct EmbedResponse {
+    /// Many servers write a number that is not finite as null, because JSON has no other way.
     embeddings: Vec<Vec<Option<f32>>>,
     #[serde(default)]
     encoder: Option<String>,
 }
 
 impl Remote {
-    /// Asks a server what it is.
+    /// Requests the identity of a server from `GET /health`.
     ///
     /// # Errors
-    /// When there is none, or none that says it.
+    /// [`VectorError::Server`] if it cannot be reached or its response has no encoder and dimension.
     pub async fn connect(settings: RemoteSettings) -> Result<Remote, VectorError> {
         let name: Arc<str> = settings.endpoint.to_string().into();
         let failed = |error| VectorError::Server { endpoint: name.clone(), error };
         let client = endpoint::client(2 * settings.calls);
         let client = client.map_err(|error| failed(RemoteError::Client { problem: cause(&error) }))?;
         let at = settings.endpoint.at("/health");
-        let ask = || send("/health", client.get(&at), INTRODUCTION, REST);
-        let health = patiently(&settings, settings.repeats, ask).await.map_err(failed)?;
-        let health: Health = read("/health", &health).map_err(failed)?;
+        let ask = || send("/health", client.get(&at), HEALTH_TIMEOUT, RESPONSE_OVERHEAD);
+        let health = with_retries(&settings, settings.repeats, ask).await.map_err(failed)?;
+        let health: HealthResponse = read("/health", &health).map_err(failed)?;
         if health.dimension == 0 || health.encoder.trim().is_empty() {
             let said = format!("dimension {}, encoder '{}'", health.dimension, beginning(&health.encoder));
             return Err(failed(RemoteError::Foreign { path: "/health", said }));
@@ -122,36 +120,37 @@ impl Remote {
         let (bulk, express, failure) = (permits(), permits(), Mutex::default());
         let device = health.device.as_deref().map_or_else(|| "unknown".to_owned(), beginning);
         let identity = identity(&health);
-        Ok(Remote(Arc::new(Inner { client, settings, name, identity, device, bulk, express, failure })))
+        Ok(Remote(Arc::new(RemoteInner { client, settings, name, identity, device, bulk, express, failure })))
     }
 
-    /// Where it is.
+    /// The base address of the server.
     pub fn endpoint(&self) -> &str {
         &self.0.name
     }
 
-    /// Which vectors it makes, as far as it can be known from outside: there are no files to hash.
+    /// The identity of its model. The fingerprint hashes the reported names, because the files are not available.
     pub fn identity(&self) -> &ModelIdentity {
         &self.0.identity
     }
 
-    /// What it says it computes on.
+    /// The device that it reports, or "unknown".
     pub fn device(&self) -> &str {
         &self.0.device
     }
 
-    /// Requests of ingest at once.
+    /// The most concurrent requests of ingest.
     pub fn calls(&self) -> usize {
         self.0.settings.calls
     }
 
-    /// What went wrong of late, when nothing has gone well since.
+    /// The last failure within 30 s, unless a request has succeeded since.
     pub fn problem(&self) -> Option<String> {
-        let failure = self.0.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.as_ref().filter(|(_, at)| at.elapsed() < RECENT).map(|(problem, _)| problem.clone())
+        let failure = lock(&self.0.failure);
+        failure.as_ref().filter(|(_, at)| at.elapsed() < FAILURE_MEMORY).map(|(problem, _)| problem.clone())
     }
 
-    /// One request, repeated while that may help if it is a `whole` one, and not a part of one that has failed.
+    /// One request for the vectors of `texts`; returns them with the duration of the last attempt. Transient errors are
+    /// retried if `whole`: not for a part of a pass that has failed.
     pub(super) async fn pass(
         &self,
         lane: Lane,
@@ -159,25 +158,26 @@ impl Remote {
         whole: bool,
     ) -> Result<(Vec<Vector>, Duration), VectorError> {
         let inner = &*self.0;
-        let (turns, repeats) = match lane {
+        let (permits, repeats) = match lane {
             Lane::Bulk => (&inner.bulk, inner.settings.repeats),
-            // Somebody waits, and can ask again.
+            // A client waits and can repeat the search.
             Lane::Express => (&inner.express, 1),
         };
-        // Never closed.
-        let _turn = turns.acquire().await;
+        // The semaphore is never closed.
+        let _permit = permits.acquire().await;
         let repeats = if whole { repeats } else { 0 };
-        let asked = patiently(&inner.settings, repeats, || self.ask(texts)).await;
+        let asked = with_retries(&inner.settings, repeats, || self.ask(texts)).await;
         let asked = asked.map_err(|error| VectorError::Server { endpoint: inner.name.clone(), error });
         self.note(asked.as_ref().err().filter(|error| error.retryable()));
         asked
     }
 
     async fn ask(&self, texts: &[&str]) -> Result<(Vec<Vector>, Duration), RemoteError> {
-        let Inner { client, settings, identity, .. } = &*self.0;
+        let RemoteInner { client, settings, identity, .. } = &*self.0;
         let started = Instant::now();
-        let request = client.post(settings.endpoint.at("/embed")).json(&Question { texts, normalize: true });
-        let limit = texts.len() * identity.dims * NUMBER + REST;
+        let request =
+            client.post(settings.endpoint.at("/embed")).json(&EmbedRequest { texts, normalize: true });
+        let limit = texts.len() * identity.dims * NUMBER_BYTES + RESPONSE_OVERHEAD;
         let vectors = async {
             let body = send("/embed", request, settings.timeout, limit).await?;
             vectors(read("/embed", &body)?, texts.len(), identity)
@@ -190,9 +190,9 @@ impl Remote {
         Ok((vectors, took))
     }
 
-    /// Keeps how it went, for `/health`; the log hears of the first failure and of the end of the last.
+    /// Records the result for `/health`; logs the first failure of a series and the end of the series.
     fn note(&self, error: Option<&VectorError>) {
-        let mut failure = self.0.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failure = lock(&self.0.failure);
         let before = match error {
             Some(error) => failure.replace((error.to_string(), Instant::now())),
             None => failure.take(),
@@ -205,9 +205,9 @@ impl Remote {
     }
 }
 
-/// Asks, and again after a pause while it may pass; after a time-out once, for a server that is too slow is not helped
-/// by more.
-async fn patiently<T, F: Future<Output = Result<T, RemoteError>>>(
+/// Calls `ask` until it succeeds, fails permanently, or the retries are used up. A time-out is retried once: more
+/// requests would only add load to a slow server.
+async fn with_retries<T, F: Future<Output = Result<T, RemoteError>>>(
     settings: &RemoteSettings,
     mut repeats: u32,
     ask: impl Fn() -> F,
@@ -215,12 +215,12 @@ async fn patiently<T, F: Future<Output = Result<T, RemoteError>>>(
     let mut repeat = 0;
     loop {
         match ask().await {
-            Err(error) if repeat < repeats && error.may_pass() => {
+            Err(error) if repeat < repeats && error.is_transient() => {
                 metrics::embed_repeat(error.kind());
                 if matches!(error, RemoteError::Timeout { .. }) {
                     repeats = repeat + 1;
                 }
-                let asked_for = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
+                let asked_for = error.retry_after().unwrap_or_default().min(MAX_RETRY_AFTER);
                 tokio::time::sleep(settings.backoff.pause(repeat).max(asked_for)).await;
                 repeat += 1;
             }
@@ -229,7 +229,7 @@ async fn patiently<T, F: Future<Output = Result<T, RemoteError>>>(
     }
 }
 
-/// Sends, and reads the whole answer of a good status.
+/// Sends the request; returns the body if the status is 200.
 async fn send(
     path: &'static str,
     request: RequestBuilder,
@@ -263,8 +263,12 @@ fn read<T: for<'a> Deserialize<'a>>(path: &'static str, body: &[u8]) -> Result<T
     serde_json::from_slice(body).map_err(foreign)
 }
 
-/// The checked vectors of an answer.
-fn vectors(answer: Answer, expected: usize, identity: &ModelIdentity) -> Result<Vec<Vector>, RemoteError> {
+/// Checks the model and the number of vectors of a response, and normalises the vectors.
+fn vectors(
+    answer: EmbedResponse,
+    expected: usize,
+    identity: &ModelIdentity,
+) -> Result<Vec<Vector>, RemoteError> {
     if let Some(received) = answer.encoder.filter(|encoder| *encoder != identity.name) {
         let (expected, received) = (identity.name.clone(), beginning(&received));
         return Err(RemoteError::OtherModel { what: "encoder", expected, received });
@@ -280,7 +284,7 @@ fn vectors(answer: Answer, expected: usize, identity: &ModelIdentity) -> Result<
     Ok(answer.embeddings.into_iter().map(unit).collect())
 }
 
-/// The vector with length one: as it came where it is so nearly, for it was asked to be.
+/// Scales a vector to unit length. A vector whose length is within 0.001 of 1 is not changed.
 fn unit(numbers: Vec<Option<f32>>) -> Vector {
     const NEARLY: f64 = 1e-3;
     let unusable = |received| Err(EncodeError::UnusableVector { received });
@@ -299,8 +303,9 @@ fn unit(numbers: Vec<Option<f32>>) -> Vector {
     Ok(numbers.into_iter().map(|x| (f64::from(x) / length) as f32).collect())
 }
 
-/// A name of what makes its vectors. The fingerprint is one of names; only another lnsp has one of its files in it.
-fn identity(health: &Health) -> ModelIdentity {
+/// The identity of the model behind a server. The fingerprint hashes the reported names; only another lnsp reports a
+/// fingerprint of its files, which then is part of the hash.
+fn identity(health: &HealthResponse) -> ModelIdentity {
     let model = health.model.as_str().or_else(|| health.model["name"].as_str()).unwrap_or_default();
     let files = health.model["fingerprint"].as_str().unwrap_or_default();
     let dims = health.dimension;
@@ -316,12 +321,12 @@ fn identity(health: &Health) -> ModelIdentity {
 mod tests {
     use super::*;
 
-    fn health(text: &str) -> Health {
+    fn health(text: &str) -> HealthResponse {
         serde_json::from_str(text).unwrap()
     }
 
     #[test]
-    fn a_server_is_known_by_its_names_and_by_nothing_that_changes_from_start_to_start() {
+    fn the_identity_depends_on_names_and_not_on_what_changes_between_starts() {
         let plain = health(r#"{"encoder":"e","model":"m","dimension":3,"device":"cpu","status":"healthy"}"#);
         let moved = health(r#"{"encoder":"e","model":"m","dimension":3,"device":"cuda:0"}"#);
         assert_eq!(identity(&plain), identity(&moved));
@@ -336,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn vectors_are_brought_to_unit_length_and_those_without_a_direction_refused() {
+    fn vectors_are_scaled_to_unit_length_and_unusable_ones_rejected() {
         let exact = [0.6, 0.8];
         assert_eq!(*unit(exact.map(Some).into()).unwrap(), exact, "not touched");
         assert_eq!(*unit(vec![Some(3.0), Some(4.0)]).unwrap(), exact);

@@ -137,7 +137,7 @@ async fn a_search_overtakes_a_list_and_a_list_does_not_keep_ingest_out() {
     let gate = GatedEncoder::shut();
     let service = TestService::build(Overrides { encoder: Some(gate.factory()), ..overrides() }, &[]).await;
     let Some(local) = service.state.vectorizer.model() else { panic!("the model is elsewhere") };
-    let threads = local.model.threads();
+    let threads = local.encoders.threads();
     // Twenty passes of a list, of which as many stand before the model as it has threads.
     let texts: Vec<String> = (0..64 * 20).map(|n| format!("This is fact number {}.", 1000 + n)).collect();
     let list = actix_web::rt::spawn({

@@ -153,7 +153,7 @@ async fn a_text_that_is_refused_stands_alone_after_a_request_for_each_half() {
 async fn requests_under_way_are_bounded_and_a_search_does_not_wait_for_them() {
     let server = ScriptedEmbedder::start([]);
     let vectorizer = connect(RemoteSettings { calls: 3, ..settings(&server.url) }).await;
-    assert_eq!(vectorizer.at_once(), 3);
+    assert_eq!(vectorizer.concurrency(), 3);
     server.shut();
     let passes: Vec<_> = (0..10)
         .map(|_| {

@@ -3,7 +3,7 @@
 use crate::support::process::{lnsp, run};
 use crate::support::test_service::client;
 use crate::support::wait::until;
-use lnsp_ingest::simulated_llm::{Counts, Fault, Latency, Options, SimulatedLlm};
+use lnsp_ingest::simulated_llm::{CallCounts, Fault, Latency, Options, SimulatedLlm};
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -74,7 +74,7 @@ async fn it_says_what_ollama_says() {
     for member in ["model", "digest", "size", "details", "capabilities"] {
         assert!(!tags["models"][0][member].is_null(), "{member} is missing");
     }
-    assert_eq!(get("/counts").await.json::<Counts>().await.unwrap(), Counts::default());
+    assert_eq!(get("/counts").await.json::<CallCounts>().await.unwrap(), CallCounts::default());
     assert_eq!(get("/api/pull").await.status(), 404);
 }
 
@@ -111,7 +111,7 @@ async fn an_answer_is_from_the_text_and_within_the_schema() {
 
     let (_, prose) = post(&llm, &with(ask("Honey never spoils."), "format", Value::Null)).await;
     assert!(prose["response"].as_str().unwrap().ends_with('.'), "{prose}");
-    let counts = Counts { generate: 5, answered: 5, most_in_flight: 1, ..Counts::default() };
+    let counts = CallCounts { generate: 5, answered: 5, most_in_flight: 1, ..CallCounts::default() };
     assert_eq!(llm.counts(), counts);
 }
 
@@ -158,7 +158,7 @@ async fn only_calls_for_an_answer_are_counted_as_such() {
         let (status, loaded) = post(&llm, &with(ask("x"), "prompt", empty)).await;
         assert_eq!((status, &loaded["done"], &loaded["done_reason"]), (200, &json!(true), &json!("load")));
     }
-    assert_eq!(llm.counts(), Counts { loads: 2, ..Counts::default() });
+    assert_eq!(llm.counts(), CallCounts { loads: 2, ..CallCounts::default() });
 }
 
 #[actix_web::test]
@@ -176,7 +176,7 @@ async fn the_slots_bound_and_the_first_to_come_is_the_first_served() {
     until("a client that waited has gone away", || llm.counts().waiting == 4).await;
     assert_eq!(
         llm.counts(),
-        Counts { generate: 6, in_flight: 1, most_in_flight: 1, waiting: 4, ..Counts::default() }
+        CallCounts { generate: 6, in_flight: 1, most_in_flight: 1, waiting: 4, ..CallCounts::default() }
     );
     holder.abort();
     let mut times = Vec::new();
@@ -184,7 +184,10 @@ async fn the_slots_bound_and_the_first_to_come_is_the_first_served() {
         times.push(call.await.unwrap()["created_at"].as_str().unwrap().to_owned());
     }
     assert!(times.is_sorted(), "{times:?}");
-    assert_eq!(llm.counts(), Counts { generate: 6, answered: 4, most_in_flight: 1, ..Counts::default() });
+    assert_eq!(
+        llm.counts(),
+        CallCounts { generate: 6, answered: 4, most_in_flight: 1, ..CallCounts::default() }
+    );
 }
 
 #[actix_web::test]
@@ -205,7 +208,7 @@ async fn many_calls_are_in_flight_at_once_and_no_more_than_the_slots() {
     }
     assert_eq!(
         llm.counts(),
-        Counts { generate: 512, answered: 256, most_in_flight: 200, ..Counts::default() }
+        CallCounts { generate: 512, answered: 256, most_in_flight: 200, ..CallCounts::default() }
     );
 }
 
@@ -252,7 +255,7 @@ async fn each_fault_looks_as_it_does_in_the_wild() {
     }
     assert_eq!(
         llm.counts(),
-        Counts { generate: 13, answered: 1, faulty: 12, most_in_flight: 1, ..Counts::default() }
+        CallCounts { generate: 13, answered: 1, faulty: 12, most_in_flight: 1, ..CallCounts::default() }
     );
 }
 
@@ -273,7 +276,7 @@ async fn a_hanging_call_holds_no_slot_and_faults_strike_every_so_often() {
     assert_eq!(post(&llm, &ask("p")).await.0, 200);
     assert_eq!(
         llm.counts(),
-        Counts { generate: 9, answered: 5, faulty: 4, most_in_flight: 1, ..Counts::default() }
+        CallCounts { generate: 9, answered: 5, faulty: 4, most_in_flight: 1, ..CallCounts::default() }
     );
 }
 

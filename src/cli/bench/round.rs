@@ -1,7 +1,7 @@
 //! One request of ten sentences to one service, and the proof that the language model was asked for each of them.
 
 use super::service::{Answer, ChunkResult, Mode, Service, Timings};
-use crate::simulated_llm::Counts;
+use crate::simulated_llm::CallCounts;
 use serde_json::json;
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ impl Witness {
         Witness { client, simulated }
     }
 
-    async fn counts(&self) -> std::result::Result<Option<Counts>, RoundError> {
+    async fn counts(&self) -> std::result::Result<Option<CallCounts>, RoundError> {
         let Some(url) = &self.simulated else { return Ok(None) };
         let fail = |error| RoundError::Numbers { url: url.clone(), error };
         let response = self.client.get(format!("{url}/counts")).send().await.map_err(fail)?;

@@ -1,83 +1,83 @@
-//! What can go wrong with an embedding server, each as the end of a sentence that begins with "the embedding server
+//! The errors of calls to an embedding server. Each message completes a sentence that begins with "the embedding server
 //! at ...".
 
 use std::time::Duration;
 
-/// Why there are no vectors.
+/// Why a request to an embedding server gave no vectors.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteError {
-    /// No connection, or it broke.
+    /// The connection could not be opened, or broke.
     #[error(
         "cannot be reached ({problem}): start it, or unset LNSP_EMBEDDING_ENDPOINT to use a model of this service"
     )]
     Connect {
-        /// What the system said.
+        /// The innermost error of the HTTP client.
         problem: String,
     },
-    /// Nothing in time.
+    /// No complete response before the deadline.
     #[error("did not answer within {} s", limit.as_secs_f64())]
     Timeout {
-        /// The deadline of the request.
+        /// The time limit of the request.
         limit: Duration,
     },
-    /// An HTTP status that is no answer.
+    /// An HTTP status other than 200.
     #[error("answered {path} with {status}: {said}")]
     Status {
-        /// What was asked.
+        /// The path of the request.
         path: &'static str,
-        /// The status.
+        /// The HTTP status code.
         status: u16,
-        /// The beginning of what came with it.
+        /// The first characters of the response body.
         said: String,
-        /// When it wants to be asked again.
+        /// The value of `Retry-After`, if it is a number of seconds.
         retry_after: Option<Duration>,
     },
-    /// Something else listens there.
+    /// The response has another form: the server is no embedding server.
     #[error(
         "is none: {path} gave \"{said}\"; LNSP_EMBEDDING_ENDPOINT is the base address of a server with POST /embed and a GET /health that names its encoder and its dimension"
     )]
     Foreign {
-        /// What was asked.
+        /// The path of the request.
         path: &'static str,
-        /// The beginning of the answer.
+        /// The first characters of the response body.
         said: String,
     },
-    /// It is not what it was when this service started.
+    /// The model differs from the one reported at startup.
     #[error(
         "has another model than at the start: {what} expected {expected}, received {received}; start the old one there again, or start this service with an empty store"
     )]
     OtherModel {
-        /// What tells them apart.
+        /// The property that differs.
         what: &'static str,
-        /// At the start.
+        /// Its value at startup.
         expected: String,
-        /// Now.
+        /// Its value in this response.
         received: String,
     },
-    /// Not one vector for each text.
+    /// The number of vectors differs from the number of texts.
     #[error("gave a wrong number of vectors: expected {expected}, received {received}")]
     Count {
-        /// Texts.
+        /// The number of texts.
         expected: usize,
-        /// Vectors.
+        /// The number of vectors.
         received: usize,
     },
-    /// More than any answer has.
+    /// The response body is longer than any valid one.
     #[error("sent more than {limit} bytes for one answer")]
     TooLong {
-        /// The limit.
+        /// The limit, in bytes.
         limit: usize,
     },
-    /// Our own side.
+    /// The HTTP client could not be built.
     #[error("cannot be asked: the HTTP client failed: {problem}")]
     Client {
-        /// What the client said.
+        /// The error of the HTTP client.
         problem: String,
     },
 }
 
 impl RemoteError {
-    /// The closed set of names used in metrics.
+    /// The name of the error in metrics, from a closed set.
     pub fn kind(&self) -> &'static str {
         match self {
             RemoteError::Connect { .. } => "connect",
@@ -93,8 +93,8 @@ impl RemoteError {
         }
     }
 
-    /// The same request can fare better a moment later.
-    pub fn may_pass(&self) -> bool {
+    /// Whether the same request can succeed a moment later.
+    pub fn is_transient(&self) -> bool {
         match self {
             RemoteError::Connect { .. } | RemoteError::Timeout { .. } => true,
             RemoteError::Status { status, .. } => *status == 429 || *status >= 500,
@@ -102,17 +102,17 @@ impl RemoteError {
         }
     }
 
-    /// The server refuses what it was sent, and not to be asked at all.
+    /// Whether the server rejects the content of the request (400, 413 or 422).
     pub fn blames_a_text(&self) -> bool {
         matches!(self, RemoteError::Status { status: 400 | 413 | 422, .. })
     }
 
-    /// The server broke over the request: over one of its texts, it may be.
+    /// Whether the server failed while processing the request (500), possibly because of one of its texts.
     pub fn is_internal(&self) -> bool {
         matches!(self, RemoteError::Status { status: 500, .. })
     }
 
-    /// When it wants to be asked again.
+    /// The pause that the server asked for before a retry.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             RemoteError::Status { retry_after, .. } => *retry_after,

@@ -1,61 +1,61 @@
-//! What a client asks: the part of `/api/generate`'s body that makes a difference here.
+//! The body of `/api/generate`, reduced to the fields that affect the simulation.
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use std::fmt;
 
-/// A request for an answer.
+/// The body of a generate call; fields as in Ollama's API.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Ask {
+pub struct GenerateRequest {
     pub model: String,
     pub prompt: Option<String>,
     pub system: Option<String>,
     pub stream: Option<bool>,
     pub format: Format,
-    pub options: Option<Options>,
+    pub options: Option<ModelOptions>,
     pub logprobs: Option<bool>,
 }
 
-/// The option of a model that makes a difference here.
+/// The model options, reduced to the one that affects the simulation.
 #[derive(Debug, Default, Deserialize)]
-pub struct Options {
+pub struct ModelOptions {
     pub num_predict: Option<i64>,
 }
 
-impl Ask {
+impl GenerateRequest {
     pub fn prompt(&self) -> &str {
         self.prompt.as_deref().unwrap_or_default()
     }
 
-    /// The most tokens of the answer; none or a number that is not positive is no limit.
+    /// The most tokens to generate; `None` if `num_predict` is absent or not positive.
     pub fn limit(&self) -> Option<usize> {
         let limit = self.options.as_ref()?.num_predict?;
         usize::try_from(limit).ok().filter(|limit| *limit > 0)
     }
 
-    /// Ollama's clients get lines unless they say otherwise.
+    /// Whether the response is streamed as lines; the default of Ollama is true.
     pub fn stream(&self) -> bool {
         self.stream.unwrap_or(true)
     }
 }
 
-/// The shape that the answer must have.
+/// The required form of the generated text.
 #[derive(Debug, Default, PartialEq)]
 pub enum Format {
-    /// Any text.
+    /// Free text.
     #[default]
     Prose,
     /// Any JSON object.
     Json,
     /// A JSON object with these properties, in this order.
     Schema(Vec<(String, Property)>),
-    /// Neither of these.
+    /// Any other value, which the server rejects.
     Invalid,
 }
 
-/// A property of a schema: one of some values, or anything of a type.
+/// A property of a schema: an enumeration, or a type.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Property {
@@ -117,7 +117,7 @@ impl<'de> Visitor<'de> for FormatVisitor {
         let mut properties = Vec::new();
         while let Some(name) = members.next_key::<String>()? {
             if name == "properties" {
-                properties = members.next_value::<InOrder>()?.0;
+                properties = members.next_value::<OrderedProperties>()?.0;
             } else {
                 members.next_value::<IgnoredAny>()?;
             }
@@ -126,30 +126,30 @@ impl<'de> Visitor<'de> for FormatVisitor {
     }
 }
 
-/// The members of an object in the order in which they were written, which a map would lose.
-struct InOrder(Vec<(String, Property)>);
+/// The members of an object in the order of the text, which a map would not keep.
+struct OrderedProperties(Vec<(String, Property)>);
 
-impl<'de> Deserialize<'de> for InOrder {
+impl<'de> Deserialize<'de> for OrderedProperties {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_map(InOrderVisitor)
+        from.deserialize_map(OrderedPropertiesVisitor)
     }
 }
 
-struct InOrderVisitor;
+struct OrderedPropertiesVisitor;
 
-impl<'de> Visitor<'de> for InOrderVisitor {
-    type Value = InOrder;
+impl<'de> Visitor<'de> for OrderedPropertiesVisitor {
+    type Value = OrderedProperties;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the properties of a schema")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<InOrder, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<OrderedProperties, A::Error> {
         let mut properties = Vec::new();
         while let Some(property) = members.next_entry()? {
             properties.push(property);
         }
-        Ok(InOrder(properties))
+        Ok(OrderedProperties(properties))
     }
 }
 
@@ -157,7 +157,7 @@ impl<'de> Visitor<'de> for InOrderVisitor {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Ask {
+    fn read(text: &str) -> GenerateRequest {
         serde_json::from_str(text).unwrap()
     }
 

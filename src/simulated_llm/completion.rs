@@ -1,57 +1,57 @@
-//! What is answered: a text that depends on the prompt alone and keeps to the schema, in tokens of four characters.
+//! The generated text: it depends on the prompt alone, follows the schema, and has tokens of four characters.
 //!
-//! Nothing here knows what the schema is about.
+//! It works with any schema.
 
-use super::ask::{Ask, Format, Property};
 use super::fault::Fault;
+use super::request::{Format, GenerateRequest, Property};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// Characters of a token.
+/// The number of characters of a token.
 const TOKEN: usize = 4;
 
-/// An answer before it becomes a body.
+/// A generated text with its end state, before it is written as a response body.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct Completion {
     pub text: String,
     pub done: bool,
-    /// Absent while it is not done.
+    /// `done_reason`; `None` if `done` is false.
     pub reason: Option<&'static str>,
 }
 
-/// The answer to `ask`, as the fault bends it.
-pub fn answer(ask: &Ask, fault: Option<Fault>) -> Answer {
-    let text = match &ask.format {
-        Format::Schema(properties) => object(ask.prompt(), properties, fault),
-        Format::Prose if fault != Some(Fault::HalfJson) => prose(ask.prompt()),
-        _ => json!({ "answer": prose(ask.prompt()) }).to_string(),
+/// Generates the text for a request, changed by `fault`.
+pub fn complete(request: &GenerateRequest, fault: Option<Fault>) -> Completion {
+    let text = match &request.format {
+        Format::Schema(properties) => object(request.prompt(), properties, fault),
+        Format::Prose if fault != Some(Fault::HalfJson) => prose(request.prompt()),
+        _ => json!({ "answer": prose(request.prompt()) }).to_string(),
     };
     let half = text.chars().count() / 2;
     match fault {
-        Some(Fault::HalfJson) => Answer { text: start(&text, half), done: true, reason: Some("stop") },
-        Some(Fault::Cut) => Answer { text: start(&text, half), done: true, reason: Some("length") },
-        Some(Fault::Unfinished) => Answer { text, done: false, reason: None },
-        _ => match ask.limit() {
+        Some(Fault::HalfJson) => Completion { text: start(&text, half), done: true, reason: Some("stop") },
+        Some(Fault::Cut) => Completion { text: start(&text, half), done: true, reason: Some("length") },
+        Some(Fault::Unfinished) => Completion { text, done: false, reason: None },
+        _ => match request.limit() {
             Some(limit) if tokens(&text) > limit => {
-                Answer { text: start(&text, limit * TOKEN), done: true, reason: Some("length") }
+                Completion { text: start(&text, limit * TOKEN), done: true, reason: Some("length") }
             }
-            _ => Answer { text, done: true, reason: Some("stop") },
+            _ => Completion { text, done: true, reason: Some("stop") },
         },
     }
 }
 
-/// How many tokens a text is.
+/// The number of tokens of a text.
 pub fn tokens(text: &str) -> usize {
     text.chars().count().div_ceil(TOKEN)
 }
 
-/// The text in tokens; put together they are the text.
+/// The tokens of a text; their concatenation is the text.
 pub fn pieces(text: &str) -> Vec<String> {
     let characters: Vec<char> = text.chars().collect();
     characters.chunks(TOKEN).map(|piece| piece.iter().collect()).collect()
 }
 
-/// A token and how sure the model was of it.
+/// A token with its log probability, as in Ollama's responses.
 #[derive(Debug, Clone, Serialize)]
 pub struct Logprob {
     token: String,
@@ -59,7 +59,7 @@ pub struct Logprob {
     bytes: Vec<u8>,
 }
 
-/// For each token of an answer: between -0.7 and 0, and the same for the same prompt.
+/// The log probability of each token of a text, between -0.7 and 0; equal for equal prompts.
 pub fn logprobs(prompt: &str, text: &str) -> Vec<Logprob> {
     let mut random = hash(prompt, "logprobs").finalize_xof();
     let measured = pieces(text).into_iter().map(|token| {
@@ -71,7 +71,7 @@ pub fn logprobs(prompt: &str, text: &str) -> Vec<Logprob> {
     measured.collect()
 }
 
-/// Written by hand, because a map of serde_json has an order of its own.
+/// Formatted by hand, because serde_json's map does not keep the order of the schema.
 fn object(prompt: &str, properties: &[(String, Property)], fault: Option<Fault>) -> String {
     let members = properties.iter().map(|(name, property)| {
         let value = value(prompt, name, property, fault);
@@ -103,7 +103,7 @@ fn value(prompt: &str, name: &str, property: &Property, fault: Option<Fault>) ->
     }
 }
 
-/// Something like a value of the list that is not in it.
+/// A name that resembles `chosen` but is not one of `values`.
 fn wrong(chosen: &Value, values: &[Value]) -> Value {
     let mut name = chosen.as_str().map_or_else(|| chosen.to_string(), str::to_owned);
     while values.iter().any(|value| value.as_str() == Some(&name)) {
@@ -112,7 +112,7 @@ fn wrong(chosen: &Value, values: &[Value]) -> Value {
     name.into()
 }
 
-/// A sentence with two words of the prompt.
+/// A sentence that contains two words of the prompt.
 fn prose(prompt: &str) -> String {
     let words: Vec<&str> =
         prompt.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
@@ -123,7 +123,7 @@ fn prose(prompt: &str) -> String {
     format!("This is about {} and, in passing, about {}.", word("first"), word("second"))
 }
 
-/// A number that depends on both texts, and on where one ends and the other begins.
+/// A pseudo-random number derived from both texts and the boundary between them.
 fn number(prompt: &str, name: &str) -> u64 {
     let mut bytes = [0; 8];
     hash(prompt, name).finalize_xof().fill(&mut bytes);
@@ -147,7 +147,7 @@ mod tests {
 
     const NAMES: [&str; 4] = ["red", "green", "blue", "blue-like"];
 
-    fn ask(prompt: &str, limit: i64) -> Ask {
+    fn ask(prompt: &str, limit: i64) -> GenerateRequest {
         let schema = json!({"type": "object", "properties": {
             "zone": {"enum": NAMES}, "able": {"type": "boolean"}, "colour": {"enum": NAMES}, "free": {"type": "string"},
         }});
@@ -160,58 +160,58 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_keeps_to_the_schema_and_depends_on_the_prompt_alone() {
+    fn a_completion_follows_the_schema_and_depends_on_the_prompt_alone() {
         let mut seen = BTreeSet::new();
         for n in 0..200 {
             let prompt = format!("text number {n}");
-            let given = answer(&ask(&prompt, -1), None);
-            assert_eq!(given, answer(&ask(&prompt, 1000), None));
+            let given = complete(&ask(&prompt, -1), None);
+            assert_eq!(given, complete(&ask(&prompt, 1000), None));
             assert_eq!((given.done, given.reason), (true, Some("stop")));
             let object = read(&given.text);
             let (zone, colour) = (object["zone"].as_str().unwrap(), object["colour"].as_str().unwrap());
             assert!(NAMES.contains(&zone) && NAMES.contains(&colour) && object["able"].is_boolean());
             seen.insert((zone.to_owned(), colour.to_owned()));
         }
-        assert_eq!(seen.len(), 16, "every pair is chosen, so the two names are chosen apart");
+        assert_eq!(seen.len(), 16, "all pairs occur, so the two names are chosen independently");
     }
 
     #[test]
     fn members_come_in_the_order_of_the_schema() {
         let text = r#"{"prompt":"p","format":{"properties":{"z":{"enum":["1"]},"a \"b\"":{"enum":["2"]},"m":{"enum":[3]}}}}"#;
-        let given = answer(&serde_json::from_str(text).unwrap(), None);
+        let given = complete(&serde_json::from_str(text).unwrap(), None);
         assert_eq!(given.text, r#"{"z": "1", "a \"b\"": "2", "m": 3}"#);
     }
 
     #[test]
-    fn without_a_schema_it_speaks_prose() {
-        let ask: Ask = serde_json::from_str(r#"{"prompt":"sun"}"#).unwrap();
-        assert_eq!(answer(&ask, None).text, "This is about sun and, in passing, about sun.");
-        let ask: Ask = serde_json::from_str(r#"{"prompt":"sun","format":"json"}"#).unwrap();
-        assert!(read(&answer(&ask, None).text)["answer"].is_string());
+    fn without_a_schema_the_completion_is_prose() {
+        let ask: GenerateRequest = serde_json::from_str(r#"{"prompt":"sun"}"#).unwrap();
+        assert_eq!(complete(&ask, None).text, "This is about sun and, in passing, about sun.");
+        let ask: GenerateRequest = serde_json::from_str(r#"{"prompt":"sun","format":"json"}"#).unwrap();
+        assert!(read(&complete(&ask, None).text)["answer"].is_string());
     }
 
     #[test]
-    fn a_limit_cuts_the_answer() {
-        let whole = answer(&ask("p", -1), None).text;
-        let short = answer(&ask("p", 5), None);
+    fn a_limit_truncates_the_completion() {
+        let whole = complete(&ask("p", -1), None).text;
+        let short = complete(&ask("p", 5), None);
         assert_eq!((short.text.as_str(), short.reason), (&whole[..20], Some("length")));
         let enough = i64::try_from(tokens(&whole)).unwrap();
-        assert_eq!(answer(&ask("p", enough), None).reason, Some("stop"));
-        assert_eq!(answer(&ask("p", enough - 1), None).reason, Some("length"));
+        assert_eq!(complete(&ask("p", enough), None).reason, Some("stop"));
+        assert_eq!(complete(&ask("p", enough - 1), None).reason, Some("length"));
     }
 
     #[test]
-    fn faults_bend_the_answer() {
-        let whole = answer(&ask("p", -1), None).text;
-        let bent = |fault| answer(&ask("p", -1), Some(fault));
-        let half = bent(Fault::HalfJson);
+    fn faults_change_the_completion() {
+        let whole = complete(&ask("p", -1), None).text;
+        let changed = |fault| complete(&ask("p", -1), Some(fault));
+        let half = changed(Fault::HalfJson);
         assert!(whole.starts_with(&half.text) && serde_json::from_str::<Value>(&half.text).is_err());
         assert_eq!((half.done, half.reason), (true, Some("stop")));
-        assert_eq!(bent(Fault::Cut), Answer { reason: Some("length"), ..half });
-        assert_eq!(bent(Fault::Unfinished), Answer { text: whole, done: false, reason: None });
-        let wrong = read(&bent(Fault::WrongName).text);
+        assert_eq!(changed(Fault::Cut), Completion { reason: Some("length"), ..half });
+        assert_eq!(changed(Fault::Unfinished), Completion { text: whole, done: false, reason: None });
+        let wrong = read(&changed(Fault::WrongName).text);
         assert!(wrong["zone"].is_string() && !NAMES.contains(&wrong["zone"].as_str().unwrap()), "{wrong}");
-        assert!(read(&bent(Fault::Numbers).text)["colour"].as_u64().unwrap() < 4);
+        assert!(read(&changed(Fault::Numbers).text)["colour"].as_u64().unwrap() < 4);
     }
 
     #[test]

@@ -1,0 +1,24 @@
+//! Reads the JSON files of a model folder.
+
+use super::error::EncodeError;
+use serde::de::DeserializeOwned;
+use std::fs;
+use std::path::Path;
+
+pub(super) const FETCH_AGAIN: &str = "fetch the model again (scripts/setup does), or point to another folder";
+
+/// The error for a file that a model folder must have.
+pub(super) fn missing(folder: &Path, file: &str) -> EncodeError {
+    EncodeError::MissingFile { folder: folder.to_owned(), file: file.to_owned(), remedy: FETCH_AGAIN }
+}
+
+/// Parses a JSON file; `None` if it does not exist.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, EncodeError> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| EncodeError::bad_file(path, format!("{error}; {FETCH_AGAIN}"))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(EncodeError::bad_file(path, error.to_string())),
+    }
+}
