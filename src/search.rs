@@ -1,9 +1,10 @@
-//! From a question to rows: text -> vector -> index (built part and delta) -> rows.
+//! Search: text -> vector -> index (built part and delta) -> rows.
 //!
-//! Works beside the pipeline, on the same vectorizer, index and store. A question overtakes the bulk of ingest.
+//! Uses the vectorizer, index and store of the pipeline. A search has priority over ingest in the vectorizer and the
+//! classifier.
 
 use crate::classifier::LocalClassifier;
-use crate::index::{Effort, Index, IndexError, Mode};
+use crate::index::{Effort, Index, IndexError, SearchMode};
 use crate::metrics;
 use crate::store::{Hit, SearchFilter, Store, StoreError};
 use crate::threads::{Lane, Worker, WorkerError};
@@ -13,122 +14,123 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The most results of one search.
+/// The largest `top_k` of one search.
 pub const MAX_RESULTS: usize = 1000;
-/// How many times the wanted number is fetched where rows are then dropped or re-ordered.
+/// The factor by which more hits are fetched where rows are then dropped or re-ordered.
 const OVERSAMPLING: usize = 5;
 
-/// What is searched by.
+/// The text or vector that a search compares with.
 #[derive(Debug, Clone)]
-pub enum Target {
-    /// Embedded by the model of the store.
+pub enum SearchTarget {
+    /// A text, to be embedded by the model of the store.
     Text(String),
-    /// Given by the client; any length, its direction counts.
+    /// A vector of [`Searcher::dims`] numbers, finite and not zero. Its length does not matter.
     Vector(Vec<f32>),
 }
 
-/// One search.
+/// The parameters of one search.
 #[derive(Debug, Clone)]
-pub struct Query {
-    /// What is searched by.
-    pub target: Target,
-    /// 1 to [`MAX_RESULTS`].
+pub struct SearchQuery {
+    /// The text or vector to compare with.
+    pub target: SearchTarget,
+    /// The number of results, 1 to [`MAX_RESULTS`].
     pub top_k: usize,
-    /// Rows that do not match are not counted.
+    /// Only matching rows are returned and counted.
     pub filter: SearchFilter,
-    /// 0 to 1: how much likeness of codes counts against likeness of vectors. Needs a text.
+    /// 0 to 1: the weight of the similarity of TMD codes against that of vectors. Above 0 it needs a text.
     pub tmd_weight: f32,
-    /// Waits until searches reflect this change.
+    /// Waits until the index reflects this clock value.
     pub min_seq: Option<i64>,
 }
 
-/// A row with its score.
+/// A found row with its score.
 #[derive(Debug)]
-pub struct Scored {
-    /// Cosine, or its mixture with the likeness of codes.
+pub struct ScoredHit {
+    /// Cosine, -1 to 1, or its weighted mean with the similarity of codes.
     pub score: f32,
-    /// The row.
+    /// The stored row.
     pub hit: Hit,
 }
 
-/// The answer to a search.
+/// The result of a search.
 #[derive(Debug)]
-pub struct Found {
-    /// Best first.
-    pub results: Vec<Scored>,
-    /// Every change up to this number is reflected.
+pub struct SearchResults {
+    /// The rows, best first.
+    pub results: Vec<ScoredHit>,
+    /// The results reflect every change up to this clock value.
     pub index_seq: i64,
 }
 
-/// Why a search has no answer.
+/// Why a search failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SearchError {
-    /// The query itself is wrong.
+    /// The query is invalid.
     #[error("{message}")]
     Invalid {
-        /// The field to mend.
+        /// The name of the invalid field.
         param: &'static str,
-        /// What is wrong with it.
+        /// What the field must be, and what it is.
         message: String,
     },
     /// The index does not yet reflect `min_seq`.
     #[error("the index reflects change {reached}, not yet {wanted}; ask again")]
     Behind {
-        /// What was asked for.
+        /// The requested clock value.
         wanted: i64,
-        /// What there is.
+        /// The clock value that the index reflects.
         reached: i64,
     },
-    /// The text has no vector.
+    /// The text could not be embedded.
     #[error(transparent)]
     Vector(#[from] VectorError),
-    /// The classifier's thread could not answer.
+    /// The classifier's thread failed.
     #[error("the classifier could not answer: {0}")]
     Classifier(#[from] WorkerError),
-    /// The index could not answer.
+    /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),
-    /// The database could not answer.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Everything a search needs; cheap to clone.
+/// Runs searches. Cheap to clone.
 #[derive(Clone)]
-pub struct Search {
-    /// Shared with the embedder.
+pub struct Searcher {
+    /// Embeds the text; shared with the embedder stage.
     pub vectorizer: Vectorizer,
-    /// Shared with the extractor.
+    /// Finds the text's codes; shared with the extractor stage.
     pub classifier: Worker<LocalClassifier>,
-    /// Shared with the writer.
+    /// Finds the nearest items; shared with the writer stage.
     pub index: Index,
-    /// Shared with the writer.
+    /// Reads the rows; shared with the writer stage.
     pub store: Store,
-    /// Of the store's model.
+    /// The dimensions of the store's model.
     pub dims: usize,
-    /// How long `min_seq` is waited for.
-    pub patience: Duration,
+    /// The timeout of the wait for `min_seq`.
+    pub min_seq_timeout: Duration,
 }
 
-impl Search {
-    /// Answers a query.
+impl Searcher {
+    /// Runs one search.
     ///
     /// # Errors
-    /// [`SearchError::Invalid`] for a query to be mended, [`SearchError::Behind`] to be asked again.
-    pub async fn find(&self, query: Query) -> Result<Found, SearchError> {
+    /// [`SearchError::Invalid`] for an invalid query; [`SearchError::Behind`] when the index does not reflect `min_seq` in
+    /// time, to be retried; the errors of the vectorizer, the classifier, the index and the store.
+    pub async fn search(&self, query: SearchQuery) -> Result<SearchResults, SearchError> {
         let started = Instant::now();
         self.check(&query)?;
         if let Some(wanted) = query.min_seq
-            && tokio::time::timeout(self.patience, self.index.wait_for(wanted)).await.is_err()
+            && tokio::time::timeout(self.min_seq_timeout, self.index.wait_for(wanted)).await.is_err()
         {
             return Err(SearchError::Behind { wanted, reached: self.index.status().applied_seq });
         }
         let vector: Arc<[f32]> = match &query.target {
-            Target::Text(text) => self.vectorizer.vector(text.clone()).await?,
-            Target::Vector(vector) => vector.as_slice().into(),
+            SearchTarget::Text(text) => self.vectorizer.vector(text.clone()).await?,
+            SearchTarget::Vector(vector) => vector.as_slice().into(),
         };
         let codes = match &query.target {
-            Target::Text(text) if query.tmd_weight > 0.0 => Some(self.codes(text.clone()).await?),
+            SearchTarget::Text(text) if query.tmd_weight > 0.0 => Some(self.codes(text.clone()).await?),
             _ => None,
         };
         let selective = codes.is_some() || query.filter != SearchFilter::default();
@@ -136,8 +138,8 @@ impl Search {
         loop {
             let found = self.index.search_async(vector.clone(), fetch, Effort::default()).await?;
             let mut results = self.rows(&found.hits, &query.filter).await?;
-            // A filter must not empty an answer while there are matching rows: look further until there are
-            // enough, or nothing is left.
+            // A filter must not shorten the results while further rows match: fetch more until there are enough, or no
+            // hits are left.
             if results.len() < query.top_k && found.hits.len() >= fetch {
                 fetch *= 8;
                 continue;
@@ -146,13 +148,13 @@ impl Search {
                 mix(&mut results, codes, query.tmd_weight);
             }
             results.truncate(query.top_k);
-            let mode = if found.mode == Mode::Exact { "exact" } else { "ann" };
+            let mode = if found.mode == SearchMode::Exact { "exact" } else { "ann" };
             metrics::searched(mode, started.elapsed());
-            return Ok(Found { results, index_seq: found.seq });
+            return Ok(SearchResults { results, index_seq: found.seq });
         }
     }
 
-    fn check(&self, query: &Query) -> Result<(), SearchError> {
+    fn check(&self, query: &SearchQuery) -> Result<(), SearchError> {
         let wrong = |param, message| Err(SearchError::Invalid { param, message });
         if !(1..=MAX_RESULTS).contains(&query.top_k) {
             return wrong("top_k", format!("top_k: expected 1 to {MAX_RESULTS}, received {}", query.top_k));
@@ -164,8 +166,10 @@ impl Search {
             );
         }
         match &query.target {
-            Target::Text(text) if text.trim().is_empty() => wrong("query", "query is empty or blank".into()),
-            Target::Text(text) if text.len() > crate::chunk::MAX_TEXT_BYTES => wrong(
+            SearchTarget::Text(text) if text.trim().is_empty() => {
+                wrong("query", "query is empty or blank".into())
+            }
+            SearchTarget::Text(text) if text.len() > crate::chunk::MAX_TEXT_BYTES => wrong(
                 "query",
                 format!(
                     "query too long: expected at most {} bytes, received {}",
@@ -173,14 +177,14 @@ impl Search {
                     text.len()
                 ),
             ),
-            Target::Vector(_) if query.tmd_weight > 0.0 => wrong(
+            SearchTarget::Vector(_) if query.tmd_weight > 0.0 => wrong(
                 "tmd_weight",
                 "tmd_weight needs a query text: codes cannot be found for a vector".into(),
             ),
-            Target::Vector(vector) if vector.len() != self.dims => {
+            SearchTarget::Vector(vector) if vector.len() != self.dims => {
                 wrong("vector", format!("vector: expected {} numbers, received {}", self.dims, vector.len()))
             }
-            Target::Vector(vector)
+            SearchTarget::Vector(vector)
                 if !vector.iter().all(|x| x.is_finite()) || vector.iter().all(|x| *x == 0.0) =>
             {
                 wrong("vector", "vector: expected finite numbers, not all zero".into())
@@ -193,24 +197,26 @@ impl Search {
         Ok(self.classifier.run(Lane::Express, move |classifier| classifier.classify(&text).tmd).await?)
     }
 
-    /// The rows behind the hits that pass the filter, in the order of the hits.
-    async fn rows(&self, hits: &[(u32, f32)], filter: &SearchFilter) -> Result<Vec<Scored>, SearchError> {
+    /// The rows of the hits that match the filter, in the order of the hits.
+    async fn rows(&self, hits: &[(u32, f32)], filter: &SearchFilter) -> Result<Vec<ScoredHit>, SearchError> {
         let items: Vec<u32> = hits.iter().map(|(item, _)| *item).collect();
         let rows = self.store.hits(&items, filter).await?;
         let mut rows: HashMap<u32, Hit> = rows.into_iter().map(|hit| (hit.item, hit)).collect();
-        let scored =
-            hits.iter().filter_map(|(item, score)| Some(Scored { score: *score, hit: rows.remove(item)? }));
+        let scored = hits
+            .iter()
+            .filter_map(|(item, score)| Some(ScoredHit { score: *score, hit: rows.remove(item)? }));
         Ok(scored.collect())
     }
 }
 
-/// Re-orders by (1 - weight) cosine + weight likeness of codes: the cosine of their canonical 16-D encodings.
-fn mix(results: &mut [Scored], codes: Tmd, weight: f32) {
+/// Re-orders by `(1 - weight) * cosine + weight * similarity`, where the similarity of codes is the dot product of their
+/// canonical 16-D encodings.
+fn mix(results: &mut [ScoredHit], codes: Tmd, weight: f32) {
     let wanted = projection::canonical_16d(codes);
     for scored in results.iter_mut() {
-        let likeness: f32 =
+        let similarity: f32 =
             projection::canonical_16d(scored.hit.tmd).iter().zip(wanted).map(|(a, b)| a * b).sum();
-        scored.score = (1.0 - weight) * scored.score + weight * likeness;
+        scored.score = (1.0 - weight) * scored.score + weight * similarity;
     }
     results.sort_by(|a, b| b.score.total_cmp(&a.score));
 }

@@ -20,7 +20,7 @@ use crate::llm::LlmError;
 use crate::metrics;
 use crate::model::ModelIdentity;
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
-use crate::search::Search;
+use crate::search::Searcher;
 use crate::stages::{FaultHook, NoFaults, TmdTools, WriteTools};
 use crate::store::managed::{ManagedError, ManagedPostgres};
 use crate::store::{Dsn, ModelId, Store, StoreError, StoreOptions};
@@ -164,13 +164,13 @@ impl App {
             max_workers: config.max_parallel_workers,
             batch_embeddings: config.enable_batch_embeddings,
         };
-        let search = Search {
+        let searcher = Searcher {
             vectorizer: vectorizer.clone(),
             classifier: classifier.clone(),
             index: index.clone(),
             store: store.clone(),
             dims: identity.dims,
-            patience: Duration::from_secs(10),
+            min_seq_timeout: Duration::from_secs(10),
         };
         let write = WriteTools {
             store: store.clone(),
@@ -197,7 +197,7 @@ impl App {
         let (counts, memory) = (Counts::default(), IdempotencyCache::new(overrides.memory));
         let llm = codes.llm;
         let state =
-            State { pipeline, search, vectorizer, store, index, llm, info, counts, admission, memory };
+            State { pipeline, searcher, vectorizer, store, index, llm, info, counts, admission, memory };
         let state = web::Data::new(state);
         Ok(App { state, postgres })
     }

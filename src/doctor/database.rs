@@ -1,9 +1,9 @@
-//! The database: our own, looked at without starting it, or the configured one; and whose vectors it holds.
+//! The database: the managed one, checked without starting it, or the configured one; and the model of its vectors.
 
 use super::Check;
 use crate::config::Config;
 use crate::model::ModelIdentity;
-use crate::store::managed::survey;
+use crate::store::managed;
 use crate::store::{DatabaseInfo, Dsn, StoreError, inspect};
 
 pub async fn checks(config: &Config, model: Option<&ModelIdentity>) -> Vec<Check> {
@@ -13,7 +13,7 @@ pub async fn checks(config: &Config, model: Option<&ModelIdentity>) -> Vec<Check
             Ok(dsn) => (format!("as configured, {dsn}"), dsn),
             Err(error) => return vec![Check::failure(name, error, "")],
         },
-        None => match survey(&config.data_dir) {
+        None => match managed::inspect(&config.data_dir) {
             Ok(found) => {
                 let own = format!("own, PostgreSQL {}", found.version);
                 match found.running {
@@ -28,31 +28,31 @@ pub async fn checks(config: &Config, model: Option<&ModelIdentity>) -> Vec<Check
         },
     };
     match inspect(dsn).await {
-        Ok(look) => [Some(server(name, &whose, &look)), stored(look, model)].into_iter().flatten().collect(),
+        Ok(info) => [Some(server(name, &whose, &info)), stored(info, model)].into_iter().flatten().collect(),
         Err(error) => vec![Check::failure(name, error, "start it, or correct DATABASE_URL (or PG_DSN)")],
     }
 }
 
-fn server(name: &'static str, whose: &str, look: &DatabaseInfo) -> Check {
+fn server(name: &'static str, whose: &str, info: &DatabaseInfo) -> Check {
     let settings: Vec<String> =
-        look.flushing.iter().map(|(setting, value)| format!("{setting}={value}")).collect();
-    let finding = format!("{whose}: {}, {}", look.version, settings.join(" "));
-    match &look.refused {
+        info.durability.iter().map(|(setting, value)| format!("{setting}={value}")).collect();
+    let finding = format!("{whose}: {}, {}", info.version, settings.join(" "));
+    match &info.refused {
         Some(error) => Check::failure(name, format!("{finding}; {error}"), ""),
         None => Check::ok(name, finding),
     }
 }
 
-/// Whether the vectors in it are of the model that is configured.
-fn stored(look: DatabaseInfo, model: Option<&ModelIdentity>) -> Option<Check> {
+/// Whether its vectors are of the configured model.
+fn stored(info: DatabaseInfo, model: Option<&ModelIdentity>) -> Option<Check> {
     let name = "stored model";
-    let Some(stored) = look.model else {
+    let Some(stored) = info.model else {
         return Some(Check::ok(name, "none yet: the store takes the first one"));
     };
     let wanted = model?;
     Some(match stored.fingerprint == wanted.fingerprint {
         true => Check::ok(name, format!("the configured one, {}", stored.name)),
-        false if !look.has_vectors => {
+        false if !info.has_vectors => {
             Check::ok(name, format!("{stored}, without vectors: the store takes {wanted}"))
         }
         false => {

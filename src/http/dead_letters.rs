@@ -5,7 +5,7 @@ use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
 use crate::http::state::State;
 use crate::metrics;
-use crate::store::{LetterFilter, StoredDeadLetter};
+use crate::store::{DeadLetterFilter, StoredDeadLetter};
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
@@ -42,10 +42,10 @@ pub async fn dead_letters(request: HttpRequest, state: web::Data<State>) -> Resu
         return Err(invalid("limit", &format!("1 to {MAX_PAGE}"), &page.limit.to_string()));
     }
     let cause = page.cause.as_deref().map(cause_of).transpose()?;
-    let filter = LetterFilter { cause, dataset_source: page.dataset_source };
+    let filter = DeadLetterFilter { cause, dataset_source: page.dataset_source };
     let letters = async {
-        let letters = state.store.letters(&filter, page.after, page.limit, PAGE_BYTES).await?;
-        Ok((letters, state.store.count_letters().await?))
+        let letters = state.store.dead_letters(&filter, page.after, page.limit, PAGE_BYTES).await?;
+        Ok((letters, state.store.count_dead_letters().await?))
     };
     let (letters, total) = letters.await.map_err(|error: crate::store::StoreError| {
         let message = format!("the dead letters cannot be read: {error}");

@@ -4,7 +4,7 @@ use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
 use crate::http::ingest::json::shape;
 use crate::http::state::State;
-use crate::search::{Query, Scored, Target};
+use crate::search::{ScoredHit, SearchQuery, SearchTarget};
 use crate::store::SearchFilter;
 use crate::tmd::Axis;
 use crate::wire::read_json;
@@ -66,15 +66,15 @@ impl Label {
 /// The handler. The body is small: the framework's own limit for `Bytes` (256 KiB) holds it.
 pub async fn search(body: web::Bytes, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     let wire: WireQuery = read_json(&body).map_err(shape)?;
-    let found = state.search.find(query(wire)?).await?;
+    let found = state.searcher.search(query(wire)?).await?;
     let results: Vec<Value> = found.results.iter().map(result).collect();
     Ok(HttpResponse::Ok().json(json!({ "results": results, "index_seq": found.index_seq })))
 }
 
-fn query(wire: WireQuery) -> Result<Query, ApiError> {
+fn query(wire: WireQuery) -> Result<SearchQuery, ApiError> {
     let target = match (wire.query, wire.vector) {
-        (Some(text), None) => Target::Text(text),
-        (None, Some(vector)) => Target::Vector(vector),
+        (Some(text), None) => SearchTarget::Text(text),
+        (None, Some(vector)) => SearchTarget::Vector(vector),
         _ => {
             return Err(
                 ApiError::new(ErrorCode::MissingField, "expected either query or vector").param("query")
@@ -82,7 +82,7 @@ fn query(wire: WireQuery) -> Result<Query, ApiError> {
         }
     };
     let code = |label: &Option<Label>, axis| label.as_ref().map(|label| label.code(axis)).transpose();
-    Ok(Query {
+    Ok(SearchQuery {
         target,
         top_k: wire.top_k,
         filter: SearchFilter {
@@ -97,7 +97,7 @@ fn query(wire: WireQuery) -> Result<Query, ApiError> {
     })
 }
 
-fn result(scored: &Scored) -> Value {
+fn result(scored: &ScoredHit) -> Value {
     let hit = &scored.hit;
     json!({
         "id": hit.id, "cpe_id": hit.cpe_id, "text": hit.text, "score": scored.score,

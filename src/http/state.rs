@@ -5,7 +5,7 @@ use crate::index::Index;
 use crate::llm::Llm;
 use crate::model::ModelIdentity;
 use crate::pipeline::Pipeline;
-use crate::search::Search;
+use crate::search::Searcher;
 use crate::store::Store;
 use crate::vectorizer::Vectorizer;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub struct State {
     /// The way in.
     pub pipeline: Arc<Pipeline>,
     /// The way back.
-    pub search: Search,
+    pub searcher: Searcher,
     /// For those who want vectors and nothing else.
     pub vectorizer: Vectorizer,
     /// Asked whether it answers.

@@ -1,4 +1,4 @@
-//! Making volumes agree with the source: examining what is there, rebuilding, catching up.
+//! Brings a volume up to date with the source: checks the existing one, rebuilds, catches up.
 //!
 //! Plain functions without threads or locks; [`super::writer`] decides when they run.
 
@@ -6,39 +6,39 @@ use super::error::{IndexError, SourceError};
 use super::folder::Folder;
 use super::forests::BuildParams;
 use super::options::{IndexIdentity, IndexOptions};
-use super::source::{Change, ChangeSource, Page};
+use super::source::{Change, ChangePage, ChangeSource};
 use super::status::RebuildReason;
 use super::volume::{Volume, VolumeMeta};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-/// A catch-up of more than this many full increments is no catch-up: building once is faster.
+/// Beyond this many full increments a rebuild is faster than a catch-up.
 const FAR_BEHIND: i64 = 4;
 
-/// What the functions here work with.
+/// The folder, the options and the source of an index: what a rebuild or a catch-up needs.
 pub(super) struct RebuildContext<'a> {
     pub(super) folder: &'a Folder,
     pub(super) options: &'a IndexOptions,
     pub(super) source: &'a dyn ChangeSource,
     pub(super) cancelled: &'a (dyn Fn() -> bool + Sync),
-    /// The clock the source must show at least, because commits up to here were heard of.
+    /// The lowest clock that the source may show, because commits up to here are known.
     pub(super) highest_seen_seq: i64,
 }
 
-/// A volume and what it says about itself.
+/// An open volume with its metadata.
 pub(super) struct OpenVolume {
     pub(super) volume: Volume,
-    pub(super) record: VolumeMeta,
+    pub(super) meta: VolumeMeta,
 }
 
 impl RebuildContext<'_> {
-    /// The volume to start with: the one that is there, or a rebuilt one and why.
-    pub(super) fn establish(&self) -> Result<(OpenVolume, Option<RebuildReason>), IndexError> {
+    /// Opens the current volume, or rebuilds it and returns the reason.
+    pub(super) fn open_or_rebuild(&self) -> Result<(OpenVolume, Option<RebuildReason>), IndexError> {
         match self.examine()? {
-            Ok(held) => {
-                self.folder.remove_others(held.volume.path())?;
-                Ok((held, None))
+            Ok(opened) => {
+                self.folder.remove_others(opened.volume.path())?;
+                Ok((opened, None))
             }
             Err(reason) => {
                 tracing::warn!(reason = reason.name(), "rebuilding the index from the database");
@@ -52,15 +52,15 @@ impl RebuildContext<'_> {
         }
     }
 
-    /// Looks at what is there. The inner error is the reason why it cannot be used.
+    /// Opens and checks the current volume. The inner error is the reason for a rebuild.
     fn examine(&self) -> Result<Result<OpenVolume, RebuildReason>, IndexError> {
         let Some(path) = self.folder.current()? else { return Ok(Err(RebuildReason::Missing)) };
-        let held = match self.inspect(&path) {
-            Ok(held) => held,
+        let opened = match self.inspect(&path) {
+            Ok(opened) => opened,
             Err(error) => return Ok(Err(error)),
         };
-        let reason = self.history_of(&held)?;
-        Ok(reason.map_or(Ok(held), Err))
+        let reason = self.check_history(&opened)?;
+        Ok(reason.map_or(Ok(opened), Err))
     }
 
     fn inspect(&self, path: &Path) -> Result<OpenVolume, RebuildReason> {
@@ -73,44 +73,45 @@ impl RebuildContext<'_> {
             }
             let volume = Volume::open(path, identity, self.options.map_size)?;
             let txn = volume.read()?;
-            let record = volume.record(&txn)?.filter(VolumeMeta::known_format);
-            let record =
-                record.ok_or_else(|| IndexError::Damaged("it has no record of this format".into()))?;
-            if record.identity() == *identity {
-                for (forest, items) in &record.forests {
+            let meta = volume.meta(&txn)?.filter(VolumeMeta::known_format);
+            let meta = meta.ok_or_else(|| IndexError::Damaged("it has no metadata of this format".into()))?;
+            if meta.identity() == *identity {
+                for (forest, items) in &meta.forests {
                     if volume.forests.reader(&txn, *forest)?.n_items() != *items {
-                        return Err(IndexError::Damaged("its record and its trees count differently".into()));
+                        return Err(IndexError::Damaged(
+                            "its metadata and its trees differ in the number of items".into(),
+                        ));
                     }
                 }
             }
             drop(txn);
-            Ok(OpenVolume { volume, record })
+            Ok(OpenVolume { volume, meta })
         };
-        // Arroy trusts the bytes it reads, and panics over damaged ones.
-        let held = match catch_unwind(AssertUnwindSafe(open)) {
-            Ok(Ok(held)) => held,
+        // Arroy does not validate what it reads, and panics on damaged bytes.
+        let opened = match catch_unwind(AssertUnwindSafe(open)) {
+            Ok(Ok(opened)) => opened,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the index cannot be used");
                 return Err(RebuildReason::Corrupt);
             }
             Err(_) => return Err(RebuildReason::Corrupt),
         };
-        let IndexIdentity { store_id, fingerprint, dims } = held.record.identity();
+        let IndexIdentity { store_id, fingerprint, dims } = opened.meta.identity();
         if store_id != identity.store_id {
             Err(RebuildReason::StoreChanged)
         } else if fingerprint != identity.fingerprint || dims != identity.dims {
             Err(RebuildReason::ModelChanged)
         } else {
-            Ok(held)
+            Ok(opened)
         }
     }
 
-    /// Whether the source still has the history this volume was built from. A store that was set back has a clock
-    /// behind the watermark, or has written another row at the number of our witness.
-    fn history_of(&self, held: &OpenVolume) -> Result<Option<RebuildReason>, IndexError> {
-        let VolumeMeta { watermark, witness, .. } = held.record;
-        let items = held.record.items();
-        let first = self.ask(|source| source.changes_after(watermark, self.options.policy.page))?;
+    /// Checks that the source still has the history this volume was built from. A store restored from a backup has a
+    /// clock behind the watermark, or another row at the number of the witness. `Some` is the reason for a rebuild.
+    fn check_history(&self, opened: &OpenVolume) -> Result<Option<RebuildReason>, IndexError> {
+        let VolumeMeta { watermark, witness, .. } = opened.meta;
+        let items = opened.meta.items();
+        let first = self.query_source(|source| source.changes_after(watermark, self.options.policy.page))?;
         let behind = first.clock - watermark;
         if behind < 0 {
             return Ok(Some(RebuildReason::StoreRestored));
@@ -119,14 +120,14 @@ impl RebuildContext<'_> {
             return Ok(Some(RebuildReason::FarBehind));
         }
         let Some((seq, item)) = witness else { return Ok(None) };
-        if let Some(row) = self.ask(|source| source.row_at(seq))? {
-            let txn = held.volume.read()?;
-            let built = held.volume.vector(&txn, &held.record, item)?;
+        if let Some(row) = self.query_source(|source| source.row_at(seq))? {
+            let txn = opened.volume.read()?;
+            let built = opened.volume.vector(&txn, &opened.meta, item)?;
             let same = row.item == item && built.as_deref() == Some(&row.vector[..]);
             return Ok((!same).then_some(RebuildReason::StoreRestored));
         }
-        // Gone from its number: in our history it was changed or deleted since, so a later change speaks of it.
-        let mut page = Page::new(first, self.options.policy.page);
+        // No row at that number: if the history is the same, a later change updated or deleted the item.
+        let mut page = ChangePage::new(first, self.options.policy.page);
         loop {
             if page.changes.iter().any(|change| change.item() == item) {
                 return Ok(None);
@@ -138,23 +139,23 @@ impl RebuildContext<'_> {
         }
     }
 
-    /// The source may take its time: waiting for it is not hanging.
-    fn ask<T>(
+    /// Queries the source. The progress meta shows the wait, so that it does not count as a stall.
+    fn query_source<T>(
         &self,
-        question: impl FnOnce(&dyn ChangeSource) -> Result<T, SourceError>,
+        query: impl FnOnce(&dyn ChangeSource) -> Result<T, SourceError>,
     ) -> Result<T, SourceError> {
         let _waiting = self.options.progress.wait();
-        question(self.source)
+        query(self.source)
     }
 
-    fn page(&self, after: i64) -> Result<Page, IndexError> {
+    fn page(&self, after: i64) -> Result<ChangePage, IndexError> {
         let limit = self.options.policy.page;
-        let page = Page::new(self.ask(|source| source.changes_after(after, limit))?, limit);
+        let page = ChangePage::new(self.query_source(|source| source.changes_after(after, limit))?, limit);
         if !page.last && page.upto <= after {
             let message = format!("a full page of changes after {after} has nothing beyond it");
             return Err(SourceError::new(message).into());
         }
-        // A lagging copy, or a store set back under our feet. Following it would lose rows that were acknowledged.
+        // A lagging replica, or a store restored meanwhile. Reading on would lose acknowledged rows.
         if page.last && page.clock < self.highest_seen_seq.max(after) {
             let message =
                 format!("the clock shows {}, commits were seen up to {}", page.clock, self.highest_seen_seq);
@@ -163,27 +164,27 @@ impl RebuildContext<'_> {
         Ok(page)
     }
 
-    /// Fills a new volume page by page, builds it forest by forest, and makes it current.
+    /// Fills a new volume page by page, builds it forest by forest, and makes it the current one.
     pub(super) fn rebuild(&self) -> Result<OpenVolume, IndexError> {
         let path = self.folder.next()?;
-        let held = self.fill(&path).and_then(|held| {
+        let opened = self.fill(&path).and_then(|opened| {
             self.folder.set_current(&path)?;
-            Ok(held)
+            Ok(opened)
         });
-        match held {
-            Ok(held) => {
+        match opened {
+            Ok(opened) => {
                 self.folder.remove_others(&path)?;
                 tracing::info!(
-                    items = held.record.items(),
-                    watermark = held.record.watermark,
+                    items = opened.meta.items(),
+                    watermark = opened.meta.watermark,
                     "index rebuilt"
                 );
-                Ok(held)
+                Ok(opened)
             }
             Err(error) => {
-                // Left over, it would be removed at the next start.
+                // If this fails, the next start removes it.
                 if let Err(error) = std::fs::remove_dir_all(&path) {
-                    tracing::debug!(%error, "an unfinished volume stays for now");
+                    tracing::debug!(%error, "an unfinished volume could not be removed");
                 }
                 Err(error)
             }
@@ -193,32 +194,32 @@ impl RebuildContext<'_> {
     fn fill(&self, path: &Path) -> Result<OpenVolume, IndexError> {
         let identity = &self.options.identity;
         let volume = Volume::open(path, identity, self.options.map_size)?;
-        let mut record = VolumeMeta::empty(identity, self.options.forest_items);
+        let mut meta = VolumeMeta::empty(identity, self.options.forest_items);
         let mut forests = BTreeSet::new();
         loop {
             if (self.cancelled)() {
                 return Err(IndexError::Closed);
             }
-            let page = self.page(record.watermark)?;
-            forests.append(&mut volume.fill(&page.changes, &record)?);
-            record = record.after(&page.changes, page.upto);
+            let page = self.page(meta.watermark)?;
+            forests.append(&mut volume.fill(&page.changes, &meta)?);
+            meta = meta.after(&page.changes, page.upto);
             if page.last {
                 break;
             }
         }
-        let build_params = self.build_params(&record);
-        let record = volume.build(record, &forests, &build_params)?;
-        Ok(OpenVolume { volume, record })
+        let build_params = self.build_params(&meta);
+        let meta = volume.build(meta, &forests, &build_params)?;
+        Ok(OpenVolume { volume, meta })
     }
 
-    /// One increment from the source. Returns the record, and whether that was everything.
+    /// Applies one increment from the source. Returns the new metadata, and whether the volume is up to date.
     pub(super) fn catch_up(
         &self,
         volume: &Volume,
-        record: &VolumeMeta,
+        meta: &VolumeMeta,
     ) -> Result<(VolumeMeta, bool), IndexError> {
         let mut changes = Vec::new();
-        let mut watermark = record.watermark;
+        let mut watermark = meta.watermark;
         let mut complete = false;
         while !complete && changes.len() < self.options.policy.increment {
             let page = self.page(watermark)?;
@@ -226,32 +227,32 @@ impl RebuildContext<'_> {
             complete = page.last;
             changes.extend(page.changes);
         }
-        Ok((self.increment(volume, record, &changes, watermark)?, complete))
+        Ok((self.increment(volume, meta, &changes, watermark)?, complete))
     }
 
-    /// Applies changes that end at `watermark`.
+    /// Applies changes that end at `watermark`, and returns the new metadata.
     pub(super) fn increment(
         &self,
         volume: &Volume,
-        record: &VolumeMeta,
+        meta: &VolumeMeta,
         changes: &[Change],
         watermark: i64,
     ) -> Result<VolumeMeta, IndexError> {
-        if changes.is_empty() && watermark == record.watermark {
-            return Ok(record.clone());
+        if changes.is_empty() && watermark == meta.watermark {
+            return Ok(meta.clone());
         }
-        let record = record.after(changes, watermark);
-        let build_params = self.build_params(&record);
-        volume.apply(changes, record, &build_params)
+        let meta = meta.after(changes, watermark);
+        let build_params = self.build_params(&meta);
+        volume.apply(changes, meta, &build_params)
     }
 
-    fn build_params(&self, record: &VolumeMeta) -> BuildParams<'_> {
+    fn build_params(&self, meta: &VolumeMeta) -> BuildParams<'_> {
         let IndexOptions { trees, progress, .. } = self.options;
         BuildParams {
             trees: *trees,
             cancelled: self.cancelled,
             progress,
-            seed: record.watermark.unsigned_abs(),
+            seed: meta.watermark.unsigned_abs(),
         }
     }
 }

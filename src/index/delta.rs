@@ -1,8 +1,8 @@
-//! The delta: what is committed and not yet built, in memory and searchable at once.
+//! The delta: changes that are committed and not yet built, in memory and searchable.
 //!
-//! It also keeps the stats of what the index has heard of. Commits say which part of the clock they took; as long
-//! as they touch, everything up to `complete_to` is either built or here. A commit that does not touch leaves a
-//! gap, which only the source can close.
+//! It also tracks which commits the index knows. A commit names the range of the clock it took; while the ranges are
+//! adjacent, everything up to `complete_to` is either built or in the delta. A range that is not adjacent leaves a gap,
+//! which is closed by reading the source.
 
 use super::source::{Change, ChangedRow, Commit, usable};
 use rustc_hash::FxHashMap;
@@ -10,32 +10,32 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// Segments up to this many rows are merged with their neighbour, so that a snapshot is a handful of pointers.
+/// Segments of up to this many rows are merged, so that a snapshot is a few pointers.
 const SEGMENT_ROWS: usize = 512;
 
-/// Room in the delta, reserved before a commit. Dropping it unused gives the room back.
+/// Slots in the delta, reserved before a commit: one a change. Dropping them releases the slots.
 #[derive(Debug, Default)]
 pub struct DeltaSlots {
     pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 impl DeltaSlots {
-    /// No room: what a caller has who did not reserve, or was let through while builds fail.
+    /// No slots: for a commit without a reservation, or while builds fail.
     pub fn none() -> Self {
         DeltaSlots::default()
     }
 
-    /// How many changes they hold.
+    /// The number of reserved slots.
     pub fn len(&self) -> usize {
         self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
 
-    /// Whether they hold none.
+    /// Whether no slot is reserved.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Gives back what is more than `count`.
+    /// Releases the slots beyond `count`.
     fn shrink_to(&mut self, count: usize) {
         let Some(permit) = self.permit.as_mut() else { return };
         let surplus = permit.num_permits().saturating_sub(count);
@@ -51,7 +51,7 @@ pub(super) struct DeltaRow {
 
 type Segment = Vec<DeltaRow>;
 
-/// Rows that nobody needs any more.
+/// Segments with dropped rows, to be freed outside the lock.
 pub(super) type Garbage = Vec<Arc<Segment>>;
 
 /// The newest change of an item.
@@ -61,14 +61,14 @@ struct Newest {
     gone: bool,
 }
 
-/// What a search or a build looks at: unchanging, and cheap to take.
+/// An immutable view of the delta for a search or a build; cheap to take.
 #[derive(Clone)]
 pub(super) struct Snapshot {
     segments: Vec<Arc<Segment>>,
     newest: Arc<FxHashMap<u32, Newest>>,
     /// Everything up to here is built or in this snapshot.
     pub(super) complete_to: i64,
-    /// The highest clock that any commit named. What is beyond `complete_to` is known of, and not all here.
+    /// The highest clock value of any known commit. Changes beyond `complete_to` may be missing here.
     pub(super) highest_seen_seq: i64,
 }
 
@@ -78,17 +78,17 @@ impl Snapshot {
         self.segments.iter().flat_map(|segment| segment.iter()).filter(move |row| row.row.seq > watermark)
     }
 
-    /// Whether this row is what its item is now.
+    /// Whether this row is the newest change of its item.
     pub(super) fn is_newest(&self, row: &ChangedRow) -> bool {
         self.newest.get(&row.item).is_some_and(|newest| newest.seq == row.seq && !newest.gone)
     }
 
-    /// Whether what is built of this item, up to `watermark`, is out of date.
+    /// Whether the delta has a newer change of this item than a volume with this watermark.
     pub(super) fn masks(&self, item: u32, watermark: i64) -> bool {
         self.newest.get(&item).is_some_and(|newest| newest.seq > watermark)
     }
 
-    /// Items changed above a watermark, and whether they are gone.
+    /// Items changed above a watermark, and whether they were deleted.
     pub(super) fn changed_above(&self, watermark: i64) -> impl Iterator<Item = (u32, bool)> {
         self.newest.iter().filter(move |(_, it)| it.seq > watermark).map(|(item, it)| (*item, it.gone))
     }
@@ -97,7 +97,7 @@ impl Snapshot {
         self.rows_above(watermark).map(|row| &row.row).find(|row| row.item == item && self.is_newest(row))
     }
 
-    /// Everything in it, as changes to apply.
+    /// Its newest change of each item, to be applied to a volume.
     pub(super) fn changes(&self) -> Vec<Change> {
         let rows = self.rows_above(i64::MIN).filter(|row| self.is_newest(&row.row));
         let puts = rows.map(|row| Change::Put(row.row.clone()));
@@ -119,11 +119,11 @@ pub(super) struct Delta {
     /// The watermark: nothing up to here is kept.
     floor: i64,
     complete_to: i64,
-    /// The highest clock that any commit named.
+    /// The highest clock value of any known commit.
     highest_seen_seq: i64,
     /// Commits beyond a gap, `after` -> `upto`.
-    beyond: BTreeMap<i64, i64>,
-    /// Room in use, with the last number it is used for.
+    after_gap: BTreeMap<i64, i64>,
+    /// Slots in use, each with the highest clock value they are used for.
     slots: Vec<(i64, DeltaSlots)>,
     refused: u64,
 }
@@ -138,7 +138,7 @@ impl Delta {
             floor: watermark,
             complete_to: watermark,
             highest_seen_seq: watermark,
-            beyond: BTreeMap::new(),
+            after_gap: BTreeMap::new(),
             slots: Vec::new(),
             refused: 0,
         }
@@ -165,13 +165,13 @@ impl Delta {
         self.highest_seen_seq > self.complete_to
     }
 
-    /// Vectors that were no vectors; their items are not in the index.
+    /// The number of vectors that were unusable; their items are not in the index.
     pub(super) fn refused(&self) -> u64 {
         self.refused
     }
 
-    /// Takes a commit in. Without room it is only heard of: the source has it, and `complete_to` stands still until
-    /// a build has read it from there.
+    /// Adds a commit. Without slots in a full delta it only records the range: `complete_to` stays until a build has
+    /// read the commit from the source.
     pub(super) fn apply_committed(&mut self, commit: Commit, mut slots: DeltaSlots) {
         let Commit { after, upto, rows, tombstones } = commit;
         self.highest_seen_seq = self.highest_seen_seq.max(upto);
@@ -198,17 +198,17 @@ impl Delta {
             self.slots.push((upto, slots));
         }
         if upto > self.complete_to {
-            // Neighbours become one, so that a gap that lasts does not make a long list.
-            match self.beyond.range_mut(..=after).next_back() {
+            // Adjacent ranges are merged, so that a lasting gap does not make a long list.
+            match self.after_gap.range_mut(..=after).next_back() {
                 Some((_, end)) if *end >= after => *end = upto.max(*end),
-                _ => drop(self.beyond.insert(after, upto)),
+                _ => drop(self.after_gap.insert(after, upto)),
             }
-            self.join();
+            self.advance();
         }
     }
 
-    /// A change counts unless it is built already, or a newer one is here. A build from the source can be faster
-    /// than the writer that made the commit.
+    /// Records a change unless it is built already or a newer one is known, and returns whether it did. A build from
+    /// the source can overtake the writer that made the commit.
     fn note(&mut self, item: u32, newest: Newest) -> bool {
         let known = self.newest.get(&item).map_or(self.floor, |known| known.seq.max(self.floor));
         if newest.seq <= known {
@@ -218,8 +218,8 @@ impl Delta {
         true
     }
 
-    /// Adds a segment and merges from the end while the last is as big as the one before: each row moves a few
-    /// times in all, and single-row commits do not make long lists.
+    /// Adds a segment and merges from the end while the last is as large as the one before: each row moves a few times
+    /// in all, and single-row commits do not make a long list.
     fn push(&mut self, segment: Segment) {
         if segment.is_empty() {
             return;
@@ -235,21 +235,21 @@ impl Delta {
         }
     }
 
-    /// Moves `complete_to` over every commit that touches it.
-    fn join(&mut self) {
-        while let Some(first) = self.beyond.first_entry()
+    /// Advances `complete_to` over every range that is adjacent to it.
+    fn advance(&mut self) {
+        while let Some(first) = self.after_gap.first_entry()
             && *first.key() <= self.complete_to
         {
             self.complete_to = self.complete_to.max(first.remove());
         }
     }
 
-    /// Drops what is built. Returns it, so that the caller can free it outside the lock.
-    pub(super) fn built(&mut self, watermark: i64) -> Garbage {
+    /// Drops the changes up to `watermark`. Returns them, so that the caller can free them outside the lock.
+    pub(super) fn drop_built(&mut self, watermark: i64) -> Garbage {
         self.floor = self.floor.max(watermark);
         self.highest_seen_seq = self.highest_seen_seq.max(watermark);
         self.complete_to = self.complete_to.max(watermark);
-        self.join();
+        self.advance();
         let floor = self.floor;
         let mut garbage = Garbage::new();
         for mut segment in std::mem::take(&mut self.segments) {
@@ -299,7 +299,7 @@ mod tests {
         }
         assert!(delta.segments.len() <= 3_000 / SEGMENT_ROWS * 2 + 10, "{}", delta.segments.len());
         assert_eq!(live(&delta), (1..=3_000).collect::<Vec<_>>());
-        delta.built(2_990);
+        delta.drop_built(2_990);
         assert_eq!(live(&delta), (2_991..=3_000).collect::<Vec<_>>());
         assert_eq!(delta.len(), 10);
     }
@@ -310,15 +310,15 @@ mod tests {
         for (after, upto) in [(4, 6), (6, 9), (9, 10)] {
             delta.apply_committed(commit(after, upto), DeltaSlots::none());
         }
-        assert_eq!((delta.complete_to(), delta.gap(), delta.beyond.len()), (0, true, 1));
+        assert_eq!((delta.complete_to(), delta.gap(), delta.after_gap.len()), (0, true, 1));
         delta.apply_committed(commit(0, 4), DeltaSlots::none());
-        assert_eq!((delta.complete_to(), delta.gap(), delta.beyond.len()), (10, false, 0));
+        assert_eq!((delta.complete_to(), delta.gap(), delta.after_gap.len()), (10, false, 0));
     }
 
     #[test]
     fn a_build_from_the_source_can_be_ahead_of_the_commit() {
         let mut delta = delta(100);
-        delta.built(5);
+        delta.drop_built(5);
         delta.apply_committed(commit(2, 5), DeltaSlots::none());
         assert_eq!((delta.len(), delta.complete_to(), delta.gap()), (0, 5, false));
     }
@@ -331,12 +331,12 @@ mod tests {
         delta.apply_committed(commit(0, 3), reserve(5));
         assert_eq!(room.available_permits(), 7);
         delta.apply_committed(commit(3, 4), reserve(1));
-        delta.built(3);
+        delta.drop_built(3);
         assert_eq!(room.available_permits(), 9);
-        // Told a second time, it needs no second room.
+        // The same commit again needs no second slot.
         delta.apply_committed(commit(3, 4), reserve(1));
         assert_eq!(room.available_permits(), 9);
-        delta.built(4);
+        delta.drop_built(4);
         assert_eq!(room.available_permits(), 10);
     }
 
@@ -346,11 +346,11 @@ mod tests {
         delta.apply_committed(commit(0, 3), DeltaSlots::none());
         delta.apply_committed(commit(3, 5), DeltaSlots::none());
         assert_eq!((delta.len(), delta.complete_to(), delta.gap()), (3, 3, true));
-        // What comes after the lost one is beyond a gap, however much room it has.
-        delta.built(3);
+        // A commit after the missing one is beyond a gap, even with slots.
+        delta.drop_built(3);
         delta.apply_committed(commit(5, 6), DeltaSlots::none());
         assert_eq!((live(&delta), delta.complete_to()), (vec![6], 3));
-        delta.built(5);
+        delta.drop_built(5);
         assert_eq!((delta.complete_to(), delta.gap()), (6, false));
     }
 

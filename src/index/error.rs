@@ -1,9 +1,9 @@
-//! What can go wrong with the index. Each variant says what happened and what to do about it.
+//! The errors of the index. Each message says what happened and what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why the index could not do what it was asked.
+/// Why a call to the index failed.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
     /// Two processes must never share one index folder.
@@ -12,59 +12,57 @@ pub enum IndexError {
     /// The folder cannot be read or written.
     #[error("cannot use the index file {}: {source}; check the disk's free space and the permissions", path.display())]
     Io {
-        /// The file or folder.
+        /// The path of the file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The memory map has a fixed ceiling, and the index has reached it.
-    #[error(
-        "the index has reached its ceiling of {map_size} bytes; raise the index map size and start again"
-    )]
+    /// The index has reached the fixed size of its memory map.
+    #[error("the index has reached its limit of {map_size} bytes; raise the index map size and start again")]
     Full {
-        /// The configured ceiling.
+        /// The configured limit in bytes.
         map_size: usize,
     },
-    /// LMDB or arroy refused. When it lasts, the index rebuilds itself.
+    /// An error of LMDB or arroy. When it persists, the index rebuilds itself.
     #[error("the index storage failed: {0}; if it goes on, rebuild the index from the database")]
     Storage(#[source] arroy::Error),
-    /// The files do not hold what this version wrote.
+    /// The files are damaged, or not in the format of this version.
     #[error("the index is damaged: {0}; rebuild it from the database")]
     Damaged(String),
     /// The committed rows cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The query was made by another model.
+    /// The query vector has another number of dimensions than the model of the store.
     #[error(
         "the query vector has {received} dimensions, the index has {expected}; use the model of this store"
     )]
     WrongDims {
-        /// What the index holds.
+        /// The dimensions of the index.
         expected: usize,
-        /// What came.
+        /// The dimensions of the query.
         received: usize,
     },
     /// A vector with NaN, infinity, or nothing but zeros has no direction.
     #[error("the query vector is not usable: it is zero or not finite; embed the text again")]
     UnusableQuery,
-    /// A build that someone waited for failed. It is tried again by itself.
+    /// A build that a caller waited for failed. It is retried.
     #[error("building the index failed: {0}")]
     BuildFailed(String),
-    /// A panic in the index's own work. The next attempt starts clean.
+    /// A panic in a build or a search. It leaves no half-written state.
     #[error("the index work panicked: {0}; the log has the place")]
     Panicked(String),
-    /// The index is going down.
+    /// The index is closed or closing.
     #[error("the index is closed; ask again when the service is up")]
     Closed,
 }
 
-/// The truth (the committed rows) could not be read. Made by whoever implements [`super::ChangeSource`].
+/// The committed rows could not be read. Returned by the implementation of [`super::ChangeSource`].
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the committed rows: {0}; check that the database is up")]
 pub struct SourceError(Box<dyn std::error::Error + Send + Sync>);
 
 impl SourceError {
-    /// Wraps the store's own error, or a sentence.
+    /// Wraps the error of the store, or a message.
     pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         SourceError(error.into())
     }
@@ -75,7 +73,7 @@ impl IndexError {
         IndexError::Io { path: path.as_ref().to_owned(), source }
     }
 
-    /// LMDB's errors arrive bare or inside arroy's; the full map is the one with its own cure.
+    /// Converts an error of LMDB, bare or inside arroy's; a full map has a variant of its own.
     pub(super) fn storage(error: impl Into<arroy::Error>, map_size: usize) -> Self {
         match error.into() {
             arroy::Error::Heed(heed::Error::Mdb(heed::MdbError::MapFull)) => IndexError::Full { map_size },
@@ -83,7 +81,7 @@ impl IndexError {
         }
     }
 
-    /// Trying again with the same files cannot help: only a rebuild does.
+    /// Whether only a rebuild helps, because the files are damaged.
     pub(super) fn is_damage(&self) -> bool {
         use heed::MdbError;
         match self {

@@ -1,7 +1,7 @@
 //! The index folder: `LOCK`, `CURRENT`, and the volumes `index-N`, of which `CURRENT` names one.
 //!
-//! A rebuild fills the next volume beside the old one; renaming a new `CURRENT` into place is the moment it counts.
-//! Whatever else lies here is left over from a rebuild that did not come to its end.
+//! A rebuild fills the next volume beside the old one; renaming a new `CURRENT` into place makes it the current one.
+//! Other volumes are left over from interrupted rebuilds.
 
 use super::error::IndexError;
 use std::fs::{self, File, TryLockError};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const CURRENT: &str = "CURRENT";
 const PREFIX: &str = "index-";
 
-/// The folder, locked against every other process for as long as this lives.
+/// The index folder. Holds a lock against other processes.
 pub(super) struct Folder {
     path: PathBuf,
     _lock: File,
@@ -33,7 +33,7 @@ impl Folder {
         &self.path
     }
 
-    /// The volume that counts, if there is one.
+    /// The path of the current volume, if there is one.
     pub(super) fn current(&self) -> Result<Option<PathBuf>, IndexError> {
         let path = self.path.join(CURRENT);
         match fs::read_to_string(&path) {
@@ -43,7 +43,7 @@ impl Folder {
         }
     }
 
-    /// Makes a new, empty volume with a number that was not used before.
+    /// Creates the folder of a new volume, with a number above all others.
     pub(super) fn next(&self) -> Result<PathBuf, IndexError> {
         let last = self.volumes()?.into_iter().map(|(n, _)| n).max();
         let path = self.volume(last.map_or(1, |n| n + 1));
@@ -51,7 +51,7 @@ impl Folder {
         Ok(path)
     }
 
-    /// Makes a volume the one that counts. After this returns, a power cut cannot bring the old one back.
+    /// Makes a volume the current one, durably: after this returns, a power cut does not undo it.
     pub(super) fn set_current(&self, volume: &Path) -> Result<(), IndexError> {
         let name = volume.file_name().unwrap_or_default().to_string_lossy();
         let temporary = self.path.join("CURRENT.new");
@@ -67,7 +67,7 @@ impl Folder {
         sync_folder(&self.path)
     }
 
-    /// Removes every volume but one. A process that still reads a removed one keeps its pages until it is done.
+    /// Removes every volume but one. A reader of a removed volume keeps its pages until it closes them.
     pub(super) fn remove_others(&self, keep: &Path) -> Result<(), IndexError> {
         for (_, path) in self.volumes()? {
             if path != keep {
@@ -94,7 +94,7 @@ impl Folder {
     }
 }
 
-/// `index-17` -> 17. Nothing else is a name, so `CURRENT` can never lead out of the folder.
+/// `index-17` -> 17. Other names are refused, so `CURRENT` cannot name a path outside the folder.
 fn number(name: &str) -> Option<u64> {
     name.strip_prefix(PREFIX)?.parse().ok().filter(|number| format!("{PREFIX}{number}") == name)
 }

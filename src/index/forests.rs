@@ -1,10 +1,10 @@
-//! The forests of a volume: arroy's part of it, vectors and trees.
+//! The forests of a volume: arroy's vectors and trees.
 //!
-//! Every build of arroy looks at all items of its forest, holds a list of them in memory and writes a good part of
-//! the trees anew. With one forest for everything, the work of an ingest grows with the square of what is there,
-//! and so does what a build holds in memory. So items are divided by their number, [`forest_of`]: numbers ascend
-//! with the commits, so new rows go to the youngest forest, the older ones rest until something of theirs changes,
-//! and a search asks each.
+//! Each build of arroy reads all items of its forest, holds a list of them in memory and rewrites a good part of the
+//! trees. With a single forest the work of an ingest would grow with the square of the items, and the memory of a
+//! build with their number. So items are divided among forests by their number, [`forest_of`]: numbers ascend with the
+//! commits, so new rows go to the newest forest, an older one is rebuilt only when one of its items changes, and a
+//! search queries each.
 
 use super::error::IndexError;
 use super::source::{Change, usable};
@@ -19,36 +19,36 @@ use roaring::RoaringBitmap;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The kind "item" in the key of arroy's database, after the forest. Checked by a test.
+/// The key kind "item" of arroy's database, after the forest. Checked by a test.
 const ITEM_KIND: u8 = 3;
-/// Forest and kind, before the number of the item.
+/// The length of forest and kind, before the item number in a key.
 const ITEM_PREFIX: usize = 3;
-/// The tag and the norm that come before the vector in the value of an item. Checked by a test.
+/// The length of the tag and the norm, before the vector in a value. Checked by a test.
 const ITEM_HEADER: usize = 1 + size_of::<f32>();
 
-/// The forest of an item, when each takes so many. The last one takes all the rest.
+/// The forest of an item, at `forest_items` item numbers a forest. The last forest takes all further items.
 pub(super) fn forest_of(item: u32, forest_items: u32) -> u16 {
     u16::try_from(item / forest_items.max(1)).unwrap_or(u16::MAX)
 }
 
-/// How a build is done.
+/// The parameters of one build.
 pub(super) struct BuildParams<'a> {
     pub(super) trees: usize,
-    /// Asked often during a build; `true` ends it at once.
+    /// Called often during a build; `true` cancels it.
     pub(super) cancelled: &'a (dyn Fn() -> bool + Sync),
-    /// Gets the signs of life that a build gives.
+    /// Updated by the build, for the stall detector.
     pub(super) progress: &'a Progress,
-    /// Any is as good as another; a fixed one makes a failure repeatable.
+    /// The seed of the tree splits. Fixed for a watermark, so that a failure is reproducible.
     pub(super) seed: u64,
 }
 
 impl BuildParams<'_> {
-    fn asked(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         self.progress.beat();
         (self.cancelled)()
     }
 
-    fn moved(&self, progress: WriterProgress) {
+    fn report(&self, progress: WriterProgress) {
         self.progress.beat();
         if let Some(step) = progress.sub {
             self.progress.follow(step.current);
@@ -56,11 +56,11 @@ impl BuildParams<'_> {
     }
 }
 
-/// All forests of one volume. Transactions are the volume's.
+/// All forests of one volume. The volume begins and commits the transactions.
 pub(super) struct Forests {
     pub(super) vectors: arroy::Database<'static, Cosine>,
     pub(super) dims: usize,
-    /// Only for what errors say.
+    /// In bytes; only for error messages.
     pub(super) map_size: usize,
 }
 
@@ -73,7 +73,7 @@ impl Forests {
         arroy::Reader::open(txn, forest, self.vectors).map_err(|error| self.wrap(error))
     }
 
-    /// The vector of an item, as it was put in.
+    /// The vector of an item as it was stored.
     pub(super) fn vector(
         &self,
         txn: &RoTxn<'_>,
@@ -83,7 +83,7 @@ impl Forests {
         self.reader(txn, forest)?.item_vector(txn, item).map_err(|error| self.wrap(error))
     }
 
-    /// The items of some forests.
+    /// The items of these forests.
     pub(super) fn items(
         &self,
         txn: &RoTxn<'_>,
@@ -96,8 +96,8 @@ impl Forests {
         Ok(items)
     }
 
-    /// Shows every built item of a forest with its norm and the bytes of its vector. Arroy's own iterator copies
-    /// each vector, which takes longer than looking at it.
+    /// Calls `show` with every built item of a forest, its norm and the bytes of its vector (native-endian f32). Arroy's
+    /// own iterator copies each vector, which takes longer than its dot product.
     pub(super) fn scan(
         &self,
         txn: &RoTxn<'_>,
@@ -119,7 +119,7 @@ impl Forests {
         Ok(())
     }
 
-    /// Puts changes in; the forests it names are to be built before they can be read again.
+    /// Writes changes. The returned forests must be built before they can be read again.
     pub(super) fn put(
         &self,
         txn: &mut RwTxn<'_>,
@@ -151,7 +151,7 @@ impl Forests {
         Ok(touched)
     }
 
-    /// Builds a forest if something in it changed. Returns how many items it has.
+    /// Builds a forest if an item of it changed. Returns its number of items.
     pub(super) fn build(
         &self,
         txn: &mut RwTxn<'_>,
@@ -160,13 +160,13 @@ impl Forests {
         build_params: &BuildParams<'_>,
     ) -> Result<u64, IndexError> {
         let mut writer = Writer::new(self.vectors, forest, self.dims);
-        // Not the system's folder for temporary files, which may be small or lie in memory.
+        // Not the system's temporary folder, which may be small or a RAM disk.
         writer.set_tmpdir(path);
         if writer.need_build(txn).map_err(|error| self.wrap(error))? {
             let mut random = StdRng::seed_from_u64(build_params.seed);
             let mut builder = writer.builder(&mut random);
             builder.n_trees(build_params.trees);
-            builder.cancel(|| build_params.asked()).progress(|progress| build_params.moved(progress));
+            builder.cancel(|| build_params.is_cancelled()).progress(|progress| build_params.report(progress));
             builder.build(txn).map_err(|error| self.wrap(error))?;
         }
         Ok(self.reader(txn, forest)?.n_items())

@@ -1,4 +1,4 @@
-//! The vector index: arroy on LMDB behind [`Index`], following the store's clock.
+//! The vector index: arroy on LMDB behind [`Index`], updated in the order of the store's clock.
 //!
 //! ```text
 //!  commit --apply_committed--> delta (memory) --build--> volume (LMDB: vectors, trees, watermark)
@@ -6,16 +6,16 @@
 //!  query ----------------+---- snapshot, then -----+--> union by item, newer wins, tombstones mask
 //! ```
 //!
-//! The truth is elsewhere (a [`ChangeSource`]); the index equals it up to its watermark, and everything here can be
-//! thrown away and made again. Three rules carry that:
+//! The source of truth is a [`ChangeSource`]; the index equals it up to its watermark, and can always be rebuilt from
+//! it. Three rules ensure that:
 //!
 //! 1. A change enters the delta only after its commit, and is searchable from then on.
 //! 2. Vectors, trees and watermark change in one transaction.
-//! 3. A commit says which part of the clock it took. What does not touch is a gap, and gaps are read from the
-//!    source, never skipped.
+//! 3. A commit names the range of the clock it took. Ranges that are not adjacent leave a gap, and gaps are read from
+//!    the source, never skipped.
 //!
-//! Builds and everything else that writes happen on one thread (`writer`). This module knows no runtime but for
-//! tokio's channels, and neither the database nor the actors.
+//! All writes happen on one thread (`writer`). Of tokio this module uses only the channels and the semaphore; it
+//! depends neither on the database nor on the pipeline.
 
 mod builder;
 mod delta;
@@ -35,28 +35,28 @@ mod writer;
 pub use delta::DeltaSlots;
 pub use error::{IndexError, SourceError};
 pub use options::{BuildPolicy, IndexIdentity, IndexOptions};
-pub use search::{Effort, Found, Mode};
+pub use search::{Effort, Found, SearchMode};
 pub use source::{ChangeSource, ChangedRow, Changes, Commit};
 pub use status::{IndexStatus, RebuildReason};
 
 use crate::threads::Progress;
 use readers::Readers;
 use roaring::RoaringBitmap;
-use shared::{IndexStats, Reply, Shared};
+use shared::{IndexStats, ResultSender, Shared};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use writer::IndexWriter;
 
-/// A handle to the open index; clones share it. When the last one is dropped its threads are joined. Nothing is
-/// flushed then, and nothing is lost: the next start catches up.
+/// A handle to the open index; clones share it. Dropping the last one joins its threads. It flushes nothing, and
+/// nothing is lost: the next start catches up.
 #[derive(Clone)]
 pub struct Index {
-    inner: Arc<Inner>,
+    inner: Arc<IndexInner>,
 }
 
-struct Inner {
+struct IndexInner {
     shared: Arc<Shared>,
     readers: Readers,
     thread: Option<JoinHandle<()>>,
@@ -64,15 +64,15 @@ struct Inner {
 
 impl Index {
     /// Opens the index, or rebuilds it, and catches up with the source. Blocks until searches reflect everything
-    /// that was committed when it was called; a rebuild of 100,000 items of 384 dimensions takes some 35 seconds of
-    /// processor time, shared by [`IndexOptions::rebuild_threads`].
+    /// committed before the call. A rebuild of 100,000 items of 384 dimensions takes about 35 s of processor time,
+    /// divided among [`IndexOptions::rebuild_threads`].
     ///
     /// # Errors
-    /// The folder is in use or not usable, or the source does not answer. Damage is no error: it is rebuilt.
+    /// The folder is in use or not usable, or the source does not answer. A damaged index is no error: it is rebuilt.
     pub fn open(options: IndexOptions, source: Arc<dyn ChangeSource>) -> Result<Index, IndexError> {
         let (tell, opened) = mpsc::sync_channel(1);
         let path = options.dir.clone();
-        // Transactions belong to the thread that began them, so the thread that will write also opens.
+        // A transaction belongs to its thread, so the thread that writes also opens.
         let thread = std::thread::Builder::new().name("lnsp-index".into());
         let thread = thread.spawn(move || match open_here(options, source) {
             Ok(writer) => {
@@ -80,7 +80,7 @@ impl Index {
                     writer.run();
                 }
             }
-            // Nobody waits for it if the caller is gone.
+            // Fails only when the caller has ended.
             Err(error) => drop(tell.send(Err(error))),
         });
         let thread = thread.map_err(|error| IndexError::io(path, error))?;
@@ -92,18 +92,19 @@ impl Index {
             }
         };
         let readers = Readers::start(&shared)?;
-        Ok(Index { inner: Arc::new(Inner { shared, readers, thread: Some(thread) }) })
+        Ok(Index { inner: Arc::new(IndexInner { shared, readers, thread: Some(thread) }) })
     }
 
-    /// Waits for room in the delta, before a commit of `count` changes (rows and tombstones). Returns at once, with
-    /// no room, while builds have failed for longer than the grace: then commits go on and search falls behind.
+    /// Reserves slots in the delta before a commit of `count` changes (rows and tombstones), and waits until they are
+    /// free. Returns at once, without slots, while builds have failed for longer than the grace: commits then go on,
+    /// and searches fall behind.
     pub async fn reserve(&self, count: usize) -> DeltaSlots {
         let shared = &self.inner.shared;
         let count = u32::try_from(count.min(shared.options.policy.slots)).unwrap_or(u32::MAX);
         if let Ok(permit) = shared.slots.clone().try_acquire_many_owned(count) {
             return DeltaSlots { permit: Some(permit) };
         }
-        shared.order(|commands| !std::mem::replace(&mut commands.pressure, true));
+        shared.update_commands(|commands| !std::mem::replace(&mut commands.pressure, true));
         let mut degraded = shared.degraded.subscribe();
         tokio::select! {
             biased;
@@ -112,22 +113,22 @@ impl Index {
         }
     }
 
-    /// Takes in what was just committed; it is searchable when this returns. Cannot fail and does not wait: without
-    /// room the index takes note that it is behind, and reads the commit from the source later.
+    /// Adds a commit to the delta; it is searchable when this returns. Cannot fail and does not wait: without slots the
+    /// index records a gap and reads the commit from the source later.
     pub fn apply_committed(&self, slots: DeltaSlots, commit: Commit) {
         self.inner.shared.apply_committed(commit, slots);
     }
 
-    /// Something may be committed that was not absorbed, by another process or in a transaction whose end was not
-    /// seen: reads the source soon.
-    pub fn look(&self) {
-        self.inner.shared.order(|commands| !std::mem::replace(&mut commands.look, true));
+    /// Makes the index thread read the source soon. For commits that were not passed to [`Self::apply_committed`]: of
+    /// another process, or of a transaction whose outcome is unknown.
+    pub fn poll_source(&self) {
+        self.inner.shared.update_commands(|commands| !std::mem::replace(&mut commands.poll_source, true));
     }
 
-    /// The `k` nearest items. Blocks for some milliseconds; see [`Self::search_async`].
+    /// The `k` nearest items by cosine. Blocks for some milliseconds; see [`Self::search_async`].
     ///
     /// # Errors
-    /// The query vector is not one of this model, or the storage failed.
+    /// [`IndexError::WrongDims`], [`IndexError::UnusableQuery`], or an error of the storage.
     pub fn search(&self, query: &[f32], k: usize, effort: Effort) -> Result<Found, IndexError> {
         self.inner.shared.search(query, k, effort)
     }
@@ -135,7 +136,7 @@ impl Index {
     /// As [`Self::search`], on the index's own threads.
     ///
     /// # Errors
-    /// As [`Self::search`].
+    /// As [`Self::search`], and [`IndexError::Closed`].
     pub async fn search_async(
         &self,
         query: Arc<[f32]>,
@@ -145,16 +146,15 @@ impl Index {
         self.inner.readers.search(query, k, effort).await
     }
 
-    /// Waits until searches reflect every change up to `seq`; returns what they reflect. Looks at the source once;
-    /// where others commit, someone calls [`Self::look`] when they do. Waits as long as it takes: the caller has
-    /// the deadline.
+    /// Waits until searches reflect every change up to `seq`, and returns the clock value they reflect. Polls the
+    /// source once; for later commits of other processes, call [`Self::poll_source`]. Has no timeout of its own.
     ///
     /// # Errors
-    /// The index was closed meanwhile.
+    /// [`IndexError::Closed`] when the index is closed meanwhile.
     pub async fn wait_for(&self, seq: i64) -> Result<i64, IndexError> {
         let mut applied = self.inner.shared.applied.subscribe();
         if *applied.borrow() < seq {
-            self.look();
+            self.poll_source();
         }
         let mut ended = self.inner.shared.ended.subscribe();
         tokio::select! {
@@ -168,38 +168,38 @@ impl Index {
 
     /// Waits until builds have failed for longer than the grace, or the index has ended.
     pub async fn degraded(&self) {
-        // The sender lives in `self`, so the wait can only end with the fact.
+        // The sender is part of `self`, so the wait ends only with the value.
         drop(self.inner.shared.degraded.subscribe().wait_for(Option::is_some).await);
     }
 
-    /// What its threads are at: the one that builds, and those that search.
+    /// The progress records of its threads: the one that builds, then those that search.
     pub fn progress(&self) -> Vec<Progress> {
         let builder = self.inner.shared.options.progress.clone();
         std::iter::once(builder).chain(self.inner.readers.progress.iter().cloned()).collect()
     }
 
-    /// The state at this moment.
+    /// The current state, for `/health` and the metrics.
     pub fn status(&self) -> IndexStatus {
         self.inner.shared.status()
     }
 
-    /// Whose vectors these are.
+    /// The store and the model whose vectors the index holds.
     pub fn identity(&self) -> &IndexIdentity {
         &self.inner.shared.options.identity
     }
 
-    /// The items that a search can find.
+    /// The set of items that a search can find.
     ///
     /// # Errors
-    /// The storage failed.
+    /// An error of the storage.
     pub fn items(&self) -> Result<RoaringBitmap, IndexError> {
         self.inner.shared.items()
     }
 
-    /// How many items a search can find.
+    /// The number of items that a search can find.
     ///
     /// # Errors
-    /// The storage failed.
+    /// An error of the storage.
     pub fn len(&self) -> Result<u64, IndexError> {
         Ok(self.items()?.len())
     }
@@ -207,52 +207,52 @@ impl Index {
     /// Whether a search can find nothing.
     ///
     /// # Errors
-    /// The storage failed.
+    /// An error of the storage.
     pub fn is_empty(&self) -> Result<bool, IndexError> {
         Ok(self.items()?.is_empty())
     }
 
-    /// The vector of an item, as it was committed.
+    /// The vector of an item as it was committed; `None` for an unknown item.
     ///
     /// # Errors
-    /// The storage failed.
+    /// An error of the storage.
     pub fn vector(&self, item: u32) -> Result<Option<Vec<f32>>, IndexError> {
         self.inner.shared.vector(item)
     }
 
-    /// Builds everything that was absorbed before the call, and waits for it.
+    /// Builds every commit applied before the call, and waits for it.
     ///
     /// # Errors
-    /// The build failed (it is tried again by itself), or the index was closed.
+    /// [`IndexError::BuildFailed`] (the build is retried), or [`IndexError::Closed`].
     pub async fn flush(&self) -> Result<(), IndexError> {
-        self.ask(|commands, reply| commands.flush.push(reply)).await
+        self.submit(|commands, reply| commands.flush.push(reply)).await
     }
 
-    /// Makes the index anew from the source, and waits for it. Searches go on with the old one meanwhile.
+    /// Rebuilds the index from the source, and waits for it. Searches use the old index meanwhile.
     ///
     /// # Errors
-    /// The rebuild failed and the old index stays, or the index was closed.
+    /// [`IndexError::BuildFailed`], and the old index stays; or [`IndexError::Closed`].
     pub async fn rebuild(&self, reason: RebuildReason) -> Result<(), IndexError> {
-        self.ask(|commands, reply| commands.rebuild.push((reason, reply))).await
+        self.submit(|commands, reply| commands.rebuild.push((reason, reply))).await
     }
 
-    async fn ask(&self, leave: impl FnOnce(&mut shared::Commands, Reply)) -> Result<(), IndexError> {
+    async fn submit(&self, add: impl FnOnce(&mut shared::Commands, ResultSender)) -> Result<(), IndexError> {
         let (reply, answer) = oneshot::channel();
-        self.inner.shared.order(|commands| {
-            // After the end nobody reads commands; the reply's end is the answer.
+        self.inner.shared.update_commands(|commands| {
+            // After the end no command is read; the dropped sender is the answer.
             if !commands.closing {
-                leave(commands, reply);
+                add(commands, reply);
             }
             true
         });
         answer.await.map_err(|_| IndexError::Closed)?
     }
 
-    /// Ends the builds; with `flush`, builds what is in memory first, so that the next start has nothing to catch
-    /// up. Searches of what is there still work.
+    /// Ends the builds. With `flush`, builds the delta first, so that the next start has nothing to catch up. Searches
+    /// still work.
     ///
     /// # Errors
-    /// The last build failed. The index is closed all the same, and the next start catches up.
+    /// The last build failed. The index is closed nevertheless, and the next start catches up.
     pub async fn close(&self, flush: bool) -> Result<(), IndexError> {
         let flushed = if flush { self.flush().await } else { Ok(()) };
         self.inner.shared.close();
@@ -266,11 +266,11 @@ impl std::fmt::Debug for Index {
     }
 }
 
-impl Drop for Inner {
+impl Drop for IndexInner {
     fn drop(&mut self) {
         self.shared.close();
         if let Some(thread) = self.thread.take() {
-            // Its panics are caught and told where they happen.
+            // Panics are caught and logged where they happen.
             drop(thread.join());
         }
     }
@@ -287,9 +287,9 @@ fn open_here(options: IndexOptions, source: Arc<dyn ChangeSource>) -> Result<Ind
         cancelled,
         highest_seen_seq: 0,
     };
-    let (builder::OpenVolume { volume, record }, last_rebuild) = context.establish()?;
+    let (builder::OpenVolume { volume, meta }, last_rebuild) = context.open_or_rebuild()?;
     let stats = IndexStats {
-        record,
+        meta,
         builds: 0,
         failed_builds: 0,
         last_build: Duration::ZERO,

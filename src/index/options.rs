@@ -1,79 +1,79 @@
-//! How an index is opened. Every number has its reason here.
+//! The options of an index, with the reason for each default.
 
 use crate::threads::Progress;
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Whose vectors these are. An index with another identity is rebuilt, never mixed.
+/// The store and the model of an index. An index with another identity is rebuilt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexIdentity {
-    /// The store the rows live in.
+    /// The id of the store that holds the rows.
     pub store_id: Uuid,
-    /// The model that made the vectors.
+    /// The fingerprint of the model that made the vectors.
     pub fingerprint: String,
-    /// The length of its vectors.
+    /// The dimensions of its vectors.
     pub dims: usize,
 }
 
-/// How an index is opened.
+/// The options of [`super::Index::open`].
 #[derive(Debug, Clone)]
 pub struct IndexOptions {
-    /// The folder, of this index alone.
+    /// The folder of the index; one index a folder.
     pub dir: PathBuf,
-    /// Whose vectors these are.
+    /// The store and the model of the index.
     pub identity: IndexIdentity,
-    /// The ceiling of the memory map. It is sparse: 64 GiB cost nothing until they are filled, and it cannot be
-    /// raised while open.
+    /// The size of the memory map in bytes. The file is sparse: the default of 64 GiB costs nothing until it is filled.
+    /// It cannot be raised while the index is open.
     pub map_size: usize,
-    /// A forest of up to this many items is searched by looking at all of them: exact, and at 384 dimensions no
-    /// slower than walking the trees.
+    /// A forest of up to this many items is searched exactly, by scanning all of them: at 384 dimensions this is no
+    /// slower than searching the trees.
     pub exact_below: u64,
-    /// Trees in the forest. 50 instead of arroy's own choice of about 300: builds take a fifth of the time, and
-    /// recall on clustered vectors stays above 0.95.
+    /// Trees of a forest. With 50 instead of arroy's default of about 300, builds take a fifth of the time, and recall
+    /// on clustered vectors stays above 0.95.
     pub trees: usize,
-    /// Item numbers in a forest, for volumes made from now on. A build looks at a whole forest, so this bounds the
-    /// time and the memory it takes; a search walks through each forest, so there should not be many. At 262,144
-    /// items of 384 dimensions a build takes some 2 s, a walk 1 ms.
+    /// Item numbers of a forest, for new volumes. A build reads a whole forest, so this bounds its time and memory; a
+    /// search queries each forest, so there should be few. At 262,144 items of 384 dimensions a build takes about 2 s,
+    /// a search of one forest 1 ms.
     pub forest_items: u32,
-    /// Threads of a build while rows come in; one, because the model needs the processors more.
+    /// Threads of a build during ingest. One, because the model needs the processors more.
     pub build_threads: usize,
-    /// Threads of the rebuild at the start, when nothing else runs.
+    /// Threads of the rebuild at the start, when the service does nothing else.
     pub rebuild_threads: usize,
     /// Threads that answer [`super::Index::search_async`].
     pub read_threads: usize,
-    /// When to build.
+    /// When the delta is built.
     pub policy: BuildPolicy,
-    /// Of the thread that builds.
+    /// The progress meta of the thread that builds.
     pub progress: Progress,
 }
 
-/// Vectors in memory, in bytes, that are committed and not built.
+/// The memory for vectors of the delta, in bytes.
 const DELTA_BYTES: usize = 32 << 20;
 
-/// When the index builds what has gathered in memory.
+/// When the index builds the delta.
 ///
-/// A build costs a floor that grows with its forest, beside what it costs for each change; so it is done in
-/// proportion.
+/// A build has a fixed cost that grows with its forest, beside the cost of each change; so the threshold grows with the
+/// number of items.
 #[derive(Debug, Clone)]
 pub struct BuildPolicy {
-    /// Not for fewer changes than this,
+    /// The lowest threshold, in changes.
     pub at_least: usize,
-    /// nor for a smaller part of the items: one in this many,
+    /// The threshold as a part of the items: one change in this many items.
     pub one_in: u64,
-    /// but always at this many, because every search looks at all of them.
+    /// The highest threshold, in changes, because every search scans the delta.
     pub at_most: usize,
-    /// After this long without a new change, whatever has gathered is built. A gap is closed after this long too.
+    /// After this time without a new change the delta is built. A gap is closed after this time too.
     pub idle: Duration,
-    /// Changes in memory or reserved for it: beyond this, [`super::Index::reserve`] waits.
+    /// The largest number of changes in the delta or reserved for it; beyond it, [`super::Index::reserve`] waits.
     pub slots: usize,
-    /// After builds have failed for this long, acknowledgements go on without the index.
+    /// After builds have failed for this time, acknowledgements no longer wait for the index.
     pub grace: Duration,
-    /// The pause after a failed build; doubled for each further one, up to 32 times.
+    /// The pause after a failed build; it doubles with each further one, up to 32 times this.
     pub retry: Duration,
-    /// Changes asked of the source at once.
+    /// The page size of the source, in changes.
     pub page: usize,
-    /// Changes in one build at most, so that no transaction outgrows memory.
+    /// The largest number of changes in one build, so that a transaction fits into memory.
     pub increment: usize,
 }
 
@@ -106,7 +106,7 @@ impl BuildPolicy {
             // at 4,096 changes in memory adds 0.4 ms to a search.
             at_least: slots.min(8_192) / 2,
             one_in: 50,
-            // While the one half is built, the other is filled.
+            // While one half is built, the other is filled.
             at_most: slots / 2,
             idle: Duration::from_secs(5),
             slots,

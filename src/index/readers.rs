@@ -1,9 +1,9 @@
 //! A few threads that answer queries for callers that must not block.
 
-use super::shared::{Shared, lock};
+use super::shared::Shared;
 use super::writer::message_of;
 use super::{Effort, Found, IndexError};
-use crate::threads::Progress;
+use crate::threads::{Progress, lock};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;

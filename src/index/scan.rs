@@ -1,13 +1,13 @@
-//! Looking at every vector: the dot product, and the best `k` so far.
+//! Exact search: the dot product, and a heap of the best `k`.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
-/// Sums kept apart, so that the compiler may use the processor's vector registers: with one sum it has to keep
-/// the order of the additions.
+/// Independent sums, so that the compiler can use vector registers: with a single sum it must keep the order of the
+/// additions.
 const LANES: usize = 16;
 
-/// The dot product of two vectors of one length.
+/// The dot product of two vectors of the same length.
 pub(super) fn dot(left: &[f32], right: &[f32]) -> f32 {
     let mut sums = [0f32; LANES];
     let (left_chunks, left_rest) = left.as_chunks::<LANES>();
@@ -21,7 +21,7 @@ pub(super) fn dot(left: &[f32], right: &[f32]) -> f32 {
     rest + sums.iter().sum::<f32>()
 }
 
-/// The dot product with a vector as it lies in the file: native-endian, and not aligned.
+/// The dot product with the bytes of a stored vector: native-endian f32, unaligned.
 pub(super) fn dot_bytes(left: &[f32], right: &[u8]) -> f32 {
     let mut sums = [0f32; LANES];
     let (left_chunks, left_rest) = left.as_chunks::<LANES>();
@@ -37,37 +37,37 @@ pub(super) fn dot_bytes(left: &[f32], right: &[u8]) -> f32 {
     rest + sums.iter().sum::<f32>()
 }
 
-/// The length of a vector.
+/// The Euclidean norm of a vector.
 pub(super) fn norm(vector: &[f32]) -> f32 {
     dot(vector, vector).sqrt()
 }
 
-/// One candidate; better is greater: the higher score, and of equal scores the lower item.
+/// An item with its score, ordered by score; of equal scores the lower item is greater.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Scored {
+struct ScoredItem {
     score: f32,
     item: u32,
 }
 
-impl Eq for Scored {}
+impl Eq for ScoredItem {}
 
-impl Ord for Scored {
+impl Ord for ScoredItem {
     fn cmp(&self, other: &Self) -> Ordering {
         self.score.total_cmp(&other.score).then(other.item.cmp(&self.item))
     }
 }
 
-impl PartialOrd for Scored {
+impl PartialOrd for ScoredItem {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-/// The best `k` of what it has been shown.
+/// The best `k` of the offered items.
 pub(super) struct Nearest {
     k: usize,
-    /// The worst of them on top.
-    heap: BinaryHeap<Reverse<Scored>>,
+    /// A heap with the worst item on top.
+    heap: BinaryHeap<Reverse<ScoredItem>>,
 }
 
 impl Nearest {
@@ -75,10 +75,10 @@ impl Nearest {
         Nearest { k, heap: BinaryHeap::with_capacity(k.min(1024) + 1) }
     }
 
-    /// Takes a candidate if it is good enough, and only then asks whether it is to be counted: the question costs
-    /// more than the score.
+    /// Keeps a candidate if its score is among the best `k`. Calls `counts` only then, because it costs more than the
+    /// score.
     pub(super) fn offer(&mut self, item: u32, score: f32, counts: impl FnOnce() -> bool) {
-        let candidate = Scored { score: score.clamp(-1.0, 1.0), item };
+        let candidate = ScoredItem { score: score.clamp(-1.0, 1.0), item };
         if self.heap.len() >= self.k && self.heap.peek().is_none_or(|worst| candidate <= worst.0) {
             return;
         }
@@ -91,7 +91,7 @@ impl Nearest {
         }
     }
 
-    /// Best first.
+    /// Items with their scores, best first.
     pub(super) fn into_hits(self) -> Vec<(u32, f32)> {
         let sorted = self.heap.into_sorted_vec();
         sorted.into_iter().map(|Reverse(scored)| (scored.item, scored.score)).collect()

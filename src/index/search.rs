@@ -1,7 +1,7 @@
 //! Answering a query from the delta and the built part together.
 //!
-//! The delta snapshot is taken first, then the read transaction. A build in between only moves rows from one to
-//! the other, so nothing is missed; the watermark inside the transaction says from where on the delta is newer.
+//! The delta snapshot is taken first, then the read transaction. A build in between only moves rows from the delta to
+//! the volume, so no row is missed. Above the watermark inside the transaction, the delta is newer.
 
 use super::delta::Snapshot;
 use super::error::IndexError;
@@ -12,57 +12,56 @@ use super::volume::{Volume, VolumeMeta};
 use roaring::RoaringBitmap;
 use std::num::NonZeroUsize;
 
-/// Candidates per tree that any search looks at, and for each wanted hit as many more as [`PER_HIT`] says. The
-/// forests share them: where there are twice as many items in twice as many forests, the same number of candidates
-/// is as good a choice as it would be in one forest of that size.
+/// Candidates per tree of any search, plus [`PER_HIT`] for each wanted hit. They are divided among the forests by their
+/// items, so that the total is the same as in a single forest of all items.
 const PER_TREE: usize = 128;
 const PER_HIT: usize = 2;
-/// Leaves that are looked at in any forest, whatever its share. Arroy's leaves hold as many items as a vector has
+/// The fewest leaves searched in a forest, whatever its share. An arroy leaf holds as many items as a vector has
 /// dimensions.
 const LEAVES: usize = 2;
 
-/// How hard to look.
+/// How many candidates a search considers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Effort {
-    /// What recall was measured with.
+    /// The default; the recall figures are measured with it.
     #[default]
     Normal,
-    /// This many times as many candidates.
+    /// This multiple of the default number of candidates.
     Times(NonZeroUsize),
-    /// Every item.
+    /// Every item: an exact search.
     Exact,
 }
 
 /// How the built part was searched. The delta is always searched exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Every item was looked at.
+pub enum SearchMode {
+    /// Every item was compared.
     Exact,
-    /// Where there are many, the trees chose the candidates.
+    /// In forests of many items, the trees selected the candidates.
     Ann,
 }
 
-/// The answer to a query.
+/// The result of [`super::Index::search`].
 #[derive(Debug, Clone)]
 pub struct Found {
     /// Items with their cosine, best first.
     pub hits: Vec<(u32, f32)>,
-    /// It reflects every change up to this clock value.
+    /// The result reflects every change up to this clock value.
     pub seq: i64,
     /// How the built part was searched.
-    pub mode: Mode,
+    pub mode: SearchMode,
 }
 
-/// What is asked of each forest.
-struct Asked<'a> {
+/// The query to one forest.
+struct ForestQuery<'a> {
     query: &'a [f32],
     k: usize,
     effort: Effort,
-    /// Of the candidates, by its items.
+    /// Its share of the candidates, 0 to 1, in proportion to its items.
     share: f64,
 }
 
-/// The delta and the volume, taken in this order.
+/// A snapshot of the delta and the volume, taken in this order.
 pub(super) struct View<'a> {
     pub(super) delta: Snapshot,
     pub(super) volume: &'a Volume,
@@ -84,44 +83,44 @@ impl View<'_> {
         let query: Vec<f32> = query.iter().map(|x| x / length).collect();
 
         let txn = self.volume.read()?;
-        let record = self.read_record(&txn)?;
+        let meta = self.read_meta(&txn)?;
         let exact = |items: u64| effort == Effort::Exact || items <= options.exact_below;
-        let all_exact = record.forests.values().all(|items| exact(*items));
-        let mode = if all_exact { Mode::Exact } else { Mode::Ann };
+        let all_exact = meta.forests.values().all(|items| exact(*items));
+        let mode = if all_exact { SearchMode::Exact } else { SearchMode::Ann };
         let mut nearest = Nearest::new(k);
-        for row in self.delta.rows_above(record.watermark) {
+        for row in self.delta.rows_above(meta.watermark) {
             let score = dot(&query, &row.row.vector) / row.norm;
             nearest.offer(row.row.item, score, || self.delta.is_newest(&row.row));
         }
-        let counts = |item| !self.delta.masks(item, record.watermark);
-        let all = record.items();
-        for (forest, items) in record.forests.iter().filter(|_| k > 0) {
-            let asked = Asked { query: &query, k, effort, share: *items as f64 / all.max(1) as f64 };
+        let counts = |item| !self.delta.masks(item, meta.watermark);
+        let all = meta.items();
+        for (forest, items) in meta.forests.iter().filter(|_| k > 0) {
+            let forest_query =
+                ForestQuery { query: &query, k, effort, share: *items as f64 / all.max(1) as f64 };
             if exact(*items) {
                 self.volume.forests.scan(&txn, *forest, |item, norm, vector| {
                     nearest.offer(item, dot_bytes(&query, vector) / norm, || counts(item));
                 })?;
             } else {
-                for (item, cosine) in self.walk(&txn, *forest, &asked, counts)? {
+                for (item, cosine) in self.walk(&txn, *forest, &forest_query, counts)? {
                     nearest.offer(item, cosine, || true);
                 }
             }
         }
-        let seq = record.watermark.max(self.delta.complete_to);
+        let seq = meta.watermark.max(self.delta.complete_to);
         Ok(Found { hits: nearest.into_hits(), seq, mode })
     }
 
-    /// Asks the trees of a forest. Hits that the delta masks are replaced by asking for more, so that a deletion
-    /// that is not built yet does not shorten the answer. Never with a list of candidates: arroy then scans them
-    /// all.
+    /// Searches the trees of a forest. When the delta masks hits, it searches again for more, so that a deletion that is
+    /// not built yet does not shorten the result. It passes no list of candidates, because arroy would scan all of them.
     fn walk(
         &self,
         txn: &heed::RoTxn<'_>,
         forest: u16,
-        asked: &Asked<'_>,
+        forest_query: &ForestQuery<'_>,
         counts: impl Fn(u32) -> bool,
     ) -> Result<Vec<(u32, f32)>, IndexError> {
-        let Asked { query, k, effort, share } = *asked;
+        let ForestQuery { query, k, effort, share } = *forest_query;
         let reader = self.volume.forests.reader(txn, forest)?;
         let times = if let Effort::Times(times) = effort { times.get() } else { 1 };
         let most = k.saturating_add(self.delta.len());
@@ -146,12 +145,12 @@ impl View<'_> {
         }
     }
 
-    /// The items that are in, each once.
+    /// The set of searchable items.
     pub(super) fn items(&self) -> Result<RoaringBitmap, IndexError> {
         let txn = self.volume.read()?;
-        let record = self.read_record(&txn)?;
-        let mut items = self.volume.items(&txn, &record)?;
-        for (item, gone) in self.delta.changed_above(record.watermark) {
+        let meta = self.read_meta(&txn)?;
+        let mut items = self.volume.items(&txn, &meta)?;
+        for (item, gone) in self.delta.changed_above(meta.watermark) {
             if gone {
                 items.remove(item);
             } else {
@@ -161,17 +160,17 @@ impl View<'_> {
         Ok(items)
     }
 
-    /// The vector of an item, as it was put in.
+    /// The vector of an item as it was committed.
     pub(super) fn vector(&self, item: u32) -> Result<Option<Vec<f32>>, IndexError> {
         let txn = self.volume.read()?;
-        let record = self.read_record(&txn)?;
-        if self.delta.masks(item, record.watermark) {
-            return Ok(self.delta.vector(item, record.watermark).map(|row| row.vector.to_vec()));
+        let meta = self.read_meta(&txn)?;
+        if self.delta.masks(item, meta.watermark) {
+            return Ok(self.delta.vector(item, meta.watermark).map(|row| row.vector.to_vec()));
         }
-        self.volume.vector(&txn, &record, item)
+        self.volume.vector(&txn, &meta, item)
     }
 
-    fn read_record(&self, txn: &heed::RoTxn<'_>) -> Result<VolumeMeta, IndexError> {
-        self.volume.record(txn)?.ok_or_else(|| IndexError::Damaged("its record is gone".into()))
+    fn read_meta(&self, txn: &heed::RoTxn<'_>) -> Result<VolumeMeta, IndexError> {
+        self.volume.meta(txn)?.ok_or_else(|| IndexError::Damaged("its metadata is missing".into()))
     }
 }

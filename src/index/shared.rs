@@ -1,4 +1,4 @@
-//! The state that the handle, the index thread and the readers share.
+//! The state shared by the handle, the index thread and the readers.
 
 use super::delta::{Delta, DeltaSlots};
 use super::folder::Folder;
@@ -8,7 +8,8 @@ use super::source::Commit;
 use super::status::{IndexStatus, RebuildReason};
 use super::volume::{Volume, VolumeMeta};
 use super::{Effort, Found, IndexError};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use crate::threads::lock;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot, watch};
 
@@ -17,39 +18,39 @@ pub(super) struct Shared {
     pub(super) delta: RwLock<Delta>,
     pub(super) volume: RwLock<Arc<Volume>>,
     pub(super) applied: watch::Sender<i64>,
-    /// Why builds have failed for longer than the grace, while they do.
+    /// The error of the builds while they have failed for longer than the grace.
     pub(super) degraded: watch::Sender<Option<String>>,
     pub(super) slots: Arc<Semaphore>,
     commands: Mutex<Commands>,
     wakeup: Condvar,
     pub(super) stats: Mutex<IndexStats>,
-    /// The thread is at its end; nothing more is built.
+    /// The index thread has ended; nothing more is built.
     pub(super) ended: watch::Sender<bool>,
-    /// Last, so that the folder is unlocked after the volume is closed.
+    /// The last field, so that the folder is unlocked after the volume is closed.
     pub(super) folder: Folder,
 }
 
-pub(super) type Reply = oneshot::Sender<Result<(), IndexError>>;
+pub(super) type ResultSender = oneshot::Sender<Result<(), IndexError>>;
 
-/// What the index thread has been asked for.
+/// The commands to the index thread that are not done yet.
 #[derive(Default)]
 pub(super) struct Commands {
-    pub(super) flush: Vec<Reply>,
-    pub(super) rebuild: Vec<(RebuildReason, Reply)>,
-    /// Something may be committed that was not absorbed.
-    pub(super) look: bool,
-    /// Someone waits for room.
+    pub(super) flush: Vec<ResultSender>,
+    pub(super) rebuild: Vec<(RebuildReason, ResultSender)>,
+    /// The source may have commits that were not applied.
+    pub(super) poll_source: bool,
+    /// A caller waits for slots.
     pub(super) pressure: bool,
     pub(super) closing: bool,
-    /// When the last change came.
-    pub(super) stirred: Option<Instant>,
-    /// Since when a gap is known.
+    /// The time of the last change that is not built.
+    pub(super) changed_at: Option<Instant>,
+    /// Since when there is a gap.
     pub(super) gap_since: Option<Instant>,
 }
 
-/// What is only told, never acted upon, but for the record.
+/// The metadata of the volume, and figures for the status.
 pub(super) struct IndexStats {
-    pub(super) record: VolumeMeta,
+    pub(super) meta: VolumeMeta,
     pub(super) builds: u64,
     pub(super) failed_builds: u64,
     pub(super) last_build: Duration,
@@ -57,14 +58,9 @@ pub(super) struct IndexStats {
     pub(super) last_rebuild: Option<RebuildReason>,
 }
 
-/// A panic elsewhere leaves nothing half done under these locks: each section is a few assignments.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Shared {
     pub(super) fn new(options: IndexOptions, folder: Folder, volume: Volume, stats: IndexStats) -> Shared {
-        let watermark = stats.record.watermark;
+        let watermark = stats.meta.watermark;
         let slots = options.policy.slots.min(Semaphore::MAX_PERMITS);
         Shared {
             delta: RwLock::new(Delta::new(watermark, options.identity.dims, slots)),
@@ -88,28 +84,28 @@ impl Shared {
             (delta.len(), delta.complete_to(), delta.gap())
         };
         self.announce(complete_to);
-        let threshold = self.options.policy.threshold(lock(&self.stats).record.items());
-        self.order(|commands| {
+        let threshold = self.options.policy.threshold(lock(&self.stats).meta.items());
+        self.update_commands(|commands| {
             let now = Instant::now();
-            // The thread sleeps until its deadline; it has to be told of the first change, of a new gap and of the
-            // last straw, and finds out about later changes when it looks at the clock.
+            // The thread sleeps until its deadline. Only the first change, a new gap and the change that reaches the
+            // threshold wake it; it sees other changes at its deadline.
             let news =
-                commands.stirred.is_none() || (gap && commands.gap_since.is_none()) || len >= threshold;
-            commands.stirred = Some(now);
+                commands.changed_at.is_none() || (gap && commands.gap_since.is_none()) || len >= threshold;
+            commands.changed_at = Some(now);
             commands.gap_since = if gap { commands.gap_since.or(Some(now)) } else { None };
             news
         });
     }
 
-    /// Leaves an order, and wakes the thread if the order says so.
-    pub(super) fn order(&self, leave: impl FnOnce(&mut Commands) -> bool) {
-        if leave(&mut lock(&self.commands)) {
+    /// Updates the commands, and wakes the index thread if `update` returns true.
+    pub(super) fn update_commands(&self, update: impl FnOnce(&mut Commands) -> bool) {
+        if update(&mut lock(&self.commands)) {
             self.wakeup.notify_all();
         }
     }
 
-    /// Waits until `ready` has something for the thread to do; it returns how long to sleep otherwise.
-    pub(super) fn await_orders<T>(
+    /// Waits until `ready` returns a job. Its error is the time to sleep until the next call, or `None` for no limit.
+    pub(super) fn wait_for_job<T>(
         &self,
         mut ready: impl FnMut(&mut Commands) -> Result<T, Option<Duration>>,
     ) -> T {
@@ -126,9 +122,9 @@ impl Shared {
         }
     }
 
-    /// Tells the thread to end. A build at work gives up, and commands are answered by the end of their replies.
+    /// Ends the index thread. A running build is cancelled, and the senders of waiting commands are dropped.
     pub(super) fn close(&self) {
-        self.order(|commands| {
+        self.update_commands(|commands| {
             commands.closing = true;
             commands.flush.clear();
             commands.rebuild.clear();
@@ -140,7 +136,7 @@ impl Shared {
         lock(&self.commands).closing
     }
 
-    /// Tells those who wait for a clock value.
+    /// Publishes the clock value that searches reflect.
     pub(super) fn announce(&self, complete_to: i64) {
         self.applied.send_if_modified(|applied| {
             let higher = complete_to > *applied;
@@ -149,11 +145,11 @@ impl Shared {
         });
     }
 
-    fn view<T>(&self, look: impl FnOnce(&View<'_>) -> Result<T, IndexError>) -> Result<T, IndexError> {
+    fn view<T>(&self, read: impl FnOnce(&View<'_>) -> Result<T, IndexError>) -> Result<T, IndexError> {
         // The order matters, see `search`.
         let delta = self.delta.read().unwrap_or_else(PoisonError::into_inner).snapshot();
         let volume = self.volume();
-        look(&View { delta, volume: &volume })
+        read(&View { delta, volume: &volume })
     }
 
     pub(super) fn volume(&self) -> Arc<Volume> {
@@ -180,11 +176,11 @@ impl Shared {
         };
         let stats = lock(&self.stats);
         IndexStatus {
-            items: stats.record.items(),
+            items: stats.meta.items(),
             delta_len,
             free_slots: self.slots.available_permits(),
             applied_seq: *self.applied.borrow(),
-            built_seq: stats.record.watermark,
+            built_seq: stats.meta.watermark,
             degraded: self.degraded.borrow().clone(),
             last_rebuild: stats.last_rebuild,
             builds: stats.builds,

@@ -1,4 +1,4 @@
-//! The way the index sees the truth: committed changes, in the order of the store's clock.
+//! The source of an index: committed changes, in the order of the store's clock.
 
 use super::error::SourceError;
 use super::scan::norm;
@@ -9,13 +9,13 @@ use std::sync::Arc;
 pub struct ChangedRow {
     /// The clock value of its last change.
     pub seq: i64,
-    /// Its number in the index.
+    /// Its number in the index, unique in the store.
     pub item: u32,
-    /// Unit length, finite.
+    /// Finite, of unit length, as long as the identity's `dims`.
     pub vector: Arc<[f32]>,
 }
 
-/// A page of changes, read in one snapshot.
+/// A page of changes from the source, read in one snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct Changes {
     /// The clock in the snapshot the lists were read in.
@@ -26,39 +26,39 @@ pub struct Changes {
     pub tombstones: Vec<(i64, u32)>,
 }
 
-/// Reads the truth. The composition root implements it over PostgreSQL; the calls block, and are made on the
-/// index's own thread.
+/// Reads committed changes. [`crate::app`] implements it over PostgreSQL. The calls block, and are made on the index
+/// thread.
 pub trait ChangeSource: Send + Sync {
-    /// The changes with a number above `seq`, lowest numbers first: at most `limit` rows and at most `limit`
-    /// tombstones (or `limit` of both together). Fewer than `limit` in all means: that was everything up to
-    /// `clock`. Numbers may have holes.
+    /// The changes with a clock value above `seq`, ascending: at most `limit` rows and at most `limit` tombstones (or
+    /// `limit` of both together). Fewer than `limit` in all means that these are all changes up to `clock`. Numbers may
+    /// have holes.
     ///
     /// # Errors
-    /// The index tries again later, and calls itself degraded when that goes on.
+    /// The source cannot be read. The index retries, and is degraded when the error persists.
     fn changes_after(&self, seq: i64, limit: usize) -> Result<Changes, SourceError>;
 
-    /// The row whose last change has exactly this number. By it the index recognises a database that was set back
-    /// to an older state and has gone another way since.
+    /// The row whose last change has exactly this clock value. The index uses it to detect a database that was restored
+    /// from a backup and has other changes since.
     ///
     /// # Errors
     /// As [`Self::changes_after`].
     fn row_at(&self, seq: i64) -> Result<Option<ChangedRow>, SourceError>;
 }
 
-/// What one transaction has committed: the part of the clock it took, and what it changed.
+/// One committed transaction: the range of the clock it took, and its changes.
 ///
-/// `after` is the clock before the transaction, `upto` the clock after it. Two commits touch when one's `upto` is
-/// the other's `after`; by that the index knows, without assuming anything about holes or other writers, whether
-/// it has heard of everything.
+/// `after` is the clock before the transaction, `upto` the clock after it. Two commits are adjacent when the `upto` of
+/// one is the `after` of the other. So the index detects missing commits without assumptions about holes or other
+/// writers.
 #[derive(Debug, Clone, Default)]
 pub struct Commit {
-    /// The clock before.
+    /// The clock before the transaction.
     pub after: i64,
-    /// The clock after.
+    /// The clock after the transaction.
     pub upto: i64,
-    /// Rows that are new or changed.
+    /// New and changed rows.
     pub rows: Vec<ChangedRow>,
-    /// `(seq, item)` of rows that are gone.
+    /// Deleted rows, as `(seq, item)`.
     pub tombstones: Vec<(i64, u32)>,
 }
 
@@ -85,18 +85,18 @@ impl Change {
     }
 }
 
-/// A page in the order of the clock, and how far it reaches: every change up to `upto` is in it or before it.
-pub(super) struct Page {
+/// A page in the order of the clock. Complete up to `upto`.
+pub(super) struct ChangePage {
     pub(super) changes: Vec<Change>,
     pub(super) upto: i64,
     pub(super) clock: i64,
     pub(super) last: bool,
 }
 
-impl Page {
-    /// A list that is full hides what comes after its last number, so the page ends there, whatever the other
-    /// list holds beyond.
-    pub(super) fn new(changes: Changes, limit: usize) -> Page {
+impl ChangePage {
+    /// A full list omits the changes after its last number, so the page ends there, even if the other list reaches
+    /// further.
+    pub(super) fn new(changes: Changes, limit: usize) -> ChangePage {
         let Changes { clock, rows, tombstones } = changes;
         let last = rows.len() + tombstones.len() < limit;
         let row_end = rows.last().map(|row| row.seq);
@@ -115,12 +115,12 @@ impl Page {
             .filter(|change| change.seq() <= upto)
             .collect();
         changes.sort_by_key(Change::seq);
-        Page { changes, upto, clock, last }
+        ChangePage { changes, upto, clock, last }
     }
 }
 
-/// The length of a vector that the index can hold: one with the right number of dimensions, finite, not zero.
-/// Arroy takes anything, silently.
+/// The norm of a vector that the index can hold: the right number of dimensions, finite, not zero. Arroy itself does not
+/// check.
 pub(super) fn usable(vector: &[f32], dims: usize) -> Option<f32> {
     let length = norm(vector);
     (vector.len() == dims && length.is_finite() && length > 0.0).then_some(length)
@@ -140,7 +140,7 @@ mod tests {
             rows: rows.iter().map(|seq| row(*seq)).collect(),
             tombstones: tombstones.iter().map(|seq| (*seq, 0)).collect(),
         };
-        let page = Page::new(changes, limit);
+        let page = ChangePage::new(changes, limit);
         (page.changes.iter().map(Change::seq).collect(), page.upto, page.last)
     }
 

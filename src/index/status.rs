@@ -1,23 +1,23 @@
-//! What the index says about itself.
+//! The status of the index.
 
 use std::time::Duration;
 
-/// Why the index was made anew from the committed rows.
+/// Why the index was rebuilt from the committed rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RebuildReason {
-    /// There was none.
+    /// There was no index yet.
     Missing,
-    /// Its vectors were made by another model.
+    /// The index opened vectors of another model.
     ModelChanged,
-    /// It belonged to another store.
+    /// The index belonged to another store.
     StoreChanged,
-    /// The store was set back to an older state and has gone another way.
+    /// The store was restored from a backup and has other changes since.
     StoreRestored,
-    /// It could not be read.
+    /// The index could not be read.
     Corrupt,
-    /// So much was missing that building once is faster than catching up.
+    /// So many changes were missing that a rebuild is faster than catching up.
     FarBehind,
-    /// Someone asked for it.
+    /// An operator requested it.
     Manual,
 }
 
@@ -41,30 +41,30 @@ impl RebuildReason {
 pub struct IndexStatus {
     /// Items in the built part.
     pub items: u64,
-    /// Changes in memory.
+    /// The number of changes in the delta.
     pub delta_len: usize,
-    /// Room in the delta that is neither used nor reserved.
+    /// Slots of the delta that are neither used nor reserved.
     pub free_slots: usize,
     /// Searches reflect every change up to this clock value.
     pub applied_seq: i64,
-    /// The built part reflects every change up to this clock value, and none beyond.
+    /// The built part reflects every change up to this clock value, and none after_gap.
     pub built_seq: i64,
-    /// Why acknowledgements no longer wait for the index, when they do not.
+    /// The error of the builds, while acknowledgements do not wait for the index because of it.
     pub degraded: Option<String>,
-    /// Why the index was last made anew, in the life of this process.
+    /// The reason of the last rebuild since the start of the process.
     pub last_rebuild: Option<RebuildReason>,
-    /// Builds that succeeded, in the life of this process.
+    /// Successful builds since the start of the process.
     pub builds: u64,
-    /// Builds that failed.
+    /// Failed builds since the start of the process.
     pub failed_builds: u64,
-    /// How long the last good build took.
+    /// The duration of the last successful build.
     pub last_build: Duration,
-    /// How long the build at work has been at it. A build that hangs shows here.
+    /// How long the current build has been running; `None` between builds.
     pub building_for: Option<Duration>,
-    /// Vectors that came with a commit and were no vectors; their rows cannot be found by search.
+    /// Committed vectors that were unusable; a search cannot find their rows.
     pub refused: u64,
-    /// Bytes of the memory map that were ever used.
+    /// The bytes of the memory map in use, up to its last page.
     pub map_used: u64,
-    /// The ceiling of the memory map.
+    /// The size of the memory map in bytes.
     pub map_size: usize,
 }

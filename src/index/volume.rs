@@ -1,7 +1,7 @@
-//! A volume: one LMDB environment with the forests, and one record that says what they are.
+//! A volume: one LMDB environment with the forests and their metadata.
 //!
-//! The record is written in the transaction of the vectors it speaks about, so a volume is always equal to the
-//! store at its watermark, whenever the power went.
+//! The metadata is written in the same transaction as the vectors, so a volume always equals the store at its
+//! watermark, also after a power cut.
 
 use super::error::IndexError;
 use super::forests::{BuildParams, Forests, forest_of};
@@ -14,36 +14,36 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Changes with the layout of what is stored.
+/// The version of the stored layout.
 const FORMAT: u32 = 2;
-/// The only key beside the vectors.
-const RECORD: &str = "record";
-/// Searches on all threads of the process, with room for the command line tools.
+/// The key of the metadata.
+const META_KEY: &str = "record";
+/// The largest number of concurrent read transactions; more than the process has threads.
 const MAX_READERS: u32 = 1024;
-/// A multiple of every page size we may meet.
+/// The granularity of the map size: a multiple of every usual page size.
 const MAP_GRAIN: usize = 64 * 1024;
 
-/// What a volume says about itself.
+/// The metadata of a volume.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct VolumeMeta {
     format: u32,
     store_id: uuid::Uuid,
     fingerprint: String,
     dims: usize,
-    /// Every change up to here is in, and none beyond.
+    /// The volume contains every change up to here, and none after_gap.
     pub(super) watermark: i64,
-    /// The latest row that is in: by it another history of the same store is recognised.
+    /// `(seq, item)` of the latest row, to detect another history of the same store.
     pub(super) witness: Option<(i64, u32)>,
-    /// How many item numbers a forest takes. Fixed when the volume is made.
+    /// Item numbers of a forest. Fixed when the volume is created.
     #[serde(default)]
     forest_items: u32,
-    /// The forests there are, and how many items each has.
+    /// The number of items of each forest.
     #[serde(default)]
     pub(super) forests: BTreeMap<u16, u64>,
 }
 
 impl VolumeMeta {
-    /// Nothing is in yet.
+    /// The metadata of an empty volume.
     pub(super) fn empty(identity: &IndexIdentity, forest_items: u32) -> VolumeMeta {
         let IndexIdentity { store_id, fingerprint, dims } = identity.clone();
         let forests = BTreeMap::new();
@@ -59,7 +59,7 @@ impl VolumeMeta {
         }
     }
 
-    /// How many items are in.
+    /// The number of items in all forests.
     pub(super) fn items(&self) -> u64 {
         self.forests.values().sum()
     }
@@ -72,7 +72,7 @@ impl VolumeMeta {
         IndexIdentity { store_id: self.store_id, fingerprint: self.fingerprint.clone(), dims: self.dims }
     }
 
-    /// The record after these changes, which are in order and end at `watermark`.
+    /// The metadata after these changes, which are in order and end at `watermark`.
     pub(super) fn after(&self, changes: &[Change], watermark: i64) -> VolumeMeta {
         let touched = |item| changes.iter().any(|change| change.item() == item);
         let mut newest = rustc_hash::FxHashMap::default();
@@ -94,31 +94,31 @@ impl VolumeMeta {
 pub(super) struct Volume {
     env: Env<WithoutTls>,
     pub(super) forests: Forests,
-    record: Database<'static, Str, SerdeJson<VolumeMeta>>,
+    meta: Database<'static, Str, SerdeJson<VolumeMeta>>,
     path: PathBuf,
 }
 
 impl Volume {
-    /// Opens a volume, or makes it when the folder is empty.
+    /// Opens a volume, or creates it in an empty folder.
     pub(super) fn open(path: &Path, identity: &IndexIdentity, map_size: usize) -> Result<Volume, IndexError> {
         let map_size = (map_size / MAP_GRAIN).max(16) * MAP_GRAIN;
         let wrap = |error: heed::Error| IndexError::storage(error, map_size);
         let env = open_env(path, map_size).map_err(wrap)?;
-        if is_cut_off(&env).map_err(wrap)? {
+        if is_truncated(&env).map_err(wrap)? {
             return Err(IndexError::Damaged("its file is shorter than its page count".into()));
         }
         let txn = env.write_txn().map_err(wrap)?;
-        let (vectors, record) = env
+        let (vectors, meta) = env
             .create_databases_and_commit(txn, |opener, txn| {
                 let vectors = opener.create_database(txn, Some("vectors"))?;
-                let record = opener.create_database(txn, Some("record"))?;
-                heed::Result::Ok(CommitOrAbort::<_, ()>::Commit((vectors, record)))
+                let meta = opener.create_database(txn, Some("record"))?;
+                heed::Result::Ok(CommitOrAbort::<_, ()>::Commit((vectors, meta)))
             })
             .map_err(wrap)?
             .commit()
             .ok_or(IndexError::Closed)?;
         let forests = Forests { vectors, dims: identity.dims, map_size };
-        Ok(Volume { env, forests, record, path: path.to_owned() })
+        Ok(Volume { env, forests, meta, path: path.to_owned() })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -129,52 +129,51 @@ impl Volume {
         self.forests.map_size
     }
 
-    /// Bytes of the map that were ever used.
+    /// The bytes of the map in use, up to its last page.
     pub(super) fn map_used(&self) -> u64 {
         used(&self.env)
     }
 
-    /// A read transaction. It keeps the pages of its moment from being reused, so it must be short.
+    /// Begins a read transaction. It keeps old pages from being reused, so it must be short.
     pub(super) fn read(&self) -> Result<RoTxn<'_, WithoutTls>, IndexError> {
         self.env.read_txn().map_err(|error| self.wrap(error))
     }
 
-    pub(super) fn record(&self, txn: &RoTxn<'_>) -> Result<Option<VolumeMeta>, IndexError> {
-        self.record.get(txn, RECORD).map_err(|error| self.wrap(error))
+    pub(super) fn meta(&self, txn: &RoTxn<'_>) -> Result<Option<VolumeMeta>, IndexError> {
+        self.meta.get(txn, META_KEY).map_err(|error| self.wrap(error))
     }
 
-    /// The vector of an item, as it was put in.
+    /// The vector of an item as it was stored.
     pub(super) fn vector(
         &self,
         txn: &RoTxn<'_>,
-        record: &VolumeMeta,
+        meta: &VolumeMeta,
         item: u32,
     ) -> Result<Option<Vec<f32>>, IndexError> {
-        let forest = forest_of(item, record.forest_items);
-        if !record.forests.contains_key(&forest) {
+        let forest = forest_of(item, meta.forest_items);
+        if !meta.forests.contains_key(&forest) {
             return Ok(None);
         }
         self.forests.vector(txn, forest, item)
     }
 
-    /// Every item that is in.
-    pub(super) fn items(&self, txn: &RoTxn<'_>, record: &VolumeMeta) -> Result<RoaringBitmap, IndexError> {
-        self.forests.items(txn, record.forests.keys().copied())
+    /// The set of items in the volume.
+    pub(super) fn items(&self, txn: &RoTxn<'_>, meta: &VolumeMeta) -> Result<RoaringBitmap, IndexError> {
+        self.forests.items(txn, meta.forests.keys().copied())
     }
 
-    /// Puts changes in without building, and returns the forests that wait for it: only for a volume that nobody
-    /// reads yet.
-    pub(super) fn fill(&self, changes: &[Change], record: &VolumeMeta) -> Result<BTreeSet<u16>, IndexError> {
+    /// Writes changes without building, and returns the forests to build. Only for a volume that is not searched yet.
+    pub(super) fn fill(&self, changes: &[Change], meta: &VolumeMeta) -> Result<BTreeSet<u16>, IndexError> {
         let mut txn = self.write()?;
-        let touched = self.forests.put(&mut txn, changes, record.forest_items)?;
+        let touched = self.forests.put(&mut txn, changes, meta.forest_items)?;
         txn.commit().map_err(|error| self.wrap(error))?;
         Ok(touched)
     }
 
-    /// Builds what was filled, each forest in its own transaction, and writes the record with the last of them.
+    /// Builds these forests, each in its own transaction, and then writes the metadata.
     pub(super) fn build(
         &self,
-        mut record: VolumeMeta,
+        mut meta: VolumeMeta,
         forests: &BTreeSet<u16>,
         build_params: &BuildParams<'_>,
     ) -> Result<VolumeMeta, IndexError> {
@@ -182,33 +181,33 @@ impl Volume {
             let mut txn = self.write()?;
             let items = self.forests.build(&mut txn, *forest, &self.path, build_params)?;
             txn.commit().map_err(|error| self.wrap(error))?;
-            record.forests.insert(*forest, items);
+            meta.forests.insert(*forest, items);
         }
-        self.apply(&[], record, build_params)
+        self.apply(&[], meta, build_params)
     }
 
-    /// One transaction: the changes, the trees, the record. Returns the record as written.
+    /// Writes changes, trees and metadata in one transaction. Returns the metadata as written.
     pub(super) fn apply(
         &self,
         changes: &[Change],
-        mut record: VolumeMeta,
+        mut meta: VolumeMeta,
         build_params: &BuildParams<'_>,
     ) -> Result<VolumeMeta, IndexError> {
         let mut txn = self.write()?;
-        for forest in self.forests.put(&mut txn, changes, record.forest_items)? {
+        for forest in self.forests.put(&mut txn, changes, meta.forest_items)? {
             let items = self.forests.build(&mut txn, forest, &self.path, build_params)?;
-            record.forests.insert(forest, items);
+            meta.forests.insert(forest, items);
         }
-        self.record.put(&mut txn, RECORD, &record).map_err(|error| self.wrap(error))?;
+        self.meta.put(&mut txn, META_KEY, &meta).map_err(|error| self.wrap(error))?;
         txn.commit().map_err(|error| self.wrap(error))?;
-        self.fill_up()?;
-        Ok(record)
+        self.extend_file()?;
+        Ok(meta)
     }
 
-    /// LMDB counts pages that it took and gave up in one transaction, and does not write them when they are the
-    /// last; so that [`is_cut_off`] can trust the length, the file is made as long as the count says.
-    fn fill_up(&self) -> Result<(), IndexError> {
-        if is_cut_off(&self.env).map_err(|error| self.wrap(error))? {
+    /// Extends the file to its page count, so that [`is_truncated`] can rely on the length: LMDB counts pages that it
+    /// allocates and frees in one transaction, and does not write them when they are the last.
+    fn extend_file(&self) -> Result<(), IndexError> {
+        if is_truncated(&self.env).map_err(|error| self.wrap(error))? {
             let path = self.path.join("data.mdb");
             let file = std::fs::OpenOptions::new().write(true).open(&path);
             file.and_then(|file| file.set_len(self.map_used()))
@@ -226,13 +225,13 @@ impl Volume {
     }
 }
 
-/// Bytes up to the last page.
+/// The bytes up to the end of the last page.
 fn used(env: &Env<WithoutTls>) -> u64 {
     (env.info().last_page_number as u64 + 1) * u64::from(env.unnamed_database_stat().page_size)
 }
 
-/// A file that is shorter than its own page count was cut off: reading the missing part would kill the process.
-fn is_cut_off(env: &Env<WithoutTls>) -> heed::Result<bool> {
+/// Whether the file is shorter than its page count: reading the missing part would kill the process with SIGBUS.
+fn is_truncated(env: &Env<WithoutTls>) -> heed::Result<bool> {
     Ok(env.real_disk_size()? < used(env))
 }
 
@@ -242,11 +241,11 @@ fn open_env(path: &Path, map_size: usize) -> heed::Result<Env<WithoutTls>> {
     // Without thread-local storage, because a thread may hold two readers at once and searches come from any thread.
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(map_size).max_readers(MAX_READERS).max_dbs(2);
-    // SAFETY: the map is undefined behaviour only if someone else changes the file under it. `Folder` holds a lock
-    // on the index folder for as long as the process uses it, so no second process opens a volume; heed refuses a
-    // second environment on one path within the process; the map is never resized; no flag weakens locking or
-    // syncing; and files are changed through LMDB alone, but for `fill_up`, which only appends while the one
-    // writing thread is not in a transaction.
+    // SAFETY: the map is undefined behaviour only if the file is changed by other means than LMDB. `Folder` holds a
+    // lock on the index folder while the process uses it, so no second process opens a volume; heed refuses a second
+    // environment on one path within the process; the map is never resized; no flag weakens locking or syncing; and
+    // only `extend_file` changes a file without LMDB: it appends, while the one writing thread is not in a
+    // transaction.
     unsafe { options.open(path) }
 }
 
@@ -269,17 +268,14 @@ mod tests {
         });
         let progress = Progress::new("test");
         let build_params = BuildParams { trees: 3, cancelled: &|| false, progress: &progress, seed: 7 };
-        let record = VolumeMeta::empty(&identity, 60_000).after(&changes, 1 << 40);
-        volume.apply(&changes, record, &build_params).unwrap();
+        let meta = VolumeMeta::empty(&identity, 60_000).after(&changes, 1 << 40);
+        volume.apply(&changes, meta, &build_params).unwrap();
 
         let txn = volume.read().unwrap();
-        let record = volume.record(&txn).unwrap().unwrap();
+        let meta = volume.meta(&txn).unwrap().unwrap();
         let forests = [(0, 2), (1, 1), (u16::MAX, 1)];
-        assert_eq!(record.forests, BTreeMap::from(forests));
-        assert_eq!(
-            (record.items(), record.watermark, record.witness),
-            (4, 1 << 40, Some((1 << 32, u32::MAX)))
-        );
+        assert_eq!(meta.forests, BTreeMap::from(forests));
+        assert_eq!((meta.items(), meta.watermark, meta.witness), (4, 1 << 40, Some((1 << 32, u32::MAX))));
         let mut seen = Vec::new();
         for (forest, _) in forests {
             let show = |item, norm, bytes: &[u8]| {
@@ -291,12 +287,9 @@ mod tests {
         let wanted = rows.map(|(item, vector)| (item, super::super::scan::norm(&vector), vector.to_vec()));
         assert_eq!(seen, wanted);
         for (item, vector) in rows {
-            assert_eq!(volume.vector(&txn, &record, item).unwrap().unwrap(), vector);
+            assert_eq!(volume.vector(&txn, &meta, item).unwrap().unwrap(), vector);
         }
-        assert_eq!(volume.vector(&txn, &record, 200_000).unwrap(), None);
-        assert_eq!(
-            volume.items(&txn, &record).unwrap().iter().collect::<Vec<_>>(),
-            rows.map(|(item, _)| item)
-        );
+        assert_eq!(volume.vector(&txn, &meta, 200_000).unwrap(), None);
+        assert_eq!(volume.items(&txn, &meta).unwrap().iter().collect::<Vec<_>>(), rows.map(|(item, _)| item));
     }
 }

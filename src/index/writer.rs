@@ -1,49 +1,50 @@
-//! The index thread: the only place that writes. It decides when to build, keeps trying when a build fails, and
-//! heals what is damaged.
+//! The index thread, the only one that writes. It decides when to build, retries failed builds, and rebuilds a damaged
+//! index.
 
 use super::builder::{OpenVolume, RebuildContext};
 use super::delta::Snapshot;
 use super::error::IndexError;
-use super::shared::{Commands, Reply, Shared, lock};
+use super::shared::{Commands, ResultSender, Shared};
 use super::source::ChangeSource;
 use super::status::RebuildReason;
 use super::volume::VolumeMeta;
+use crate::threads::lock;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-/// So many failures in a row that look like damage are not bad luck.
+/// This many consecutive failures with signs of damage cause a rebuild.
 const DAMAGE_FAILURES: u32 = 2;
-/// The longest pause after failures, as a multiple of the first.
+/// The longest pause after failures, as a multiple of the first pause.
 const MOST_BACKOFF: u32 = 32;
 
 pub(super) struct IndexWriter {
     shared: Arc<Shared>,
     source: Arc<dyn ChangeSource>,
     pool: rayon::ThreadPool,
-    failing: Option<Failing>,
+    failures: Option<BuildFailures>,
 }
 
-/// A row of failed builds.
-struct Failing {
+/// Consecutive failed builds.
+struct BuildFailures {
     since: Instant,
     times: u32,
     next_try: Instant,
     message: String,
 }
 
-enum Job {
-    /// Build what is here, or, with `look`, what the source has.
+enum IndexJob {
+    /// Builds the delta or, with `poll_source`, the changes of the source.
     Build {
-        look: bool,
-        replies: Vec<Reply>,
+        poll_source: bool,
+        replies: Vec<ResultSender>,
     },
     Rebuild {
         reason: RebuildReason,
-        replies: Vec<Reply>,
+        replies: Vec<ResultSender>,
     },
-    /// The grace is over.
+    /// Reports degraded: builds have failed for longer than the grace.
     Degrade,
     End,
 }
@@ -56,14 +57,14 @@ impl IndexWriter {
             .thread_name(|n| format!("lnsp-index-{n}"))
             .build()
             .map_err(|error| IndexError::io(shared.folder.path(), std::io::Error::other(error)))?;
-        Ok(IndexWriter { shared, source, pool, failing: None })
+        Ok(IndexWriter { shared, source, pool, failures: None })
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {
         self.shared.clone()
     }
 
-    /// Builds what the source has beyond the volume: the first thing in the life of an index.
+    /// Builds the changes of the source after the volume's watermark. Called once, when the index is opened.
     pub(super) fn catch_up(&mut self) -> Result<(), IndexError> {
         match self.attempt(|writer| writer.build(true)) {
             Err(error) if error.is_damage() => self.attempt(|writer| writer.rebuild(RebuildReason::Corrupt)),
@@ -75,31 +76,31 @@ impl IndexWriter {
         let shared = self.shared.clone();
         let life = shared.options.progress.live();
         loop {
-            let job = shared.await_orders(|commands| self.next_job(commands));
+            let job = shared.wait_for_job(|commands| self.next_job(commands));
             match job {
-                Job::End => return life.end(),
-                Job::Degrade => self.degrade(),
-                Job::Build { look, replies } => {
-                    let mut result = self.attempt(|writer| writer.build(look));
-                    let times = self.failing.as_ref().map_or(0, |failing| failing.times);
+                IndexJob::End => return life.end(),
+                IndexJob::Degrade => self.degrade(),
+                IndexJob::Build { poll_source, replies } => {
+                    let mut result = self.attempt(|writer| writer.build(poll_source));
+                    let times = self.failures.as_ref().map_or(0, |failures| failures.times);
                     if times >= DAMAGE_FAILURES && result.as_ref().is_err_and(IndexError::is_damage) {
                         result = self.attempt(|writer| writer.rebuild(RebuildReason::Corrupt));
                     }
                     if result.is_err() {
-                        // What was left to do is still to do.
-                        shared.order(|commands| {
-                            commands.stirred = commands.stirred.or_else(|| Some(Instant::now()));
-                            commands.look |= look;
+                        // The changes still have to be built.
+                        shared.update_commands(|commands| {
+                            commands.changed_at = commands.changed_at.or_else(|| Some(Instant::now()));
+                            commands.poll_source |= poll_source;
                             false
                         });
                     }
                     answer(replies, &result);
                 }
-                Job::Rebuild { reason, replies } => {
+                IndexJob::Rebuild { reason, replies } => {
                     let result = self.attempt(|writer| writer.rebuild(reason));
                     if result.is_err() {
-                        // The old index is still good; a look shows that, and ends the row of failures.
-                        shared.order(|commands| std::mem::replace(&mut commands.look, true));
+                        // The old index is still usable; the next build from the source ends the failures.
+                        shared.update_commands(|commands| std::mem::replace(&mut commands.poll_source, true));
                     }
                     answer(replies, &result);
                 }
@@ -107,56 +108,59 @@ impl IndexWriter {
         }
     }
 
-    /// What is to be done now, or how long there is nothing to do.
-    fn next_job(&self, commands: &mut Commands) -> Result<Job, Option<Duration>> {
+    /// The next job, or how long to wait for one.
+    fn next_job(&self, commands: &mut Commands) -> Result<IndexJob, Option<Duration>> {
         if commands.closing {
-            return Ok(Job::End);
+            return Ok(IndexJob::End);
         }
         if let Some((reason, _)) = commands.rebuild.first() {
             let reason = *reason;
             let replies = commands.rebuild.drain(..).map(|(_, reply)| reply).collect();
-            return Ok(Job::Rebuild { reason, replies });
+            return Ok(IndexJob::Rebuild { reason, replies });
         }
         let policy = &self.shared.options.policy;
         let now = Instant::now();
         let len = self.shared.delta.read().unwrap_or_else(PoisonError::into_inner).len();
-        // Commands that someone waits for are tried at once, even in a row of failures.
+        // A command with a waiting caller is tried at once, even after failures.
         if !commands.flush.is_empty() {
-            return Ok(self.start(commands));
+            return Ok(self.build_job(commands));
         }
-        let threshold = policy.threshold(lock(&self.shared.stats).record.items());
+        let threshold = policy.threshold(lock(&self.shared.stats).meta.items());
         let pressed = commands.pressure && len > 0;
         commands.pressure &= pressed;
-        let due = if commands.look || len >= threshold || pressed {
+        let due = if commands.poll_source || len >= threshold || pressed {
             Some(now)
         } else {
-            let idle = commands.stirred.map(|stirred| stirred + policy.idle);
+            let idle = commands.changed_at.map(|changed_at| changed_at + policy.idle);
             let gap = commands.gap_since.map(|since| since + policy.idle);
             idle.into_iter().chain(gap).min()
         };
-        let due = match (&self.failing, due) {
-            (Some(failing), Some(due)) => Some(due.max(failing.next_try)),
+        let due = match (&self.failures, due) {
+            (Some(failures), Some(due)) => Some(due.max(failures.next_try)),
             (_, due) => due,
         };
         if due.is_some_and(|due| due <= now) {
-            return Ok(self.start(commands));
+            return Ok(self.build_job(commands));
         }
-        let grace_ends = self.failing.as_ref().map(|failing| failing.since + policy.grace);
+        let grace_ends = self.failures.as_ref().map(|failures| failures.since + policy.grace);
         let grace_ends = grace_ends.filter(|_| self.shared.degraded.borrow().is_none());
         if grace_ends.is_some_and(|ends| ends <= now) {
-            return Ok(Job::Degrade);
+            return Ok(IndexJob::Degrade);
         }
         Err(due.into_iter().chain(grace_ends).min().map(|at| at - now))
     }
 
-    /// A build answers every order that was left before it.
-    fn start(&self, commands: &mut Commands) -> Job {
+    /// A build that answers every flush command so far.
+    fn build_job(&self, commands: &mut Commands) -> IndexJob {
         commands.pressure = false;
-        commands.stirred = None;
-        Job::Build { look: std::mem::take(&mut commands.look), replies: std::mem::take(&mut commands.flush) }
+        commands.changed_at = None;
+        IndexJob::Build {
+            poll_source: std::mem::take(&mut commands.poll_source),
+            replies: std::mem::take(&mut commands.flush),
+        }
     }
 
-    /// Runs one piece of work; a panic in it is a failure like any other.
+    /// Runs one build or rebuild and records its result. A panic counts as a failure.
     fn attempt(
         &mut self,
         work: impl FnOnce(&IndexWriter) -> Result<(), IndexError> + Send,
@@ -169,7 +173,7 @@ impl IndexWriter {
         lock(&self.shared.stats).building_since = None;
         match &result {
             Ok(()) => {
-                self.failing = None;
+                self.failures = None;
                 self.shared.degraded.send_if_modified(|degraded| degraded.take().is_some());
             }
             Err(_) if self.shared.closing() => {}
@@ -184,20 +188,25 @@ impl IndexWriter {
     fn note_failure(&mut self, error: &IndexError) {
         let policy = &self.shared.options.policy;
         let now = Instant::now();
-        let (since, times) = self.failing.as_ref().map_or((now, 0), |failing| (failing.since, failing.times));
+        let (since, times) =
+            self.failures.as_ref().map_or((now, 0), |failures| (failures.since, failures.times));
         let pause = policy.retry * 2u32.saturating_pow(times).min(MOST_BACKOFF);
-        tracing::warn!(%error, times = times + 1, ?pause, "a build of the index failed; it is tried again");
-        self.failing =
-            Some(Failing { since, times: times + 1, next_try: now + pause, message: error.to_string() });
+        tracing::warn!(%error, times = times + 1, ?pause, "a build of the index failed; it is retried");
+        self.failures = Some(BuildFailures {
+            since,
+            times: times + 1,
+            next_try: now + pause,
+            message: error.to_string(),
+        });
         if now.duration_since(since) >= policy.grace {
             self.degrade();
         }
     }
 
     fn degrade(&self) {
-        let Some(failing) = &self.failing else { return };
-        if self.shared.degraded.send_replace(Some(failing.message.clone())).is_none() {
-            tracing::error!(error = failing.message, "search falls behind: the index cannot be built");
+        let Some(failures) = &self.failures else { return };
+        if self.shared.degraded.send_replace(Some(failures.message.clone())).is_none() {
+            tracing::error!(error = failures.message, "searches fall behind: the index cannot be built");
         }
     }
 
@@ -214,71 +223,71 @@ impl IndexWriter {
         self.shared.delta.read().unwrap_or_else(PoisonError::into_inner).snapshot()
     }
 
-    /// Builds until everything that is known of is built.
+    /// Builds until all known commits are built.
     ///
-    /// While commits touch each other the delta is complete, and its own rows are built: reading them back from the
-    /// database would cost it as much as a quarter of inserting them. Only a gap, a failed build or an order to look
-    /// sends us to the source.
-    fn build(&self, mut look: bool) -> Result<(), IndexError> {
+    /// While commits are adjacent the delta is complete, and its own rows are built: reading them back would cost the
+    /// database a quarter of what inserting them cost. The source is read only after a gap, a failed build or a poll
+    /// command.
+    fn build(&self, mut poll_source: bool) -> Result<(), IndexError> {
         let cancelled = || self.shared.closing();
         let volume = self.shared.volume();
         loop {
             let started = Instant::now();
-            let record = lock(&self.shared.stats).record.clone();
+            let meta = lock(&self.shared.stats).meta.clone();
             let delta = self.snapshot();
             let context = self.context(&cancelled, delta.highest_seen_seq);
-            let before = record.watermark;
-            let (record, complete) = if look || delta.highest_seen_seq > delta.complete_to {
-                context.catch_up(&volume, &record)?
+            let before = meta.watermark;
+            let (meta, complete) = if poll_source || delta.highest_seen_seq > delta.complete_to {
+                context.catch_up(&volume, &meta)?
             } else {
                 let mut changes = delta.changes();
                 changes.sort_by_key(super::source::Change::seq);
-                (context.increment(&volume, &record, &changes, delta.complete_to)?, true)
+                (context.increment(&volume, &meta, &changes, delta.complete_to)?, true)
             };
             drop(delta);
-            if record.watermark > before {
+            if meta.watermark > before {
                 let mut stats = lock(&self.shared.stats);
                 stats.builds += 1;
                 stats.last_build = started.elapsed();
             }
-            self.publish(record);
+            self.publish(meta);
             if complete {
                 return Ok(());
             }
-            look = true;
+            poll_source = true;
         }
     }
 
     fn rebuild(&self, reason: RebuildReason) -> Result<(), IndexError> {
         tracing::warn!(reason = reason.name(), "rebuilding the index from the database");
         let cancelled = || self.shared.closing();
-        let OpenVolume { volume, record } =
+        let OpenVolume { volume, meta } =
             self.context(&cancelled, self.snapshot().highest_seen_seq).rebuild()?;
         *self.shared.volume.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(volume);
         lock(&self.shared.stats).last_rebuild = Some(reason);
-        self.publish(record);
+        self.publish(meta);
         Ok(())
     }
 
-    /// After a commit to the volume: the delta forgets what is built, its room is free, waiters are told.
-    fn publish(&self, record: VolumeMeta) {
-        let watermark = record.watermark;
-        lock(&self.shared.stats).record = record;
+    /// After a commit to the volume: drops the built changes from the delta, which frees their slots, and publishes.
+    fn publish(&self, meta: VolumeMeta) {
+        let watermark = meta.watermark;
+        lock(&self.shared.stats).meta = meta;
         let (garbage, complete_to, gap) = {
             let mut delta = self.shared.delta.write().unwrap_or_else(PoisonError::into_inner);
-            let garbage = delta.built(watermark);
+            let garbage = delta.drop_built(watermark);
             (garbage, delta.complete_to(), delta.gap())
         };
         drop(garbage);
         self.shared.announce(complete_to);
-        self.shared.order(|commands| {
+        self.shared.update_commands(|commands| {
             commands.gap_since = gap.then(Instant::now);
             false
         });
     }
 }
 
-/// However the thread ends, nobody may go on waiting for it.
+/// Ends every wait for this thread, also after a panic.
 impl Drop for IndexWriter {
     fn drop(&mut self) {
         self.shared.close();
@@ -287,13 +296,13 @@ impl Drop for IndexWriter {
     }
 }
 
-fn answer(replies: Vec<Reply>, result: &Result<(), IndexError>) {
+fn answer(replies: Vec<ResultSender>, result: &Result<(), IndexError>) {
     let tell = || match result {
         Ok(()) => Ok(()),
         Err(error) => Err(IndexError::BuildFailed(error.to_string())),
     };
     for reply in replies {
-        // Whoever asked may have gone away.
+        // Fails only when the caller has given up.
         drop(reply.send(tell()));
     }
 }

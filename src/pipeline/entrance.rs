@@ -176,7 +176,7 @@ impl Entrance {
         let same =
             |chunk: &&Chunk| known.get(&chunk.key).is_some_and(|row| row.content_hash == chunk.content_hash);
         let stored = arrivals.map(|arrival| &*arrival.chunk).filter(same);
-        if let Err(error) = self.store.remove_letters(stored).await {
+        if let Err(error) = self.store.remove_dead_letters(stored).await {
             // They go when the chunk is sent once more.
             tracing::warn!(%error, "dead letters of stored chunks could not be removed");
         }

@@ -155,7 +155,7 @@ async fn write(store: Store, pauses: Backoff, letters: Vec<PendingDeadLetter>) {
     let mut tries = 0;
     while let Some(mut letters) = halves.pop() {
         let rows: Vec<DeadLetter> = letters.iter().map(PendingDeadLetter::row).collect();
-        match store.file_letters(&rows).await {
+        match store.write_dead_letters(&rows).await {
             Ok(()) => letters.into_iter().for_each(PendingDeadLetter::answer),
             Err(error) if error.is_data_error() && letters.len() > 1 => {
                 let later = letters.split_off(letters.len() / 2);

@@ -1,4 +1,4 @@
-//! What a follower of the clock reads: the search index, or a copy of the store.
+//! Reading changes in the order of the clock, for the search index or a copy of the store.
 
 use super::read::{item_number, unreadable};
 use super::{ModelId, Store, StoreError};
@@ -8,41 +8,46 @@ use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{BigInt, Binary, Integer, Nullable};
 use diesel_async::RunQueryDsl;
 
-/// What happened in the store after some number of the clock, in order.
+/// The changes of a store after a number of its clock, in order.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Changes {
-    /// The clock, read in the same snapshot as the rest.
+pub struct ChunkChanges {
+    /// The clock in the snapshot that the lists were read in.
     pub clock: i64,
-    /// Everything up to this number is in here; the place to go on from. Equal to `clock` when nothing was left out.
+    /// The lists are complete up to this number; the next page starts after it. Equal to `clock` on the last page.
     pub through: i64,
-    /// Chunks that were stored or changed, by rising number.
-    pub rows: Vec<ChangedRow>,
-    /// Chunks that were deleted, as (number, item), by rising number.
+    /// Chunks that were stored or changed, ascending by `seq`.
+    pub rows: Vec<ChangedChunk>,
+    /// Deleted chunks, as `(seq, item)`, ascending by `seq`.
     pub tombstones: Vec<(i64, u32)>,
 }
 
 /// A chunk that was stored or changed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ChangedRow {
-    /// The number of its last change.
+pub struct ChangedChunk {
+    /// The clock value of its last change.
     pub seq: i64,
     /// Its number in the search index.
     pub item: u32,
-    /// Its concept vector.
+    /// Its concept vector, as long as the model's `dims`.
     pub vector: Vec<f32>,
 }
 
 impl Store {
-    /// The changes after `seq`, at most `limit` of them (at least one), oldest first. Going on from [`Changes::through`] until it
-    /// equals the clock gives every chunk there is; from 0, a copy of the whole.
+    /// The changes after `seq`, oldest first: at most `limit`, where a limit below 1 counts as 1. Repeating the call
+    /// from [`ChunkChanges::through`] until it equals the clock gives every change; from 0, every stored chunk.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
-    pub async fn changes_after(&self, seq: i64, limit: i64, model: ModelId) -> Result<Changes, StoreError> {
+    pub async fn changes_after(
+        &self,
+        seq: i64,
+        limit: i64,
+        model: ModelId,
+    ) -> Result<ChunkChanges, StoreError> {
         let limit = limit.max(1);
-        let mut link = self.pool.get().await?;
-        let found = ChangesAfter { seq, limit, model }.load::<ChangeRow>(link.conn()).await;
-        changes(link.done(found)?, limit)
+        let mut connection = self.pool.get().await?;
+        let found = ChangesAfter { seq, limit, model }.load::<ChangeRow>(connection.conn()).await;
+        changes(connection.done(found)?, limit)
     }
 }
 
@@ -54,7 +59,7 @@ struct ChangesAfter {
     model: ModelId,
 }
 
-/// Number, item and vector; a tombstone has no vector, the row of the clock has no item either.
+/// `(seq, item, vector)`. A tombstone has no vector; the row of the clock has neither item nor vector.
 type ChangeRow = (i64, Option<i64>, Option<Vec<u8>>);
 
 impl Query for ChangesAfter {
@@ -82,8 +87,8 @@ impl QueryFragment<Pg> for ChangesAfter {
     }
 }
 
-/// Both lists are cut at `limit`, so the first `limit` of them together are complete.
-fn changes(found: Vec<ChangeRow>, limit: i64) -> Result<Changes, StoreError> {
+/// The query limits each list to `limit` rows, so the first `limit` changes of both together are complete.
+fn changes(found: Vec<ChangeRow>, limit: i64) -> Result<ChunkChanges, StoreError> {
     let (mut clock, mut rows, mut tombstones, mut numbers) = (0, Vec::new(), Vec::new(), Vec::new());
     for (seq, item, vector) in found {
         let Some(item) = item else {
@@ -92,7 +97,7 @@ fn changes(found: Vec<ChangeRow>, limit: i64) -> Result<Changes, StoreError> {
         };
         numbers.push(seq);
         match vector {
-            Some(bytes) => rows.push(ChangedRow { seq, item: item_number(item)?, vector: floats(&bytes)? }),
+            Some(bytes) => rows.push(ChangedChunk { seq, item: item_number(item)?, vector: floats(&bytes)? }),
             None => tombstones.push((seq, item_number(item)?)),
         }
     }
@@ -101,10 +106,9 @@ fn changes(found: Vec<ChangeRow>, limit: i64) -> Result<Changes, StoreError> {
     let through = numbers.get(last).copied().unwrap_or(clock);
     rows.retain(|row| row.seq <= through);
     tombstones.retain(|(seq, _)| *seq <= through);
-    Ok(Changes { clock, through, rows, tombstones })
+    Ok(ChunkChanges { clock, through, rows, tombstones })
 }
 
-/// Little-endian f32.
 fn floats(bytes: &[u8]) -> Result<Vec<f32>, StoreError> {
     let (parts, rest) = bytes.as_chunks::<4>();
     if rest.is_empty() {

@@ -1,28 +1,31 @@
-//! Connections: where they live, how they are made, and when one is used again.
+//! The connection pool: where connections run, how they are opened, and when one is reused.
 //!
-//! A connection is moved by a task on the runtime that opened it, and is dead or stalls with that runtime. So all
-//! of them are opened on one small runtime of their own, on a thread that lives as long as the store and does
-//! nothing else. Queries may be polled from any runtime.
+//! A connection is driven by a task on the runtime that opened it, and stalls or ends with that runtime. So all
+//! connections are opened on one single-threaded runtime, on a thread of its own that lives as long as the store.
+//! Queries may be polled from any runtime.
 
+use super::dsn::Dsn;
 use super::error::StoreError;
-use super::sqlstate_sniffer::{LastError, Wire};
-use super::{Dsn, POOL_WAIT};
+use super::sqlstate_sniffer::{LastError, SniffedStream};
+use crate::threads::lock;
 use deadpool::managed::{self, Manager, Metrics, Object, PoolError, RecycleError, RecycleResult, Timeouts};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::NoTls;
 
-/// How long one attempt to connect may take; a server that recovers refuses at once.
+/// How long a call waits for a free connection before it fails. Shorter than any deadline of a chunk.
+const POOL_WAIT: Duration = Duration::from_secs(10);
+/// The timeout of one attempt to connect. A server in recovery refuses at once.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// How long the look whether a connection still lives may take.
+/// The timeout of the check that a pooled connection still works.
 const RECYCLE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Every statement here finds its rows by key or goes along an index, so the plan made while a table was small has
-/// to be the one for a large table: scans, sorts of whole tables and joins that need them are no choice, and one
-/// generic plan serves all batches. A frozen service must not hold the clock for ever.
+/// Every statement of the store finds its rows by key or along an index. A plan made while a table is small must also
+/// suit a large table, so sequential scans and the joins that need them are off, and one generic plan serves all
+/// batches. The idle timeout keeps a frozen service from holding the lock of the clock for ever.
 const SESSION: &str = "
     SET synchronous_commit = on;
     SET plan_cache_mode = force_generic_plan;
@@ -33,38 +36,38 @@ const SESSION: &str = "
     SET jit = off;
     SET idle_in_transaction_session_timeout = '60s';";
 
-/// One connection, and the errors that passed through it.
+/// One connection, with the last error the server reported on it.
 pub(super) struct Connection {
     conn: AsyncPgConnection,
     errors: Arc<LastError>,
-    /// From the first statement of a piece of work to its end. A connection that is dropped in between (the
-    /// caller was cancelled) may be inside a transaction and is never used again.
-    at_work: bool,
+    /// True from the first statement of a call to its end. A connection that is dropped in between (the caller was
+    /// cancelled) may be inside a transaction and is never reused.
+    busy: bool,
 }
 
 impl Connection {
-    /// For the next statement. Follow it with [`Self::done`] or [`Self::failed`].
+    /// The diesel connection, for the next statement. Pass the result to [`Self::done`] or [`Self::checked`].
     pub fn conn(&mut self) -> &mut AsyncPgConnection {
-        self.at_work = true;
+        self.busy = true;
         self.errors.take();
         &mut self.conn
     }
 
-    /// The work is over, in a transaction: committed or rolled back.
+    /// Ends the call: outside a transaction, or after its commit or rollback.
     pub fn done<T>(&mut self, result: diesel::QueryResult<T>) -> Result<T, StoreError> {
         let result = self.checked(result);
-        self.at_work = false;
+        self.busy = false;
         result
     }
 
-    /// A step of a transaction is over; the work goes on.
+    /// Checks one step of a transaction; the call goes on.
     pub fn checked<T>(&self, result: diesel::QueryResult<T>) -> Result<T, StoreError> {
         result.map_err(|error| StoreError::from_diesel(&error, self.errors.take()))
     }
 
-    /// Ends a transaction that failed, so that the connection can be used again.
+    /// Rolls a failed transaction back, so that the connection can be reused.
     pub async fn roll_back(&mut self) {
-        self.at_work = self.conn.batch_execute("ROLLBACK").await.is_err();
+        self.busy = self.conn.batch_execute("ROLLBACK").await.is_err();
     }
 
     pub fn into_conn(self) -> AsyncPgConnection {
@@ -72,17 +75,17 @@ impl Connection {
     }
 }
 
-/// A connection on loan.
+/// A connection taken from the pool; returned on drop.
 pub(super) type PooledConnection = Object<Connector>;
 
-/// The pool and the thread behind it.
+/// The pool and the thread that drives its connections.
 pub(super) struct Pool {
     pool: managed::Pool<Connector>,
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl Pool {
-    /// Starts the thread; connects to nothing yet.
+    /// Starts the thread. Opens no connection yet.
     pub fn new(dsn: Dsn, size: usize) -> Result<Pool, StoreError> {
         let thread_error = |e: std::io::Error| StoreError::Thread { problem: e.to_string() };
         let runtime =
@@ -110,7 +113,7 @@ impl Pool {
         Ok(Pool { pool, ended: Mutex::new(Some(ended)) })
     }
 
-    /// A connection from the pool, seen alive just now.
+    /// A connection from the pool, checked just before.
     pub async fn get(&self) -> Result<PooledConnection, StoreError> {
         self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => error,
@@ -119,21 +122,21 @@ impl Pool {
         })
     }
 
-    /// A connection outside of the pool, on the same thread.
-    pub async fn dial(&self) -> Result<Connection, StoreError> {
+    /// Opens a connection outside of the pool, on the same thread.
+    pub async fn connect(&self) -> Result<Connection, StoreError> {
         self.pool.manager().create().await
     }
 
-    /// Where the connections live.
+    /// The runtime that drives the connections.
     pub fn runtime(&self) -> &Handle {
         &self.pool.manager().handle
     }
 
-    /// Ends all idle connections, refuses new loans, and waits for the loans to come back, 5 s at most.
+    /// Closes all idle connections, refuses new requests, and waits up to 5 s for the connections in use.
     pub async fn close(&self) {
         self.pool.close();
-        drop(self.pool.manager().alive.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(lock(&self.pool.manager().alive).take());
+        let ended = lock(&self.ended).take();
         if let Some(ended) = ended
             && tokio::time::timeout(Duration::from_secs(5), ended).await.is_err()
         {
@@ -146,7 +149,7 @@ impl Pool {
 pub(super) struct Connector {
     dsn: Dsn,
     handle: Handle,
-    /// Taken when the store is closed. Each connection holds a copy until it has said goodbye to the server.
+    /// Taken when the store is closed. Each connection holds a clone until it has ended.
     alive: Mutex<Option<mpsc::Sender<()>>>,
 }
 
@@ -155,20 +158,20 @@ impl Manager for Connector {
     type Error = StoreError;
 
     async fn create(&self) -> Result<Connection, StoreError> {
-        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let alive = lock(&self.alive).clone();
         let alive = alive.ok_or(StoreError::Closed)?;
         let opening = self.handle.spawn(open(self.dsn.clone(), alive));
         opening.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    async fn recycle(&self, link: &mut Connection, _: &Metrics) -> RecycleResult<StoreError> {
-        if link.at_work {
-            return Err(RecycleError::message("left in the middle of its work"));
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<StoreError> {
+        if connection.busy {
+            return Err(RecycleError::message("the call before was cancelled"));
         }
-        // Some twenty microseconds, and a killed backend is noticed here and not in a batch.
+        // Takes about 20 us, and finds a killed backend before a batch does.
         let alive = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("1"));
-        let answer = alive.get_result::<i32>(link.conn()).await;
-        link.done(answer).map(|_| ()).map_err(RecycleError::Backend)
+        let answer = alive.get_result::<i32>(connection.conn()).await;
+        connection.done(answer).map(|_| ()).map_err(RecycleError::Backend)
     }
 }
 
@@ -176,16 +179,17 @@ async fn open(dsn: Dsn, alive: mpsc::Sender<()>) -> Result<Connection, StoreErro
     let refused = |state, problem: String| StoreError::Connect { to: dsn.to_string(), state, problem };
     let errors = Arc::new(LastError::default());
     let within = dsn.config().get_connect_timeout().copied().unwrap_or(CONNECT_WITHIN);
-    let wire = match tokio::time::timeout(within, Wire::open(dsn.config(), Arc::clone(&errors))).await {
-        Ok(wire) => wire.map_err(|error| refused(None, error.to_string()))?,
-        Err(_) => return Err(refused(None, "it does not answer".to_owned())),
-    };
-    let (client, connection) = dsn.config().connect_raw(wire, NoTls).await.map_err(|error| {
+    let wire =
+        match tokio::time::timeout(within, SniffedStream::open(dsn.config(), Arc::clone(&errors))).await {
+            Ok(wire) => wire.map_err(|error| refused(None, error.to_string()))?,
+            Err(_) => return Err(refused(None, "it does not answer".to_owned())),
+        };
+    let (client, driver) = dsn.config().connect_raw(wire, NoTls).await.map_err(|error| {
         let answer = error.as_db_error().map(|answer| answer.message().to_owned());
         refused(errors.take(), answer.unwrap_or_else(|| error.to_string()))
     })?;
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
+        if let Err(error) = driver.await {
             tracing::debug!(%error, "a database connection ended");
         }
         drop(alive);
@@ -194,7 +198,7 @@ async fn open(dsn: Dsn, alive: mpsc::Sender<()>) -> Result<Connection, StoreErro
         .await
         .map_err(|error| refused(errors.take(), error.to_string()))?;
     let prepared = conn.batch_execute(SESSION).await;
-    let mut link = Connection { conn, errors, at_work: false };
-    link.done(prepared)?;
-    Ok(link)
+    let mut connection = Connection { conn, errors, busy: false };
+    connection.done(prepared)?;
+    Ok(connection)
 }

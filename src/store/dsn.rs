@@ -1,4 +1,4 @@
-//! Where a database is. The only place that sees the password, and it never shows it.
+//! The address of a database. Only this module sees the password, and it never prints it.
 
 use super::StoreError;
 use std::fmt;
@@ -7,18 +7,18 @@ use std::str::FromStr;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 
-/// The name under which our sessions appear in `pg_stat_activity`.
+/// The `application_name` of the service's sessions in `pg_stat_activity`.
 const APPLICATION: &str = "lnsp-ingest";
-/// The usual folders for the socket of a local server, asked when no host is named, as other clients do.
+/// The usual socket folders of a local server, tried when no host is named, as libpq does.
 const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
 /// The address of a database: `postgres://user:password@host:port/name`, or `host=.. dbname=..` as libpq takes it.
-/// Shown, also by `Debug`, without its password.
+/// `Display` and `Debug` omit the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Dsn(Config);
 
 impl Dsn {
-    /// A database reached by the socket in `folder`.
+    /// The address of a database on the Unix socket in `folder`.
     pub fn socket(folder: &Path, port: u16, user: &str, name: &str) -> Dsn {
         let mut config = Config::new();
         config.host_path(folder).port(port).user(user).dbname(name).application_name(APPLICATION);
@@ -60,7 +60,7 @@ impl FromStr for Dsn {
     }
 }
 
-/// The parser quotes a name it does not know, which is a piece of the password when that was not quoted well.
+/// The parser quotes an unknown option name, which may be a part of a badly quoted password.
 fn explain(error: &tokio_postgres::Error) -> String {
     let problem = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     match problem.strip_prefix("unknown option ").map(|name| name.trim_matches('`')) {
@@ -70,7 +70,7 @@ fn explain(error: &tokio_postgres::Error) -> String {
         {
             format!("the option {name} is not supported")
         }
-        Some(_) => "it has an option that is not known".to_owned(),
+        Some(_) => "it has an unknown option".to_owned(),
     }
 }
 

@@ -1,10 +1,10 @@
-//! What can go wrong with the store, sorted by what to do about it.
+//! The errors of the store, by what to do about them.
 
 use crate::model::ModelIdentity;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use std::fmt;
 
-/// The five characters by which PostgreSQL names a condition, for example `23505`. The first two are its class.
+/// An SQLSTATE: five ASCII letters or digits, for example `23505`. The first two are its class (PostgreSQL, appendix A).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SqlState([u8; 5]);
 
@@ -14,23 +14,23 @@ impl SqlState {
         code.iter().all(u8::is_ascii_alphanumeric).then_some(SqlState(code))
     }
 
-    /// All five characters.
+    /// The five characters.
     pub fn as_str(&self) -> &str {
-        // Only ASCII gets in.
+        // `new` accepts ASCII only.
         std::str::from_utf8(&self.0).unwrap_or("?????")
     }
 
-    /// The first two.
+    /// The first two characters.
     pub fn class(&self) -> &str {
         &self.as_str()[..2]
     }
 
-    /// The server or the connection is at fault, and may be well again in a moment.
+    /// The server or the connection is at fault, and may recover.
     fn passes(self) -> bool {
         match self.class() {
             "08" | "40" | "53" => true,
             "57" => self.as_str() != "57P04",
-            // Read-only after a failover, idle for too long inside a transaction, a lock not had in time.
+            // Read-only after a failover, idle-in-transaction timeout, lock timeout.
             _ => matches!(self.as_str(), "25006" | "25P03" | "55P03"),
         }
     }
@@ -48,69 +48,71 @@ impl fmt::Debug for SqlState {
     }
 }
 
-/// Why the store could not do something. The sentences hold neither row contents nor passwords. Ask
-/// [`Self::is_transient`] and [`Self::is_data_error`] what to do; what is neither needs a person.
+/// Why a call to the store failed. The messages hold neither row contents nor passwords. [`Self::is_transient`] and
+/// [`Self::is_data_error`] say what to do; an error that is neither needs an operator.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Permanent.
+    /// The address cannot be parsed or asks for something unsupported. Permanent.
     #[error("the database address is not usable: {problem}; check DATABASE_URL (or PG_DSN)")]
     Dsn {
-        /// What is wrong with it.
+        /// What is wrong with the address.
         problem: String,
     },
-    /// Transient, except when the server answered and said no.
+    /// Transient, unless the server answered with a refusal.
     #[error("cannot connect to the database {to}: {problem}")]
     Connect {
         /// The address, without its password.
         to: String,
-        /// What the server answered, if it did.
+        /// The SQLSTATE of the server's answer, if it answered.
         state: Option<SqlState>,
-        /// What happened.
+        /// The message of the server or of the operating system.
         problem: String,
     },
-    /// Transient: every connection is in use, or none can be had.
+    /// Transient: every connection of the pool is in use.
     #[error("no database connection was free within {seconds} s")]
     NoConnection {
-        /// How long was waited.
+        /// How long the call waited, in seconds.
         seconds: u64,
     },
-    /// Transient. A transaction that was being committed may have been: look before sending it again.
-    #[error("the connection to the database was lost; what was under way may or may not be committed")]
+    /// Transient. A transaction whose commit was sent may be committed: check before sending it again.
+    #[error(
+        "the connection to the database was lost; the transaction in progress may or may not be committed"
+    )]
     Lost,
-    /// The database refuses a row for its content. Permanent for that row, no fault of its neighbours: bisect.
+    /// The database refuses a row for its content. Permanent for that row only: bisect the batch to find it.
     #[error("the database refused a row ({state}{})", constraint.as_ref().map(|name| format!(", {name}")).unwrap_or_default())]
     Refused {
-        /// Class 22 or 23.
+        /// The SQLSTATE, of class 22 or 23.
         state: SqlState,
-        /// The rule it broke.
+        /// The constraint or column it violates.
         constraint: Option<String>,
     },
-    /// Anything else the server answered; see its state.
+    /// Any other error of the server; its SQLSTATE says whether it is transient.
     #[error("the database answered {}: {problem}", state.map_or_else(|| "an error".to_owned(), |s| s.to_string()))]
     Database {
-        /// The condition; absent for a defect on our side of the connection.
+        /// The SQLSTATE; absent for an error on the client's side.
         state: Option<SqlState>,
-        /// In the words of the server.
+        /// The message of the server.
         problem: String,
     },
-    /// Permanent: what is acknowledged would not survive a crash.
+    /// Permanent: acknowledged chunks would not survive a crash.
     #[error(
         "the database runs with {setting}={found}, which loses acknowledged chunks in a crash; set {setting}=on"
     )]
     Unsafe {
-        /// The setting.
+        /// The name of the setting.
         setting: &'static str,
-        /// Its value.
+        /// The value it has.
         found: String,
     },
-    /// Permanent.
+    /// Permanent: the server lacks what the migrations need.
     #[error("the database is PostgreSQL {found}; version 14 or newer is needed")]
     TooOld {
-        /// Its version.
+        /// The version of the server.
         found: String,
     },
-    /// Permanent: the database was used by a later version of this program.
+    /// Permanent: the database was migrated by a later version of this program.
     #[error(
         "the database has the migration {found}, which this program does not know; use the newer program"
     )]
@@ -118,50 +120,50 @@ pub enum StoreError {
         /// The first unknown migration.
         found: String,
     },
-    /// Permanent until what it says is mended.
+    /// Permanent until the reported problem is solved.
     #[error("the tables could not be brought up to date: {problem}")]
     Migration {
-        /// In the words of the server.
+        /// The message of the server.
         problem: String,
     },
     /// Permanent: vectors of two models cannot be compared.
     #[error(
-        "the store holds vectors of {stored}, but {wanted} was asked for; choose the stored model, or start the new \
+        "the store holds vectors of {stored}, but {wanted} is configured; choose the stored model, or start the new \
          one with another data folder or database and send it the lines of the view chunk_lines (README: Another \
          model)"
     )]
     OtherModel {
-        /// Whose vectors are there.
+        /// The model of the stored vectors.
         stored: Box<ModelIdentity>,
-        /// Whose were to be added.
+        /// The model that was to be adopted.
         wanted: Box<ModelIdentity>,
     },
-    /// Permanent: somebody else decided the model of this store in the meantime. Adopt again to learn which.
+    /// Permanent: another service changed the model of this store. [`super::Store::adopt_model`] says which it is.
     #[error("the store was given another model since this service started; restart it")]
     ModelChanged,
-    /// Permanent: all 2^32 item numbers were given out.
-    #[error("the store is full: every one of its 4,294,967,295 item numbers was used; start a new one")]
+    /// Permanent: all item numbers are used.
+    #[error("the store is full: all of its 4,294,967,295 item numbers are used; start a new one")]
     Full,
-    /// Permanent: the row was written by a later version or by hand.
+    /// Permanent: a later version or another program wrote the row.
     #[error("a stored row cannot be read: {problem}")]
     Unreadable {
-        /// Which part of it.
+        /// The column that cannot be read.
         problem: String,
     },
     /// Permanent: the store was closed.
     #[error("the store is closed")]
     Closed,
-    /// Permanent: the machine refuses a thread.
+    /// Permanent: the operating system refuses a thread.
     #[error("could not start the thread of the store: {problem}")]
     Thread {
-        /// What it said.
+        /// The message of the operating system.
         problem: String,
     },
 }
 
 impl StoreError {
-    /// The same call may succeed later; repeat it as a whole. After [`Self::Lost`] look first (an insert does that
-    /// by itself: its rows come back as present).
+    /// The same call may succeed later; retry it as a whole. After [`Self::Lost`] check first what is committed (an
+    /// insert does so itself: its rows come back as present).
     pub fn is_transient(&self) -> bool {
         match self {
             StoreError::NoConnection { .. } | StoreError::Lost => true,
@@ -171,12 +173,12 @@ impl StoreError {
         }
     }
 
-    /// Some row of the batch is refused for its content; its neighbours are not at fault.
+    /// Some row of the batch is refused for its content; the other rows are not at fault.
     pub fn is_data_error(&self) -> bool {
         matches!(self, StoreError::Refused { .. })
     }
 
-    /// The condition, where the server named one.
+    /// The SQLSTATE, where the server sent one.
     pub fn sqlstate(&self) -> Option<SqlState> {
         match self {
             StoreError::Connect { state, .. } | StoreError::Database { state, .. } => *state,
@@ -190,7 +192,7 @@ impl StoreError {
         self.sqlstate().map(|state| state.class().to_owned())
     }
 
-    /// `state` is what the connection saw the server answer; diesel keeps it to itself.
+    /// `state` comes from the connection's bytes, see [`super::sqlstate_sniffer`]: diesel does not pass it on.
     pub(super) fn from_diesel(error: &DieselError, state: Option<SqlState>) -> StoreError {
         let DieselError::DatabaseError(kind, info) = error else {
             return match error {

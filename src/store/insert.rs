@@ -1,16 +1,16 @@
 //! The batched insert: one transaction, two round trips, and numbers in the order of commits.
 //!
-//! 1. `BEGIN` and the lock of the clock row. Whoever has it is the only writer until its commit.
-//! 2. In a new snapshot, which sees what the lock waited for, one statement: sort out the known keys, advance the
-//!    clock by the count of the others, insert them and their vectors. It travels together with the first step.
+//! 1. `BEGIN` and the lock of the clock row. Its holder is the only writer until its commit.
+//! 2. One statement, in a new snapshot that sees the commits the lock waited for: drop the known keys, advance the
+//!    clock by the count of the others, insert them and their vectors. It is sent together with the first step.
 //! 3. `COMMIT`, which returns after the flush.
 //!
-//! Taking the numbers without the lock would let a later number commit first, and a follower would miss rows;
-//! taking them after the inserts would let batches with common keys deadlock; without sorting out the known keys,
-//! repetitions would use numbers up.
+//! Without the lock a later number could commit first, and a reader of changes would miss rows. With the lock after
+//! the inserts, batches with common keys could deadlock. Without dropping the known keys, repetitions would use
+//! numbers up.
 
 use super::connection::PooledConnection;
-use super::letters::{self, Delivered};
+use super::dead_letters::{self, StoredKey};
 use super::read::{self, KnownChunk};
 use super::{ModelId, Store, StoreError};
 use crate::chunk::EmbeddedChunk;
@@ -31,12 +31,12 @@ use std::collections::HashMap;
 use std::io::Write;
 use uuid::Uuid;
 
-/// What became of one row of a batch.
+/// The outcome of one row of a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub enum InsertOutcome {
     /// It is new, and committed.
     Inserted {
-        /// The number of the change.
+        /// The clock value of the change.
         seq: i64,
         /// Its number in the search index.
         item: u32,
@@ -49,7 +49,7 @@ pub enum InsertOutcome {
 }
 
 impl InsertOutcome {
-    /// This content is stored.
+    /// Whether the content of `row` is stored.
     fn is_of(&self, row: &EmbeddedChunk) -> bool {
         match self {
             InsertOutcome::Inserted { .. } => true,
@@ -59,13 +59,13 @@ impl InsertOutcome {
 }
 
 impl Store {
-    /// Stores a batch, rows and vectors together, in one flushed transaction; the fates are in the order of `rows`.
-    /// Batches of about 256 are as fast as larger ones.
+    /// Stores a batch of rows with their vectors in one flushed transaction; returns an outcome for each row, in the
+    /// order of `rows`. Batches of about 256 are as fast as larger ones.
     ///
     /// # Errors
-    /// Nothing of the batch is stored, except that after [`StoreError::Lost`] it may be: repeating the call tells,
-    /// because what was stored comes back as present. With [`StoreError::is_data_error`] some row is refused for
-    /// its content: repeat in halves. [`StoreError::ModelChanged`] when `model` is not the model of the store.
+    /// Nothing of the batch is stored, except that after [`StoreError::Lost`] it may be: repeat the call, and stored
+    /// rows come back as present. With [`StoreError::is_data_error`] some row is refused for its content: bisect.
+    /// [`StoreError::ModelChanged`] when `model` is not the model of the store.
     pub async fn insert<R: Borrow<EmbeddedChunk> + Sync>(
         &self,
         model: ModelId,
@@ -75,32 +75,32 @@ impl Store {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let mut link = self.pool.get().await?;
-        let inserted = match insert(&mut link, model, &rows).await {
-            Ok(fates) if self.dead_letter_count() > 0 => {
-                let delivered = rows.iter().zip(&fates).filter(|(row, fate)| fate.is_of(row));
-                let delivered = delivered.map(|(row, _)| Delivered::from(&*row.chunk));
-                let removed = letters::remove(link.conn(), delivered).await;
-                link.checked(removed).map(|removed| (fates, removed))
+        let mut connection = self.pool.get().await?;
+        let inserted = match insert(&mut connection, model, &rows).await {
+            Ok(outcomes) if self.dead_letter_count() > 0 => {
+                let stored_keys = rows.iter().zip(&outcomes).filter(|(row, outcome)| outcome.is_of(row));
+                let stored_keys = stored_keys.map(|(row, _)| StoredKey::from(&*row.chunk));
+                let removed = dead_letters::remove(connection.conn(), stored_keys).await;
+                connection.checked(removed).map(|removed| (outcomes, removed))
             }
-            other => other.map(|fates| (fates, 0)),
+            other => other.map(|outcomes| (outcomes, 0)),
         };
         match inserted {
-            Ok((fates, removed)) => {
-                let committed = link.conn().batch_execute("COMMIT").await;
-                link.done(committed)?;
-                self.letters_went(removed);
-                Ok(fates)
+            Ok((outcomes, removed)) => {
+                let committed = connection.conn().batch_execute("COMMIT").await;
+                connection.done(committed)?;
+                self.subtract_dead_letters(removed);
+                Ok(outcomes)
             }
             Err(error) => {
-                link.roll_back().await;
+                connection.roll_back().await;
                 Err(error)
             }
         }
     }
 }
 
-/// In the order of the keys, so that any two batches meet their common keys in the same order.
+/// The first row of each key, sorted by key, so that any two batches lock their common keys in the same order.
 fn first_of_each_key<'a>(rows: &[&'a EmbeddedChunk]) -> Vec<&'a EmbeddedChunk> {
     let mut firsts = rows.to_vec();
     firsts.sort_by(|a, b| a.chunk.key.cmp(&b.chunk.key));
@@ -108,28 +108,28 @@ fn first_of_each_key<'a>(rows: &[&'a EmbeddedChunk]) -> Vec<&'a EmbeddedChunk> {
     firsts
 }
 
-/// Place in the batch from 1, number, item, time, and how many rows were inserted in all.
+/// Place in the batch from 1, `seq`, `item`, `created_at`, and the number of inserted rows.
 type NewRow = (i64, i64, i64, DateTime<Utc>, i64);
 
 /// Everything but the commit.
 async fn insert(
-    link: &mut PooledConnection,
+    connection: &mut PooledConnection,
     model: ModelId,
     rows: &[&EmbeddedChunk],
 ) -> Result<Vec<InsertOutcome>, StoreError> {
     let firsts = first_of_each_key(rows);
     let batch = InsertBatch::new(model, &firsts);
-    let conn = &*link.conn();
+    let conn = &*connection.conn();
     let (mut first, mut second) = (conn, conn);
-    // Both go off at once. The order is safe: a future sends when it is first polled, `join` polls in order, and a
-    // statement that still has to be prepared only leaves later.
+    // Both are sent at once. The order is safe: a future sends when it is first polled, `join` polls in order, and a
+    // statement that must still be prepared is sent later.
     let locked =
         first.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT FROM change_clock FOR UPDATE");
     let (locked, inserted) = future::join(locked, batch.load::<NewRow>(&mut second)).await;
-    link.checked(locked)?;
-    let inserted = link.checked(inserted)?;
+    connection.checked(locked)?;
+    let inserted = connection.checked(inserted)?;
     if inserted.iter().any(|(.., filed)| *filed != inserted.len() as i64) {
-        // A key got in past the lock.
+        // A key was inserted without the lock.
         let problem = "another program writes into the table chunks without locking change_clock".to_owned();
         return Err(StoreError::Database { state: None, problem });
     }
@@ -143,24 +143,24 @@ async fn insert(
     let mut known = HashMap::new();
     if new.len() < firsts.len() {
         let keys = firsts.iter().map(|row| &row.chunk.key).filter(|key| !new.contains_key(key));
-        let found = read::find_known(link.conn(), keys).await;
-        known = link.checked(found)?.into_iter().map(read::known).collect::<Result<_, _>>()?;
+        let found = read::find_known(connection.conn(), keys).await;
+        known = connection.checked(found)?.into_iter().map(read::known).collect::<Result<_, _>>()?;
     }
     rows.iter()
         .map(|row| {
             let key = &row.chunk.key;
             if let Some((seq, item, created_at)) = new.remove(key) {
-                // From now on it is known, in case the batch has its key once more.
-                known.insert(key.clone(), remembered(row, seq, item, created_at));
+                // Known from here on, for a second row with the same key.
+                known.insert(key.clone(), known_from(row, seq, item, created_at));
                 return Ok(InsertOutcome::Inserted { seq, item, created_at });
             }
-            // Neither new nor known: the clock did not tick for this model.
+            // Neither new nor known: the clock did not advance, because the store has another model.
             known.get(key).cloned().map(InsertOutcome::Present).ok_or(StoreError::ModelChanged)
         })
         .collect()
 }
 
-fn remembered(row: &EmbeddedChunk, seq: i64, item: u32, created_at: DateTime<Utc>) -> KnownChunk {
+fn known_from(row: &EmbeddedChunk, seq: i64, item: u32, created_at: DateTime<Utc>) -> KnownChunk {
     KnownChunk {
         cpe_id: row.chunk.cpe_id,
         content_hash: row.chunk.content_hash,
@@ -172,7 +172,7 @@ fn remembered(row: &EmbeddedChunk, seq: i64, item: u32, created_at: DateTime<Utc
     }
 }
 
-/// The statement, with an array per column.
+/// The insert statement, with an array per column.
 struct InsertBatch<'a> {
     model: ModelId,
     datasets: Vec<&'a str>,
@@ -243,7 +243,7 @@ impl<'a> InsertBatch<'a> {
     }
 }
 
-/// Its type is its name, so each connection prepares it once.
+/// The type identifies the statement, so each connection prepares it once.
 impl QueryId for InsertBatch<'_> {
     type QueryId = InsertBatch<'static>;
     const HAS_STATIC_QUERY_ID: bool = true;
@@ -255,7 +255,7 @@ impl Query for InsertBatch<'_> {
 
 impl QueryFragment<Pg> for InsertBatch<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        /// One array of the `unnest`, behind a comma.
+        /// One further array of the `unnest`.
         macro_rules! array {
             ($kind:ty, $field:ident) => {
                 out.push_sql(", ");
@@ -296,8 +296,8 @@ impl QueryFragment<Pg> for InsertBatch<'_> {
     }
 }
 
-/// LIMIT keeps the planner from turning the look-ups of the keys into anything else. A tick without a row (nothing
-/// is new, or the store has another model) inserts nothing.
+/// LIMIT keeps the planner from replacing the index look-ups of the keys by another join. When `tick` has no row
+/// (nothing is new, or the store has another model), nothing is inserted.
 const BETWEEN_ROWS_AND_MODEL: &str = "
 ) WITH ORDINALITY AS t (dataset_source, id, cpe_id, content_hash, text, document_id, chunk_index,
     source_document, article_title, article_index, parent_cpe_ids, child_cpe_ids, batch_id, metadata,
@@ -336,13 +336,13 @@ const AFTER_MODEL: &str = "
 )
 SELECT place, tick.seq + nth, tick.item + nth - 1, now(), (SELECT count(*) FROM filed) FROM fresh, tick";
 
-/// A list as PostgreSQL writes arrays: `unnest` would flatten an array of arrays.
+/// A list as a PostgreSQL array literal, because `unnest` flattens an array of arrays.
 fn array_literal(values: &[String]) -> String {
     let quoted = values.iter().map(|v| format!("\"{}\"", v.replace('\\', "\\\\").replace('"', "\\\"")));
     format!("{{{}}}", quoted.collect::<Vec<_>>().join(","))
 }
 
-/// A vector as it lies in `bytea`.
+/// A vector as `bytea`: little-endian f32.
 #[derive(Debug)]
 struct LittleEndian<'a>(&'a [f32]);
 

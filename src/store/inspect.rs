@@ -1,4 +1,4 @@
-//! Looking at a database without changing it: no migration, no adoption of a model.
+//! Reads the state of a database without changing it: no migration, no adoption of a model.
 
 use super::connection::Pool;
 use super::model::current_model;
@@ -9,56 +9,57 @@ use diesel::OptionalExtension;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
-/// No table of that name: the database is still empty.
+/// SQLSTATE `undefined_table`: the migrations have not run yet.
 const NO_TABLE: &str = "42P01";
 
-/// What a database is.
+/// The state of a database, see [`inspect`].
 #[derive(Debug)]
 pub struct DatabaseInfo {
-    /// Of the server, for example `15.18`.
+    /// The server's version, for example `15.18`.
     pub version: String,
-    /// The settings that decide whether what is committed survives a crash, as our sessions have them.
-    pub flushing: [(&'static str, String); 3],
-    /// Why the service would refuse the server.
+    /// Names and values of the settings that decide whether a commit survives a crash, as seen by a session of the
+    /// service.
+    pub durability: [(&'static str, String); 3],
+    /// The error with which [`super::Store::open`] would refuse the server.
     pub refused: Option<StoreError>,
-    /// Whose vectors it takes; absent when nobody's yet.
+    /// The model of the store; `None` before the first one is adopted.
     pub model: Option<ModelIdentity>,
-    /// There are some.
+    /// Whether the store holds any vectors.
     pub has_vectors: bool,
 }
 
-/// Connects and looks, over one connection that is closed afterwards.
+/// Connects and reads, over one connection that is closed afterwards.
 ///
 /// # Errors
 /// When the server cannot be reached, or does not answer a query.
 pub async fn inspect(dsn: Dsn) -> Result<DatabaseInfo, StoreError> {
     let pool = Pool::new(dsn, 1)?;
-    let looked = look_over(&pool).await;
+    let info = read_info(&pool).await;
     pool.close().await;
-    looked
+    info
 }
 
-async fn look_over(pool: &Pool) -> Result<DatabaseInfo, StoreError> {
-    let mut link = pool.dial().await?;
-    let found = settings(link.conn()).await;
-    let found = link.done(found)?;
+async fn read_info(pool: &Pool) -> Result<DatabaseInfo, StoreError> {
+    let mut connection = pool.connect().await?;
+    let found = settings(connection.conn()).await;
+    let found = connection.done(found)?;
     let refused = check(&found).err();
-    let current = current_model(link.conn()).await;
-    let model = match link.done(current) {
+    let current = current_model(connection.conn()).await;
+    let model = match connection.done(current) {
         Ok(model) => model.map(|(_, identity)| identity),
         Err(error) if error.sqlstate().is_some_and(|state| state.as_str() == NO_TABLE) => None,
         Err(error) => return Err(error),
     };
     let has_vectors = if model.is_some() {
-        let first = chunk_vectors::table.select(chunk_vectors::item).first::<i64>(link.conn()).await;
-        link.done(first.optional())?.is_some()
+        let first = chunk_vectors::table.select(chunk_vectors::item).first::<i64>(connection.conn()).await;
+        connection.done(first.optional())?.is_some()
     } else {
         false
     };
-    let flushing = [
+    let durability = [
         ("fsync", found.fsync),
         ("full_page_writes", found.full_page_writes),
         ("synchronous_commit", found.synchronous_commit),
     ];
-    Ok(DatabaseInfo { version: found.version, flushing, refused, model, has_vectors })
+    Ok(DatabaseInfo { version: found.version, durability, refused, model, has_vectors })
 }

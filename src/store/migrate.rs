@@ -1,4 +1,4 @@
-//! Bringing the tables up to date when the store is opened.
+//! The migrations, run when the store is opened.
 
 use super::StoreError;
 use diesel::connection::SimpleConnection;
@@ -8,11 +8,11 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use tokio::sync::oneshot;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
-/// Services that start together on one database take turns.
+/// Serializes services that start together on one database.
 const LOCK: &str = "SELECT pg_advisory_lock(7308613741325971)";
 
-/// Runs what is missing, over a connection that is closed afterwards. On a thread of its own: the harness of
-/// diesel is synchronous and panics inside a runtime.
+/// Runs the pending migrations over a connection that is closed afterwards. On a thread of its own, because diesel's
+/// harness is synchronous and panics inside a runtime.
 pub(super) async fn run(conn: AsyncPgConnection) -> Result<(), StoreError> {
     let (tell, told) = oneshot::channel();
     std::thread::Builder::new()

@@ -1,28 +1,30 @@
-//! The truth: PostgreSQL, with a row per acknowledged chunk and its vector in the same transaction.
+//! The source of truth: PostgreSQL. Each acknowledged chunk is a row, committed together with its vector.
 //!
 //! ```text
-//! Store          open, adopt a model, look up keys, insert batches, follow changes, rows for a search
-//!   insert       the batched insert, in the order of the change clock
-//!   changes      what a follower of that clock reads
-//!   read, model  look-ups; the one model of a store
-//!   letters      chunks that could not be stored, kept to be sent again
-//!   link, wire   the pool, its own thread, and the SQLSTATE of what goes wrong
-//!   look         what a database is, without changing it
-//! managed        a PostgreSQL of our own, for those who have none
+//! Store             open, adopt a model, look up keys, insert batches, read changes, rows for a search
+//!   insert          the batched insert, in the order of the change clock
+//!   changes         changes after a number of that clock
+//!   read, model     look-ups; the one model of a store
+//!   dead_letters    chunks that could not be stored, kept to be sent again
+//!   connection      the connection pool and its thread
+//!   sqlstate_sniffer  the SQLSTATE of an error, read from the connection's bytes
+//!   inspect         version, settings and model of a database, without changing it
+//! managed           a PostgreSQL server that the service installs and runs itself
 //! ```
 //!
-//! Invariants: every change takes a number from the one-row clock, in the order of commits, so that a follower who
-//! asks for "everything after n" misses nothing. All vectors of a store are of one model. A session flushes what it
-//! commits, and a server that does not flush is refused. Nothing is retried in here: an error says whether
-//! repeating helps ([`StoreError::is_transient`]) or a row is at fault ([`StoreError::is_data_error`]).
+//! Invariants: every change takes a number from the one-row table `change_clock`, in the order of commits, so that a
+//! reader of "everything after n" misses nothing. All vectors of a store are of one model. Sessions commit
+//! synchronously, and a server that does not flush is refused. The store retries nothing: an error says whether a
+//! retry can help ([`StoreError::is_transient`]) or a row is at fault ([`StoreError::is_data_error`]).
 
 mod changes;
 mod connection;
+mod dead_letter_count;
+mod dead_letters;
 mod dsn;
 mod error;
 mod insert;
 mod inspect;
-mod letters;
 pub mod managed;
 mod migrate;
 mod model;
@@ -30,33 +32,31 @@ mod read;
 mod schema;
 mod sqlstate_sniffer;
 
-pub use changes::{ChangedRow, Changes};
+pub use changes::{ChangedChunk, ChunkChanges};
+pub use dead_letters::{DeadLetter, DeadLetterFilter, StoredDeadLetter};
 pub use dsn::Dsn;
 pub use error::{SqlState, StoreError};
 pub use insert::InsertOutcome;
 pub use inspect::{DatabaseInfo, inspect};
-pub use letters::{DeadLetter, LetterFilter, StoredDeadLetter};
 pub use model::ModelId;
 pub use read::{Hit, KnownChunk, SearchFilter};
 
 use connection::Pool;
+use dead_letter_count::DeadLetterCount;
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use std::sync::Arc;
-use std::time::Duration;
 use uuid::Uuid;
 
-/// How long a call waits for a connection before it says so. Shorter than any deadline of a chunk.
-const POOL_WAIT: Duration = Duration::from_secs(10);
-/// The oldest server whose SQL the migrations need, as PostgreSQL numbers itself.
+/// The oldest server version that runs the migrations, in the form of `server_version_num`.
 const OLDEST_SERVER: i32 = 140_000;
 
 /// Where the store is and how many connections it may use.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
-    /// The database.
+    /// The address of the database.
     pub dsn: Dsn,
-    /// Connections at most. One is enough for the writer; each further one lets a read go on beside it.
+    /// The largest number of connections. One is enough for the writer; each further one allows a concurrent read.
     pub pool_size: usize,
 }
 
@@ -65,9 +65,8 @@ pub struct StoreOptions {
 pub struct Store {
     pool: Arc<Pool>,
     store_id: Uuid,
-    /// Dead letters at the last look, kept up by what this store does: while there are none, storing a chunk costs
-    /// nothing more.
-    letters: Arc<letters::LetterCount>,
+    /// Dead letters at the last count, adjusted by the calls of this store. At zero, an insert skips their removal.
+    dead_letters: Arc<DeadLetterCount>,
 }
 
 impl std::fmt::Debug for Store {
@@ -77,33 +76,33 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Connects, refuses a server that would lose acknowledged chunks, and brings the tables up to date.
+    /// Connects, refuses a server that would lose acknowledged chunks, and runs the pending migrations.
     ///
     /// # Errors
-    /// Transient while the server cannot be reached; permanent, with what to do, when it is too old, unsafe, used by
-    /// a later version, or refuses the migrations.
+    /// Transient while the server cannot be reached. Permanent when the server is too old or unsafe, was migrated by a
+    /// later version of this program, or refuses the migrations; the message says what to do.
     pub async fn open(options: StoreOptions) -> Result<Store, StoreError> {
         let pool = Pool::new(options.dsn, options.pool_size)?;
-        let mut link = pool.dial().await?;
-        let settings = settings(link.conn()).await;
-        check(&link.done(settings)?)?;
-        migrate::run(link.into_conn()).await?;
-        let mut link = pool.get().await?;
+        let mut connection = pool.connect().await?;
+        let settings = settings(connection.conn()).await;
+        check(&connection.done(settings)?)?;
+        migrate::run(connection.into_conn()).await?;
+        let mut connection = pool.get().await?;
         let store_id = schema::change_clock::table.select(schema::change_clock::store_id);
-        let store_id = store_id.first(link.conn()).await;
-        let store_id = link.done(store_id)?;
-        drop(link);
-        let store = Store { pool: Arc::new(pool), store_id, letters: Arc::default() };
-        store.count_letters().await?;
+        let store_id = store_id.first(connection.conn()).await;
+        let store_id = connection.done(store_id)?;
+        drop(connection);
+        let store = Store { pool: Arc::new(pool), store_id, dead_letters: Arc::default() };
+        store.count_dead_letters().await?;
         Ok(store)
     }
 
-    /// Made with the tables; tells this store from every other.
+    /// Identifies this store. Generated when its tables are created.
     pub fn store_id(&self) -> Uuid {
         self.store_id
     }
 
-    /// A query just ran.
+    /// Runs one short query, to check that the database answers.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
@@ -111,20 +110,20 @@ impl Store {
         self.clock().await.map(drop)
     }
 
-    /// Waits for a call to this store on a thread that belongs to no runtime, as the index's does.
+    /// Blocks on a call to this store. Only for threads outside any tokio runtime, such as the index thread.
     pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         self.pool.runtime().block_on(work)
     }
 
-    /// Ends the connections once they are idle; every later call is [`StoreError::Closed`]. Waits for calls under
-    /// way, 5 s at most.
+    /// Closes the idle connections; every later call fails with [`StoreError::Closed`]. Waits up to 5 s for calls in
+    /// progress.
     pub async fn close(&self) {
         self.pool.close().await;
     }
 }
 
 #[derive(Debug, QueryableByName)]
-struct Settings {
+struct ServerSettings {
     #[diesel(sql_type = diesel::sql_types::Integer)]
     number: i32,
     #[diesel(sql_type = diesel::sql_types::Text)]
@@ -137,7 +136,7 @@ struct Settings {
     synchronous_commit: String,
 }
 
-async fn settings(conn: &mut AsyncPgConnection) -> QueryResult<Settings> {
+async fn settings(conn: &mut AsyncPgConnection) -> QueryResult<ServerSettings> {
     let shown = diesel::sql_query(
         "SELECT current_setting('server_version_num')::integer AS number,
                 current_setting('server_version') AS version,
@@ -148,16 +147,16 @@ async fn settings(conn: &mut AsyncPgConnection) -> QueryResult<Settings> {
     shown.get_result(conn).await
 }
 
-fn check(settings: &Settings) -> Result<(), StoreError> {
+fn check(settings: &ServerSettings) -> Result<(), StoreError> {
     if settings.number < OLDEST_SERVER {
         return Err(StoreError::TooOld { found: settings.version.clone() });
     }
-    let flushing = [
+    let durability = [
         ("fsync", &settings.fsync),
         ("full_page_writes", &settings.full_page_writes),
         ("synchronous_commit", &settings.synchronous_commit),
     ];
-    match flushing.into_iter().find(|(_, value)| *value != "on") {
+    match durability.into_iter().find(|(_, value)| *value != "on") {
         Some((setting, found)) => Err(StoreError::Unsafe { setting, found: found.clone() }),
         None => Ok(()),
     }
@@ -167,20 +166,27 @@ fn check(settings: &Settings) -> Result<(), StoreError> {
 mod tests {
     use super::*;
 
-    fn server() -> Settings {
+    fn server() -> ServerSettings {
         let on = || "on".to_owned();
         let (fsync, full_page_writes, synchronous_commit) = (on(), on(), on());
-        Settings { number: 150_018, version: "15.18".into(), fsync, full_page_writes, synchronous_commit }
+        ServerSettings {
+            number: 150_018,
+            version: "15.18".into(),
+            fsync,
+            full_page_writes,
+            synchronous_commit,
+        }
     }
 
     #[test]
     fn a_server_that_loses_what_it_commits_is_refused() {
         assert!(check(&server()).is_ok());
-        let error = check(&Settings { fsync: "off".into(), ..server() }).unwrap_err();
+        let error = check(&ServerSettings { fsync: "off".into(), ..server() }).unwrap_err();
         assert!(!error.is_transient() && error.to_string().contains("fsync=off"), "{error}");
-        let error = check(&Settings { full_page_writes: "off".into(), ..server() }).unwrap_err();
+        let error = check(&ServerSettings { full_page_writes: "off".into(), ..server() }).unwrap_err();
         assert!(error.to_string().contains("full_page_writes"), "{error}");
-        let error = check(&Settings { number: 130_012, version: "13.12".into(), ..server() }).unwrap_err();
+        let error =
+            check(&ServerSettings { number: 130_012, version: "13.12".into(), ..server() }).unwrap_err();
         assert!(error.to_string().contains("13.12"), "{error}");
     }
 }

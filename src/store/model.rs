@@ -1,4 +1,4 @@
-//! Which model's vectors a store holds. There is one, and it is decided before the first row.
+//! The one embedding model of a store, fixed before its first row.
 
 use super::schema::{change_clock, chunk_vectors, models};
 use super::{Store, StoreError};
@@ -6,18 +6,17 @@ use crate::model::ModelIdentity;
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
-/// A model inside one database.
+/// The primary key of a model in the table `models` of one database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ModelId(pub(super) i32);
 
 impl ModelId {
-    /// The number in the table `models`.
+    /// The value of the column `models.model_id`.
     pub fn get(self) -> i32 {
         self.0
     }
 }
 
-/// A row of `models`.
 #[derive(Queryable, Insertable, Selectable)]
 #[diesel(table_name = models, check_for_backend(diesel::pg::Pg))]
 struct ModelRow {
@@ -30,7 +29,7 @@ struct ModelRow {
 impl From<&ModelIdentity> for ModelRow {
     fn from(model: &ModelIdentity) -> Self {
         let ModelIdentity { name, recipe, fingerprint, dims } = model.clone();
-        // A vector that long would not fit a row anyway.
+        // A longer vector does not fit into a row.
         ModelRow { name, recipe, fingerprint, dims: i32::try_from(dims).unwrap_or(i32::MAX) }
     }
 }
@@ -43,40 +42,40 @@ impl From<ModelRow> for ModelIdentity {
 }
 
 impl Store {
-    /// Makes this the model of the store. A store without vectors takes it, whatever it was told before.
+    /// Makes this the model of the store. While the store holds no vectors, it replaces an earlier choice.
     ///
     /// # Errors
-    /// [`StoreError::OtherModel`], permanent, when there are vectors of another model.
+    /// [`StoreError::OtherModel`], permanent, when the store holds vectors of another model.
     pub async fn adopt_model(&self, model: &ModelIdentity) -> Result<ModelId, StoreError> {
-        let mut link = self.pool.get().await?;
-        let begun = link.conn().batch_execute("BEGIN").await;
-        link.checked(begun)?;
-        let adopted = adopt(link.conn(), model).await;
-        match link.checked(adopted) {
+        let mut connection = self.pool.get().await?;
+        let begun = connection.conn().batch_execute("BEGIN").await;
+        connection.checked(begun)?;
+        let adopted = adopt(connection.conn(), model).await;
+        match connection.checked(adopted) {
             Ok(Ok(id)) => {
-                let committed = link.conn().batch_execute("COMMIT").await;
-                link.done(committed).map(|()| id)
+                let committed = connection.conn().batch_execute("COMMIT").await;
+                connection.done(committed).map(|()| id)
             }
             Ok(Err(stored)) => {
-                link.roll_back().await;
+                connection.roll_back().await;
                 let (stored, wanted) = (Box::new(stored), Box::new(model.clone()));
                 Err(StoreError::OtherModel { stored, wanted })
             }
             Err(error) => {
-                link.roll_back().await;
+                connection.roll_back().await;
                 Err(error)
             }
         }
     }
 
-    /// The model of the store, once it has one.
+    /// The model of the store; `None` before the first [`Self::adopt_model`].
     ///
     /// # Errors
     /// As any query: transient while the server is away.
     pub async fn model(&self) -> Result<Option<(ModelId, ModelIdentity)>, StoreError> {
-        let mut link = self.pool.get().await?;
-        let found = current_model(link.conn()).await;
-        link.done(found)
+        let mut connection = self.pool.get().await?;
+        let found = current_model(connection.conn()).await;
+        connection.done(found)
     }
 }
 
@@ -92,12 +91,12 @@ pub(super) async fn current_model(
     Ok(found.map(|(id, row)| (ModelId(id), row.into())))
 }
 
-/// The model in charge when it is another one.
+/// Sets the model; the inner error is the store's model when it is another one.
 async fn adopt(
     conn: &mut AsyncPgConnection,
     model: &ModelIdentity,
 ) -> QueryResult<Result<ModelId, ModelIdentity>> {
-    // The lock of the clock: no writer is between its first and its last statement.
+    // With the lock of the clock no insert is in progress.
     let current = change_clock::table.select(change_clock::model_id).for_update();
     let current: Option<i32> = current.first(conn).await?;
     diesel::insert_into(models::table)

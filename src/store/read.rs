@@ -1,4 +1,4 @@
-//! DatabaseInfo-ups: known keys, the rows of a search, the clock.
+//! Look-ups: known keys, the rows of a search, the clock.
 
 use super::schema::{change_clock, chunks};
 use super::{Store, StoreError};
@@ -15,37 +15,37 @@ use std::collections::HashMap;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// A stored chunk, as far as a repetition of it needs to know.
+/// What a repeated upload of a stored chunk needs of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KnownChunk {
-    /// Its public name.
+    /// The public identifier of the chunk.
     pub cpe_id: Uuid,
-    /// Tells a repetition from a conflict.
+    /// BLAKE3 of the content. Tells a repetition from a conflict.
     pub content_hash: [u8; 32],
-    /// Its codes.
+    /// Its TMD codes and their source.
     pub tagging: Tagging,
-    /// The number of its last change.
+    /// The clock value of its last change.
     pub seq: i64,
     /// Its number in the search index.
     pub item: u32,
-    /// When it was stored.
+    /// When it was stored, by the database's clock.
     pub created_at: DateTime<Utc>,
     /// The model read only the first part of its text.
     pub truncated: bool,
 }
 
-/// Which chunks a search may find; absent means any.
+/// Restricts a search to chunks with these values; an absent value matches any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SearchFilter {
-    /// Of this domain.
+    /// The code of the domain.
     pub domain: Option<u8>,
-    /// Of this task.
+    /// The code of the task.
     pub task: Option<u8>,
-    /// Of this modifier.
+    /// The code of the modifier.
     pub modifier: Option<u8>,
-    /// Of this dataset.
+    /// The name of the dataset.
     pub dataset_source: Option<String>,
-    /// Of this document.
+    /// The id of the document.
     pub document_id: Option<String>,
 }
 
@@ -54,36 +54,36 @@ pub struct SearchFilter {
 pub struct Hit {
     /// Its number in the search index.
     pub item: u32,
-    /// The dataset.
+    /// The name of its dataset.
     pub dataset_source: String,
-    /// Its id in the dataset.
+    /// Its id within the dataset.
     pub id: String,
-    /// Its public name.
+    /// The public identifier of the chunk.
     pub cpe_id: Uuid,
-    /// The text.
+    /// The text of the chunk.
     pub text: String,
-    /// Its codes.
+    /// Its TMD codes.
     pub tmd: Tmd,
-    /// Who gave the codes.
+    /// Where the codes come from.
     pub tmd_source: TmdSource,
-    /// The document.
+    /// The id of its document.
     pub document_id: Option<String>,
-    /// The place in the document.
+    /// Its position in the document.
     pub chunk_index: i64,
-    /// Free text of the client.
+    /// The title that the client gave.
     pub article_title: Option<String>,
-    /// Free text of the client.
+    /// The source document that the client named.
     pub source_document: Option<String>,
-    /// Whatever else the client wanted kept.
+    /// Further JSON that the client sent with the chunk.
     pub metadata: Option<Value>,
-    /// When it was stored.
+    /// When it was stored, by the database's clock.
     pub created_at: DateTime<Utc>,
-    /// The number of its last change.
+    /// The clock value of its last change.
     pub seq: i64,
 }
 
 impl Store {
-    /// Which of these keys are stored, in one query.
+    /// Looks the keys up in one query; keys that are not stored are missing from the map.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
@@ -91,32 +91,32 @@ impl Store {
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
-        let mut link = self.pool.get().await?;
-        let found = find_known(link.conn(), keys.iter()).await;
-        link.done(found)?.into_iter().map(known).collect()
+        let mut connection = self.pool.get().await?;
+        let found = find_known(connection.conn(), keys.iter()).await;
+        connection.done(found)?.into_iter().map(known).collect()
     }
 
-    /// The number of the last committed change.
+    /// The clock value of the last committed change.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
     pub async fn clock(&self) -> Result<i64, StoreError> {
-        let mut link = self.pool.get().await?;
-        let clock = change_clock::table.select(change_clock::seq).first(link.conn()).await;
-        link.done(clock)
+        let mut connection = self.pool.get().await?;
+        let clock = change_clock::table.select(change_clock::seq).first(connection.conn()).await;
+        connection.done(clock)
     }
 
-    /// How many chunks are stored. Counts them: slow on a large store.
+    /// The number of stored chunks, by `count(*)`: slow on a large store.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
     pub async fn count_chunks(&self) -> Result<i64, StoreError> {
-        let mut link = self.pool.get().await?;
-        let count = chunks::table.count().get_result(link.conn()).await;
-        link.done(count)
+        let mut connection = self.pool.get().await?;
+        let count = chunks::table.count().get_result(connection.conn()).await;
+        connection.done(count)
     }
 
-    /// The rows of these items that the filter lets through, in no order. Items deleted meanwhile are missing.
+    /// The rows of these items that match the filter, in no particular order. Deleted items are missing.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
@@ -139,13 +139,13 @@ impl Store {
         if let Some(document) = &filter.document_id {
             query = query.filter(chunks::document_id.eq(document));
         }
-        let mut link = self.pool.get().await?;
-        let found = query.load(link.conn()).await;
-        link.done(found)?.into_iter().map(hit).collect()
+        let mut connection = self.pool.get().await?;
+        let found = query.load(connection.conn()).await;
+        connection.done(found)?.into_iter().map(hit).collect()
     }
 }
 
-/// The known ones among some keys; also used inside the transaction of an insert.
+/// The stored rows of these keys. Also used inside the transaction of an insert.
 pub(super) async fn find_known<'k>(
     conn: &mut AsyncPgConnection,
     keys: impl Iterator<Item = &'k ChunkKey>,
@@ -156,14 +156,14 @@ pub(super) async fn find_known<'k>(
 
 type KnownColumns = <KnownRow as Selectable<Pg>>::SelectExpression;
 
-/// Written out, because diesel has no `unnest`.
+/// Raw SQL, because diesel has no `unnest`.
 struct KnownKeys<'a> {
     columns: KnownColumns,
     datasets: Vec<&'a str>,
     ids: Vec<&'a str>,
 }
 
-/// Its type is its name, so each connection prepares it once.
+/// The type identifies the statement, so each connection prepares it once.
 impl QueryId for KnownKeys<'_> {
     type QueryId = KnownKeys<'static>;
     const HAS_STATIC_QUERY_ID: bool = true;
@@ -181,7 +181,7 @@ impl QueryFragment<Pg> for KnownKeys<'_> {
         out.push_bind_param::<Array<Text>, _>(&self.datasets)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<Text>, _>(&self.ids)?;
-        // LIMIT keeps the planner from turning the look-ups into anything else.
+        // LIMIT keeps the planner from replacing the index look-ups by another join.
         out.push_sql(
             ") AS key (dataset_source, id) CROSS JOIN LATERAL (SELECT * FROM chunks \
              WHERE chunks.dataset_source = key.dataset_source AND chunks.id = key.id LIMIT 1) AS chunks",
@@ -190,7 +190,7 @@ impl QueryFragment<Pg> for KnownKeys<'_> {
     }
 }
 
-/// The columns of a [`KnownChunk`].
+/// The key of a stored chunk and the columns of its [`KnownChunk`].
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = chunks, check_for_backend(Pg))]
 pub(super) struct KnownRow {

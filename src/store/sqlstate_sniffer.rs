@@ -1,57 +1,60 @@
-//! The bytes between us and the server, and the one thing in them that diesel does not pass on: the SQLSTATE.
+//! Reads the SQLSTATE of errors from the byte stream of a connection, because diesel does not pass it on.
 //!
-//! diesel sorts errors into a few kinds and calls the rest unknown, full disks, deadlocks and malformed texts alike;
-//! the message is in the server's language. What to do about an error (repeat, bisect, stop) hangs on the state, so
-//! the stream itself looks for error messages as they pass. It only reads: every byte goes through unchanged.
+//! diesel maps errors to a few kinds and calls the rest unknown: full disks, deadlocks and malformed texts alike. The
+//! message is in the server's language. Whether to retry, bisect or stop depends on the SQLSTATE, so the stream looks
+//! for error messages in what it reads. It changes no byte.
 
 use super::error::SqlState;
+use crate::threads::lock;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
-/// The first error the server reported on a connection since it was last asked.
+/// The first error that the server reported on a connection since the last [`Self::take`].
 #[derive(Debug, Default)]
 pub(super) struct LastError(Mutex<Option<SqlState>>);
 
 impl LastError {
     pub fn take(&self) -> Option<SqlState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.0).take()
     }
 
-    /// The first counts: what follows in the same transaction only says that it was aborted.
+    /// Keeps the first: later errors of the transaction only say that it was aborted.
     fn note(&self, state: SqlState) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(state);
+        lock(&self.0).get_or_insert(state);
     }
 }
 
-/// A connected socket that notes the errors passing through it.
+/// A connected socket that records the SQLSTATE of the errors it reads.
 #[derive(Debug)]
-pub(super) struct Wire {
-    socket: Socket,
-    messages: Messages,
+pub(super) struct SniffedStream {
+    socket: ServerSocket,
+    messages: MessageParser,
     errors: Arc<LastError>,
 }
 
 #[derive(Debug)]
-enum Socket {
+enum ServerSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-impl Wire {
+impl SniffedStream {
     /// Connects to the first host that answers.
-    pub async fn open(config: &Config, errors: Arc<LastError>) -> io::Result<Wire> {
+    pub async fn open(config: &Config, errors: Arc<LastError>) -> io::Result<SniffedStream> {
         let mut problem = io::Error::new(io::ErrorKind::InvalidInput, "no host is named");
         for target in targets(config) {
             match target.connect().await {
-                Ok(socket) => return Ok(Wire { socket, messages: Messages::default(), errors }),
+                Ok(socket) => {
+                    return Ok(SniffedStream { socket, messages: MessageParser::default(), errors });
+                }
                 Err(error) => problem = error,
             }
         }
@@ -59,36 +62,37 @@ impl Wire {
     }
 }
 
-enum Target {
+enum HostAddress {
     Path(PathBuf),
     Name(String, u16),
     Address(SocketAddr),
 }
 
-/// Hosts, addresses and ports go in parallel lists; an address saves looking its host up, one port goes for all.
-fn targets(config: &Config) -> Vec<Target> {
+/// Hosts, addresses and ports are parallel lists. An address replaces the DNS look-up of its host; a single port
+/// applies to all.
+fn targets(config: &Config) -> Vec<HostAddress> {
     let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
     (0..hosts.len().max(addresses.len()))
         .filter_map(|i| {
             let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
             match (addresses.get(i), hosts.get(i)) {
-                (Some(address), _) => Some(Target::Address(SocketAddr::new(*address, port))),
+                (Some(address), _) => Some(HostAddress::Address(SocketAddr::new(*address, port))),
                 (None, Some(Host::Unix(folder))) => {
-                    Some(Target::Path(folder.join(format!(".s.PGSQL.{port}"))))
+                    Some(HostAddress::Path(folder.join(format!(".s.PGSQL.{port}"))))
                 }
-                (None, Some(Host::Tcp(name))) => Some(Target::Name(name.clone(), port)),
+                (None, Some(Host::Tcp(name))) => Some(HostAddress::Name(name.clone(), port)),
                 (None, None) => None,
             }
         })
         .collect()
 }
 
-impl Target {
-    async fn connect(self) -> io::Result<Socket> {
+impl HostAddress {
+    async fn connect(self) -> io::Result<ServerSocket> {
         let addresses = match self {
-            Target::Path(path) => return UnixStream::connect(path).await.map(Socket::Unix),
-            Target::Address(address) => vec![address],
-            Target::Name(name, port) => lookup_host((name, port)).await?.collect(),
+            HostAddress::Path(path) => return UnixStream::connect(path).await.map(ServerSocket::Unix),
+            HostAddress::Address(address) => vec![address],
+            HostAddress::Name(name, port) => lookup_host((name, port)).await?.collect(),
         };
         let mut problem = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
         for address in addresses {
@@ -96,7 +100,7 @@ impl Target {
             socket.set_keepalive(true)?;
             socket.set_nodelay(true)?;
             match socket.connect(address).await {
-                Ok(stream) => return Ok(Socket::Tcp(stream)),
+                Ok(stream) => return Ok(ServerSocket::Tcp(stream)),
                 Err(error) => problem = error,
             }
         }
@@ -104,56 +108,56 @@ impl Target {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for SniffedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
         let read = match &mut this.socket {
-            Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
-            Socket::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+            ServerSocket::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            ServerSocket::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
         };
         this.messages.pass(&buf.filled()[before..], |state| this.errors.note(state));
         read
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for SniffedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().socket {
-            Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
-            Socket::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
+            ServerSocket::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
+            ServerSocket::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().socket {
-            Socket::Tcp(socket) => Pin::new(socket).poll_flush(cx),
-            Socket::Unix(socket) => Pin::new(socket).poll_flush(cx),
+            ServerSocket::Tcp(socket) => Pin::new(socket).poll_flush(cx),
+            ServerSocket::Unix(socket) => Pin::new(socket).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().socket {
-            Socket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
-            Socket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+            ServerSocket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            ServerSocket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
         }
     }
 }
 
-/// Follows the server's messages: a letter, a length of four bytes that counts itself, a body.
+/// Parses the server's messages: a type byte, a length of four bytes that includes itself, a body.
 #[derive(Debug, Default)]
-struct Messages {
+struct MessageParser {
     header: Vec<u8>,
-    /// Bytes of the current body still to come.
+    /// Bytes of the current body that are still to be read.
     left: usize,
-    /// The first bytes of the body of an error message; the state is among the first three fields.
+    /// The first bytes of an error message's body; the SQLSTATE is among its first three fields.
     error: Option<Vec<u8>>,
 }
 
-/// Severity twice, then the state: some forty bytes.
+/// Enough for the severity (twice) and the SQLSTATE, which take about 40 bytes.
 const ERROR_BYTES: usize = 256;
 
-impl Messages {
+impl MessageParser {
     fn pass(&mut self, mut bytes: &[u8], mut found: impl FnMut(SqlState)) {
         while !bytes.is_empty() {
             if self.left == 0 {
@@ -180,7 +184,7 @@ impl Messages {
     }
 }
 
-/// Fields of an error message: a letter and a text that ends with a zero; `C` is the state.
+/// The fields of an error message: a type byte and a zero-terminated text. `C` is the SQLSTATE.
 fn state_of(body: &[u8]) -> Option<SqlState> {
     body.split(|byte| *byte == 0).find_map(|field| SqlState::new(field.strip_prefix(b"C")?))
 }
@@ -205,7 +209,7 @@ mod tests {
         let row = message(b'D', &error("99999"));
         let stream = [row, error("22021"), message(b'Z', b""), error("25P02"), message(b'Z', b"I")].concat();
         for size in [1, 2, 3, 5, 7, 64, stream.len()] {
-            let (mut messages, mut seen) = (Messages::default(), Vec::new());
+            let (mut messages, mut seen) = (MessageParser::default(), Vec::new());
             stream.chunks(size).for_each(|part| messages.pass(part, |state| seen.push(state.to_string())));
             assert_eq!(seen, ["22021", "25P02"], "in pieces of {size}");
         }

@@ -9,7 +9,7 @@ use chrono::{DateTime, Duration, Utc};
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::simulated_llm::{Options, SimulatedLlm};
 use lnsp_ingest::stages::Stage;
-use lnsp_ingest::store::{DeadLetter, LetterFilter};
+use lnsp_ingest::store::{DeadLetter, DeadLetterFilter};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -276,12 +276,12 @@ async fn a_letter_written_twice_is_one_failure_and_a_page_ends_before_it_is_too_
     let now = DateTime::from_timestamp_micros(Utc::now().timestamp_micros()).unwrap();
     let batch = [letter("b", now), letter("a", now), letter("b", now + Duration::seconds(1))];
     for _ in 0..2 {
-        store.file_letters(&batch).await.unwrap();
+        store.write_dead_letters(&batch).await.unwrap();
     }
-    assert_eq!((store.dead_letter_count(), store.count_letters().await.unwrap()), (2, 2));
-    store.file_letters(&[letter("b", now + Duration::seconds(2))]).await.unwrap();
-    let all = LetterFilter::default();
-    let page = async |after, bytes| store.letters(&all, after, 10, bytes).await.unwrap();
+    assert_eq!((store.dead_letter_count(), store.count_dead_letters().await.unwrap()), (2, 2));
+    store.write_dead_letters(&[letter("b", now + Duration::seconds(2))]).await.unwrap();
+    let all = DeadLetterFilter::default();
+    let page = async |after, bytes| store.dead_letters(&all, after, 10, bytes).await.unwrap();
     let found = page(0, 1 << 20).await;
     let told: Vec<_> =
         found.iter().map(|l| (l.id.as_str(), l.attempts, l.times, l.last_failed_at - now)).collect();
@@ -295,7 +295,7 @@ async fn a_letter_written_twice_is_one_failure_and_a_page_ends_before_it_is_too_
 
     // Stored under the same key with other content, it is not what the letter is about.
     store.insert(model, &[plain("a"), embedded(draft("info", "b", "b"), (0, 0, 0), &[1.0])]).await.unwrap();
-    assert_eq!((store.dead_letter_count(), store.count_letters().await.unwrap()), (1, 1));
+    assert_eq!((store.dead_letter_count(), store.count_dead_letters().await.unwrap()), (1, 1));
     assert_eq!(page(0, 1 << 20).await, found[..1]);
 }
 

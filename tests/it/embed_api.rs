@@ -8,7 +8,7 @@ use crate::support::wait::until;
 use futures_util::poll;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::encoder::Tokens;
-use lnsp_ingest::search::{Query, Target};
+use lnsp_ingest::search::{SearchQuery, SearchTarget};
 use lnsp_ingest::threads::Lane;
 use serde_json::{Value, json};
 use std::pin::pin;
@@ -153,15 +153,15 @@ async fn a_search_overtakes_a_list_and_a_list_does_not_keep_ingest_out() {
     })
     .await;
 
-    let query = Query {
-        target: Target::Text("Who goes first?".to_owned()),
+    let query = SearchQuery {
+        target: SearchTarget::Text("Who goes first?".to_owned()),
         top_k: 1,
         filter: Default::default(),
         tmd_weight: 0.0,
         min_seq: None,
     };
-    let finder = service.state.search.clone();
-    let mut search = pin!(finder.find(query));
+    let searcher = service.state.searcher.clone();
+    let mut search = pin!(searcher.search(query));
     assert!(poll!(&mut search).is_pending(), "it is at the tokenizer");
     local.tokenizer.run(Lane::Express, |_| ()).await.unwrap();
     assert!(poll!(&mut search).is_pending(), "it stands before the model");

@@ -188,8 +188,6 @@ const KNOWN_CIRCLES: &[&str] = &[
     "pipeline/entrance.rs pipeline/in_flight.rs pipeline/mod.rs pipeline/supervisor.rs",
     "simulated_llm/desk.rs simulated_llm/mod.rs simulated_llm/server.rs",
     "stages/letters.rs stages/mod.rs",
-    "store/connection.rs store/letters.rs store/mod.rs",
-    "store/managed/binaries.rs store/managed/cluster.rs store/managed/mod.rs store/managed/server.rs",
 ];
 
 #[test]

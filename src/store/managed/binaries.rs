@@ -1,9 +1,12 @@
-//! Where the programs of PostgreSQL are on this machine.
+//! Finds the PostgreSQL programs on this machine.
 
-use super::{ManagedError, OLDEST_MAJOR};
+use super::error::ManagedError;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// The oldest major version whose SQL the migrations need (function bodies parsed when they are made).
+const OLDEST_MAJOR: u32 = 14;
 
 /// A folder with `initdb` and `postgres` of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,10 +17,10 @@ pub(super) struct Binaries {
 }
 
 impl Binaries {
-    /// The installation that can run the cluster: its own major version, or for a new cluster the first that is
-    /// new enough in the order of [`candidates`].
+    /// The installation for a cluster: the one of its major version, or for a new cluster the first that is new enough,
+    /// in the order of [`candidates`].
     pub fn find(cluster_major: Option<u32>, cluster: &Path) -> Result<Binaries, ManagedError> {
-        choose(candidates().filter_map(Binaries::look).collect(), cluster_major, cluster)
+        choose(candidates().filter_map(Binaries::probe).collect(), cluster_major, cluster)
     }
 
     pub fn initdb(&self) -> PathBuf {
@@ -28,7 +31,7 @@ impl Binaries {
         self.folder.join("postgres")
     }
 
-    fn look(folder: PathBuf) -> Option<Binaries> {
+    fn probe(folder: PathBuf) -> Option<Binaries> {
         if !folder.join("initdb").is_file() {
             return None;
         }
@@ -38,12 +41,16 @@ impl Binaries {
     }
 }
 
-fn choose(installed: Vec<Binaries>, made_by: Option<u32>, cluster: &Path) -> Result<Binaries, ManagedError> {
+fn choose(
+    installed: Vec<Binaries>,
+    cluster_major: Option<u32>,
+    cluster: &Path,
+) -> Result<Binaries, ManagedError> {
     let found = match installed.as_slice() {
         [] => "none at all".to_owned(),
         some => some.iter().map(|b| format!("PostgreSQL {}", b.version)).collect::<Vec<_>>().join(", "),
     };
-    match made_by {
+    match cluster_major {
         Some(major) => installed.into_iter().find(|b| b.major == major).ok_or(ManagedError::OtherMajor {
             folder: cluster.to_owned(),
             found: major,
@@ -56,10 +63,10 @@ fn choose(installed: Vec<Binaries>, made_by: Option<u32>, cluster: &Path) -> Res
     }
 }
 
-/// What `pg_config` says, then the places of the distributions, the highest version first, then the PATH.
+/// The folder that `pg_config` reports, then the distributions' folders with the highest version first, then the PATH.
 fn candidates() -> impl Iterator<Item = PathBuf> {
-    let told = Command::new("pg_config").arg("--bindir").output().ok();
-    let told = told.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+    let output = Command::new("pg_config").arg("--bindir").output().ok();
+    let output = output.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
     let places = [
         ("/usr/lib/postgresql", "", "bin"),
         ("/usr", "pgsql-", "bin"),
@@ -71,7 +78,7 @@ fn candidates() -> impl Iterator<Item = PathBuf> {
         places.into_iter().flat_map(|(base, prefix, bin)| versions_in(Path::new(base), prefix, bin));
     let on_path: Vec<_> = std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect();
     let mut seen = HashSet::new();
-    told.into_iter().chain(installed).chain(on_path).filter(move |folder| seen.insert(folder.clone()))
+    output.into_iter().chain(installed).chain(on_path).filter(move |folder| seen.insert(folder.clone()))
 }
 
 /// The folders `<base>/<prefix><number>/<bin>`, the highest number first.

@@ -1,14 +1,16 @@
-//! The cluster: PGDATA, made once.
+//! The cluster (PGDATA), created once.
 
 use super::binaries::Binaries;
+use super::error::ManagedError;
 use super::server_user::ServerUser;
-use super::{ManagedError, ROLE};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// Written to the end of `postgresql.conf` when a cluster is made; from then on the file is the user's.
+/// The superuser and the database of a managed server.
+pub(super) const ROLE: &str = "lnsp";
+/// Appended to `postgresql.conf` when a cluster is created; afterwards the file belongs to the operator.
 const SETTINGS: &str = "
 # Chosen by lnsp-ingest when it made this cluster. Change them as you like: this file is not written again.
 # (fsync, full_page_writes, synchronous_commit and the socket are given on the command line and cannot be changed.)
@@ -23,7 +25,7 @@ log_error_verbosity = terse
 log_checkpoints = off
 ";
 
-/// The major version that made the cluster; `None` where there is no cluster yet.
+/// The major version that created the cluster; `None` where there is no cluster yet.
 pub(super) fn major_version(cluster: &Path) -> Result<Option<u32>, ManagedError> {
     let path = cluster.join("PG_VERSION");
     match fs::read_to_string(&path) {
@@ -37,8 +39,8 @@ pub(super) fn major_version(cluster: &Path) -> Result<Option<u32>, ManagedError>
     }
 }
 
-/// Makes the cluster where there is none. It is made beside its place and renamed, so a start that was cut off
-/// leaves nothing that looks like a cluster; its leftovers are removed here.
+/// Creates the cluster where there is none. It is created under another name and renamed, so an interrupted start
+/// leaves nothing that looks like a cluster; the next start removes what it left.
 pub(super) fn ensure(
     cluster: &Path,
     binaries: &Binaries,
@@ -59,24 +61,24 @@ pub(super) fn ensure(
         }
         _ => {}
     }
-    server_user.own(&unfinished)?;
+    server_user.make_private(&unfinished)?;
     tracing::info!(version = binaries.version, "making a new postgresql cluster");
     initdb(&unfinished, binaries, server_user)?;
 
-    let told = |e| ManagedError::io("put in place", cluster, e);
+    let failed = |e| ManagedError::io("put in place", cluster, e);
     let conf = unfinished.join("postgresql.conf");
-    let mut file = File::options().append(true).open(&conf).map_err(told)?;
-    file.write_all(SETTINGS.as_bytes()).and_then(|()| file.sync_all()).map_err(told)?;
-    fs::rename(&unfinished, cluster).map_err(told)?;
+    let mut file = File::options().append(true).open(&conf).map_err(failed)?;
+    file.write_all(SETTINGS.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    fs::rename(&unfinished, cluster).map_err(failed)?;
     let parent = cluster.parent().unwrap_or(cluster);
-    File::open(parent).and_then(|folder| folder.sync_all()).map_err(told)
+    File::open(parent).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
 fn initdb(folder: &Path, binaries: &Binaries, server_user: &ServerUser) -> Result<(), ManagedError> {
     let mut command = server_user.command(&binaries.initdb(), folder);
     command.arg("-D").arg(folder).args(["-U", ROLE, "--encoding=UTF8", "--locale=C", "--data-checksums"]);
-    // `peer` would refuse a service that runs under another server_user than the server. The folder of the socket lets
-    // only the server's account (and root) in, so there is nothing left to check.
+    // `peer` would refuse a service that runs under another user than the server. Only the server's user (and root) can
+    // enter the folder of the socket, so there is nothing left to check.
     command.args(["--auth-local=trust", "--auth-host=reject", "--no-instructions"]);
     run(command, "", folder)?;
 
@@ -102,7 +104,7 @@ fn run(mut command: Command, input: &str, folder: &Path) -> Result<(), ManagedEr
     Err(ManagedError::Init { folder: folder.to_owned(), log })
 }
 
-/// The last few lines, as one.
+/// The last five lines that are not blank, joined into one.
 pub(super) fn last_lines(text: &str) -> String {
     let mut lines: Vec<&str> =
         text.lines().map(str::trim).filter(|line| !line.is_empty()).rev().take(5).collect();

@@ -1,10 +1,10 @@
-//! What can keep a managed server from running.
+//! The errors of the managed server.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why there is no managed server. Each sentence says what to do; the way out of all of them is a server of the
-/// user's own, named in `DATABASE_URL`.
+/// Why the managed server does not run. Each message says what to do. A server named in `DATABASE_URL` avoids all of
+/// these errors.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManagedError {
@@ -16,7 +16,7 @@ pub enum ManagedError {
     NoBinaries {
         /// The oldest usable major version.
         oldest: u32,
-        /// What was found instead.
+        /// The versions that were found.
         found: String,
     },
     /// The cluster can only be read by another major version. Permanent.
@@ -25,109 +25,109 @@ pub enum ManagedError {
          {found}, or move the data over with pg_upgrade or pg_dump"
     )]
     OtherMajor {
-        /// The cluster.
+        /// The folder of the cluster.
         folder: PathBuf,
-        /// Major version that made it.
+        /// The major version that created it.
         found: u32,
-        /// What is installed.
+        /// The installed versions.
         installed: String,
     },
-    /// There is a folder in the place of the cluster that is no cluster. Permanent.
+    /// The folder of the cluster exists and is no cluster. Permanent.
     #[error("{folder} is not a PostgreSQL data folder and not empty; move it away")]
     NotACluster {
-        /// The folder.
+        /// The folder `cluster`.
         folder: PathBuf,
     },
-    /// Root, and nobody to drop to. Permanent.
+    /// The service runs as root and there is no user to run the server as. Permanent.
     #[error(
         "PostgreSQL refuses to run as root and there is no user `postgres` to run it as; start the service as \
          another user, create that user (useradd --system postgres), or set DATABASE_URL"
     )]
-    NoAccount,
-    /// The server's account cannot get to the data. Permanent.
+    NoServerUser,
+    /// The server's user cannot reach the data. Permanent.
     #[error(
-        "the user {server_user}, who runs PostgreSQL, cannot pass the folder {folder} on the way to the data; allow it \
+        "the user {server_user}, which runs PostgreSQL, cannot pass the folder {folder} on the way to the data; allow it \
          (chmod o+x {folder}) or choose another data folder"
     )]
     Closed {
-        /// The first folder that is closed.
+        /// The first folder without permission.
         folder: PathBuf,
-        /// Who is kept out.
+        /// The name of the server's user.
         server_user: String,
     },
-    /// The data belongs to somebody else, and we are not root. Permanent.
+    /// The data belongs to another user, and the service is not root. Permanent.
     #[error(
         "{folder} belongs to user {owner}, and PostgreSQL insists on its owner; start the service as that user"
     )]
     WrongOwner {
-        /// The folder.
+        /// The folder of the data.
         folder: PathBuf,
         /// Name or number of its owner.
         owner: String,
     },
-    /// The short folder for the socket is not ours. Permanent.
+    /// The folder for the socket belongs to another user. Permanent.
     #[error(
         "{folder} should hold the socket, but it is not a folder that only user {server_user} can enter; remove it"
     )]
     RunFolder {
-        /// The folder.
+        /// The folder of the socket.
         folder: PathBuf,
-        /// Who should own it.
+        /// The user that should own it.
         server_user: String,
     },
-    /// Another service holds the folder. Transient: it may be on its way out.
+    /// Another service uses the folder. Transient: it may be about to end.
     #[error("another service uses {folder}; stop it, or give this one another data folder")]
     InUse {
-        /// The folder.
+        /// The folder `postgres`.
         folder: PathBuf,
     },
-    /// `initdb` failed. Permanent until what it says is mended.
+    /// `initdb` failed. Permanent until the reported problem is solved.
     #[error("initdb could not make {folder}: {log}")]
     Init {
-        /// The cluster that was to be made.
+        /// The folder of the new cluster.
         folder: PathBuf,
-        /// The end of what it said.
+        /// The last lines of its output.
         log: String,
     },
     /// The server ended while it was starting. Transient.
     #[error("PostgreSQL ended while it was starting ({status}); the end of {log_file}: {log}")]
     Ended {
-        /// How it ended.
+        /// Its exit status.
         status: String,
-        /// The log.
+        /// The server's log file.
         log_file: PathBuf,
-        /// Its last lines.
+        /// The last lines of the log.
         log: String,
     },
-    /// The server does not answer. Transient.
+    /// The server does not accept connections in time. Transient.
     #[error("PostgreSQL does not answer after {seconds} s; the end of {log_file}: {log}")]
     Silent {
-        /// How long was waited.
+        /// The timeout, in seconds.
         seconds: u64,
-        /// The log.
+        /// The server's log file.
         log_file: PathBuf,
-        /// Its last lines.
+        /// The last lines of the log.
         log: String,
     },
-    /// The server did not stop in order; nothing committed is lost.
+    /// The server did not stop in time. Nothing committed is lost.
     #[error(
-        "PostgreSQL did not stop within {seconds} s and was told to quit at once; it recovers at the next start"
+        "PostgreSQL did not stop within {seconds} s and was shut down immediately; it recovers at the next start"
     )]
     Stuck {
-        /// How long was waited.
+        /// The timeout, in seconds.
         seconds: u64,
     },
     /// A defect of this program.
-    #[error("the thread that keeps PostgreSQL panicked; the server may still be running")]
-    KeeperPanicked,
-    /// The file system or the process table said no. Permanent until it is mended.
+    #[error("the thread that monitors PostgreSQL panicked; the server may still be running")]
+    MonitorPanicked,
+    /// The operating system refused an operation. Permanent until its cause is removed.
     #[error("could not {doing} {path}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation, as a verb.
         doing: &'static str,
-        /// To what.
+        /// The file, folder or program.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
@@ -137,7 +137,7 @@ impl ManagedError {
         ManagedError::Io { doing, path: path.to_owned(), source }
     }
 
-    /// Starting again later, without a person mending anything, can help.
+    /// Whether starting again later can help without any change by an operator.
     pub fn is_transient(&self) -> bool {
         matches!(self, ManagedError::InUse { .. } | ManagedError::Ended { .. } | ManagedError::Silent { .. })
     }

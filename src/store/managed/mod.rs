@@ -1,35 +1,35 @@
-//! The zero set-up database: a PostgreSQL that the service makes, starts and keeps in its own data folder.
+//! The managed database: a PostgreSQL server that the service creates, starts and stops in its own data folder.
 //!
 //! ```text
-//! <data_dir>/postgres/     0700, of the server_user the server runs under
+//! <data_dir>/postgres/     0700, owned by the user that runs the server
 //!     cluster/             PGDATA; appears complete, by a rename, or not at all
 //!     run/                 the socket, where the path is short enough for one
-//!     server.log           what the server has to say; no statements and no row contents
+//!     server.log           the server's log; no statements and no row contents
 //!     lock                 held while a service uses the folder
 //! ```
 //!
-//! The server answers on a Unix socket in a folder that only its server_user can enter, and nowhere else. It is in a
-//! process group of its own, so a Ctrl-C on the terminal reaches the service alone, which then stops the server
-//! when it is done with it. A service that is killed leaves the server running; the next one adopts it. A
-//! server that dies under a living service is started again by the keeper thread.
+//! The server listens only on a Unix socket, in a folder that only its user can enter. It has a process group of its
+//! own, so a Ctrl-C on the terminal reaches only the service, which stops the server at the end of its own shutdown. A
+//! service that is killed leaves the server running, and the next one adopts it. The monitor thread restarts a server
+//! that dies while the service runs.
 
 mod binaries;
 mod cluster;
 mod error;
+mod inspect;
 mod process;
-mod runfolder;
+mod run_folder;
 mod server;
 mod server_user;
-mod survey;
 
 pub use error::ManagedError;
-pub use survey::{Survey, survey};
+pub use inspect::{ManagedServerInfo, inspect};
 
 use crate::store::Dsn;
 use binaries::Binaries;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use server::Server;
+use server::PostgresServer;
 use server_user::ServerUser;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -37,41 +37,38 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The superuser and the database of a managed server.
-const ROLE: &str = "lnsp";
-/// The oldest major version whose SQL the migrations need (function bodies parsed when they are made).
-const OLDEST_MAJOR: u32 = 14;
-/// How often the keeper looks after the server.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// The pauses between failed restarts grow from one look to this.
+/// How often the monitor checks that the server runs.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// The longest pause between failed restarts; the first is one poll interval.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// A running server of our own. Dropping it stops the server; [`Self::stop`] also says how that went.
+/// A running managed server. Dropping it stops the server; [`Self::stop`] also reports how that went.
 #[derive(Debug)]
 pub struct ManagedPostgres {
     dsn: Dsn,
     version: String,
     adopted: bool,
     folder: PathBuf,
-    keeper: Option<ServerKeeper>,
-    /// Held until after the server is stopped: two services must not keep one server.
+    monitor: Option<ServerMonitor>,
+    /// Held until after the server is stopped: two services must not manage one server.
     _lock: Flock<File>,
 }
 
 #[derive(Debug)]
-struct ServerKeeper {
+struct ServerMonitor {
     stop: Sender<()>,
     thread: JoinHandle<Result<(), ManagedError>>,
 }
 
 impl ManagedPostgres {
-    /// Makes the server answer: the one that a killed service left running, or a new one, making the cluster
-    /// first where there is none. Blocks until it answers, 60 s at most (a crash recovery may need that long).
+    /// Adopts the server that a killed service left running, or starts one, and creates the cluster in
+    /// `data_dir/postgres` where there is none. Blocks until the server accepts connections, at most 60 s, as a crash
+    /// recovery may take.
     ///
     /// # Errors
-    /// Permanent, with what to do: no binaries, a cluster of another major version, started as root without an
-    /// server_user to drop to, a closed folder, a folder in use. Transient ([`ManagedError::is_transient`]): the server
-    /// did not start, with the last lines of its log.
+    /// Permanent, with what to do: no binaries, a cluster of another major version, started as root without a user
+    /// `postgres`, a folder without permission. Transient ([`ManagedError::is_transient`]): the folder is in use, or the
+    /// server did not start (with the last lines of its log).
     pub fn start(data_dir: &Path) -> Result<Self, ManagedError> {
         let folder = data_dir.join("postgres");
         fs::create_dir_all(&folder).map_err(|e| ManagedError::io("create the folder", &folder, e))?;
@@ -79,86 +76,86 @@ impl ManagedPostgres {
         let (lock_file, lock) = lock(&folder)?;
         let cluster = folder.join("cluster");
         let server_user = ServerUser::for_folder(&folder, &cluster)?;
-        server_user.own(&folder)?;
-        server_user.give(&lock_file).map_err(|e| ManagedError::io("give away", &lock_file, e))?;
-        server_user.check_way_to(&folder)?;
+        server_user.make_private(&folder)?;
+        server_user.chown(&lock_file).map_err(|e| ManagedError::io("give away", &lock_file, e))?;
+        server_user.check_path_to(&folder)?;
         let binaries = Binaries::find(cluster::major_version(&cluster)?, &cluster)?;
         cluster::ensure(&cluster, &binaries, &server_user)?;
 
         let version = binaries.version.clone();
-        let mut server = Server::new(folder.clone(), cluster, binaries, server_user);
-        let adopted = server.bring_up()?;
-        let dsn = Dsn::socket(server.run_folder(), server::PORT, ROLE, ROLE);
-        let keeper = Some(ServerKeeper::spawn(server)?);
-        Ok(ManagedPostgres { dsn, version, adopted, folder, keeper, _lock: lock })
+        let mut server = PostgresServer::new(folder.clone(), cluster, binaries, server_user);
+        let adopted = server.ensure_running()?;
+        let dsn = Dsn::socket(server.run_folder(), server::PORT, cluster::ROLE, cluster::ROLE);
+        let monitor = Some(ServerMonitor::spawn(server)?);
+        Ok(ManagedPostgres { dsn, version, adopted, folder, monitor, _lock: lock })
     }
 
-    /// How to reach it; stays the same when the keeper has to restart the server.
+    /// The address of the database; it stays the same over restarts by the monitor.
     pub fn dsn(&self) -> &Dsn {
         &self.dsn
     }
 
-    /// The full version, for example `15.18`.
+    /// The server's version, for example `15.18`.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// It was running already, left by a service that was killed.
+    /// Whether the server was running already, left by a service that was killed.
     pub fn adopted(&self) -> bool {
         self.adopted
     }
 
-    /// The folder with the cluster and the log.
+    /// The folder `postgres` with the cluster and the log.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Stops it in the fast way: open connections are ended, everything committed is flushed. Blocks until it is
-    /// gone.
+    /// Stops the server in fast mode: open connections end, and everything committed is flushed. Blocks until the
+    /// process has ended.
     ///
     /// # Errors
-    /// It did not stop within its time and was told to quit at once; it will recover at the next start.
+    /// [`ManagedError::Stuck`] when it did not stop in time and was shut down immediately; it recovers at the next start.
     pub fn stop(mut self) -> Result<(), ManagedError> {
-        self.keeper.take().map_or(Ok(()), ServerKeeper::end)
+        self.monitor.take().map_or(Ok(()), ServerMonitor::end)
     }
 }
 
 impl Drop for ManagedPostgres {
     fn drop(&mut self) {
-        if let Some(keeper) = self.keeper.take()
-            && let Err(error) = keeper.end()
+        if let Some(monitor) = self.monitor.take()
+            && let Err(error) = monitor.end()
         {
             tracing::warn!(%error, "postgresql did not stop in order");
         }
     }
 }
 
-impl ServerKeeper {
-    fn spawn(server: Server) -> Result<ServerKeeper, ManagedError> {
-        let (stop, told) = mpsc::channel();
+impl ServerMonitor {
+    fn spawn(server: PostgresServer) -> Result<ServerMonitor, ManagedError> {
+        let (stop, stopped) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("lnsp-postgres".into())
-            .spawn(move || keep(server, &told))
-            .map_err(|e| ManagedError::io("start the keeper thread for", Path::new("postgres"), e))?;
-        Ok(ServerKeeper { stop, thread })
+            .spawn(move || monitor(server, &stopped))
+            .map_err(|e| ManagedError::io("start the monitor thread for", Path::new("postgres"), e))?;
+        Ok(ServerMonitor { stop, thread })
     }
 
     fn end(self) -> Result<(), ManagedError> {
         drop(self.stop);
-        self.thread.join().unwrap_or(Err(ManagedError::KeeperPanicked))
+        self.thread.join().unwrap_or(Err(ManagedError::MonitorPanicked))
     }
 }
 
-/// The keeper: restarts a server that died, until it is told (by the channel closing) to stop it.
-fn keep(mut server: Server, told: &mpsc::Receiver<()>) -> Result<(), ManagedError> {
-    let mut pause = LOOK_EVERY;
-    while told.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+/// Restarts a server that died, until the channel closes; then stops it.
+fn monitor(mut server: PostgresServer, stopped: &mpsc::Receiver<()>) -> Result<(), ManagedError> {
+    let mut pause = POLL_INTERVAL;
+    while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         pause = if server.is_alive() {
-            LOOK_EVERY
+            POLL_INTERVAL
         } else {
             tracing::warn!("postgresql is gone; starting it again");
-            match server.bring_up() {
-                Ok(_) => LOOK_EVERY,
+            match server.ensure_running() {
+                Ok(_) => POLL_INTERVAL,
                 Err(error) => {
                     tracing::error!(%error, "postgresql could not be started again");
                     (pause * 4).min(LONGEST_PAUSE)

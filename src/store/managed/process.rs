@@ -1,4 +1,4 @@
-//! The server as a process: our child, or one that an earlier service left behind.
+//! The server process: a child of the service, or one that an earlier service left running.
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -6,7 +6,6 @@ use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-/// A server process.
 #[derive(Debug)]
 pub(super) enum Process {
     Child(Child),
@@ -16,7 +15,7 @@ pub(super) enum Process {
 impl Process {
     pub fn is_alive(&mut self) -> bool {
         match self {
-            // Also takes its exit status, so it does not linger as a zombie.
+            // Also reaps the child, so that it does not stay a zombie.
             Process::Child(child) => matches!(child.try_wait(), Ok(None)),
             Process::Adopted { pid, cluster } => is_postmaster(*pid, cluster),
         }
@@ -29,7 +28,7 @@ impl Process {
         }
     }
 
-    /// Only a process that was just seen alive may be signalled: its number could be another's by now.
+    /// Signals the process if it is alive: the pid of an ended process may belong to another one by now.
     pub fn signal(&mut self, signal: Signal) {
         let pid = self.pid();
         if pid > 0
@@ -41,22 +40,22 @@ impl Process {
     }
 }
 
-/// What `postmaster.pid` says.
+/// The contents of `postmaster.pid`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PidFile {
     pub pid: i32,
     pub socket_folder: PathBuf,
-    /// Connections are accepted (a recovery is over).
+    /// Whether connections are accepted: a recovery is over.
     pub ready: bool,
 }
 
 impl PidFile {
-    /// `None` where there is none, or only the beginning of one.
+    /// `None` where the file is missing or incomplete.
     pub fn read(cluster: &Path) -> Option<PidFile> {
         PidFile::parse(&std::fs::read_to_string(cluster.join("postmaster.pid")).ok()?)
     }
 
-    /// A line each: pid, cluster, start time, port, socket folder, address, shared memory, state.
+    /// One line each: pid, cluster, start time, port, socket folder, address, shared memory, state.
     fn parse(text: &str) -> Option<PidFile> {
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         Some(PidFile {
@@ -67,21 +66,21 @@ impl PidFile {
     }
 }
 
-/// There is a living process of this number, and it is the server of this cluster. In a container small numbers
-/// come back quickly, so the number alone says nothing.
+/// Whether `pid` is a live process and the server of this cluster. Containers reuse small pids quickly, so the number
+/// alone is no proof.
 pub(super) fn is_postmaster(pid: i32, cluster: &Path) -> bool {
     if kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
         return false;
     }
     let proc = PathBuf::from(format!("/proc/{pid}"));
     if !proc.exists() {
-        let told = Command::new("ps").args(["-o", "comm=", "-p", &pid.to_string()]).output();
-        return told.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("postgres"));
+        let output = Command::new("ps").args(["-o", "comm=", "-p", &pid.to_string()]).output();
+        return output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("postgres"));
     }
-    // "<pid> (<name>) <state> ..": a zombie is dead, whatever its number says.
+    // "<pid> (<name>) <state> ..": a zombie (Z) or dead process (X) is not alive.
     let stat = std::fs::read_to_string(proc.join("stat")).unwrap_or_default();
     let living = stat.split_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']));
-    // A postmaster works in the folder of its cluster.
+    // The working directory of a postmaster is its cluster.
     living
         && stat.contains("(postgres)")
         && std::fs::read_link(proc.join("cwd")).map_or(true, |at| at == cluster)

@@ -1,9 +1,10 @@
 //! Starting, adopting and stopping the server of one cluster.
 
 use super::binaries::Binaries;
+use super::error::ManagedError;
 use super::process::{PidFile, Process, is_postmaster};
 use super::server_user::ServerUser;
-use super::{ManagedError, cluster, runfolder};
+use super::{cluster, run_folder};
 use nix::sys::signal::Signal;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -11,19 +12,19 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// Only a name for the socket file: the server listens on no port.
+/// Only names the socket file: the server listens on no TCP port.
 pub(super) const PORT: u16 = 5432;
-/// Enough for the recovery of `max_wal_size` after a crash.
+/// Enough for a crash recovery of `max_wal_size`.
 const START_WITHIN: Duration = Duration::from_secs(60);
-/// A fast stop writes a checkpoint.
+/// Enough for the checkpoint of a fast shutdown.
 const STOP_WITHIN: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// A log longer than this is put aside (one old one is kept) when the server is started.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// A longer log is renamed at the start of the server; one old log is kept.
 const LOG_BYTES: u64 = 8 << 20;
 
 /// The server of one cluster, running or not.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(super) struct PostgresServer {
     folder: PathBuf,
     cluster: PathBuf,
     binaries: Binaries,
@@ -32,12 +33,17 @@ pub(super) struct Server {
     process: Option<Process>,
 }
 
-impl Server {
-    pub fn new(folder: PathBuf, cluster: PathBuf, binaries: Binaries, server_user: ServerUser) -> Server {
-        Server { folder, cluster, binaries, server_user, run_folder: PathBuf::new(), process: None }
+impl PostgresServer {
+    pub fn new(
+        folder: PathBuf,
+        cluster: PathBuf,
+        binaries: Binaries,
+        server_user: ServerUser,
+    ) -> PostgresServer {
+        PostgresServer { folder, cluster, binaries, server_user, run_folder: PathBuf::new(), process: None }
     }
 
-    /// Where the socket is; known once it is up.
+    /// The folder of the socket; empty before the first start.
     pub fn run_folder(&self) -> &Path {
         &self.run_folder
     }
@@ -46,8 +52,8 @@ impl Server {
         self.process.as_mut().is_some_and(Process::is_alive)
     }
 
-    /// Makes it answer; true when it was running already.
-    pub fn bring_up(&mut self) -> Result<bool, ManagedError> {
+    /// Adopts or starts the server and waits until it accepts connections; true when it was running already.
+    pub fn ensure_running(&mut self) -> Result<bool, ManagedError> {
         let deadline = Instant::now() + START_WITHIN;
         let left = PidFile::read(&self.cluster).filter(|file| is_postmaster(file.pid, &self.cluster));
         self.process = left.map(|file| Process::Adopted { pid: file.pid, cluster: self.cluster.clone() });
@@ -55,34 +61,34 @@ impl Server {
             let log_start = self.log_length();
             let adopted = self.process.is_some();
             if !adopted {
-                self.run_folder = runfolder::prepare(&self.folder, &self.server_user)?;
-                self.forget_dead_server()?;
+                self.run_folder = run_folder::prepare(&self.folder, &self.server_user)?;
+                self.remove_stale_lock_files()?;
                 self.launch()?;
             }
             match self.wait(deadline, log_start) {
                 Ok(()) => return Ok(adopted),
-                // It was on its way out: the last service told it to stop and did not live to see it.
+                // It was stopping: the last service had signalled it and was killed.
                 Err(ManagedError::Ended { .. }) if adopted => {}
-                // The backends of a server that was killed need a moment to notice, and it may itself be left as a
-                // zombie for a while, which PostgreSQL takes for alive.
+                // The backends of a killed server end a moment later, and it may itself stay a zombie for a while,
+                // which PostgreSQL takes for alive.
                 Err(ManagedError::Ended { log, .. })
                     if ["still in use", "already exists"].iter().any(|words| log.contains(words))
                         && Instant::now() < deadline =>
                 {
-                    std::thread::sleep(LOOK_EVERY * 10);
+                    std::thread::sleep(POLL_INTERVAL * 10);
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Stops it in the fast way and waits until it is gone.
+    /// Stops the server in fast mode and waits until it has ended.
     pub fn stop(&mut self) -> Result<(), ManagedError> {
         let Some(mut process) = self.process.take() else { return Ok(()) };
         process.signal(Signal::SIGINT);
-        if !gone(&mut process, STOP_WITHIN) {
+        if !wait_for_exit(&mut process, STOP_WITHIN) {
             process.signal(Signal::SIGQUIT);
-            gone(&mut process, Duration::from_secs(10));
+            wait_for_exit(&mut process, Duration::from_secs(10));
             return Err(ManagedError::Stuck { seconds: STOP_WITHIN.as_secs() });
         }
         Ok(())
@@ -92,7 +98,7 @@ impl Server {
         let mut sockets = std::ffi::OsString::from("unix_socket_directories=\"");
         sockets.push(&self.run_folder);
         sockets.push("\"");
-        let told = |e| ManagedError::io("start", &self.binaries.postgres(), e);
+        let failed = |e| ManagedError::io("start", &self.binaries.postgres(), e);
         let log = self.open_log()?;
         let mut command = self.server_user.command(&self.binaries.postgres(), &self.folder);
         command.arg("-D").arg(&self.cluster).arg("-c").arg(sockets).args(["-p", &PORT.to_string()]);
@@ -107,16 +113,16 @@ impl Server {
         ] {
             command.args(["-c", setting]);
         }
-        command.stdin(Stdio::null()).stdout(log.try_clone().map_err(told)?).stderr(log);
-        self.process = Some(Process::Child(command.spawn().map_err(told)?));
+        command.stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log);
+        self.process = Some(Process::Child(command.spawn().map_err(failed)?));
         Ok(())
     }
 
-    /// Waits until it says that it accepts connections.
+    /// Waits until the server accepts connections.
     fn wait(&mut self, deadline: Instant, log_start: u64) -> Result<(), ManagedError> {
         let log_file = self.log_path();
         loop {
-            if let Some(file) = self.answering() {
+            if let Some(file) = self.accepting_connections() {
                 self.run_folder = file.socket_folder;
                 return Ok(());
             }
@@ -130,33 +136,32 @@ impl Server {
             }
             if Instant::now() >= deadline {
                 let log = self.log_since(log_start);
-                // A long recovery is left to go on; the next start waits for it again. A server that says it is
-                // ready but cannot be reached has lost its socket.
+                // A long recovery goes on; the next start waits for it again. A server that is ready but cannot be
+                // reached has lost its socket.
                 if PidFile::read(&self.cluster).is_some_and(|file| file.ready) {
                     self.stop()?;
                 }
                 return Err(ManagedError::Silent { seconds: START_WITHIN.as_secs(), log_file, log });
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    fn answering(&self) -> Option<PidFile> {
+    fn accepting_connections(&self) -> Option<PidFile> {
         let pid = self.process.as_ref()?.pid();
         let file = PidFile::read(&self.cluster).filter(|file| file.pid == pid && file.ready)?;
         let socket = file.socket_folder.join(format!(".s.PGSQL.{PORT}"));
         std::os::unix::net::UnixStream::connect(socket).is_ok().then_some(file)
     }
 
-    /// PostgreSQL itself sees through the lock files of a dead server, except when the number in them now belongs to
-    /// another process of the same server_user, or to the dead server as a zombie that nobody has taken the exit status
-    /// of. We know better: it is no server of this cluster.
-    fn forget_dead_server(&self) -> Result<(), ManagedError> {
+    /// Removes the lock files of a dead server. PostgreSQL does so itself, except when their pid belongs to another
+    /// process of the same user by now, or to the dead server as a zombie. Neither is a server of this cluster.
+    fn remove_stale_lock_files(&self) -> Result<(), ManagedError> {
         let socket = self.run_folder.join(format!(".s.PGSQL.{PORT}.lock"));
         for path in [self.cluster.join("postmaster.pid"), socket] {
             let Some(pid) = first_number(&path) else { continue };
-            let number_taken = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok();
-            if number_taken && !is_postmaster(pid, &self.cluster) && !others_work_in(&self.cluster) {
+            let pid_taken = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok();
+            if pid_taken && !is_postmaster(pid, &self.cluster) && !any_process_in(&self.cluster) {
                 fs::remove_file(&path).map_err(|e| ManagedError::io("remove the stale", &path, e))?;
             }
         }
@@ -173,12 +178,12 @@ impl Server {
 
     fn open_log(&self) -> Result<File, ManagedError> {
         let path = self.log_path();
-        let told = |e| ManagedError::io("open", &path, e);
+        let failed = |e| ManagedError::io("open", &path, e);
         if self.log_length() > LOG_BYTES {
-            fs::rename(&path, path.with_extension("log.1")).map_err(told)?;
+            fs::rename(&path, path.with_extension("log.1")).map_err(failed)?;
         }
-        let file = File::options().create(true).append(true).open(&path).map_err(told)?;
-        self.server_user.give(&path).map_err(told)?;
+        let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+        self.server_user.chown(&path).map_err(failed)?;
         Ok(file)
     }
 
@@ -195,26 +200,26 @@ impl Server {
     }
 }
 
-/// Both lock files begin with the number of the server's process.
+/// Both lock files begin with the pid of the server.
 fn first_number(path: &Path) -> Option<i32> {
     let text = fs::read_to_string(path).ok()?;
     text.lines().next()?.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
-fn gone(process: &mut Process, within: Duration) -> bool {
+fn wait_for_exit(process: &mut Process, within: Duration) -> bool {
     let deadline = Instant::now() + within;
     while process.is_alive() {
         if Instant::now() >= deadline {
             return false;
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
     true
 }
 
-/// Some process works in the folder: a backend of the dead server, which has to end before the pid file, and with
-/// it the knowledge of their shared memory, may go. Says yes where the system cannot tell.
-fn others_work_in(cluster: &Path) -> bool {
+/// Whether any process has the cluster as its working directory: a backend of the dead server, which must end before
+/// the pid file, which names their shared memory, is removed. True where the system cannot tell.
+fn any_process_in(cluster: &Path) -> bool {
     let Ok(processes) = fs::read_dir("/proc") else { return true };
     processes.flatten().any(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|at| at == cluster))
 }

@@ -1,6 +1,6 @@
-//! Under which server_user the server runs. PostgreSQL refuses root, so a service started as root drops to another.
+//! The user that runs the server. PostgreSQL refuses root, so a service started as root runs it as another user.
 
-use super::ManagedError;
+use super::error::ManagedError;
 use nix::unistd::{Gid, Uid, User};
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
@@ -9,21 +9,21 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// The user that a root service drops to for a new cluster.
+/// The user of a new cluster when the service runs as root.
 const SYSTEM_USER: &str = "postgres";
 
-/// The server_user of the server: our own, or the one that root drops to.
+/// The user that runs the server: the service's own, or the one that root switches to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServerUser {
     pub name: String,
     pub uid: u32,
     pub gid: u32,
-    /// We are root and have to drop to it.
-    dropped: bool,
+    /// The service is root and switches to this user.
+    switched: bool,
 }
 
 impl ServerUser {
-    /// The owner of an existing cluster; for a new one ourselves or, as root, the system user `postgres`.
+    /// The owner of an existing cluster; for a new one the service's user or, as root, the system user `postgres`.
     pub fn for_folder(folder: &Path, cluster: &Path) -> Result<ServerUser, ManagedError> {
         let owner = [cluster, folder].into_iter().find_map(|path| fs::metadata(path).ok()).map(|m| m.uid());
         let own = Uid::effective().as_raw();
@@ -36,7 +36,7 @@ impl ServerUser {
                     name: user_name(own),
                     uid: own,
                     gid: Gid::effective().as_raw(),
-                    dropped: false,
+                    switched: false,
                 }),
             };
         }
@@ -44,42 +44,43 @@ impl ServerUser {
             Some(uid) if uid != 0 => User::from_uid(Uid::from_raw(uid)),
             _ => User::from_name(SYSTEM_USER),
         };
-        let user = user.ok().flatten().filter(|user| !user.uid.is_root()).ok_or(ManagedError::NoAccount)?;
-        Ok(ServerUser { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), dropped: true })
+        let user =
+            user.ok().flatten().filter(|user| !user.uid.is_root()).ok_or(ManagedError::NoServerUser)?;
+        Ok(ServerUser { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), switched: true })
     }
 
-    /// A program to be run under this server_user: in a process group of its own, in the C locale, and without the
-    /// `PG*` variables that would tell it other things than its arguments do.
+    /// A command that runs `program` as this user: in a process group of its own, in the C locale, and without `PG*`
+    /// variables, which could override its arguments.
     pub fn command(&self, program: &Path, folder: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir(folder).env_clear().env("LC_ALL", "C").process_group(0);
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
         }
-        if self.dropped {
+        if self.switched {
             command.uid(self.uid).gid(self.gid);
         }
         command
     }
 
-    /// Gives a folder to this server_user alone, making it where it is missing.
-    pub fn own(&self, folder: &Path) -> Result<(), ManagedError> {
-        let told = |e| ManagedError::io("make a folder of the server's account", folder, e);
+    /// Makes a folder private to this user (mode 0700), and creates it where it is missing.
+    pub fn make_private(&self, folder: &Path) -> Result<(), ManagedError> {
+        let failed = |e| ManagedError::io("make a private folder of the server's user", folder, e);
         if !folder.exists() {
-            DirBuilder::new().mode(0o700).create(folder).map_err(told)?;
+            DirBuilder::new().mode(0o700).create(folder).map_err(failed)?;
         }
-        self.give(folder).map_err(told)?;
-        fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(told)
+        self.chown(folder).map_err(failed)?;
+        fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(failed)
     }
 
-    /// Makes the server_user the owner; without root everything we make is its own already.
-    pub fn give(&self, path: &Path) -> io::Result<()> {
-        if self.dropped { std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid)) } else { Ok(()) }
+    /// Makes the user the owner. Without root everything the service creates is its own already.
+    pub fn chown(&self, path: &Path) -> io::Result<()> {
+        if self.switched { std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid)) } else { Ok(()) }
     }
 
-    /// Looks whether the server_user can pass every folder above `folder`; only root, who passes everywhere, has to ask.
-    pub fn check_way_to(&self, folder: &Path) -> Result<(), ManagedError> {
-        if !self.dropped {
+    /// Checks that the user can pass every folder above `folder`. Needed only for root, which passes every folder itself.
+    pub fn check_path_to(&self, folder: &Path) -> Result<(), ManagedError> {
+        if !self.switched {
             return Ok(());
         }
         let closed = |path: &&Path| fs::metadata(path).is_ok_and(|meta| !self.may_pass(&meta));
@@ -91,12 +92,12 @@ impl ServerUser {
         }
     }
 
-    /// This server_user alone may enter the folder.
+    /// Whether only this user can enter the folder.
     pub fn owns(&self, meta: &Metadata) -> bool {
         meta.is_dir() && meta.uid() == self.uid && meta.mode() & 0o077 == 0
     }
 
-    /// By owner, main group and others; supplementary groups are dropped with the user, so they do not count.
+    /// By owner, main group and others. Supplementary groups do not count, because the switch of users drops them.
     fn may_pass(&self, meta: &Metadata) -> bool {
         let shift = match () {
             () if meta.uid() == self.uid => 6,
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     fn stranger() -> ServerUser {
-        ServerUser { name: "stranger".into(), uid: 54_321, gid: 54_321, dropped: true }
+        ServerUser { name: "stranger".into(), uid: 54_321, gid: 54_321, switched: true }
     }
 
     #[test]
@@ -127,15 +128,15 @@ mod tests {
         fs::set_permissions(&inner, Permissions::from_mode(0o700)).unwrap();
         fs::set_permissions(base.path(), Permissions::from_mode(0o700)).unwrap();
         let inner = inner.join("data");
-        let error = stranger().check_way_to(&inner).unwrap_err();
+        let error = stranger().check_path_to(&inner).unwrap_err();
         assert!(matches!(error, ManagedError::Closed { ref folder, .. } if folder == base.path()), "{error}");
 
-        let error = stranger().check_way_to(&inner.join("deeper")).unwrap_err();
+        let error = stranger().check_path_to(&inner.join("deeper")).unwrap_err();
         assert!(matches!(error, ManagedError::Closed { ref folder, .. } if folder == base.path()), "{error}");
         for path in [base.path(), inner.parent().unwrap()] {
             fs::set_permissions(path, Permissions::from_mode(0o711)).unwrap();
         }
-        assert!(stranger().check_way_to(&inner).is_ok());
+        assert!(stranger().check_path_to(&inner).is_ok());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is committed is found: at once, during a build, after it, and after a restart.
 
 use super::truth::{self, DIMS, Truth, assert_equal, open, options, tell, tell_without_room, until, vector};
-use lnsp_ingest::index::{Effort, Index, Mode, RebuildReason};
+use lnsp_ingest::index::{Effort, Index, RebuildReason, SearchMode};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ async fn a_row_is_found_when_it_is_absorbed() {
     let seq = commit.upto;
     tell(&index, commit).await;
     let found = index.search_async(vector(2, 0, DIMS), 2, Effort::Normal).await.unwrap();
-    assert_eq!((found.hits[0].0, found.seq, found.mode), (2, seq, Mode::Exact));
+    assert_eq!((found.hits[0].0, found.seq, found.mode), (2, seq, SearchMode::Exact));
     assert_eq!(found.hits.len(), 2);
     let status = index.status();
     assert_eq!((status.items, status.delta_len, status.applied_seq, status.built_seq), (0, 3, seq, 0));
@@ -69,7 +69,7 @@ async fn a_deletion_hides_what_is_built_and_what_is_not() {
     let index = Index::open(ann, truth.clone()).unwrap();
     tell(&index, truth.insert(10)).await;
     tell(&index, truth.delete(&[7, 305])).await;
-    for (gone, mode) in [(7, Mode::Ann), (305, Mode::Ann)] {
+    for (gone, mode) in [(7, SearchMode::Ann), (305, SearchMode::Ann)] {
         let found = index.search(&vector(gone, 0, DIMS), 310, Effort::Normal).unwrap();
         assert_eq!(found.mode, mode);
         assert!(found.hits.iter().all(|(item, _)| *item != gone));

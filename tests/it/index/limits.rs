@@ -65,7 +65,7 @@ async fn when_builds_fail_for_too_long_nobody_waits_and_it_heals() {
     let index = Index::open(impatient, truth.clone()).unwrap();
     truth.mood(Mood::Fails);
     truth.insert(1);
-    index.look();
+    index.poll_source();
     until("a failed build", || index.status().degraded.is_some());
     assert!(index.status().degraded.unwrap().contains("scripted failure"));
     let held = index.reserve(2).await;
@@ -87,7 +87,7 @@ async fn the_grace_is_waited_out() {
     patient.policy.grace = Duration::from_secs(3600);
     let index = Index::open(patient, truth.clone()).unwrap();
     truth.mood(Mood::Fails);
-    index.look();
+    index.poll_source();
     until("three failed builds", || index.status().failed_builds >= 3);
     assert_eq!(index.status().degraded, None);
     let _held = index.reserve(2).await;
@@ -105,7 +105,7 @@ async fn a_panic_fails_one_build_and_a_lasting_one_makes_a_rebuild() {
     let index = Index::open(options, truth.clone()).unwrap();
     truth.mood(Mood::Panics);
     truth.insert(1);
-    index.look();
+    index.poll_source();
     until("two failed builds", || index.status().failed_builds >= 2);
     assert!(index.search(&vector(3, 0, DIMS), 1, Effort::Normal).unwrap().hits[0].0 == 3);
     truth.mood(Mood::Answers);

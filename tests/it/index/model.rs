@@ -121,7 +121,7 @@ impl World {
                 let _either_way = self.index().flush().await;
                 self.truth.mood(Mood::Answers);
             }
-            Step::Look => self.index().look(),
+            Step::Look => self.index().poll_source(),
             Step::Rebuild => self.index().rebuild(RebuildReason::Manual).await.unwrap(),
             Step::Reopen => self.open(),
         }

@@ -1,7 +1,7 @@
 //! With the defaults, the trees find what looking at everything finds.
 
 use super::truth::{Truth, identity, unit, vector};
-use lnsp_ingest::index::{Effort, Index, IndexIdentity, IndexOptions, Mode};
+use lnsp_ingest::index::{Effort, Index, IndexIdentity, IndexOptions, SearchMode};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ fn recall(index: &Index, effort: Effort) -> f64 {
         let query = clustered(1_000_000 + 37 * n);
         let best = index.search(&query, 10, Effort::Exact).unwrap();
         let walked = index.search(&query, 10, effort).unwrap();
-        assert_eq!((best.mode, walked.mode), (Mode::Exact, Mode::Ann));
+        assert_eq!((best.mode, walked.mode), (SearchMode::Exact, SearchMode::Ann));
         for (item, cosine) in &walked.hits {
             // One scale, whoever found it.
             let exact = best.hits.iter().find(|(other, _)| other == item);

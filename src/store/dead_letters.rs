@@ -1,7 +1,7 @@
-//! Dead letters: chunks that were taken and could not be stored, with what makes them again.
+//! Dead letters: chunks that were accepted and could not be stored, with the input to send them again.
 //!
-//! A letter is written before its client is told, and goes away in the transaction that stores its chunk. The store
-//! remembers how many there are, so that a store without letters does nothing about them.
+//! A dead letter is written before its client gets the answer, and is removed in the transaction that stores its
+//! chunk. The store keeps their count, so that inserts skip the removal while there are none.
 
 use super::schema::dead_letters;
 use super::{Store, StoreError};
@@ -15,67 +15,66 @@ use diesel::sql_types::{Array, Binary, Bool, Text};
 use diesel::upsert::excluded;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 /// A chunk that was rejected just now.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
-    /// What could not be stored.
+    /// The chunk that could not be stored.
     pub chunk: Arc<Chunk>,
-    /// Where it failed.
+    /// The stage that rejected it.
     pub stage: &'static str,
-    /// The code of the error.
+    /// The code of the rejection, see [`crate::error_code`].
     pub cause: &'static str,
-    /// Its sentence.
+    /// The message of the error.
     pub message: String,
-    /// Tries in the hands of a stage, this time.
+    /// Attempts of a stage before this rejection.
     pub attempts: u32,
-    /// By our own clock. Written again with the same time it is the same failure, and counts once.
+    /// When it failed, by the service's clock. A second write with the same time is the same failure and counts once.
     pub failed_at: DateTime<Utc>,
 }
 
-/// A letter as it lies in the table.
+/// A row of the table `dead_letters`.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
 #[diesel(table_name = dead_letters, check_for_backend(Pg))]
 pub struct StoredDeadLetter {
-    /// Its number; pages go by it.
+    /// Its number; pages are ordered by it.
     pub letter: i64,
-    /// The dataset.
+    /// The name of its dataset.
     pub dataset_source: String,
-    /// The id in the dataset.
+    /// The id within the dataset.
     pub id: String,
-    /// Where it failed last.
+    /// The stage of the last failure.
     pub stage: String,
     /// The code of the last error.
     pub cause: String,
-    /// Its sentence.
+    /// The message of the last error.
     pub message: String,
-    /// Tries in the hands of a stage, in all.
+    /// Attempts of a stage, over all failures.
     pub attempts: i64,
-    /// How often it was sent and rejected.
+    /// The number of failures: how often the chunk was sent and rejected.
     pub times: i64,
-    /// The JSON that makes the chunk again.
+    /// The chunk as JSON, in the form of an upload.
     pub input: Vec<u8>,
-    /// The request it last came with.
+    /// The batch id of the last request.
     pub batch_id: Option<String>,
-    /// The first failure.
+    /// The time of the first failure.
     pub first_failed_at: DateTime<Utc>,
-    /// The last one.
+    /// The time of the last failure.
     pub last_failed_at: DateTime<Utc>,
 }
 
-/// Which letters; absent means any.
+/// Restricts a listing to dead letters with these values; an absent value matches any.
 #[derive(Debug, Clone, Default)]
-pub struct LetterFilter {
-    /// With this code.
+pub struct DeadLetterFilter {
+    /// The code of the last error.
     pub cause: Option<&'static str>,
-    /// Of this dataset.
+    /// The name of the dataset.
     pub dataset_source: Option<String>,
 }
 
 #[derive(Insertable)]
 #[diesel(table_name = dead_letters)]
-struct NewLetter<'a> {
+struct NewDeadLetter<'a> {
     dataset_source: &'a str,
     id: &'a str,
     content_hash: &'a [u8],
@@ -89,20 +88,20 @@ struct NewLetter<'a> {
     last_failed_at: DateTime<Utc>,
 }
 
-impl<'a> NewLetter<'a> {
+impl<'a> NewDeadLetter<'a> {
     fn new(letter: &'a DeadLetter) -> Result<Self, StoreError> {
         let chunk = &*letter.chunk;
         let input = chunk.as_sent().map_err(|error| {
             let problem = format!("a dead letter could not be written as JSON: {error}");
             StoreError::Database { state: None, problem }
         })?;
-        Ok(NewLetter {
+        Ok(NewDeadLetter {
             dataset_source: &chunk.key.dataset,
             id: &chunk.key.id,
             content_hash: &chunk.content_hash,
             stage: letter.stage,
             cause: letter.cause,
-            // A sentence may quote a server, and PostgreSQL text refuses this one character.
+            // A message may quote a server, and PostgreSQL's text type refuses NUL.
             message: letter.message.replace('\0', ""),
             attempts: i64::from(letter.attempts),
             input,
@@ -115,35 +114,17 @@ impl<'a> NewLetter<'a> {
 
 diesel::define_sql_function!(fn octet_length(bytes: Binary) -> Integer);
 
-/// Letters at the last look, kept up by what this store does.
-#[derive(Debug, Default)]
-pub(super) struct LetterCount(AtomicI64);
-
-impl LetterCount {
-    fn get(&self) -> i64 {
-        AtomicI64::load(&self.0, Ordering::Acquire).max(0)
-    }
-
-    fn add(&self, change: i64) {
-        self.0.fetch_add(change, Ordering::AcqRel);
-    }
-
-    fn set(&self, count: i64) {
-        self.0.store(count, Ordering::Release);
-    }
-}
-
 impl Store {
-    /// Writes letters, in one statement. A chunk that has one already keeps its number, and the failures add up.
+    /// Writes dead letters in one statement. A chunk that has one already keeps its number, and its failures add up.
     ///
     /// # Errors
     /// As any query. Repeating the call after [`StoreError::Lost`] counts nothing twice.
-    pub async fn file_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
-        let mut rows = letters.iter().map(NewLetter::new).collect::<Result<Vec<_>, _>>()?;
-        // In the order of the keys, as whoever removes them goes; of one key the later counts.
+    pub async fn write_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        let mut rows = letters.iter().map(NewDeadLetter::new).collect::<Result<Vec<_>, _>>()?;
+        // In the order of the keys, as `remove` locks them, so the two cannot deadlock; of one key the later counts.
         rows.sort_by_key(|row| (row.dataset_source, row.id, std::cmp::Reverse(row.last_failed_at)));
         rows.dedup_by_key(|row| (row.dataset_source, row.id));
-        let mut link = self.pool.get().await?;
+        let mut connection = self.pool.get().await?;
         let upsert = diesel::insert_into(dead_letters::table)
             .values(&rows)
             .on_conflict((dead_letters::dataset_source, dead_letters::id))
@@ -162,21 +143,21 @@ impl Store {
         let another = dead_letters::last_failed_at.ne(excluded(dead_letters::last_failed_at));
         let written = methods::FilterDsl::filter(upsert, another)
             .returning(diesel::dsl::sql::<Bool>("xmax = 0"))
-            .load::<bool>(link.conn())
+            .load::<bool>(connection.conn())
             .await;
-        let new = link.done(written)?.into_iter().filter(|new| *new).count();
-        self.letters.add(i64::try_from(new).unwrap_or_default());
+        let new = connection.done(written)?.into_iter().filter(|new| *new).count();
+        self.dead_letters.add(i64::try_from(new).unwrap_or_default());
         Ok(())
     }
 
-    /// Letters with a higher number than `after`, by rising number: `limit` at most, and not many more than `bytes`
-    /// of inputs, but at least one where there is one.
+    /// The dead letters numbered above `after`, ascending: at most `limit`, and at most `bytes` bytes of inputs, but at
+    /// least one where there is one.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
-    pub async fn letters(
+    pub async fn dead_letters(
         &self,
-        filter: &LetterFilter,
+        filter: &DeadLetterFilter,
         after: i64,
         limit: u32,
         bytes: usize,
@@ -191,14 +172,14 @@ impl Store {
             }
             query.order(dead_letters::letter).limit(i64::from(limit))
         };
-        let mut link = self.pool.get().await?;
+        let mut connection = self.pool.get().await?;
         let sizes = matching()
             .select((dead_letters::letter, octet_length(dead_letters::input)))
-            .load::<(i64, i32)>(link.conn())
+            .load::<(i64, i32)>(connection.conn())
             .await;
         let mut room = i64::try_from(bytes).unwrap_or(i64::MAX);
         let mut last = None;
-        for (letter, size) in link.checked(sizes)? {
+        for (letter, size) in connection.checked(sizes)? {
             if last.is_some() && room < i64::from(size) {
                 break;
             }
@@ -208,91 +189,91 @@ impl Store {
             Some(last) => {
                 let page =
                     matching().filter(dead_letters::letter.le(last)).select(StoredDeadLetter::as_select());
-                page.load(link.conn()).await
+                page.load(connection.conn()).await
             }
             None => Ok(Vec::new()),
         };
-        link.done(found)
+        connection.done(found)
     }
 
-    /// How many letters there are, looked up.
+    /// Counts the dead letters in the database.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
-    pub async fn count_letters(&self) -> Result<i64, StoreError> {
-        let mut link = self.pool.get().await?;
-        let count = dead_letters::table.count().get_result::<i64>(link.conn()).await;
-        let count = link.done(count)?;
-        self.letters.set(count);
+    pub async fn count_dead_letters(&self) -> Result<i64, StoreError> {
+        let mut connection = self.pool.get().await?;
+        let count = dead_letters::table.count().get_result::<i64>(connection.conn()).await;
+        let count = connection.done(count)?;
+        self.dead_letters.set(count);
         Ok(count)
     }
 
-    /// How many letters there are, as far as this store knows: no query.
+    /// The number of dead letters as this store knows it, without a query.
     pub fn dead_letter_count(&self) -> i64 {
-        self.letters.get()
+        self.dead_letters.get()
     }
 
-    /// Removes the letters of chunks that are stored. An insert does so by itself.
+    /// Removes the dead letters of stored chunks. [`Self::insert`] does so itself.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
-    pub async fn remove_letters<'c>(
+    pub async fn remove_dead_letters<'c>(
         &self,
         stored: impl Iterator<Item = &'c Chunk>,
     ) -> Result<(), StoreError> {
-        let mut link = self.pool.get().await?;
-        let removed = remove(link.conn(), stored.map(Delivered::from)).await;
-        self.letters_went(link.done(removed)?);
+        let mut connection = self.pool.get().await?;
+        let removed = remove(connection.conn(), stored.map(StoredKey::from)).await;
+        self.subtract_dead_letters(connection.done(removed)?);
         Ok(())
     }
 
-    pub(super) fn letters_went(&self, count: usize) {
-        self.letters.add(-i64::try_from(count).unwrap_or_default());
+    pub(super) fn subtract_dead_letters(&self, count: usize) {
+        self.dead_letters.add(-i64::try_from(count).unwrap_or_default());
     }
 }
 
-/// A chunk that is stored: its letter is delivered.
-pub(super) struct Delivered<'a> {
+/// The key and the content hash of a stored chunk, whose dead letter can be removed.
+pub(super) struct StoredKey<'a> {
     key: &'a ChunkKey,
     content_hash: &'a [u8],
 }
 
-impl<'a> From<&'a Chunk> for Delivered<'a> {
+impl<'a> From<&'a Chunk> for StoredKey<'a> {
     fn from(chunk: &'a Chunk) -> Self {
-        Delivered { key: &chunk.key, content_hash: &chunk.content_hash }
+        StoredKey { key: &chunk.key, content_hash: &chunk.content_hash }
     }
 }
 
-/// Removes the letters of these chunks; gives their number. Also used inside the transaction of an insert.
+/// Removes the dead letters of these chunks and returns how many. Also used inside the transaction of an insert.
 pub(super) async fn remove<'a>(
     conn: &mut AsyncPgConnection,
-    delivered: impl Iterator<Item = Delivered<'a>>,
+    stored_keys: impl Iterator<Item = StoredKey<'a>>,
 ) -> QueryResult<usize> {
-    let mut delivered: Vec<_> = delivered.collect();
-    delivered.sort_by_key(|one| one.key);
-    RemoveLetters {
-        datasets: delivered.iter().map(|one| &*one.key.dataset).collect(),
-        ids: delivered.iter().map(|one| &*one.key.id).collect(),
-        hashes: delivered.iter().map(|one| one.content_hash).collect(),
+    let mut stored_keys: Vec<_> = stored_keys.collect();
+    stored_keys.sort_by_key(|one| one.key);
+    RemoveDeadLetters {
+        datasets: stored_keys.iter().map(|one| &*one.key.dataset).collect(),
+        ids: stored_keys.iter().map(|one| &*one.key.id).collect(),
+        hashes: stored_keys.iter().map(|one| one.content_hash).collect(),
     }
     .execute(conn)
     .await
 }
 
-/// Written out, because diesel has no `unnest`.
-struct RemoveLetters<'a> {
+/// Raw SQL, because diesel has no `unnest`.
+struct RemoveDeadLetters<'a> {
     datasets: Vec<&'a str>,
     ids: Vec<&'a str>,
     hashes: Vec<&'a [u8]>,
 }
 
-/// Its type is its name, so each connection prepares it once.
-impl QueryId for RemoveLetters<'_> {
-    type QueryId = RemoveLetters<'static>;
+/// The type identifies the statement, so each connection prepares it once.
+impl QueryId for RemoveDeadLetters<'_> {
+    type QueryId = RemoveDeadLetters<'static>;
     const HAS_STATIC_QUERY_ID: bool = true;
 }
 
-impl QueryFragment<Pg> for RemoveLetters<'_> {
+impl QueryFragment<Pg> for RemoveDeadLetters<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("DELETE FROM dead_letters USING unnest(");
         out.push_bind_param::<Array<Text>, _>(&self.datasets)?;

@@ -1,26 +1,26 @@
-//! Where the socket is. Paths of sockets are limited to about a hundred bytes, data folders are not.
+//! The folder of the socket. Socket paths are limited to about a hundred bytes, data folders are not.
 
-use super::ManagedError;
+use super::error::ManagedError;
 use super::server_user::ServerUser;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// macOS allows 104 bytes with the closing zero, Linux 108.
+/// `sun_path` takes 104 bytes on macOS and 108 on Linux, with the closing zero.
 const LONGEST_SOCKET_PATH: usize = 103;
 
-/// The folder for the socket, entered by `server_user` alone: beside the cluster, or a short one that is named after
-/// the place of the data, so that the next service finds the same.
+/// Makes the folder of the socket, which only `server_user` can enter: beside the cluster, or a short path named by a
+/// hash of the data folder, so that the next service finds the same one.
 pub(super) fn prepare(folder: &Path, server_user: &ServerUser) -> Result<PathBuf, ManagedError> {
     let own_runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| {
-        // Root's own runtime folder would keep the server_user out.
+        // The server's user cannot enter root's runtime folder.
         fs::metadata(path).is_ok_and(|meta| server_user.owns(&meta))
     });
     let path = choose(folder, own_runtime, server_user.uid);
     if path.starts_with(folder) || fs::symlink_metadata(&path).is_err() {
-        server_user.own(&path)?;
+        server_user.make_private(&path)?;
     }
-    // In a shared folder somebody else may have been there first.
+    // In a shared folder another user may have made it first.
     match fs::symlink_metadata(&path) {
         Ok(meta) if server_user.owns(&meta) => Ok(path),
         _ => Err(ManagedError::RunFolder { folder: path, server_user: server_user.name.clone() }),
@@ -30,7 +30,7 @@ pub(super) fn prepare(folder: &Path, server_user: &ServerUser) -> Result<PathBuf
 fn choose(folder: &Path, own_runtime: Option<PathBuf>, uid: u32) -> PathBuf {
     let fits = |path: &PathBuf| {
         let bytes = path.as_os_str().as_bytes();
-        // The server is given the path in double quotes and tells it back on a line of its own.
+        // The server gets the path in double quotes and writes it on a line of `postmaster.pid`.
         bytes.len() + "/.s.PGSQL.5432".len() <= LONGEST_SOCKET_PATH
             && !bytes.iter().any(|b| b"\"\n".contains(b))
     };
