@@ -147,7 +147,7 @@ impl Bert {
     }
 }
 
-/// BertLayer norm.
+/// A layer normalisation with weight and bias.
 struct Norm {
     weight: Tensor,
     bias: Tensor,

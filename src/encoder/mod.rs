@@ -45,6 +45,6 @@ pub use linear::LinearKind;
 pub use model_files::{ModelFiles, locate};
 pub use modules::{DenseActivation, DenseFiles, Pooling};
 pub use parallelism::Parallelism;
-pub use port::{Encoder, Vector};
+pub use port::{Encoder, Vector, length};
 pub use tch_encoder::{EncoderOptions, TchEncoder, load};
 pub use tokens::{Tokenizer, Tokens};

@@ -43,7 +43,7 @@ pub struct DenseFiles {
 /// The activation function of a dense layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DenseActivation {
-    /// No activation.
+    /// The output is not changed.
     Identity,
     /// The hyperbolic tangent.
     Tanh,

@@ -8,7 +8,7 @@
 pub struct Budget {
     /// The most tokens, padding included: the number of texts times the length of the longest.
     pub tokens: usize,
-    /// The most texts.
+    /// The most texts of a batch.
     pub texts: usize,
 }
 

@@ -24,3 +24,18 @@ pub trait Encoder {
     /// encoded has its own inner error and does not affect the others.
     fn encode(&mut self, texts: &[&Tokens]) -> Result<Vec<Vector>, EncodeError>;
 }
+
+/// The Euclidean length of a vector, above 0.
+///
+/// # Errors
+/// [`EncodeError::UnusableVector`] if a value is not finite, or all are so small that the vector has no direction.
+pub fn length(values: &[f32]) -> Result<f64, EncodeError> {
+    let length = values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
+    if !length.is_finite() {
+        return Err(EncodeError::UnusableVector { received: "values that are not finite" });
+    }
+    if length < f64::from(f32::MIN_POSITIVE) {
+        return Err(EncodeError::UnusableVector { received: "zeros" });
+    }
+    Ok(length)
+}

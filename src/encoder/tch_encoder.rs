@@ -9,7 +9,7 @@ use super::head::Head;
 use super::linear::{FusedKernels, LinearKind};
 use super::model_files::ModelFiles;
 use super::network::Network;
-use super::port::{Encoder, Vector};
+use super::port::{Encoder, Vector, length};
 use super::tokens::Tokens;
 use crate::model::ModelIdentity;
 use std::num::NonZeroUsize;
@@ -210,12 +210,6 @@ impl TchEncoder {
 
 /// Scales a vector to unit length.
 fn unit(row: &[f32]) -> Vector {
-    let length = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
-    if !length.is_finite() {
-        return Err(EncodeError::UnusableVector { received: "values that are not finite" });
-    }
-    if length < f64::from(f32::MIN_POSITIVE) {
-        return Err(EncodeError::UnusableVector { received: "zeros" });
-    }
+    let length = length(row)?;
     Ok(row.iter().map(|&value| (f64::from(value) / length) as f32).collect())
 }

@@ -7,7 +7,7 @@
 
 use super::error::VectorError;
 use super::remote_error::RemoteError;
-use crate::encoder::{EncodeError, Vector};
+use crate::encoder::{Vector, length};
 use crate::endpoint::{self, Endpoint, Unread, beginning, cause};
 use crate::flow::Backoff;
 use crate::metrics;
@@ -287,16 +287,10 @@ fn vectors(
 /// Scales a vector to unit length. A vector whose length is within 0.001 of 1 is not changed.
 fn unit(numbers: Vec<Option<f32>>) -> Vector {
     const NEARLY: f64 = 1e-3;
-    let unusable = |received| Err(EncodeError::UnusableVector { received });
-    let numbers: Option<Vec<f32>> = numbers.into_iter().collect();
-    let Some(numbers) = numbers else { return unusable("values that are not finite") };
-    let length = numbers.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
-    if !length.is_finite() {
-        return unusable("values that are not finite");
-    }
-    if length < f64::from(f32::MIN_POSITIVE) {
-        return unusable("zeros");
-    }
+    // JSON has no number that is not finite: servers send null.
+    let finite = numbers.into_iter().map(|number| number.unwrap_or(f32::NAN));
+    let numbers: Vec<f32> = finite.collect();
+    let length = length(&numbers)?;
     if (length - 1.0).abs() <= NEARLY {
         return Ok(numbers.into());
     }
@@ -320,6 +314,7 @@ fn identity(health: &HealthResponse) -> ModelIdentity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoder::EncodeError;
 
     fn health(text: &str) -> HealthResponse {
         serde_json::from_str(text).unwrap()

@@ -1,4 +1,4 @@
-//! The local classifier on the sample: right about domains, and not constant about anything.
+//! The local classifier on a sample: correct domains, and no constant axis.
 
 use lnsp_ingest::classifier::LocalClassifier;
 use lnsp_ingest::tmd::Axis;

@@ -1,4 +1,4 @@
-//! The encoder makes the vectors of sentence-transformers, keeps its neighbours apart, and says what is missing.
+//! The encoder: vectors, batches, identity, and the errors for invalid model folders.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -29,7 +29,7 @@ pub static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::load(&mi
 
 const BUDGET: Budget = Budget { tokens: 1024, texts: 64 };
 
-/// Nothing is measured, and one thread each: tests run side by side.
+/// Without calibration and with one thread, because tests run in parallel.
 fn options(dtype: Dtype) -> EncoderOptions {
     EncoderOptions {
         files: minilm(),
@@ -138,7 +138,7 @@ fn a_long_text_is_cut_where_the_model_stops_reading() {
     assert_eq!(fits.ids, long.ids);
 }
 
-/// Only as much of a long text is read as is needed; that must not show.
+/// The tokenizer reads only a prefix of a long text; the result must be the same.
 #[test]
 fn reading_a_part_of_a_long_text_changes_nothing() {
     let plain = {
@@ -175,7 +175,7 @@ fn reading_a_part_of_a_long_text_changes_nothing() {
     }
 }
 
-/// A copy of the model folder without its large files, to spoil.
+/// A copy of the model folder without its large files, which a test may change.
 fn small_copy() -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for file in ["config.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json"] {

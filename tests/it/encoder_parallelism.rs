@@ -1,4 +1,4 @@
-//! Encoders side by side over one set of weights.
+//! Parallel encoders with shared weights.
 
 use crate::encoder::{TOKENIZER, encoder, reference_texts};
 use lnsp_ingest::encoder::{Device, Dtype, Encoder, Parallelism, Tokens};
@@ -6,7 +6,7 @@ use std::sync::{Barrier, Mutex};
 use std::thread::{available_parallelism, scope};
 
 #[test]
-fn twins_make_the_same_vectors_at_the_same_time() {
+fn encoders_with_shared_weights_compute_the_same_vectors_in_parallel() {
     let texts: Vec<String> = reference_texts().into_iter().take(16).collect();
     let tokens: Vec<Tokens> = texts.iter().map(|text| TOKENIZER.tokenize(text).unwrap()).collect();
     let batch: Vec<&Tokens> = tokens.iter().collect();

@@ -1,4 +1,4 @@
-//! What goes into one pass of the model.
+//! The selection of texts for a pass of the model.
 
 use lnsp_ingest::encoder::plan::{self, Budget};
 use proptest::prelude::*;
@@ -23,7 +23,7 @@ proptest! {
         prop_assert!(chosen.is_sorted_by_key(|&text| lengths[text]));
     }
 
-    /// Taking batch after batch, every text gets its turn, and each after at most as many batches as stood before it.
+    /// Every text is selected after at most as many batches as there are texts before it.
     #[test]
     fn everything_that_waits_is_served(lengths in prop::collection::vec(1_usize..300, 1..120)) {
         let mut waiting: Vec<(usize, usize)> = lengths.iter().copied().enumerate().collect();
@@ -57,7 +57,7 @@ fn like_lengths_go_together() {
     assert_eq!(chosen, (0..10).collect::<Vec<_>>());
 }
 
-/// Takes pass after pass for so many encoders that start together, until nothing waits; the texts of each.
+/// Selects passes for `encoders` that start together until no text waits; returns the number of texts of each.
 fn passes(mut lengths: Vec<usize>, encoders: usize, budget: Budget) -> Vec<usize> {
     let (mut running, mut passes) = (0, Vec::new());
     while !lengths.is_empty() {

@@ -1,5 +1,4 @@
-//! A language model as the source of codes: how it is asked, what is stored, and what happens when it fails. It is
-//! simulated, but spoken to over TCP like any other.
+//! A language model as the source of codes: calls, stored rows, and failures. The model is simulated and called over TCP.
 
 use crate::support::process::Service;
 use crate::support::test_service::{Scripted, TestService, client, numbered, overrides, stream_to, tally};
@@ -9,12 +8,12 @@ use lnsp_ingest::classifier::LocalClassifier;
 use lnsp_ingest::simulated_llm::{Fault, Options, SimulatedLlm};
 use serde_json::{Value, json};
 
-/// One that answers in a few milliseconds.
+/// A simulated model that answers in a few milliseconds.
 fn quick() -> SimulatedLlm {
     SimulatedLlm::start(Options { slots: 64, latency: "3ms".parse().unwrap(), ..Options::default() }).unwrap()
 }
 
-/// A service that asks it.
+/// A service that uses the model at `llm`.
 async fn service(llm: &str, flags: &[&str]) -> TestService {
     let base = ["--tmd-backend", "llm", "--llm-endpoint", llm];
     let overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
@@ -54,7 +53,7 @@ async fn each_new_chunk_is_one_call_and_a_known_one_none() {
 }
 
 #[actix_web::test]
-async fn no_more_calls_at_once_than_workers() {
+async fn concurrent_calls_are_limited_to_the_workers() {
     let llm = quick();
     let service = service(llm.url(), &["--max-parallel-workers", "4"]).await;
     let two =
@@ -74,7 +73,7 @@ async fn without_parallel_processing_there_is_one_call_at_a_time() {
 }
 
 #[actix_web::test]
-async fn hanging_calls_hold_up_nobody_who_needs_none() {
+async fn hanging_calls_do_not_delay_chunks_that_need_none() {
     let llm = quick();
     llm.set_fault(Some((Fault::Hang, 1)));
     let service = service(llm.url(), &[]).await;
@@ -103,7 +102,7 @@ async fn hanging_calls_hold_up_nobody_who_needs_none() {
     service.stop().await;
 }
 
-/// Each fault with the name it has in the row, and a part of the sentence in `/health`.
+/// Each fault with its name in the row, and a part of the sentence in `/health`.
 const FAULTS: [(Fault, &str, &str); 14] = [
     (Fault::Error500, "http_5xx", "answered 500"),
     (Fault::Busy503, "http_5xx", "answered 503"),
@@ -161,7 +160,7 @@ async fn whatever_the_llm_does_the_chunk_is_stored_with_the_local_label() {
 }
 
 #[actix_web::test]
-async fn an_unusable_answer_is_asked_for_once_more() {
+async fn an_unusable_answer_is_requested_once_more() {
     let llm = quick();
     let service = service(llm.url(), &["--max-parallel-workers", "1"]).await;
     llm.set_fault(Some((Fault::WrongName, 2)));
@@ -193,11 +192,11 @@ async fn where_only_the_llm_may_label_a_chunk_is_rejected_until_it_answers() {
     assert_eq!(health(&service).await["llm"]["state"], "resting");
     // Up to nine more were under way when the tenth failure came.
     let calls = llm.counts().generate;
-    assert!((10..=19).contains(&calls), "after ten failures in a row it is left alone: {calls}");
+    assert!((10..=19).contains(&calls), "the breaker opens after ten failures in a row: {calls}");
     service.stop().await;
 }
 
-/// Sends one chunk, and gives its result.
+/// Sends one chunk; returns its result.
 async fn tag(service: &Service, text: &str) -> Value {
     let body = json!({"chunks": [{"text": text}]});
     let answer = client().post(format!("{}/ingest", service.url)).json(&body).send().await.unwrap();
@@ -205,7 +204,7 @@ async fn tag(service: &Service, text: &str) -> Value {
 }
 
 #[actix_web::test]
-async fn a_server_that_is_not_there_is_said_at_the_start_and_found_later() {
+async fn a_missing_server_is_reported_at_startup_and_used_once_it_is_there() {
     let data = crate::support::postgres::DataFolder::new();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let endpoint = format!("http://127.0.0.1:{port}");

@@ -1,4 +1,4 @@
-//! `scripts/start_ollama_parallel.sh`, executed: with an `ollama` that is our simulated one, and without any.
+//! Runs `scripts/start_ollama_parallel.sh` with a simulated `ollama`, and without any.
 
 use crate::root;
 use std::io::{BufRead, BufReader, Read};
@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use tempfile::TempDir;
 
-/// As Ollama's own program is called; notes the settings it was given.
+/// A script named `ollama` that records its settings.
 const FAKE: &str = r#"#!/bin/sh
 [ "$1" = serve ] || exit 2
 echo "$OLLAMA_NUM_PARALLEL calls, $OLLAMA_MAX_LOADED_MODELS models" >"$NOTE"
@@ -15,7 +15,7 @@ echo "$OLLAMA_NUM_PARALLEL calls, $OLLAMA_MAX_LOADED_MODELS models" >"$NOTE"
 exec "$LNSP" simulate-llm --port "${OLLAMA_HOST##*:}" --slots "$OLLAMA_NUM_PARALLEL" --models "$MODELS"
 "#;
 
-/// A folder with the program in it, and an address that is free.
+/// A folder that contains the program, and a free address.
 struct Scene {
     folder: TempDir,
     address: String,
@@ -48,7 +48,7 @@ impl Scene {
     }
 }
 
-/// Starts it; everything it says up to the line that ends the start.
+/// Starts the script; returns its output up to the line that ends the start.
 fn start(mut command: Command) -> (Child, String, BufReader<ChildStdout>) {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -59,7 +59,7 @@ fn start(mut command: Command) -> (Child, String, BufReader<ChildStdout>) {
     (child, said, output)
 }
 
-/// Sends a signal to the script alone, and waits: its exit code and last words.
+/// Sends a signal to the script alone; returns its exit code and remaining output.
 fn end(
     (mut child, _, mut output): (Child, String, BufReader<ChildStdout>),
     signal: nix::sys::signal::Signal,
@@ -115,7 +115,7 @@ fn its_settings_can_be_set() {
 }
 
 #[test]
-fn it_says_what_stands_in_its_way() {
+fn it_reports_what_prevents_the_start() {
     let scene = Scene::new();
     let (code, complaint) = refused(&mut scene.script(&[("MODELS", "none")]));
     assert!(code == Some(1) && complaint.contains("has ended before it answered"), "{complaint}");

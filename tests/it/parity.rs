@@ -1,5 +1,5 @@
-//! The encoder makes the vectors of sentence-transformers and transformers, in each way it can compute: BERT with its
-//! real weights, and small T5 models of each kind (`scripts/make_reference.py`, `scripts/make_t5_models.py`).
+//! The vectors equal those of sentence-transformers and transformers, with each number format and matrix product: BERT
+//! with its real weights, and small T5 models of each variant (`scripts/make_reference.py`, `scripts/make_t5_models.py`).
 
 use crate::encoder::{cosine, largest_difference, minilm};
 use lnsp_ingest::encoder::plan::{self, Budget};
@@ -16,7 +16,7 @@ const T5: [&str; 4] = ["plain", "plain-dense", "gated", "gated-dense"];
 
 const BUDGET: Budget = Budget { tokens: 1024, texts: 64 };
 
-/// A model, texts, and the vectors that another library made of them.
+/// A model, texts, and their vectors computed by the reference library.
 struct Case {
     name: String,
     files: ModelFiles,
@@ -35,12 +35,12 @@ impl Case {
         Case { name: name.to_owned(), files, texts, expected }
     }
 
-    /// Up to 256 tokens, as its files say.
+    /// With the limit of its files, 256 tokens.
     fn bert() -> Case {
         Case::new("bert", minilm(), "reference/reference_texts.json", "reference/reference_vectors.f32")
     }
 
-    /// With all its positions.
+    /// With the whole position table.
     fn long_bert() -> Case {
         let files = minilm().with_max_tokens(512).unwrap();
         Case::new("bert, 512 tokens", files, "reference/long_texts.json", "reference/long_vectors.f32")
@@ -55,7 +55,7 @@ impl Case {
         [Case::bert(), Case::long_bert()].into_iter().chain(T5.map(Case::t5)).collect()
     }
 
-    /// `None` for the packed products on a libtorch without oneDNN.
+    /// `None` for packed products if libtorch has no oneDNN.
     fn encoder(&self, dtype: Dtype, linear: LinearKind) -> Option<TchEncoder> {
         let options = EncoderOptions {
             files: self.files.clone(),
@@ -97,7 +97,7 @@ pub fn t5_folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/t5").join(name)
 }
 
-/// Encodes in batches through the plan, as the service does; answers in the order of the texts.
+/// Encodes in batches selected by the plan, as the service does; returns vectors in the order of the texts.
 fn batched(encoder: &mut TchEncoder, tokens: &[Tokens]) -> Vec<Arc<[f32]>> {
     let mut waiting: Vec<usize> = (0..tokens.len()).collect();
     let mut vectors = vec![None; tokens.len()];
@@ -130,7 +130,7 @@ fn f32_makes_the_vectors_of_the_reference() {
     }
 }
 
-/// A processor without bf16 computes it correctly, but slowly; so of the texts for BERT, every fifth.
+/// Only every fifth text for BERT, because a CPU without native bf16 is slow.
 #[test]
 fn bf16_is_close_to_f32_and_indifferent_to_neighbours() {
     for mut case in Case::all() {
@@ -166,7 +166,7 @@ fn in_f32_a_text_has_the_same_vector_whatever_is_computed_with_it() {
     }
 }
 
-/// The texts are chosen for their lengths: if the tokenizer read them otherwise, the tests above would show less.
+/// The texts were chosen for their token counts, on which the coverage of the tests above depends.
 #[test]
 fn texts_have_the_lengths_they_were_made_for() {
     let lengths = |case: &Case| case.tokens().iter().map(Tokens::len).collect::<Vec<_>>();
@@ -178,7 +178,7 @@ fn texts_have_the_lengths_they_were_made_for() {
     assert!(Case::t5("plain").tokens()[8].truncated);
 }
 
-/// The two GTR recipes are the same network with and without the dense layer; nobody may mistake one for the other.
+/// The two GTR recipes are the same network with and without the dense layer; their identities must differ.
 #[test]
 fn the_dense_layer_is_a_part_of_the_identity() {
     let with = ModelFiles::open(&t5_folder("plain-dense")).unwrap();

@@ -1,5 +1,4 @@
-//! Forward passes that fail as a whole: they go in halves until the bad text stands alone, and everybody else is
-//! stored as if nothing had been.
+//! Forward passes that fail as a whole are bisected until the bad text is isolated; all other texts are stored.
 
 use crate::support::scripted_encoder::{Conduct, service, tokens};
 use crate::support::test_service::{numbered, tally};
@@ -8,7 +7,7 @@ use serde_json::Value;
 
 const BAD: &str = "This is fact number 31.";
 
-/// The line with an error in it, which must be the only one.
+/// The only rejected line of a response.
 fn rejected(answer: &[Value]) -> &Value {
     let mut errors = answer.iter().filter(|line| line["status"] == "error");
     let error = errors.next().unwrap();
@@ -17,7 +16,7 @@ fn rejected(answer: &[Value]) -> &Value {
 }
 
 #[actix_web::test]
-async fn a_text_that_panics_is_found_by_halving_and_fails_alone() {
+async fn a_text_that_panics_is_found_by_bisection_and_fails_alone() {
     let bad = tokens(BAD);
     let panics = move |texts: &[&Tokens]| if texts.contains(&&bad) { Conduct::Panics } else { Conduct::Well };
     let (service, log) = service(panics).await;
@@ -55,7 +54,7 @@ async fn a_pass_that_is_too_large_for_the_memory_goes_in_parts_and_everything_is
 }
 
 #[actix_web::test]
-async fn a_text_that_has_no_room_even_alone_says_so() {
+async fn a_text_too_large_for_the_memory_is_reported() {
     let bad = tokens(BAD);
     let (service, _) =
         service(move |texts| if texts.contains(&&bad) { Conduct::RunsOut } else { Conduct::Well }).await;

@@ -1,5 +1,5 @@
-//! Another embedding server in the place of the model: what it is at the start, what counts as an answer, how its
-//! failures are told apart, and that another lnsp is such a server.
+//! An embedding server instead of a local model: its identity, valid responses, retries and errors, and another lnsp as
+//! the server.
 
 use crate::embed_api::embed;
 use crate::support::scripted_embedder::{DIMS, ScriptedEmbedder, Step, direction};
@@ -14,7 +14,7 @@ use lnsp_ingest::vectorizer::{Embedded, Remote, RemoteError, RemoteSettings, Tex
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// The usual settings, with pauses that a test can wait for.
+/// The default settings with short pauses.
 fn settings(url: &str) -> RemoteSettings {
     let backoff = Backoff { first: Duration::from_millis(1), ceiling: Duration::from_millis(4) };
     RemoteSettings { backoff, repeats: 2, ..RemoteSettings::at(url.parse().unwrap()) }
@@ -34,7 +34,7 @@ async fn read(vectorizer: &Vectorizer, count: usize) -> Vec<Text> {
 
 type Answers = Vec<Result<Embedded, VectorError>>;
 
-/// What becomes of one pass over so many texts.
+/// The results of one pass over `count` texts.
 async fn pass(vectorizer: &Vectorizer, count: usize) -> Answers {
     vectorizer.embed(Lane::Bulk, &read(vectorizer, count).await).await.vectors
 }
@@ -45,7 +45,7 @@ fn right(answers: &Answers) -> bool {
     })
 }
 
-/// The failure that all have in common.
+/// The error that all results share.
 fn failure(answers: &Answers) -> &VectorError {
     let first = answers[0].as_ref().unwrap_err();
     assert!(answers.iter().all(|answer| answer.as_ref().unwrap_err() == first), "{answers:?}");
@@ -53,7 +53,7 @@ fn failure(answers: &Answers) -> &VectorError {
 }
 
 #[actix_web::test]
-async fn what_passes_is_asked_for_again() {
+async fn transient_errors_are_retried() {
     for status in [429, 500, 502, 503] {
         let server = ScriptedEmbedder::start([Step::Status(status), Step::Status(status)]);
         let vectorizer = connect(settings(&server.url)).await;
@@ -94,7 +94,7 @@ async fn a_server_that_is_silent_or_gone_is_no_fault_of_the_texts() {
 }
 
 #[actix_web::test]
-async fn an_answer_that_is_none_is_not_asked_for_again() {
+async fn an_invalid_response_is_not_retried() {
     let cases = [
         (Step::Dimensions(7), "dimensions expected 8, received 7"),
         (Step::OneLess, "expected 5, received 4"),
@@ -130,7 +130,7 @@ async fn a_vector_that_is_not_finite_fails_its_text_alone_and_one_of_another_len
 }
 
 #[actix_web::test]
-async fn a_text_that_is_refused_stands_alone_after_a_request_for_each_half() {
+async fn a_rejected_text_is_isolated_by_bisection() {
     let halves = [64, 32, 32, 16, 16, 8, 8, 4, 4, 2, 2, 1, 1];
     for (status, asked, retryable) in
         [(422, &halves[..], false), (500, &[&[64, 64], &halves[..]].concat(), true)]
@@ -150,7 +150,7 @@ async fn a_text_that_is_refused_stands_alone_after_a_request_for_each_half() {
 }
 
 #[actix_web::test]
-async fn requests_under_way_are_bounded_and_a_search_does_not_wait_for_them() {
+async fn concurrent_requests_are_limited_and_a_search_does_not_wait_for_them() {
     let server = ScriptedEmbedder::start([]);
     let vectorizer = connect(RemoteSettings { calls: 3, ..settings(&server.url) }).await;
     assert_eq!(vectorizer.concurrency(), 3);
@@ -174,7 +174,7 @@ async fn requests_under_way_are_bounded_and_a_search_does_not_wait_for_them() {
 }
 
 #[actix_web::test]
-async fn a_server_is_asked_at_the_start_what_it_is() {
+async fn the_identity_of_a_server_is_requested_at_startup() {
     let server = ScriptedEmbedder::start([]);
     let remote = Remote::connect(settings(&server.url)).await.unwrap();
     let identity = remote.identity();
@@ -192,7 +192,7 @@ async fn served_by(url: &str) -> TestService {
 }
 
 #[actix_web::test]
-async fn another_lnsp_is_such_a_server() {
+async fn another_lnsp_can_be_the_server() {
     let server =
         TestService::build(Overrides { encoder: Some(Scripted::factory()), ..overrides() }, &[]).await;
     let service = served_by(&server.url).await;

@@ -1,4 +1,4 @@
-//! The simulated language model server, as a client sees it: over TCP, with numbers that are exact.
+//! The simulated language model server, tested over TCP with exact counters.
 
 use crate::support::process::{lnsp, run};
 use crate::support::test_service::client;
@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 const DOMAINS: [&str; 3] = ["science", "law", "sports"];
 const TASKS: [&str; 2] = ["fact_retrieval", "summarization"];
 
-/// Longer than any test: only a client that goes away ends such a call.
+/// Longer than any test; such a call ends only when its client disconnects.
 const HOURS: Latency = Latency::Constant(Duration::from_secs(10_000));
 
 fn ms(number: u64) -> Latency {
@@ -50,7 +50,7 @@ async fn post(llm: &SimulatedLlm, body: &Value) -> (u16, Value) {
     (response.status().as_u16(), response.json().await.unwrap())
 }
 
-/// A call of its own task, which gives its answer.
+/// A call in its own task; the task returns the response.
 fn call(llm: &SimulatedLlm, prompt: &str) -> JoinHandle<Value> {
     let (url, body) = (llm.url().to_owned(), ask(prompt).to_string());
     tokio::spawn(async move { send(&url, body).await.unwrap().json().await.unwrap() })
@@ -61,7 +61,7 @@ fn read(text: &Value) -> Value {
 }
 
 #[actix_web::test]
-async fn it_says_what_ollama_says() {
+async fn the_responses_are_those_of_ollama() {
     let options = Options { models: vec!["llama3.1:8b".into(), "tinyllama".into()], ..Options::default() };
     let llm = SimulatedLlm::start(options).unwrap();
     let get = async |path: &str| client().get(format!("{}{path}", llm.url())).send().await.unwrap();
@@ -162,7 +162,7 @@ async fn only_calls_for_an_answer_are_counted_as_such() {
 }
 
 #[actix_web::test]
-async fn the_slots_bound_and_the_first_to_come_is_the_first_served() {
+async fn slots_limit_the_calls_and_are_assigned_in_order() {
     let llm = start(1, HOURS);
     let holder = call(&llm, "holder");
     until("one call holds the slot", || llm.counts().in_flight == 1).await;
@@ -213,7 +213,7 @@ async fn many_calls_are_in_flight_at_once_and_no_more_than_the_slots() {
 }
 
 #[actix_web::test]
-async fn each_fault_looks_as_it_does_in_the_wild() {
+async fn each_fault_has_the_response_of_a_real_server() {
     let llm = start(1, ms(0));
     let (_, whole) = post(&llm, &ask("p")).await;
     let whole = whole["response"].as_str().unwrap();
@@ -260,7 +260,7 @@ async fn each_fault_looks_as_it_does_in_the_wild() {
 }
 
 #[actix_web::test]
-async fn a_hanging_call_holds_no_slot_and_faults_strike_every_so_often() {
+async fn a_hanging_call_holds_no_slot_and_faults_occur_on_every_nth_call() {
     let llm = start(1, ms(0));
     llm.set_fault(Some((Fault::Hang, 1)));
     let hanging = [call(&llm, "a"), call(&llm, "b")];
@@ -280,7 +280,7 @@ async fn a_hanging_call_holds_no_slot_and_faults_strike_every_so_often() {
     );
 }
 
-/// Without a runtime, and with a socket of the standard library.
+/// Without an async runtime, with a socket of the standard library.
 #[test]
 fn it_resets_connections_and_closes_them_when_it_stops() {
     let llm = SimulatedLlm::start(Options { fault: Some((Fault::Reset, 1)), ..Options::default() }).unwrap();
@@ -312,7 +312,7 @@ fn it_resets_connections_and_closes_them_when_it_stops() {
     assert!(TcpStream::connect(&address).is_err());
 }
 
-/// The program: the line it printed, its address, and its end.
+/// Starts the program; returns the process, its address, and its output.
 fn program(flags: &[&str]) -> (Child, String, BufReader<std::process::ChildStdout>) {
     let mut command = lnsp(&[&["simulate-llm", "--latency", "1ms"], flags].concat());
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -324,7 +324,7 @@ fn program(flags: &[&str]) -> (Child, String, BufReader<std::process::ChildStdou
 }
 
 #[actix_web::test]
-async fn the_program_says_where_it_is_and_ends_when_told() {
+async fn the_program_prints_its_address_and_stops_on_a_signal() {
     let (mut child, url, mut output) =
         program(&["--until-stdin-closes", "--models", "a:1b,b", "--slots", "2"]);
     let answer = send(&url, json!({"model": "b", "prompt": "p", "stream": false}).to_string()).await.unwrap();
@@ -348,7 +348,7 @@ async fn the_program_says_where_it_is_and_ends_when_told() {
 }
 
 #[test]
-fn the_program_refuses_what_it_does_not_understand() {
+fn the_program_rejects_invalid_options() {
     let refused = |flags: &[&str], word: &str| {
         let (code, _, complaint) = run(&mut lnsp(&[&["simulate-llm"], flags].concat()));
         assert!(code == Some(2) && complaint.contains(word), "{flags:?}: {complaint}");
