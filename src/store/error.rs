@@ -129,8 +129,8 @@ pub enum StoreError {
     /// Permanent: vectors of two models cannot be compared.
     #[error(
         "the store holds vectors of {stored}, but {wanted} is configured; choose the stored model, or start the new \
-         one with another data folder or database and send it the lines of the view chunk_lines (README: Another \
-         model)"
+         one with another data folder or database and send it the lines of the view chunk_lines (docs/models.md: \
+         Changing the model)"
     )]
     OtherModel {
         /// The model of the stored vectors.

@@ -13,6 +13,7 @@ mod contract;
 mod crash;
 mod dead_letters;
 mod doctor;
+mod documents;
 mod drain;
 mod embed_api;
 mod encoder;

@@ -1,10 +1,9 @@
-//! The rules of the sources as tests: file sizes, names, comments, licences, and what the README promises about
-//! settings. The layers have a file of their own.
+//! The rules of the sources as tests: file sizes, names, comments, licences. Layers and documents have files of their
+//! own.
 
 use crate::root;
 use crate::support::source::{files, tokens, without_tests};
-use lnsp_ingest::error_code::ErrorCode;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
@@ -228,40 +227,4 @@ fn every_dependency_has_an_allowed_licence() {
             && !acceptable("GPL-3.0-only")
     );
     assert!(!acceptable("MIT AND GPL-2.0"));
-}
-
-#[test]
-fn the_readme_names_every_setting_and_no_other() {
-    use clap::Args;
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let command = lnsp_ingest::config::Config::augment_args(clap::Command::new("serve"));
-    let command =
-        lnsp_ingest::cli::model::Pull::augment_args(command.mut_arg("data_dir", |flag| flag.id("serve")));
-    let settings: BTreeSet<String> =
-        command.get_arguments().filter_map(|flag| Some(flag.get_env()?.to_str()?.to_owned())).collect();
-    assert!(settings.len() >= 11);
-    let table = readme.split("## Configuration").nth(1).unwrap().split("\n## ").next().unwrap();
-    let documented: BTreeSet<String> = table
-        .lines()
-        .filter_map(|line| Some(line.strip_prefix("| `")?.split('`').next()?.to_owned()))
-        .filter(|name| !["LNSP_LOG", "LNSP_URL", "HF_TOKEN"].contains(&name.as_str()))
-        .collect();
-    assert_eq!(documented, settings);
-}
-
-#[test]
-fn the_readme_lists_every_error_code() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    for code in ErrorCode::ALL {
-        assert!(readme.contains(&format!("`{code}`")), "{code} is not in the README");
-    }
-}
-
-#[test]
-fn every_metric_has_its_help() {
-    let metrics: Vec<_> = lnsp_ingest::metrics::declarations().collect();
-    assert!(metrics.len() > 40);
-    for metric in metrics {
-        assert!(metric.help.len() > 5, "{} has no help", metric.name);
-    }
 }

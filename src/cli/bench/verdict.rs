@@ -75,7 +75,7 @@ pub fn sentence(measured: f64, possible: f64) -> String {
     } else {
         format!(
             "⚠️  Parallel processing gains too little: {measured:.1} times as fast, of {possible:.1} that are possible. \
-             \"Troubleshooting\" in the README says where to look."
+             \"Troubleshooting\" (docs/troubleshooting.md) says where to look."
         )
     }
 }
