@@ -1,34 +1,61 @@
-//! lnsp-ingest: text chunks come in over HTTP; each is classified, embedded, and committed to PostgreSQL with its
-//! vector in an LMDB-backed index. It is searchable when it is acknowledged; overload slows the sender.
+//! lnsp-ingest: text chunks come in over HTTP. Each is classified, embedded, and committed to PostgreSQL, with its
+//! vector in an index on LMDB. A chunk is searchable when it is acknowledged; overload slows its sender down.
 //!
 //! ```text
-//!   main / cli / doctor / app / config   composition: the only place that knows every concrete type
+//!   main, cli, doctor, app, config    composition: the only rooms that know every concrete type
 //!         |
-//!       http                       knows Entrance, Search, Vectorizer, Receipt, Chunk; not the stages behind them
-//!         |
-//!    pipeline     search           pipeline names all stages, in order, in one function
-//!         |       /
-//!       stages   /                 TmdExtractor -> Embedder -> Writer; a stage never knows another
-//!       /    \  /
-//!  vectorizer |                    texts to vectors, by the encoder on its threads or by another server
-//!      |      |
-//!    ports   flow                  ports: llm, classifier, encoder, hub, store, index; flow: Inlet, Parcel, Receipt, Batch, Worker
-//!       \    /
-//!       wire                       the formats that HTTP and the command line share: DTOs, lines, encodings
-//!         |
-//!       domain                     outcome, chunk, rejection, error_code, tmd, model, quality: pure
-//!    metrics, threads, endpoint        leaves: what is counted; worker threads and their progress; other servers
-//!    simulated_llm                 another: a language model server to measure and test with; it imports nothing
+//!       http                          knows pipeline, search, vectorizer and wire; not the stages
+//!       /   \
+//!    pipeline  search                 pipeline builds all stages, in order, in one function
+//!       |     /
+//!     stages /                        TmdExtractor -> Embedder -> Writer; a stage never knows another
+//!     /   | /
+//!    / vectorizer                     texts to vectors: an encoder on its threads, or another server
+//!   |     |
+//!   ports   flow                      ports: llm, classifier, encoder, hub, store, index; flow: ways in, parcels, retries
+//!     \     /
+//!      wire                           the formats that HTTP and the command line share: DTOs, lines, encodings
+//!       |
+//!     domain                          outcome, chunk, rejection, error_code, tmd, model, quality: pure
+//!
+//!   leaves: metrics, threads, endpoint (other servers)
+//!   simulated_llm: a language model server for measurements and tests
 //! ```
 //!
-//! Read [`pipeline`] first: its one function is the way of a chunk.
+//! Start with [`pipeline`]: `Generation::build` is the way of a chunk.
 //!
 //! Invariants, each with a test:
-//! - A chunk's type changes at each stage, so nothing skips one.
-//! - A parcel holds a slot from the first stage to its answer; what is in flight never exceeds the slots.
+//! - A chunk's type changes at each stage, so no chunk skips one.
+//! - A parcel holds a slot from the first stage to its answer, so the chunks in flight never exceed the slots.
 //! - A receipt answers exactly once, also when everything around it is dropped.
-//! - Row and vector are one transaction; the index learns of them before the client does.
-//! - Nothing imports upwards or sideways.
+//! - Row and vector are one transaction, and the index learns of them before the client does.
+//! - No room imports from a room above or beside it.
+//!
+//! Glossary:
+//!
+//! | word | meaning |
+//! |---|---|
+//! | chunk | a text with its metadata, the unit of ingest; a document is sent as many chunks |
+//! | key | dataset and id of a chunk: unique in the store |
+//! | TMD | the codes of a chunk: its Domain, Task and Modifier |
+//! | outcome | the answer to one chunk: stored, duplicate, or rejected with a cause |
+//! | receipt | the promise of one outcome; dropped unsettled, it answers "lost" |
+//! | entrance | the way into the pipeline: claims the key, looks it up, waits for a slot |
+//! | in flight | accepted and not yet answered; while a key is in flight, later chunks with it are followers of its leader |
+//! | slot | permission to hold one chunk in a stage, with the bytes of that chunk |
+//! | stage | an actor with one step of the work: [`stages::TmdExtractor`], [`stages::Embedder`], [`stages::Writer`] |
+//! | inlet | the only way into a stage: waits for a slot |
+//! | delivery | what stays the same of a chunk on its way: origin, receipt, span, delivery attempts |
+//! | parcel | a delivery with its cargo, whose type changes, and its slot |
+//! | batch | the chunks that gathered while a stage was busy: one forward pass, one transaction |
+//! | generation | all stages from a start to the death of one of them; the supervisor then builds the next |
+//! | redelivery queue | the deliveries that a dead generation dropped; they are delivered again |
+//! | suspect, poison | a chunk on which a stage worked when it died; after three such deaths it is poison, and rejected |
+//! | dead letter | the row about a chunk that was rejected for a failure of the service |
+//! | progress | the record of what a thread or task is doing, from which the watchdog finds stalls |
+//! | seq | the number of a committed change: the clock of the store, which the index follows |
+//! | volume, delta | the index on disk, and the rows in memory that are committed but not yet built into it |
+//! | vectorizer | the source of vectors: the encoder of this process or an embedding server |
 
 pub mod app;
 pub mod chunk;

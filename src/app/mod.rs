@@ -46,8 +46,8 @@ pub struct App {
 pub struct Overrides {
     /// See [`PipelineSettings`].
     pub pipeline: PipelineSettings,
-    /// See [`FaultHook`].
-    pub inspect: Arc<dyn FaultHook>,
+    /// Called with every chunk.
+    pub fault_hook: Arc<dyn FaultHook>,
     /// Takes the place of the model: called on each of the model's threads.
     pub encoder: Option<EncoderFactory>,
     /// Changes how the index is opened.
@@ -65,7 +65,7 @@ impl Default for Overrides {
     fn default() -> Self {
         Overrides {
             pipeline: PipelineSettings::default(),
-            inspect: Arc::new(NoFaults),
+            fault_hook: Arc::new(NoFaults),
             encoder: None,
             index: |_| {},
             admission: Limits::default(),
@@ -184,7 +184,7 @@ impl App {
             tmd: TmdTools { classifier, source: codes.source },
             embed: vectorizer.clone(),
             write,
-            inspect: overrides.inspect,
+            fault_hook: overrides.fault_hook,
         };
         let mut settings = PipelineSettings { one_at_a_time: !config.enable_parallel, ..overrides.pipeline };
         settings.watch.deadline = Duration::from_secs(config.hang_deadline_s);

@@ -1,6 +1,6 @@
-//! What gathered while a stage was busy. There is no timer: the next batch is taken when the stage is free.
+//! Items that gather while a stage is busy. There is no timer: the next batch is taken when the stage is free.
 
-/// Items that wait, in order of arrival, each with a size that the one who plans the batch understands.
+/// Items that wait, in order of arrival, each with a size in the unit of the choice: tokens, rows.
 pub struct Batch<T> {
     waiting: Vec<Waiting<T>>,
 }
@@ -18,28 +18,24 @@ impl<T> Default for Batch<T> {
 }
 
 impl<T> Batch<T> {
-    /// Adds an item that may share a batch.
-    pub fn push(&mut self, item: T, size: usize) {
-        self.waiting.push(Waiting { item, size, alone: false });
+    /// Adds an item. One with delivery attempts behind it gets a batch of its own: should the stage die again, no other
+    /// item becomes a suspect.
+    pub fn push(&mut self, item: T, size: usize, attempts: u32) {
+        self.waiting.push(Waiting { item, size, alone: attempts > 0 });
     }
 
-    /// Adds an item that must have a batch of its own.
-    pub fn push_alone(&mut self, item: T, size: usize) {
-        self.waiting.push(Waiting { item, size, alone: true });
-    }
-
-    /// How many wait.
+    /// The number of waiting items.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Nothing waits.
+    /// Whether no item waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Takes the next batch. `choose` sees the sizes of those who may share one, in order of arrival, and answers
-    /// with positions in that list. An item that must be alone is taken, alone, when it is the oldest.
+    /// Takes the next batch. `choose` sees the sizes of the items that may share one, in order of arrival, and answers
+    /// with positions in that list. An item that must be alone is taken when it is the oldest.
     pub fn take(&mut self, choose: impl FnOnce(&[usize]) -> Vec<usize>) -> Vec<T> {
         if self.waiting.first().is_some_and(|oldest| oldest.alone) {
             return vec![self.waiting.remove(0).item];
@@ -62,7 +58,7 @@ impl<T> Batch<T> {
         taken
     }
 
-    /// Takes up to `most` of the oldest.
+    /// Takes up to `most` of the oldest items.
     pub fn take_oldest(&mut self, most: usize) -> Vec<T> {
         self.take(|sizes| (0..sizes.len().min(most)).collect())
     }
@@ -74,12 +70,12 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn one_who_must_be_alone_shares_with_nobody_and_is_not_overtaken_for_ever() {
+    fn an_item_that_must_be_alone_shares_no_batch_and_is_not_overtaken_for_ever() {
         let mut batch = Batch::default();
-        batch.push('a', 1);
-        batch.push_alone('x', 1);
-        batch.push('b', 1);
-        batch.push('c', 1);
+        batch.push('a', 1, 0);
+        batch.push('x', 1, 1);
+        batch.push('b', 1, 0);
+        batch.push('c', 1, 0);
         assert_eq!(batch.take_oldest(2), ['a', 'b']);
         assert_eq!(batch.take_oldest(2), ['x']);
         assert_eq!(batch.take_oldest(2), ['c']);
@@ -88,10 +84,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn everyone_is_taken_once_in_order(alone in proptest::collection::vec(any::<bool>(), 0..60), most in 1usize..9) {
+        fn every_item_is_taken_once_in_order(alone in proptest::collection::vec(any::<bool>(), 0..60), most in 1usize..9) {
             let mut batch = Batch::default();
             for (i, alone) in alone.iter().enumerate() {
-                if *alone { batch.push_alone(i, 1) } else { batch.push(i, 1) }
+                batch.push(i, 1, u32::from(*alone));
             }
             let mut seen = Vec::new();
             while !batch.is_empty() {

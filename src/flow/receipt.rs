@@ -1,13 +1,13 @@
-//! A promise to answer, that cannot be forgotten.
+//! A promise to answer that cannot be forgotten.
 //!
 //! A [`ReceiptIssuer`] belongs to one upload and issues a [`Receipt`] per line. Each receipt holds a place in the
-//! upload's results queue from the start, so settling never waits; one that is dropped says
-//! [`Unsettled::unsettled`]. [`ReceiptStream`] ends when the book and the last receipt are gone. A receipt may have a
-//! witness, who hears the answer wherever it is given.
+//! upload's results queue from the start, so settling never waits. A receipt that is dropped answers
+//! [`Unsettled::unsettled`]. The [`ReceiptStream`] ends when the issuer and the last receipt are gone. A receipt may
+//! have a witness: a callback with the answer.
 
 use tokio::sync::mpsc::{self, OwnedPermit};
 
-/// What a receipt says that nobody settled.
+/// The answer of a receipt that is dropped unsettled.
 pub trait Unsettled: Send + 'static {
     /// The answer when a receipt is dropped.
     fn unsettled() -> Self;
@@ -23,13 +23,13 @@ pub struct Receipt<R: Unsettled> {
 type Witness<R> = Box<dyn FnOnce(&R) + Send>;
 
 impl<R: Unsettled> Receipt<R> {
-    /// Answers. Synchronous, and never waits.
+    /// Answers. Never waits.
     pub fn settle(mut self, answer: R) {
         self.answer(answer);
     }
 
-    /// Has `witness` hear the answer, whatever it is and wherever it is given: in a drop too, so it must neither wait
-    /// nor panic. It hears it before the client does.
+    /// Calls `witness` with the answer before the client gets it. It may be called in a drop, so it must neither wait
+    /// nor panic.
     #[must_use]
     pub fn witnessed(mut self, witness: impl FnOnce(&R) + Send + 'static) -> Self {
         self.witness = Some(Box::new(witness));
@@ -58,14 +58,15 @@ pub struct ReceiptIssuer<R>(mpsc::Sender<(u64, R)>);
 /// The answers of one upload, in the order they were settled.
 pub struct ReceiptStream<R>(mpsc::Receiver<(u64, R)>);
 
-/// A book and its results. `places` bounds what is owed and what is answered but not yet read, together.
+/// The issuer and the stream of one upload. `places` bounds the receipts that are not settled and the answers that are
+/// not read, together.
 pub fn receipt_channel<R: Unsettled>(places: usize) -> (ReceiptIssuer<R>, ReceiptStream<R>) {
     let (sender, receiver) = mpsc::channel(places);
     (ReceiptIssuer(sender), ReceiptStream(receiver))
 }
 
 impl<R: Unsettled> ReceiptIssuer<R> {
-    /// Waits for a place, then issues a receipt whose answer will carry `tag`. `None`: nobody reads the results.
+    /// Waits for a place, then issues a receipt whose answer carries `tag`. `None` when the stream is gone.
     pub async fn issue(&self, tag: u64) -> Option<Receipt<R>> {
         let place = self.0.clone().reserve_owned().await.ok()?;
         Some(Receipt { tag, place: Some(place), witness: None })
@@ -73,14 +74,14 @@ impl<R: Unsettled> ReceiptIssuer<R> {
 }
 
 impl<R> ReceiptIssuer<R> {
-    /// Some receipt is not settled yet, or its answer not yet read.
+    /// Whether a receipt is not settled yet, or its answer not read yet.
     pub fn owes(&self) -> bool {
         self.0.capacity() < self.0.max_capacity()
     }
 }
 
 impl<R> ReceiptStream<R> {
-    /// The next answer with its tag; `None` when everything is answered and the book is closed.
+    /// The next answer with its tag; `None` when everything is answered and the issuer is gone.
     pub async fn next(&mut self) -> Option<(u64, R)> {
         self.0.recv().await
     }
@@ -109,11 +110,11 @@ mod tests {
 
     #[tokio::test]
     async fn every_receipt_answers_once_settled_or_dropped() {
-        let (book, mut results) = receipt_channel(4);
-        book.issue(1).await.unwrap().settle(Answer::Good);
-        drop(book.issue(2).await.unwrap());
-        let open = book.issue(3).await.unwrap();
-        drop(book);
+        let (issuer, mut results) = receipt_channel(4);
+        issuer.issue(1).await.unwrap().settle(Answer::Good);
+        drop(issuer.issue(2).await.unwrap());
+        let open = issuer.issue(3).await.unwrap();
+        drop(issuer);
         assert_eq!(results.next().await, Some((1, Answer::Good)));
         assert_eq!(results.next().await, Some((2, Answer::Lost)));
         open.settle(Answer::Good);
@@ -122,30 +123,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_witness_hears_the_answer_once_given_or_not() {
-        let (book, mut results) = receipt_channel(2);
+    async fn a_witness_is_called_once_with_every_answer() {
+        let (issuer, mut results) = receipt_channel(2);
         let (tell, heard) = std::sync::mpsc::channel();
         for tag in [1, 2] {
             let tell = tell.clone();
             let good = move |answer: &Answer| tell.send((tag, *answer == Answer::Good)).unwrap();
-            let receipt = book.issue(tag).await.unwrap().witnessed(good);
+            let receipt = issuer.issue(tag).await.unwrap().witnessed(good);
             if tag == 1 { receipt.settle(Answer::Good) } else { drop(receipt) }
         }
-        drop((tell, book));
+        drop((tell, issuer));
         assert_eq!(heard.iter().collect::<Vec<_>>(), [(1, true), (2, false)]);
         assert_eq!(results.next().await, Some((1, Answer::Good)));
         assert_eq!(results.next().await, Some((2, Answer::Lost)));
     }
 
     #[tokio::test]
-    async fn answers_that_nobody_reads_stop_new_receipts() {
-        let (book, mut results) = receipt_channel(1);
-        book.issue(1).await.unwrap().settle(Answer::Good);
-        let mut second = std::pin::pin!(book.issue(2));
+    async fn answers_that_are_not_read_stop_new_receipts() {
+        let (issuer, mut results) = receipt_channel(1);
+        issuer.issue(1).await.unwrap().settle(Answer::Good);
+        let mut second = std::pin::pin!(issuer.issue(2));
         assert!(futures_util::poll!(&mut second).is_pending());
         assert_eq!(results.next().await, Some((1, Answer::Good)));
         assert!(second.await.is_some());
         drop(results);
-        assert!(book.issue(3).await.is_none());
+        assert!(issuer.issue(3).await.is_none());
     }
 }

@@ -1,172 +1,140 @@
-//! What a stage has in its hands: pieces of work, each of them at work or waiting for somebody else.
+//! The tasks of a stage, each of them at work or waiting.
 //!
-//! [`TaskGuard::wait_for`] marks the waits, for room, for the database, for a thread with a [`Progress`](crate::threads::Progress)
-//! of its own. What is left is the stage's own work, which takes no time worth speaking of; a hand that is at it for
-//! long stands still, and can be taken away from its task with [`TaskRegistry::abort`].
+//! [`TaskGuard::wait_for`] marks the waits: for room, for the database, for a thread with a record of its own. What is
+//! left is the stage's own work, which takes no time worth measuring. A task that runs long without progress is stalled,
+//! and can be aborted with [`TaskRegistry::abort`].
 
-use crate::threads::lock;
+use crate::threads::{ActivityGuard, Progress, Reading, lock};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
-/// The hands of one stage, over all its generations.
-#[derive(Default)]
-pub struct TaskRegistry(Mutex<Table>);
-
-#[derive(Default)]
-struct Table {
-    /// Counts everything that happens here.
-    moves: u64,
-    /// By the number of their beginning.
-    held: BTreeMap<u64, Held>,
+/// The tasks of one stage, over all its generations.
+pub struct TaskRegistry {
+    name: Arc<str>,
+    /// By the id of their progress record: in the order of their beginning.
+    tasks: Mutex<BTreeMap<u64, Task>>,
 }
 
-struct Held {
+struct Task {
     generation: u64,
     began: Instant,
-    moved: u64,
-    waits_for: Option<&'static str>,
-    task: Option<AbortHandle>,
+    progress: Progress,
+    abort: Option<AbortHandle>,
 }
 
-/// One piece of work in hand, until it is dropped.
+/// One registered task, until it is dropped.
 pub struct TaskGuard {
-    hands: Arc<TaskRegistry>,
+    registry: Arc<TaskRegistry>,
     generation: u64,
-    number: u64,
+    progress: Progress,
+    _activity: ActivityGuard,
 }
 
-/// The oldest piece of work.
+/// The oldest task of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Oldest {
-    /// In hand for so long.
+pub struct OldestTask {
+    /// The time since it began.
     pub age: Duration,
-    /// Absent while it is worked on.
+    /// Absent while it works.
     pub waits_for: Option<&'static str>,
 }
 
 impl TaskRegistry {
-    /// Takes something in hand, in this generation.
-    pub fn take(self: &Arc<Self>, generation: u64) -> TaskGuard {
-        self.begin(generation, None)
+    /// No tasks, of a stage with this name.
+    pub fn new(name: &'static str) -> Arc<TaskRegistry> {
+        Arc::new(TaskRegistry { name: name.into(), tasks: Mutex::default() })
     }
 
-    fn begin(self: &Arc<Self>, generation: u64, waits_for: Option<&'static str>) -> TaskGuard {
-        let mut table = self.table();
-        let moved = table.step();
-        let held = Held { generation, began: Instant::now(), moved, waits_for, task: None };
-        table.held.insert(moved, held);
-        drop(table);
-        TaskGuard { hands: self.clone(), generation, number: moved }
+    /// Registers a task of this generation.
+    pub fn begin(self: &Arc<Self>, generation: u64) -> TaskGuard {
+        self.register(generation, |progress| progress.begin("at one piece of work"))
     }
 
-    /// Says which task does a piece of work, once that has been started.
-    pub fn set_task(&self, number: u64, task: AbortHandle) {
-        if let Some(held) = self.table().held.get_mut(&number) {
-            held.task = Some(task);
+    fn register(
+        self: &Arc<Self>,
+        generation: u64,
+        activity: impl FnOnce(&Progress) -> ActivityGuard,
+    ) -> TaskGuard {
+        let progress = Progress::new(self.name.clone());
+        let _activity = activity(&progress);
+        let task = Task { generation, began: Instant::now(), progress: progress.clone(), abort: None };
+        self.tasks().insert(progress.id(), task);
+        TaskGuard { registry: self.clone(), generation, progress, _activity }
+    }
+
+    /// Gives the task with this id its handle, once it has been spawned.
+    pub fn set_handle(&self, id: u64, abort: AbortHandle) {
+        if let Some(task) = self.tasks().get_mut(&id) {
+            task.abort = Some(abort);
         }
     }
 
-    /// The move with which the hand that is longest at work began it. `None` while all are empty or wait.
-    pub fn at_work_since(&self) -> Option<u64> {
-        let table = self.table();
-        let at_work = table.held.values().filter(|held| held.waits_for.is_none());
-        at_work.map(|held| held.moved).min()
+    /// The records of all tasks.
+    pub fn readings(&self) -> Vec<Reading> {
+        self.tasks().values().map(|task| task.progress.read()).collect()
     }
 
-    /// None of them holds anything.
+    /// Whether no task is registered.
     pub fn is_empty(&self) -> bool {
-        self.table().held.is_empty()
+        self.tasks().is_empty()
     }
 
-    /// The generation of the hand that has been at work since this move; `None` when it has moved meanwhile.
-    pub fn generation_of(&self, moved: u64) -> Option<u64> {
-        self.table().find(moved).map(|held| held.generation)
+    /// The generation of a task that has not moved since this reading; `None` when it has, or has ended.
+    pub fn generation_of(&self, reading: &Reading) -> Option<u64> {
+        find(&self.tasks(), reading).map(|task| task.generation)
     }
 
-    /// Ends the task of the hand that has been at work since this move: its parcels are dropped, and so go redelivery_queue.
-    pub fn abort(&self, moved: u64) {
-        let task = self.table().find(moved).and_then(|held| held.task.clone());
-        if let Some(task) = task {
-            task.abort();
+    /// Aborts a task that has not moved since this reading. Its parcels are dropped, and so delivered again.
+    pub fn abort(&self, reading: &Reading) {
+        let handle = find(&self.tasks(), reading).and_then(|task| task.abort.clone());
+        if let Some(handle) = handle {
+            handle.abort();
         }
     }
 
-    /// The oldest piece of work.
-    pub fn oldest(&self) -> Option<Oldest> {
-        let table = self.table();
-        let (_, held) = table.held.first_key_value()?;
-        Some(Oldest { age: held.began.elapsed(), waits_for: held.waits_for })
+    /// The oldest task.
+    pub fn oldest(&self) -> Option<OldestTask> {
+        let tasks = self.tasks();
+        let (_, task) = tasks.first_key_value()?;
+        Some(OldestTask { age: task.began.elapsed(), waits_for: task.progress.waits_for() })
     }
 
-    /// Also used in drops during unwinding; nothing is ever half done under it.
-    fn table(&self) -> MutexGuard<'_, Table> {
-        lock(&self.0)
+    /// Also used in drops during unwinding.
+    fn tasks(&self) -> MutexGuard<'_, BTreeMap<u64, Task>> {
+        lock(&self.tasks)
     }
 }
 
-impl Table {
-    fn find(&self, moved: u64) -> Option<&Held> {
-        self.held.values().find(|held| held.moved == moved && held.waits_for.is_none())
-    }
-
-    fn step(&mut self) -> u64 {
-        self.moves += 1;
-        self.moves
-    }
+fn find<'a>(tasks: &'a BTreeMap<u64, Task>, reading: &Reading) -> Option<&'a Task> {
+    tasks.get(&reading.id).filter(|task| task.progress.read() == *reading)
 }
 
 impl TaskGuard {
-    /// Its number, for [`TaskRegistry::set_task`].
-    pub fn number(&self) -> u64 {
-        self.number
+    /// For [`TaskRegistry::set_handle`].
+    pub fn id(&self) -> u64 {
+        self.progress.id()
     }
 
-    /// Another one of the same stage and generation, which does nothing but wait, until it is dropped.
-    pub fn another_that_waits_for(&self, whom: &'static str) -> TaskGuard {
-        self.hands.begin(self.generation, Some(whom))
+    /// Registers another task of the same stage and generation that only waits for `what` until it is dropped.
+    pub fn another_that_waits_for(&self, what: &'static str) -> TaskGuard {
+        self.registry.register(self.generation, |progress| progress.wait(what))
     }
 
-    /// Waits for somebody else, and is not standing still meanwhile.
-    pub async fn wait_for<T>(&self, whom: &'static str, answer: impl Future<Output = T>) -> T {
-        let _waiting = Waiting::begin(self, whom);
+    /// Waits for `what`: no stall, however long it takes.
+    pub async fn wait_for<T>(&self, what: &'static str, answer: impl Future<Output = T>) -> T {
+        // Dropped, and so ended, also when the answer is no longer awaited.
+        let _waiting = self.progress.wait(what);
         answer.await
-    }
-
-    fn set(&self, waits_for: Option<&'static str>) {
-        let mut table = self.hands.table();
-        let moved = table.step();
-        if let Some(held) = table.held.get_mut(&self.number) {
-            (held.moved, held.waits_for) = (moved, waits_for);
-        }
     }
 }
 
 impl Drop for TaskGuard {
     fn drop(&mut self) {
-        let mut table = self.hands.table();
-        table.step();
         // Its abort handle may be the last of its task: dropped outside of the lock.
-        let held = table.held.remove(&self.number);
-        drop(table);
-        drop(held);
-    }
-}
-
-/// Ends the wait also when the answer is no longer awaited.
-struct Waiting<'a>(&'a TaskGuard);
-
-impl<'a> Waiting<'a> {
-    fn begin(hand: &'a TaskGuard, whom: &'static str) -> Self {
-        hand.set(Some(whom));
-        Waiting(hand)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.set(None);
+        let task = self.registry.tasks().remove(&self.progress.id());
+        drop(task);
     }
 }
 
@@ -175,53 +143,59 @@ mod tests {
     use super::*;
     use std::future::{pending, ready};
 
-    #[tokio::test]
-    async fn who_waits_is_not_at_work_and_the_one_longest_at_work_is_seen() {
-        let hands = Arc::new(TaskRegistry::default());
-        assert_eq!((hands.is_empty(), hands.at_work_since()), (true, None));
-        let (first, second) = (hands.take(1), hands.take(1));
-        let began = hands.at_work_since().unwrap();
-        {
-            let mut wait = std::pin::pin!(first.wait_for("the LLM", pending::<()>()));
-            assert!(futures_util::poll!(&mut wait).is_pending());
-            assert!(hands.at_work_since().unwrap() > began, "the second is at work");
-            assert_eq!(hands.oldest().unwrap().waits_for, Some("the LLM"));
-            let mut wait = std::pin::pin!(second.wait_for("PostgreSQL", pending::<()>()));
-            assert!(futures_util::poll!(&mut wait).is_pending());
-            assert_eq!((hands.is_empty(), hands.at_work_since()), (false, None));
-        }
-        assert!(hands.at_work_since().is_some(), "a wait that is given up is over");
-        assert_eq!(second.wait_for("nobody", ready(7)).await, 7);
-        let letter = first.another_that_waits_for("PostgreSQL");
-        drop((first, second));
-        assert_eq!((hands.is_empty(), hands.at_work_since()), (false, None), "one only waits");
-        drop(letter);
-        assert_eq!((hands.is_empty(), hands.oldest()), (true, None));
+    /// The ids of the tasks at work.
+    fn at_work(registry: &TaskRegistry) -> Vec<u64> {
+        let readings = registry.readings().into_iter();
+        readings.filter(|reading| reading.doing.is_some()).map(|reading| reading.id).collect()
     }
 
     #[tokio::test]
-    async fn a_hand_that_stands_still_is_taken_from_its_task_and_no_other() {
-        let hands = Arc::new(TaskRegistry::default());
-        let hold = |hand: TaskGuard| {
-            tokio::spawn(async move {
-                hand.wait_for("a", ready(())).await;
-                pending::<()>().await;
-            })
-        };
+    async fn a_task_that_waits_is_not_at_work() {
+        let registry = TaskRegistry::new("test");
+        assert!(registry.is_empty() && registry.oldest().is_none());
+        let (first, second) = (registry.begin(1), registry.begin(1));
+        assert_eq!(at_work(&registry), [first.id(), second.id()]);
+        {
+            let mut wait = std::pin::pin!(first.wait_for("the LLM", pending::<()>()));
+            assert!(futures_util::poll!(&mut wait).is_pending());
+            assert_eq!(at_work(&registry), [second.id()]);
+            assert_eq!(registry.oldest().unwrap().waits_for, Some("the LLM"));
+            let mut wait = std::pin::pin!(second.wait_for("PostgreSQL", pending::<()>()));
+            assert!(futures_util::poll!(&mut wait).is_pending());
+            assert!(!registry.is_empty() && at_work(&registry).is_empty());
+        }
+        assert_eq!(at_work(&registry).len(), 2, "a wait that is given up is over");
+        assert_eq!(second.wait_for("nothing", ready(7)).await, 7);
+        let letter = first.another_that_waits_for("PostgreSQL");
+        drop((first, second));
+        assert!(!registry.is_empty() && at_work(&registry).is_empty(), "the other one only waits");
+        assert_eq!(registry.oldest().unwrap().waits_for, Some("PostgreSQL"));
+        drop(letter);
+        assert!(registry.is_empty() && registry.oldest().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_stalled_task_is_aborted_and_no_other() {
+        let registry = TaskRegistry::new("test");
         let start = |generation| {
-            let hand = hands.take(generation);
-            let number = hand.number();
-            let task = hold(hand);
-            hands.set_task(number, task.abort_handle());
+            let guard = registry.begin(generation);
+            let id = guard.id();
+            let task = tokio::spawn(async move {
+                guard.wait_for("a", ready(())).await;
+                pending::<()>().await;
+            });
+            registry.set_handle(id, task.abort_handle());
             task
         };
-        let (guilty, innocent) = (start(4), start(5));
+        let (stalled, other) = (start(4), start(5));
+        let early = registry.readings().swap_remove(0);
         tokio::task::yield_now().await;
-        let moved = hands.at_work_since().unwrap();
-        assert_eq!((hands.generation_of(moved - 1), hands.generation_of(moved)), (None, Some(4)));
-        hands.abort(moved);
-        assert!(guilty.await.unwrap_err().is_cancelled());
-        assert!(!innocent.is_finished());
-        innocent.abort();
+        let reading = registry.readings().swap_remove(0);
+        assert_eq!((registry.generation_of(&early), registry.generation_of(&reading)), (None, Some(4)));
+        registry.abort(&early);
+        registry.abort(&reading);
+        assert!(stalled.await.unwrap_err().is_cancelled());
+        assert!(!other.is_finished());
+        other.abort();
     }
 }

@@ -144,7 +144,7 @@ impl RebuildContext<'_> {
         &self,
         query: impl FnOnce(&dyn ChangeSource) -> Result<T, SourceError>,
     ) -> Result<T, SourceError> {
-        let _waiting = self.options.progress.wait();
+        let _waiting = self.options.progress.wait("the database");
         query(self.source)
     }
 

@@ -87,11 +87,11 @@ impl Index {
         let shared = match opened.recv() {
             Ok(opened) => opened?,
             Err(_) => {
-                let panic = thread.join().err().map(|panic| writer::message_of(panic.as_ref()));
+                let panic = thread.join().err().map(|panic| crate::threads::panic_message(panic.as_ref()));
                 return Err(IndexError::Panicked(panic.unwrap_or_default()));
             }
         };
-        let readers = Readers::start(&shared)?;
+        let readers = Readers::start(&shared);
         Ok(Index { inner: Arc::new(IndexInner { shared, readers, thread: Some(thread) }) })
     }
 
@@ -175,7 +175,7 @@ impl Index {
     /// The progress records of its threads: the one that builds, then those that search.
     pub fn progress(&self) -> Vec<Progress> {
         let builder = self.inner.shared.options.progress.clone();
-        std::iter::once(builder).chain(self.inner.readers.progress.iter().cloned()).collect()
+        std::iter::once(builder).chain(self.inner.readers.progress().iter().cloned()).collect()
     }
 
     /// The current state, for `/health` and the metrics.

@@ -8,8 +8,7 @@ use super::shared::{Commands, ResultSender, Shared};
 use super::source::ChangeSource;
 use super::status::RebuildReason;
 use super::volume::VolumeMeta;
-use crate::threads::lock;
-use std::any::Any;
+use crate::threads::{lock, panic_message};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -169,7 +168,7 @@ impl IndexWriter {
         let _activity = self.shared.options.progress.begin("building the index");
         let writer: &IndexWriter = self;
         let result = catch_unwind(AssertUnwindSafe(|| writer.pool.install(|| work(writer))))
-            .unwrap_or_else(|panic| Err(IndexError::Panicked(message_of(panic.as_ref()))));
+            .unwrap_or_else(|panic| Err(IndexError::Panicked(panic_message(panic.as_ref()))));
         lock(&self.shared.stats).building_since = None;
         match &result {
             Ok(()) => {
@@ -305,10 +304,4 @@ fn answer(replies: Vec<ResultSender>, result: &Result<(), IndexError>) {
         // Fails only when the caller has given up.
         drop(reply.send(tell()));
     }
-}
-
-/// The text of a panic, when it has one.
-pub(super) fn message_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message").to_owned()
 }

@@ -1,17 +1,19 @@
-//! Where chunks come in: known ones are answered from one batched look-up, before any work is spent on them; those
-//! whose key is inside already try_claim aside until its fate is decided; the others wait here for a slot.
+//! The way into the pipeline. Known chunks are answered from one batched look-up, before any work is spent on them.
+//! Chunks whose key is in flight wait for its outcome. The others wait here for a slot.
 //!
-//! The order is: take the keys, then look them up. So whoever finds a key free finds the row of whoever had it before.
+//! The keys are claimed first and looked up second: a chunk that finds its key free then finds the row of the chunk that
+//! had the key before.
 
-use super::in_flight::{Claim, Follower, InFlightKeys};
-use super::{Generation, PipelineSettings};
+use super::generation::Generation;
+use super::in_flight::{Arrival, Claim, Follower, InFlightKeys};
+use super::settings::PipelineSettings;
 use crate::chunk::{Chunk, ChunkKey};
 use crate::error_code::ErrorCode;
-use crate::flow::Backoff;
+use crate::flow::{Backoff, Verdict, retry};
 use crate::metrics;
 use crate::outcome::Outcome;
 use crate::rejection::Rejection;
-use crate::stages::{Delivery, NeedsLlm, NeedsNoLlm, Receipt, RedeliveryQueue, found};
+use crate::stages::{Delivery, RedeliveryQueue, found};
 use crate::store::{KnownChunk, Store, StoreError};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,13 +23,8 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// A checked chunk with the answer that is owed for it.
-pub struct Arrival {
-    /// What was sent.
-    pub chunk: Arc<Chunk>,
-    /// Where its outcome goes.
-    pub receipt: Receipt,
-}
+/// The pauses between look-ups while the database is away.
+const LOOK_UP_PAUSES: Backoff = Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) };
 
 /// The way into the pipeline; cheap to clone.
 #[derive(Clone)]
@@ -35,14 +32,14 @@ pub struct Entrance {
     store: Store,
     in_flight: Arc<InFlightKeys>,
     redelivery_queue: Arc<RedeliveryQueue>,
-    gate: watch::Receiver<Option<Generation>>,
+    generation: watch::Receiver<Option<Generation>>,
     patience: Duration,
-    single_file: Option<Arc<Mutex<()>>>,
+    one_at_a_time: Option<Arc<Mutex<()>>>,
     draining: CancellationToken,
     waiting: Arc<AtomicUsize>,
 }
 
-/// Counts the chunks that are in the entrance's hands: taken, but neither settled nor inside nor following.
+/// Counts the chunks that the entrance itself holds: accepted, and neither settled, in a stage, nor a follower.
 struct Waiting<'a>(&'a AtomicUsize, usize);
 
 impl<'a> Waiting<'a> {
@@ -67,29 +64,33 @@ impl Entrance {
     pub(super) fn new(
         store: Store,
         redelivery_queue: Arc<RedeliveryQueue>,
-        gate: watch::Receiver<Option<Generation>>,
+        generation: watch::Receiver<Option<Generation>>,
         settings: &PipelineSettings,
     ) -> (Self, mpsc::Receiver<Follower>) {
         let (in_flight, promoted) = InFlightKeys::new(settings.followers);
-        let single_file = settings.one_at_a_time.then(Arc::default);
-        let (draining, waiting) = (CancellationToken::new(), Arc::default());
-        let patience = settings.patience;
-        (
-            Entrance { store, in_flight, redelivery_queue, gate, patience, single_file, draining, waiting },
-            promoted,
-        )
+        let entrance = Entrance {
+            store,
+            in_flight,
+            redelivery_queue,
+            generation,
+            patience: settings.patience,
+            one_at_a_time: settings.one_at_a_time.then(Arc::default),
+            draining: CancellationToken::new(),
+            waiting: Arc::default(),
+        };
+        (entrance, promoted)
     }
 
-    /// Takes some chunks of one upload. Returns when each is settled, inside the pipeline, or waiting for the fate of
-    /// another one that is, and so is as slow as the pipeline is full. Pass what is at hand, up to a few hundred: the
-    /// look-up is one query for all.
+    /// Admits some chunks of one upload, at best a few hundred: the look-up is one query for all. Returns when each is
+    /// settled, in a stage, or waiting for the outcome of another chunk with its key, so it is as slow as the pipeline
+    /// is full.
     pub async fn admit(&self, mut arrivals: Vec<Arrival>) {
         let mut waiting = Waiting::begin(&self.waiting, arrivals.len());
         while !arrivals.is_empty() {
             let (leaders, full) = self.claim(arrivals, &mut waiting);
             let full = self.admit_claimed(leaders, full, &mut waiting).await;
             arrivals = Vec::new();
-            // Only now, holding no key whose chunk is not inside, is it safe to wait for those of others.
+            // It is safe to wait for the keys of others only now: no claim is held whose chunk is not admitted.
             for arrival in full {
                 match self.in_flight.follow(arrival).await {
                     Some(free) => arrivals.push(free),
@@ -99,7 +100,7 @@ impl Entrance {
         }
     }
 
-    /// Parts the arrivals into those who have their key now, and those who found no room behind who has it.
+    /// Claims the keys: gives the chunks that are leaders now, and those for which there was no slot for a follower.
     fn claim(&self, arrivals: Vec<Arrival>, waiting: &mut Waiting<'_>) -> (Vec<Arrival>, Vec<Arrival>) {
         let (mut leaders, mut full) = (Vec::with_capacity(arrivals.len()), Vec::new());
         for arrival in arrivals {
@@ -112,7 +113,7 @@ impl Entrance {
         (leaders, full)
     }
 
-    /// Answers those who are known, and brings the leaders inside. Gives back those of the full who are not known.
+    /// Answers the known chunks, and admits the other leaders. Gives back the unknown chunks of `full`.
     async fn admit_claimed(
         &self,
         leaders: Vec<Arrival>,
@@ -151,8 +152,8 @@ impl Entrance {
         full
     }
 
-    /// Lets those in whose turn has come, because what became of another with their key says nothing about them. For
-    /// the life of the process; each in a task of its own, so that nobody waits behind another key.
+    /// Admits followers that are promoted to leader, for the life of the process. Each in a task of its own, so that none
+    /// waits for another key.
     pub(super) async fn run_promoted_followers(self, mut promoted: mpsc::Receiver<Follower>) {
         while let Some(Follower { arrival, slot }) = promoted.recv().await {
             let entrance = self.clone();
@@ -164,7 +165,7 @@ impl Entrance {
         }
     }
 
-    /// Duplicates are stored: should one of them have a dead letter, it goes. Costs nothing while there is none.
+    /// Removes the dead letters of chunks that are stored. Costs nothing while there are none.
     async fn remove_letters<'a>(
         &self,
         arrivals: impl Iterator<Item = &'a Arrival>,
@@ -177,112 +178,106 @@ impl Entrance {
             |chunk: &&Chunk| known.get(&chunk.key).is_some_and(|row| row.content_hash == chunk.content_hash);
         let stored = arrivals.map(|arrival| &*arrival.chunk).filter(same);
         if let Err(error) = self.store.remove_dead_letters(stored).await {
-            // They go when the chunk is sent once more.
+            // They are removed when the chunk is sent once more.
             tracing::warn!(%error, "dead letters of stored chunks could not be removed");
         }
     }
 
-    /// Asks for the keys, again and again while the database is not there.
+    /// Reads the rows of the keys; retries until the deadline while the database is away.
     async fn look_up(
         &self,
         keys: &[ChunkKey],
         deadline: Instant,
     ) -> Result<HashMap<ChunkKey, KnownChunk>, StoreError> {
-        let pauses = Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) };
-        let mut tries = 0;
-        loop {
-            match self.store.known(keys).await {
-                Err(error)
-                    if error.is_transient() && Instant::now() < deadline && !self.draining.is_cancelled() =>
-                {
-                    metrics::store_error(error.sqlstate_class(), true);
-                    tokio::time::sleep(pauses.pause(tries)).await;
-                    tries += 1;
-                }
-                answer => return answer,
+        let classify = |error: &StoreError, _| {
+            let retry = error.is_transient() && Instant::now() < deadline && !self.draining.is_cancelled();
+            if retry {
+                metrics::store_error(error.sqlstate_class(), true);
             }
-        }
+            Verdict::retry_if(retry)
+        };
+        retry(LOOK_UP_PAUSES, classify, || self.store.known(keys)).await
     }
 
-    /// Brings one delivery into the first stage, waiting for room, and for the next generation when this one is gone.
+    /// Brings one delivery into the first stage. Waits for a slot, and for the next generation when this one is gone.
     async fn enter(&self, mut delivery: Delivery) {
-        let _turn = match &self.single_file {
-            Some(file) => Some(file.lock().await),
+        let _turn = match &self.one_at_a_time {
+            Some(turns) => Some(turns.lock().await),
             None => None,
         };
-        let mut gates = self.gate.clone();
+        let mut generations = self.generation.clone();
         let mut deadline = Instant::now() + self.patience;
-        let mut closed = None;
+        let mut retired = None;
         loop {
-            // Not the gate that has just turned it away and is about to be taken down.
-            let open =
-                |gate: &Option<Generation>| gate.as_ref().is_some_and(|gate| Some(gate.generation) != closed);
-            let gate = tokio::select! {
+            // Not the generation that has just refused it and is about to be retired.
+            let open = |generation: &Option<Generation>| {
+                generation.as_ref().is_some_and(|generation| Some(generation.number) != retired)
+            };
+            let generation = tokio::select! {
                 biased;
                 () = self.draining.cancelled() => return settle_unadmitted(delivery, ErrorCode::Draining),
-                gate = timeout_at(deadline, gates.wait_for(open)) => match gate {
-                    Ok(Ok(gate)) => gate.clone(),
+                generation = timeout_at(deadline, generations.wait_for(open)) => match generation {
+                    Ok(Ok(generation)) => generation.clone(),
                     Ok(Err(_)) => return settle_unadmitted(delivery, ErrorCode::Draining),
                     Err(_) => return settle_unadmitted(delivery, ErrorCode::Lost),
                 },
             };
-            let Some(gate) = gate else { continue };
-            match gate.admit(delivery).await {
+            let Some(generation) = generation else { continue };
+            match generation.admit(delivery).await {
                 Ok(()) => {
-                    if self.single_file.is_some() {
-                        gate.all_free().await;
+                    if self.one_at_a_time.is_some() {
+                        generation.all_free().await;
                     }
                     return;
                 }
                 Err(returned) => delivery = returned,
             }
             deadline = Instant::now() + self.patience;
-            closed = Some(gate.generation);
+            retired = Some(generation.number);
         }
     }
 
-    /// Chunks that are inside: waiting for a language model, then by stage in the order of the way; `None` while no
-    /// generation runs.
+    /// The number of chunks in the stages: those that wait for a language model, then by stage in the order of
+    /// [`Stage::ALL`](super::Stage::ALL). `None` while no generation runs.
     pub fn inside(&self) -> Option<[usize; 4]> {
-        let gate = self.gate.borrow();
-        gate.as_ref().map(|gate| gate.slots.each_ref().map(|slots| slots.used()))
+        self.generation.borrow().as_ref().map(Generation::used)
     }
 
-    /// Chunks in the entrance's own hands: taken from uploads, and waiting for room.
+    /// The number of chunks that the entrance itself holds: accepted, and waiting for the look-up or for a slot.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Chunks that wait for the fate of another one with their key.
+    /// The number of chunks that wait for the outcome of another one with their key.
     pub fn following(&self) -> usize {
         self.in_flight.following()
     }
 
-    /// Keys of chunks that are taken and not yet answered.
+    /// The number of keys in flight: of chunks that are accepted and not yet answered.
     pub fn keys(&self) -> usize {
         self.in_flight.keys()
     }
 
-    /// Waits until no chunk is inside.
+    /// Waits until no chunk is in any stage.
     pub async fn all_free(&self) {
-        let gate = self.gate.borrow().clone();
-        if let Some(gate) = gate {
-            gate.all_free().await;
+        let generation = self.generation.borrow().clone();
+        if let Some(generation) = generation {
+            generation.all_free().await;
         }
     }
 
-    /// Takes nobody in any more: whoever waits here is answered `draining`. Who is inside goes on.
+    /// Closes the entrance: chunks that wait here are rejected as `draining`, those in the stages go on.
     pub fn close(&self) {
         self.draining.cancel();
     }
 
-    /// Cancelled by [`Self::close`].
+    /// A token that [`Self::close`] cancels.
     pub fn closed(&self) -> &CancellationToken {
         &self.draining
     }
 
-    /// Takes nobody in any more, and waits until everybody who was taken has an answer: those who are inside, on their
-    /// way between two generations, or waiting for the fate of another.
+    /// Closes the entrance, and waits until every accepted chunk has its answer: also those between two generations and
+    /// those that wait for the outcome of another one.
     pub(super) async fn drain(&self) {
         self.close();
         self.in_flight.all_answered().await;
@@ -290,18 +285,7 @@ impl Entrance {
     }
 }
 
-impl Generation {
-    /// Into the inlet that fits the chunk. Gives the delivery back when the generation is gone.
-    pub(super) async fn admit(&self, delivery: Delivery) -> Result<(), Delivery> {
-        let chunk = delivery.origin().clone();
-        match &self.llm {
-            Some(llm) if chunk.client_tmd.is_none() => llm.admit(NeedsLlm(chunk), delivery).await,
-            _ => self.local.admit(NeedsNoLlm(chunk), delivery).await,
-        }
-    }
-}
-
-fn settle_unadmitted(delivery: Delivery, code: ErrorCode) {
+fn settle_unadmitted(mut delivery: Delivery, code: ErrorCode) {
     let message = match code {
         ErrorCode::Draining => "the service is going down; send it again",
         _ => "the pipeline did not come back in time; send it again",

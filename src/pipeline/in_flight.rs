@@ -1,123 +1,133 @@
-//! One chunk of a key is inside at a time. Others with that key wait for its fate, without costing anything.
+//! Single flight: one chunk of a key is in the pipeline at a time. While a key is in flight, later chunks with that key
+//! wait for its outcome, and cost no work.
 //!
-//! The first leads: its [`Receipt`](crate::flow::Receipt) has a witness, so its fate is heard wherever it is decided,
-//! in whatever generation, also when it is dropped; nothing else ends a claim. The others follow, each in a slot of
-//! their own. They are answered as soon as the leader is: `duplicate`, `id_conflict`, or the same rejection; where the
-//! leader's fate says nothing about them, the next of them leads.
+//! The first chunk is the leader. Its [`Receipt`] has a witness, so that its answer is seen wherever it is given, in any
+//! generation, also in a drop; nothing else ends a claim. The others are followers, each in a slot. They are answered
+//! as soon as the leader is: `duplicate`, `id_conflict`, or the same rejection. Where the leader's outcome says nothing
+//! about them, the next of them becomes the leader.
 
-use super::Arrival;
+use super::generation::observed_slots;
 use crate::chunk::{Chunk, ChunkKey};
 use crate::flow::{Capacity, Slot, Slots};
 use crate::outcome::Outcome;
+use crate::stages::Receipt;
 use crate::threads::lock;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
 
-/// The keys of all chunks that are taken and not yet answered.
+/// A checked chunk and the receipt for its answer.
+pub struct Arrival {
+    /// The chunk as it was sent.
+    pub chunk: Arc<Chunk>,
+    /// To be settled with its outcome.
+    pub receipt: Receipt,
+}
+
+/// The keys of all chunks that are accepted and not yet answered.
 pub struct InFlightKeys {
-    held: Mutex<HashMap<ChunkKey, KeyState>>,
-    /// How many keys are held.
+    states: Mutex<HashMap<ChunkKey, KeyState>>,
+    /// The number of keys.
     keys: watch::Sender<usize>,
     slots: Arc<Slots>,
     promoted: mpsc::Sender<Follower>,
 }
 
 struct KeyState {
-    /// The content of the one who leads.
+    /// The content hash of the leader.
     content: [u8; 32],
     followers: VecDeque<Follower>,
 }
 
-/// One who waits for another's fate, or whose turn has come.
+/// A chunk that waits for the outcome of another one, or that is promoted to leader.
 pub struct Follower {
-    /// The chunk and the answer it is owed.
+    /// The chunk and its receipt.
     pub arrival: Arrival,
-    /// Held until it is answered or inside.
+    /// Held until the chunk is answered or admitted to a stage.
     pub slot: Slot,
 }
 
-/// How an arrival stands to those who are inside.
+/// The result of [`InFlightKeys::try_claim`].
 pub enum Claim {
-    /// Nobody has its key: it is to be let in.
+    /// The key was free: admit this chunk.
     Leader(Arrival),
-    /// Another one has, and it waits.
+    /// The key is in flight, and the chunk waits for its outcome.
     Follower,
-    /// Another one has, and there is no room to wait in now.
+    /// The key is in flight, and every slot for followers is in use.
     Full(Arrival),
 }
 
 impl InFlightKeys {
-    /// Nobody is inside. What is received from the other end is to be let in: its turn has come.
+    /// No keys. The receiver gets the followers that are promoted to leader: admit them.
     pub fn new(followers: Capacity) -> (Arc<InFlightKeys>, mpsc::Receiver<Follower>) {
-        // Whoever is in the queue has a slot, so it is never full.
-        let (promoted, taken) = mpsc::channel(followers.items.max(1));
-        let (held, keys) = (Mutex::default(), watch::Sender::new(0));
-        let slots = Slots::new("followers", followers);
-        (Arc::new(InFlightKeys { held, keys, slots, promoted }), taken)
+        // Every follower in the queue has a slot, so it is never full.
+        let (promoted, receiver) = mpsc::channel(followers.items.max(1));
+        let (states, keys) = (Mutex::default(), watch::Sender::new(0));
+        let slots = observed_slots("followers", followers);
+        (Arc::new(InFlightKeys { states, keys, slots, promoted }), receiver)
     }
 
-    /// Takes the key for the arrival, or finds it a place behind who has it. Does not wait.
+    /// Claims the key for the chunk, or makes it a follower of the leader. Does not wait.
     pub fn try_claim(self: &Arc<Self>, arrival: Arrival) -> Claim {
-        let mut held = self.lock();
-        match held.entry(arrival.chunk.key.clone()) {
+        let mut states = lock(&self.states);
+        match states.entry(arrival.chunk.key.clone()) {
             Entry::Vacant(vacant) => {
                 let (content, followers) = (arrival.chunk.content_hash, VecDeque::new());
                 vacant.insert(KeyState { content, followers });
                 self.keys.send_modify(|keys| *keys += 1);
-                drop(held);
+                drop(states);
                 Claim::Leader(self.witnessed(arrival))
             }
-            Entry::Occupied(mut claim) => match self.slots.try_acquire(arrival.chunk.weight()) {
-                Some(slot) => {
-                    claim.get_mut().followers.push_back(Follower { arrival, slot });
+            Entry::Occupied(mut state) => match self.slots.try_acquire(arrival.chunk.weight()) {
+                Ok(slot) => {
+                    state.get_mut().followers.push_back(Follower { arrival, slot });
                     Claim::Follower
                 }
-                None => Claim::Full(arrival),
+                Err(_) => Claim::Full(arrival),
             },
         }
     }
 
-    /// Waits for room, and then behind who has the key. Gives the arrival back when nobody has it any more. Not to be
-    /// called by one who has claimed a key and not let its chunk in: the room may depend on it.
+    /// Waits for a slot, and then as a follower. Gives the chunk back when its key is free by then. Not to be called
+    /// while the caller holds a claim whose chunk is not admitted yet: the slot may depend on it.
     pub async fn follow(&self, arrival: Arrival) -> Option<Arrival> {
         let Some(slot) = self.slots.acquire(arrival.chunk.weight()).await else { return Some(arrival) };
-        match self.lock().get_mut(&arrival.chunk.key) {
-            Some(claim) => {
-                claim.followers.push_back(Follower { arrival, slot });
+        match lock(&self.states).get_mut(&arrival.chunk.key) {
+            Some(state) => {
+                state.followers.push_back(Follower { arrival, slot });
                 None
             }
             None => Some(arrival),
         }
     }
 
-    /// Chunks that wait for another's fate.
+    /// The number of followers.
     pub fn following(&self) -> usize {
         self.slots.used()
     }
 
-    /// Keys that are held.
+    /// The number of keys in flight.
     pub fn keys(&self) -> usize {
         *self.keys.borrow()
     }
 
-    /// Waits until everybody who was taken is answered.
+    /// Waits until every accepted chunk is answered.
     pub async fn all_answered(&self) {
         // The sender lives in `self`, so the wait can only end with the fact.
         drop(self.keys.subscribe().wait_for(|keys| *keys == 0).await);
     }
 
-    /// From here on its answer decides about the key.
+    /// From here on the answer of this chunk decides about the key.
     fn witnessed(self: &Arc<Self>, arrival: Arrival) -> Arrival {
         let (in_flight, key) = (self.clone(), arrival.chunk.key.clone());
         let receipt = arrival.receipt.witnessed(move |outcome| in_flight.decide(&key, outcome));
         Arrival { receipt, ..arrival }
     }
 
-    /// The one who leads has its answer. Runs in drops, perhaps during unwinding: must not panic.
+    /// Called with the leader's answer. Runs in drops, perhaps during unwinding: must not panic.
     fn decide(self: &Arc<Self>, key: &ChunkKey, outcome: &Outcome) {
-        let (answered, next) = self.part(key, outcome);
+        let (answered, next) = self.split(key, outcome);
         for (Follower { arrival, slot }, answer) in answered {
             arrival.receipt.settle(answer);
             drop(slot);
@@ -125,47 +135,44 @@ impl InFlightKeys {
         let Some(Follower { arrival, slot }) = next else { return };
         let next = Follower { arrival: self.witnessed(arrival), slot };
         if let Err(refused) = self.promoted.try_send(next) {
-            // Nobody lets anybody in any more: they all say that they are lost, the one who leads as the last.
-            let rest = self.lock().get_mut(key).map(|claim| std::mem::take(&mut claim.followers));
+            // The receiver is gone: all of them answer that they are lost, the new leader as the last.
+            let rest = lock(&self.states).get_mut(key).map(|state| std::mem::take(&mut state.followers));
             drop(rest);
             drop(refused);
         }
     }
 
-    /// Parts the followers into those whose fate is decided by this outcome, and the next to lead with the others
-    /// behind it. Without a next one the key is free.
-    fn part(&self, key: &ChunkKey, outcome: &Outcome) -> (Vec<(Follower, Outcome)>, Option<Follower>) {
-        let mut held = self.lock();
-        let Some(claim) = held.get_mut(key) else { return (Vec::new(), None) };
+    /// Splits the followers into those that this outcome answers, and the next leader with the others behind it.
+    /// Without a next leader the key is free.
+    fn split(&self, key: &ChunkKey, outcome: &Outcome) -> (Vec<(Follower, Outcome)>, Option<Follower>) {
+        let mut states = lock(&self.states);
+        let Some(state) = states.get_mut(key) else { return (Vec::new(), None) };
         let (mut answered, mut others) = (Vec::new(), VecDeque::new());
-        for follower in std::mem::take(&mut claim.followers) {
-            match fate(&follower.arrival.chunk, claim.content, outcome) {
+        for follower in std::mem::take(&mut state.followers) {
+            match implied(&follower.arrival.chunk, state.content, outcome) {
                 Some(answer) => answered.push((follower, answer)),
                 None => others.push_back(follower),
             }
         }
         let next = others.pop_front();
         match &next {
-            Some(next) => *claim = KeyState { content: next.arrival.chunk.content_hash, followers: others },
+            Some(next) => *state = KeyState { content: next.arrival.chunk.content_hash, followers: others },
             None => {
-                held.remove(key);
+                states.remove(key);
                 self.keys.send_modify(|keys| *keys -= 1);
             }
         }
         (answered, next)
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<ChunkKey, KeyState>> {
-        lock(&self.held)
-    }
 }
 
-/// What the outcome of a chunk with this `content` says about another one with its key; `None` when it has to be tried.
-fn fate(chunk: &Arc<Chunk>, content: [u8; 32], outcome: &Outcome) -> Option<Outcome> {
+/// The outcome of `chunk` that follows from the outcome of another chunk with the same key and this `content` hash;
+/// `None` when it has to be tried.
+fn implied(chunk: &Arc<Chunk>, content: [u8; 32], outcome: &Outcome) -> Option<Outcome> {
     let same = chunk.content_hash == content;
     match outcome {
-        Outcome::Stored(filed) | Outcome::Duplicate(filed) if same => {
-            Some(Outcome::again(chunk.clone(), filed))
+        Outcome::Stored(stored) | Outcome::Duplicate(stored) if same => {
+            Some(Outcome::again(chunk.clone(), stored))
         }
         Outcome::Stored(_) | Outcome::Duplicate(_) => Some(Outcome::conflict(chunk)),
         Outcome::Rejected(rejection) if same && !rejection.code.retryable() => Some(outcome.clone()),

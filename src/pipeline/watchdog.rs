@@ -1,9 +1,8 @@
-//! A plain thread that looks whether everybody still moves: the threads that cannot be replaced, the pipeline's own
-//! thread, the supervisor, and the work in the hands of the stages.
+//! A plain thread that checks for stalls: in the threads that cannot be replaced, in the pipeline's own thread, in the
+//! supervisor, and in the tasks of the stages.
 //!
-//! Work that stands still while its thread runs is ended, and its stage is healed as after a death. A thread that
-//! stands still, the pipeline's among them, or one that has ended, is beyond healing: [`FatalHandler`]. What is
-//! decided is decided by [`StallDetector`]; here is only what it takes to look and to act.
+//! A stalled task is aborted, and its stage is healed as after a death. A stalled thread, the pipeline's among them, or
+//! one that has ended, cannot be healed: see [`FatalHandler`]. [`StallDetector`] decides; this file reads and acts.
 
 use super::stall::{StallDetector, StallReport};
 use crate::flow::TaskRegistry;
@@ -18,19 +17,19 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 
-/// The exit code of a process that ends because a part of it cannot be healed (`EX_SOFTWARE`).
+/// The exit code of a process that ends because a part of it cannot be healed: `EX_SOFTWARE` of `sysexits.h`.
 const EXIT: i32 = 70;
-/// Whoever reads the log may be what hangs: nobody waits longer for a last sentence.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Between two looks, at most.
+/// The most time for the last message: the reader of the log may be what hangs.
+const LAST_MESSAGE: Duration = Duration::from_secs(2);
+/// The longest pause between two checks.
 const LONGEST_STEP: Duration = Duration::from_secs(1);
 
-/// What is done when only the end of the process helps. By default it says why, and exits.
+/// What is done when only the end of the process helps. The default prints the reason and exits.
 #[derive(Clone)]
 pub struct FatalHandler(Arc<dyn Fn(&str) + Send + Sync>);
 
 impl FatalHandler {
-    /// Does this instead, with the sentence that says why.
+    /// Calls `act` instead, with the reason as a sentence.
     pub fn new(act: impl Fn(&str) + Send + Sync + 'static) -> Self {
         FatalHandler(Arc::new(act))
     }
@@ -39,20 +38,20 @@ impl FatalHandler {
 impl Default for FatalHandler {
     fn default() -> Self {
         FatalHandler::new(|sentence| {
-            let impatient = thread::Builder::new().spawn(|| {
-                thread::sleep(LAST_WORDS);
+            let timer = thread::Builder::new().spawn(|| {
+                thread::sleep(LAST_MESSAGE);
                 exit_at_once(EXIT)
             });
-            drop(impatient);
+            drop(timer);
             eprintln!("lnsp: {sentence}");
             exit_at_once(EXIT)
         })
     }
 }
 
-/// Ends the process while threads of its still work, without the destructors of libraries: they would wait for a thread
-/// that hangs, or take from one that computes what it computes with.
-#[expect(unsafe_code, reason = "the standard library only knows ends that run destructors, and an abort")]
+/// Ends the process while its threads still work, without the destructors of libraries: they would wait for a thread
+/// that hangs, or free what another thread computes with.
+#[expect(unsafe_code, reason = "the standard library only has exits that run destructors, and an abort")]
 pub fn exit_at_once(code: i32) -> ! {
     // SAFETY: `_exit` takes a number, touches no memory of the process, and may be called from any thread.
     unsafe { nix::libc::_exit(code) }
@@ -64,12 +63,12 @@ impl fmt::Debug for FatalHandler {
     }
 }
 
-/// How the watchdog watches.
+/// The settings of the watchdog.
 #[derive(Debug, Clone)]
 pub struct WatchSettings {
-    /// Claim still for this long is hanging.
+    /// Work without progress for this long is stalled.
     pub deadline: Duration,
-    /// See [`FatalHandler`].
+    /// What is done when a thread hangs.
     pub fatal_handler: FatalHandler,
 }
 
@@ -81,17 +80,17 @@ impl Default for WatchSettings {
 
 /// The pipeline as the watchdog sees it.
 pub(super) struct WatchTargets {
-    /// The pipeline's thread, asked at every look whether it still answers.
+    /// The pipeline's thread, asked at every check whether it still answers.
     pub(super) arbiter: ArbiterHandle,
-    /// While the supervisor waits for chunks to come redelivery_queue.
+    /// The supervisor: at work while it waits for chunks to leave the stages.
     pub(super) supervisor: Progress,
-    /// In the order of the way.
-    pub(super) hands: [Arc<TaskRegistry>; 3],
-    /// Where a stage that stands still is reported dead.
+    /// The tasks of each stage, in the order of [`Stage::ALL`].
+    pub(super) tasks: [Arc<TaskRegistry>; 3],
+    /// Where the death of a stalled stage is reported.
     pub(super) deaths: Sender<Died>,
 }
 
-/// The thread. It ends when this is dropped.
+/// The handle of the thread, which ends when this is dropped.
 pub(super) struct Watchdog {
     state: Arc<Mutex<WatchState>>,
     end: Option<mpsc::Sender<()>>,
@@ -99,19 +98,21 @@ pub(super) struct Watchdog {
 }
 
 struct WatchState {
-    patience: StallDetector,
+    detector: StallDetector,
     fatal_handler: FatalHandler,
     threads: Vec<Progress>,
-    /// Of the pipeline's thread: it does something while a question is not answered.
+    /// The pipeline's thread: at work while a question is not answered.
     answer: Progress,
     pipeline: Option<WatchTargets>,
 }
 
-/// Whose reading it is.
+/// What a reading is of.
 #[derive(Clone, Copy)]
 enum Subject {
-    Irreplaceable,
-    Stage(Stage),
+    /// It cannot be replaced.
+    Thread,
+    /// A task of this stage.
+    Task(Stage),
 }
 
 impl Watchdog {
@@ -119,7 +120,7 @@ impl Watchdog {
     pub(super) fn start(settings: WatchSettings, threads: Vec<Progress>, pipeline: WatchTargets) -> Watchdog {
         let step = (settings.deadline / 8).min(LONGEST_STEP);
         let state = Arc::new(Mutex::new(WatchState {
-            patience: StallDetector::new(settings.deadline, step, Instant::now()),
+            detector: StallDetector::new(settings.deadline, step, Instant::now()),
             fatal_handler: settings.fatal_handler,
             threads,
             answer: Progress::new("the pipeline's thread"),
@@ -129,7 +130,7 @@ impl Watchdog {
         let watching = state.clone();
         let thread = thread::Builder::new().name("lnsp-watchdog".to_owned()).spawn(move || {
             while ended.recv_timeout(step) == Err(RecvTimeoutError::Timeout) {
-                lock(&watching).watch(Instant::now());
+                lock(&watching).check(Instant::now());
             }
         });
         #[expect(clippy::expect_used, reason = "a process that cannot start a thread cannot serve")]
@@ -137,16 +138,16 @@ impl Watchdog {
         Watchdog { state, end: Some(end), thread: Some(thread) }
     }
 
-    /// The pipeline is about to end in order; the other threads are watched on.
+    /// The pipeline is about to stop as intended: only the other threads are watched from now on.
     pub(super) fn leave_pipeline(&self) {
         lock(&self.state).pipeline = None;
     }
 
-    /// Threads that are at something: who, what, for how long.
+    /// The threads at work: the name, the work, and for how long.
     pub(super) fn at_work(&self) -> Vec<(Arc<str>, &'static str, Duration)> {
         let state = lock(&self.state);
         let doing =
-            |progress: &Progress| progress.doing().map(|(what, age)| (progress.who().clone(), what, age));
+            |progress: &Progress| progress.doing().map(|(what, age)| (progress.name().clone(), what, age));
         state.threads.iter().filter_map(doing).collect()
     }
 }
@@ -154,7 +155,7 @@ impl Watchdog {
 impl Drop for Watchdog {
     fn drop(&mut self) {
         self.end = None;
-        // The last resort may run on the watchdog's own thread and drop what holds us.
+        // The fatal handler may run on the watchdog's own thread and drop what holds us.
         if let Some(thread) =
             self.thread.take().filter(|thread| thread.thread().id() != thread::current().id())
         {
@@ -164,64 +165,64 @@ impl Drop for Watchdog {
 }
 
 impl WatchState {
-    fn watch(&mut self, now: Instant) {
+    fn check(&mut self, now: Instant) {
         let (subjects, readings) = self.read();
         if let Some(gone) = readings.iter().find(|reading| reading.gone) {
-            let who = gone.who.clone();
-            return self.give_up(&format!("{who} has ended, though nobody told it to"));
+            let name = gone.name.clone();
+            return self.give_up(&format!("{name} has ended unexpectedly"));
         }
-        let StallReport { still, suspended } = self.patience.look(now, &readings);
+        let StallReport { stalled, suspended } = self.detector.check(now, &readings);
         metrics::suspended(suspended);
-        for (position, lasted) in still {
+        for (position, lasted) in stalled {
             let (subject, reading) = (subjects[position], &readings[position]);
             match subject {
-                Subject::Irreplaceable => {
-                    let (who, doing) = (&reading.who, reading.doing.unwrap_or_default());
+                Subject::Thread => {
+                    let (name, doing) = (&reading.name, reading.doing.unwrap_or_default());
                     let sentence = format!(
-                        "{who} hangs: it has been {doing} for {} s without a sign of progress",
+                        "{name} hangs: it has been {doing} for {} s without a sign of progress",
                         lasted.as_secs()
                     );
                     return self.give_up(&sentence);
                 }
-                Subject::Stage(stage) => self.heal(stage, reading.moves),
+                Subject::Task(stage) => self.heal(stage, reading),
             }
         }
     }
 
     fn read(&self) -> (Vec<Subject>, Vec<Reading>) {
         let mut seen: Vec<(Subject, Reading)> =
-            self.threads.iter().map(|progress| (Subject::Irreplaceable, progress.read())).collect();
+            self.threads.iter().map(|progress| (Subject::Thread, progress.read())).collect();
         if let Some(pipeline) = &self.pipeline {
-            seen.push((Subject::Irreplaceable, self.ask(&pipeline.arbiter)));
-            seen.push((Subject::Irreplaceable, pipeline.supervisor()));
-            seen.extend(pipeline.stages().map(|(stage, reading)| (Subject::Stage(stage), reading)));
+            seen.push((Subject::Thread, self.ask(&pipeline.arbiter)));
+            seen.push((Subject::Thread, pipeline.supervisor()));
+            seen.extend(pipeline.tasks().map(|(stage, reading)| (Subject::Task(stage), reading)));
         }
         seen.into_iter().unzip()
     }
 
-    /// Asks the pipeline's thread for a sign of life, unless it still owes one.
+    /// Asks the pipeline's thread to answer, unless a question is still open.
     fn ask(&self, arbiter: &ArbiterHandle) -> Reading {
-        let owed = self.answer.read().doing.is_some();
-        let alive = owed || {
-            let question = self.answer.begin("in one task, and answers nobody,");
+        let open = self.answer.read().doing.is_some();
+        let alive = open || {
+            let question = self.answer.begin("in one task, without answering,");
             arbiter.spawn_fn(move || drop(question))
         };
         Reading { gone: !alive, ..self.answer.read() }
     }
 
-    /// The stage is dead as far as anybody can tell: the supervisor is told so, and what stands still is ended.
-    fn heal(&self, stage: Stage, moved: u64) {
+    /// Reports the stage as dead, and aborts its stalled task.
+    fn heal(&self, stage: Stage, reading: &Reading) {
         let Some(pipeline) = &self.pipeline else { return };
-        let hands = &pipeline.hands[stage as usize];
-        let Some(generation) = hands.generation_of(moved) else { return };
-        // It must hear of it before the task's own end tells of a mere stop. A full queue holds news of other deaths;
-        // this one is found again at the next look.
+        let tasks = &pipeline.tasks[stage as usize];
+        let Some(generation) = tasks.generation_of(reading) else { return };
+        // The report must come before that of the aborted task, which is a mere stop. A full queue holds reports of
+        // other deaths; this stall is found again at the next check.
         if pipeline.deaths.try_send(Died { stage, generation, cause: "stalled" }).is_ok() {
-            hands.abort(moved);
+            tasks.abort(reading);
         }
     }
 
-    /// Once: a last resort that comes back, as in tests, has nothing more to say.
+    /// Once: a fatal handler that returns, as in tests, is not called again.
     fn give_up(&mut self, sentence: &str) {
         let advice = "this cannot be mended from inside, so the service ends: start it again; nothing \
                       acknowledged is lost";
@@ -231,20 +232,17 @@ impl WatchState {
 }
 
 impl WatchTargets {
-    /// The supervisor stands still when it waits for chunks that nobody holds in hand.
+    /// The supervisor is stalled when it waits for chunks on which no task works.
     fn supervisor(&self) -> Reading {
         let reading = self.supervisor.read();
-        let held = self.hands.iter().any(|hands| !hands.is_empty());
+        let held = self.tasks.iter().any(|tasks| !tasks.is_empty());
         Reading { doing: reading.doing.filter(|_| !held), ..reading }
     }
 
-    /// A stage stands still when a piece of its work does.
-    fn stages(&self) -> impl Iterator<Item = (Stage, Reading)> {
-        Stage::ALL.into_iter().zip(&self.hands).filter_map(|(stage, hands)| {
-            let moves = hands.at_work_since()?;
-            let doing = Some("at one piece of work");
-            Some((stage, Reading { who: stage.name().into(), moves, doing, gone: false }))
-        })
+    /// The tasks at work.
+    fn tasks(&self) -> impl Iterator<Item = (Stage, Reading)> {
+        let stages = Stage::ALL.into_iter().zip(&self.tasks);
+        stages.flat_map(|(stage, tasks)| tasks.readings().into_iter().map(move |reading| (stage, reading)))
     }
 }
 
@@ -257,42 +255,43 @@ mod tests {
     const STEP: Duration = Duration::from_secs(1);
     const DEADLINE: Duration = Duration::from_secs(2);
 
-    /// A watchdog whose time is told by the test, and what it watches.
+    /// A watchdog with the test's clock, and what it watches.
     struct Scene {
         state: WatchState,
         now: Instant,
         supervisor: Progress,
-        hands: [Arc<TaskRegistry>; 3],
+        tasks: [Arc<TaskRegistry>; 3],
         deaths: Receiver<Died>,
         said: mpsc::Receiver<String>,
     }
 
     impl Scene {
         fn new() -> Scene {
-            let (supervisor, hands) = (Progress::new("the supervisor"), <[Arc<TaskRegistry>; 3]>::default());
+            let supervisor = Progress::new("the supervisor");
+            let tasks = Stage::ALL.map(|stage| TaskRegistry::new(stage.name()));
             let ((report, deaths), (say, said)) = (channel(8), mpsc::channel());
             let now = Instant::now();
             let watched = WatchTargets {
                 arbiter: actix::Arbiter::current(),
                 supervisor: supervisor.clone(),
-                hands: hands.clone(),
+                tasks: tasks.clone(),
                 deaths: report,
             };
             let state = WatchState {
-                patience: StallDetector::new(DEADLINE, STEP, now),
+                detector: StallDetector::new(DEADLINE, STEP, now),
                 fatal_handler: FatalHandler::new(move |sentence| say.send(sentence.to_owned()).unwrap()),
                 threads: Vec::new(),
                 answer: Progress::new("the pipeline's thread"),
                 pipeline: Some(watched),
             };
-            Scene { state, now, supervisor, hands, deaths, said }
+            Scene { state, now, supervisor, tasks, deaths, said }
         }
 
-        /// Lets a deadline pass between two looks, in which the pipeline's thread answers.
+        /// Lets a deadline pass between two checks, in which the pipeline's thread answers.
         async fn pass_a_deadline(&mut self) {
             for _ in 0..2 {
                 self.now += DEADLINE;
-                self.state.watch(self.now);
+                self.state.check(self.now);
                 while self.state.answer.read().doing.is_some() {
                     tokio::task::yield_now().await;
                 }
@@ -301,16 +300,16 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_supervisor_may_wait_for_chunks_as_long_as_somebody_holds_one() {
+    async fn a_supervisor_may_wait_for_chunks_as_long_as_a_task_holds_one() {
         let mut scene = Scene::new();
-        let _waiting = scene.supervisor.begin("waiting for chunks that nobody works on");
-        let hand = scene.hands[Stage::Write as usize].take(1);
-        let mut wait = Box::pin(hand.wait_for("PostgreSQL", pending::<()>()));
+        let _waiting = scene.supervisor.begin("waiting for chunks on which no task works");
+        let task = scene.tasks[Stage::Write as usize].begin(1);
+        let mut wait = Box::pin(task.wait_for("PostgreSQL", pending::<()>()));
         assert!(futures_util::poll!(&mut wait).is_pending());
         scene.pass_a_deadline().await;
         assert_eq!(scene.said.try_recv(), Err(mpsc::TryRecvError::Empty));
         drop(wait);
-        drop(hand);
+        drop(task);
         scene.pass_a_deadline().await;
         let sentence = scene.said.try_recv().unwrap();
         assert!(sentence.starts_with("the supervisor hangs: it has been waiting for chunks"), "{sentence}");
@@ -319,9 +318,9 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn work_that_stands_still_is_reported_as_a_death_of_its_own_generation() {
+    async fn a_stalled_task_is_reported_as_a_death_of_its_own_generation() {
         let mut scene = Scene::new();
-        let _hand = scene.hands[Stage::Embed as usize].take(7);
+        let _task = scene.tasks[Stage::Embed as usize].begin(7);
         scene.pass_a_deadline().await;
         let died = scene.deaths.try_recv().unwrap();
         assert_eq!((died.stage, died.generation, died.cause), (Stage::Embed, 7, "stalled"));

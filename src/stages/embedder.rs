@@ -1,10 +1,11 @@
 //! The second stage: gives each chunk its vector.
 //!
-//! Texts are tokenized as they arrive, and wait. Whenever one of the model's encoders is free it pulls the next batch
-//! from those who wait: texts of like length around the oldest one, as many as fit its budget, fewer when other
-//! encoders could take a part of them. No timer.
+//! Texts are tokenized as they arrive, and wait. Whenever one of the model's encoders is free, the next batch is taken
+//! from the waiting texts: texts of similar length around the oldest one, as many as fit the budget of a pass, fewer
+//! when other encoders can take a part of them. There is no timer.
 
-use super::{Inlet, Parcel, ROOM, Stage, StageContext, TaskContext};
+use super::context::{StageContext, TaskContext};
+use super::stage::{Inlet, Parcel, ROOM, Stage};
 use crate::chunk::{Chunk, EmbeddedChunk, Embedding, TaggedChunk};
 use crate::encoder::plan::choose;
 use crate::error_code::ErrorCode;
@@ -16,34 +17,40 @@ use crate::vectorizer::{Embedded, Text, VectorError, Vectorizer};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
 use std::sync::Arc;
 
-/// Finds its way into the actor once its text is read.
-struct Readable {
+/// A chunk with codes whose text is tokenized.
+struct Tokenized {
     tagged: TaggedChunk,
     text: Text,
 }
 
-/// Texts that have to wait for a pass beside another one.
+/// The number of waiting texts from which a pass is started beside another one.
 const MANY: usize = 16;
 
-/// The actor.
+/// The actor of the second stage.
 pub struct Embedder {
     vectorizer: Vectorizer,
     next: Inlet<EmbeddedChunk>,
-    context_: StageContext,
-    waiting: Batch<Parcel<Readable>>,
-    /// Passes under way, no more than are worth starting side by side, and the tokens in them.
+    stage_context: StageContext,
+    waiting: Batch<Parcel<Tokenized>>,
     passes: usize,
-    running: usize,
+    tokens_in_passes: usize,
 }
 
 impl Embedder {
     /// A stage that pushes to `next`.
-    pub fn new(vectorizer: Vectorizer, next: Inlet<EmbeddedChunk>, context_: StageContext) -> Self {
-        Embedder { vectorizer, next, context_, waiting: Batch::default(), passes: 0, running: 0 }
+    pub fn new(vectorizer: Vectorizer, next: Inlet<EmbeddedChunk>, stage_context: StageContext) -> Self {
+        Embedder {
+            vectorizer,
+            next,
+            stage_context,
+            waiting: Batch::default(),
+            passes: 0,
+            tokens_in_passes: 0,
+        }
     }
 
-    /// Starts forward passes while an encoder is free and somebody waits. Beside another pass only when many wait: the
-    /// few chunks of a small request go on in their order.
+    /// Starts forward passes while an encoder is free and texts wait. A pass beside another one needs many waiting
+    /// texts, so that the few chunks of a small request keep their order.
     fn pull(&mut self, context: &mut Context<Self>) {
         let at_once = self.vectorizer.concurrency();
         while !self.waiting.is_empty()
@@ -55,33 +62,36 @@ impl Embedder {
 
     fn start_pass(&mut self, context: &mut Context<Self>) {
         let (budget, at_once) = (self.vectorizer.budget(), self.vectorizer.concurrency());
-        let share = |lengths: &[usize]| budget.share(lengths, self.running, at_once);
+        let share = |lengths: &[usize]| budget.share(lengths, self.tokens_in_passes, at_once);
         let mut parcels = self.waiting.take(|lengths| choose(lengths, share(lengths)));
         parcels.iter_mut().for_each(|parcel| parcel.begin_work(Stage::Embed.name()));
         let tokens: usize = parcels.iter().map(|parcel| parcel.cargo().text.size()).sum();
         self.passes += 1;
-        self.running += tokens;
-        let (vectorizer, next, context_) =
-            (self.vectorizer.clone(), self.next.clone(), self.context_.clone());
-        let pass = self.context_.start(|work| async move {
-            work.inspect(&parcels).await;
-            let embedded = embed(&vectorizer, parcels, &work).await;
-            // The encoder is free again while these wait for room in the next stage.
-            context_.spawn(|work| async move {
-                for parcel in embedded {
-                    work.wait_for(ROOM, next.push(parcel)).await;
-                }
-            });
-            context_.exit_guard.disarm();
+        self.tokens_in_passes += tokens;
+        let vectorizer = self.vectorizer.clone();
+        let pass = self.stage_context.run_critical(|task| async move {
+            task.inject_faults(&parcels).await;
+            embed(&vectorizer, parcels, &task).await
         });
         context.spawn(fut::wrap_future::<_, Self>(pass).map(move |ended, stage, context| match ended {
-            Ok(()) => {
+            Ok(embedded) => {
                 stage.passes -= 1;
-                stage.running -= tokens;
+                stage.tokens_in_passes -= tokens;
+                stage.push(embedded);
                 stage.pull(context);
             }
-            Err(_panicked) => context.stop(),
+            Err(_) => context.stop(),
         }));
+    }
+
+    /// Sends embedded chunks on, in a task of its own: the encoder is free while they wait for room.
+    fn push(&self, embedded: Vec<Parcel<EmbeddedChunk>>) {
+        let next = self.next.clone();
+        self.stage_context.run_critical(|task| async move {
+            for parcel in embedded {
+                task.wait_for(ROOM, next.push(parcel)).await;
+            }
+        });
     }
 }
 
@@ -89,7 +99,7 @@ impl Actor for Embedder {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        self.context_.stop_when_retired(context);
+        self.stage_context.stop_when_retired(context);
     }
 }
 
@@ -97,46 +107,46 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
     type Result = ();
 
     fn handle(&mut self, mut parcel: Parcel<TaggedChunk>, context: &mut Context<Self>) {
-        self.context_.begin_work(&mut parcel);
+        self.stage_context.begin_work(&mut parcel);
         let vectorizer = self.vectorizer.clone();
-        let reading = self.context_.start(|work| async move { read(&vectorizer, parcel, &work).await });
+        let reading = self.stage_context.run_critical(|task| async move {
+            task.inject_faults(std::slice::from_ref(&parcel)).await;
+            read(&vectorizer, parcel, &task).await
+        });
         context.spawn(fut::wrap_future::<_, Self>(reading).map(|read, stage, context| match read {
             Ok(Some(mut parcel)) => {
                 parcel.rest();
                 let length = parcel.cargo().text.size();
-                if parcel.delivery_attempts() > 0 {
-                    stage.waiting.push_alone(parcel, length);
-                } else {
-                    stage.waiting.push(parcel, length);
-                }
+                let attempts = parcel.attempts();
+                stage.waiting.push(parcel, length, attempts);
                 stage.pull(context);
             }
             Ok(None) => {}
-            Err(_panicked) => context.stop(),
+            Err(_) => context.stop(),
         }));
     }
 }
 
-/// A chunk as what its text is read from.
-struct Of(Arc<Chunk>);
+/// A chunk in the place of its text, which is not copied.
+struct TextOf(Arc<Chunk>);
 
-impl AsRef<str> for Of {
+impl AsRef<str> for TextOf {
     fn as_ref(&self) -> &str {
         &self.0.text
     }
 }
 
-/// Makes the text ready; `None` when the chunk had to be rejected.
+/// Tokenizes the text; `None` when the chunk had to be rejected.
 async fn read(
     vectorizer: &Vectorizer,
     parcel: Parcel<TaggedChunk>,
-    work: &TaskContext,
-) -> Option<Parcel<Readable>> {
-    let text = Of(parcel.cargo().chunk.clone());
-    match work.wait_for("the tokenizer", vectorizer.read(Lane::Bulk, text)).await {
-        Ok(text) => Some(parcel.map(|tagged| Readable { tagged, text })),
+    task: &TaskContext,
+) -> Option<Parcel<Tokenized>> {
+    let text = TextOf(parcel.cargo().chunk.clone());
+    match task.wait_for("the tokenizer", vectorizer.read(Lane::Bulk, text)).await {
+        Ok(text) => Some(parcel.map(|tagged| Tokenized { tagged, text })),
         Err(error) => {
-            work.reject(parcel, rejection(&error));
+            task.reject(parcel, rejection(&error));
             None
         }
     }
@@ -145,32 +155,32 @@ async fn read(
 /// Gives the vectors of one batch; chunks that get none are rejected.
 async fn embed(
     vectorizer: &Vectorizer,
-    parcels: Vec<Parcel<Readable>>,
-    work: &TaskContext,
+    parcels: Vec<Parcel<Tokenized>>,
+    task: &TaskContext,
 ) -> Vec<Parcel<EmbeddedChunk>> {
     let texts: Vec<Text> = parcels.iter().map(|parcel| parcel.cargo().text.clone()).collect();
-    let passed = work.wait_for("the model", vectorizer.embed(Lane::Bulk, &texts)).await;
+    let passed = task.wait_for("the model", vectorizer.embed(Lane::Bulk, &texts)).await;
     metrics::stage_busy(Stage::Embed.name(), passed.busy);
     let pairs = parcels.into_iter().zip(passed.vectors);
-    pairs.filter_map(|(parcel, embedded)| finish(parcel, embedded, work)).collect()
+    pairs.filter_map(|(parcel, embedded)| finish(parcel, embedded, task)).collect()
 }
 
 /// Adds the vector, or rejects the chunk that has none.
 fn finish(
-    parcel: Parcel<Readable>,
+    parcel: Parcel<Tokenized>,
     embedded: Result<Embedded, VectorError>,
-    work: &TaskContext,
+    task: &TaskContext,
 ) -> Option<Parcel<EmbeddedChunk>> {
     match embedded {
         Ok(Embedded { vector, took }) => {
-            Some(parcel.at_rest().map(|Readable { tagged, text }| EmbeddedChunk {
+            Some(parcel.at_rest().map(|Tokenized { tagged, text }| EmbeddedChunk {
                 chunk: tagged.chunk,
                 tagging: tagged.tagging,
                 embedding: Embedding { vector, truncated: text.truncated(), took },
             }))
         }
         Err(error) => {
-            work.reject(parcel, rejection(&error));
+            task.reject(parcel, rejection(&error));
             None
         }
     }

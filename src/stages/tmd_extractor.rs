@@ -1,10 +1,11 @@
 //! The first stage: gives each chunk its Domain, Task and Modifier codes.
 //!
 //! Codes from the client were checked when the chunk was made and are taken as they are; otherwise the language
-//! model is asked, where there is one, or the local classifier, on its own thread. Two inlets: chunks that wait for
-//! a language model never stand in the way of those that need none.
+//! model is asked, where there is one, or the local classifier, on its own thread. There are two inlets, so that chunks
+//! that wait for a language model do not block those that need none.
 
-use super::{Inlet, Parcel, ROOM, Stage, StageContext, TaskContext};
+use super::context::{StageContext, TaskContext};
+use super::stage::{Inlet, Parcel, ROOM, Stage};
 use crate::chunk::{Chunk, TaggedChunk, Tagging, TmdSource};
 use crate::classifier::LocalClassifier;
 use crate::error_code::ErrorCode;
@@ -23,7 +24,7 @@ pub struct NeedsNoLlm(pub Arc<Chunk>);
 /// A chunk whose codes a language model is asked for.
 pub struct NeedsLlm(pub Arc<Chunk>);
 
-/// Who is asked for the codes that a client does not send.
+/// The source of the codes that a client does not send.
 #[derive(Clone)]
 pub enum CodeSource {
     /// The local classifier.
@@ -32,14 +33,14 @@ pub enum CodeSource {
     LocalInstead(&'static str),
     /// A language model.
     Llm {
-        /// The one.
+        /// The model and its server.
         llm: Llm,
-        /// When it has no answer.
+        /// What is done when it has no answer.
         otherwise: LlmFallback,
     },
 }
 
-/// What becomes of a chunk for which the language model has no answer.
+/// What is done with a chunk for which the language model has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LlmFallback {
     /// The local classifier answers, and the row says so.
@@ -51,44 +52,44 @@ pub enum LlmFallback {
 /// What the stage works with; outlives its generations.
 #[derive(Clone)]
 pub struct TmdTools {
-    /// On its own thread.
+    /// The local classifier, on its own thread.
     pub classifier: Worker<LocalClassifier>,
     /// For chunks without codes.
     pub source: CodeSource,
 }
 
 impl TmdTools {
-    /// Chunks without codes need the other inlet.
+    /// Whether a language model is asked: chunks without codes then take the other inlet.
     pub fn asks_llm(&self) -> bool {
         matches!(self.source, CodeSource::Llm { .. })
     }
 }
 
-/// The actor.
+/// The actor of the first stage.
 pub struct TmdExtractor {
     tools: TmdTools,
     next: Inlet<TaggedChunk>,
-    context_: StageContext,
+    stage_context: StageContext,
 }
 
 impl TmdExtractor {
     /// A stage that pushes to `next`.
-    pub fn new(tools: TmdTools, next: Inlet<TaggedChunk>, context_: StageContext) -> Self {
-        TmdExtractor { tools, next, context_ }
+    pub fn new(tools: TmdTools, next: Inlet<TaggedChunk>, stage_context: StageContext) -> Self {
+        TmdExtractor { tools, next, stage_context }
     }
 
     /// Finds the codes in a task of its own, and sends the chunk on with them.
     fn give_codes(&self, parcel: Parcel<Arc<Chunk>>) {
         let (next, tools) = (self.next.clone(), self.tools.clone());
-        self.context_.spawn(|work| async move {
-            work.inspect(std::slice::from_ref(&parcel)).await;
-            match tag(&tools, parcel.cargo().clone(), &work).await {
+        self.stage_context.run_critical(|task| async move {
+            task.inject_faults(std::slice::from_ref(&parcel)).await;
+            match tag(&tools, parcel.cargo().clone(), &task).await {
                 Ok(tagging) => {
                     metrics::tagged(tagging.tmd.name(Axis::Domain));
                     let parcel = parcel.map(|chunk| TaggedChunk { chunk, tagging });
-                    work.wait_for(ROOM, next.push(parcel)).await;
+                    task.wait_for(ROOM, next.push(parcel)).await;
                 }
-                Err(rejection) => work.reject(parcel, rejection),
+                Err(rejection) => task.reject(parcel, rejection),
             }
         });
     }
@@ -98,7 +99,7 @@ impl Actor for TmdExtractor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        self.context_.stop_when_retired(context);
+        self.stage_context.stop_when_retired(context);
     }
 }
 
@@ -106,7 +107,7 @@ impl Handler<Parcel<NeedsNoLlm>> for TmdExtractor {
     type Result = ();
 
     fn handle(&mut self, mut parcel: Parcel<NeedsNoLlm>, _: &mut Context<Self>) {
-        self.context_.begin_work(&mut parcel);
+        self.stage_context.begin_work(&mut parcel);
         self.give_codes(parcel.map(|NeedsNoLlm(chunk)| chunk));
     }
 }
@@ -115,12 +116,12 @@ impl Handler<Parcel<NeedsLlm>> for TmdExtractor {
     type Result = ();
 
     fn handle(&mut self, mut parcel: Parcel<NeedsLlm>, _: &mut Context<Self>) {
-        self.context_.begin_work(&mut parcel);
+        self.stage_context.begin_work(&mut parcel);
         self.give_codes(parcel.map(|NeedsLlm(chunk)| chunk));
     }
 }
 
-async fn tag(tools: &TmdTools, chunk: Arc<Chunk>, work: &TaskContext) -> Result<Tagging, Rejection> {
+async fn tag(tools: &TmdTools, chunk: Arc<Chunk>, task: &TaskContext) -> Result<Tagging, Rejection> {
     if let Some(tmd) = chunk.client_tmd {
         return Ok(Tagging { tmd, source: TmdSource::Client, confidence: None, took: None });
     }
@@ -128,11 +129,11 @@ async fn tag(tools: &TmdTools, chunk: Arc<Chunk>, work: &TaskContext) -> Result<
     let local = |version| TmdSource::Local { version };
     let classifier = "the classifier";
     let tagging = match &tools.source {
-        CodeSource::Local => work.wait_for(classifier, ask_locally(tools, chunk, started, local)).await,
+        CodeSource::Local => task.wait_for(classifier, ask_locally(tools, chunk, started, local)).await,
         CodeSource::LocalInstead(reason) => {
-            work.wait_for(classifier, fall_back(tools, chunk, started, reason)).await
+            task.wait_for(classifier, fall_back(tools, chunk, started, reason)).await
         }
-        CodeSource::Llm { llm, otherwise } => match work.wait_for("the LLM", llm.classify(&chunk.text)).await
+        CodeSource::Llm { llm, otherwise } => match task.wait_for("the LLM", llm.classify(&chunk.text)).await
         {
             Ok(answer) => {
                 let source = TmdSource::Llm { model: llm.model().clone() };
@@ -141,7 +142,7 @@ async fn tag(tools: &TmdTools, chunk: Arc<Chunk>, work: &TaskContext) -> Result<
             }
             Err(error) => match otherwise {
                 LlmFallback::AskLocally => {
-                    work.wait_for(classifier, fall_back(tools, chunk, started, error.kind())).await
+                    task.wait_for(classifier, fall_back(tools, chunk, started, error.kind())).await
                 }
                 LlmFallback::Reject => Err(unanswered(llm, &error)),
             },
@@ -151,7 +152,7 @@ async fn tag(tools: &TmdTools, chunk: Arc<Chunk>, work: &TaskContext) -> Result<
     Ok(tagging)
 }
 
-/// The local classifier in the place of a language model.
+/// Asks the local classifier in place of a language model.
 async fn fall_back(
     tools: &TmdTools,
     chunk: Arc<Chunk>,

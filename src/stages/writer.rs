@@ -1,12 +1,13 @@
-//! The last stage: makes chunks durable and searchable, then says so.
+//! The last stage: makes chunks durable and searchable, then answers.
 //!
-//! What gathered while the last transaction ran is the next one. Order is everything here: commit, rows into the
-//! index's delta (which cannot fail), then the receipts. One transaction at a time.
+//! The chunks that gathered while the last transaction ran are the next one. The order matters: commit, rows into the
+//! index's delta (which cannot fail), then the receipts. There is one transaction at a time.
 
-use super::{POSTGRES, Parcel, Stage, StageContext, TaskContext};
-use crate::chunk::EmbeddedChunk;
+use super::context::{StageContext, TaskContext};
+use super::stage::{POSTGRES, Parcel, Stage};
+use crate::chunk::{Chunk, EmbeddedChunk};
 use crate::error_code::ErrorCode;
-use crate::flow::{Backoff, Batch};
+use crate::flow::{Backoff, Batch, Retries, Verdict, bisect};
 use crate::index::{ChangedRow, Commit, Index};
 use crate::metrics;
 use crate::outcome::{ChunkTimings, Outcome, StoredChunk};
@@ -16,7 +17,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler,
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long an acknowledgement waits for an index that neither follows nor says that it is degraded: one that hangs.
+/// How long an acknowledgement waits for an index that hangs: it neither follows nor says that it is degraded.
 const INDEX_GRACE: Duration = Duration::from_secs(30);
 
 /// What the stage works with; outlives its generations.
@@ -30,25 +31,25 @@ pub struct WriteTools {
     pub index: Index,
     /// The most rows in one transaction.
     pub batch_rows: usize,
-    /// Between two tries while the database is not there.
+    /// The pauses between retries while the database is away.
     pub retry: Backoff,
 }
 
-/// The actor.
+/// The actor of the third stage.
 pub struct Writer {
     tools: WriteTools,
-    context_: StageContext,
+    stage_context: StageContext,
     waiting: Batch<Parcel<EmbeddedChunk>>,
     busy: bool,
 }
 
 impl Writer {
-    /// The end of the way.
-    pub fn new(tools: WriteTools, context_: StageContext) -> Self {
-        Writer { tools, context_, waiting: Batch::default(), busy: false }
+    /// The last stage: it pushes nowhere.
+    pub fn new(tools: WriteTools, stage_context: StageContext) -> Self {
+        Writer { tools, stage_context, waiting: Batch::default(), busy: false }
     }
 
-    /// Starts the next transaction, if none runs and somebody waits.
+    /// Starts the next transaction, if none runs and chunks wait.
     fn pull(&mut self, context: &mut Context<Self>) {
         if self.busy || self.waiting.is_empty() {
             return;
@@ -56,20 +57,19 @@ impl Writer {
         let mut parcels = self.waiting.take_oldest(self.tools.batch_rows);
         parcels.iter_mut().for_each(|parcel| parcel.begin_work(Stage::Write.name()));
         self.busy = true;
-        let (tools, exit_guard) = (self.tools.clone(), self.context_.exit_guard.clone());
-        // A task of its own: a transaction that has begun is finished, and its receipts settled, even when the
+        let tools = self.tools.clone();
+        // A task of its own: a transaction that has begun is finished, and its receipts are settled, even when the
         // stage dies meanwhile.
-        let transaction = self.context_.start(|work| async move {
-            work.inspect(&parcels).await;
-            write(&tools, parcels, &work).await;
-            exit_guard.disarm();
+        let transaction = self.stage_context.run_critical(|task| async move {
+            task.inject_faults(&parcels).await;
+            write(&tools, parcels, &task).await;
         });
         context.spawn(fut::wrap_future::<_, Self>(transaction).map(|ended, stage, context| match ended {
             Ok(()) => {
                 stage.busy = false;
                 stage.pull(context);
             }
-            Err(_panicked) => context.stop(),
+            Err(_) => context.stop(),
         }));
     }
 }
@@ -78,7 +78,7 @@ impl Actor for Writer {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        self.context_.stop_when_retired(context);
+        self.stage_context.stop_when_retired(context);
     }
 }
 
@@ -86,13 +86,10 @@ impl Handler<Parcel<EmbeddedChunk>> for Writer {
     type Result = ();
 
     fn handle(&mut self, mut parcel: Parcel<EmbeddedChunk>, context: &mut Context<Self>) {
-        self.context_.begin_work(&mut parcel);
+        self.stage_context.begin_work(&mut parcel);
         parcel.rest();
-        if parcel.delivery_attempts() > 0 {
-            self.waiting.push_alone(parcel, 1);
-        } else {
-            self.waiting.push(parcel, 1);
-        }
+        let attempts = parcel.attempts();
+        self.waiting.push(parcel, 1, attempts);
         if self.waiting.len() == 1 {
             // After the whole mailbox: the chunks of one forward pass come together and share a transaction.
             context.spawn(fut::ready(()).map(|(), stage: &mut Self, context| stage.pull(context)));
@@ -100,61 +97,67 @@ impl Handler<Parcel<EmbeddedChunk>> for Writer {
     }
 }
 
-/// Brings a batch to its end. While the database is not there the same batch is tried again, and with it
-/// everything behind it waits. A batch with a row the database refuses is halved until that row is alone.
-async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, work: &TaskContext) {
-    let mut halves = vec![parcels];
+/// Commits and answers. While the database is away the same batch is tried again, and everything behind it waits. A
+/// batch with a row that the database refuses is halved until that row is alone.
+async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &TaskContext) {
     // A row that an earlier try of ours may have committed counts as stored, not as a duplicate.
     let mut maybe_ours = false;
-    let mut tries = 0;
-    while let Some(mut parcels) = halves.pop() {
-        let slots = work.wait_for("room in the index", tools.index.reserve(parcels.len())).await;
-        let started = Instant::now();
+    let mut retries = Retries::new(tools.retry);
+    bisect(parcels, async |parcels: Vec<Parcel<EmbeddedChunk>>| {
+        let slots = task.wait_for("room in the index", tools.index.reserve(parcels.len())).await;
         let rows: Vec<&EmbeddedChunk> = parcels.iter().map(Parcel::cargo).collect();
-        match work.wait_for(POSTGRES, tools.store.insert(tools.model, &rows)).await {
-            Ok(fates) => {
-                let took = started.elapsed();
+        let insert = async || {
+            let started = Instant::now();
+            let inserted = tools.store.insert(tools.model, &rows).await;
+            inserted.map(|outcomes| (outcomes, started.elapsed()))
+        };
+        let classify = |error: &StoreError, tries| {
+            let retry = error.is_transient();
+            if retry {
+                count(error);
+                tracing::warn!(%error, tries, "the batch is not committed yet; trying again");
+                maybe_ours = true;
+            }
+            Verdict::retry_if(retry)
+        };
+        match task.wait_for(POSTGRES, retries.run(classify, insert)).await {
+            Ok((outcomes, took)) => {
                 metrics::committed(rows.len(), took);
                 metrics::stage_busy(Stage::Write.name(), took);
-                if let Some(commit) = commit(&parcels, &fates) {
+                if let Some(commit) = commit(&parcels, &outcomes) {
                     metrics::store_seq(commit.upto);
                     tools.index.apply_committed(slots, commit);
                 }
-                let ours = |parcel: &Parcel<EmbeddedChunk>| maybe_ours || parcel.delivery_attempts() > 0;
-                let retried = parcels.iter().zip(&fates).filter(|(parcel, _)| ours(parcel));
-                work.wait_for("the index", wait_for_index(tools, retried.map(|(_, fate)| fate))).await;
-                for (parcel, fate) in parcels.into_iter().zip(fates) {
+                let ours = |parcel: &Parcel<EmbeddedChunk>| maybe_ours || parcel.attempts() > 0;
+                let retried = parcels.iter().zip(&outcomes).filter(|(parcel, _)| ours(parcel));
+                let seen = wait_for_index(tools, retried.map(|(_, outcome)| outcome));
+                task.wait_for("the index", seen).await;
+                for (parcel, outcome) in parcels.into_iter().zip(outcomes) {
                     let ours = ours(&parcel);
-                    settle(parcel, fate, took, ours);
+                    settle(parcel, outcome, took, ours);
                 }
-            }
-            Err(error) if error.is_data_error() && parcels.len() > 1 => {
-                count(&error);
-                let later = parcels.split_off(parcels.len() / 2);
-                halves.extend([later, parcels]);
-            }
-            Err(error) if error.is_transient() => {
-                count(&error);
-                tracing::warn!(%error, tries, "the batch is not committed yet; trying again");
-                work.wait_for(POSTGRES, tokio::time::sleep(tools.retry.pause(tries))).await;
-                (tries, maybe_ours) = (tries + 1, true);
-                halves.push(parcels);
+                None
             }
             Err(error) => {
                 count(&error);
+                if error.is_data_error() && parcels.len() > 1 {
+                    return Some(parcels);
+                }
                 tracing::error!(%error, rows = parcels.len(), "the database refused");
                 let message = format!("the database refused this chunk: {error}");
                 let rejection = Rejection::new(ErrorCode::StoreFailed, message);
-                parcels.into_iter().for_each(|parcel| work.reject(parcel, rejection.clone()));
+                parcels.into_iter().for_each(|parcel| task.reject(parcel, rejection.clone()));
+                None
             }
         }
-    }
+    })
+    .await;
 }
 
-/// Rows that an earlier try of ours committed without seeing its end were never given to the index: they are stored
-/// only once it has seen them too. When it cannot, for as long as acknowledgements wait for it anywhere, they go on.
+/// Rows that an earlier try of ours committed without learning it were never given to the index. They count as stored
+/// once the index has read them from the database. When it cannot within [`INDEX_GRACE`], they are acknowledged without.
 async fn wait_for_index<'a>(tools: &WriteTools, ours: impl Iterator<Item = &'a InsertOutcome>) {
-    let seqs = ours.filter_map(|fate| match fate {
+    let seqs = ours.filter_map(|outcome| match outcome {
         InsertOutcome::Present(known) => Some(known.seq),
         InsertOutcome::Inserted { .. } => None,
     });
@@ -171,9 +174,8 @@ async fn wait_for_index<'a>(tools: &WriteTools, ours: impl Iterator<Item = &'a I
     }
 }
 
-/// Answers.
-fn settle(parcel: Parcel<EmbeddedChunk>, fate: InsertOutcome, took: Duration, ours: bool) {
-    let outcome = outcome(&parcel, fate, took, ours);
+fn settle(parcel: Parcel<EmbeddedChunk>, inserted: InsertOutcome, took: Duration, ours: bool) {
+    let outcome = outcome(&parcel, inserted, took, ours);
     if let Outcome::Stored(_) = outcome {
         metrics::acknowledged(parcel.age());
     }
@@ -184,22 +186,22 @@ fn count(error: &StoreError) {
     metrics::store_error(error.sqlstate_class(), error.is_transient());
 }
 
-/// What the index learns of a transaction: its new rows in the order of the clock, of which it took one unbroken
-/// part. `None` when nothing was new.
-fn commit(parcels: &[Parcel<EmbeddedChunk>], fates: &[InsertOutcome]) -> Option<Commit> {
-    let row = |(parcel, fate): (&Parcel<EmbeddedChunk>, &InsertOutcome)| match fate {
+/// What the index learns of a transaction: its new rows in the order of the clock, of which they took one unbroken
+/// range. `None` when nothing was new.
+fn commit(parcels: &[Parcel<EmbeddedChunk>], outcomes: &[InsertOutcome]) -> Option<Commit> {
+    let row = |(parcel, outcome): (&Parcel<EmbeddedChunk>, &InsertOutcome)| match outcome {
         InsertOutcome::Inserted { seq, item, .. } => {
             Some(ChangedRow { seq: *seq, item: *item, vector: parcel.cargo().embedding.vector.clone() })
         }
         InsertOutcome::Present(_) => None,
     };
-    let mut rows: Vec<ChangedRow> = parcels.iter().zip(fates).filter_map(row).collect();
+    let mut rows: Vec<ChangedRow> = parcels.iter().zip(outcomes).filter_map(row).collect();
     rows.sort_unstable_by_key(|row| row.seq);
     let (after, upto) = (rows.first()?.seq - 1, rows.last()?.seq);
     Some(Commit { after, upto, rows, tombstones: Vec::new() })
 }
 
-fn outcome(parcel: &Parcel<EmbeddedChunk>, fate: InsertOutcome, took: Duration, ours: bool) -> Outcome {
+fn outcome(parcel: &Parcel<EmbeddedChunk>, inserted: InsertOutcome, took: Duration, ours: bool) -> Outcome {
     let embedded = parcel.cargo();
     let timings = ChunkTimings {
         tmd: embedded.tagging.took,
@@ -207,7 +209,7 @@ fn outcome(parcel: &Parcel<EmbeddedChunk>, fate: InsertOutcome, took: Duration, 
         postgres: Some(took),
         total: Some(parcel.age()),
     };
-    match fate {
+    match inserted {
         InsertOutcome::Inserted { seq, created_at, .. } => Outcome::Stored(Arc::new(StoredChunk {
             cpe_id: embedded.chunk.cpe_id,
             chunk: embedded.chunk.clone(),
@@ -218,21 +220,21 @@ fn outcome(parcel: &Parcel<EmbeddedChunk>, fate: InsertOutcome, took: Duration, 
             timings,
         })),
         InsertOutcome::Present(known) if ours && known.content_hash == embedded.chunk.content_hash => {
-            Outcome::Stored(Arc::new(filed(embedded.chunk.clone(), known, timings)))
+            Outcome::Stored(Arc::new(stored(embedded.chunk.clone(), known, timings)))
         }
         InsertOutcome::Present(known) => found(embedded.chunk.clone(), known),
     }
 }
 
 /// The answer for a chunk whose key is known: the same chunk again, or a conflict.
-pub fn found(chunk: Arc<crate::chunk::Chunk>, known: KnownChunk) -> Outcome {
+pub fn found(chunk: Arc<Chunk>, known: KnownChunk) -> Outcome {
     if known.content_hash == chunk.content_hash {
-        return Outcome::Duplicate(Arc::new(filed(chunk, known, ChunkTimings::default())));
+        return Outcome::Duplicate(Arc::new(stored(chunk, known, ChunkTimings::default())));
     }
     Outcome::conflict(&chunk)
 }
 
-fn filed(chunk: Arc<crate::chunk::Chunk>, known: KnownChunk, timings: ChunkTimings) -> StoredChunk {
+fn stored(chunk: Arc<Chunk>, known: KnownChunk, timings: ChunkTimings) -> StoredChunk {
     StoredChunk {
         cpe_id: known.cpe_id,
         chunk,

@@ -1,137 +1,165 @@
-//! What a thread is doing, for whoever watches whether it still moves. A leaf beside the house, like the metrics.
+//! What a thread or a task is doing, so that a stall can be told from a wait.
 //!
-//! A thread says what it begins ([`Progress::begin`]), gives signs of life when that takes long ([`Progress::beat`],
-//! [`Progress::follow`]), and says when it waits for somebody else ([`Progress::wait`]): waiting is not hanging. It keeps
-//! no deadline and knows no clock but for telling people how long it has been at something.
+//! It says what it begins ([`Progress::begin`]), signals progress when that takes long ([`Progress::beat`],
+//! [`Progress::follow`]), and says what it waits for ([`Progress::wait`]): a wait is not a stall. A record has no
+//! deadline; its clock only serves the ages that are shown to people.
 
-use super::lock;
+use super::lock::lock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// The state of one thread, or of something as single as a thread. Clones share it.
+/// The next record's id.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// The record of one thread or task. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Progress(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    who: Arc<str>,
+    id: u64,
+    name: Arc<str>,
     moves: AtomicU64,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct State {
-    doing: Option<(&'static str, Instant)>,
-    /// Counts up by itself while the thread gets on.
+    activity: Activity,
+    /// Grows while a library call of the thread makes progress.
     meter: Option<Arc<AtomicU32>>,
     gone: bool,
 }
 
-/// What can be seen of somebody at one moment.
+#[derive(Debug, Clone, Copy)]
+enum Activity {
+    Idle,
+    Working(&'static str, Instant),
+    Waiting(&'static str),
+}
+
+/// A record at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
-    /// Who it is, as a person would say: `the thread lnsp-index`.
-    pub who: Arc<str>,
-    /// Another number than before: it has moved since.
+    /// Of the record: unique in the process, and larger than the ids of older records.
+    pub id: u64,
+    /// For people: `the thread lnsp-index`.
+    pub name: Arc<str>,
+    /// Changes with every sign of progress.
     pub moves: u64,
-    /// What it does; nothing while it is idle or waits for somebody else.
+    /// The current work; `None` while it is idle or waits.
     pub doing: Option<&'static str>,
-    /// It has ended, and nobody told it to.
+    /// The thread has ended without [`LivenessGuard::end`].
     pub gone: bool,
 }
 
 impl Progress {
-    /// Idle.
-    pub fn new(who: impl Into<Arc<str>>) -> Progress {
-        let state = State { doing: None, meter: None, gone: false };
-        Progress(Arc::new(Inner { who: who.into(), moves: AtomicU64::new(0), state: Mutex::new(state) }))
+    /// The record of something idle, with a name for people.
+    pub fn new(name: impl Into<Arc<str>>) -> Progress {
+        let state = Mutex::new(State { activity: Activity::Idle, meter: None, gone: false });
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Progress(Arc::new(Inner { id, name: name.into(), moves: AtomicU64::new(0), state }))
     }
 
-    /// Of a thread with this name.
+    /// The record of the thread with this name.
     pub fn of_thread(name: &str) -> Progress {
         Progress::new(format!("the thread {name}"))
     }
 
-    /// It does `what` until the guard is dropped, then again what it did before.
-    #[must_use = "it ends when the guard is dropped"]
+    /// It works on `what` until the guard is dropped, then goes on with what it did before.
+    #[must_use = "the activity ends when the guard is dropped"]
     pub fn begin(&self, what: &'static str) -> ActivityGuard {
-        self.enter(Some((what, Instant::now())))
+        self.enter(Activity::Working(what, Instant::now()))
     }
 
-    /// It waits for somebody else until the guard is dropped.
-    #[must_use = "it ends when the guard is dropped"]
-    pub fn wait(&self) -> ActivityGuard {
-        self.enter(None)
+    /// It waits for `what` until the guard is dropped.
+    #[must_use = "the wait ends when the guard is dropped"]
+    pub fn wait(&self, what: &'static str) -> ActivityGuard {
+        self.enter(Activity::Waiting(what))
     }
 
-    fn enter(&self, doing: Option<(&'static str, Instant)>) -> ActivityGuard {
-        let before = std::mem::replace(&mut self.state().doing, doing);
+    fn enter(&self, activity: Activity) -> ActivityGuard {
+        let before = std::mem::replace(&mut lock(&self.0.state).activity, activity);
         self.beat();
         ActivityGuard { progress: self.clone(), before }
     }
 
-    /// It has moved.
+    /// A sign of progress.
     pub fn beat(&self) {
         self.0.moves.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// From now on it has also moved when this number changes.
+    /// From now on every change of this number is a sign of progress too.
     pub fn follow(&self, meter: Arc<AtomicU32>) {
-        self.state().meter = Some(meter);
+        lock(&self.0.state).meter = Some(meter);
         self.beat();
     }
 
-    /// Belongs into the thread: dropped without [`LivenessGuard::end`], it says that the thread is gone.
+    /// A guard for the thread to own: dropped without [`LivenessGuard::end`], it marks the thread as gone.
     pub fn live(&self) -> LivenessGuard {
         LivenessGuard(Some(self.clone()))
     }
 
-    /// What can be seen now.
+    /// The record as it is now.
     pub fn read(&self) -> Reading {
-        let state = self.state();
+        let state = lock(&self.0.state);
         let meter = state.meter.as_ref().map_or(0, |meter| meter.load(Ordering::Relaxed));
         let moves = self.0.moves.load(Ordering::Relaxed).wrapping_add(meter.into());
-        let doing = state.doing.map(|(what, _)| what);
-        Reading { who: self.0.who.clone(), moves, doing, gone: state.gone }
+        let doing = match state.activity {
+            Activity::Working(what, _) => Some(what),
+            Activity::Idle | Activity::Waiting(_) => None,
+        };
+        Reading { id: self.0.id, name: self.0.name.clone(), moves, doing, gone: state.gone }
     }
 
-    /// Who it is.
-    pub fn who(&self) -> &Arc<str> {
-        &self.0.who
+    /// See [`Reading::id`].
+    pub fn id(&self) -> u64 {
+        self.0.id
     }
 
-    /// What it does, and for how long.
+    /// The name for people.
+    pub fn name(&self) -> &Arc<str> {
+        &self.0.name
+    }
+
+    /// The current work, and for how long.
     pub fn doing(&self) -> Option<(&'static str, Duration)> {
-        self.state().doing.map(|(what, since)| (what, since.elapsed()))
+        match lock(&self.0.state).activity {
+            Activity::Working(what, since) => Some((what, since.elapsed())),
+            Activity::Idle | Activity::Waiting(_) => None,
+        }
     }
 
-    /// Also used during unwinding; what it guards is a few words that are never half written.
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.0.state)
+    /// What it waits for now, if it waits.
+    pub fn waits_for(&self) -> Option<&'static str> {
+        match lock(&self.0.state).activity {
+            Activity::Waiting(what) => Some(what),
+            Activity::Idle | Activity::Working(..) => None,
+        }
     }
 }
 
-/// See [`Progress::begin`] and [`Progress::wait`].
+/// Ends what [`Progress::begin`] or [`Progress::wait`] began when it is dropped.
 #[derive(Debug)]
 pub struct ActivityGuard {
     progress: Progress,
-    before: Option<(&'static str, Instant)>,
+    before: Activity,
 }
 
 impl Drop for ActivityGuard {
     fn drop(&mut self) {
-        self.progress.state().doing = self.before;
+        lock(&self.progress.0.state).activity = self.before;
         self.progress.beat();
     }
 }
 
-/// See [`Progress::live`].
+/// Marks its thread as gone when it is dropped; see [`Progress::live`].
 #[derive(Debug)]
 pub struct LivenessGuard(Option<Progress>);
 
 impl LivenessGuard {
-    /// It ends as it should.
+    /// The thread ends as intended.
     pub fn end(mut self) {
         self.0 = None;
     }
@@ -140,7 +168,7 @@ impl LivenessGuard {
 impl Drop for LivenessGuard {
     fn drop(&mut self) {
         if let Some(progress) = self.0.take() {
-            progress.state().gone = true;
+            lock(&progress.0.state).gone = true;
         }
     }
 }
@@ -150,13 +178,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_it_does_ends_with_its_guard_and_what_was_before_goes_on() {
+    fn an_activity_ends_with_its_guard_and_the_one_before_goes_on() {
         let progress = Progress::of_thread("x");
-        assert_eq!((&*progress.read().who, progress.read().doing), ("the thread x", None));
+        assert_eq!((&*progress.read().name, progress.read().doing), ("the thread x", None));
         let build = progress.begin("a build");
         assert_eq!(progress.read().doing, Some("a build"));
-        let waiting = progress.wait();
+        let waiting = progress.wait("the database");
         assert_eq!((progress.read().doing, progress.doing()), (None, None));
+        assert_eq!(progress.waits_for(), Some("the database"));
         drop(waiting);
         assert_eq!(progress.doing().map(|(what, _)| what), Some("a build"));
         drop(build);
@@ -164,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sign_of_life_is_a_move() {
+    fn every_sign_of_progress_is_a_move() {
         let progress = Progress::new("x");
         let mut last = progress.read().moves;
         let mut moved = || std::mem::replace(&mut last, progress.read().moves) != last;
@@ -183,14 +212,14 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_ends_without_being_told_is_gone() {
+    fn a_thread_that_ends_unexpectedly_is_gone() {
         let progress = Progress::new("x");
         progress.live().end();
         assert!(!progress.read().gone);
-        let life = progress.live();
+        let liveness = progress.live();
         assert!(
             std::thread::spawn(move || {
-                let _life = life;
+                let _liveness = liveness;
                 panic!("on purpose")
             })
             .join()

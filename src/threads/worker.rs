@@ -1,10 +1,11 @@
 //! Named threads, each with a resource of its own that has to stay on it: the model, the classifier.
 //!
-//! Jobs come through two bounded queues; express jobs overtake bulk ones, and the next one goes to whichever thread
-//! is free. A job that panics fails alone: the resource of its thread is then built anew by the factory before that
-//! thread takes the next job. The other threads do not notice. Each thread has a [`Progress`].
+//! Jobs come through two bounded queues. Express jobs overtake bulk ones, and the next job goes to the next free thread.
+//! A job that panics fails alone: the factory builds the resource of its thread anew before that thread takes the next
+//! job. The other threads are not affected. Each thread has a [`Progress`].
 
-use crate::threads::{Progress, lock};
+use super::lock::lock;
+use super::progress::Progress;
 use futures_executor::block_on;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,9 +18,9 @@ type Job<R> = Box<dyn FnOnce(&mut R) + Send>;
 /// Which queue a job waits in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// A person waits for it.
+    /// For a request that waits for one answer: overtakes bulk jobs.
     Express,
-    /// Throughput work.
+    /// For ingest, where throughput counts.
     Bulk,
 }
 
@@ -73,7 +74,7 @@ impl Drop for Joined {
     }
 }
 
-/// The receiving ends. Whoever holds the lock waits for the next job; the others wait for the lock.
+/// The receiving ends. One thread holds the lock and waits for the next job; the others wait for the lock.
 struct Queues<R> {
     express: mpsc::Receiver<Task<R>>,
     bulk: mpsc::Receiver<Task<R>>,
@@ -81,10 +82,10 @@ struct Queues<R> {
 
 impl<R: 'static> Worker<R> {
     /// Starts the threads, one after the other, and builds a resource on each, now and after every panic there. Each
-    /// queue holds `queue` jobs. A single thread has the name as it is, several have their number behind it.
+    /// queue holds `queue` jobs. A single thread has the name as it is; with several, a number is appended.
     ///
     /// # Errors
-    /// What the factory said the first time, on any of the threads.
+    /// The first error of the factory, on any of the threads.
     pub fn spawn<E: std::fmt::Display + Send + 'static>(
         name: &str,
         threads: NonZeroUsize,
@@ -107,18 +108,21 @@ impl<R: 'static> Worker<R> {
         Ok(Worker { express, bulk, progress: records.into(), threads: Arc::new(started) })
     }
 
-    /// What each thread is at.
+    /// The record of each thread.
     pub fn progress(&self) -> &[Progress] {
         &self.progress
     }
 
-    /// How many jobs run at once.
+    /// The number of threads, and so of jobs that run at once.
     pub fn threads(&self) -> usize {
         self.threads.0.len()
     }
 
-    /// Runs a job on the next free thread and gives its answer. Waits for a place in the queue. A job whose caller
-    /// went away before it began is skipped.
+    /// Runs a job on the next free thread and gives its result. Waits for a place in the queue. A job is skipped when
+    /// its caller stopped waiting before it began.
+    ///
+    /// # Errors
+    /// When the job panicked, or was not run.
     pub async fn run<T: Send + 'static>(
         &self,
         lane: Lane,
@@ -131,13 +135,13 @@ impl<R: 'static> Worker<R> {
             lane,
             job: Box::new(move |resource| {
                 let Some(reply) = take(&reply).filter(|reply| !reply.is_closed()) else { return };
-                // The panic is caught here, where the caller can be told, and handed on so that the resource,
-                // which may be half-changed, is built anew.
+                // The panic is caught here, where the caller can be told, and resumed, so that the resource, which may
+                // be half changed, is built anew.
                 let result = catch_unwind(AssertUnwindSafe(|| job(resource)));
                 match result {
                     Ok(value) => drop(reply.send(Ok(value))),
                     Err(payload) => {
-                        drop(reply.send(Err(WorkerError::Panicked(message_of(&*payload)))));
+                        drop(reply.send(Err(WorkerError::Panicked(panic_message(&*payload)))));
                         std::panic::resume_unwind(payload);
                     }
                 }
@@ -174,10 +178,10 @@ fn start<R: 'static, E: std::fmt::Display + Send + 'static>(
     let spawned = thread::Builder::new().name(name).spawn(move || {
         match factory() {
             Ok(resource) => {
-                let life = progress.live();
+                let liveness = progress.live();
                 drop(ready.send(Ok(())));
                 work(resource, &progress, &*factory, &queues);
-                life.end();
+                liveness.end();
             }
             Err(error) => drop(ready.send(Err(error))),
         };
@@ -213,20 +217,20 @@ fn work<R, E: std::fmt::Display>(
                     continue;
                 }
                 Err(payload) => {
-                    (task.unavailable)(WorkerError::Unavailable(message_of(&*payload)));
+                    (task.unavailable)(WorkerError::Unavailable(panic_message(&*payload)));
                     continue;
                 }
             }
         }
-        if let Some(tool) = resource.as_mut()
-            && catch_unwind(AssertUnwindSafe(|| (task.job)(tool))).is_err()
+        if let Some(built) = resource.as_mut()
+            && catch_unwind(AssertUnwindSafe(|| (task.job)(built))).is_err()
         {
             resource = None;
         }
     }
 }
 
-/// Waits for the next job; `None` when all handles are gone. The queues need no runtime, only somebody who waits.
+/// Waits for the next job; `None` when all handles are gone. The queues work without a runtime.
 fn next<R>(queues: &Mutex<Queues<R>>) -> Option<Task<R>> {
     let mut queues = lock(queues);
     let Queues { express, bulk } = &mut *queues;
@@ -240,8 +244,8 @@ fn next<R>(queues: &Mutex<Queues<R>>) -> Option<Task<R>> {
     })
 }
 
-/// The text of a panic.
-fn message_of(payload: &(dyn std::any::Any + Send)) -> String {
+/// The message of a panic, from its payload.
+pub fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

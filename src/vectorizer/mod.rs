@@ -21,6 +21,7 @@ pub use remote_error::RemoteError;
 
 use crate::encoder::plan::Budget;
 use crate::encoder::{Tokens, Vector};
+use crate::flow::bisect;
 use crate::metrics;
 use crate::threads::Lane;
 use crate::threads::Progress;
@@ -162,9 +163,8 @@ impl Vectorizer {
     /// reduced.
     pub async fn embed(&self, lane: Lane, texts: &[Text]) -> PassResult {
         let mut passed = PassResult { vectors: Vec::with_capacity(texts.len()), busy: Duration::ZERO };
-        let mut left = vec![texts];
-        while let Some(part) = left.pop() {
-            match self.pass(lane, part, part.len() == texts.len()).await {
+        bisect(texts.iter().collect(), async |part: Vec<&Text>| {
+            match self.pass(lane, &part, part.len() == texts.len()).await {
                 Ok((vectors, took)) => {
                     passed.busy += took;
                     passed.vectors.extend(vectors.into_iter().map(|vector| checked(vector, took)));
@@ -172,14 +172,14 @@ impl Vectorizer {
                 Err(error) => {
                     metrics::pass_failed(error.cause());
                     if part.len() > 1 && error.may_be_a_text() {
-                        let (first, second) = part.split_at(part.len() / 2);
-                        left.extend([second, first]);
-                    } else {
-                        passed.vectors.extend(part.iter().map(|_| Err(error.clone())));
+                        return Some(part);
                     }
+                    passed.vectors.extend(part.iter().map(|_| Err(error.clone())));
                 }
             }
-        }
+            None
+        })
+        .await;
         passed
     }
 
@@ -199,7 +199,7 @@ impl Vectorizer {
     async fn pass(
         &self,
         lane: Lane,
-        texts: &[Text],
+        texts: &[&Text],
         whole: bool,
     ) -> Result<(Vec<Vector>, Duration), VectorError> {
         let (vectors, took) = match &self.backend {

@@ -9,7 +9,7 @@ use super::error::VectorError;
 use super::remote_error::RemoteError;
 use crate::encoder::{Vector, length};
 use crate::endpoint::{self, Endpoint, Unread, beginning, cause};
-use crate::flow::Backoff;
+use crate::flow::{Backoff, Verdict, retry};
 use crate::metrics;
 use crate::model::ModelIdentity;
 use crate::threads::Lane;
@@ -212,21 +212,17 @@ async fn with_retries<T, F: Future<Output = Result<T, RemoteError>>>(
     mut repeats: u32,
     ask: impl Fn() -> F,
 ) -> Result<T, RemoteError> {
-    let mut repeat = 0;
-    loop {
-        match ask().await {
-            Err(error) if repeat < repeats && error.is_transient() => {
-                metrics::embed_repeat(error.kind());
-                if matches!(error, RemoteError::Timeout { .. }) {
-                    repeats = repeat + 1;
-                }
-                let asked_for = error.retry_after().unwrap_or_default().min(MAX_RETRY_AFTER);
-                tokio::time::sleep(settings.backoff.pause(repeat).max(asked_for)).await;
-                repeat += 1;
-            }
-            answer => return answer,
+    let classify = |error: &RemoteError, before| {
+        if before >= repeats || !error.is_transient() {
+            return Verdict::GiveUp;
         }
-    }
+        metrics::embed_repeat(error.kind());
+        if matches!(error, RemoteError::Timeout { .. }) {
+            repeats = before + 1;
+        }
+        Verdict::RetryAfter(error.retry_after().unwrap_or_default().min(MAX_RETRY_AFTER))
+    };
+    retry(settings.backoff, classify, ask).await
 }
 
 /// Sends the request; returns the body if the status is 200.

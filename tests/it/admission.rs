@@ -190,8 +190,9 @@ async fn while_the_database_is_away_uploads_are_refused_and_afterwards_they_are_
 
 #[actix_web::test]
 async fn while_the_pipeline_heals_for_long_uploads_are_refused() {
-    let inspect = Arc::new(Poison { stage: Stage::Tmd, text: "This one kills." });
-    let mut overrides = Overrides { inspect, ..limited(|limits| limits.moment = Duration::from_millis(50)) };
+    let fault_hook = Arc::new(Poison { stage: Stage::Tmd, text: "This one kills." });
+    let mut overrides =
+        Overrides { fault_hook, ..limited(|limits| limits.moment = Duration::from_millis(50)) };
     // The first death is healed at once; after the second there is a pause, longer than anybody here waits.
     let pause = Duration::from_secs(3600);
     overrides.pipeline.heal = Backoff { first: pause, ceiling: pause };

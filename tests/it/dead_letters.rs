@@ -1,4 +1,4 @@
-//! Chunks on which the service fails are written down before anybody is told, can be read, and can be sent again.
+//! Chunks on which the service fails are written to the table before their clients are told, and can be sent again.
 
 use crate::store::{draft, embedded, fresh, plain};
 use crate::support::gated_encoder::GatedEncoder;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 const BAD: &str = "The bad one.";
-/// What the database makes of it.
+/// Makes the database refuse it.
 const REFUSE: &str = "ALTER TABLE chunks ADD CONSTRAINT refused CHECK (text <> 'The bad one.')";
 const ACCEPT: &str = "ALTER TABLE chunks DROP CONSTRAINT refused";
 
@@ -41,7 +41,7 @@ fn error_code(answer: &[Value]) -> &str {
     error["error"]["code"].as_str().unwrap()
 }
 
-/// A chunk with everything a client can say.
+/// A chunk with every field that a client can send.
 fn whole() -> Value {
     json!({
         "id": "bad", "text": BAD, "document_id": "doc", "chunk_index": 7, "source_document": "crawl",
@@ -97,12 +97,12 @@ async fn a_row_the_database_refuses_is_found_by_halving_kept_and_stored_when_it_
 }
 
 #[actix_web::test]
-async fn each_stage_leaves_letters_and_what_the_client_has_to_mend_leaves_none() {
+async fn each_stage_leaves_letters_and_errors_of_the_client_leave_none() {
     let llm = SimulatedLlm::start(Options { latency: "3ms".parse().unwrap(), ..Options::default() }).unwrap();
     let gate = GatedEncoder::default();
     gate.break_on(Some(BAD));
-    let inspect = Arc::new(Poison { stage: Stage::Embed, text: "It kills." });
-    let overrides = Overrides { inspect, encoder: Some(gate.factory()), ..overrides() };
+    let fault_hook = Arc::new(Poison { stage: Stage::Embed, text: "It kills." });
+    let overrides = Overrides { fault_hook, encoder: Some(gate.factory()), ..overrides() };
     let flags = ["--tmd-backend", "llm", "--llm-endpoint", llm.url(), "--tmd-on-failure", "reject"];
     let service = TestService::build(overrides, &flags).await;
     let coded = |id: &str, text: &str| {
@@ -131,9 +131,9 @@ async fn each_stage_leaves_letters_and_what_the_client_has_to_mend_leaves_none()
     for cause in ["embed_failed", "poison", "llm_failed"] {
         assert!(text.contains(&format!("lnsp_dead_letters_total{{cause=\"{cause}\"}}")), "{text}");
     }
-    assert!(text.contains("# HELP lnsp_dead_letters Rejected chunks"), "{text}");
+    assert!(text.contains("# HELP lnsp_dead_letters Dead letters"), "{text}");
 
-    // The model is mended; the letter of the chunk goes away with its row.
+    // The model works again; the letter of the chunk is removed with its commit.
     gate.break_on(None);
     assert_eq!(tally(&service.stream(coded("broken", BAD)).await), (1, 0, 0));
     assert_eq!(summary(&service).await, expected[1..]);
@@ -141,7 +141,7 @@ async fn each_stage_leaves_letters_and_what_the_client_has_to_mend_leaves_none()
 }
 
 #[actix_web::test]
-async fn nobody_is_told_before_the_letter_is_written_and_the_slot_is_held_until_then() {
+async fn the_client_is_told_after_the_letter_is_written_and_the_slot_is_held_until_then() {
     let gate = GatedEncoder::default();
     gate.break_on(Some(BAD));
     let service = TestService::build(Overrides { encoder: Some(gate.factory()), ..overrides() }, &[]).await;
@@ -162,7 +162,7 @@ async fn nobody_is_told_before_the_letter_is_written_and_the_slot_is_held_until_
 }
 
 #[actix_web::test]
-async fn a_letter_that_cannot_be_written_takes_no_answer_along() {
+async fn a_letter_that_cannot_be_written_costs_no_answer() {
     let gate = GatedEncoder::default();
     gate.break_on(Some(BAD));
     let service = TestService::build(Overrides { encoder: Some(gate.factory()), ..overrides() }, &[]).await;
@@ -251,7 +251,7 @@ async fn a_chunk_that_is_too_long_for_a_line_is_sent_again_all_the_same() {
 async fn the_letter_of_a_chunk_that_is_stored_goes_when_it_is_sent_and_no_other() {
     let service = TestService::scripted().await;
     assert_eq!(tally(&service.stream(numbered(0..3)).await), (3, 0, 0));
-    // As another service on the same database leaves them: this one learns of them when somebody asks.
+    // As another service on the same database leaves them: this one learns of them when the list is read.
     let leave = "INSERT INTO dead_letters (dataset_source, id, content_hash, stage, cause, message, attempts, input, \
                  first_failed_at, last_failed_at) \
                  SELECT dataset_source, id, CASE id WHEN 'n1' THEN sha256('other') ELSE content_hash END, 'write', \

@@ -1,4 +1,4 @@
-//! The end in order: nobody new, everybody answered, the index built; and the ends that are not in order.
+//! The graceful shutdown: no new chunks, every accepted one answered, the index built; and the other ends.
 
 use crate::support::database::Database;
 use crate::support::process::Service;
@@ -22,7 +22,7 @@ async fn service() -> TestService {
     TestService::build(overrides, &[]).await
 }
 
-/// An upload that is open, with 300 lines of which 36 are inside, 220 wait in a group, and 44 are in the decoder.
+/// An open upload with 300 lines: 36 are in the stages, 220 wait in the entrance, and 44 are in the decoder.
 async fn three_hundred(service: &TestService) -> RawConnection {
     let mut upload = RawConnection::upload(service).await;
     upload.send(numbered(0..300)).await;
@@ -39,7 +39,7 @@ fn count(text: &str, part: &str) -> usize {
 }
 
 #[actix_web::test]
-async fn accepted_chunks_are_finished_and_everybody_else_is_told() {
+async fn accepted_chunks_are_finished_and_all_others_are_refused() {
     let service = service().await;
     let held = service.database.hold(CLOCK).await;
     let mut kept = RawConnection::connect(&service.url).await.unwrap();
@@ -60,7 +60,7 @@ async fn accepted_chunks_are_finished_and_everybody_else_is_told() {
             refused = RawConnection::connect(&url).await.is_err();
             tokio::task::yield_now().await;
         }
-        // Who is connected already is told; who has sent half a request too.
+        // Open connections are answered, and so is half a request.
         let (head, body) = kept.ask("POST /ingest", "", "{\"chunks\":[{\"text\":\"Late.\"}]}").await;
         assert!(head.starts_with("http/1.1 503") && head.contains("retry-after: "), "{head}");
         assert_eq!(body["error"]["code"], "draining");
@@ -70,7 +70,7 @@ async fn accepted_chunks_are_finished_and_everybody_else_is_told() {
         assert!(head.starts_with("http/1.1 503") && body["error"]["code"] == "draining", "{head}{body}");
         held.release().await;
         let seen = upload.read_until("\"type\":\"summary\"").await;
-        // The one that stood at the head of the line for a slot got it.
+        // The first one that waited for a slot got it.
         assert_eq!(
             (count(&seen, "\"stored\",\"tmd\""), count(&seen, "\"code\":\"draining\"")),
             (37, 264),
@@ -86,7 +86,7 @@ async fn accepted_chunks_are_finished_and_everybody_else_is_told() {
 }
 
 #[actix_web::test]
-async fn at_the_deadline_it_is_known_how_many_have_no_answer() {
+async fn at_the_deadline_the_number_of_unanswered_chunks_is_known() {
     let service = service().await;
     let held = service.database.hold(CLOCK).await;
     let upload = three_hundred(&service).await;
@@ -111,7 +111,7 @@ async fn an_idle_service_ends_at_once_and_open_connections_do_not_hold_it() {
     service.stop().await;
 }
 
-/// A service whose database is held, and an upload of which `inside` chunks are inside.
+/// A service whose database is held, and an upload with 100 chunks in the stages.
 pub async fn stuck(
     flags: &[&str],
 ) -> (Service, Database, crate::support::database::Held, RawConnection, tempfile::TempDir) {
@@ -132,7 +132,7 @@ pub async fn stuck(
     }
 }
 
-/// Sends the signal and waits until it is heard: connections are refused.
+/// Sends the signal and waits until connections are refused.
 async fn told(service: &Service, signal: Signal) {
     service.signal(signal);
     while RawConnection::connect(&service.url).await.is_ok() {

@@ -1,4 +1,4 @@
-//! Connections to the database that break, above all around a COMMIT: the answer is true all the same.
+//! Connections to the database that break, above all around a COMMIT: the answers are true all the same.
 
 use crate::support::commit_cut_proxy::{CommitCutProxy, Cut};
 use crate::support::gated_encoder::GatedEncoder;
@@ -15,8 +15,8 @@ fn scripted() -> Overrides {
     Overrides { encoder: Some(Scripted::factory()), ..overrides() }
 }
 
-async fn behind(scissors: &CommitCutProxy, overrides: Overrides) -> TestService {
-    TestService::build_at(scissors.database.clone(), overrides, &[]).await
+async fn behind(proxy: &CommitCutProxy, overrides: Overrides) -> TestService {
+    TestService::build_at(proxy.database.clone(), overrides, &[]).await
 }
 
 /// Every chunk is answered `stored` once, is in database and index when it is, and is known when it is sent again.
@@ -26,70 +26,70 @@ async fn stored_once(service: &TestService, chunks: usize) {
     assert_eq!(tally(&answer), (chunks, 0, 0));
     assert_eq!(service.database.number("SELECT count(DISTINCT id) FROM chunks").await, chunks as i64);
     assert_eq!(tally(&service.stream(numbered(0..chunks)).await), (0, chunks, 0));
-    assert_eq!(service.state.pipeline.health().generation, 1, "nobody died of it");
+    assert_eq!(service.state.pipeline.health().generation, 1, "no stage died");
 }
 
 #[actix_web::test]
 async fn a_commit_that_never_arrived_is_made_again() {
-    let scissors = CommitCutProxy::new().await;
-    let service = behind(&scissors, scripted()).await;
-    scissors.cut([Cut::Before]);
+    let proxy = CommitCutProxy::new().await;
+    let service = behind(&proxy, scripted()).await;
+    proxy.cut([Cut::Before]);
     stored_once(&service, 600).await;
-    assert_eq!(scissors.struck(), [1, 0]);
+    assert_eq!(proxy.struck(), [1, 0]);
     service.stop().await;
 }
 
 #[actix_web::test]
-async fn a_commit_whose_end_was_not_heard_is_looked_up_and_answered_as_stored() {
-    let scissors = CommitCutProxy::new().await;
-    let service = behind(&scissors, scripted()).await;
-    scissors.cut([Cut::After]);
+async fn a_commit_whose_result_was_lost_is_looked_up_and_answered_as_stored() {
+    let proxy = CommitCutProxy::new().await;
+    let service = behind(&proxy, scripted()).await;
+    proxy.cut([Cut::After]);
     stored_once(&service, 600).await;
-    assert_eq!(scissors.struck(), [0, 1]);
+    assert_eq!(proxy.struck(), [0, 1]);
     service.stop().await;
 }
 
 #[actix_web::test]
-async fn many_cuts_on_both_sides_lose_and_double_nobody() {
-    let scissors = CommitCutProxy::new().await;
-    let service = behind(&scissors, scripted()).await;
-    scissors.cut([Cut::After, Cut::Before, Cut::Never].repeat(8));
-    // At least twelve transactions of 256 come through, so the script is played to its end.
+async fn many_cuts_on_both_sides_lose_and_double_no_chunk() {
+    let proxy = CommitCutProxy::new().await;
+    let service = behind(&proxy, scripted()).await;
+    proxy.cut([Cut::After, Cut::Before, Cut::Never].repeat(8));
+    // At least twelve transactions of 256 are committed, so all cuts are made.
     stored_once(&service, 3000).await;
-    assert_eq!(scissors.struck(), [8, 8]);
+    assert_eq!(proxy.struck(), [8, 8]);
     service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_row_that_is_refused_after_a_cut_is_still_found_alone() {
-    let scissors = CommitCutProxy::new().await;
-    let service = behind(&scissors, scripted()).await;
+    let proxy = CommitCutProxy::new().await;
+    let service = behind(&proxy, scripted()).await;
     service.database.run("ALTER TABLE chunks ADD CONSTRAINT refused CHECK (id <> 'n300')").await;
-    scissors.cut([Cut::After, Cut::Before].repeat(3));
+    proxy.cut([Cut::After, Cut::Before].repeat(3));
     let answer = service.stream(numbered(0..600)).await;
     assert_eq!(tally(&answer), (599, 0, 1));
     assert_eq!(service.stored().await, 599);
     let letters = "SELECT concat_ws(' ', id, stage, cause, attempts, times) FROM dead_letters";
     assert_eq!(service.database.texts(letters).await, ["n300 write store_failed 1 1"]);
-    assert_eq!(scissors.struck(), [3, 3]);
+    assert_eq!(proxy.struck(), [3, 3]);
     service.stop().await;
 }
 
 #[actix_web::test]
 async fn a_lost_commit_is_answered_without_an_index_that_says_it_is_degraded() {
-    let scissors = CommitCutProxy::new().await;
+    let proxy = CommitCutProxy::new().await;
     let index = |options: &mut lnsp_ingest::index::IndexOptions| options.policy.grace = Duration::ZERO;
-    let service = behind(&scissors, Overrides { index, ..scripted() }).await;
-    // What an index reads and a writer does not.
+    let service = behind(&proxy, Overrides { index, ..scripted() }).await;
+    // A table that the index reads and the writer does not.
     service.database.run("ALTER TABLE tombstones RENAME TO elsewhere").await;
-    scissors.cut([Cut::After]);
+    proxy.cut([Cut::After]);
     let answer = service.stream(numbered(0..600)).await;
-    assert_eq!((tally(&answer), scissors.struck()), ((600, 0, 0), [0, 1]));
+    assert_eq!((tally(&answer), proxy.struck()), ((600, 0, 0), [0, 1]));
     assert_eq!(service.rows().await, 600);
     let (status, ready) = service.get("/ready").await;
     let reason = ready["reasons"][0].as_str().unwrap();
     assert!(status == 503 && reason.starts_with("search is degraded"), "{ready}");
-    assert!(service.state.index.len().unwrap() < 600, "the lost ones are missing");
+    assert!(service.state.index.len().unwrap() < 600, "the rows of the lost commit are missing");
 
     service.database.run("ALTER TABLE elsewhere RENAME TO tombstones").await;
     until("the index has caught up", || service.state.index.len().unwrap() == 600).await;
@@ -100,12 +100,12 @@ async fn a_lost_commit_is_answered_without_an_index_that_says_it_is_degraded() {
 
 #[actix_web::test]
 async fn while_the_database_is_gone_nothing_is_read_and_nothing_is_lost() {
-    let scissors = CommitCutProxy::new().await;
+    let proxy = CommitCutProxy::new().await;
     let mut overrides = scripted();
     let slots = |items| Capacity { items, bytes: 1 << 30 };
     (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) =
         (slots(8), slots(16), slots(12));
-    let service = behind(&scissors, overrides).await;
+    let service = behind(&proxy, overrides).await;
     let held = service.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
     let mut upload = RawConnection::upload(&service).await;
     upload.send(&numbered(0..3000)).await;
@@ -115,16 +115,16 @@ async fn while_the_database_is_gone_nothing_is_read_and_nothing_is_lost() {
     let waiting = entrance.waiting();
 
     // A transaction is under way.
-    scissors.go_away();
-    let tried = scissors.tries();
-    until("the writer has tried again and again", || scissors.tries() >= tried + 4).await;
-    assert!(full() && entrance.waiting() == waiting, "nobody came in and nobody was answered");
+    proxy.go_away();
+    let tried = proxy.tries();
+    until("the writer has tried again and again", || proxy.tries() >= tried + 4).await;
+    assert!(full() && entrance.waiting() == waiting, "no chunk was admitted and none was answered");
     let (status, ready) = service.get("/ready").await;
     let reason = ready["reasons"][0].as_str().unwrap();
     assert!(status == 503 && reason.starts_with("PostgreSQL does not answer"), "{ready}");
 
     held.release().await;
-    scissors.come_back();
+    proxy.come_back();
     upload.end().await;
     let seen = upload.read_until("\"type\":\"summary\"").await;
     for count in ["\"stored\":3000", "\"duplicates\":0", "\"failed\":0", "\"complete\":true"] {
@@ -136,19 +136,19 @@ async fn while_the_database_is_gone_nothing_is_read_and_nothing_is_lost() {
 
 #[actix_web::test]
 async fn a_dead_letter_waits_for_the_database_and_its_client_for_the_letter() {
-    let (scissors, gate) = (CommitCutProxy::new().await, GatedEncoder::shut());
+    let (proxy, gate) = (CommitCutProxy::new().await, GatedEncoder::shut());
     gate.break_on(Some("It breaks the model."));
-    let service = behind(&scissors, Overrides { encoder: Some(gate.factory()), ..overrides() }).await;
+    let service = behind(&proxy, Overrides { encoder: Some(gate.factory()), ..overrides() }).await;
     let line = json!({ "text": "It breaks the model." }).to_string();
     let stream = actix_web::rt::spawn(stream_to(service.url.clone(), line));
     let entrance = service.state.pipeline.entrance();
-    until("it is inside", || entrance.inside() == Some([0, 0, 1, 0])).await;
-    scissors.go_away();
-    let tried = scissors.tries();
+    until("it is in the embedder", || entrance.inside() == Some([0, 0, 1, 0])).await;
+    proxy.go_away();
+    let tried = proxy.tries();
     gate.open();
-    until("the letter was tried again and again", || scissors.tries() >= tried + 4).await;
+    until("the letter was tried again and again", || proxy.tries() >= tried + 4).await;
     assert_eq!((entrance.inside(), entrance.keys()), (Some([0, 0, 1, 0]), 1));
-    scissors.come_back();
+    proxy.come_back();
     let answer = stream.await.unwrap();
     assert_eq!((tally(&answer), &answer[0]["error"]["code"]), ((0, 0, 1), &json!("embed_failed")));
     let letters = "SELECT concat_ws(' ', stage, cause, attempts, times) FROM dead_letters";

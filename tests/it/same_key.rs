@@ -1,4 +1,4 @@
-//! Chunks with one key that come while the first of them is inside: they cost nothing, and get its fate.
+//! Chunks whose key is in flight: they cost no work, and are answered with the outcome of the first.
 
 use crate::support::gated_encoder::GatedEncoder;
 use crate::support::test_service::{Poison, TestService, numbered, overrides, stream_to, tally};
@@ -33,7 +33,7 @@ fn codes(answer: &[Value]) -> Vec<&str> {
     errors.into_iter().map(|line| line["error"]["code"].as_str().unwrap()).collect()
 }
 
-/// Nobody is inside, and no key is left behind.
+/// No chunk is held, and no key is left in flight.
 fn assert_empty(service: &TestService) {
     let entrance = service.state.pipeline.entrance();
     assert_eq!((entrance.keys(), entrance.following(), entrance.waiting()), (0, 0, 0));
@@ -73,11 +73,11 @@ async fn a_thousand_copies_at_once_cost_one_call_and_one_text() {
 }
 
 #[actix_web::test]
-async fn copies_of_poison_are_rejected_with_it_and_kill_nobody_again() {
+async fn copies_of_poison_are_rejected_with_it_and_kill_no_stage_again() {
     let gate = GatedEncoder::shut();
-    let inspect = Arc::new(Poison { stage: Stage::Write, text: "It kills." });
+    let fault_hook = Arc::new(Poison { stage: Stage::Write, text: "It kills." });
     let encoder = Some(gate.factory());
-    let service = TestService::build(Overrides { inspect, encoder, ..overrides() }, &[]).await;
+    let service = TestService::build(Overrides { fault_hook, encoder, ..overrides() }, &[]).await;
     let streams =
         [upload(&service, line("It kills.").repeat(100)), upload(&service, line("It kills.").repeat(50))];
     let entrance = service.state.pipeline.entrance();
@@ -100,7 +100,7 @@ async fn other_content_is_a_conflict_when_the_first_is_stored() {
     let service = behind(&gate, &[]).await;
     let entrance = service.state.pipeline.entrance();
     let first = upload(&service, line("One fact."));
-    until("the first is inside", || entrance.inside() == Some([0, 0, 1, 0])).await;
+    until("the first is in the embedder", || entrance.inside() == Some([0, 0, 1, 0])).await;
     let others =
         upload(&service, line("Another.") + &line("One fact.") + &line("A third.") + &line("One fact."));
     until("the others follow", || entrance.following() == 4).await;
@@ -121,7 +121,7 @@ async fn other_content_has_a_try_of_its_own_when_the_first_is_rejected() {
     let service = behind(&gate, &[]).await;
     let entrance = service.state.pipeline.entrance();
     let first = upload(&service, line("It breaks the model."));
-    until("the first is inside", || entrance.inside() == Some([0, 0, 1, 0])).await;
+    until("the first is in the embedder", || entrance.inside() == Some([0, 0, 1, 0])).await;
     let others = ["It breaks the model.", "Good.", "It breaks the model.", "Another.", "Good."].map(line);
     let others = upload(&service, others.concat());
     until("the others follow", || entrance.following() == 5).await;
@@ -137,7 +137,7 @@ async fn other_content_has_a_try_of_its_own_when_the_first_is_rejected() {
 }
 
 #[actix_web::test]
-async fn after_a_failure_that_passes_the_next_one_tries_and_nobody_else_waits_meanwhile() {
+async fn after_a_transient_failure_the_next_one_is_tried_and_no_other_key_waits_meanwhile() {
     let llm = SimulatedLlm::start(Options { latency: "3ms".parse().unwrap(), ..Options::default() }).unwrap();
     llm.set_fault(Some((Fault::Hang, 1)));
     let gate = GatedEncoder::default();
@@ -161,17 +161,18 @@ async fn after_a_failure_that_passes_the_next_one_tries_and_nobody_else_waits_me
 }
 
 #[actix_web::test]
-async fn when_there_is_no_room_to_wait_in_only_that_upload_waits() {
+async fn without_a_slot_for_followers_only_that_upload_waits() {
     let gate = GatedEncoder::shut();
     let mut overrides = Overrides { encoder: Some(gate.factory()), ..overrides() };
     overrides.pipeline.followers = Capacity { items: 2, bytes: 1 << 20 };
     let service = TestService::build(overrides, &[]).await;
     let entrance = service.state.pipeline.entrance();
     let copies = upload(&service, line("One fact.").repeat(600));
-    // The first group: one leads, two follow, and the others are in the entrance's hands.
-    until("the room is full", || entrance.following() == 2 && entrance.waiting() == 253).await;
+    // The first group: one leader, two followers, and the entrance holds the others.
+    until("the slots for followers are in use", || entrance.following() == 2 && entrance.waiting() == 253)
+        .await;
     let others = upload(&service, numbered(0..100));
-    until("the others are inside", || entrance.inside() == Some([0, 0, 101, 0])).await;
+    until("the others are in the embedder", || entrance.inside() == Some([0, 0, 101, 0])).await;
     assert_eq!((entrance.following(), entrance.waiting(), entrance.keys()), (2, 253, 101));
     gate.open();
     assert_eq!(tally(&others.await.unwrap()), (100, 0, 0));
@@ -199,7 +200,7 @@ async fn one_at_a_time_too_every_key_is_tried_once() {
 }
 
 #[actix_web::test]
-async fn a_client_that_goes_before_its_chunk_is_in_leaves_the_turn_to_the_next() {
+async fn a_client_that_leaves_before_its_chunk_is_admitted_makes_the_next_one_the_leader() {
     let gate = GatedEncoder::shut();
     let mut overrides = Overrides { encoder: Some(gate.factory()), ..overrides() };
     let one = Capacity { items: 1, bytes: 1 << 20 };
@@ -210,8 +211,8 @@ async fn a_client_that_goes_before_its_chunk_is_in_leaves_the_turn_to_the_next()
     until("the service is full", || entrance.inside() == Some([0, 1, 1, 0]) && entrance.waiting() == 0).await;
 
     // A handler that is dropped drops what it brings.
-    let (book, mut results) = receipt_channel(1);
-    let receipt = book.issue(1).await.unwrap();
+    let (issuer, mut results) = receipt_channel(1);
+    let receipt = issuer.issue(1).await.unwrap();
     let text = "One fact.".to_owned();
     let placement = Placement { source_document: Some("web_input".into()), ..Placement::default() };
     let draft =
@@ -237,16 +238,16 @@ async fn a_client_that_goes_before_its_chunk_is_in_leaves_the_turn_to_the_next()
 }
 
 #[actix_web::test]
-async fn drain_waits_for_those_who_wait_for_others() {
+async fn drain_waits_for_followers() {
     let gate = GatedEncoder::shut();
     let service = behind(&gate, &[]).await;
     let entrance = service.state.pipeline.entrance();
     let stream = upload(&service, line("One fact.").repeat(9));
     let held = || entrance.following() == 8 && entrance.inside() == Some([0, 0, 1, 0]);
-    until("one is inside, and eight follow", held).await;
+    until("one is in the embedder, and eight follow", held).await;
     let pipeline = service.state.pipeline.clone();
     let mut stop = std::pin::pin!(pipeline.stop());
-    assert!(futures_util::poll!(&mut stop).is_pending(), "somebody is inside");
+    assert!(futures_util::poll!(&mut stop).is_pending(), "a chunk is in the embedder");
     gate.open();
     stop.await;
     assert_eq!(tally(&stream.await.unwrap()), (1, 8, 0));

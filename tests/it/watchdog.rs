@@ -1,5 +1,5 @@
-//! What stands still is found: work is healed like a death, what cannot be healed ends the process with a sentence, and
-//! whoever only waits is left in peace.
+//! Stalls are found: a stalled task is healed like a death, a stalled thread ends the process with a message, and a wait
+//! is not taken for a stall.
 
 use crate::support::database::Database;
 use crate::support::process::Service;
@@ -24,18 +24,18 @@ fn line(id: &str, text: &str) -> String {
     format!("{}\n", json!({"id": id, "text": text}))
 }
 
-/// Never comes to an end with one text, in one stage.
-struct Standstill(Stage);
+/// Stalls with one text, in one stage.
+struct Stall(Stage);
 
-impl FaultHook for Standstill {
-    fn at_work(&self, stage: Stage, chunk: &Chunk) -> Option<BoxFuture<'static, ()>> {
+impl FaultHook for Stall {
+    fn during_work(&self, stage: Stage, chunk: &Chunk) -> Option<BoxFuture<'static, ()>> {
         (stage == self.0 && chunk.text == POISON).then(|| std::future::pending().boxed())
     }
 }
 
-async fn standstill_among_two_hundred(stage: Stage) {
+async fn stall_among_two_hundred(stage: Stage) {
     let said = Said::default();
-    let overrides = said.overrides(Arc::new(Standstill(stage)));
+    let overrides = said.overrides(Arc::new(Stall(stage)));
     let service = TestService::build(overrides, &["--hang-deadline-s", "2"]).await;
     let body = numbered(0..100) + &line("poison", POISON) + &numbered(100..200);
     let answer = service.stream(body).await;
@@ -54,18 +54,18 @@ async fn standstill_among_two_hundred(stage: Stage) {
 }
 
 #[actix_web::test]
-async fn work_that_stands_still_in_the_extractor_is_healed() {
-    standstill_among_two_hundred(Stage::Tmd).await;
+async fn a_stalled_task_of_the_extractor_is_healed() {
+    stall_among_two_hundred(Stage::Tmd).await;
 }
 
 #[actix_web::test]
-async fn work_that_stands_still_in_the_embedder_is_healed() {
-    standstill_among_two_hundred(Stage::Embed).await;
+async fn a_stalled_task_of_the_embedder_is_healed() {
+    stall_among_two_hundred(Stage::Embed).await;
 }
 
 #[actix_web::test]
-async fn work_that_stands_still_in_the_writer_is_healed() {
-    standstill_among_two_hundred(Stage::Write).await;
+async fn a_stalled_task_of_the_writer_is_healed() {
+    stall_among_two_hundred(Stage::Write).await;
 }
 
 #[actix_web::test]
@@ -92,7 +92,7 @@ async fn waiting_for_the_database_is_not_hanging() {
     service.stop().await;
 }
 
-/// A model that has a vector for nobody.
+/// A model that fails on every text.
 struct Refusing(Scripted);
 
 impl Encoder for Refusing {
@@ -111,7 +111,7 @@ impl Encoder for Refusing {
 }
 
 #[actix_web::test]
-async fn a_rejected_chunk_that_waits_for_its_dead_letter_hangs_no_more_than_a_supervisor_who_waits_for_it() {
+async fn neither_a_chunk_that_waits_for_its_dead_letter_nor_the_supervisor_that_waits_for_it_is_stalled() {
     let said = Said::default();
     let factory: EncoderFactory = Arc::new(|| Box::new(Refusing(Scripted::new())));
     let poison = Poison { stage: Stage::Tmd, text: POISON };
@@ -141,14 +141,14 @@ async fn a_rejected_chunk_that_waits_for_its_dead_letter_hangs_no_more_than_a_su
     service.stop().await;
 }
 
-/// What a service said as its last words, instead of ending this process.
+/// The messages of the fatal handler, which does not end this process.
 #[derive(Clone, Default)]
 struct Said(Arc<Mutex<Vec<String>>>);
 
 impl Said {
-    fn overrides(&self, inspect: Arc<dyn FaultHook>) -> Overrides {
+    fn overrides(&self, fault_hook: Arc<dyn FaultHook>) -> Overrides {
         let said = self.0.clone();
-        let mut overrides = Overrides { inspect, encoder: Some(Scripted::factory()), ..overrides() };
+        let mut overrides = Overrides { fault_hook, encoder: Some(Scripted::factory()), ..overrides() };
         overrides.pipeline.watch.fatal_handler =
             FatalHandler::new(move |sentence| said.lock().unwrap().push(sentence.to_owned()));
         overrides
@@ -158,7 +158,7 @@ impl Said {
         self.0.lock().unwrap().clone()
     }
 
-    /// Waits for the one sentence, and looks for these words in it.
+    /// Waits for the one message, which must contain these words.
     async fn must_say(&self, words: &str) {
         until("the watchdog gives up", || !self.sentences().is_empty()).await;
         let sentences = self.sentences();
@@ -167,7 +167,7 @@ impl Said {
     }
 }
 
-/// Holds whoever comes first until it is let go.
+/// Blocks the first caller until it is released.
 struct Trap {
     armed: AtomicBool,
     open: Mutex<mpsc::Receiver<()>>,
@@ -181,7 +181,7 @@ impl Trap {
 
     fn step_on(&self) {
         if self.armed.swap(false, Ordering::SeqCst) {
-            // Nobody says a word: it opens when the other end is dropped, also by a test that fails.
+            // It opens when the other end is dropped, also by a test that fails.
             self.open.lock().unwrap().recv().unwrap_err();
         }
     }
@@ -221,7 +221,7 @@ async fn a_thread_of_the_model_that_hangs_is_named_and_cannot_be_healed() {
     .await;
     said.must_say("lnsp-model").await;
     assert!(said.sentences()[0].contains("hangs: it has been at one bulk job for"), "{:?}", said.sentences());
-    assert_eq!(service.state.pipeline.health().generation, 1, "no stage is blamed for it");
+    assert_eq!(service.state.pipeline.health().generation, 1, "no stage is restarted for it");
     drop(release);
     assert_eq!(tally(&upload.await.unwrap()), (10, 0, 0));
     service.stop().await;
@@ -231,13 +231,13 @@ async fn a_thread_of_the_model_that_hangs_is_named_and_cannot_be_healed() {
 struct TrapInHandler(Arc<Trap>);
 
 impl FaultHook for TrapInHandler {
-    fn in_work_at(&self, _: Stage, _: &Chunk) {
+    fn on_begin(&self, _: Stage, _: &Chunk) {
         self.0.step_on();
     }
 }
 
 #[actix_web::test]
-async fn a_pipeline_thread_that_hangs_is_beyond_healing() {
+async fn a_pipeline_thread_that_hangs_cannot_be_healed() {
     let (trap, release) = Trap::new();
     let said = Said::default();
     let service =
@@ -250,17 +250,17 @@ async fn a_pipeline_thread_that_hangs_is_beyond_healing() {
     service.stop().await;
 }
 
-/// Ends the thread of the stages from inside.
+/// Ends the thread of the stages.
 struct EndOfThread;
 
 impl FaultHook for EndOfThread {
-    fn in_work_at(&self, _: Stage, _: &Chunk) {
+    fn on_begin(&self, _: Stage, _: &Chunk) {
         actix::Arbiter::current().stop();
     }
 }
 
 #[actix_web::test]
-async fn a_pipeline_thread_that_has_ended_is_beyond_healing() {
+async fn a_pipeline_thread_that_has_ended_cannot_be_healed() {
     let said = Said::default();
     let service = TestService::build(said.overrides(Arc::new(EndOfThread)), &[]).await;
     let upload =
@@ -270,23 +270,23 @@ async fn a_pipeline_thread_that_has_ended_is_beyond_healing() {
     service.abandon().await;
 }
 
-/// Kills the first generation, and its supervisor before it can build the second.
-struct Regicide;
+/// Kills the first generation, and the supervisor before it builds the second.
+struct DeadSupervisor;
 
-impl FaultHook for Regicide {
-    fn in_work_at(&self, _: Stage, _: &Chunk) {
+impl FaultHook for DeadSupervisor {
+    fn on_begin(&self, _: Stage, _: &Chunk) {
         panic!("the stage dies");
     }
 
-    fn generation(&self, number: u64) {
+    fn before_generation(&self, number: u64) {
         assert!(number < 2, "the supervisor dies");
     }
 }
 
 #[actix_web::test]
-async fn a_supervisor_that_dies_is_beyond_healing() {
+async fn a_supervisor_that_dies_cannot_be_healed() {
     let said = Said::default();
-    let service = TestService::build(said.overrides(Arc::new(Regicide)), &[]).await;
+    let service = TestService::build(said.overrides(Arc::new(DeadSupervisor)), &[]).await;
     let upload =
         actix_web::rt::spawn(crate::support::test_service::stream_to(service.url.clone(), numbered(0..1)));
     said.must_say("the supervisor has ended").await;
@@ -295,15 +295,15 @@ async fn a_supervisor_that_dies_is_beyond_healing() {
     service.abandon().await;
 }
 
-/// Poison in one stage, and a trap for whoever builds the second generation.
+/// Poison in one stage, and a trap before the second generation is built.
 struct SlowHealing(Poison, Arc<Trap>);
 
 impl FaultHook for SlowHealing {
-    fn in_work_at(&self, stage: Stage, chunk: &Chunk) {
-        self.0.in_work_at(stage, chunk);
+    fn on_begin(&self, stage: Stage, chunk: &Chunk) {
+        self.0.on_begin(stage, chunk);
     }
 
-    fn generation(&self, number: u64) {
+    fn before_generation(&self, number: u64) {
         if number == 2 {
             self.1.step_on();
         }
@@ -339,8 +339,7 @@ async fn while_a_stage_is_healed_the_service_is_not_ready_and_says_why() {
     service.stop().await;
 }
 
-/// Takes LMDB's lock for writers, as a process would that hangs in the middle of a transaction. Undone by the end of
-/// this process at the latest.
+/// Takes LMDB's lock for writers, like a process that hangs in a transaction. It ends with this process.
 #[allow(unsafe_code)]
 fn hold_the_writers_lock(folder: &std::path::Path) -> heed::RwTxn<'static> {
     let mut options = heed::EnvOpenOptions::new();
@@ -361,7 +360,7 @@ async fn a_process_whose_index_thread_hangs_in_lmdb_says_so_and_exits() {
         tally(&crate::support::test_service::stream_to(service.url.clone(), numbered(0..20)).await),
         (20, 0, 0)
     );
-    // The index builds when nothing has come for a while, and then it waits for a lock that is not given back.
+    // The index builds after a while without changes, and then waits for a lock that is not released.
     let (status, complaints) = service.end();
     assert_eq!(status.code(), Some(70), "{complaints}");
     let last = complaints.lines().find(|line| line.starts_with("lnsp: ")).unwrap();

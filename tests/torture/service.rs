@@ -101,7 +101,7 @@ fn config(orders: &Orders) -> Config {
 fn overrides(orders: &Orders) -> Overrides {
     let mut overrides = Overrides {
         encoder: Some(Arc::new(|| Box::new(Scripted::new()))),
-        inspect: Arc::new(Deaths::new(orders)),
+        fault_hook: Arc::new(Deaths::new(orders)),
         // Built often, so that faults meet builds.
         index: |options| {
             options.map_size = 1 << 30;
@@ -133,7 +133,7 @@ impl Deaths {
 }
 
 impl FaultHook for Deaths {
-    fn in_work_at(&self, stage: Stage, chunk: &Chunk) {
+    fn on_begin(&self, stage: Stage, chunk: &Chunk) {
         let place = Stage::ALL.iter().position(|one| *one == stage).unwrap();
         let seen = self.seen[place].fetch_add(1, Ordering::SeqCst);
         if self.orders.contains(&(stage.name(), seen)) {

@@ -39,7 +39,7 @@ pub async fn ingest(
         .map_err(|error| ApiError::new(ErrorCode::UnknownField, format!("query parameters: {error}")))?
         .into_inner();
     // CacheLimits for every place and for the group on its way in, so that the places are the bound.
-    let (book, results) = receipt_channel(state.pipeline.places() + GROUP);
+    let (book, results) = receipt_channel(state.pipeline.capacity() + GROUP);
     let (ended, ending) = oneshot::channel();
     let (room, has_room) = watch::channel(true);
     let over = CancellationToken::new();

@@ -11,14 +11,14 @@ use std::collections::BTreeMap;
 
 const ROOM: usize = 3;
 
-/// What happens next.
+/// One step of a script.
 #[derive(Debug, Clone)]
 enum Event {
-    /// A chunk with one of two keys and one of three contents comes.
+    /// A chunk with one of two keys and one of three contents arrives.
     Comes(u8, u8),
-    /// One of those who are to be let in has its answer; nobody, if there are none.
+    /// One of the leaders, if there are any, gets its answer.
     Ends(prop::sample::Index, End),
-    /// One who found no room tries again.
+    /// A chunk that found no slot tries again.
     TriesAgain,
 }
 
@@ -32,7 +32,7 @@ enum End {
     Dropped,
 }
 
-/// An answer, as far as it matters here.
+/// The status or the error code of an answer.
 fn kind(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Stored(_) => "stored",
@@ -50,7 +50,7 @@ fn chunk(key: u8, content: u8) -> Arc<Chunk> {
 fn outcome(chunk: &Arc<Chunk>, end: End) -> Option<Outcome> {
     let tagging =
         Tagging { tmd: Tmd::new(1, 2, 3).unwrap(), source: TmdSource::Client, confidence: None, took: None };
-    let filed = || {
+    let stored = || {
         Arc::new(StoredChunk {
             chunk: chunk.clone(),
             cpe_id: chunk.cpe_id,
@@ -63,8 +63,8 @@ fn outcome(chunk: &Arc<Chunk>, end: End) -> Option<Outcome> {
     };
     let rejected = |cause| Outcome::Rejected(Rejection::new(cause, "no"));
     match end {
-        End::Stored => Some(Outcome::Stored(filed())),
-        End::Known => Some(Outcome::Duplicate(filed())),
+        End::Stored => Some(Outcome::Stored(stored())),
+        End::Known => Some(Outcome::Duplicate(stored())),
         End::Poison => Some(rejected(ErrorCode::Poison)),
         End::LlmFailed => Some(rejected(ErrorCode::LlmFailed)),
         End::Conflict => Some(Outcome::conflict(chunk)),
@@ -72,7 +72,7 @@ fn outcome(chunk: &Arc<Chunk>, end: End) -> Option<Outcome> {
     }
 }
 
-/// The same in the plainest words: a queue for each key, whose first one leads.
+/// A simple model of the same: a queue for each key, whose first chunk leads.
 #[derive(Default)]
 struct Model {
     queues: BTreeMap<u8, VecDeque<(u64, u8)>>,
@@ -86,7 +86,7 @@ impl Model {
 
     fn ends(&mut self, key: u8, tag: u64, content: u8, end: End) {
         let queue = self.queues.get_mut(&key).unwrap();
-        assert_eq!(queue.pop_front(), Some((tag, content)), "only the first is inside");
+        assert_eq!(queue.pop_front(), Some((tag, content)), "only the first is in the pipeline");
         let own = match end {
             End::Stored => "stored",
             End::Known => "duplicate",
@@ -115,14 +115,14 @@ impl Model {
     }
 }
 
-/// The in_flight, and what is around them.
+/// The keys in flight, and what surrounds them.
 struct World {
     in_flight: Arc<InFlightKeys>,
     promoted: mpsc::Receiver<Follower>,
-    book: ReceiptIssuer<Outcome>,
+    issuer: ReceiptIssuer<Outcome>,
     results: ReceiptStream<Outcome>,
-    /// Who leads, with the slot of those who have followed before.
-    inside: Vec<(u64, u8, u8, Arrival, Option<Slot>)>,
+    /// The leaders, with the slots of those that were followers before.
+    leaders: Vec<(u64, u8, u8, Arrival, Option<Slot>)>,
     full: VecDeque<(u64, u8, u8, Arrival)>,
     tags: Vec<(u8, u8)>,
     model: Model,
@@ -131,26 +131,26 @@ struct World {
 impl World {
     fn new(places: usize) -> World {
         let (in_flight, promoted) = InFlightKeys::new(Capacity { items: ROOM, bytes: 1 << 20 });
-        let (book, results) = receipt_channel(places);
-        let (inside, full, tags) = (Vec::new(), VecDeque::new(), Vec::new());
-        World { in_flight, promoted, book, results, inside, full, tags, model: Model::default() }
+        let (issuer, results) = receipt_channel(places);
+        let (leaders, full, tags) = (Vec::new(), VecDeque::new(), Vec::new());
+        World { in_flight, promoted, issuer, results, leaders, full, tags, model: Model::default() }
     }
 
     fn comes(&mut self, key: u8, content: u8) {
         let tag = self.tags.len() as u64;
         self.tags.push((key, content));
-        let receipt = block_on(self.book.issue(tag)).unwrap();
-        self.stands(tag, key, content, Arrival { chunk: chunk(key, content), receipt });
+        let receipt = block_on(self.issuer.issue(tag)).unwrap();
+        self.claim(tag, key, content, Arrival { chunk: chunk(key, content), receipt });
     }
 
-    fn stands(&mut self, tag: u64, key: u8, content: u8, arrival: Arrival) {
+    fn claim(&mut self, tag: u64, key: u8, content: u8, arrival: Arrival) {
         let room = self.model.following() < ROOM;
         let queue = self.model.queues.entry(key).or_default();
         match self.in_flight.try_claim(arrival) {
             Claim::Leader(arrival) => {
                 assert!(queue.is_empty());
                 queue.push_back((tag, content));
-                self.inside.push((tag, key, content, arrival, None));
+                self.leaders.push((tag, key, content, arrival, None));
             }
             Claim::Follower => {
                 assert!(!queue.is_empty() && room);
@@ -164,7 +164,7 @@ impl World {
     }
 
     fn ends(&mut self, which: usize, end: End) {
-        let (tag, key, content, arrival, slot) = self.inside.remove(which);
+        let (tag, key, content, arrival, slot) = self.leaders.remove(which);
         self.model.ends(key, tag, content, end);
         match outcome(&arrival.chunk, end) {
             Some(outcome) => arrival.receipt.settle(outcome),
@@ -175,22 +175,22 @@ impl World {
             let key: u8 = arrival.chunk.key.id.parse().unwrap();
             let (tag, content) = self.model.queues[&key][0];
             assert_eq!(arrival.chunk.text, format!("content {content}"));
-            self.inside.push((tag, key, content, arrival, Some(slot)));
+            self.leaders.push((tag, key, content, arrival, Some(slot)));
         }
     }
 
-    /// Answers everybody who is left, and compares.
+    /// Answers every chunk that is left, and compares with the model.
     fn finish(mut self) {
-        while !self.inside.is_empty() || !self.full.is_empty() {
-            while !self.inside.is_empty() {
+        while !self.leaders.is_empty() || !self.full.is_empty() {
+            while !self.leaders.is_empty() {
                 self.ends(0, End::LlmFailed);
             }
             if let Some((tag, key, content, arrival)) = self.full.pop_front() {
-                self.stands(tag, key, content, arrival);
+                self.claim(tag, key, content, arrival);
             }
         }
         assert_eq!((self.in_flight.keys(), self.in_flight.following()), (0, 0), "nothing is left behind");
-        drop(self.book);
+        drop(self.issuer);
         let mut answers = BTreeMap::new();
         while let Some((tag, outcome)) = block_on(self.results.next()) {
             assert_eq!(answers.insert(tag, kind(&outcome)), None, "answered twice");
@@ -218,22 +218,22 @@ fn event() -> impl Strategy<Value = Event> {
 
 proptest! {
     #[test]
-    fn everybody_is_answered_once_by_the_fate_of_who_led_and_no_key_stays_behind(
+    fn every_chunk_is_answered_once_by_the_outcome_of_its_leader_and_no_key_stays_behind(
         events in proptest::collection::vec(event(), 0..80),
     ) {
         let mut world = World::new(events.len() + 1);
         for event in events {
             match event {
                 Event::Comes(key, content) => world.comes(key, content),
-                Event::Ends(_, _) if world.inside.is_empty() => {}
-                Event::Ends(which, end) => world.ends(which.index(world.inside.len()), end),
+                Event::Ends(_, _) if world.leaders.is_empty() => {}
+                Event::Ends(which, end) => world.ends(which.index(world.leaders.len()), end),
                 Event::TriesAgain => {
                     if let Some((tag, key, content, arrival)) = world.full.pop_front() {
-                        world.stands(tag, key, content, arrival);
+                        world.claim(tag, key, content, arrival);
                     }
                 }
             }
-            prop_assert!(world.in_flight.following() <= ROOM, "whoever waits has room");
+            prop_assert!(world.in_flight.following() <= ROOM, "every follower has a slot");
             prop_assert_eq!(world.in_flight.keys(), world.model.queues.values().filter(|q| !q.is_empty()).count());
         }
         world.finish();
@@ -241,13 +241,13 @@ proptest! {
 }
 
 #[test]
-fn when_nobody_lets_in_any_more_everybody_is_answered_however_many_wait() {
+fn without_a_receiver_of_promoted_followers_all_are_answered_however_many_wait() {
     const WAITING: usize = 20_000;
     let (in_flight, promoted) = InFlightKeys::new(Capacity { items: WAITING, bytes: 1 << 30 });
-    let (book, mut results) = receipt_channel(WAITING + 1);
+    let (issuer, mut results) = receipt_channel(WAITING + 1);
     let mut first = None;
     for tag in 0..=WAITING as u64 {
-        let receipt = block_on(book.issue(tag)).unwrap();
+        let receipt = block_on(issuer.issue(tag)).unwrap();
         match in_flight.try_claim(Arrival { chunk: chunk(0, 0), receipt }) {
             Claim::Leader(arrival) => first = Some(arrival),
             Claim::Follower => {}
@@ -255,7 +255,7 @@ fn when_nobody_lets_in_any_more_everybody_is_answered_however_many_wait() {
         }
     }
     assert_eq!(in_flight.following(), WAITING);
-    drop((promoted, first, book));
+    drop((promoted, first, issuer));
     let mut lost = 0;
     while let Some((_, outcome)) = block_on(results.next()) {
         assert_eq!(kind(&outcome), "lost");
@@ -265,10 +265,11 @@ fn when_nobody_lets_in_any_more_everybody_is_answered_however_many_wait() {
 }
 
 #[tokio::test]
-async fn who_finds_no_room_waits_for_it_and_then_for_the_fate_of_who_leads() {
-    let (in_flight, _turns) = InFlightKeys::new(Capacity { items: 1, bytes: 1 << 20 });
-    let (book, mut results) = receipt_channel(4);
-    let arrival = async |tag, key| Arrival { chunk: chunk(key, 0), receipt: book.issue(tag).await.unwrap() };
+async fn a_chunk_without_a_slot_waits_for_one_and_then_for_the_outcome_of_its_leader() {
+    let (in_flight, _promoted) = InFlightKeys::new(Capacity { items: 1, bytes: 1 << 20 });
+    let (issuer, mut results) = receipt_channel(4);
+    let arrival =
+        async |tag, key| Arrival { chunk: chunk(key, 0), receipt: issuer.issue(tag).await.unwrap() };
     let Claim::Leader(one) = in_flight.try_claim(arrival(1, 1).await) else { panic!("it is free") };
     let Claim::Leader(two) = in_flight.try_claim(arrival(2, 2).await) else { panic!("it is free") };
     assert!(matches!(in_flight.try_claim(arrival(3, 1).await), Claim::Follower));
@@ -278,7 +279,7 @@ async fn who_finds_no_room_waits_for_it_and_then_for_the_fate_of_who_leads() {
     one.receipt.settle(outcome(&chunk(1, 0), End::Stored).unwrap());
     assert!(waiting.await.is_none(), "there is room now");
     two.receipt.settle(outcome(&chunk(2, 0), End::Poison).unwrap());
-    drop(book);
+    drop(issuer);
     let mut answers = BTreeMap::new();
     while let Some((tag, outcome)) = results.next().await {
         answers.insert(tag, kind(&outcome));

@@ -262,7 +262,7 @@ pub struct Poison {
 }
 
 impl FaultHook for Poison {
-    fn in_work_at(&self, stage: Stage, chunk: &Chunk) {
+    fn on_begin(&self, stage: Stage, chunk: &Chunk) {
         assert!(!(stage == self.stage && chunk.text == self.text), "poison");
     }
 }

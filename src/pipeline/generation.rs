@@ -1,0 +1,144 @@
+//! One generation of the stages: how it is built, entered and ended.
+//!
+//! Read [`Generation::build`] upwards: it is the way of a chunk.
+
+use super::settings::PipelineSettings;
+use crate::flow::{Capacity, SlotEvent, Slots, TaskRegistry};
+use crate::metrics;
+use crate::stages::{
+    DeadLetterQueue, Delivery, Died, Embedder, ExitGuard, FaultHook, Inlet, NeedsLlm, NeedsNoLlm, Stage,
+    StageContext, TmdExtractor, TmdTools, WriteTools, Writer,
+};
+use crate::threads::Progress;
+use crate::vectorizer::Vectorizer;
+use actix::{Actor, Addr, Context};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// What the stages work with, from generation to generation.
+#[derive(Clone)]
+pub struct Tools {
+    /// For the [`TmdExtractor`].
+    pub tmd: TmdTools,
+    /// For the [`Embedder`].
+    pub embed: Vectorizer,
+    /// For the [`Writer`].
+    pub write: WriteTools,
+    /// Called with every chunk; tests inject faults with it.
+    pub fault_hook: Arc<dyn FaultHook>,
+}
+
+impl Tools {
+    /// The records of the threads that the stages rely on, and that cannot be replaced while they hang.
+    pub(super) fn progress(&self) -> Vec<Progress> {
+        let mut progress = self.tmd.classifier.progress().to_vec();
+        progress.extend(self.embed.progress());
+        progress.extend(self.write.index.progress());
+        progress
+    }
+}
+
+/// Where the stages of every generation report deaths, tasks and rejected chunks.
+#[derive(Clone)]
+pub(super) struct StageReports {
+    pub(super) deaths: mpsc::Sender<Died>,
+    pub(super) tasks: [Arc<TaskRegistry>; 3],
+    pub(super) dead_letters: DeadLetterQueue,
+}
+
+/// One generation of stages, with the ways in.
+#[derive(Clone)]
+pub(super) struct Generation {
+    /// Counts from 1.
+    pub(super) number: u64,
+    local: Inlet<NeedsNoLlm>,
+    llm: Option<Inlet<NeedsLlm>>,
+    /// Of chunks that wait for a language model, then of each stage, in the order in which a chunk passes them.
+    slots: [Arc<Slots>; 4],
+    retired: CancellationToken,
+}
+
+impl Generation {
+    /// Spawns the stages on the current Arbiter: the writer first, the inlets of the extractor last.
+    pub(super) fn build(
+        number: u64,
+        tools: &Tools,
+        settings: &PipelineSettings,
+        reports: &StageReports,
+    ) -> Generation {
+        let retired = CancellationToken::new();
+        let context = |stage| StageContext {
+            exit_guard: ExitGuard::new(stage, number, reports.deaths.clone(), retired.clone()),
+            fault_hook: tools.fault_hook.clone(),
+            tasks: reports.tasks[stage as usize].clone(),
+            dead_letters: reports.dead_letters.clone(),
+        };
+
+        let write_slots = observed_slots(Stage::Write.name(), settings.write);
+        let writer = spawn(settings.write, Writer::new(tools.write.clone(), context(Stage::Write)));
+        let to_writer = Inlet::new(write_slots.clone(), writer.recipient());
+
+        let embed_slots = observed_slots(Stage::Embed.name(), settings.embed);
+        let embedder = Embedder::new(tools.embed.clone(), to_writer, context(Stage::Embed));
+        let to_embedder = Inlet::new(embed_slots.clone(), spawn(settings.embed, embedder).recipient());
+
+        let tmd_slots = observed_slots(Stage::Tmd.name(), settings.tmd);
+        let both = Capacity { items: settings.tmd.items + settings.llm.items, ..settings.tmd };
+        let extractor = spawn(both, TmdExtractor::new(tools.tmd.clone(), to_embedder, context(Stage::Tmd)));
+        let local = Inlet::new(tmd_slots.clone(), extractor.clone().recipient());
+        let llm_slots = observed_slots("llm", settings.llm);
+        let llm = tools.tmd.asks_llm().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
+
+        Generation { number, local, llm, slots: [llm_slots, tmd_slots, embed_slots, write_slots], retired }
+    }
+
+    /// Waits for a slot of the inlet that fits the chunk.
+    ///
+    /// # Errors
+    /// The delivery, when the generation is gone.
+    pub(super) async fn admit(&self, delivery: Delivery) -> Result<(), Delivery> {
+        let chunk = delivery.origin().clone();
+        match &self.llm {
+            Some(llm) if chunk.client_tmd.is_none() => llm.admit(NeedsLlm(chunk), delivery).await,
+            _ => self.local.admit(NeedsNoLlm(chunk), delivery).await,
+        }
+    }
+
+    /// Waits until no chunk is in any stage.
+    pub(super) async fn all_free(&self) {
+        // A parcel leaves a stage only after it has a slot in the next, so one look at each, in order, suffices.
+        for slots in &self.slots {
+            slots.all_free().await;
+        }
+    }
+
+    /// Slots in use: for chunks that wait for a language model, then of each stage.
+    pub(super) fn used(&self) -> [usize; 4] {
+        self.slots.each_ref().map(|slots| slots.used())
+    }
+
+    /// Ends the generation. Its chunks go to the redelivery queue, or are answered if their transaction has begun.
+    pub(super) fn retire(&self) {
+        self.retired.cancel();
+        self.slots.iter().for_each(|slots| slots.close());
+    }
+}
+
+/// Starts a stage whose mailbox is larger than its slots.
+fn spawn<A: Actor<Context = Context<A>>>(slots: Capacity, stage: A) -> Addr<A> {
+    A::create(|context| {
+        context.set_mailbox_capacity(slots.items + Inlet::<NeedsNoLlm>::MAILBOX_MARGIN);
+        stage
+    })
+}
+
+/// Slots with metrics; `stage` is the label.
+pub(super) fn observed_slots(stage: &'static str, capacity: Capacity) -> Arc<Slots> {
+    metrics::stage_capacity(stage, capacity.items);
+    Slots::new(capacity, move |event| match event {
+        SlotEvent::Acquired(_) => metrics::stage_queue(stage, 1.0),
+        SlotEvent::Released(_) => metrics::stage_queue(stage, -1.0),
+        SlotEvent::Waited(waited) => metrics::backpressure(stage, waited),
+    })
+}
