@@ -194,10 +194,10 @@ impl App {
         let pipeline = Arc::new(Pipeline::start(tools, settings));
         pipeline.wait_for(|health| health.open).await;
         let admission = Admission::new(Limits { uploads: config.max_uploads, ..overrides.admission });
-        let (counts, memory) = (Counts::default(), IdempotencyCache::new(overrides.memory));
+        let (counts, idempotency) = (Counts::default(), IdempotencyCache::new(overrides.memory));
         let llm = codes.llm;
         let state =
-            State { pipeline, searcher, vectorizer, store, index, llm, info, counts, admission, memory };
+            State { pipeline, searcher, vectorizer, store, index, llm, info, counts, admission, idempotency };
         let state = web::Data::new(state);
         Ok(App { state, postgres })
     }

@@ -6,13 +6,14 @@
 
 use crate::chunk::MAX_TEXT_BYTES;
 use crate::error_code::ErrorCode;
-use crate::http::body::guard::RequestBodyGuard;
-use crate::http::body::{Body, encoding_of};
+use crate::http::body::{Body, RequestBodyGuard};
 use crate::http::error::ApiError;
-use crate::http::ingest::json;
-use crate::http::ingest::{Kind, declared, kind_of};
-use crate::http::limits::admission::{AdmissionRequest, Permit};
-use crate::http::state::Settings;
+use crate::http::limits::{AdmissionRequest, Permit};
+use crate::http::request::{
+    BodyKind, body_kind, body_weight, content_encoding, content_length, is_large, read_body, run_blocking,
+    shape_error,
+};
+use crate::http::settings::Settings;
 use crate::http::state::State;
 use crate::wire::read_json;
 use actix_web::http::StatusCode;
@@ -63,15 +64,15 @@ pub async fn embed(
     state: web::Data<State>,
     settings: web::Data<Settings>,
 ) -> HttpResponse {
-    let kept = RequestBodyGuard::new(payload.into_inner());
-    let answer = match begin(&request, kept.clone(), &state, &settings) {
+    let guard = RequestBodyGuard::new(payload.into_inner());
+    let answer = match begin(&request, guard.clone(), &state, &settings) {
         Ok((body, permit)) => answer(body, permit, &state).await,
         Err(error) => {
-            kept.forget_if_small(declared(request.headers())).await;
+            guard.discard_if_small(content_length(request.headers())).await;
             Err(error)
         }
     };
-    kept.ride(answer.unwrap_or_else(|error| error.error_response()))
+    guard.attach_to(answer.unwrap_or_else(|error| error.error_response()))
 }
 
 /// The handler of single texts.
@@ -81,7 +82,7 @@ pub async fn single(request: HttpRequest, state: web::Data<State>) -> Result<Htt
         .into_inner();
     check("text", &text)?;
     let dimension = state.info.model.dims;
-    let _permit = state.admit_aside(AdmissionRequest::Request(dimension * size_of::<f32>()))?;
+    let _permit = state.admit_standalone(AdmissionRequest::Request(dimension * size_of::<f32>()))?;
     let mut vectors = state.vectorizer.vectors(vec![text]).await;
     let vector = vectors.pop().transpose()?.unwrap_or_default();
     let encoder = &state.info.model.name;
@@ -91,26 +92,26 @@ pub async fn single(request: HttpRequest, state: web::Data<State>) -> Result<Htt
 /// Everything that can be said before the first byte of the body.
 fn begin(
     request: &HttpRequest,
-    kept: RequestBodyGuard,
+    guard: RequestBodyGuard,
     state: &State,
     settings: &Settings,
 ) -> Result<(Body, Permit), ApiError> {
     let headers = request.headers();
-    let (Kind::Json, encoding) = (kind_of(headers)?, encoding_of(headers)?) else {
+    let (BodyKind::Json, encoding) = (body_kind(headers)?, content_encoding(headers)?) else {
         let message = "expected Content-Type application/json";
         return Err(ApiError::new(ErrorCode::UnsupportedMediaType, message));
     };
-    let bytes = json::weight(declared(headers), encoding, INSTEAD)?;
+    let bytes = body_weight(content_length(headers), encoding, INSTEAD)?;
     let most = (bytes / SMALLEST).min(MAX_TEXTS);
     let vectors = most * state.info.model.dims * size_of::<f32>();
-    let permit = state.admit_aside(AdmissionRequest::Request(bytes + vectors))?;
-    Ok((Body::new(encoding, kept, settings.sending)?, permit))
+    let permit = state.admit_standalone(AdmissionRequest::Request(bytes + vectors))?;
+    Ok((Body::new(encoding, guard, settings.body)?, permit))
 }
 
 async fn answer(body: Body, permit: Permit, state: &State) -> Result<HttpResponse, ApiError> {
-    let body = json::read_body(body, state, INSTEAD).await?;
-    let much = json::is_large(&body);
-    let texts: WireTexts = json::run_blocking(much, move || read_json(&body).map_err(json::shape)).await??;
+    let body = read_body(body, state, INSTEAD).await?;
+    let large = is_large(&body);
+    let texts: WireTexts = run_blocking(large, move || read_json(&body).map_err(shape_error)).await??;
     let WireTexts { texts, normalize } = texts;
     if texts.is_empty() {
         let message = "texts: expected at least one, received none";
@@ -124,7 +125,7 @@ async fn answer(body: Body, permit: Permit, state: &State) -> Result<HttpRespons
     }
     if !normalize {
         let message = "normalize: expected true, received false: vectors have unit length here, and what length \
-                       they had before is not kept";
+                       they had before is not guard";
         return Err(invalid(message.to_owned()).param("normalize"));
     }
     for (place, text) in texts.iter().enumerate() {

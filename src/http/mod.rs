@@ -1,25 +1,32 @@
-//! The HTTP face: ingest (JSON and NDJSON), search, vectors for others, and the state of the service.
+//! The HTTP server: ingest (JSON and NDJSON), search, vectors for other services, and the state of the service.
 //!
-//! Knows the entrance, the search, the vectorizer, receipts and chunks; not the stages behind them. Every error goes
-//! through the one table in [`error`].
+//! [`routes`] is the table of routes. The handlers know the entrance, the search, the vectorizer, receipts and chunks, but
+//! not the stages behind them.
 
 mod body;
 mod dead_letters;
 mod drain;
 mod embed;
 mod error;
+mod info;
 mod ingest;
 mod limits;
 mod ops;
+mod request;
 mod request_id;
+mod routes;
 mod search;
 mod server;
+mod settings;
 mod state;
 
 pub use body::UploadAbort;
 pub use drain::drain;
 pub use error::ApiError;
+pub use info::{MeasuredDevice, ServiceInfo};
 pub use ingest::{CacheLimits, IdempotencyCache};
 pub use limits::{Admission, BodyTimeouts, Limits, Refusal};
+pub use routes::{ROUTES, Route, allowed};
 pub use server::serve;
-pub use state::{Counts, MeasuredDevice, ServiceInfo, Settings, State, Tally};
+pub use settings::Settings;
+pub use state::{Counts, State, Tally};

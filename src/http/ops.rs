@@ -1,25 +1,16 @@
-//! The state of the service: `/`, `/health`, `/ready`, `/stats`, `/metrics`.
+//! The state of the service: `/health`, `/ready`, `/stats`, `/metrics`.
 
-use crate::error_code::ErrorCode;
-use crate::http::error::ApiError;
-use crate::http::request_id::ROUTES;
 use crate::http::state::State;
+use crate::index::Effort;
 use crate::metrics::{self, IndexGauges};
 use crate::pipeline::{Deaths, Stage};
+use crate::threads::Lane;
 use crate::vectorizer::Remote;
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
+use actix_web::{HttpResponse, web};
 use serde_json::{Value, json};
 use std::time::Duration;
-
-/// `GET /`: the old service's self-description.
-pub async fn about() -> HttpResponse {
-    HttpResponse::Ok().json(json!({
-        "name": "LNSP Chunk Ingestion API", "version": env!("CARGO_PKG_VERSION"),
-        "description": env!("CARGO_PKG_DESCRIPTION"),
-        "endpoints": ["POST /ingest", "POST /search", "POST /embed", "POST /embed/single", "GET /dead-letters", "GET /health", "GET /ready", "GET /stats", "GET /metrics"],
-    }))
-}
+use tokio::time::timeout;
 
 /// `GET /health`: always 200; the old fields, each now a fact of this moment, and the pipeline.
 pub async fn health(state: web::Data<State>) -> HttpResponse {
@@ -34,7 +25,8 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
     let sound = postgresql && embeds && index.degraded.is_none() && !llm_missing;
     HttpResponse::Ok().json(json!({
         "status": if sound { "healthy" } else { "degraded" },
-        "postgresql": postgresql, "faiss": true, "gtr_t5_api": embeds, "tmd_router_api": pipeline.open,
+        "postgresql": postgresql, "faiss": index_answers(&state).await, "gtr_t5_api": embeds,
+        "tmd_router_api": codes_answer(&state).await,
         "llm_endpoint": info.llm_endpoint.as_deref().unwrap_or_default(),
         "parallel": {
             "enabled": info.parallel, "max_workers": info.max_workers, "batch_embeddings": info.batch_embeddings,
@@ -62,6 +54,26 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
             "built_seq": index.built_seq, "degraded": index.degraded,
         },
     }))
+}
+
+/// How long a part of the service may take to answer `GET /health`.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Whether the index is open and answers a search.
+async fn index_answers(state: &State) -> bool {
+    let mut query = vec![0.0; state.info.model.dims];
+    query[0] = 1.0;
+    let search = state.index.search_async(query.into(), 1, Effort::default());
+    matches!(timeout(ANSWERS_WITHIN, search).await, Ok(Ok(_)))
+}
+
+/// Whether a source of codes answers: the local classifier, or, where only the language model may give codes, that.
+async fn codes_answer(state: &State) -> bool {
+    if state.info.llm_required {
+        return state.llm.as_ref().is_some_and(|llm| !llm.status().breaker_open);
+    }
+    let classify = state.searcher.classifier.run(Lane::Express, |classifier| classifier.classify("health"));
+    matches!(timeout(ANSWERS_WITHIN, classify).await, Ok(Ok(_)))
 }
 
 /// Each stage by name: its deaths, and how long it has had its oldest piece of work in hand.
@@ -175,14 +187,4 @@ pub async fn metrics(state: web::Data<State>) -> HttpResponse {
         Some(text) => HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text),
         None => HttpResponse::ServiceUnavailable().body("the metrics recorder could not be installed"),
     }
-}
-
-/// Everything else.
-pub async fn not_found(request: HttpRequest) -> HttpResponse {
-    if ROUTES.contains(&request.path()) {
-        let message = format!("{} is not allowed here", request.method());
-        return ApiError::new(ErrorCode::MethodNotAllowed, message).error_response();
-    }
-    let message = format!("there is nothing at {}", request.path());
-    ApiError::new(ErrorCode::NotFound, message).error_response()
 }

@@ -1,7 +1,9 @@
-//! Every answer carries a request id: the client's own where it is usable, else a new one.
+//! Request ids: every answer carries the client's own id if it is valid, else a new one. The middleware also counts
+//! and times the requests.
 
-use crate::http::body::guard::RequestBodyGuard;
+use crate::http::body::RequestBodyGuard;
 use crate::http::error::ApiError;
+use crate::http::routes;
 use crate::metrics;
 use actix_http::Request;
 use actix_web::body::{BoxBody, MessageBody};
@@ -18,14 +20,14 @@ fn usable(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
-/// The middleware: gives the id, counts and times the request, and puts the id into error answers.
+/// The middleware: assigns the id, counts and times the request, and adds the id to error answers.
 pub async fn stamp(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse, Error> {
     let started = Instant::now();
     let id = id_of(request.headers());
-    let route = route_of(request.path());
+    let route = routes::label(request.path());
     let method = method_of(request.method().as_str());
     let span = tracing::info_span!("request", request_id = %id, route);
 
@@ -43,7 +45,7 @@ pub async fn stamp(
     Ok(RequestBodyGuard::hold(response))
 }
 
-/// The answer to a request that does not get as far as [`stamp`], stamped. Keeps the body that is not read.
+/// The answer to a request that is refused before [`stamp`]. Holds the body that is not read.
 pub fn refuse(request: &mut Request, error: &ApiError) -> HttpResponse {
     let started = Instant::now();
     let id = id_of(request.headers());
@@ -51,13 +53,13 @@ pub fn refuse(request: &mut Request, error: &ApiError) -> HttpResponse {
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(HEADER, value);
     }
-    let (route, method) = (route_of(request.path()), method_of(request.method().as_str()));
+    let (route, method) = (routes::label(request.path()), method_of(request.method().as_str()));
     metrics::http_request(route, method, response.status().as_u16(), started.elapsed());
-    let kept = RequestBodyGuard::new(request.take_payload());
-    response.map_body(|_, body| kept.holding(with_id(body, &id)))
+    let guard = RequestBodyGuard::new(request.take_payload());
+    response.map_body(|_, body| guard.holding(with_id(body, &id)))
 }
 
-/// The client's own where it is usable, else a new one.
+/// The client's own id if it is valid, else a new one.
 fn id_of(headers: &HeaderMap) -> String {
     let given = headers.get(&HEADER).and_then(|id| id.to_str().ok()).filter(|id| usable(id));
     given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
@@ -79,25 +81,7 @@ fn with_id(body: BoxBody, id: &str) -> BoxBody {
     }
 }
 
-/// What there is to ask for.
-pub(super) const ROUTES: [&str; 10] = [
-    "/",
-    "/ingest",
-    "/search",
-    "/embed",
-    "/embed/single",
-    "/dead-letters",
-    "/health",
-    "/ready",
-    "/stats",
-    "/metrics",
-];
-
-/// Routes and methods are metric labels, so they are closed sets.
-fn route_of(path: &str) -> &'static str {
-    ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
-}
-
+/// Methods are a metric label: a closed set.
 fn method_of(method: &str) -> &'static str {
     ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS"]
         .into_iter()

@@ -2,7 +2,7 @@
 
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
-use crate::http::ingest::json::shape;
+use crate::http::request::shape_error;
 use crate::http::state::State;
 use crate::search::{ScoredHit, SearchQuery, SearchTarget};
 use crate::store::SearchFilter;
@@ -65,7 +65,7 @@ impl Label {
 
 /// The handler. The body is small: the framework's own limit for `Bytes` (256 KiB) holds it.
 pub async fn search(body: web::Bytes, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
-    let wire: WireQuery = read_json(&body).map_err(shape)?;
+    let wire: WireQuery = read_json(&body).map_err(shape_error)?;
     let found = state.searcher.search(query(wire)?).await?;
     let results: Vec<Value> = found.results.iter().map(result).collect();
     Ok(HttpResponse::Ok().json(json!({ "results": results, "index_seq": found.index_seq })))

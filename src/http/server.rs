@@ -1,14 +1,9 @@
 //! The server: connections, their limits, and the routes.
 
-use crate::http::dead_letters;
-use crate::http::embed;
-use crate::http::ingest;
 use crate::http::limits::availability;
-use crate::http::ops;
-use crate::http::request_id;
-use crate::http::search;
-use crate::http::state::Settings;
+use crate::http::settings::Settings;
 use crate::http::state::State;
+use crate::http::{ingest, request_id, routes};
 use crate::metrics;
 use actix_http::{HttpService, Request};
 use actix_service::map_config;
@@ -24,18 +19,18 @@ use std::time::Duration;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// More connections than this are not useful to anybody, whatever the system allows.
+/// The maximum number of connections, even if the system allows more.
 const MAX_CONNECTIONS: usize = 50_000;
 
-/// A server on `listener`. It ends by its handle.
+/// Starts a server on `listener`. Its handle stops it.
 ///
-/// Built from the framework's parts, and not by its `HttpServer`, for one reason: a client that asks with
+/// It is built from the parts of the framework instead of its `HttpServer`, so that a client with
 /// `Expect: 100-continue` is refused before it sends its body.
 ///
 /// # Errors
-/// The operating system's, for the listener.
+/// The error of the operating system for the listener.
 pub fn serve(listener: TcpListener, state: web::Data<State>, settings: Settings) -> std::io::Result<Server> {
-    availability::post(&state);
+    availability::start_monitor(&state);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let builder = Server::build()
         .workers(workers)
@@ -47,10 +42,10 @@ pub fn serve(listener: TcpListener, state: web::Data<State>, settings: Settings)
     let settings = web::Data::new(settings);
     let builder = builder.listen("lnsp", listener, move || {
         let (state, settings, ending) = (state.clone(), settings.clone(), ending.clone());
-        let asked = state.clone();
+        let shared = state.clone();
         let (head, keep_alive, linger) = (settings.head, settings.keep_alive, settings.linger);
-        let cut_after = settings.cut_after;
-        let app = App::new().app_data(state).app_data(settings).configure(routes);
+        let unacknowledged = settings.unacknowledged;
+        let app = App::new().app_data(state).app_data(settings).configure(configure);
         HttpService::build()
             .graceful_shutdown_signal(move || {
                 let ending = ending.clone();
@@ -60,41 +55,42 @@ pub fn serve(listener: TcpListener, state: web::Data<State>, settings: Settings)
             .keep_alive(keep_alive)
             .client_disconnect_timeout(linger)
             .on_connect_ext(move |socket: &TcpStream, extensions: &mut Extensions| {
-                prepare(socket, cut_after);
+                prepare(socket, unacknowledged);
                 extensions.insert(metrics::connection());
             })
-            .expect(fn_service(move |request| ready(expect_continue(request, &asked))))
+            .expect(fn_service(move |request| ready(expect_continue(request, &shared))))
             .h1(map_config(app, |()| AppConfig::default()))
             .tcp()
     })?;
     Ok(builder.run())
 }
 
-/// So many that files, database and language model find descriptors too.
+/// The limit of connections: it leaves descriptors for files, the database and the language model.
 fn connections() -> usize {
     let allowed = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
     let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
     (allowed - (allowed / 8).max(256).min(allowed)).min(MAX_CONNECTIONS)
 }
 
-/// The answer to a client that asks before it sends a body.
+/// Answers a client that waits for `100 Continue` before it sends a body.
 #[expect(
     clippy::result_large_err,
     reason = "the framework asks for these types, and only a refusal is large"
 )]
 fn expect_continue(mut request: Request, state: &State) -> Result<Request, HttpResponse> {
     let upload = request.method() == Method::POST && request.path() == "/ingest";
-    match upload.then(|| ingest::objection(request.headers(), state)).flatten() {
+    match upload.then(|| ingest::refusal(request.headers(), state)).flatten() {
         Some(error) => Err(request_id::refuse(&mut request, &error)),
         None => Ok(request),
     }
 }
 
-/// Short answers go out at once, and a client that takes nothing is given up: the framework waits for it for ever.
-fn prepare(socket: &TcpStream, cut_after: Duration) {
-    if let Err(error) = socket.set_nodelay(true).and_then(|()| limit_unread(socket, cut_after)) {
+/// Sends short answers at once, and limits the time for which a client acknowledges nothing. The framework has no such
+/// limit.
+fn prepare(socket: &TcpStream, unacknowledged: Duration) {
+    if let Err(error) = socket.set_nodelay(true).and_then(|()| limit_unread(socket, unacknowledged)) {
         tracing::debug!(
-            "a connection ended as it began, or has no limit for clients that do not read: {error}"
+            "a connection ended at its start, or has no limit for clients that do not read: {error}"
         );
     }
 }
@@ -106,26 +102,13 @@ fn limit_unread(socket: &TcpStream, limit: Duration) -> std::io::Result<()> {
     Ok(setsockopt(socket, TcpUserTimeout, &limit)?)
 }
 
-/// Other systems have no such limit; the upload itself ends there too, only its connection stays.
+/// Other systems have no such limit. The upload still ends there; only its connection stays open.
 #[cfg(not(target_os = "linux"))]
 fn limit_unread(_: &TcpStream, _: Duration) -> std::io::Result<()> {
     Ok(())
 }
 
-fn routes(config: &mut web::ServiceConfig) {
-    config.service(
-        web::scope("")
-            .wrap(from_fn(request_id::stamp))
-            .route("/", web::get().to(ops::about))
-            .route("/ingest", web::post().to(ingest::ingest))
-            .route("/search", web::post().to(search::search))
-            .route("/embed", web::post().to(embed::embed))
-            .route("/embed/single", web::post().to(embed::single))
-            .route("/dead-letters", web::get().to(dead_letters::dead_letters))
-            .route("/health", web::get().to(ops::health))
-            .route("/ready", web::get().to(ops::ready))
-            .route("/stats", web::get().to(ops::stats))
-            .route("/metrics", web::get().to(ops::metrics))
-            .default_service(web::to(ops::not_found)),
-    );
+/// All routes, behind the middleware for request ids.
+fn configure(config: &mut web::ServiceConfig) {
+    config.service(web::scope("").wrap(from_fn(request_id::stamp)).configure(routes::configure));
 }

@@ -1,105 +1,113 @@
-//! What the handlers share, what was decided at the start, and how the server treats its clients.
+//! The state that all handlers share.
 
-use super::{Admission, BodyTimeouts, IdempotencyCache};
+use crate::http::error::ApiError;
+use crate::http::info::ServiceInfo;
+use crate::http::ingest::IdempotencyCache;
+use crate::http::limits::{Admission, AdmissionRequest, Permit, Refusal};
 use crate::index::Index;
 use crate::llm::Llm;
-use crate::model::ModelIdentity;
+use crate::metrics;
+use crate::outcome::Outcome;
 use crate::pipeline::Pipeline;
 use crate::search::Searcher;
 use crate::store::Store;
 use crate::vectorizer::Vectorizer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-/// What the handlers share.
+/// The state that all handlers share.
 pub struct State {
-    /// The way in.
+    /// Takes chunks in.
     pub pipeline: Arc<Pipeline>,
-    /// The way back.
+    /// Answers searches.
     pub searcher: Searcher,
-    /// For those who want vectors and nothing else.
+    /// Makes the vectors of `/embed`.
     pub vectorizer: Vectorizer,
-    /// Asked whether it answers.
+    /// The database.
     pub store: Store,
-    /// Asked how it is.
+    /// The vector index.
     pub index: Index,
-    /// Asked how it is, where there is one.
+    /// The language model, where one is used.
     pub llm: Option<Llm>,
     /// What does not change while the service runs.
     pub info: ServiceInfo,
-    /// Since the start.
+    /// Counts since the start.
     pub counts: Counts,
-    /// Lets uploads in.
+    /// Admits requests with a body.
     pub admission: Admission,
-    /// Of answers to requests with an `Idempotency-Key`.
-    pub memory: IdempotencyCache,
+    /// Answers to requests with an `Idempotency-Key`.
+    pub idempotency: IdempotencyCache,
 }
 
-/// What was decided at the start, for `/health` and the answers.
-#[derive(Debug, Clone)]
-pub struct ServiceInfo {
-    /// The model of the store.
-    pub model: ModelIdentity,
-    /// What it runs on.
-    pub device: String,
-    /// What that was chosen from; empty where there is only one device.
-    pub devices: Vec<MeasuredDevice>,
-    /// In which number format.
-    pub dtype: String,
-    /// Forward passes at once.
-    pub encoders: usize,
-    /// What a forward pass may hold, padding included.
-    pub pass_tokens: usize,
-    /// Texts that a forward pass may hold.
-    pub pass_texts: usize,
-    /// The setting of that name.
-    pub tmd_backend: String,
-    /// Who gives the codes, with its version.
-    pub tmd_source: String,
-    /// Where a language model was looked for; absent when none was wanted.
-    pub llm_endpoint: Option<String>,
-    /// Why the language model was not what it should be when the service started.
-    pub llm_problem: Option<String>,
-    /// Chunks are rejected when the language model has no answer.
-    pub llm_required: bool,
-    /// The setting of that name.
-    pub parallel: bool,
-    /// The setting of that name.
-    pub max_workers: usize,
-    /// The setting of that name.
-    pub batch_embeddings: bool,
+impl State {
+    /// Admits a request that needs the pipeline and the database.
+    ///
+    /// # Errors
+    /// 429 or 503, both with `Retry-After`.
+    pub fn admit(&self, request: AdmissionRequest) -> Result<Permit, ApiError> {
+        self.admit_unless(self.closed(), request)
+    }
+
+    /// Admits a request that needs neither the pipeline nor the database.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub fn admit_standalone(&self, request: AdmissionRequest) -> Result<Permit, ApiError> {
+        self.admit_unless(self.closed().filter(|refusal| *refusal == Refusal::Draining), request)
+    }
+
+    fn admit_unless(&self, closed: Option<Refusal>, request: AdmissionRequest) -> Result<Permit, ApiError> {
+        let permit = closed.map_or_else(|| self.admission.try_acquire(request), Err);
+        permit.map_err(|refusal| self.refuse(refusal))
+    }
+
+    /// The error that [`Self::admit`] would answer now.
+    pub fn would_refuse(&self, request: AdmissionRequest) -> Option<ApiError> {
+        let refusal = self.closed().or_else(|| self.admission.would_refuse(request))?;
+        Some(self.refuse(refusal))
+    }
+
+    /// Whole seconds for `Retry-After`, from what is unanswered and the recent rate.
+    pub fn retry_after(&self) -> u64 {
+        self.admission.retry_after(self.counts.unanswered(), rand::random())
+    }
+
+    /// The answer while the service goes down.
+    pub fn draining(&self) -> ApiError {
+        self.refuse(Refusal::Draining)
+    }
+
+    fn refuse(&self, refusal: Refusal) -> ApiError {
+        metrics::refused(refusal.reason());
+        refusal.error(self.admission.limits(), self.retry_after())
+    }
+
+    fn closed(&self) -> Option<Refusal> {
+        if self.pipeline.entrance().closed().is_cancelled() {
+            return Some(Refusal::Draining);
+        }
+        self.admission.unavailable().map(Refusal::Unavailable)
+    }
 }
 
-/// A device that was measured when the service started.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct MeasuredDevice {
-    /// As `LNSP_DEVICE` names it.
-    pub device: String,
-    /// Short paragraphs in a second.
-    pub texts_per_s: Option<f64>,
-    /// Why it could not be taken.
-    pub problem: Option<String>,
-}
-
-/// Chunks answered since the start, for `/stats`.
+/// Counts of chunks since the start, for `/stats` and `Retry-After`.
 #[derive(Debug, Default)]
 pub struct Counts {
-    pub(super) stored: AtomicU64,
+    stored: AtomicU64,
     duplicate: AtomicU64,
     failed: AtomicU64,
     pub(super) uploads: AtomicU64,
     issued: AtomicU64,
 }
 
-/// What [`Counts`] counts.
+/// The chunks that were answered, by result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
-    /// Committed.
+    /// Committed rows.
     pub stored: u64,
-    /// Known before.
+    /// Chunks that were stored before.
     pub duplicate: u64,
-    /// Rejected.
+    /// Rejected chunks.
     pub failed: u64,
 }
 
@@ -108,7 +116,7 @@ impl Counts {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The numbers now.
+    /// The chunks answered so far.
     pub fn tally(&self) -> Tally {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Tally { stored: read(&self.stored), duplicate: read(&self.duplicate), failed: read(&self.failed) }
@@ -119,62 +127,25 @@ impl Counts {
         self.uploads.load(Ordering::Relaxed)
     }
 
-    /// A chunk or a line will be answered.
+    /// Counts a chunk or a line that will be answered.
     pub fn issued(&self) {
         self.add(&self.issued);
     }
 
-    /// Chunks and lines that are taken and not answered yet.
+    /// Chunks and lines that were taken and are not answered yet.
     pub fn unanswered(&self) -> u64 {
         let Tally { stored, duplicate, failed } = self.tally();
         self.issued.load(Ordering::Relaxed).saturating_sub(stored + duplicate + failed)
     }
 
     /// Counts an outcome, here and in the metrics.
-    pub fn count(&self, outcome: &crate::outcome::Outcome) {
-        use crate::outcome::Outcome;
+    pub fn count(&self, outcome: &Outcome) {
         let (counter, result) = match outcome {
             Outcome::Stored(_) => (&self.stored, "stored"),
             Outcome::Duplicate(_) => (&self.duplicate, "duplicate"),
             Outcome::Rejected(rejection) => (&self.failed, rejection.code.as_str()),
         };
         self.add(counter);
-        crate::metrics::ingested(result);
-    }
-}
-
-/// How the server treats its clients. The framework's clock goes in steps of half a second: `head`, `keep_alive` and
-/// `linger` are a second or more.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// Requests in flight when the server is told to end in order get this long.
-    pub drain: Duration,
-    /// A client has this long for the first head on its connection.
-    pub head: Duration,
-    /// A connection may be idle between two requests for this long: longer than usual proxies keep theirs.
-    pub keep_alive: Duration,
-    /// What is asked of a client that sends a body.
-    pub sending: BodyTimeouts,
-    /// A client that asked for a stream of results may leave them unread this long.
-    pub client_patience: Duration,
-    /// After an answer to a request that was not read to its end the client has this long to see it.
-    pub linger: Duration,
-    /// A client that is silent and takes none of the bytes on their way to it is disconnected after this long. Longer
-    /// than the patience, so that who reads again late finds out why the stream has ended.
-    pub cut_after: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        let seconds = Duration::from_secs;
-        Settings {
-            drain: seconds(30),
-            head: seconds(5),
-            keep_alive: seconds(75),
-            sending: BodyTimeouts::default(),
-            client_patience: seconds(30),
-            linger: seconds(5),
-            cut_after: seconds(90),
-        }
+        metrics::ingested(result);
     }
 }

@@ -49,7 +49,7 @@ fn chunks(texts: &[&str]) -> String {
 async fn full() -> (TestService, [RawConnection; 2]) {
     let service = TestService::build(limited(|_| {}), &["--max-uploads", "2"]).await;
     let uploads = [RawConnection::upload(&service).await, RawConnection::upload(&service).await];
-    until("two uploads are let in", || service.state.admission.out() == 2).await;
+    until("two uploads are let in", || service.state.admission.in_use() == 2).await;
     (service, uploads)
 }
 
@@ -70,10 +70,10 @@ async fn an_upload_too_many_is_refused_before_its_first_byte_and_small_requests_
     first.send(numbered(0..10)).await;
     first.end().await;
     first.read_until("\"complete\":true").await;
-    until("its permit is back", || service.state.admission.out() == 1).await;
+    until("its permit is back", || service.state.admission.in_use() == 1).await;
     assert_eq!(tally(&service.stream(numbered(10..20)).await), (10, 0, 0));
     second.reset();
-    until("the permit of who broke off is back", || service.state.admission.out() == 0).await;
+    until("the permit of who broke off is back", || service.state.admission.in_use() == 0).await;
     assert_eq!(service.stored().await, 21);
     service.stop().await;
 }
@@ -95,7 +95,7 @@ async fn a_client_that_still_sends_sees_its_refusal_and_then_an_orderly_end() {
         assert_eq!(third.rest().await, "");
     }
     drop(uploads);
-    until("all permits are back", || service.state.admission.out() == 0).await;
+    until("all permits are back", || service.state.admission.in_use() == 0).await;
     assert_eq!(service.state.counts.tally().failed, 0, "nothing of what was refused was read as lines");
     service.stop().await;
 }
@@ -118,7 +118,7 @@ async fn a_client_that_asks_first_is_told_before_it_sends() {
     assert!(head.starts_with("http/1.1 415") && body["error"]["code"] == "unsupported_media_type", "{head}");
 
     first.reset();
-    until("a permit is back", || service.state.admission.out() == 1).await;
+    until("a permit is back", || service.state.admission.in_use() == 1).await;
     let mut third =
         RawConnection::upload_with(&service.url, &format!("Expect: 100-continue\r\n{STREAM}")).await;
     third.read_until("100 Continue\r\n\r\n").await;
@@ -147,7 +147,7 @@ async fn requests_are_limited_in_number_and_bytes_and_a_small_refusal_keeps_the_
     refused(&second.answer().await, "429", "overloaded");
     let mut second = RawConnection::connect(&service.url).await.unwrap();
     second.write("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 50000\r\n\r\n").await;
-    until("the second is let in", || service.state.admission.out() == 2).await;
+    until("the second is let in", || service.state.admission.in_use() == 2).await;
 
     let mut third = RawConnection::connect(&service.url).await.unwrap();
     for _ in 0..3 {
@@ -158,11 +158,11 @@ async fn requests_are_limited_in_number_and_bytes_and_a_small_refusal_keeps_the_
     assert!(third.ask("GET /stats", "", "").await.0.starts_with("http/1.1 200"));
 
     second.reset();
-    until("the second is gone", || service.state.admission.out() == 1).await;
+    until("the second is gone", || service.state.admission.in_use() == 1).await;
     // The first one's client goes too: it was taken as a whole, so it is brought to its end.
     waiting.reset();
     held.release().await;
-    until("everybody is gone", || service.state.admission.out() == 0).await;
+    until("everybody is gone", || service.state.admission.in_use() == 0).await;
     assert_eq!(service.stored().await, 1);
     assert!(third.ask("POST /ingest", "", &chunks(&["third"])).await.0.starts_with("http/1.1 200"));
     service.stop().await;

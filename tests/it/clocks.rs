@@ -7,7 +7,7 @@ use lnsp_ingest::flow::Capacity;
 use lnsp_ingest::http::{BodyTimeouts, Settings};
 use std::time::Duration;
 
-async fn service(sending: BodyTimeouts) -> TestService {
+async fn service(body: BodyTimeouts) -> TestService {
     let mut overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
     let slots = |items| Capacity { items, bytes: 1 << 30 };
     (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) =
@@ -43,7 +43,7 @@ async fn a_silent_client_is_cut_by_name_its_lines_count_and_its_connection_ends(
     request.write(format!("{head}{{\"chunks\":[")).await;
     let seen = request.rest().await;
     assert!(seen.starts_with("HTTP/1.1 408") && seen.contains("client_idle"), "{seen}");
-    until("nothing is left", || service.state.admission.out() == 0).await;
+    until("nothing is left", || service.state.admission.in_use() == 0).await;
     assert_eq!(service.stored().await, 1);
     service.stop().await;
 }
@@ -65,7 +65,7 @@ async fn a_client_that_dribbles_is_cut_by_name() {
         seen += &read.unwrap_or_default();
     }
     assert!(seen.contains("client_too_slow") && seen.contains("\"complete\":false"), "{seen}");
-    until("nothing is left", || service.state.admission.out() == 0).await;
+    until("nothing is left", || service.state.admission.in_use() == 0).await;
     service.stop().await;
 }
 

@@ -50,7 +50,7 @@ async fn accepted_chunks_are_finished_and_all_others_are_refused() {
     )
     .await;
     let mut upload = three_hundred(&service).await;
-    until("the request is being read", || service.state.admission.out() == 2).await;
+    until("the request is being read", || service.state.admission.in_use() == 2).await;
 
     let end = async {
         until("it has begun", || service.state.pipeline.entrance().closed().is_cancelled()).await;

@@ -50,7 +50,7 @@ async fn the_same_key_and_body_get_the_first_answer_and_another_body_does_not() 
         assert!(head.starts_with("http/1.1 400"), "{bad}: {head}");
         assert_eq!(answer["error"]["code"], "invalid_idempotency_key");
     }
-    assert_eq!(service.state.memory.kept().0, 3);
+    assert_eq!(service.state.idempotency.kept().0, 3);
     service.stop().await;
 }
 
@@ -64,7 +64,7 @@ async fn who_comes_while_the_first_is_under_way_waits_for_it_also_when_its_clien
     for number in 1..=3 {
         let mut raw = RawConnection::connect(&service.url).await.unwrap();
         raw.write(&request).await;
-        until("it is let in", || service.state.admission.out() == number).await;
+        until("it is let in", || service.state.admission.in_use() == number).await;
         until("the first is inside", || service.state.counts.unanswered() == 1).await;
         clients.push(raw);
     }
@@ -75,7 +75,7 @@ async fn who_comes_while_the_first_is_under_way_waits_for_it_also_when_its_clien
     assert_eq!(second["results"][0]["status"], "stored");
     assert_eq!(clients[1].answer().await.1, second);
     assert_eq!(service.state.counts.tally().stored, 1, "one work for three requests");
-    until("all permits are back", || service.state.admission.out() == 0).await;
+    until("all permits are back", || service.state.admission.in_use() == 0).await;
     service.stop().await;
 }
 
@@ -90,6 +90,6 @@ async fn a_refusal_is_not_kept() {
         let (head, _) = raw.ask("POST /ingest", &key("k"), &body("a")).await;
         assert!(head.starts_with("http/1.1 429") && !is_replayed(&head), "{head}");
     }
-    assert_eq!(service.state.memory.kept(), (0, 0));
+    assert_eq!(service.state.idempotency.kept(), (0, 0));
     service.stop().await;
 }

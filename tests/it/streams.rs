@@ -298,7 +298,7 @@ async fn a_client_that_does_not_read_is_not_read_and_loses_nothing_when_it_does(
 #[actix_web::test]
 async fn a_client_that_never_reads_gets_a_named_end_and_gives_its_room_back() {
     let overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
-    let settings = Settings { client_patience: Duration::from_millis(100), ..Settings::default() };
+    let settings = Settings { read_timeout: Duration::from_millis(100), ..Settings::default() };
     let service = TestService::build_with(overrides, &[], settings).await;
     let mut upload = RawConnection::upload(&service).await;
     // Neither does it end its body: the service must not wait for that either.
@@ -321,8 +321,8 @@ async fn a_client_that_never_reads_gets_a_named_end_and_gives_its_room_back() {
 #[actix_web::test]
 async fn the_connection_of_a_client_that_takes_nothing_is_closed_under_it() {
     let overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
-    let client_patience = Duration::from_millis(100);
-    let settings = Settings { client_patience, cut_after: 3 * client_patience, ..Settings::default() };
+    let read_timeout = Duration::from_millis(100);
+    let settings = Settings { read_timeout, unacknowledged: 3 * read_timeout, ..Settings::default() };
     let service = TestService::build_with(overrides, &[], settings).await;
     let mut upload = RawConnection::upload(&service).await;
     upload.send("x\n".repeat(UNREAD)).await;

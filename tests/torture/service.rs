@@ -75,10 +75,10 @@ fn settings() -> Settings {
     Settings {
         drain: 20 * second,
         head: second,
-        sending: BodyTimeouts { silence: second, over: second, ..BodyTimeouts::default() },
-        client_patience: second,
+        body: BodyTimeouts { silence: second, over: second, ..BodyTimeouts::default() },
+        read_timeout: second,
         linger: second,
-        cut_after: 5 * second,
+        unacknowledged: 5 * second,
         ..Settings::default()
     }
 }

@@ -1,4 +1,4 @@
-//! How an upload can end before its end: a closed list, part of the public contract.
+//! Why an upload is aborted: a closed list, part of the public contract.
 
 use crate::error_code::ErrorCode;
 use crate::http::error::{ApiError, error_object, status_of};
@@ -7,25 +7,25 @@ use actix_web::http::StatusCode;
 use serde_json::Value;
 use std::time::Duration;
 
-/// Why a body was not read to its end. Lines before the cut keep their answers.
+/// Why a body was not read to its end. Lines before the abort keep their answers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UploadAbort {
     /// The connection broke, or the client sent less than it had announced.
     #[error("the body ended early: {0}; send it again")]
     Incomplete(String),
-    /// It cannot be inflated.
+    /// The body cannot be inflated.
     #[error(transparent)]
     Inflate(#[from] InflateError),
-    /// ReceiptStream were waiting for the client, and it read none of them.
+    /// Results waited for the client, and it read none of them for this long.
     #[error(
         "the client did not read its results for {0:?}, and those that waited are dropped; read while sending, or \
          do not ask for a stream, and send it again"
     )]
     ClientNotReading(Duration),
-    /// Nothing came.
+    /// The client sent nothing for this long.
     #[error("nothing came from the client for {0:?} while the service waited for it; send the rest again")]
     ClientIdle(Duration),
-    /// Too little came.
+    /// The client sent fewer bytes a second than this.
     #[error(
         "the client sent less than {0} bytes a second while the service waited for it; send the rest again"
     )]

@@ -1,4 +1,4 @@
-//! The body of a request, kept as long as its answer.
+//! The body of a request, guard as long as its answer.
 //!
 //! The framework takes a body that nobody holds any more for one to be read to its end and forgotten, however long
 //! that takes. So whoever answers without having read everything keeps the rest until the answer is out: the
@@ -36,7 +36,7 @@ impl RequestBodyGuard {
     }
 
     /// Takes a small body that has come together with its head, so that the connection can be used again.
-    pub async fn forget_if_small(&self, declared: Option<usize>) {
+    pub async fn discard_if_small(&self, declared: Option<usize>) {
         if declared.is_some_and(|bytes| bytes <= READ_AHEAD) {
             // The framework hands over what it has read once we wait.
             tokio::task::yield_now().await;
@@ -45,30 +45,30 @@ impl RequestBodyGuard {
     }
 
     /// Has the answer carry it, up to [`RequestBodyGuard::hold`].
-    pub fn ride(self, mut response: HttpResponse) -> HttpResponse {
+    pub fn attach_to(self, mut response: HttpResponse) -> HttpResponse {
         response.extensions_mut().insert(self);
         response
     }
 
     /// Ties the body that an answer carries to the answer's own.
     pub fn hold(mut response: ServiceResponse) -> ServiceResponse {
-        let kept = response.response_mut().extensions_mut().remove::<RequestBodyGuard>();
-        match kept {
-            Some(kept) => response.map_body(|_, body| kept.holding(body)),
+        let guard = response.response_mut().extensions_mut().remove::<RequestBodyGuard>();
+        match guard {
+            Some(guard) => response.map_body(|_, body| guard.holding(body)),
             None => response,
         }
     }
 
     /// An answer's body that keeps this one.
     pub fn holding(self, body: BoxBody) -> BoxBody {
-        BoxBody::new(Holding { body, _kept: self })
+        BoxBody::new(Holding { body, _guard: self })
     }
 }
 
 /// The body of an answer, and that of its request.
 struct Holding {
     body: BoxBody,
-    _kept: RequestBodyGuard,
+    _guard: RequestBodyGuard,
 }
 
 impl MessageBody for Holding {

@@ -1,17 +1,15 @@
 //! The body of a request: read from the socket, inflated, handed out in small pieces.
 
-pub(super) mod abort;
-pub(super) mod guard;
+pub mod abort;
+pub mod guard;
 
 pub use abort::UploadAbort;
+pub use guard::RequestBodyGuard;
 
-use crate::error_code::ErrorCode;
-use crate::http::body::guard::RequestBodyGuard;
 use crate::http::error::ApiError;
 use crate::http::limits::timeouts::{BodyTimeouts, SlowClientDetector};
 use crate::metrics;
 use crate::wire::{ContentEncoding, Inflate};
-use actix_web::http::header::{self, HeaderMap};
 use bytes::{Buf, Bytes};
 use tokio::time::{Instant, timeout};
 
@@ -23,8 +21,8 @@ const PIECE: usize = 64 * 1024;
 /// Inflating runs on the HTTP worker: a piece is a fraction of a millisecond of work, less than parsing the lines in
 /// it, and between two pieces the other requests of the worker have their turn.
 pub struct Body {
-    kept: RequestBodyGuard,
-    account: SlowClientDetector,
+    guard: RequestBodyGuard,
+    slow_client: SlowClientDetector,
     encoding: ContentEncoding,
     inflate: Inflate,
     /// As received, not yet inflated.
@@ -38,20 +36,20 @@ pub struct Body {
 }
 
 impl Body {
-    /// What comes through `kept`, from a client that is waited for so long.
+    /// What comes through `guard`, from a client that is waited for so long.
     ///
     /// # Errors
     /// 400 when the decoder cannot be made.
     pub fn new(
         encoding: ContentEncoding,
-        kept: RequestBodyGuard,
-        patience: BodyTimeouts,
+        guard: RequestBodyGuard,
+        timeouts: BodyTimeouts,
     ) -> Result<Body, ApiError> {
         let inflate = Inflate::new(encoding).map_err(UploadAbort::from)?;
         let room = if encoding == ContentEncoding::Identity { 0 } else { PIECE };
         let output = vec![0; room].into_boxed_slice();
-        let (account, input, plain) = (SlowClientDetector::new(patience), Bytes::new(), Bytes::new());
-        Ok(Body { kept, account, encoding, inflate, input, plain, output, more: false })
+        let (slow_client, input, plain) = (SlowClientDetector::new(timeouts), Bytes::new(), Bytes::new());
+        Ok(Body { guard, slow_client, encoding, inflate, input, plain, output, more: false })
     }
 
     /// The next piece: not empty, 64 KiB at most when it was inflated. `None` at the end of a whole body. May be
@@ -87,17 +85,17 @@ impl Body {
         }
     }
 
-    /// What the connection has, waited for within the client's account.
+    /// What the connection has, waited for within the client's slow_client.
     async fn receive(&mut self, is_owed: impl Fn() -> bool) -> Result<Option<Bytes>, UploadAbort> {
         loop {
             let (asked, owed) = (Instant::now(), is_owed());
-            let received = timeout(self.account.step(), self.kept.next()).await;
+            let received = timeout(self.slow_client.step(), self.guard.next()).await;
             if let Ok(Some(Ok(received))) = &received {
                 metrics::body_bytes(self.encoding.name(), received.len());
-                self.account.received(received.len());
+                self.slow_client.received(received.len());
             }
             if !owed && !is_owed() {
-                self.account.waited(asked.elapsed())?;
+                self.slow_client.waited(asked.elapsed())?;
             }
             match received {
                 Ok(Some(Ok(received))) => return Ok(Some(received)),
@@ -107,22 +105,4 @@ impl Body {
             }
         }
     }
-}
-
-/// What the head of a request says about its body.
-///
-/// # Errors
-/// 415 for an encoding that is not ours.
-pub fn encoding_of(headers: &HeaderMap) -> Result<ContentEncoding, ApiError> {
-    let mut named = String::new();
-    for value in headers.get_all(header::CONTENT_ENCODING) {
-        named.push_str(value.to_str().unwrap_or("unreadable"));
-        named.push(',');
-    }
-    ContentEncoding::from_header(&named).ok_or_else(|| {
-        let named = named.trim_end_matches(',');
-        let message =
-            format!("Content-Encoding {named} is not supported; send the body as gzip, as zstd, or as it is");
-        ApiError::new(ErrorCode::UnsupportedEncoding, message)
-    })
 }

@@ -5,11 +5,10 @@
 //! has read; when it reads nothing for a while, the answer ends by [`UploadAbort::ClientNotReading`].
 
 use crate::flow::ReceiptStream;
-use crate::http::body::abort::UploadAbort;
+use crate::http::body::UploadAbort;
 use crate::http::error::rejection_object;
-use crate::http::ingest::ActiveUpload;
-use crate::http::state::State;
-use crate::http::state::Tally;
+use crate::http::ingest::upload::ActiveUpload;
+use crate::http::state::{State, Tally};
 use crate::metrics;
 use crate::outcome::{Outcome, StoredChunk};
 use actix_web::http::{StatusCode, header};
@@ -95,7 +94,7 @@ impl Answers {
     async fn pump(mut self, pieces: mpsc::Sender<Bytes>, signals: &Signals, patience: Duration) -> Value {
         let mut unsent = Unsent::default();
         let mut moved = Instant::now();
-        let mut cut = None;
+        let mut abort = None;
         let mut settling = true;
         while settling || unsent.bytes > 0 {
             let listening = !signals.over.is_cancelled();
@@ -120,7 +119,7 @@ impl Answers {
                     _ => signals.over.cancel(),
                 },
                 () = sleep_until(moved + patience), if unsent.bytes > 0 => {
-                    cut = Some(UploadAbort::ClientNotReading(patience));
+                    abort = Some(UploadAbort::ClientNotReading(patience));
                     signals.over.cancel();
                 }
                 () = signals.over.cancelled(), if listening => {}
@@ -131,8 +130,8 @@ impl Answers {
             let room = unsent.bytes < UNSENT_BYTES;
             signals.room.send_if_modified(|before| std::mem::replace(before, room) != room);
         }
-        let ended = match cut {
-            Some(cut) => Err(cut),
+        let ended = match abort {
+            Some(abort) => Err(abort),
             None => self.ended().await,
         };
         self.summary(&ended)
@@ -182,9 +181,9 @@ impl Answers {
             "stored": stored, "duplicates": duplicate, "failed": failed, "errors": failed > 0,
             "complete": ended.is_ok(), "processing_time_ms": self.started.elapsed().as_millis() as u64,
         });
-        if let Err(cut) = ended {
-            metrics::upload_cut(cut.code().as_str());
-            summary["error"] = cut.object();
+        if let Err(abort) = ended {
+            metrics::upload_cut(abort.code().as_str());
+            summary["error"] = abort.object();
         }
         summary
     }
@@ -215,18 +214,18 @@ impl Unsent {
 }
 
 fn result_line(line: u64, outcome: &Outcome) -> Value {
-    let good = |filed: &StoredChunk, status| {
-        let tmd = filed.tagging.tmd;
+    let good = |stored: &StoredChunk, status| {
+        let tmd = stored.tagging.tmd;
         json!({
-            "type": "result", "line": line, "id": filed.chunk.key.id, "cpe_id": filed.cpe_id,
-            "status": status, "seq": filed.seq, "truncated": filed.truncated,
+            "type": "result", "line": line, "id": stored.chunk.key.id, "cpe_id": stored.cpe_id,
+            "status": status, "seq": stored.seq, "truncated": stored.truncated,
             "tmd": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier(),
-                    "source": filed.tagging.source.kind()},
+                    "source": stored.tagging.source.kind()},
         })
     };
     match outcome {
-        Outcome::Stored(filed) => good(filed, "stored"),
-        Outcome::Duplicate(filed) => good(filed, "duplicate"),
+        Outcome::Stored(stored) => good(stored, "stored"),
+        Outcome::Duplicate(stored) => good(stored, "duplicate"),
         Outcome::Rejected(rejection) => json!({
             "type": "result", "line": line, "status": "error", "error": rejection_object(rejection, Some(line)),
         }),

@@ -1,151 +1,71 @@
-//! `POST /ingest`: lets an upload in or refuses it, chooses the mode by `Content-Type`, and brings drafts to the
-//! entrance in both.
+//! `POST /ingest`: admits an upload or refuses it, and reads it as JSON or NDJSON by its `Content-Type`.
 
 mod answers;
 mod idempotency;
-pub(super) mod json;
+mod json;
 mod ndjson;
 mod reply;
+mod upload;
 
 pub use idempotency::{CacheLimits, IdempotencyCache};
 
-use crate::error_code::ErrorCode;
-use crate::http::body::guard::RequestBodyGuard;
-use crate::http::body::{Body, encoding_of};
+use crate::http::body::{Body, RequestBodyGuard};
 use crate::http::error::ApiError;
-use crate::http::limits::admission::{AdmissionRequest, Permit};
-use crate::http::state::Settings;
+use crate::http::limits::AdmissionRequest;
+use crate::http::request::{BodyKind, body_kind, body_weight, content_encoding, content_length};
+use crate::http::settings::Settings;
 use crate::http::state::State;
-use crate::metrics;
-use crate::outcome::Outcome;
-use crate::pipeline::{Arrival, Receipt};
-use crate::rejection::Rejection;
 use crate::wire::ContentEncoding;
-use actix_web::http::header::{self, HeaderMap, HeaderName};
+use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
-use std::sync::atomic::Ordering;
+use upload::ActiveUpload;
 
-/// Chunks that are looked up with one query.
-pub const GROUP: usize = 256;
-
-/// Counts an upload while it lives: from its permit until its body is read and its last chunk is answered.
-pub struct ActiveUpload {
-    state: web::Data<State>,
-    _permit: Permit,
-}
-
-impl ActiveUpload {
-    /// It begins, if there is room.
-    ///
-    /// # Errors
-    /// See [`State::admit`].
-    pub fn begin(state: &web::Data<State>, wish: AdmissionRequest) -> Result<Self, ApiError> {
-        let permit = state.admit(wish)?;
-        metrics::uploads(1.0);
-        state.counts.uploads.fetch_add(1, Ordering::Relaxed);
-        Ok(ActiveUpload { state: state.clone(), _permit: permit })
-    }
-}
-
-impl Drop for ActiveUpload {
-    fn drop(&mut self) {
-        metrics::uploads(-1.0);
-        self.state.counts.uploads.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// What a body is, by its head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A JSON body.
-    Json,
-    /// NDJSON.
-    Lines,
-}
-
-/// The handler.
+/// Handles `POST /ingest`.
 pub async fn ingest(
     request: HttpRequest,
     payload: web::Payload,
     state: web::Data<State>,
     settings: web::Data<Settings>,
 ) -> HttpResponse {
-    let kept = RequestBodyGuard::new(payload.into_inner());
-    let answer = match begin(&request, kept.clone(), &state, &settings) {
-        Ok((body, upload, Kind::Json)) => json::ingest(&request, body, state, upload).await,
-        Ok((body, upload, Kind::Lines)) => {
-            ndjson::ingest(&request, body, state, upload, settings.client_patience).await
+    let guard = RequestBodyGuard::new(payload.into_inner());
+    let answer = match begin(&request, guard.clone(), &state, &settings) {
+        Ok((body, upload, BodyKind::Json)) => json::ingest(&request, body, state, upload).await,
+        Ok((body, upload, BodyKind::Ndjson)) => {
+            ndjson::ingest(&request, body, state, upload, settings.read_timeout).await
         }
         Err(error) => {
-            kept.forget_if_small(declared(request.headers())).await;
+            guard.discard_if_small(content_length(request.headers())).await;
             Err(error)
         }
     };
-    kept.ride(answer.unwrap_or_else(|error| error.error_response()))
+    guard.attach_to(answer.unwrap_or_else(|error| error.error_response()))
 }
 
-/// Everything that can be said before the first byte of the body.
+/// Checks everything that is known before the first byte of the body.
 fn begin(
     request: &HttpRequest,
-    kept: RequestBodyGuard,
+    guard: RequestBodyGuard,
     state: &web::Data<State>,
     settings: &Settings,
-) -> Result<(Body, ActiveUpload, Kind), ApiError> {
-    let (kind, encoding, wish) = wanted(request.headers())?;
-    let upload = ActiveUpload::begin(state, wish)?;
-    Ok((Body::new(encoding, kept, settings.sending)?, upload, kind))
+) -> Result<(Body, ActiveUpload, BodyKind), ApiError> {
+    let (kind, encoding, request) = requested(request.headers())?;
+    let upload = ActiveUpload::begin(state, request)?;
+    Ok((Body::new(encoding, guard, settings.body)?, upload, kind))
 }
 
-/// What [`ingest`] would answer to this head instead of reading its body: for a client that asks first.
-pub fn objection(headers: &HeaderMap, state: &State) -> Option<ApiError> {
-    wanted(headers).map_or_else(Some, |(_, _, wish)| state.would_refuse(wish))
+/// The error that [`ingest`] would answer to this head instead of reading the body. For a client that waits for
+/// `100 Continue`.
+pub fn refusal(headers: &HeaderMap, state: &State) -> Option<ApiError> {
+    requested(headers).map_or_else(Some, |(_, _, request)| state.would_refuse(request))
 }
 
-/// What the head says of the body, and what that needs.
-fn wanted(headers: &HeaderMap) -> Result<(Kind, ContentEncoding, AdmissionRequest), ApiError> {
-    let (kind, encoding) = (kind_of(headers)?, encoding_of(headers)?);
-    let wish = match kind {
-        Kind::Lines => AdmissionRequest::Upload,
-        Kind::Json => AdmissionRequest::Request(json::weight(declared(headers), encoding, json::INSTEAD)?),
+fn requested(headers: &HeaderMap) -> Result<(BodyKind, ContentEncoding, AdmissionRequest), ApiError> {
+    let (kind, encoding) = (body_kind(headers)?, content_encoding(headers)?);
+    let request = match kind {
+        BodyKind::Ndjson => AdmissionRequest::Upload,
+        BodyKind::Json => {
+            AdmissionRequest::Request(body_weight(content_length(headers), encoding, json::INSTEAD)?)
+        }
     };
-    Ok((kind, encoding, wish))
-}
-
-/// What the head says of it.
-///
-/// # Errors
-/// 415 for anything else.
-pub fn kind_of(headers: &HeaderMap) -> Result<Kind, ApiError> {
-    let kind = header_text(headers, &header::CONTENT_TYPE).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match kind.as_str() {
-        "application/json" => Ok(Kind::Json),
-        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(Kind::Lines),
-        other => {
-            let message =
-                format!("expected Content-Type application/json or application/x-ndjson, received '{other}'");
-            Err(ApiError::new(ErrorCode::UnsupportedMediaType, message))
-        }
-    }
-}
-
-/// The length of the body, where the head says it.
-pub fn declared(headers: &HeaderMap) -> Option<usize> {
-    header_text(headers, &header::CONTENT_LENGTH).and_then(|length| length.parse().ok())
-}
-
-/// A header as text; one that is not text counts as absent.
-pub fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-/// Pairs a checked chunk with its receipt, or settles the receipt with what is wrong.
-pub fn arrive(chunk: Result<crate::chunk::Chunk, Rejection>, receipt: Receipt) -> Option<Arrival> {
-    match chunk {
-        Ok(chunk) => Some(Arrival { chunk: chunk.into(), receipt }),
-        Err(rejection) => {
-            receipt.settle(Outcome::Rejected(rejection));
-            None
-        }
-    }
+    Ok((kind, encoding, request))
 }

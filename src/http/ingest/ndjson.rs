@@ -1,17 +1,17 @@
 //! `POST /ingest` as NDJSON: a chunk a line, a body of any length.
 //!
-//! A reader task cuts lines and brings what is at hand to the entrance; while that waits for room the socket is
+//! A reader task splits lines and brings what is at hand to the entrance; while that waits for room the socket is
 //! not read, and that is the backpressure. With `Accept: application/x-ndjson` each result goes out as it is
-//! settled, while the upload is still open, and a summary ends the answer. LlmFallback the summary is the answer.
+//! settled, while the upload is still open, and a summary ends the answer. Otherwise the summary is the answer.
 
 use crate::chunk::Chunk;
 use crate::error_code::ErrorCode;
 use crate::flow::{ReceiptIssuer, receipt_channel};
-use crate::http::body::Body;
-use crate::http::body::abort::UploadAbort;
+use crate::http::body::{Body, UploadAbort};
 use crate::http::error::ApiError;
 use crate::http::ingest::answers::{Answers, Signals};
-use crate::http::ingest::{ActiveUpload, GROUP, arrive, header_text};
+use crate::http::ingest::upload::{ActiveUpload, GROUP, arrive};
+use crate::http::request::header_text;
 use crate::http::state::State;
 use crate::outcome::Outcome;
 use crate::pipeline::Receipt;
@@ -38,8 +38,8 @@ pub async fn ingest(
     let options = web::Query::<IngestOptions>::from_query(request.query_string())
         .map_err(|error| ApiError::new(ErrorCode::UnknownField, format!("query parameters: {error}")))?
         .into_inner();
-    // CacheLimits for every place and for the group on its way in, so that the places are the bound.
-    let (book, results) = receipt_channel(state.pipeline.capacity() + GROUP);
+    // Room for all chunks that the pipeline can hold and for the group on its way in, so that the pipeline is the bound.
+    let (issuer, results) = receipt_channel(state.pipeline.capacity() + GROUP);
     let (ended, ending) = oneshot::channel();
     let (room, has_room) = watch::channel(true);
     let over = CancellationToken::new();
@@ -48,7 +48,7 @@ pub async fn ingest(
         state: state.clone(),
         dataset: options.dataset(),
         batch_id: options.batch_id,
-        book,
+        issuer,
         has_room,
         over: over.clone(),
         _upload: upload.clone(),
@@ -80,7 +80,7 @@ struct Reader {
     state: web::Data<State>,
     dataset: Arc<str>,
     batch_id: Option<String>,
-    book: ReceiptIssuer<Outcome>,
+    issuer: ReceiptIssuer<Outcome>,
     has_room: watch::Receiver<bool>,
     over: CancellationToken,
     _upload: Rc<ActiveUpload>,
@@ -97,35 +97,39 @@ impl Reader {
                 biased;
                 () = over.cancelled() => return Err(gone()),
                 () = closed.cancelled() => return self.end(UploadAbort::Draining, || lines.next_line()).await,
-                piece = body.next(|| self.book.owes()) => piece?,
+                piece = body.next(|| self.issuer.owes()) => piece?,
             };
             let Some(piece) = piece else { break };
             lines.feed(piece);
-            if let Err(cut) = self.take(|| lines.next_line()).await {
-                return self.end(cut, || lines.next_line()).await;
+            if let Err(abort) = self.take(|| lines.next_line()).await {
+                return self.end(abort, || lines.next_line()).await;
             }
         }
-        // A body that was cut off has no last line: what is left is a piece of one.
+        // A body that was abort off has no last line: what is left is a piece of one.
         match self.take(|| lines.last_line()).await {
             Ok(()) => Ok(()),
-            Err(cut) => self.end(cut, || lines.last_line()).await,
+            Err(abort) => self.end(abort, || lines.last_line()).await,
         }
     }
 
     /// Nothing more is read. When that is because the service goes down, the lines that are here as a whole are told.
-    async fn end(&self, cut: UploadAbort, mut next: impl FnMut() -> Option<Line>) -> Result<(), UploadAbort> {
-        while cut == UploadAbort::Draining
+    async fn end(
+        &self,
+        abort: UploadAbort,
+        mut next: impl FnMut() -> Option<Line>,
+    ) -> Result<(), UploadAbort> {
+        while abort == UploadAbort::Draining
             && let Some((number, _)) = next()
         {
             let Some(receipt) = self.issue(number).await else { return Err(gone()) };
             let message = "the service is going down; send it again";
             receipt.settle(Outcome::Rejected(Rejection::new(ErrorCode::Draining, message)));
         }
-        Err(cut)
+        Err(abort)
     }
 
     async fn issue(&self, number: u64) -> Option<Receipt> {
-        let receipt = self.book.issue(number).await?;
+        let receipt = self.issuer.issue(number).await?;
         self.state.counts.issued();
         Some(receipt)
     }

@@ -51,8 +51,8 @@ impl Reply {
             .zip(heads)
             .zip(links)
             .map(|((outcome, head), links)| match outcome {
-                Outcome::Stored(filed) => good(filed, "stored", links, options, state),
-                Outcome::Duplicate(filed) => good(filed, "duplicate", links, options, state),
+                Outcome::Stored(stored) => good(stored, "stored", links, options, state),
+                Outcome::Duplicate(stored) => good(stored, "duplicate", links, options, state),
                 Outcome::Rejected(rejection) => json!({
                     "global_id": "", "concept_text": head, "tmd_codes": {}, "vector_dimension": 0,
                     "confidence_score": null, "quality_metrics": {"error": rejection.message},
@@ -78,28 +78,28 @@ impl Reply {
     }
 }
 
-fn good(filed: &StoredChunk, status: &str, links: Links, options: &IngestOptions, state: &State) -> Value {
-    let chunk = &filed.chunk;
+fn good(stored: &StoredChunk, status: &str, links: Links, options: &IngestOptions, state: &State) -> Value {
+    let chunk = &stored.chunk;
     let quality = QualityMetrics::of_text(&chunk.text, state.info.model.dims);
-    let tmd = filed.tagging.tmd;
+    let tmd = stored.tagging.tmd;
     json!({
-        "global_id": filed.cpe_id, "concept_text": chunk.text,
+        "global_id": stored.cpe_id, "concept_text": chunk.text,
         "tmd_codes": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier()},
         "vector_dimension": state.info.model.dims + 16,
         "confidence_score": quality.confidence(), "quality_metrics": quality,
-        "created_at": filed.created_at.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "created_at": stored.created_at.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
         "parent_cpe_ids": links.parents, "child_cpe_ids": links.children,
         "success": true, "error": null,
-        "timings_ms": timings(Some(filed), options), "backends": backends(filed, options, state),
-        "status": status, "id": chunk.key.id, "seq": filed.seq, "truncated": filed.truncated,
-        "tmd_source": filed.tagging.source.kind(), "tmd_confidence": filed.tagging.confidence,
+        "timings_ms": timings(Some(stored), options), "backends": backends(stored, options, state),
+        "status": status, "id": chunk.key.id, "seq": stored.seq, "truncated": stored.truncated,
+        "tmd_source": stored.tagging.source.kind(), "tmd_confidence": stored.tagging.confidence,
     })
 }
 
 /// Only what was measured for this chunk.
-fn timings(filed: Option<&StoredChunk>, options: &IngestOptions) -> Value {
+fn timings(stored: Option<&StoredChunk>, options: &IngestOptions) -> Value {
     let mut map = Map::new();
-    let measured = filed.map(|filed| filed.timings).unwrap_or_default();
+    let measured = stored.map(|stored| stored.timings).unwrap_or_default();
     let named = [
         ("tmd_ms", measured.tmd),
         ("embedding_ms", measured.embedding),
@@ -117,8 +117,8 @@ fn timings(filed: Option<&StoredChunk>, options: &IngestOptions) -> Value {
     Value::Object(map)
 }
 
-fn backends(filed: &StoredChunk, options: &IngestOptions, state: &State) -> Value {
-    let tmd = match &filed.tagging.source {
+fn backends(stored: &StoredChunk, options: &IngestOptions, state: &State) -> Value {
+    let tmd = match &stored.tagging.source {
         TmdSource::Client => "client-provided".to_owned(),
         TmdSource::Local { version } => format!("local:{version}"),
         TmdSource::Llm { model } => format!("llm:{model}"),
@@ -150,25 +150,25 @@ fn neighbours(outcomes: &[Outcome]) -> Vec<Links> {
     let mut links = vec![Links::default(); outcomes.len()];
     let mut previous = HashMap::<Option<&str>, (usize, &StoredChunk)>::new();
     for (position, outcome) in outcomes.iter().enumerate() {
-        let (Outcome::Stored(filed) | Outcome::Duplicate(filed)) = outcome else { continue };
-        let placement = &filed.chunk.placement;
-        if is_linked(filed) {
+        let (Outcome::Stored(stored) | Outcome::Duplicate(stored)) = outcome else { continue };
+        let placement = &stored.chunk.placement;
+        if is_linked(stored) {
             links[position].parents.clone_from(&placement.parent_cpe_ids);
             links[position].children.clone_from(&placement.child_cpe_ids);
         }
-        let before = previous.insert(placement.document_id.as_deref(), (position, filed));
+        let before = previous.insert(placement.document_id.as_deref(), (position, stored));
         let Some((at, before)) = before else { continue };
-        if !is_linked(filed) {
+        if !is_linked(stored) {
             links[position].parents = vec![before.cpe_id.to_string()];
         }
         if !is_linked(before) {
-            links[at].children = vec![filed.cpe_id.to_string()];
+            links[at].children = vec![stored.cpe_id.to_string()];
         }
     }
     links
 }
 
-fn is_linked(filed: &StoredChunk) -> bool {
-    let placement = &filed.chunk.placement;
+fn is_linked(stored: &StoredChunk) -> bool {
+    let placement = &stored.chunk.placement;
     !placement.parent_cpe_ids.is_empty() || !placement.child_cpe_ids.is_empty()
 }

@@ -1,5 +1,5 @@
-//! Knows beforehand what a refusal has to know: whether the database answers, whether the pipeline is open, and how
-//! fast chunks are settled. So a refusal costs no question to anybody.
+//! The availability monitor: it tracks whether the database answers, whether the pipeline is open, and how fast chunks
+//! are settled. So a refusal makes no call.
 
 use crate::http::limits::admission::Unavailable;
 use crate::http::state::State;
@@ -9,25 +9,24 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
-/// Between two looks at what is in memory.
-const LOOK: Duration = Duration::from_millis(100);
-/// Looks from one measurement of the rate to the next.
-const LOOKS_A_MEASUREMENT: u32 = 10;
-/// Between two questions to a database that answers.
-const ASK: Duration = Duration::from_secs(1);
-/// Between two questions to one that does not.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// Between two checks of the pipeline.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+/// Checks from one measurement of the rate to the next.
+const CHECKS_PER_MEASUREMENT: u32 = 10;
+/// Between two pings of a database that answers.
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// Between two pings of a database that does not answer.
+const RETRY_EVERY: Duration = Duration::from_millis(250);
 
-/// Looks out until the state is gone.
-pub fn post(state: &Arc<State>) {
-    actix_web::rt::spawn(look(Arc::downgrade(state)));
-    actix_web::rt::spawn(ask(Arc::downgrade(state)));
+/// Starts the monitor. It ends with the state.
+pub fn start_monitor(state: &Arc<State>) {
+    actix_web::rt::spawn(watch_pipeline(Arc::downgrade(state)));
+    actix_web::rt::spawn(watch_database(Arc::downgrade(state)));
 }
 
-/// What is in memory.
-async fn look(state: Weak<State>) {
+async fn watch_pipeline(state: Weak<State>) {
     let (mut closed_since, mut idle) = (None, true);
-    for looks in 0_u32.. {
+    for checks in 0_u32.. {
         let Some(state) = state.upgrade() else { return };
         let now = Instant::now();
         if state.pipeline.health().open {
@@ -35,40 +34,40 @@ async fn look(state: Weak<State>) {
         } else {
             closed_since.get_or_insert(now);
         }
-        let moment = state.admission.limits().moment;
-        let healing = closed_since.is_some_and(|since| now - since >= moment);
-        match (healing, state.admission.obstacle()) {
-            (true, None) => state.admission.set_obstacle(Some(Unavailable::Healing)),
-            (false, Some(Unavailable::Healing)) => state.admission.set_obstacle(None),
+        let grace = state.admission.limits().grace;
+        let healing = closed_since.is_some_and(|since| now - since >= grace);
+        match (healing, state.admission.unavailable()) {
+            (true, None) => state.admission.set_unavailable(Some(Unavailable::Healing)),
+            (false, Some(Unavailable::Healing)) => state.admission.set_unavailable(None),
             _ => {}
         }
         idle &= state.counts.unanswered() == 0;
-        if looks % LOOKS_A_MEASUREMENT == 0 {
+        if checks % CHECKS_PER_MEASUREMENT == 0 {
             let tally = state.counts.tally();
-            // Bad lines are answered at once: they say nothing about the rate of the others.
+            // Rejected lines are answered at once and say nothing about the rate of the others.
             let settled = tally.stored + tally.duplicate;
             metrics::settled_per_second(state.admission.observe(now, settled, idle));
             idle = true;
         }
         drop(state);
-        sleep(LOOK).await;
+        sleep(CHECK_EVERY).await;
     }
 }
 
-/// The database. A question that is not answered is waited for: one that is abandoned costs a connection.
-async fn ask(state: Weak<State>) {
+/// Waits for a ping that is late instead of dropping it: a dropped ping costs a connection.
+async fn watch_database(state: Weak<State>) {
     let mut away_since = None;
     loop {
         let Some(strong) = state.upgrade() else { return };
-        let (store, moment) = (strong.store.clone(), strong.admission.limits().moment);
+        let (store, grace) = (strong.store.clone(), strong.admission.limits().grace);
         drop(strong);
         let asked = Instant::now();
         let mut answer = std::pin::pin!(store.ping());
-        let answered = match timeout(moment, &mut answer).await {
+        let answered = match timeout(grace, &mut answer).await {
             Ok(answered) => answered,
             Err(_) => {
                 away_since.get_or_insert(asked);
-                say(&state, true);
+                set_store_unavailable(&state, true);
                 answer.await
             }
         };
@@ -77,16 +76,16 @@ async fn ask(state: Weak<State>) {
             Err(StoreError::Closed) => return,
             Err(_) => _ = away_since.get_or_insert(asked),
         }
-        say(&state, away_since.is_some_and(|since| since.elapsed() >= moment));
-        sleep(if away_since.is_some() { ASK_AGAIN.min(moment) } else { ASK }).await;
+        set_store_unavailable(&state, away_since.is_some_and(|since| since.elapsed() >= grace));
+        sleep(if away_since.is_some() { RETRY_EVERY.min(grace) } else { PING_EVERY }).await;
     }
 }
 
-fn say(state: &Weak<State>, away: bool) {
+fn set_store_unavailable(state: &Weak<State>, away: bool) {
     let Some(state) = state.upgrade() else { return };
-    match (away, state.admission.obstacle()) {
-        (true, _) => state.admission.set_obstacle(Some(Unavailable::StoreAway)),
-        (false, Some(Unavailable::StoreAway)) => state.admission.set_obstacle(None),
+    match (away, state.admission.unavailable()) {
+        (true, _) => state.admission.set_unavailable(Some(Unavailable::Store)),
+        (false, Some(Unavailable::Store)) => state.admission.set_unavailable(None),
         (false, _) => {}
     }
 }

@@ -1,9 +1,9 @@
-//! What a client may take: uploads at once, memory for bodies, and time.
+//! The limits for clients: uploads at once, memory for bodies, and time.
 
-pub(super) mod admission;
-pub(super) mod availability;
+pub mod admission;
+pub mod availability;
 mod rate;
-pub(super) mod timeouts;
+pub mod timeouts;
 
-pub use admission::{Admission, Limits, Refusal};
+pub use admission::{Admission, AdmissionRequest, Limits, Permit, Refusal};
 pub use timeouts::BodyTimeouts;

@@ -1,19 +1,19 @@
-//! How long a client may keep us waiting while it sends a body. Pure: it is told how long was waited.
+//! The timeouts of a request body. Pure: the caller says how long it waited.
 //!
-//! Only waiting for the client counts. While we do not read, because there is no room, or while the client may be
-//! waiting for our answers, its time stands still: whom we slow down is never cut for it.
+//! Only waiting for the client counts. While the service does not read for lack of room, or while the client may be
+//! waiting for answers, its timeouts are paused: a client that the service slows down is never cut for it.
 
 use crate::http::body::abort::UploadAbort;
 use std::time::Duration;
 
-/// What is asked of a client that sends a body.
+/// The timeouts of a client that sends a body.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyTimeouts {
-    /// It may send nothing for this long.
+    /// The maximum time without a byte.
     pub silence: Duration,
-    /// It sends at least this much.
+    /// The minimum rate.
     pub bytes_per_second: u64,
-    /// Over each such time of waiting for it.
+    /// The time of waiting over which the rate is measured.
     pub over: Duration,
 }
 
@@ -24,48 +24,48 @@ impl Default for BodyTimeouts {
     }
 }
 
-/// The account of one body.
+/// Measures how long one body made the service wait.
 #[derive(Debug)]
 pub struct SlowClientDetector {
-    patience: BodyTimeouts,
+    timeouts: BodyTimeouts,
     silent: Duration,
     waited: Duration,
     received: u64,
 }
 
 impl SlowClientDetector {
-    /// Nothing was waited for yet.
-    pub fn new(patience: BodyTimeouts) -> Self {
-        SlowClientDetector { patience, silent: Duration::ZERO, waited: Duration::ZERO, received: 0 }
+    /// A detector that has not waited yet.
+    pub fn new(timeouts: BodyTimeouts) -> Self {
+        SlowClientDetector { timeouts, silent: Duration::ZERO, waited: Duration::ZERO, received: 0 }
     }
 
-    /// How long to wait before telling [`Self::waited`]: short enough to notice when the reason to wait changes.
+    /// The longest wait between two calls of [`Self::waited`]: short enough to notice a change of the reason to wait.
     pub fn step(&self) -> Duration {
-        let shortest = self.patience.silence.min(self.patience.over);
+        let shortest = self.timeouts.silence.min(self.timeouts.over);
         (shortest / 30).max(Duration::from_millis(1))
     }
 
-    /// So much was waited for the client.
+    /// Adds time of waiting for the client.
     ///
     /// # Errors
-    /// It has used up our patience.
+    /// The abort of the upload when a timeout is over.
     pub fn waited(&mut self, time: Duration) -> Result<(), UploadAbort> {
         self.silent += time;
         self.waited += time;
-        if self.silent >= self.patience.silence {
-            return Err(UploadAbort::ClientIdle(self.patience.silence));
+        if self.silent >= self.timeouts.silence {
+            return Err(UploadAbort::ClientIdle(self.timeouts.silence));
         }
-        if self.waited >= self.patience.over {
-            let asked = self.patience.bytes_per_second as f64 * self.waited.as_secs_f64();
+        if self.waited >= self.timeouts.over {
+            let asked = self.timeouts.bytes_per_second as f64 * self.waited.as_secs_f64();
             if (self.received as f64) < asked {
-                return Err(UploadAbort::ClientTooSlow(self.patience.bytes_per_second));
+                return Err(UploadAbort::ClientTooSlow(self.timeouts.bytes_per_second));
             }
             (self.waited, self.received) = (Duration::ZERO, 0);
         }
         Ok(())
     }
 
-    /// So much has come from the client.
+    /// Adds bytes that the client sent.
     pub fn received(&mut self, bytes: usize) {
         self.silent = Duration::ZERO;
         self.received += bytes as u64;
@@ -78,15 +78,15 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Waits a second before each of these numbers of bytes; how many seconds until the cut, and which.
+    /// Waits a second before each number of bytes; returns the second of the abort, and the abort.
     fn seconds_until_cut(bytes: impl Iterator<Item = usize>) -> Option<(usize, UploadAbort)> {
-        let mut account = SlowClientDetector::new(BodyTimeouts::default());
+        let mut detector = SlowClientDetector::new(BodyTimeouts::default());
         for (second, bytes) in bytes.enumerate() {
-            if let Err(cut) = account.waited(SECOND) {
-                return Some((second + 1, cut));
+            if let Err(abort) = detector.waited(SECOND) {
+                return Some((second + 1, abort));
             }
             if bytes > 0 {
-                account.received(bytes);
+                detector.received(bytes);
             }
         }
         None
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn who_dribbles_is_cut_when_the_rate_is_measured_also_after_a_fast_beginning() {
+    fn a_dribbling_client_is_cut_when_the_rate_is_measured_also_after_a_fast_beginning() {
         assert_eq!(
             seconds_until_cut(std::iter::repeat_n(1023, 100)),
             Some((60, UploadAbort::ClientTooSlow(1024)))
@@ -112,11 +112,11 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_waited_for_is_never_cut() {
-        let mut account = SlowClientDetector::new(BodyTimeouts::default());
+    fn a_client_that_is_not_waited_for_is_never_cut() {
+        let mut detector = SlowClientDetector::new(BodyTimeouts::default());
         for _ in 0..1000 {
-            account.received(1);
+            detector.received(1);
         }
-        assert_eq!(account.waited(29 * SECOND), Ok(()));
+        assert_eq!(detector.waited(29 * SECOND), Ok(()));
     }
 }

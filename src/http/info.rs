@@ -1,0 +1,49 @@
+//! What was decided at the start of the service.
+
+use crate::model::ModelIdentity;
+
+/// What was decided at the start of the service, for `/health` and the answers.
+#[derive(Debug, Clone)]
+pub struct ServiceInfo {
+    /// The embedding model of the store.
+    pub model: ModelIdentity,
+    /// The device that the model runs on.
+    pub device: String,
+    /// The devices it was chosen from; empty with a single device.
+    pub devices: Vec<MeasuredDevice>,
+    /// The number format of the model, for example `bf16`.
+    pub dtype: String,
+    /// The number of concurrent forward passes.
+    pub encoders: usize,
+    /// The maximum number of tokens in a forward pass, padding included.
+    pub pass_tokens: usize,
+    /// The maximum number of texts in a forward pass.
+    pub pass_texts: usize,
+    /// `LNSP_TMD_BACKEND`.
+    pub tmd_backend: String,
+    /// The source of codes with its version, for example `local:1`.
+    pub tmd_source: String,
+    /// The address of the language model; absent when none is configured.
+    pub llm_endpoint: Option<String>,
+    /// The error of the language model at the start of the service.
+    pub llm_problem: Option<String>,
+    /// Chunks are rejected when the language model has no answer.
+    pub llm_required: bool,
+    /// `LNSP_ENABLE_PARALLEL`.
+    pub parallel: bool,
+    /// `LNSP_MAX_PARALLEL_WORKERS`.
+    pub max_workers: usize,
+    /// `LNSP_ENABLE_BATCH_EMBEDDINGS`.
+    pub batch_embeddings: bool,
+}
+
+/// A device that was measured when the service started.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct MeasuredDevice {
+    /// The device, as `LNSP_DEVICE` names it.
+    pub device: String,
+    /// Short paragraphs embedded per second.
+    pub texts_per_s: Option<f64>,
+    /// The error that kept it from being used.
+    pub problem: Option<String>,
+}

@@ -1,0 +1,152 @@
+//! What all routes with a body share: what the head says, and how a JSON body is read and parsed.
+
+use crate::error_code::ErrorCode;
+use crate::http::body::{Body, UploadAbort};
+use crate::http::error::ApiError;
+use crate::http::state::State;
+use crate::metrics;
+use crate::wire::{ContentEncoding, ShapeError};
+use actix_web::http::header::{self, HeaderMap, HeaderName};
+use actix_web::web;
+
+/// The longest JSON body, inflated.
+pub const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+/// Larger bodies are parsed, and larger answers written, on a blocking thread: the other clients of the HTTP worker
+/// would wait for them.
+const LARGE: usize = 64 * 1024;
+
+/// The kind of a body, by its `Content-Type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyKind {
+    /// One JSON document.
+    Json,
+    /// One JSON document a line.
+    Ndjson,
+}
+
+/// The kind of the body.
+///
+/// # Errors
+/// 415 for a content type that is neither JSON nor NDJSON.
+pub fn body_kind(headers: &HeaderMap) -> Result<BodyKind, ApiError> {
+    let kind = header_text(headers, &header::CONTENT_TYPE).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match kind.as_str() {
+        "application/json" => Ok(BodyKind::Json),
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(BodyKind::Ndjson),
+        other => {
+            let message =
+                format!("expected Content-Type application/json or application/x-ndjson, received '{other}'");
+            Err(ApiError::new(ErrorCode::UnsupportedMediaType, message))
+        }
+    }
+}
+
+/// The `Content-Length`, if the head has one.
+pub fn content_length(headers: &HeaderMap) -> Option<usize> {
+    header_text(headers, &header::CONTENT_LENGTH).and_then(|length| length.parse().ok())
+}
+
+/// A header as text; a header that is not text counts as absent.
+pub fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// The `Content-Encoding` of the body.
+///
+/// # Errors
+/// 415 for an encoding that is not supported.
+pub fn content_encoding(headers: &HeaderMap) -> Result<ContentEncoding, ApiError> {
+    let mut named = String::new();
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        named.push_str(value.to_str().unwrap_or("unreadable"));
+        named.push(',');
+    }
+    ContentEncoding::from_header(&named).ok_or_else(|| {
+        let named = named.trim_end_matches(',');
+        let message =
+            format!("Content-Encoding {named} is not supported; send the body as gzip, as zstd, or as it is");
+        ApiError::new(ErrorCode::UnsupportedEncoding, message)
+    })
+}
+
+/// The bytes that a JSON body takes in memory: its length, or the largest possible when that is unknown.
+///
+/// # Errors
+/// 413 for a body that is too long; `instead` says what to send instead.
+pub fn body_weight(
+    length: Option<usize>,
+    encoding: ContentEncoding,
+    instead: &str,
+) -> Result<usize, ApiError> {
+    match length {
+        Some(length) if length > MAX_BODY_BYTES => {
+            let message =
+                format!("expected a JSON body of at most {MAX_BODY_BYTES} bytes, received {length}");
+            Err(too_large(&message, instead))
+        }
+        Some(length) if encoding == ContentEncoding::Identity => Ok(length),
+        _ => Ok(MAX_BODY_BYTES),
+    }
+}
+
+/// Reads a JSON body to its end.
+///
+/// # Errors
+/// The abort of the upload; 413 for a body that is too long, where `instead` says what to send instead; 503 when the
+/// service goes down meanwhile.
+pub async fn read_body(mut body: Body, state: &State, instead: &str) -> Result<Vec<u8>, ApiError> {
+    let closed = state.pipeline.entrance().closed();
+    let count = |abort: &UploadAbort| metrics::upload_cut(abort.code().as_str());
+    let mut whole = Vec::new();
+    loop {
+        let piece = tokio::select! {
+            biased;
+            () = closed.cancelled() => return Err(state.draining()),
+            piece = body.next(|| false) => piece.inspect_err(count)?,
+        };
+        let Some(piece) = piece else { return Ok(whole) };
+        if whole.len() + piece.len() > MAX_BODY_BYTES {
+            let message =
+                format!("expected a JSON body of at most {MAX_BODY_BYTES} bytes, inflated, received more");
+            return Err(too_large(&message, instead));
+        }
+        whole.extend_from_slice(piece);
+    }
+}
+
+/// Whether a body belongs on a blocking thread; see [`run_blocking`].
+pub fn is_large(body: &[u8]) -> bool {
+    body.len() > LARGE
+}
+
+/// Runs work on a large body on a blocking thread, and other work here.
+///
+/// # Errors
+/// 500 when the work panicked.
+pub async fn run_blocking<T: Send + 'static>(
+    is_large: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    if is_large { web::block(work).await.map_err(|_| no_answer()) } else { Ok(work()) }
+}
+
+/// 413; `instead` says what to send instead.
+pub fn too_large(message: &str, instead: &str) -> ApiError {
+    ApiError::new(ErrorCode::BodyTooLarge, format!("{message}; {instead}"))
+}
+
+/// 500, for an answer that could not be made.
+pub fn no_answer() -> ApiError {
+    let message = "the answer could not be made; send the request again: what is stored is stored once";
+    ApiError::new(ErrorCode::Internal, message)
+}
+
+/// The error of a body that has a wrong shape.
+pub fn shape_error(error: ShapeError) -> ApiError {
+    let answer = ApiError::new(error.code, error.message);
+    match error.path {
+        Some(path) => answer.param(path),
+        None => answer,
+    }
+}

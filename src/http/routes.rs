@@ -1,0 +1,103 @@
+//! The table of routes. The server, `Allow`, HEAD, the metric labels and the list at `/` follow from it.
+
+use crate::error_code::ErrorCode;
+use crate::http::error::ApiError;
+use crate::http::{dead_letters, embed, ingest, ops, search};
+use actix_web::http::{Method, header};
+use actix_web::{HttpRequest, HttpResponse, ResponseError, Route as Handler, web};
+use serde_json::json;
+
+/// A method of a path.
+pub struct Route {
+    /// `GET` or `POST`. A path with GET also has HEAD.
+    pub method: Method,
+    /// The path.
+    pub path: &'static str,
+    /// The label in metrics.
+    pub label: &'static str,
+    handler: fn() -> Handler,
+}
+
+const fn get(path: &'static str, handler: fn() -> Handler) -> Route {
+    Route { method: Method::GET, path, label: path, handler }
+}
+
+const fn post(path: &'static str, handler: fn() -> Handler) -> Route {
+    Route { method: Method::POST, path, label: path, handler }
+}
+
+/// Every route of the service.
+pub const ROUTES: &[Route] = &[
+    get("/", || web::to(about)),
+    post("/ingest", || web::to(ingest::ingest)),
+    post("/search", || web::to(search::search)),
+    post("/embed", || web::to(embed::embed)),
+    post("/embed/single", || web::to(embed::single)),
+    get("/dead-letters", || web::to(dead_letters::dead_letters)),
+    get("/health", || web::to(ops::health)),
+    get("/ready", || web::to(ops::ready)),
+    get("/stats", || web::to(ops::stats)),
+    get("/metrics", || web::to(ops::metrics)),
+];
+
+/// Registers all routes. A known path answers other methods with 405 and `Allow`, an unknown path answers 404.
+pub fn configure(config: &mut web::ServiceConfig) {
+    for (position, first) in ROUTES.iter().enumerate() {
+        if ROUTES[..position].iter().any(|earlier| earlier.path == first.path) {
+            continue;
+        }
+        let mut resource = web::resource(first.path).default_service(web::to(method_not_allowed));
+        for route in of_path(first.path) {
+            resource = resource.route((route.handler)().method(route.method.clone()));
+            if route.method == Method::GET {
+                // The framework sends no body in answer to HEAD.
+                resource = resource.route((route.handler)().method(Method::HEAD));
+            }
+        }
+        config.service(resource);
+    }
+    config.default_service(web::to(not_found));
+}
+
+/// The metric label of a path: a closed set.
+pub fn label(path: &str) -> &'static str {
+    of_path(path).next().map_or("other", |route| route.label)
+}
+
+/// The methods of a path, for `Allow`.
+pub fn allowed(path: &str) -> String {
+    let methods = of_path(path).flat_map(|route| {
+        let head = (route.method == Method::GET).then_some("HEAD");
+        [Some(route.method.as_str()), head].into_iter().flatten()
+    });
+    methods.collect::<Vec<_>>().join(", ")
+}
+
+fn of_path(path: &str) -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().filter(move |route| route.path == path)
+}
+
+/// Handles `GET /`: the self-description of the old service.
+async fn about() -> HttpResponse {
+    let others = ROUTES.iter().filter(|route| route.path != "/");
+    let endpoints: Vec<String> = others.map(|route| format!("{} {}", route.method, route.path)).collect();
+    HttpResponse::Ok().json(json!({
+        "name": "LNSP Chunk Ingestion API", "version": env!("CARGO_PKG_VERSION"),
+        "description": env!("CARGO_PKG_DESCRIPTION"), "endpoints": endpoints,
+    }))
+}
+
+async fn method_not_allowed(request: HttpRequest) -> HttpResponse {
+    let allowed = allowed(request.path());
+    let message = format!("{} is not allowed here; expected {allowed}", request.method());
+    let mut response = ApiError::new(ErrorCode::MethodNotAllowed, message).error_response();
+    if let Ok(value) = header::HeaderValue::from_str(&allowed) {
+        response.headers_mut().insert(header::ALLOW, value);
+    }
+    response
+}
+
+async fn not_found(request: HttpRequest) -> HttpResponse {
+    let message = format!("there is nothing at {}", request.path());
+    ApiError::new(ErrorCode::NotFound, message).error_response()
+}
