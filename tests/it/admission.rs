@@ -170,20 +170,20 @@ async fn requests_are_limited_in_number_and_bytes_and_a_small_refusal_keeps_the_
 
 #[actix_web::test]
 async fn while_the_database_is_away_uploads_are_refused_and_afterwards_they_are_not() {
-    let service = TestService::build(limited(|limits| limits.moment = Duration::from_millis(50)), &[]).await;
+    let service = TestService::build(limited(|limits| limits.grace = Duration::from_millis(50)), &[]).await;
     let name = service.database.texts("SELECT current_database()").await.remove(0);
     let admin = service.database.elsewhere("postgres");
     admin.run(&format!("ALTER DATABASE \"{name}\" WITH ALLOW_CONNECTIONS false")).await;
     let sessions = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
     admin.texts(&sessions).await;
-    until("it is noticed", || service.state.admission.obstacle().is_some()).await;
+    until("it is noticed", || service.state.admission.unavailable().is_some()).await;
     let mut upload = RawConnection::upload_with(&service.url, STREAM).await;
     refused(&upload.answer().await, "503", "store_unavailable");
     let mut request = RawConnection::connect(&service.url).await.unwrap();
     refused(&request.ask("POST /ingest", "", &chunks(&["a"])).await, "503", "store_unavailable");
 
     admin.run(&format!("ALTER DATABASE \"{name}\" WITH ALLOW_CONNECTIONS true")).await;
-    until("it is noticed", || service.state.admission.obstacle().is_none()).await;
+    until("it is noticed", || service.state.admission.unavailable().is_none()).await;
     assert_eq!(tally(&service.stream(numbered(0..10)).await), (10, 0, 0));
     service.stop().await;
 }
@@ -192,14 +192,14 @@ async fn while_the_database_is_away_uploads_are_refused_and_afterwards_they_are_
 async fn while_the_pipeline_heals_for_long_uploads_are_refused() {
     let fault_hook = Arc::new(Poison { stage: Stage::Tmd, text: "This one kills." });
     let mut overrides =
-        Overrides { fault_hook, ..limited(|limits| limits.moment = Duration::from_millis(50)) };
+        Overrides { fault_hook, ..limited(|limits| limits.grace = Duration::from_millis(50)) };
     // The first death is healed at once; after the second there is a pause, longer than anybody here waits.
     let pause = Duration::from_secs(3600);
     overrides.pipeline.heal = Backoff { first: pause, ceiling: pause };
     let service = TestService::build(overrides, &[]).await;
     let mut upload = RawConnection::upload(&service).await;
     upload.send("{\"text\":\"This one kills.\"}\n").await;
-    until("it is noticed", || service.state.admission.obstacle().is_some()).await;
+    until("it is noticed", || service.state.admission.unavailable().is_some()).await;
     let mut late = RawConnection::upload_with(&service.url, STREAM).await;
     refused(&late.answer().await, "503", "healing");
     assert_eq!(service.get("/ready").await.0, 503);
@@ -338,14 +338,14 @@ async fn all_permits_come_back_from_clients_that_break_off_anywhere() {
             // Its answer may be on its way.
             4 => until("it is answered", || answered() == before + 1).await,
             3 => until("its lines are answered", || answered() == before + 3).await,
-            _ => until("it is let in", || admission.out() == 1).await,
+            _ => until("it is let in", || admission.in_use() == 1).await,
         }
         if round % 2 == 0 {
             raw.reset();
         } else {
             drop(raw);
         }
-        until("it is gone", || admission.out() == 0 && counts.active_uploads() == 0).await;
+        until("it is gone", || admission.in_use() == 0 && counts.active_uploads() == 0).await;
     }
     assert_eq!(counts.unanswered(), 0);
     assert_eq!(tally(&service.stream(numbered(0..3)).await), (0, 3, 0));

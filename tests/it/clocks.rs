@@ -13,7 +13,7 @@ async fn service(body: BodyTimeouts) -> TestService {
     (overrides.pipeline.tmd, overrides.pipeline.embed, overrides.pipeline.write) =
         (slots(8), slots(16), slots(12));
     let linger = Duration::from_secs(1);
-    TestService::build_with(overrides, &[], Settings { sending, linger, ..Settings::default() }).await
+    TestService::build_with(overrides, &[], Settings { body, linger, ..Settings::default() }).await
 }
 
 fn silence(limit: Duration) -> BodyTimeouts {

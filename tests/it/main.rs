@@ -39,6 +39,7 @@ mod other_model;
 mod parity;
 mod poisonous_texts;
 mod remote_embedder;
+mod routes;
 mod rules;
 mod same_key;
 mod simulated_llm;

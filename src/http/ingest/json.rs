@@ -8,7 +8,7 @@ use crate::flow::receipt_channel;
 use crate::http::body::Body;
 use crate::http::error::ApiError;
 use crate::http::ingest::idempotency::{self, IdempotencyKey, IngestAnswer, Lookup};
-use crate::http::ingest::reply::Reply;
+use crate::http::ingest::reply::{EmbeddingSource, Reply};
 use crate::http::ingest::upload::{ActiveUpload, GROUP, arrive};
 use crate::http::request::{is_large, no_answer, read_body, run_blocking, shape_error, too_large};
 use crate::http::state::State;
@@ -125,8 +125,11 @@ async fn work(body: Vec<u8>, state: &web::Data<State>) -> IngestAnswer {
         .into_iter()
         .map(|outcome| outcome.unwrap_or_else(crate::flow::Unsettled::unsettled))
         .collect();
-    let (state, took) = (state.clone(), started.elapsed());
-    run_blocking(large, move || Reply::new(&outcomes, &heads, &options, &state, took)).await
+    let place = if state.vectorizer.server().is_some() { "remote" } else { "inproc" };
+    let model = &state.info.model;
+    let embedding = EmbeddingSource { name: format!("{place}:{}", model.name), dims: model.dims };
+    let took = started.elapsed();
+    run_blocking(large, move || Reply::new(&outcomes, &heads, &options, &embedding, took)).await
 }
 
 fn lost() -> ApiError {

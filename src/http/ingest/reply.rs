@@ -2,7 +2,6 @@
 
 use crate::chunk::TmdSource;
 use crate::http::error::rejection_object;
-use crate::http::state::State;
 use crate::outcome::{Outcome, StoredChunk};
 use crate::quality::QualityMetrics;
 use crate::wire::IngestOptions;
@@ -13,21 +12,29 @@ use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// An answer.
+/// The answer to a JSON request.
 #[derive(Debug, Clone)]
 pub struct Reply {
     /// The HTTP status.
     pub status: StatusCode,
-    /// Chunks that are not stored.
+    /// The number of chunks that are not stored.
     pub failed: usize,
-    /// JSON.
+    /// The JSON body.
     pub body: Bytes,
-    /// The same request would be answered so again: no chunk failed for a reason that passes.
+    /// The same request would get the same answer again: no chunk failed for a transient reason.
     pub is_final: bool,
 }
 
+/// The source of the vectors, as the answer names it.
+pub struct EmbeddingSource {
+    /// `inproc:` or `remote:` with the name of the model.
+    pub name: String,
+    /// The dimensions of a vector.
+    pub dims: usize,
+}
+
 impl Reply {
-    /// To send. `retry_after`: see [`State::retry_after`].
+    /// The HTTP response. `retry_after` gives whole seconds.
     pub fn response(self, retry_after: impl FnOnce() -> u64) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
@@ -37,12 +44,12 @@ impl Reply {
         response.content_type("application/json").body(self.body)
     }
 
-    /// Of the chunks of a request, in their order. `heads` are the beginnings of their texts.
+    /// The answer for the chunks of a request, in their order. `heads` are the beginnings of their texts.
     pub fn new(
         outcomes: &[Outcome],
         heads: &[String],
         options: &IngestOptions,
-        state: &State,
+        embedding: &EmbeddingSource,
         took: Duration,
     ) -> Self {
         let links = neighbours(outcomes);
@@ -51,8 +58,8 @@ impl Reply {
             .zip(heads)
             .zip(links)
             .map(|((outcome, head), links)| match outcome {
-                Outcome::Stored(stored) => good(stored, "stored", links, options, state),
-                Outcome::Duplicate(stored) => good(stored, "duplicate", links, options, state),
+                Outcome::Stored(stored) => good(stored, "stored", links, options, embedding),
+                Outcome::Duplicate(stored) => good(stored, "duplicate", links, options, embedding),
                 Outcome::Rejected(rejection) => json!({
                     "global_id": "", "concept_text": head, "tmd_codes": {}, "vector_dimension": 0,
                     "confidence_score": null, "quality_metrics": {"error": rejection.message},
@@ -67,7 +74,7 @@ impl Reply {
             "results": results, "total_chunks": outcomes.len(), "successful": outcomes.len() - failed, "failed": failed,
             "batch_id": options.batch_id, "processing_time_ms": millis(took),
         });
-        // Some causes are the service's own: those are to be sent again.
+        // The chunks that failed for a transient reason are to be sent again.
         let own = outcomes.iter().any(|o| matches!(o, Outcome::Rejected(r) if r.code.retryable()));
         let mut status = StatusCode::OK;
         if let (true, Some(Outcome::Rejected(first))) = (failed == outcomes.len(), outcomes.first()) {
@@ -78,25 +85,31 @@ impl Reply {
     }
 }
 
-fn good(stored: &StoredChunk, status: &str, links: Links, options: &IngestOptions, state: &State) -> Value {
+fn good(
+    stored: &StoredChunk,
+    status: &str,
+    links: NeighbourLinks,
+    options: &IngestOptions,
+    embedding: &EmbeddingSource,
+) -> Value {
     let chunk = &stored.chunk;
-    let quality = QualityMetrics::of_text(&chunk.text, state.info.model.dims);
+    let quality = QualityMetrics::of_text(&chunk.text, embedding.dims);
     let tmd = stored.tagging.tmd;
     json!({
         "global_id": stored.cpe_id, "concept_text": chunk.text,
         "tmd_codes": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier()},
-        "vector_dimension": state.info.model.dims + 16,
+        "vector_dimension": embedding.dims + 16,
         "confidence_score": quality.confidence(), "quality_metrics": quality,
         "created_at": stored.created_at.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
         "parent_cpe_ids": links.parents, "child_cpe_ids": links.children,
         "success": true, "error": null,
-        "timings_ms": timings(Some(stored), options), "backends": backends(stored, options, state),
+        "timings_ms": timings(Some(stored), options), "backends": backends(stored, options, embedding),
         "status": status, "id": chunk.key.id, "seq": stored.seq, "truncated": stored.truncated,
         "tmd_source": stored.tagging.source.kind(), "tmd_confidence": stored.tagging.confidence,
     })
 }
 
-/// Only what was measured for this chunk.
+/// The times that were measured for this chunk.
 fn timings(stored: Option<&StoredChunk>, options: &IngestOptions) -> Value {
     let mut map = Map::new();
     let measured = stored.map(|stored| stored.timings).unwrap_or_default();
@@ -117,7 +130,7 @@ fn timings(stored: Option<&StoredChunk>, options: &IngestOptions) -> Value {
     Value::Object(map)
 }
 
-fn backends(stored: &StoredChunk, options: &IngestOptions, state: &State) -> Value {
+fn backends(stored: &StoredChunk, options: &IngestOptions, embedding: &EmbeddingSource) -> Value {
     let tmd = match &stored.tagging.source {
         TmdSource::Client => "client-provided".to_owned(),
         TmdSource::Local { version } => format!("local:{version}"),
@@ -125,9 +138,7 @@ fn backends(stored: &StoredChunk, options: &IngestOptions, state: &State) -> Val
         TmdSource::Fallback { version, reason } => format!("local:{version} (llm: {reason})"),
     };
     let cpesh = if options.skip_cpesh { "disabled" } else { "env-disabled" };
-    let place = if state.vectorizer.server().is_some() { "remote" } else { "inproc" };
-    let embedding = format!("{place}:{}", state.info.model.name);
-    json!({"cpesh": cpesh, "tmd": tmd, "embedding": embedding, "index": "inproc:arroy"})
+    json!({"cpesh": cpesh, "tmd": tmd, "embedding": embedding.name, "index": "inproc:arroy"})
 }
 
 fn millis(time: Duration) -> f64 {
@@ -138,16 +149,16 @@ fn now() -> String {
     chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Public names of the chunks before and after.
+/// The public names of the neighbours of a chunk.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Links {
+struct NeighbourLinks {
     parents: Vec<String>,
     children: Vec<String>,
 }
 
 /// Explicit links as they were sent; else the good neighbours of the same document within the request.
-fn neighbours(outcomes: &[Outcome]) -> Vec<Links> {
-    let mut links = vec![Links::default(); outcomes.len()];
+fn neighbours(outcomes: &[Outcome]) -> Vec<NeighbourLinks> {
+    let mut links = vec![NeighbourLinks::default(); outcomes.len()];
     let mut previous = HashMap::<Option<&str>, (usize, &StoredChunk)>::new();
     for (position, outcome) in outcomes.iter().enumerate() {
         let (Outcome::Stored(stored) | Outcome::Duplicate(stored)) = outcome else { continue };
