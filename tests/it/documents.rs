@@ -7,6 +7,7 @@ use lnsp_ingest::chunk::{MAX_NAME_BYTES, MAX_TEXT_BYTES};
 use lnsp_ingest::cli;
 use lnsp_ingest::config::Config;
 use lnsp_ingest::error_code::ErrorCode;
+use lnsp_ingest::http::ROUTES;
 use lnsp_ingest::metrics::{self, MetricKind};
 use lnsp_ingest::pipeline::PipelineSettings;
 use lnsp_ingest::tmd::Axis;
@@ -112,6 +113,18 @@ fn http_lists_every_error_code_with_status_type_and_retryable() {
 }
 
 #[test]
+fn http_lists_every_route_and_no_other() {
+    let text = read("docs/http.md");
+    let calls = text.split("\n## ").next().unwrap();
+    // A row may have the parameters of a query behind its path.
+    let documented: BTreeSet<String> =
+        names(calls).iter().map(|call| call.split('?').next().unwrap().to_owned()).collect();
+    let routes: BTreeSet<String> =
+        ROUTES.iter().map(|route| format!("{} {}", route.method, route.path)).collect();
+    assert_eq!(documented, routes);
+}
+
+#[test]
 fn metrics_lists_every_metric_with_kind_and_labels_and_no_other() {
     let text = read("docs/metrics.md");
     let all = section(&text, "All of them");
@@ -189,7 +202,7 @@ fn limits_are_those_of_the_code() {
 /// Targets of inline links, without those to other sites.
 fn links(text: &str) -> Vec<&str> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-    targets.filter(|target| !target.starts_with("http")).collect()
+    targets.filter(|target| !target.contains("://")).collect()
 }
 
 /// The anchor of a heading, as GitHub makes it.

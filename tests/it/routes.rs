@@ -49,7 +49,8 @@ async fn another_method_is_refused_with_those_that_are_allowed() {
 async fn the_list_at_the_root_is_the_table() {
     let service = TestService::scripted().await;
     let (_, about) = service.get("/").await;
-    let listed: Vec<_> = about["endpoints"].as_array().unwrap().iter().map(|e| e.as_str().unwrap().to_owned()).collect();
+    let listed: Vec<_> =
+        about["endpoints"].as_array().unwrap().iter().map(|e| e.as_str().unwrap().to_owned()).collect();
     let table: Vec<_> = ROUTES[1..].iter().map(|route| format!("{} {}", route.method, route.path)).collect();
     assert_eq!(listed, table);
     service.stop().await;
