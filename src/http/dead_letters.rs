@@ -1,5 +1,5 @@
-//! `GET /dead-letters`: the chunks on which the service failed, oldest first, a page at a time. Each has the JSON that
-//! makes it again; `lnsp replay` sends it.
+//! `GET /dead-letters`: the chunks on which the service failed, oldest first, in pages. Each has its JSON input, which
+//! `lnsp replay` sends again.
 
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
@@ -11,11 +11,11 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// Letters of a page when nothing is said.
+/// The default number of letters in a page.
 const USUAL_PAGE: u32 = 100;
-/// The most letters of a page.
+/// The maximum number of letters in a page.
 const MAX_PAGE: u32 = 1000;
-/// Bytes of inputs after which a page ends early.
+/// The bytes of inputs above which a page ends early.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 #[derive(Debug, Deserialize)]
@@ -33,7 +33,7 @@ fn usual_page() -> u32 {
     USUAL_PAGE
 }
 
-/// The handler.
+/// Handles `GET /dead-letters`.
 pub async fn dead_letters(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     let page = web::Query::<WirePage>::from_query(request.query_string())
         .map_err(|error| ApiError::new(ErrorCode::UnknownField, format!("query parameters: {error}")))?
@@ -52,7 +52,7 @@ pub async fn dead_letters(request: HttpRequest, state: web::Data<State>) -> Resu
         ApiError::new(ErrorCode::StoreUnavailable, message)
     })?;
     metrics::dead_letters(total);
-    // A page may end early for its bytes; only an empty one is the last.
+    // A page may end early for its bytes, so only an empty page is the last.
     let next = letters.last().map(|last| last.letter);
     let letters: Vec<Value> = letters.iter().map(object).collect();
     Ok(HttpResponse::Ok().json(json!({ "letters": letters, "next": next, "total": total })))
@@ -74,7 +74,7 @@ fn invalid(param: &str, expected: &str, received: &str) -> ApiError {
 
 fn object(letter: &StoredDeadLetter) -> Value {
     let time = |time: &DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Millis, true);
-    // Only somebody else than us writes what is not JSON; it is shown as it is.
+    // Input that is not JSON was written by another program; it is shown as it is.
     let input = serde_json::from_slice::<Value>(&letter.input)
         .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&letter.input).into_owned()));
     json!({
@@ -133,7 +133,7 @@ mod tests {
             let chunk = made_of(Value::Object(fields).to_string().as_bytes());
             let again = made_of(&chunk.as_sent().unwrap());
             prop_assert_eq!(&again, &chunk);
-            // Also after somebody has read it as JSON and written it.
+            // It stays the same after another program has parsed and written it.
             let value: Value = serde_json::from_slice(&chunk.as_sent().unwrap()).unwrap();
             prop_assert_eq!(made_of(value.to_string().as_bytes()), chunk);
         }

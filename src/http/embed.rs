@@ -1,8 +1,8 @@
-//! `POST /embed` and `POST /embed/single`: vectors and nothing else, in the shape of the old embedding service. Another
-//! lnsp can be told to get its vectors here.
+//! `POST /embed` and `POST /embed/single`: vectors only, with the contract of the old embedding service. Another lnsp
+//! can use this as its embedding server.
 //!
-//! A list takes a permit of the JSON requests, and room for its vectors beside that for its body; it is answered in
-//! pieces, so that its text is never there as a whole. What it may take of the model is in [`crate::vectorizer`].
+//! A list takes a permit for JSON requests, for the bytes of its body and of its vectors. The answer is written in pieces,
+//! so that its text is never in memory as a whole. [`crate::vectorizer`] limits its share of the model.
 
 use crate::chunk::MAX_TEXT_BYTES;
 use crate::error_code::ErrorCode;
@@ -23,13 +23,13 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// The most texts in a request.
+/// The maximum number of texts in a request.
 const MAX_TEXTS: usize = 4096;
-/// The smallest text takes so many bytes of a body: two quotes and a comma.
+/// The bytes of a body that the smallest text takes: two quotes and a comma.
 const SMALLEST: usize = 3;
-/// Vectors that are written at a time.
+/// The number of vectors written at a time.
 const PIECE: usize = 16;
-/// For those whose body is too large.
+/// What to send instead of a body that is too large.
 const INSTEAD: &str = "send fewer texts at a time";
 
 #[derive(Debug, Deserialize)]
@@ -57,7 +57,7 @@ struct Single<'a> {
     encoder: &'a str,
 }
 
-/// The handler of lists.
+/// Handles `POST /embed`.
 pub async fn embed(
     request: HttpRequest,
     payload: web::Payload,
@@ -75,7 +75,7 @@ pub async fn embed(
     guard.attach_to(answer.unwrap_or_else(|error| error.error_response()))
 }
 
-/// The handler of single texts.
+/// Handles `POST /embed/single`.
 pub async fn single(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     let WireText { text } = web::Query::<WireText>::from_query(request.query_string())
         .map_err(|error| invalid(format!("query parameters: {error}; expected text=..")))?
@@ -89,7 +89,7 @@ pub async fn single(request: HttpRequest, state: web::Data<State>) -> Result<Htt
     Ok(HttpResponse::Ok().json(Single { embedding: &vector, dimension, encoder }))
 }
 
-/// Everything that can be said before the first byte of the body.
+/// Checks everything that is known before the first byte of the body.
 fn begin(
     request: &HttpRequest,
     guard: RequestBodyGuard,
@@ -125,7 +125,7 @@ async fn answer(body: Body, permit: Permit, state: &State) -> Result<HttpRespons
     }
     if !normalize {
         let message = "normalize: expected true, received false: vectors have unit length here, and what length \
-                       they had before is not guard";
+                       they had before is not kept";
         return Err(invalid(message.to_owned()).param("normalize"));
     }
     for (place, text) in texts.iter().enumerate() {
@@ -136,7 +136,7 @@ async fn answer(body: Body, permit: Permit, state: &State) -> Result<HttpRespons
         let vector = vector.map_err(|error| {
             let retryable = error.retryable();
             let error = ApiError::from(error);
-            // When no text is to blame there is none to mend.
+            // A retryable error is not the fault of a text.
             if retryable { error } else { error.param(format!("texts[{place}]")) }
         })?;
         vectors.push(vector);
@@ -156,7 +156,7 @@ fn invalid(message: String) -> ApiError {
     ApiError::new(ErrorCode::InvalidQuery, message)
 }
 
-/// The answer, written while it is taken. The permit goes with its last piece.
+/// The answer, written while the client reads it. The permit is held until the last piece.
 fn written(vectors: Vec<Arc<[f32]>>, state: &State, permit: Permit) -> HttpResponse {
     let model = &state.info.model;
     let (encoder, count) = (serde_json::json!(model.name), vectors.len());

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// `GET /health`: always 200; the old fields, each now a fact of this moment, and the pipeline.
+/// Handles `GET /health`: always 200; the fields of the old contract, each a fact at this moment, and the pipeline.
 pub async fn health(state: web::Data<State>) -> HttpResponse {
     let info = &state.info;
     let postgresql = state.store.ping().await.is_ok();
@@ -40,7 +40,7 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
         },
         "tmd": {"backend": info.tmd_backend, "source": info.tmd_source},
         "llm": llm(&state),
-        // The old embedding service's, whose `model` was a name: here it is an object.
+        // Fields of the old embedding service, whose `model` was a name: here it is an object.
         "encoder": info.model.name, "dimension": info.model.dims, "device": info.device,
         "embedding": {"server": server.map(Remote::endpoint), "problem": embeds_not},
         "model": {
@@ -56,7 +56,7 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
     }))
 }
 
-/// How long a part of the service may take to answer `GET /health`.
+/// The time in which a part of the service has to answer `GET /health`.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Whether the index is open and answers a search.
@@ -67,7 +67,7 @@ async fn index_answers(state: &State) -> bool {
     matches!(timeout(ANSWERS_WITHIN, search).await, Ok(Ok(_)))
 }
 
-/// Whether a source of codes answers: the local classifier, or, where only the language model may give codes, that.
+/// Whether a source of codes answers: the local classifier, or the language model where no other source may give codes.
 async fn codes_answer(state: &State) -> bool {
     if state.info.llm_required {
         return state.llm.as_ref().is_some_and(|llm| !llm.status().breaker_open);
@@ -76,7 +76,7 @@ async fn codes_answer(state: &State) -> bool {
     matches!(timeout(ANSWERS_WITHIN, classify).await, Ok(Ok(_)))
 }
 
-/// Each stage by name: its deaths, and how long it has had its oldest piece of work in hand.
+/// Each stage by name: its deaths, and the age of its oldest piece of work.
 fn stages(state: &State, deaths: &[Deaths]) -> Value {
     let oldest = state.pipeline.oldest_work();
     let each = Stage::ALL.iter().zip(deaths).zip(oldest).map(|((stage, deaths), oldest)| {
@@ -90,7 +90,7 @@ fn stages(state: &State, deaths: &[Deaths]) -> Value {
     Value::Object(each.collect())
 }
 
-/// The threads that are at something, which is rarely for more than a moment.
+/// The threads that are busy, and with what.
 fn threads(state: &State) -> Value {
     let at_work = state.pipeline.threads_at_work();
     at_work
@@ -99,7 +99,7 @@ fn threads(state: &State) -> Value {
         .collect()
 }
 
-/// The language model: none wanted, none found, or how it does.
+/// The state of the language model; null when none is configured.
 fn llm(state: &State) -> Value {
     let info = &state.info;
     let Some(llm) = &state.llm else {
@@ -122,7 +122,7 @@ fn llm(state: &State) -> Value {
     })
 }
 
-/// `GET /ready`: 200 when chunks and searches are served, else 503 with the reasons.
+/// Handles `GET /ready`: 200 when chunks and searches are served, else 503 with the reasons.
 pub async fn ready(state: web::Data<State>) -> HttpResponse {
     let mut reasons = Vec::new();
     if state.pipeline.entrance().closed().is_cancelled() {
@@ -150,7 +150,7 @@ pub async fn ready(state: web::Data<State>) -> HttpResponse {
     HttpResponse::build(status).json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))
 }
 
-/// `GET /stats`: counted since the start.
+/// Handles `GET /stats`: counts since the start.
 pub async fn stats(state: web::Data<State>) -> HttpResponse {
     let tally = state.counts.tally();
     let good = tally.stored + tally.duplicate;
@@ -163,7 +163,7 @@ pub async fn stats(state: web::Data<State>) -> HttpResponse {
     }))
 }
 
-/// `GET /metrics`: Prometheus text.
+/// Handles `GET /metrics`: the text format of Prometheus.
 pub async fn metrics(state: web::Data<State>) -> HttpResponse {
     metrics::arbiter_busy(state.pipeline.busy());
     metrics::dead_letters(state.store.dead_letter_count());

@@ -1,4 +1,4 @@
-//! `POST /search`.
+//! `POST /search`: parses the query and writes the results.
 
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
@@ -63,7 +63,7 @@ impl Label {
     }
 }
 
-/// The handler. The body is small: the framework's own limit for `Bytes` (256 KiB) holds it.
+/// Handles `POST /search`. The body is small: the limit of the framework for `Bytes` (256 KiB) bounds it.
 pub async fn search(body: web::Bytes, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     let wire: WireQuery = read_json(&body).map_err(shape_error)?;
     let found = state.searcher.search(query(wire)?).await?;

@@ -1,9 +1,9 @@
-//! The body of a request, guard as long as its answer.
+//! Holds the body of a request as long as its answer lives.
 //!
-//! The framework takes a body that nobody holds any more for one to be read to its end and forgotten, however long
-//! that takes. So whoever answers without having read everything keeps the rest until the answer is out: the
-//! connection then lingers for a moment, so that a client that still sends sees the answer and not a reset, and is
-//! closed.
+//! When the payload of a request is dropped, the framework reads the rest of the body and discards it, however long
+//! that takes. So a handler that answers before the end of the body holds the payload until the answer is sent. The
+//! connection then stays open for a moment, so that a client that still sends receives the answer instead of a reset,
+//! and is closed.
 
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -17,40 +17,40 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-/// Bytes that the framework reads ahead without being asked, less the smallest head.
+/// The bytes that the framework reads ahead by itself, less the smallest head.
 const READ_AHEAD: usize = 16 * 1024;
 
-/// A body on its way in; copies share it.
+/// The body of a request that is being received; clones share it.
 #[derive(Clone)]
 pub struct RequestBodyGuard(Rc<RefCell<Payload>>);
 
 impl RequestBodyGuard {
-    /// Of this request.
+    /// Holds the payload of a request.
     pub fn new(payload: Payload) -> Self {
         RequestBodyGuard(Rc::new(RefCell::new(payload)))
     }
 
-    /// What was received next. `None` at the end.
+    /// The next piece of the body; `None` at its end.
     pub async fn next(&self) -> Option<Result<Bytes, PayloadError>> {
         poll_fn(|context| self.0.borrow_mut().poll_next_unpin(context)).await
     }
 
-    /// Takes a small body that has come together with its head, so that the connection can be used again.
+    /// Discards a small body that arrived together with its head, so that the connection can be reused.
     pub async fn discard_if_small(&self, declared: Option<usize>) {
         if declared.is_some_and(|bytes| bytes <= READ_AHEAD) {
-            // The framework hands over what it has read once we wait.
+            // The framework passes on what it has read when the task yields.
             tokio::task::yield_now().await;
             while let Some(Some(Ok(_))) = self.next().now_or_never() {}
         }
     }
 
-    /// Has the answer carry it, up to [`RequestBodyGuard::hold`].
+    /// Puts the guard into the extensions of an answer, for [`RequestBodyGuard::hold`].
     pub fn attach_to(self, mut response: HttpResponse) -> HttpResponse {
         response.extensions_mut().insert(self);
         response
     }
 
-    /// Ties the body that an answer carries to the answer's own.
+    /// Moves the guard from the extensions of an answer into its body.
     pub fn hold(mut response: ServiceResponse) -> ServiceResponse {
         let guard = response.response_mut().extensions_mut().remove::<RequestBodyGuard>();
         match guard {
@@ -59,13 +59,13 @@ impl RequestBodyGuard {
         }
     }
 
-    /// An answer's body that keeps this one.
+    /// The body of an answer, which holds this guard until it is sent.
     pub fn holding(self, body: BoxBody) -> BoxBody {
         BoxBody::new(Holding { body, _guard: self })
     }
 }
 
-/// The body of an answer, and that of its request.
+/// The body of an answer, with the guard of its request.
 struct Holding {
     body: BoxBody,
     _guard: RequestBodyGuard,

@@ -13,10 +13,10 @@ use crate::wire::{ContentEncoding, Inflate};
 use bytes::{Buf, Bytes};
 use tokio::time::{Instant, timeout};
 
-/// Inflated bytes that are there at a time.
+/// The maximum size of an inflated piece.
 const PIECE: usize = 64 * 1024;
 
-/// A body on its way in.
+/// The body of a request that is being received.
 ///
 /// Inflating runs on the HTTP worker: a piece is a fraction of a millisecond of work, less than parsing the lines in
 /// it, and between two pieces the other requests of the worker have their turn.
@@ -25,18 +25,18 @@ pub struct Body {
     slow_client: SlowClientDetector,
     encoding: ContentEncoding,
     inflate: Inflate,
-    /// As received, not yet inflated.
+    /// Received and not yet inflated.
     input: Bytes,
     /// The last piece of a body that is not inflated.
     plain: Bytes,
-    /// Where pieces are inflated to; empty when nothing is.
+    /// The buffer for inflated pieces; empty for an uncompressed body.
     output: Box<[u8]>,
     /// The last piece filled `output`, so the decoder may hold more.
     more: bool,
 }
 
 impl Body {
-    /// What comes through `guard`, from a client that is waited for so long.
+    /// Reads the body that `guard` holds, with these timeouts for the client.
     ///
     /// # Errors
     /// 400 when the decoder cannot be made.
@@ -52,12 +52,12 @@ impl Body {
         Ok(Body { guard, slow_client, encoding, inflate, input, plain, output, more: false })
     }
 
-    /// The next piece: not empty, 64 KiB at most when it was inflated. `None` at the end of a whole body. May be
-    /// dropped while it waits; not to be called again after an error. While the client `is_owed` something it may wait
-    /// for us, and its time stands still.
+    /// The next piece: not empty, and at most 64 KiB when it was inflated. `None` at the end of a complete body. The
+    /// future is cancel-safe; do not call it again after an error. While the client `is_owed` an answer it may be
+    /// waiting for the service, and its timeouts are paused.
     ///
     /// # Errors
-    /// The end of a body that is not whole.
+    /// The reason why the body is not complete.
     pub async fn next(&mut self, is_owed: impl Fn() -> bool) -> Result<Option<&[u8]>, UploadAbort> {
         loop {
             if self.input.is_empty() && !self.more {
@@ -85,7 +85,7 @@ impl Body {
         }
     }
 
-    /// What the connection has, waited for within the client's slow_client.
+    /// Receives the next piece within the timeouts of the client.
     async fn receive(&mut self, is_owed: impl Fn() -> bool) -> Result<Option<Bytes>, UploadAbort> {
         loop {
             let (asked, owed) = (Instant::now(), is_owed());

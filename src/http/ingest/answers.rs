@@ -1,8 +1,8 @@
 //! The answer to an NDJSON upload: a line for each settled chunk while the upload is open, or one summary.
 //!
-//! Whatever the client does, outcomes are taken as they come, so the texts behind them do not pile up; what waits
-//! for the client is short lines of text. When those pass [`UNSENT_BYTES`] the upload is not read until the client
-//! has read; when it reads nothing for a while, the answer ends by [`UploadAbort::ClientNotReading`].
+//! Outcomes are received as they are settled, so that their texts do not accumulate; only short lines of text wait for
+//! the client. Above [`UNSENT_BYTES`] the upload is not read until the client has read. When the client reads nothing
+//! for a while, the answer ends with [`UploadAbort::ClientNotReading`].
 
 use crate::flow::ReceiptStream;
 use crate::http::body::UploadAbort;
@@ -24,18 +24,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// Result bytes that wait for the client before its upload is read no further. Chunks that are accepted by then add
-/// theirs.
+/// The result bytes waiting for the client above which its upload is not read. Chunks that are already accepted can add
+/// to them.
 pub const UNSENT_BYTES: usize = 4 * 1024 * 1024;
-/// What is handed to the connection at a time, at most.
+/// The maximum bytes passed to the connection at a time.
 const PIECE: usize = 16 * 1024;
-/// Errors that a summary lists; the others are counted.
+/// The maximum number of errors that a summary lists; the others are counted.
 const LISTED_ERRORS: usize = 1000;
 
-/// How the reading of a body ended.
+/// Receives the result of reading the body.
 pub type Ending = oneshot::Receiver<Result<(), UploadAbort>>;
 
-/// What an answer is made of.
+/// The answer to one upload.
 pub struct Answers {
     results: ReceiptStream<Outcome>,
     ending: Ending,
@@ -45,16 +45,16 @@ pub struct Answers {
     _upload: Rc<ActiveUpload>,
 }
 
-/// What the answering side tells the reading side.
+/// Signals from the answer to the reader.
 pub struct Signals {
-    /// `false` while too much waits for the client.
+    /// `false` while too many result bytes wait for the client.
     pub room: watch::Sender<bool>,
-    /// Nobody will hear further answers: the upload ends.
+    /// Cancelled when the client reads no further answers: the upload ends.
     pub over: CancellationToken,
 }
 
 impl Answers {
-    /// Of the upload whose receipts answer to `results`.
+    /// The answer to the upload whose receipts settle into `results`.
     pub fn new(
         results: ReceiptStream<Outcome>,
         ending: Ending,
@@ -65,22 +65,22 @@ impl Answers {
         Answers { results, ending, state, started: Instant::now(), tally, _upload: upload }
     }
 
-    /// The answer as lines. `patience` is how long a client may read nothing while results wait for it.
+    /// The answer as lines. `read_timeout` is the time that a client may read nothing while results wait for it.
     pub fn stream(
         self,
         signals: Signals,
-        patience: Duration,
+        read_timeout: Duration,
     ) -> impl Stream<Item = Result<Bytes, Infallible>> + use<> {
         let (pieces, receiver) = mpsc::channel(1);
         let (finish, last) = oneshot::channel();
         let gone = signals.over.clone().drop_guard();
-        // On its own, because a connection that is not read is not served either.
+        // In its own task: the framework does not poll the stream of a connection that is not read.
         actix_web::rt::spawn(async move {
-            let summary = self.pump(pieces, &signals, patience).await;
-            // Who has gone does not miss it.
+            let summary = self.pump(pieces, &signals, read_timeout).await;
+            // After a disconnect the receiver is gone.
             drop(finish.send(as_line(&summary)));
         });
-        // The summary has a way of its own: it waits for nobody who does not read.
+        // The summary has its own channel: it does not wait for pieces that the client does not read.
         stream::unfold((receiver, Some(last), gone), |(mut pieces, last, gone)| async move {
             if let Some(piece) = pieces.recv().await {
                 return Some((Ok(piece), (pieces, last, gone)));
@@ -90,8 +90,8 @@ impl Answers {
         })
     }
 
-    /// Turns outcomes into lines and hands them on; gives the summary when all are answered.
-    async fn pump(mut self, pieces: mpsc::Sender<Bytes>, signals: &Signals, patience: Duration) -> Value {
+    /// Turns outcomes into lines and sends them; returns the summary when all chunks are answered.
+    async fn pump(mut self, pieces: mpsc::Sender<Bytes>, signals: &Signals, read_timeout: Duration) -> Value {
         let mut unsent = Unsent::default();
         let mut moved = Instant::now();
         let mut abort = None;
@@ -118,8 +118,8 @@ impl Answers {
                     }
                     _ => signals.over.cancel(),
                 },
-                () = sleep_until(moved + patience), if unsent.bytes > 0 => {
-                    abort = Some(UploadAbort::ClientNotReading(patience));
+                () = sleep_until(moved + read_timeout), if unsent.bytes > 0 => {
+                    abort = Some(UploadAbort::ClientNotReading(read_timeout));
                     signals.over.cancel();
                 }
                 () = signals.over.cancelled(), if listening => {}
@@ -137,7 +137,7 @@ impl Answers {
         self.summary(&ended)
     }
 
-    /// The answer as one JSON object, after the body has ended.
+    /// The answer as one JSON object, after the end of the body.
     pub async fn summarise(mut self) -> HttpResponse {
         let mut errors = Vec::new();
         while let Some((line, outcome)) = self.results.next().await {
@@ -189,7 +189,7 @@ impl Answers {
     }
 }
 
-/// Lines that wait for the client, in pieces that are full but for the last.
+/// Lines that wait for the client, in pieces; all but the last are full.
 #[derive(Default)]
 struct Unsent {
     full: VecDeque<Vec<u8>>,

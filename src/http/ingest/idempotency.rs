@@ -1,8 +1,8 @@
-//! `Idempotency-Key`: the same JSON request again gets the same answer, also while the first is under way.
+//! `Idempotency-Key`: the same JSON request again gets the same answer, also while the first is in flight.
 //!
-//! In cache, and bounded in answers, bytes and time. After a restart, or when an answer was too old or too large to
-//! be kept, sending again is as safe: the ids of chunks are the client's or derived, so what is stored is answered
-//! `duplicate`. Only answers that will not change are kept.
+//! The cache is in memory and bounded in answers, bytes and time. After a restart, or when an answer was too old or too
+//! large to be kept, sending again is as safe: the ids of chunks are the client's or derived, so stored chunks are
+//! answered `duplicate`. Only final answers are kept.
 
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;

@@ -1,8 +1,8 @@
 //! `POST /ingest` as NDJSON: a chunk a line, a body of any length.
 //!
-//! A reader task splits lines and brings what is at hand to the entrance; while that waits for room the socket is
-//! not read, and that is the backpressure. With `Accept: application/x-ndjson` each result goes out as it is
-//! settled, while the upload is still open, and a summary ends the answer. Otherwise the summary is the answer.
+//! A reader task splits lines and admits them in groups. While the entrance waits for room, the socket is not read: that
+//! is the backpressure. With `Accept: application/x-ndjson` each result is sent when it is settled, while the upload is
+//! still open, and a summary ends the answer. Otherwise the summary is the answer.
 
 use crate::chunk::Chunk;
 use crate::error_code::ErrorCode;
@@ -26,14 +26,14 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Starts the reader and answers in the mode the client accepts. A client of streamed answers may leave them unread
-/// for `patience`.
+/// Starts the reader and answers in the mode that the client accepts. `read_timeout` is the time that a client may leave
+/// streamed results unread.
 pub async fn ingest(
     request: &HttpRequest,
     body: Body,
     state: web::Data<State>,
     upload: ActiveUpload,
-    patience: Duration,
+    read_timeout: Duration,
 ) -> Result<HttpResponse, ApiError> {
     let options = web::Query::<IngestOptions>::from_query(request.query_string())
         .map_err(|error| ApiError::new(ErrorCode::UnknownField, format!("query parameters: {error}")))?
@@ -53,15 +53,15 @@ pub async fn ingest(
         over: over.clone(),
         _upload: upload.clone(),
     };
-    // On its own, because actix drops the handler when the client is gone: what was accepted is still committed.
+    // In its own task: actix drops the handler when the client disconnects, and accepted chunks are still committed.
     actix_web::rt::spawn(async move {
-        // A client that is gone reads no ending.
+        // After a disconnect the receiver is gone.
         drop(ended.send(reader.read(body).await));
     });
     let answers = Answers::new(results, ending, state, upload);
     let accept = header_text(request.headers(), &header::ACCEPT).unwrap_or_default();
     if accept.contains("ndjson") || accept.contains("jsonl") {
-        let lines = answers.stream(Signals { room, over }, patience);
+        let lines = answers.stream(Signals { room, over }, read_timeout);
         return Ok(HttpResponse::Ok().content_type("application/x-ndjson").streaming(lines));
     }
     let _gone = over.drop_guard();
@@ -105,7 +105,7 @@ impl Reader {
                 return self.end(abort, || lines.next_line()).await;
             }
         }
-        // A body that was abort off has no last line: what is left is a piece of one.
+        // An aborted body has no last line: the rest is a fragment.
         match self.take(|| lines.last_line()).await {
             Ok(()) => Ok(()),
             Err(abort) => self.end(abort, || lines.last_line()).await,

@@ -1,14 +1,14 @@
-//! How fast chunks are settled, and from that, when it is worth asking again. Pure.
+//! Estimates the rate at which chunks are settled, and from it `Retry-After`. Pure.
 
 use std::time::{Duration, Instant};
 
-/// The recent past that counts: an older rate weighs a third of a newer one.
+/// The time constant of the moving average (EWMA).
 const RECENT: Duration = Duration::from_secs(10);
-/// The longest advice, in seconds.
+/// The maximum of `Retry-After` before jitter, in seconds.
 const LONGEST: f64 = 60.0;
-/// The advice while nothing was ever settled: how fast it goes shows soon.
+/// `Retry-After` while no chunk was settled yet: the rate is known soon.
 const GUESS: f64 = 5.0;
-/// Advice differs by this share at most, so that those who were refused together do not come back together.
+/// The jitter of `Retry-After`, as a share: clients that were refused together do not return together.
 const JITTER: f64 = 0.2;
 
 /// The measured rate of settled chunks.
@@ -19,7 +19,7 @@ pub struct RateEstimator {
 }
 
 impl RateEstimator {
-    /// Now so many have been settled since the start. Call it every second or so.
+    /// Takes the number of chunks settled since the start. Call it about once a second.
     pub fn observe(&mut self, now: Instant, settled: u64) {
         let Some((then, before)) = self.seen.replace((now, settled)) else { return };
         let passed = now.saturating_duration_since(then).as_secs_f64();
@@ -28,22 +28,22 @@ impl RateEstimator {
             return;
         }
         let rate = settled.saturating_sub(before) as f64 / passed;
-        // The first chunks after idleness tell all there is to know.
+        // After an idle time the first measurement is the rate.
         let weight = if self.rate < 0.01 { 1.0 } else { 1.0 - (-passed / RECENT.as_secs_f64()).exp() };
         self.rate += (rate - self.rate) * weight;
     }
 
-    /// Time passed in which nothing was settled for a reason that says nothing about the rate.
+    /// Skips a time in which no chunk was settled for a reason that says nothing about the rate.
     pub fn skip(&mut self, now: Instant, settled: u64) {
         self.seen = Some((now, settled));
     }
 
-    /// Chunks per second.
+    /// The rate, in chunks per second.
     pub fn rate(&self) -> f64 {
         self.rate
     }
 
-    /// Whole seconds after which to ask again, when so many chunks are ahead. `dice` is from 0 to 1.
+    /// `Retry-After` in whole seconds for this number of chunks ahead. `dice` is between 0 and 1 and gives the jitter.
     pub fn advice(&self, ahead: u64, dice: f64) -> u64 {
         let seconds = if ahead == 0 {
             1.0
@@ -62,7 +62,7 @@ impl RateEstimator {
 mod tests {
     use super::*;
 
-    /// After so many seconds at this rate.
+    /// Settles chunks at this rate for some seconds; returns the end.
     fn steady(
         estimator: &mut RateEstimator,
         from: Instant,
