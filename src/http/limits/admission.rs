@@ -5,6 +5,7 @@
 //! admitted request is not refused later; overload slows the reading of its body.
 
 use crate::error_code::ErrorCode;
+use crate::flow::{Capacity, Full, Slot, SlotEvent, Slots};
 use crate::http::error::ApiError;
 use crate::http::limits::rate::RateEstimator;
 use crate::metrics;
@@ -12,7 +13,6 @@ use crate::threads::lock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// The limits of admission.
 #[derive(Debug, Clone, Copy)]
@@ -111,22 +111,14 @@ impl Refusal {
 /// Issues permits and counts them.
 pub struct Admission {
     limits: Limits,
-    uploads: Arc<Semaphore>,
-    requests: Arc<Semaphore>,
-    /// In KiB, so that any limit fits into a semaphore.
-    request_kib: Arc<Semaphore>,
+    uploads: Arc<Slots>,
+    requests: Arc<Slots>,
     unavailable: AtomicU8,
     rate: Mutex<RateEstimator>,
-    in_use: watch::Sender<usize>,
 }
 
 /// Held from before the first byte of a body until the last answer.
-pub struct Permit {
-    in_use: watch::Sender<usize>,
-    request: AdmissionRequest,
-    _place: OwnedSemaphorePermit,
-    _bytes: Option<OwnedSemaphorePermit>,
-}
+pub type Permit = Slot;
 
 impl Admission {
     /// All permits are free.
@@ -134,27 +126,26 @@ impl Admission {
         metrics::admission_limit("upload", limits.uploads);
         metrics::admission_limit("request", limits.requests);
         metrics::admission_limit("request_bytes", limits.request_bytes);
-        let permits = |count| Arc::new(Semaphore::new(count));
+        let uploads = Capacity { items: limits.uploads, bytes: 0 };
+        let requests = Capacity { items: limits.requests, bytes: limits.request_bytes };
         Admission {
             limits,
-            uploads: permits(limits.uploads),
-            requests: permits(limits.requests),
-            request_kib: permits(kib(limits.request_bytes) as usize),
+            uploads: Slots::new(uploads, |event| count("upload", event)),
+            requests: Slots::new(requests, |event| count("request", event)),
             unavailable: AtomicU8::new(0),
             rate: Mutex::default(),
-            in_use: watch::Sender::new(0),
         }
     }
 
     /// The number of permits in use.
     pub fn in_use(&self) -> usize {
-        *self.in_use.borrow()
+        self.uploads.used() + self.requests.used()
     }
 
-    /// Waits until all permits are free.
+    /// Waits until all permits are free. Only while no new ones are issued.
     pub async fn all_free(&self) {
-        // The sender lives in `self`, so the wait can only end with the fact.
-        drop(self.in_use.subscribe().wait_for(|permits| *permits == 0).await);
+        self.uploads.all_free().await;
+        self.requests.all_free().await;
     }
 
     /// The limits it was made with.
@@ -199,60 +190,46 @@ impl Admission {
         lock(&self.rate).advice(unanswered, jitter)
     }
 
-    /// Takes a permit. Does not wait.
+    /// Takes a permit without waiting. A request larger than the whole budget is admitted alone.
+    ///
+    /// # Errors
+    /// The limit that is reached.
     pub fn try_acquire(&self, request: AdmissionRequest) -> Result<Permit, Refusal> {
-        let (places, full) = match request {
-            AdmissionRequest::Upload => (&self.uploads, Refusal::Uploads),
-            AdmissionRequest::Request(_) => (&self.requests, Refusal::Requests),
-        };
-        let place = places.clone().try_acquire_owned().map_err(|_| full)?;
-        let bytes = match request {
-            AdmissionRequest::Upload => None,
-            // A request larger than the whole budget is clipped to it, so it is admitted alone.
-            AdmissionRequest::Request(bytes) => {
-                let kib = kib(bytes.min(self.limits.request_bytes));
-                let permits = self.request_kib.clone().try_acquire_many_owned(kib);
-                Some(permits.map_err(|_| Refusal::RequestBytes)?)
-            }
-        };
-        self.in_use.send_modify(|permits| *permits += 1);
-        count(request, 1.0);
-        Ok(Permit { in_use: self.in_use.clone(), request, _place: place, _bytes: bytes })
+        let (slots, weight) = self.slots(request);
+        slots.try_acquire(weight).map_err(|full| refusal(request, full))
     }
 
     /// The refusal that [`Self::try_acquire`] would return now.
     pub fn would_refuse(&self, request: AdmissionRequest) -> Option<Refusal> {
-        let free = Semaphore::available_permits;
+        let (slots, weight) = self.slots(request);
+        slots.full_for(weight).map(|full| refusal(request, full))
+    }
+
+    fn slots(&self, request: AdmissionRequest) -> (&Arc<Slots>, usize) {
         match request {
-            AdmissionRequest::Upload => (free(&self.uploads) == 0).then_some(Refusal::Uploads),
-            AdmissionRequest::Request(_) if free(&self.requests) == 0 => Some(Refusal::Requests),
-            AdmissionRequest::Request(bytes) => {
-                let kib = kib(bytes.min(self.limits.request_bytes)) as usize;
-                (free(&self.request_kib) < kib).then_some(Refusal::RequestBytes)
-            }
+            AdmissionRequest::Upload => (&self.uploads, 0),
+            AdmissionRequest::Request(bytes) => (&self.requests, bytes),
         }
     }
 }
 
-/// Rounded up, and clipped to `u32::MAX`.
-fn kib(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
-}
-
-fn count(request: AdmissionRequest, change: f64) {
-    match request {
-        AdmissionRequest::Upload => metrics::admission_used("upload", change),
-        AdmissionRequest::Request(bytes) => {
-            metrics::admission_used("request", change);
-            metrics::admission_used("request_bytes", change * bytes as f64);
-        }
+fn refusal(request: AdmissionRequest, full: Full) -> Refusal {
+    match (request, full) {
+        (AdmissionRequest::Upload, _) => Refusal::Uploads,
+        (AdmissionRequest::Request(_), Full::Items) => Refusal::Requests,
+        (AdmissionRequest::Request(_), Full::Bytes) => Refusal::RequestBytes,
     }
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        count(self.request, -1.0);
-        self.in_use.send_modify(|permits| *permits -= 1);
+fn count(kind: &'static str, event: SlotEvent) {
+    let (sign, weight) = match event {
+        SlotEvent::Acquired(weight) => (1.0, weight),
+        SlotEvent::Released(weight) => (-1.0, weight),
+        SlotEvent::Waited(_) => return,
+    };
+    metrics::admission_used(kind, sign);
+    if kind == "request" {
+        metrics::admission_used("request_bytes", sign * weight as f64);
     }
 }
 
