@@ -2,10 +2,10 @@
 
 /// Items that wait, in order of arrival, each with a size in the unit of the choice: tokens, rows.
 pub struct Batch<T> {
-    waiting: Vec<Waiting<T>>,
+    waiting: Vec<WaitingItem<T>>,
 }
 
-struct Waiting<T> {
+struct WaitingItem<T> {
     item: T,
     size: usize,
     alone: bool,
@@ -21,7 +21,7 @@ impl<T> Batch<T> {
     /// Adds an item. One with delivery attempts behind it gets a batch of its own: should the stage die again, no other
     /// item becomes a suspect.
     pub fn push(&mut self, item: T, size: usize, attempts: u32) {
-        self.waiting.push(Waiting { item, size, alone: attempts > 0 });
+        self.waiting.push(WaitingItem { item, size, alone: attempts > 0 });
     }
 
     /// The number of waiting items.

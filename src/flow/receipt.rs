@@ -17,10 +17,10 @@ pub trait Unsettled: Send + 'static {
 pub struct Receipt<R: Unsettled> {
     tag: u64,
     place: Option<OwnedPermit<(u64, R)>>,
-    witness: Option<Witness<R>>,
+    witness: Option<AnswerWitness<R>>,
 }
 
-type Witness<R> = Box<dyn FnOnce(&R) + Send>;
+type AnswerWitness<R> = Box<dyn FnOnce(&R) + Send>;
 
 impl<R: Unsettled> Receipt<R> {
     /// Answers. Never waits.

@@ -14,10 +14,10 @@ use tokio::task::AbortHandle;
 pub struct TaskRegistry {
     name: Arc<str>,
     /// By the id of their progress record: in the order of their beginning.
-    tasks: Mutex<BTreeMap<u64, Task>>,
+    tasks: Mutex<BTreeMap<u64, TrackedTask>>,
 }
 
-struct Task {
+struct TrackedTask {
     generation: u64,
     began: Instant,
     progress: Progress,
@@ -59,7 +59,7 @@ impl TaskRegistry {
     ) -> TaskGuard {
         let progress = Progress::new(self.name.clone());
         let _activity = activity(&progress);
-        let task = Task { generation, began: Instant::now(), progress: progress.clone(), abort: None };
+        let task = TrackedTask { generation, began: Instant::now(), progress: progress.clone(), abort: None };
         self.tasks().insert(progress.id(), task);
         TaskGuard { registry: self.clone(), generation, progress, _activity }
     }
@@ -102,12 +102,12 @@ impl TaskRegistry {
     }
 
     /// Also used in drops during unwinding.
-    fn tasks(&self) -> MutexGuard<'_, BTreeMap<u64, Task>> {
+    fn tasks(&self) -> MutexGuard<'_, BTreeMap<u64, TrackedTask>> {
         lock(&self.tasks)
     }
 }
 
-fn find<'a>(tasks: &'a BTreeMap<u64, Task>, reading: &Reading) -> Option<&'a Task> {
+fn find<'a>(tasks: &'a BTreeMap<u64, TrackedTask>, reading: &Reading) -> Option<&'a TrackedTask> {
     tasks.get(&reading.id).filter(|task| task.progress.read() == *reading)
 }
 

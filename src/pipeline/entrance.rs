@@ -40,12 +40,12 @@ pub struct Entrance {
 }
 
 /// Counts the chunks that the entrance itself holds: accepted, and neither settled, in a stage, nor a follower.
-struct Waiting<'a>(&'a AtomicUsize, usize);
+struct HeldChunks<'a>(&'a AtomicUsize, usize);
 
-impl<'a> Waiting<'a> {
+impl<'a> HeldChunks<'a> {
     fn begin(count: &'a AtomicUsize, chunks: usize) -> Self {
         count.fetch_add(chunks, Ordering::Relaxed);
-        Waiting(count, chunks)
+        HeldChunks(count, chunks)
     }
 
     fn less(&mut self, chunks: usize) {
@@ -54,7 +54,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for HeldChunks<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(self.1, Ordering::Relaxed);
     }
@@ -85,7 +85,7 @@ impl Entrance {
     /// settled, in a stage, or waiting for the outcome of another chunk with its key, so it is as slow as the pipeline
     /// is full.
     pub async fn admit(&self, mut arrivals: Vec<Arrival>) {
-        let mut waiting = Waiting::begin(&self.waiting, arrivals.len());
+        let mut waiting = HeldChunks::begin(&self.waiting, arrivals.len());
         while !arrivals.is_empty() {
             let (leaders, full) = self.claim(arrivals, &mut waiting);
             let full = self.admit_claimed(leaders, full, &mut waiting).await;
@@ -101,7 +101,7 @@ impl Entrance {
     }
 
     /// Claims the keys: gives the chunks that are leaders now, and those for which there was no slot for a follower.
-    fn claim(&self, arrivals: Vec<Arrival>, waiting: &mut Waiting<'_>) -> (Vec<Arrival>, Vec<Arrival>) {
+    fn claim(&self, arrivals: Vec<Arrival>, waiting: &mut HeldChunks<'_>) -> (Vec<Arrival>, Vec<Arrival>) {
         let (mut leaders, mut full) = (Vec::with_capacity(arrivals.len()), Vec::new());
         for arrival in arrivals {
             match self.in_flight.try_claim(arrival) {
@@ -118,7 +118,7 @@ impl Entrance {
         &self,
         leaders: Vec<Arrival>,
         mut full: Vec<Arrival>,
-        waiting: &mut Waiting<'_>,
+        waiting: &mut HeldChunks<'_>,
     ) -> Vec<Arrival> {
         let both = leaders.iter().chain(&full);
         let keys: Vec<ChunkKey> = both.map(|arrival| arrival.chunk.key.clone()).collect();
@@ -158,7 +158,7 @@ impl Entrance {
         while let Some(Follower { arrival, slot }) = promoted.recv().await {
             let entrance = self.clone();
             actix::spawn(async move {
-                let mut waiting = Waiting::begin(&entrance.waiting, 1);
+                let mut waiting = HeldChunks::begin(&entrance.waiting, 1);
                 entrance.admit_claimed(vec![arrival], Vec::new(), &mut waiting).await;
                 drop(slot);
             });

@@ -108,7 +108,7 @@ struct WatchState {
 
 /// What a reading is of.
 #[derive(Clone, Copy)]
-enum Subject {
+enum WatchedPart {
     /// It cannot be replaced.
     Thread,
     /// A task of this stage.
@@ -176,7 +176,7 @@ impl WatchState {
         for (position, lasted) in stalled {
             let (subject, reading) = (subjects[position], &readings[position]);
             match subject {
-                Subject::Thread => {
+                WatchedPart::Thread => {
                     let (name, doing) = (&reading.name, reading.doing.unwrap_or_default());
                     let sentence = format!(
                         "{name} hangs: it has been {doing} for {} s without a sign of progress",
@@ -184,18 +184,18 @@ impl WatchState {
                     );
                     return self.give_up(&sentence);
                 }
-                Subject::Task(stage) => self.heal(stage, reading),
+                WatchedPart::Task(stage) => self.heal(stage, reading),
             }
         }
     }
 
-    fn read(&self) -> (Vec<Subject>, Vec<Reading>) {
-        let mut seen: Vec<(Subject, Reading)> =
-            self.threads.iter().map(|progress| (Subject::Thread, progress.read())).collect();
+    fn read(&self) -> (Vec<WatchedPart>, Vec<Reading>) {
+        let mut seen: Vec<(WatchedPart, Reading)> =
+            self.threads.iter().map(|progress| (WatchedPart::Thread, progress.read())).collect();
         if let Some(pipeline) = &self.pipeline {
-            seen.push((Subject::Thread, self.ask(&pipeline.arbiter)));
-            seen.push((Subject::Thread, pipeline.supervisor()));
-            seen.extend(pipeline.tasks().map(|(stage, reading)| (Subject::Task(stage), reading)));
+            seen.push((WatchedPart::Thread, self.ask(&pipeline.arbiter)));
+            seen.push((WatchedPart::Thread, pipeline.supervisor()));
+            seen.extend(pipeline.tasks().map(|(stage, reading)| (WatchedPart::Task(stage), reading)));
         }
         seen.into_iter().unzip()
     }

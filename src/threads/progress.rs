@@ -14,10 +14,10 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 /// The record of one thread or task. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Progress(Arc<Inner>);
+pub struct Progress(Arc<ProgressRecord>);
 
 #[derive(Debug)]
-struct Inner {
+struct ProgressRecord {
     id: u64,
     name: Arc<str>,
     moves: AtomicU64,
@@ -59,7 +59,7 @@ impl Progress {
     pub fn new(name: impl Into<Arc<str>>) -> Progress {
         let state = Mutex::new(State { activity: Activity::Idle, meter: None, gone: false });
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Progress(Arc::new(Inner { id, name: name.into(), moves: AtomicU64::new(0), state }))
+        Progress(Arc::new(ProgressRecord { id, name: name.into(), moves: AtomicU64::new(0), state }))
     }
 
     /// The record of the thread with this name.

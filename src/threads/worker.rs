@@ -40,8 +40,8 @@ pub enum WorkerError {
 
 /// A handle to the threads. They end, and are joined, when the last handle is dropped.
 pub struct Worker<R> {
-    express: mpsc::Sender<Task<R>>,
-    bulk: mpsc::Sender<Task<R>>,
+    express: mpsc::Sender<QueuedJob<R>>,
+    bulk: mpsc::Sender<QueuedJob<R>>,
     progress: Arc<[Progress]>,
     threads: Arc<Joined>,
 }
@@ -53,7 +53,7 @@ impl<R> Clone for Worker<R> {
     }
 }
 
-struct Task<R> {
+struct QueuedJob<R> {
     lane: Lane,
     job: Job<R>,
     unavailable: Box<dyn FnOnce(WorkerError) + Send>,
@@ -76,8 +76,8 @@ impl Drop for Joined {
 
 /// The receiving ends. One thread holds the lock and waits for the next job; the others wait for the lock.
 struct Queues<R> {
-    express: mpsc::Receiver<Task<R>>,
-    bulk: mpsc::Receiver<Task<R>>,
+    express: mpsc::Receiver<QueuedJob<R>>,
+    bulk: mpsc::Receiver<QueuedJob<R>>,
 }
 
 impl<R: 'static> Worker<R> {
@@ -131,7 +131,7 @@ impl<R: 'static> Worker<R> {
         let (reply, answer) = oneshot::channel();
         let reply = Arc::new(Mutex::new(Some(reply)));
         let failure = reply.clone();
-        let task = Task {
+        let task = QueuedJob {
             lane,
             job: Box::new(move |resource| {
                 let Some(reply) = take(&reply).filter(|reply| !reply.is_closed()) else { return };
@@ -161,9 +161,9 @@ impl<R: 'static> Worker<R> {
     }
 }
 
-type Reply<T> = oneshot::Sender<Result<T, WorkerError>>;
+type ResultSlot<T> = oneshot::Sender<Result<T, WorkerError>>;
 
-fn take<T>(reply: &Mutex<Option<Reply<T>>>) -> Option<Reply<T>> {
+fn take<T>(reply: &Mutex<Option<ResultSlot<T>>>) -> Option<ResultSlot<T>> {
     lock(reply).take()
 }
 
@@ -231,7 +231,7 @@ fn work<R, E: std::fmt::Display>(
 }
 
 /// Waits for the next job; `None` when all handles are gone. The queues work without a runtime.
-fn next<R>(queues: &Mutex<Queues<R>>) -> Option<Task<R>> {
+fn next<R>(queues: &Mutex<Queues<R>>) -> Option<QueuedJob<R>> {
     let mut queues = lock(queues);
     let Queues { express, bulk } = &mut *queues;
     block_on(async {

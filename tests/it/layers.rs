@@ -176,13 +176,10 @@ const KNOWN_CIRCLES: &[&str] = &[
     "cli/ingest/answer.rs cli/ingest/ledger.rs",
     "cli/ingest/file_upload.rs cli/ingest/mod.rs",
     "doctor/data.rs doctor/database.rs doctor/machine.rs doctor/mod.rs doctor/model.rs doctor/network.rs",
-    "flow/inlet.rs flow/parcel.rs",
     "http/ingest/answers.rs http/ingest/json.rs http/ingest/mod.rs http/ingest/ndjson.rs",
     "http/ingest/idempotency.rs http/ingest/reply.rs http/limits/admission.rs http/state.rs",
     "hub/api.rs hub/fetch.rs hub/place.rs hub/pull.rs",
     "hub/catalogue.rs hub/error.rs",
-    "pipeline/entrance.rs pipeline/in_flight.rs pipeline/mod.rs pipeline/supervisor.rs",
-    "stages/letters.rs stages/mod.rs",
 ];
 
 #[test]

@@ -64,7 +64,6 @@ const KNOWN_DOUBLES: &[&str] = &[
     "Failure",
     "Found",
     "Inlet",
-    "Inner",
     "Job",
     "Kind",
     "Llm",
@@ -74,7 +73,6 @@ const KNOWN_DOUBLES: &[&str] = &[
     "Parcel",
     "Query",
     "Receipt",
-    "Redelivery",
     "RedeliveryQueue",
     "Refusal",
     "Reply",
@@ -83,13 +81,10 @@ const KNOWN_DOUBLES: &[&str] = &[
     "Search",
     "Source",
     "Span",
-    "Subject",
     "Survey",
     "Tally",
     "Target",
-    "Waiting",
     "Watch",
-    "Witness",
 ];
 
 #[test]
