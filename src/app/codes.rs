@@ -1,6 +1,6 @@
 //! Decides who gives the codes that a client does not send.
 
-use super::StartError;
+use super::start_error::StartError;
 use crate::config::{Config, OnFailure, TmdBackend};
 use crate::llm::{Llm, LlmSettings};
 use crate::stages::{CodeSource, LlmFallback};

@@ -1,6 +1,7 @@
 //! Finds the model, reads it, and puts it on its threads; or finds the server that is asked instead.
 
-use super::{CPU_QUEUE, EncoderFactory, ONE, StartError};
+use super::overrides::EncoderFactory;
+use super::start_error::StartError;
 use crate::config::Config;
 use crate::encoder::plan::Budget;
 use crate::encoder::{
@@ -11,8 +12,15 @@ use crate::endpoint::Endpoint;
 use crate::model::ModelIdentity;
 use crate::threads::Worker;
 use crate::vectorizer::{EncoderPool, Local, Remote, RemoteSettings, Vectorizer};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// The classifier and the tokenizer take microseconds a text, so one thread of each is enough.
+pub const ONE: NonZeroUsize = NonZeroUsize::MIN;
+
+/// The queue of the classifier and of the tokenizer: long enough that their threads do not sleep between two chunks.
+pub const CPU_QUEUE: usize = 64;
 
 /// Where models are looked for by name: in the data folder, and where set-up has put them: here, above the binary, or
 /// where it was built.
@@ -37,10 +45,10 @@ pub fn model_files(config: &Config, data_dir: &Path) -> Result<ModelFiles, Encod
 }
 
 /// Who gives the vectors, and what is to be said about it.
-pub struct Embedding {
+pub struct EmbeddingSetup {
     /// For the stage, for searches, and for those who ask for vectors.
     pub vectorizer: Vectorizer,
-    /// Which vectors.
+    /// The identity of the vectors.
     pub identity: ModelIdentity,
     /// What computes them.
     pub device: String,
@@ -57,7 +65,7 @@ pub async fn embedding(
     config: &Config,
     data_dir: &Path,
     factory: Option<EncoderFactory>,
-) -> Result<Embedding, StartError> {
+) -> Result<EmbeddingSetup, StartError> {
     if let Some(endpoint) = &config.embedding_endpoint {
         return there(endpoint, config.enable_batch_embeddings).await;
     }
@@ -66,14 +74,14 @@ pub async fn embedding(
 }
 
 /// A server: it cuts what it is sent into passes itself, and several requests keep it busy.
-async fn there(endpoint: &Endpoint, batch_texts: bool) -> Result<Embedding, StartError> {
+async fn there(endpoint: &Endpoint, batch_texts: bool) -> Result<EmbeddingSetup, StartError> {
     let remote = Remote::connect(RemoteSettings::at(endpoint.clone())).await.map_err(StartError::Vectors)?;
     let (identity, device) = (remote.identity().clone(), remote.device().to_owned());
     let measured = format!("asked at {endpoint} (on {device})");
     let budget = Budget { tokens: 8192, texts: if batch_texts { 64 } else { 1 } };
     let vectorizer = Vectorizer::remote(remote, budget);
     let (dtype, devices) = ("remote".to_owned(), Comparison::default());
-    Ok(Embedding { vectorizer, identity, device, dtype, measured, devices })
+    Ok(EmbeddingSetup { vectorizer, identity, device, dtype, measured, devices })
 }
 
 /// Puts the model on its threads. It is read and calibrated once, on the first; the others, and each that is built anew
@@ -82,7 +90,7 @@ fn here(
     config: &Config,
     files: &ModelFiles,
     factory: Option<EncoderFactory>,
-) -> Result<Embedding, EncodeError> {
+) -> Result<EmbeddingSetup, EncodeError> {
     let tokenizer = Arc::new(Tokenizer::load(files)?);
     let build = move || Ok::<_, EncodeError>(tokenizer.clone());
     let tokenizer = Worker::spawn("lnsp-tokenizer", ONE, CPU_QUEUE, build)?;
@@ -129,7 +137,7 @@ fn here(
     if !batch_texts {
         budget.texts = 1;
     }
-    Ok(Embedding {
+    Ok(EmbeddingSetup {
         vectorizer: Vectorizer::local(Local { encoders, tokenizer }, budget),
         identity: files.identity()?,
         device: settled.device.to_string(),

@@ -5,32 +5,30 @@
 
 mod codes;
 mod embedding;
+mod overrides;
+mod start_error;
 
-use crate::classifier::{ArtefactError, LocalClassifier};
+pub use overrides::{EncoderFactory, Overrides};
+pub use start_error::StartError;
+
+use crate::classifier::LocalClassifier;
 use crate::config::{Config, OnFailure};
-use crate::encoder::{Comparison, EncodeError, Encoder};
+use crate::encoder::Comparison;
 use crate::flow::Backoff;
-use crate::http::{
-    Admission, CacheLimits, Counts, IdempotencyCache, Limits, MeasuredDevice, ServiceInfo, State,
-};
-use crate::index::{
-    ChangeSource, ChangedRow, Changes, Index, IndexError, IndexIdentity, IndexOptions, SourceError,
-};
-use crate::llm::LlmError;
+use crate::http::{Admission, Counts, IdempotencyCache, Limits, MeasuredDevice, ServiceInfo, State};
+use crate::index::{ChangeSource, ChangedRow, Changes, Index, IndexIdentity, IndexOptions, SourceError};
 use crate::metrics;
 use crate::model::ModelIdentity;
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
 use crate::search::Searcher;
-use crate::stages::{FaultHook, NoFaults, TmdTools, WriteTools};
-use crate::store::managed::{ManagedError, ManagedPostgres};
-use crate::store::{Dsn, ModelId, Store, StoreError, StoreOptions};
-use crate::threads::{Lane, Worker, WorkerError};
-use crate::vectorizer::VectorError;
+use crate::stages::{TmdTools, WriteTools};
+use crate::store::managed::ManagedPostgres;
+use crate::store::{Dsn, ModelId, Store, StoreOptions};
+use crate::threads::{Lane, Worker};
 use actix_web::web;
 use codes::code_source;
-use embedding::embedding;
+use embedding::{CPU_QUEUE, ONE, embedding};
 pub use embedding::{model_files, model_folders};
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,75 +38,6 @@ pub struct App {
     /// What the HTTP face works with.
     pub state: web::Data<State>,
     postgres: Option<ManagedPostgres>,
-}
-
-/// What tests and benches change; the service itself uses the default.
-pub struct Overrides {
-    /// See [`PipelineSettings`].
-    pub pipeline: PipelineSettings,
-    /// Called with every chunk.
-    pub fault_hook: Arc<dyn FaultHook>,
-    /// Takes the place of the model: called on each of the model's threads.
-    pub encoder: Option<EncoderFactory>,
-    /// Changes how the index is opened.
-    pub index: fn(&mut IndexOptions),
-    /// See [`Limits`]; the number of uploads is the configuration's.
-    pub admission: Limits,
-    /// See [`CacheLimits`].
-    pub memory: CacheLimits,
-}
-
-/// Builds an encoder on the thread it will stay on.
-pub type EncoderFactory = Arc<dyn Fn() -> Box<dyn Encoder> + Send + Sync>;
-
-impl Default for Overrides {
-    fn default() -> Self {
-        Overrides {
-            pipeline: PipelineSettings::default(),
-            fault_hook: Arc::new(NoFaults),
-            encoder: None,
-            index: |_| {},
-            admission: Limits::default(),
-            memory: CacheLimits::default(),
-        }
-    }
-}
-
-/// Why the service did not start; each is one sentence that says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The data folder.
-    #[error("the data folder {folder} cannot be used: {error}; choose another with LNSP_DATA_DIR")]
-    DataFolder {
-        /// As configured.
-        folder: String,
-        /// What the system said.
-        error: std::io::Error,
-    },
-    /// Our own PostgreSQL.
-    #[error(transparent)]
-    Postgres(#[from] ManagedError),
-    /// Any PostgreSQL.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The classifier in the binary.
-    #[error(transparent)]
-    Classifier(#[from] ArtefactError),
-    /// A thread of our own ended as soon as it began.
-    #[error("a worker thread did not answer: {0}; this is a bug")]
-    Worker(WorkerError),
-    /// The model.
-    #[error(transparent)]
-    Model(#[from] EncodeError),
-    /// The embedding server.
-    #[error("{0}")]
-    Vectors(VectorError),
-    /// The index.
-    #[error(transparent)]
-    Index(#[from] IndexError),
-    /// The handle to the language model.
-    #[error("the language model {0}")]
-    Llm(LlmError),
 }
 
 impl App {
@@ -226,13 +155,6 @@ impl App {
         stopped.and_then(Result::err).map(|error| error.to_string()).into_iter().collect()
     }
 }
-
-/// The classifier and the tokenizer take microseconds a text: a thread of each is enough.
-const ONE: NonZeroUsize = NonZeroUsize::MIN;
-
-/// Jobs that wait for the classifier or the tokenizer: enough to keep their threads from going to sleep between
-/// two chunks.
-const CPU_QUEUE: usize = 64;
 
 fn data_folder(folder: &Path) -> Result<PathBuf, StartError> {
     let usable = std::fs::create_dir_all(folder).and_then(|()| folder.canonicalize());

@@ -2,14 +2,14 @@
 
 use super::{CommandResult, block_on};
 use crate::config::Config;
-use crate::doctor::{Check, DeviceRow, Grade, Report, Setting, Suggestion, examine};
+use crate::doctor::{Check, DeviceRow, DoctorReport, Grade, Setting, Suggestion, examine};
 use crate::store::Dsn;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use comfy_table::{CellAlignment, Table, presets};
 use std::process::ExitCode;
 
-/// `lnsp doctor`
+/// The arguments of `lnsp doctor`.
 #[derive(Args)]
 pub struct Doctor {
     #[command(flatten)]
@@ -94,7 +94,7 @@ pub fn run(doctor: Doctor) -> CommandResult {
     Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print(report: &Report) {
+fn print(report: &DoctorReport) {
     println!("lnsp {}", report.version);
     for Check { name, grade, finding, advice } in &report.checks {
         let grade = match grade {

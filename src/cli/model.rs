@@ -3,7 +3,7 @@
 use super::{CommandResult, block_on, signalled};
 use crate::app::model_folders;
 use crate::encoder::{EncodeError, locate};
-use crate::hub::{self, Address, CATALOGUE, Hub, Note, Patience, Source, Token, Watch};
+use crate::hub::{self, Address, CATALOGUE, FetchRetry, Hub, Manifest, ModelSource, PullObserver, Token};
 use crate::model::{UNFINISHED, folder_name};
 use clap::{Args, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
@@ -16,18 +16,18 @@ use std::time::{Duration, Instant};
 
 /// Where models come from when nothing else is said.
 const HUB: &str = "https://huggingface.co";
-/// Between two lines of progress when nobody watches a bar.
+/// The time between two lines of progress without a terminal.
 const PLAIN_PACE: Duration = Duration::from_secs(5);
 
-/// `lnsp model`
+/// The arguments of `lnsp model`.
 #[derive(Debug, Args)]
 pub struct Model {
     #[command(subcommand)]
-    command: Command,
+    command: ModelCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum ModelCommand {
     /// Fetches a model for `lnsp serve`; goes on with what was cut off, and does nothing when it is there.
     Pull(Pull),
     /// The models of the catalogue, and those that are here.
@@ -56,11 +56,11 @@ pub struct List {
     data_dir: PathBuf,
 }
 
-/// Runs it.
+/// Runs `lnsp model`.
 pub fn run(model: Model) -> CommandResult {
     match model.command {
-        Command::Pull(flags) => pull(&flags),
-        Command::List(flags) => {
+        ModelCommand::Pull(flags) => pull(&flags),
+        ModelCommand::List(flags) => {
             println!("{}", table(&flags.data_dir));
             Ok(ExitCode::SUCCESS)
         }
@@ -97,8 +97,8 @@ fn pull(flags: &Pull) -> CommandResult {
         println!("{name} is here already: {}", folder.display());
         return Ok(ExitCode::SUCCESS);
     }
-    let source = Source::find(name)?;
-    let hub = Hub::new(flags.address()?, token()?, Patience::default())?;
+    let source = ModelSource::find(name)?;
+    let hub = Hub::new(flags.address()?, token()?, FetchRetry::default())?;
     let mut progress = PullProgress::new(name);
     let pulled = block_on(async {
         tokio::select! {
@@ -160,7 +160,7 @@ impl PullProgress {
     }
 }
 
-impl Watch for PullProgress {
+impl PullObserver for PullProgress {
     fn begins(&mut self, files: usize, bytes: u64) {
         self.bar.set_length(bytes);
         self.says(&format!("{files} files, {}", HumanBytes(bytes)));
@@ -214,7 +214,7 @@ fn folders(place: &Path) -> Vec<PathBuf> {
 }
 
 fn row(name: &str, folder: &Path) -> [String; 4] {
-    let note = Note::of(folder);
+    let note = Manifest::of(folder);
     let from = note.as_ref().map(|note| format!("{} {:.12}", note.hub_id, note.commit)).unwrap_or_default();
     let state = match name.strip_suffix(UNFINISHED) {
         Some(name) => format!("unfinished: lnsp model pull {}", name.replacen("--", "/", 1)),

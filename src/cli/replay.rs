@@ -24,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Errors that are printed; the others are counted.
 const PRINTED_ERRORS: u64 = 20;
 
-/// `lnsp replay`
+/// The arguments of `lnsp replay`.
 #[derive(Debug, Args)]
 pub struct Replay {
     /// Where the service is.
@@ -56,7 +56,7 @@ enum ReplayError {
 
 /// A page of letters; what else is in it is for people.
 #[derive(Debug, Deserialize)]
-struct Page {
+struct LetterPage {
     letters: Vec<Letter>,
     next: Option<i64>,
 }
@@ -75,35 +75,35 @@ struct Summary {
     duplicates: u64,
     failed: u64,
     complete: bool,
-    errors: Vec<Failure>,
+    errors: Vec<ReplayFailure>,
 }
 
 /// The answer to a JSON request.
 #[derive(Debug, Deserialize)]
 struct Results {
-    results: Vec<ChunkResult>,
+    results: Vec<ReplayResult>,
 }
 
 #[derive(Debug, Deserialize)]
-struct ChunkResult {
+struct ReplayResult {
     status: String,
-    error_detail: Option<Failure>,
+    error_detail: Option<ReplayFailure>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Failure {
+struct ReplayFailure {
     code: String,
     message: String,
 }
 
 #[derive(Debug, Default)]
-struct Tally {
+struct ReplayTally {
     stored: u64,
     duplicates: u64,
     failed: u64,
 }
 
-impl Tally {
+impl ReplayTally {
     fn add_summary(&mut self, summary: Summary) -> Result<(), ReplayError> {
         self.stored += summary.stored;
         self.duplicates += summary.duplicates;
@@ -112,7 +112,7 @@ impl Tally {
         if summary.complete { Ok(()) } else { Err(ReplayError::Partly) }
     }
 
-    fn add_result(&mut self, result: ChunkResult) {
+    fn add_result(&mut self, result: ReplayResult) {
         match result.status.as_str() {
             "stored" => self.stored += 1,
             "duplicate" => self.duplicates += 1,
@@ -124,16 +124,16 @@ impl Tally {
     }
 }
 
-impl std::fmt::Display for Tally {
+impl std::fmt::Display for ReplayTally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Tally { stored, duplicates, failed } = self;
+        let ReplayTally { stored, duplicates, failed } = self;
         let sent = stored + duplicates + failed;
         write!(f, "{sent} sent again: {stored} stored, {duplicates} duplicates, {failed} failed again")
     }
 }
 
 /// `before` counts the errors before this one.
-fn complain(before: u64, error: &Failure) {
+fn complain(before: u64, error: &ReplayFailure) {
     match before {
         ..PRINTED_ERRORS => eprintln!("{}: {}", error.code, error.message),
         PRINTED_ERRORS => eprintln!("further errors are only counted"),
@@ -145,7 +145,7 @@ fn complain(before: u64, error: &Failure) {
 pub fn run(replay: Replay) -> CommandResult {
     block_on(async {
         let sender = Sender { client: client()?, replay };
-        let mut tally = Tally::default();
+        let mut tally = ReplayTally::default();
         let mut after = 0;
         loop {
             let page = sender.page(after).await?;
@@ -193,14 +193,19 @@ impl Sender {
         format!("{}{path}", self.replay.url.trim_end_matches('/'))
     }
 
-    async fn page(&self, after: i64) -> Result<Page, ReplayError> {
+    async fn page(&self, after: i64) -> Result<LetterPage, ReplayError> {
         let mut query = vec![("limit", PAGE.to_string()), ("after", after.to_string())];
         query.extend(self.replay.cause.clone().map(|cause| ("cause", cause)));
         query.extend(self.replay.dataset.clone().map(|dataset| ("dataset_source", dataset)));
         read(self.ask(|| self.client.get(self.url("/dead-letters")).query(&query)).await?)
     }
 
-    async fn send(&self, request: &Request, chunks: &[Value], tally: &mut Tally) -> Result<(), ReplayError> {
+    async fn send(
+        &self,
+        request: &Request,
+        chunks: &[Value],
+        tally: &mut ReplayTally,
+    ) -> Result<(), ReplayError> {
         let Request { dataset, batch, alone } = request;
         let post = || self.client.post(self.url("/ingest"));
         if alone.is_some() {

@@ -6,7 +6,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
-/// `lnsp search`
+/// The arguments of `lnsp search`.
 #[derive(Debug, Args)]
 pub struct Search {
     /// Where the service is.

@@ -19,17 +19,17 @@ pub enum ServeError {
     /// The port is not ours to have.
     #[error("cannot listen on {address}: {error}; {advice}")]
     Listen {
-        /// As configured.
+        /// The configured address.
         address: String,
         /// What the system said.
         error: std::io::Error,
-        /// What to do.
+        /// What to do about it.
         advice: &'static str,
     },
     /// See [`StartError`].
     #[error(transparent)]
     Start(#[from] StartError),
-    /// While it ran.
+    /// The server failed while it ran.
     #[error("the HTTP server failed: {0}")]
     Http(std::io::Error),
 }

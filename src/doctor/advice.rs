@@ -14,9 +14,9 @@ const WORTH: f64 = 1.15;
 /// A setting that would suit this machine better.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Suggestion {
-    /// The variable.
+    /// The variable to set.
     pub setting: &'static str,
-    /// Its value.
+    /// The suggested value.
     pub value: String,
     /// What it is for.
     pub because: String,

@@ -1,6 +1,6 @@
 //! The data folder, and the disk it is on.
 
-use super::{Check, existing, mebibytes};
+use super::check::{Check, existing, mebibytes};
 use nix::sys::statvfs::statvfs;
 use std::path::Path;
 
@@ -61,7 +61,7 @@ fn graded(name: &'static str, free: u64, size: u64) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Grade;
+    use super::super::check::Grade;
     use super::*;
 
     #[test]

@@ -1,6 +1,6 @@
 //! The database: the managed one, checked without starting it, or the configured one; and the model of its vectors.
 
-use super::Check;
+use super::check::Check;
 use crate::config::Config;
 use crate::model::ModelIdentity;
 use crate::store::managed;

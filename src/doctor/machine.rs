@@ -1,6 +1,6 @@
 //! Cores, memory and open files: what the machine has, and what a container leaves of it.
 
-use super::{Check, mebibytes};
+use super::check::{Check, mebibytes};
 use nix::sys::resource::{Resource, getrlimit};
 use std::fs;
 use std::num::NonZeroUsize;
@@ -182,7 +182,7 @@ fn cpu_quota(root: &Path, cgroups: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Grade;
+    use super::super::check::Grade;
     use super::*;
 
     fn write(folder: &Path, file: &str, text: &str) {

@@ -12,6 +12,7 @@
 //! ```
 
 mod advice;
+mod check;
 mod data;
 mod database;
 mod devices;
@@ -20,62 +21,20 @@ mod model;
 mod network;
 
 pub use advice::{Situation, Suggestion, suggest};
+pub use check::{Check, Grade};
 pub use devices::{DeviceRow, rows};
 
 use crate::config::{Config, TmdBackend};
 use crate::encoder::{Comparison, Device, EncoderOptions, ModelFiles, formats, rate};
 use machine::Machine;
 use serde::Serialize;
-use std::path::Path;
-
-/// How a check went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Grade {
-    /// As it should be.
-    Ok,
-    /// The service runs, and could run better.
-    Warning,
-    /// The service does not start so.
-    Failure,
-}
-
-/// One line of the report.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// What was looked at.
-    pub name: &'static str,
-    /// How it is.
-    pub grade: Grade,
-    /// What was found.
-    pub finding: String,
-    /// What to do.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub advice: Option<String>,
-}
-
-impl Check {
-    fn ok(name: &'static str, finding: impl Into<String>) -> Check {
-        Check { name, grade: Grade::Ok, finding: finding.into(), advice: None }
-    }
-
-    fn warning(name: &'static str, finding: impl Into<String>, advice: impl Into<String>) -> Check {
-        Check { name, grade: Grade::Warning, finding: finding.into(), advice: Some(advice.into()) }
-    }
-
-    /// Errors say themselves what to do; then `advice` is empty.
-    fn failure(name: &'static str, finding: impl ToString, advice: &str) -> Check {
-        let advice = Some(advice.to_owned()).filter(|advice| !advice.is_empty());
-        Check { name, grade: Grade::Failure, finding: finding.to_string(), advice }
-    }
-}
 
 /// A setting as the service would read it; without secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Setting {
-    /// Its variable.
+    /// The name of the variable.
     pub name: String,
-    /// Its value.
+    /// The value of the setting.
     pub value: String,
     /// Where the value comes from: `flag`, `environment` or `default`.
     pub source: &'static str,
@@ -83,12 +42,12 @@ pub struct Setting {
 
 /// Everything that was found.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub struct DoctorReport {
     /// Of this program.
     pub version: &'static str,
-    /// All settings.
+    /// All settings of the service.
     pub settings: Vec<Setting>,
-    /// A line each.
+    /// One line for each check.
     pub checks: Vec<Check>,
     /// Empty when nothing was measured.
     pub devices: Vec<DeviceRow>,
@@ -96,7 +55,7 @@ pub struct Report {
     pub suggestions: Vec<Suggestion>,
 }
 
-impl Report {
+impl DoctorReport {
     /// The service would start.
     pub fn is_sound(&self) -> bool {
         self.checks.iter().all(|check| check.grade < Grade::Failure)
@@ -104,12 +63,12 @@ impl Report {
 }
 
 /// Looks at everything. With `measure` it keeps all cores busy for some seconds for each device and number format.
-pub async fn examine(config: &Config, settings: Vec<Setting>, measure: bool) -> Report {
+pub async fn examine(config: &Config, settings: Vec<Setting>, measure: bool) -> DoctorReport {
     let machine = Machine::read();
     let devices = Device::all();
     let mut checks = vec![settings_check(&settings)];
     let model = model::check(config).await;
-    checks.extend(machine.checks(model.as_ref().ok().map(model::Found::memory)));
+    checks.extend(machine.checks(model.as_ref().ok().map(model::ModelFinding::memory)));
     checks.extend(data::checks(&config.data_dir));
     checks.extend(model::torch_checks(config, &devices));
     let (files, identity) = match model {
@@ -143,7 +102,7 @@ pub async fn examine(config: &Config, settings: Vec<Setting>, measure: bool) -> 
     };
     let suggestions = suggest(&situation, &comparison);
     let devices = rows(&comparison, &allowed, config.dtype);
-    Report { version: env!("CARGO_PKG_VERSION"), settings, checks, devices, suggestions }
+    DoctorReport { version: env!("CARGO_PKG_VERSION"), settings, checks, devices, suggestions }
 }
 
 fn compare(config: &Config, files: &ModelFiles, devices: &[Device]) -> Comparison {
@@ -168,16 +127,4 @@ fn settings_check(settings: &[Setting]) -> Check {
         .collect();
     let finding = if set.is_empty() { "all defaults".to_owned() } else { set.join(", ") };
     Check::ok("configuration", finding)
-}
-
-/// The folder itself, or the nearest one above it that exists.
-fn existing(folder: &Path) -> Option<&Path> {
-    let above =
-        folder.ancestors().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
-    above.into_iter().find(|path| path.exists())
-}
-
-/// For people.
-fn mebibytes(bytes: u64) -> String {
-    if bytes < 10 << 30 { format!("{} MiB", bytes >> 20) } else { format!("{} GiB", bytes >> 30) }
 }

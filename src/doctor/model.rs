@@ -1,6 +1,6 @@
 //! libtorch and the model: its folder, or the embedding server that is asked instead.
 
-use super::{Check, mebibytes};
+use super::check::{Check, mebibytes};
 use crate::app::model_files;
 use crate::config::Config;
 use crate::encoder::{Device, EncodeError, ModelFiles, Tokenizer};
@@ -15,7 +15,7 @@ const WITHOUT_WEIGHTS: u64 = 300 << 20;
 const FOR_WEIGHTS: f64 = 2.4;
 
 /// A usable model.
-pub struct Found {
+pub struct ModelFinding {
     /// `None` when a server is asked.
     pub files: Option<ModelFiles>,
     pub identity: ModelIdentity,
@@ -23,7 +23,7 @@ pub struct Found {
     weights: u64,
 }
 
-impl Found {
+impl ModelFinding {
     /// What the service takes with it, at most.
     pub fn memory(&self) -> u64 {
         WITHOUT_WEIGHTS + (self.weights as f64 * FOR_WEIGHTS) as u64
@@ -31,23 +31,23 @@ impl Found {
 }
 
 /// The model of the configuration, or the line that says why there is none.
-pub async fn check(config: &Config) -> Result<Found, Check> {
+pub async fn check(config: &Config) -> Result<ModelFinding, Check> {
     match &config.embedding_endpoint {
         Some(endpoint) => ask(endpoint).await,
         None => find(config).map_err(|error| Check::failure("model", error, "")),
     }
 }
 
-async fn ask(endpoint: &Endpoint) -> Result<Found, Check> {
+async fn ask(endpoint: &Endpoint) -> Result<ModelFinding, Check> {
     // Nobody waits here for a server that is about to start.
     let settings = RemoteSettings { repeats: 0, ..RemoteSettings::at(endpoint.clone()) };
     let remote = Remote::connect(settings).await.map_err(|error| Check::failure("model", error, ""))?;
     let identity = remote.identity().clone();
     let finding = format!("{identity} at {endpoint}, on {}", remote.device());
-    Ok(Found { files: None, identity, check: Check::ok("model", finding), weights: 0 })
+    Ok(ModelFinding { files: None, identity, check: Check::ok("model", finding), weights: 0 })
 }
 
-fn find(config: &Config) -> Result<Found, EncodeError> {
+fn find(config: &Config) -> Result<ModelFinding, EncodeError> {
     let files = model_files(config, &config.data_dir)?;
     Tokenizer::load(&files)?;
     let identity = files.identity()?;
@@ -59,7 +59,7 @@ fn find(config: &Config) -> Result<Found, EncodeError> {
         files.max_tokens,
         mebibytes(weights)
     );
-    Ok(Found { files: Some(files), identity, check: Check::ok("model", finding), weights })
+    Ok(ModelFinding { files: Some(files), identity, check: Check::ok("model", finding), weights })
 }
 
 /// libtorch, and whether it sees what the machine has.

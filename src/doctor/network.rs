@@ -1,6 +1,6 @@
-//! Who answers: the language model, and whoever is on our port.
+//! Checks the network: whether the language model answers, and whether the port is free.
 
-use super::Check;
+use super::check::Check;
 use crate::config::{Config, OnFailure, TmdBackend};
 use crate::llm::{Llm, LlmError, LlmSettings};
 use serde_json::Value;

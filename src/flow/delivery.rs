@@ -73,7 +73,7 @@ impl<O: Send + Sync + 'static, R: Unsettled> Delivery<O, R> {
         &self.origin
     }
 
-    /// In bytes.
+    /// The weight in bytes.
     pub fn weight(&self) -> usize {
         self.weight
     }

@@ -59,7 +59,7 @@ impl<T, O: Send + Sync + 'static, R: Unsettled> Parcel<T, O, R> {
         self.entered.elapsed()
     }
 
-    /// The cargo.
+    /// The cargo of the parcel.
     pub fn cargo(&self) -> &T {
         &self.cargo
     }
@@ -74,7 +74,7 @@ impl<T, O: Send + Sync + 'static, R: Unsettled> Parcel<T, O, R> {
         self.delivery.origin()
     }
 
-    /// In bytes.
+    /// The weight in bytes.
     pub fn weight(&self) -> usize {
         self.delivery.weight()
     }

@@ -44,7 +44,7 @@ pub struct Retries {
 }
 
 impl Retries {
-    /// None yet.
+    /// A count of zero retries.
     pub fn new(policy: Backoff) -> Retries {
         Retries { policy, count: 0 }
     }

@@ -140,7 +140,7 @@ impl Slots {
         *self.used.borrow()
     }
 
-    /// The bounds.
+    /// The bounds it was made with.
     pub fn total(&self) -> Capacity {
         self.total
     }

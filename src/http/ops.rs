@@ -64,7 +64,7 @@ async fn index_answers(state: &State) -> bool {
     let mut query = vec![0.0; state.info.model.dims];
     query[0] = 1.0;
     let search = state.index.search_async(query.into(), 1, Effort::default());
-    matches!(timeout(ANSWERS_WITHIN, search).await, Ok(Ok(_)))
+    state.index.is_open() && matches!(timeout(ANSWERS_WITHIN, search).await, Ok(Ok(_)))
 }
 
 /// Whether a source of codes answers: the local classifier, or the language model where no other source may give codes.

@@ -11,7 +11,7 @@ use serde_json::json;
 pub struct Route {
     /// `GET` or `POST`. A path with GET also has HEAD.
     pub method: Method,
-    /// The path.
+    /// The path of the request.
     pub path: &'static str,
     /// The label in metrics.
     pub label: &'static str,

@@ -23,7 +23,7 @@ pub struct State {
     pub searcher: Searcher,
     /// Makes the vectors of `/embed`.
     pub vectorizer: Vectorizer,
-    /// The database.
+    /// The database of the service.
     pub store: Store,
     /// The vector index.
     pub index: Index,

@@ -61,7 +61,7 @@ impl Address {
     }
 }
 
-/// Opens what is not for everybody. It is sent to the hub only, and printed nowhere.
+/// The token for private models. It is sent to the hub only and never printed.
 #[derive(Clone)]
 pub struct Token(String);
 

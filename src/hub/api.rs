@@ -1,10 +1,11 @@
 //! What the hub says about a model: which commit a revision is, and the files of a commit.
 
-use super::client::{Client, Trouble};
+use super::client::{Client, FetchError};
+use super::error::HubError;
 use super::fetch::Tries;
 use super::hash::Hash;
-use super::note::File;
-use super::{HubError, Watch};
+use super::manifest::File;
+use super::observer::PullObserver;
 use crate::model::HubId;
 use hyper::header::{HeaderMap, LINK};
 use serde::Deserialize;
@@ -37,19 +38,19 @@ struct Large {
 }
 
 /// The commit that a revision is now.
-pub async fn commit(client: &Client, id: &HubId, watch: &mut dyn Watch) -> Result<String, HubError> {
+pub async fn commit(client: &Client, id: &HubId, watch: &mut dyn PullObserver) -> Result<String, HubError> {
     let url = client.hub.at(api(id).chain(["revision", id.revision.as_str()]));
     let (_, Revision { sha }) = ask(client, id, &url, watch).await?;
     let is_commit = sha.len() == 40 && sha.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_commit { Ok(sha) } else { Err(client.no_hub(&url, "no commit".to_owned())) }
 }
 
-/// All files of a commit, also those that nobody wants.
+/// All files of a commit, also unneeded ones.
 pub async fn files(
     client: &Client,
     id: &HubId,
     commit: &str,
-    watch: &mut dyn Watch,
+    watch: &mut dyn PullObserver,
 ) -> Result<Vec<File>, HubError> {
     let mut url = client.hub.at(api(id).chain(["tree", commit]));
     url.set_query(Some("recursive=true"));
@@ -88,7 +89,7 @@ async fn ask<T: DeserializeOwned>(
     client: &Client,
     id: &HubId,
     url: &Url,
-    watch: &mut dyn Watch,
+    watch: &mut dyn PullObserver,
 ) -> Result<(HeaderMap, T), HubError> {
     let (headers, body) = read(client, id, url, watch).await?;
     let answer = serde_json::from_slice(&body).map_err(|error| client.no_hub(url, error.to_string()))?;
@@ -100,14 +101,16 @@ pub async fn read(
     client: &Client,
     id: &HubId,
     url: &Url,
-    watch: &mut dyn Watch,
+    watch: &mut dyn PullObserver,
 ) -> Result<(HeaderMap, Vec<u8>), HubError> {
     let mut tries = Tries::new(client.patience);
     loop {
         match client.read(url).await {
             Ok(answer) => return Ok(answer),
-            Err(Trouble::Final(error)) => return Err(error.about(&client.hub, id)),
-            Err(Trouble::Passing { host, problem, wait }) => tries.wait(host, problem, wait, watch).await?,
+            Err(FetchError::Permanent(error)) => return Err(error.about(&client.hub, id)),
+            Err(FetchError::Transient { host, problem, wait }) => {
+                tries.wait(host, problem, wait, watch).await?
+            }
         }
     }
 }

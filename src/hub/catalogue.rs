@@ -1,6 +1,6 @@
 //! The models that have a short name here, and what is made of their files.
 
-use super::HubError;
+use super::error::HubError;
 use crate::model::{HubId, folder_name};
 
 /// What becomes of a repository's files.
@@ -33,7 +33,7 @@ pub struct Entry {
     pub recipe: Recipe,
 }
 
-/// All of them.
+/// All models with a short name.
 pub const CATALOGUE: [Entry; 3] = [
     Entry {
         name: "all-minilm-l6-v2",
@@ -50,8 +50,8 @@ pub const CATALOGUE: [Entry; 3] = [
 
 /// Where a model comes from, and which folder it goes into.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// On the hub.
+pub struct ModelSource {
+    /// The repository on the hub.
     pub id: HubId,
     /// What becomes of its files.
     pub recipe: Recipe,
@@ -59,19 +59,22 @@ pub struct Source {
     pub folder: String,
 }
 
-impl Source {
+impl ModelSource {
     /// By a name of the catalogue, or the model's own on the hub.
     ///
     /// # Errors
     /// [`HubError::UnknownName`] when it is neither.
-    pub fn find(name: &str) -> Result<Source, HubError> {
+    pub fn find(name: &str) -> Result<ModelSource, HubError> {
         let entry = CATALOGUE.iter().find(|entry| entry.name == name);
         let id = HubId::parse(entry.map_or(name, |entry| entry.repository));
         match (id, folder_name(name)) {
             (Some(id), Some(folder)) => {
-                Ok(Source { id, recipe: entry.map_or(Recipe::AsItIs, |entry| entry.recipe), folder })
+                Ok(ModelSource { id, recipe: entry.map_or(Recipe::AsItIs, |entry| entry.recipe), folder })
             }
-            _ => Err(HubError::UnknownName { name: name.to_owned() }),
+            _ => {
+                let known = CATALOGUE.map(|entry| entry.name).join(", ");
+                Err(HubError::UnknownName { name: name.to_owned(), known })
+            }
         }
     }
 }
@@ -82,16 +85,17 @@ mod tests {
 
     #[test]
     fn the_two_spaces_of_gtr_have_folders_of_their_own() {
-        let [whole, bare] = ["gtr-t5-base", "gtr-t5-base-vec2text"].map(|name| Source::find(name).unwrap());
+        let [whole, bare] =
+            ["gtr-t5-base", "gtr-t5-base-vec2text"].map(|name| ModelSource::find(name).unwrap());
         assert_eq!(whole.id, bare.id);
         assert_ne!((whole.folder, whole.recipe), (bare.folder, bare.recipe));
     }
 
     #[test]
     fn other_names_are_those_of_the_hub() {
-        let other = Source::find("owner/name@v2").unwrap();
+        let other = ModelSource::find("owner/name@v2").unwrap();
         assert_eq!((other.id.revision.as_str(), other.folder.as_str()), ("v2", "owner--name@v2"));
-        let sentence = Source::find("gtr-t5-bass").unwrap_err().to_string();
+        let sentence = ModelSource::find("gtr-t5-bass").unwrap_err().to_string();
         assert!(sentence.contains("gtr-t5-base-vec2text") && sentence.contains("owner/name"), "{sentence}");
     }
 }

@@ -3,8 +3,8 @@
 //! Redirects are followed here, because the token must not go with them: a hub sends its readers to the stores of
 //! others.
 
+use super::connector::{self, ProxyConnector};
 use super::error::cause;
-use super::road::{self, Road};
 use super::{Address, HubError, Token};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -28,7 +28,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// How long is waited, and how often is tried again.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct FetchRetry {
     /// Until a connection stands.
     pub connect: Duration,
     /// Without a byte, on a connection that stands.
@@ -39,29 +39,29 @@ pub struct Patience {
     pub tries: u32,
 }
 
-impl Default for Patience {
+impl Default for FetchRetry {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Patience { connect: seconds(10), stall: seconds(30), pause: seconds(1), tries: 5 }
+        FetchRetry { connect: seconds(10), stall: seconds(30), pause: seconds(1), tries: 5 }
     }
 }
 
-/// Why there is no answer.
-pub enum Trouble {
-    /// It may go away by itself, after this time if the other side knows.
-    Passing { host: String, problem: String, wait: Option<Duration> },
-    /// It will not.
-    Final(HubError),
+/// The reason why there is no answer.
+pub enum FetchError {
+    /// A retry may help, after `wait` if the server says so.
+    Transient { host: String, problem: String, wait: Option<Duration> },
+    /// A retry does not help.
+    Permanent(HubError),
 }
 
-impl From<HubError> for Trouble {
-    fn from(error: HubError) -> Trouble {
-        Trouble::Final(error)
+impl From<HubError> for FetchError {
+    fn from(error: HubError) -> FetchError {
+        FetchError::Permanent(error)
     }
 }
 
 /// A good answer, or one that says why there is none.
-pub struct Reply {
+pub struct HubResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     /// Where the last redirect led.
@@ -71,20 +71,20 @@ pub struct Reply {
 }
 
 pub struct Client {
-    http: legacy::Client<HttpsConnector<Road>, Empty<Bytes>>,
+    http: legacy::Client<HttpsConnector<ProxyConnector>, Empty<Bytes>>,
     pub hub: Address,
     token: Option<Token>,
-    pub patience: Patience,
+    pub patience: FetchRetry,
 }
 
 impl Client {
-    pub fn new(hub: Address, token: Option<Token>, patience: Patience) -> Result<Client, HubError> {
-        let http = legacy::Client::builder(TokioExecutor::new()).build(road::build(patience.connect)?);
+    pub fn new(hub: Address, token: Option<Token>, patience: FetchRetry) -> Result<Client, HubError> {
+        let http = legacy::Client::builder(TokioExecutor::new()).build(connector::build(patience.connect)?);
         Ok(Client { http, hub, token, patience })
     }
 
     /// Asks for a file from a byte on; the status is one of success.
-    pub async fn get(&self, url: &Url, from: u64) -> Result<Reply, Trouble> {
+    pub async fn get(&self, url: &Url, from: u64) -> Result<HubResponse, FetchError> {
         let mut url = url.clone();
         for _ in 0..=REDIRECTS {
             let reply = self.send(&url, from).await?;
@@ -97,7 +97,7 @@ impl Client {
     }
 
     /// Asks, and reads the whole answer.
-    pub async fn read(&self, url: &Url) -> Result<(HeaderMap, Vec<u8>), Trouble> {
+    pub async fn read(&self, url: &Url) -> Result<(HeaderMap, Vec<u8>), FetchError> {
         let mut reply = self.get(url, 0).await?;
         let mut bytes = Vec::new();
         while let Some(piece) = reply.piece().await? {
@@ -113,7 +113,7 @@ impl Client {
         HubError::NotAHub { url: shown(url), problem }
     }
 
-    async fn send(&self, url: &Url, from: u64) -> Result<Reply, Trouble> {
+    async fn send(&self, url: &Url, from: u64) -> Result<HubResponse, FetchError> {
         let mut request = Request::get(url.as_str())
             .header(USER_AGENT, concat!("lnsp-ingest/", env!("CARGO_PKG_VERSION")))
             .header(ACCEPT_ENCODING, "identity");
@@ -142,10 +142,10 @@ impl Client {
         })?;
         let (head, body) = answer.into_parts();
         let stall = self.patience.stall;
-        Ok(Reply { status: head.status, headers: head.headers, url: url.clone(), body, stall })
+        Ok(HubResponse { status: head.status, headers: head.headers, url: url.clone(), body, stall })
     }
 
-    fn next(&self, url: &Url, reply: &Reply) -> Result<Url, HubError> {
+    fn next(&self, url: &Url, reply: &HubResponse) -> Result<Url, HubError> {
         let to = reply.headers.get(LOCATION).and_then(|to| url.join(to.to_str().ok()?).ok());
         let to = to.filter(|to| matches!(to.scheme(), "http" | "https"));
         let to = to.ok_or_else(|| {
@@ -157,7 +157,7 @@ impl Client {
         Ok(to)
     }
 
-    async fn judge(&self, reply: Reply) -> Result<Reply, Trouble> {
+    async fn judge(&self, reply: HubResponse) -> Result<HubResponse, FetchError> {
         let status = reply.status.as_u16();
         match status {
             200..=299 | 416 => Ok(reply),
@@ -165,11 +165,11 @@ impl Client {
                 let wait = reply.header(RETRY_AFTER).and_then(|after| after.parse().ok());
                 let wait = wait.map(|seconds| Duration::from_secs(seconds).min(LONGEST_WAIT));
                 let (host, problem) = (host(&reply.url), format!("status {status}"));
-                Err(Trouble::Passing { host, problem, wait })
+                Err(FetchError::Transient { host, problem, wait })
             }
             // The addresses in a store run out; the hub then gives a new one.
             _ if !self.hub.is_home_of(&reply.url) => Err(passing(&reply.url, format!("status {status}"))),
-            _ => Err(Trouble::Final(HubError::Refused {
+            _ => Err(FetchError::Permanent(HubError::Refused {
                 url: shown(&reply.url),
                 status,
                 code: reply.header(HeaderName::from_static("x-error-code")).unwrap_or_default().to_owned(),
@@ -178,9 +178,9 @@ impl Client {
     }
 }
 
-impl Reply {
+impl HubResponse {
     /// The next bytes; `None` at the end.
-    pub async fn piece(&mut self) -> Result<Option<Bytes>, Trouble> {
+    pub async fn piece(&mut self) -> Result<Option<Bytes>, FetchError> {
         loop {
             let frame = timeout(self.stall, self.body.frame()).await;
             let stalled = |_| passing(&self.url, format!("no byte for {} s", self.stall.as_secs_f64()));
@@ -201,13 +201,13 @@ impl Reply {
     }
 
     /// What went wrong with it.
-    pub fn trouble(&self, problem: &str) -> Trouble {
+    pub fn trouble(&self, problem: &str) -> FetchError {
         passing(&self.url, problem.to_owned())
     }
 }
 
-fn passing(url: &Url, problem: String) -> Trouble {
-    Trouble::Passing { host: host(url), problem, wait: None }
+fn passing(url: &Url, problem: String) -> FetchError {
+    FetchError::Transient { host: host(url), problem, wait: None }
 }
 
 fn host(url: &Url) -> String {
@@ -215,7 +215,7 @@ fn host(url: &Url) -> String {
     format!("{}{port}", url.host_str().unwrap_or_default())
 }
 
-/// Without what stores put behind the question mark: it opens a file to everybody who has it.
+/// The address without its query, which in the addresses of stores grants access to the file.
 fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);

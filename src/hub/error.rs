@@ -1,7 +1,7 @@
 //! What can go wrong on the way of a model to its folder, and what to do about it.
 
+use super::address::Address;
 use super::hash::Hash;
-use super::{Address, CATALOGUE};
 use crate::model::HubId;
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -10,17 +10,19 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// Neither a name of the catalogue nor one of a hub.
-    #[error("no model is called '{name}': expected one of {}, or a name on the hub like owner/name", names())]
+    #[error("no model is called '{name}': expected one of {known}, or a name on the hub like owner/name")]
     UnknownName {
         /// As it was given.
         name: String,
+        /// The names of the catalogue.
+        known: String,
     },
     /// The hub says no. [`HubError::about`] makes a sentence of it that names the model.
     #[error("{url} answers with status {status} {code}")]
     Refused {
         /// What was asked.
         url: String,
-        /// The status.
+        /// The HTTP status.
         status: u16,
         /// The hub's own name for the reason.
         code: String,
@@ -56,7 +58,7 @@ pub enum HubError {
         hub: String,
         /// The repository.
         id: String,
-        /// 401 or 403.
+        /// The HTTP status: 401 or 403.
         status: u16,
     },
     /// No whole answer, however often it was tried.
@@ -64,18 +66,18 @@ pub enum HubError {
         "{host} could not be read: {problem}; what has arrived is kept: run the same command again to go on"
     )]
     Unreachable {
-        /// Host and port.
+        /// The host with its port.
         host: String,
         /// The last problem.
         problem: String,
     },
-    /// TLS shows a certificate that nobody vouches for.
+    /// The certificate is signed by no known authority.
     #[error(
         "{host} cannot be trusted: {problem}; if a proxy of yours answers in its place, add its certificate to the \
          system's, or name the file in SSL_CERT_FILE"
     )]
     Untrusted {
-        /// Host and port.
+        /// The host with its port.
         host: String,
         /// What is wrong with it.
         problem: String,
@@ -85,7 +87,7 @@ pub enum HubError {
     NotAHub {
         /// What was asked.
         url: String,
-        /// What came.
+        /// What was received.
         problem: String,
     },
     /// Weights that could run code.
@@ -96,7 +98,7 @@ pub enum HubError {
     OnlyPickle {
         /// The repository.
         id: String,
-        /// What is there.
+        /// The file that is there.
         file: String,
     },
     /// No model that could be used here.
@@ -126,7 +128,7 @@ pub enum HubError {
         file: String,
         /// As the hub has listed it.
         expected: u64,
-        /// What came.
+        /// What was received.
         received: u64,
     },
     /// Other bytes than the hub has told.
@@ -138,7 +140,7 @@ pub enum HubError {
         file: String,
         /// As the hub has listed it.
         expected: Hash,
-        /// Of what came.
+        /// The hash of what was received.
         received: Hash,
     },
     /// It would not fit.
@@ -159,16 +161,16 @@ pub enum HubError {
         /// What the system said.
         error: std::io::Error,
     },
-    /// Somebody else is at it.
+    /// Another pull is running.
     #[error("another pull is at work in {}: wait for its end, or stop it", folder.display())]
     Busy {
         /// The unfinished folder.
         folder: PathBuf,
     },
-    /// The folder of this name was made by somebody else.
+    /// The folder of this name was not made by a pull.
     #[error("{} is there and was not pulled: use it as it is, or move it away and run this again", folder.display())]
     Foreign {
-        /// The folder.
+        /// The folder of the model.
         folder: PathBuf,
     },
     /// TLS could not be set up.
@@ -180,8 +182,8 @@ pub enum HubError {
 }
 
 impl HubError {
-    /// What a refusal means for whom has asked for this model. Hubs answer 401 for models that do not exist, so that
-    /// nobody learns which private ones do.
+    /// The meaning of a refusal for a request of this model. Hubs answer 401 also for models that do not exist, so that
+    /// the existence of private models stays hidden.
     pub(super) fn about(self, hub: &Address, id: &HubId) -> HubError {
         let HubError::Refused { status, code, .. } = &self else { return self };
         let (hub, repository) = (hub.to_string(), id.repository.clone());
@@ -206,10 +208,6 @@ fn remedy(kind: ErrorKind) -> &'static str {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "; choose another LNSP_DATA_DIR",
         _ => "",
     }
-}
-
-fn names() -> String {
-    CATALOGUE.map(|entry| entry.name).join(", ")
 }
 
 /// Says which file or folder it was.

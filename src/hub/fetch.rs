@@ -1,9 +1,10 @@
 //! One file: goes on where it ended, as often as that brings it further, and counts only with the right hash.
 
-use super::client::{Client, Patience, Reply, Trouble};
+use super::client::{Client, FetchError, FetchRetry, HubResponse};
 use super::error::At;
-use super::note::File;
-use super::{HubError, Watch};
+use super::error::HubError;
+use super::manifest::File;
+use super::observer::PullObserver;
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -16,12 +17,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Counts the tries in a row that did not help.
 pub struct Tries {
-    patience: Patience,
+    patience: FetchRetry,
     failed: u32,
 }
 
 impl Tries {
-    pub fn new(patience: Patience) -> Tries {
+    pub fn new(patience: FetchRetry) -> Tries {
         Tries { patience, failed: 0 }
     }
 
@@ -36,7 +37,7 @@ impl Tries {
         host: String,
         problem: String,
         wait: Option<Duration>,
-        watch: &mut dyn Watch,
+        watch: &mut dyn PullObserver,
     ) -> Result<(), HubError> {
         self.failed += 1;
         if self.failed >= self.patience.tries {
@@ -55,7 +56,7 @@ pub struct Fetch<'a> {
     pub client: &'a Client,
     pub url: Url,
     pub file: &'a File,
-    /// Of the model.
+    /// The folder of the model.
     pub folder: &'a Path,
 }
 
@@ -66,7 +67,7 @@ pub fn unfinished(file: &File) -> PathBuf {
 
 impl Fetch<'_> {
     /// Brings the file; `moved` hears how much of it is here.
-    pub async fn run(&self, watch: &mut dyn Watch, before: u64) -> Result<(), HubError> {
+    pub async fn run(&self, watch: &mut dyn PullObserver, before: u64) -> Result<(), HubError> {
         let target = self.folder.join(&self.file.path);
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent).at(parent)?;
@@ -85,15 +86,15 @@ impl Fetch<'_> {
         self.folder.join(unfinished(self.file))
     }
 
-    async fn bring(&self, watch: &mut dyn Watch, before: u64) -> Result<(), HubError> {
+    async fn bring(&self, watch: &mut dyn PullObserver, before: u64) -> Result<(), HubError> {
         let part = self.part();
         let mut tries = Tries::new(self.client.patience);
         loop {
             let had = size_of(&part);
             match self.go_on(&part, watch, before).await {
                 Ok(()) => return Ok(()),
-                Err(Trouble::Final(error)) => return Err(error),
-                Err(Trouble::Passing { host, problem, wait }) => {
+                Err(FetchError::Permanent(error)) => return Err(error),
+                Err(FetchError::Transient { host, problem, wait }) => {
                     if size_of(&part) > had {
                         tries.forget();
                     }
@@ -104,7 +105,7 @@ impl Fetch<'_> {
     }
 
     /// Asks for the rest and writes what comes.
-    async fn go_on(&self, part: &Path, watch: &mut dyn Watch, before: u64) -> Result<(), Trouble> {
+    async fn go_on(&self, part: &Path, watch: &mut dyn PullObserver, before: u64) -> Result<(), FetchError> {
         let size = self.file.size;
         let mut out = OpenOptions::new().create(true).append(true).open(part).at(part)?;
         let mut have = out.metadata().at(part)?.len();
@@ -164,7 +165,7 @@ fn size_of(path: &Path) -> u64 {
 }
 
 /// `Content-Range: bytes 100-999/1000`
-fn continues(reply: &Reply, from: u64) -> bool {
+fn continues(reply: &HubResponse, from: u64) -> bool {
     let begins = reply.header(CONTENT_RANGE).and_then(|range| range.strip_prefix("bytes ")?.split_once('-'));
     reply.status == 206 && begins.is_some_and(|(begins, _)| begins.trim().parse() == Ok(from))
 }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 /// A hash of a file, in lower-case hex, and how it is computed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hash {
-    /// Of its bytes.
+    /// The hash of the content.
     Sha256(String),
     /// SHA-1 of Git's header and its bytes. Who can make two files of one SHA-1 can also choose what the hub says; it
     /// guards against damage.

@@ -5,7 +5,7 @@
 //! else for it to do.
 //!
 //! ```text
-//!   catalogue      name -> Source (repository, recipe)
+//!   catalogue      name -> ModelSource (repository, recipe)
 //!      |
 //!    pull -------> api        commit and list of files, with their hashes
 //!      |             |
@@ -18,20 +18,22 @@
 mod address;
 mod api;
 mod catalogue;
-mod choice;
 mod client;
+mod connector;
 mod error;
 mod fetch;
+mod file_selection;
 mod hash;
-mod note;
-mod place;
+mod manifest;
+mod observer;
 mod pull;
-mod road;
+mod staging;
 
 pub use address::{Address, Token};
-pub use catalogue::{CATALOGUE, Entry, Recipe, Source};
-pub use client::Patience;
+pub use catalogue::{CATALOGUE, Entry, ModelSource, Recipe};
+pub use client::FetchRetry;
 pub use error::HubError;
 pub use hash::Hash;
-pub use note::{File, NOTE, Note};
-pub use pull::{Hub, Pulled, Watch, pull};
+pub use manifest::{File, MANIFEST, Manifest};
+pub use observer::PullObserver;
+pub use pull::{Hub, Pulled, pull};

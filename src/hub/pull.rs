@@ -1,24 +1,15 @@
 //! The way of a model from the hub into its folder, in one function.
 
-use super::choice::{MODULES, choose, modules};
 use super::client::Client;
 use super::fetch::Fetch;
+use super::file_selection::{MODULES, choose, modules};
 use super::hash::Hash;
-use super::note::{File, Note};
-use super::place::{Found, Place};
-use super::{Address, HubError, Patience, Source, Token, api};
+use super::manifest::{File, Manifest};
+use super::observer::PullObserver;
+use super::staging::{StagedModel, StagingDir};
+use super::{Address, FetchRetry, HubError, ModelSource, Token, api};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// Hears how far a pull is.
-pub trait Watch {
-    /// All that the model will be, in files and bytes.
-    fn begins(&mut self, files: usize, bytes: u64);
-    /// So many bytes of it are here.
-    fn moved(&mut self, bytes: u64);
-    /// Something is worth a line.
-    fn says(&mut self, sentence: &str);
-}
 
 /// A hub that can be asked.
 pub struct Hub {
@@ -30,7 +21,7 @@ impl Hub {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(address: Address, token: Option<Token>, patience: Patience) -> Result<Hub, HubError> {
+    pub fn new(address: Address, token: Option<Token>, patience: FetchRetry) -> Result<Hub, HubError> {
         Ok(Hub { client: Client::new(address, token, patience)? })
     }
 }
@@ -38,10 +29,10 @@ impl Hub {
 /// A model that is here and whole.
 #[derive(Debug)]
 pub struct Pulled {
-    /// Where.
+    /// The folder of the model.
     pub folder: PathBuf,
-    /// What it is.
-    pub note: Note,
+    /// The manifest of the model.
+    pub note: Manifest,
     /// It was here before, and nothing was asked for.
     pub before: bool,
 }
@@ -53,26 +44,26 @@ pub struct Pulled {
 /// One sentence that says what to do; the folder of the whole model is then not there.
 pub async fn pull(
     hub: &Hub,
-    source: &Source,
+    source: &ModelSource,
     models: &Path,
-    watch: &mut dyn Watch,
+    watch: &mut dyn PullObserver,
 ) -> Result<Pulled, HubError> {
-    let place = Place::new(models, &source.folder);
-    if let Found::Whole(note) = place.look()? {
+    let place = StagingDir::new(models, &source.folder);
+    if let StagedModel::Whole(note) = place.look()? {
         return Ok(Pulled { folder: place.folder, note, before: true });
     }
     let workshop = place.enter()?;
     // Whoever had the workshop before may have finished the model.
     match place.look()? {
-        Found::Whole(note) => {
+        StagedModel::Whole(note) => {
             workshop.leave();
             return Ok(Pulled { folder: place.folder, note, before: true });
         }
-        Found::Damaged(note) => {
+        StagedModel::Damaged(note) => {
             watch.says("some files are not what they were; they are fetched again");
             workshop.take_apart(&note)?;
         }
-        Found::Nothing => {}
+        StagedModel::Nothing => {}
     }
 
     let (client, id) = (&hub.client, &source.id);
@@ -93,7 +84,7 @@ pub async fn pull(
     workshop.keep_only(&all)?;
     workshop.need_room(&all)?;
 
-    let note = Note {
+    let note = Manifest {
         hub_id: id.repository.clone(),
         revision: id.revision.clone(),
         commit: commit.clone(),
@@ -119,10 +110,10 @@ pub async fn pull(
 /// The list of modules: verified as all files are, and then as the recipe wants it.
 async fn small(
     client: &Client,
-    source: &Source,
+    source: &ModelSource,
     file: &File,
     commit: &str,
-    watch: &mut dyn Watch,
+    watch: &mut dyn PullObserver,
 ) -> Result<Vec<u8>, HubError> {
     let url = api::location(client, &source.id, commit, &file.path);
     let (_, bytes) = api::read(client, &source.id, &url, watch).await?;

@@ -35,7 +35,7 @@ mod writer;
 pub use delta::DeltaSlots;
 pub use error::{IndexError, SourceError};
 pub use options::{BuildPolicy, IndexIdentity, IndexOptions};
-pub use search::{Effort, Found, SearchMode};
+pub use search::{Effort, NearestItems, SearchMode};
 pub use source::{ChangeSource, ChangedRow, Changes, Commit};
 pub use status::{IndexStatus, RebuildReason};
 
@@ -129,7 +129,7 @@ impl Index {
     ///
     /// # Errors
     /// [`IndexError::WrongDims`], [`IndexError::UnusableQuery`], or an error of the storage.
-    pub fn search(&self, query: &[f32], k: usize, effort: Effort) -> Result<Found, IndexError> {
+    pub fn search(&self, query: &[f32], k: usize, effort: Effort) -> Result<NearestItems, IndexError> {
         self.inner.shared.search(query, k, effort)
     }
 
@@ -142,7 +142,7 @@ impl Index {
         query: Arc<[f32]>,
         k: usize,
         effort: Effort,
-    ) -> Result<Found, IndexError> {
+    ) -> Result<NearestItems, IndexError> {
         self.inner.readers.search(query, k, effort).await
     }
 
@@ -176,6 +176,11 @@ impl Index {
     pub fn progress(&self) -> Vec<Progress> {
         let builder = self.inner.shared.options.progress.clone();
         std::iter::once(builder).chain(self.inner.readers.progress().iter().cloned()).collect()
+    }
+
+    /// Whether the index thread runs: it is neither closed nor ended.
+    pub fn is_open(&self) -> bool {
+        !*self.inner.shared.ended.borrow()
     }
 
     /// The current state, for `/health` and the metrics.

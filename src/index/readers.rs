@@ -1,7 +1,7 @@
 //! The threads that answer searches, for callers that must not block.
 
 use super::shared::Shared;
-use super::{Effort, Found, IndexError};
+use super::{Effort, IndexError, NearestItems};
 use crate::threads::{Lane, Progress, Worker, WorkerError};
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
@@ -30,7 +30,7 @@ impl Readers {
         vector: Arc<[f32]>,
         k: usize,
         effort: Effort,
-    ) -> Result<Found, IndexError> {
+    ) -> Result<NearestItems, IndexError> {
         let found = self.0.run(Lane::Express, move |shared| shared.search(&vector, k, effort)).await;
         found.unwrap_or_else(|error| match error {
             WorkerError::Panicked(message) => Err(IndexError::Panicked(message)),

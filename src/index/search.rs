@@ -43,7 +43,7 @@ pub enum SearchMode {
 
 /// The result of [`super::Index::search`].
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct NearestItems {
     /// Items with their cosine, best first.
     pub hits: Vec<(u32, f32)>,
     /// The result reflects every change up to this clock value.
@@ -74,7 +74,7 @@ impl View<'_> {
         query: &[f32],
         k: usize,
         effort: Effort,
-    ) -> Result<Found, IndexError> {
+    ) -> Result<NearestItems, IndexError> {
         let dims = options.identity.dims;
         if query.len() != dims {
             return Err(IndexError::WrongDims { expected: dims, received: query.len() });
@@ -108,7 +108,7 @@ impl View<'_> {
             }
         }
         let seq = meta.watermark.max(self.delta.complete_to);
-        Ok(Found { hits: nearest.into_hits(), seq, mode })
+        Ok(NearestItems { hits: nearest.into_hits(), seq, mode })
     }
 
     /// Searches the trees of a forest. When the delta masks hits, it searches again for more, so that a deletion that is

@@ -7,7 +7,7 @@ use super::search::View;
 use super::source::Commit;
 use super::status::{IndexStatus, RebuildReason};
 use super::volume::{Volume, VolumeMeta};
-use super::{Effort, Found, IndexError};
+use super::{Effort, IndexError, NearestItems};
 use crate::threads::lock;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -156,7 +156,7 @@ impl Shared {
         self.volume.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn search(&self, query: &[f32], k: usize, effort: Effort) -> Result<Found, IndexError> {
+    pub(super) fn search(&self, query: &[f32], k: usize, effort: Effort) -> Result<NearestItems, IndexError> {
         self.view(|view| view.search(&self.options, query, k, effort))
     }
 

@@ -24,7 +24,7 @@ const RATIOS: [f64; 8] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0];
 /// The kind of a metric, as Prometheus names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricKind {
-    /// Only grows.
+    /// A number that only grows.
     Counter,
     /// Goes up and down.
     Gauge,
@@ -46,7 +46,7 @@ pub struct Declaration {
 }
 
 /// What sets one kind of metric apart from the others.
-pub(super) trait Kind: Sync {
+pub(super) trait MetricClass: Sync {
     const KIND: MetricKind;
     /// The recorder keeps it as a gauge; see [`CounterOfSeconds`].
     const KEPT_AS_GAUGE: bool = false;
@@ -73,20 +73,20 @@ pub(super) struct Gauge;
 /// Samples in buckets. The unit at the end of the name decides which buckets.
 pub(super) struct Histogram;
 
-impl Kind for Counter {
+impl MetricClass for Counter {
     const KIND: MetricKind = MetricKind::Counter;
 }
 
-impl Kind for CounterOfSeconds {
+impl MetricClass for CounterOfSeconds {
     const KIND: MetricKind = MetricKind::Counter;
     const KEPT_AS_GAUGE: bool = true;
 }
 
-impl Kind for Gauge {
+impl MetricClass for Gauge {
     const KIND: MetricKind = MetricKind::Gauge;
 }
 
-impl Kind for Histogram {
+impl MetricClass for Histogram {
     const KIND: MetricKind = MetricKind::Histogram;
 }
 
@@ -153,7 +153,7 @@ pub(super) trait Declared: Sync {
     }
 }
 
-impl<K: Kind, const N: usize> Declared for Metric<K, N> {
+impl<K: MetricClass, const N: usize> Declared for Metric<K, N> {
     fn declaration(&'static self) -> Declaration {
         Declaration { name: self.name, help: self.help, labels: &self.labels, kind: K::KIND }
     }

@@ -50,7 +50,7 @@ pub(super) struct StageReports {
 /// One generation of stages, with the ways in.
 #[derive(Clone)]
 pub(super) struct Generation {
-    /// Counts from 1.
+    /// The number of the generation, from 1.
     pub(super) number: u64,
     local: Inlet<NeedsNoLlm>,
     llm: Option<Inlet<NeedsLlm>>,

@@ -87,7 +87,7 @@ impl Pipeline {
         Pipeline { watchdog, arbiter, runtime, health: health_reader, tasks, entrance, slots, capacity }
     }
 
-    /// The way in.
+    /// The entrance for chunks.
     pub fn entrance(&self) -> &Entrance {
         &self.entrance
     }

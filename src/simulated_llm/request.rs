@@ -44,7 +44,7 @@ impl GenerateRequest {
 /// The required form of the generated text.
 #[derive(Debug, Default, PartialEq)]
 pub enum Format {
-    /// Free text.
+    /// The output is free text.
     #[default]
     Prose,
     /// Any JSON object.

@@ -62,7 +62,7 @@ pub struct Hit {
     pub cpe_id: Uuid,
     /// The text of the chunk.
     pub text: String,
-    /// Its TMD codes.
+    /// The TMD codes of the row.
     pub tmd: Tmd,
     /// Where the codes come from.
     pub tmd_source: TmdSource,

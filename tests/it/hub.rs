@@ -5,7 +5,8 @@ use crate::support::fake_hub::{COMMIT, FakeHub, Fault, REPOSITORY};
 use crate::support::test_service::models;
 use lnsp_ingest::encoder::locate;
 use lnsp_ingest::hub::{
-    self, Address, Hub, HubError, NOTE, Note, Patience, Pulled, Recipe, Source, Token, Watch,
+    self, Address, FetchRetry, Hub, HubError, MANIFEST, Manifest, ModelSource, PullObserver, Pulled, Recipe,
+    Token,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,7 +66,7 @@ struct Heard {
     said: Vec<String>,
 }
 
-impl Watch for Heard {
+impl PullObserver for Heard {
     fn begins(&mut self, _: usize, bytes: u64) {
         self.bytes = bytes;
     }
@@ -80,7 +81,7 @@ impl Watch for Heard {
 /// A folder for models, and somebody who fetches them.
 struct Scene {
     models: TempDir,
-    patience: Patience,
+    patience: FetchRetry,
     token: Option<Token>,
     heard: Heard,
 }
@@ -88,8 +89,12 @@ struct Scene {
 impl Scene {
     fn new() -> Scene {
         let seconds = Duration::from_secs;
-        let patience =
-            Patience { connect: seconds(10), stall: seconds(20), pause: Duration::from_millis(1), tries: 4 };
+        let patience = FetchRetry {
+            connect: seconds(10),
+            stall: seconds(20),
+            pause: Duration::from_millis(1),
+            tries: 4,
+        };
         Scene { models: tempfile::tempdir().unwrap(), patience, token: None, heard: Heard::default() }
     }
 
@@ -98,10 +103,10 @@ impl Scene {
     }
 
     async fn pull(&mut self, hub: &FakeHub) -> Result<Pulled, HubError> {
-        self.pull_from(hub, &Source::find(REPOSITORY).unwrap()).await
+        self.pull_from(hub, &ModelSource::find(REPOSITORY).unwrap()).await
     }
 
-    async fn pull_from(&mut self, hub: &FakeHub, source: &Source) -> Result<Pulled, HubError> {
+    async fn pull_from(&mut self, hub: &FakeHub, source: &ModelSource) -> Result<Pulled, HubError> {
         let address: Address = hub.url().parse().unwrap();
         let hub = Hub::new(address, self.token.clone(), self.patience).unwrap();
         hub::pull(&hub, source, self.models.path(), &mut self.heard).await
@@ -134,13 +139,13 @@ async fn a_model_comes_whole_with_what_an_encoder_reads_and_is_found_by_its_name
     let (hub, mut scene) = (FakeHub::start(&files()), Scene::new());
     let pulled = scene.pull(&hub).await.unwrap();
     assert!(!pulled.before);
-    let mut expected: Vec<&str> = files()[..9].iter().map(|(name, _)| *name).chain([NOTE]).collect();
+    let mut expected: Vec<&str> = files()[..9].iter().map(|(name, _)| *name).chain([MANIFEST]).collect();
     expected.sort_unstable();
     assert_eq!(below(&scene.folder()), expected);
     for (name, bytes) in &files()[..9] {
         assert_eq!(&fs::read(scene.folder().join(name)).unwrap(), bytes, "{name}");
     }
-    let note = Note::of(&scene.folder()).unwrap();
+    let note = Manifest::of(&scene.folder()).unwrap();
     assert_eq!((note.hub_id.as_str(), note.commit.as_str(), note.files.len()), (REPOSITORY, COMMIT, 9));
     let size: u64 = files()[..9].iter().map(|(_, bytes)| bytes.len() as u64).sum();
     assert_eq!((note.size(), scene.heard.bytes, scene.heard.moved.last()), (size, size, Some(&size)));
@@ -281,7 +286,8 @@ async fn a_size_that_is_not_that_of_the_list_is_refused_and_so_is_what_does_not_
 async fn what_is_not_there_or_not_for_everybody_is_said_at_once() {
     let (hub, mut scene) = (FakeHub::start(&files()), Scene::new());
     let mut refused = async |name: &str, words: &[&str]| {
-        let sentence = scene.pull_from(&hub, &Source::find(name).unwrap()).await.unwrap_err().to_string();
+        let sentence =
+            scene.pull_from(&hub, &ModelSource::find(name).unwrap()).await.unwrap_err().to_string();
         assert!(words.iter().all(|word| sentence.contains(word)), "{name}: {sentence}");
     };
     // Hubs say 401 about what does not exist.
@@ -333,8 +339,8 @@ async fn the_token_goes_to_the_hub_and_nowhere_else() {
 #[tokio::test]
 async fn the_recipe_of_vec2text_has_no_dense() {
     let (hub, mut scene) = (FakeHub::start(&t5("plain-dense")), Scene::new());
-    let whole = Source::find(REPOSITORY).unwrap();
-    let bare = Source { recipe: Recipe::WithoutDense, folder: "bare".to_owned(), ..whole.clone() };
+    let whole = ModelSource::find(REPOSITORY).unwrap();
+    let bare = ModelSource { recipe: Recipe::WithoutDense, folder: "bare".to_owned(), ..whole.clone() };
     let pulled = scene.pull_from(&hub, &bare).await.unwrap();
     assert!(hub.fetched().iter().all(|name| !name.starts_with("2_Dense")), "{:?}", hub.fetched());
     let modules: serde_json::Value =
@@ -368,7 +374,7 @@ async fn two_pulls_of_one_model_do_not_meet() {
     let mut second = Scene::new();
     let address: Address = hub.url().parse().unwrap();
     let other = Hub::new(address, None, second.patience).unwrap();
-    let (models, source) = (first.models.path().to_owned(), Source::find(REPOSITORY).unwrap());
+    let (models, source) = (first.models.path().to_owned(), ModelSource::find(REPOSITORY).unwrap());
     hub.spoil(WEIGHTS, Fault::StallAfter(1000));
     let meanwhile = async {
         crate::support::wait::until("the first waits for the hub", || hub.ranges(WEIGHTS).len() == 1).await;

@@ -1,6 +1,7 @@
 //! The table of routes: what each path answers to each method, and what the state of the service says.
 
 use crate::support::test_service::{TestService, client, overrides};
+use crate::support::wait::until;
 use lnsp_ingest::http::{ROUTES, allowed};
 use reqwest::{Method, header};
 use serde_json::json;
@@ -62,6 +63,7 @@ async fn health_says_whether_the_index_answers() {
     let (_, health) = service.get("/health").await;
     assert_eq!((&health["faiss"], &health["tmd_router_api"]), (&json!(true), &json!(true)));
     service.state.index.close(false).await.unwrap();
+    until("the index is closed", || !service.state.index.is_open()).await;
     let (_, health) = service.get("/health").await;
     assert_eq!((&health["faiss"], &health["tmd_router_api"]), (&json!(false), &json!(true)));
     service.abandon().await;

@@ -5,6 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::io;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -142,7 +143,7 @@ impl Drop for Child {
         self.tell_to_end();
         self.wait_while(|_| true);
         if self.is_alive() {
-            super::say(&format!("the {} does not end by itself and is killed", self.name));
+            say(&format!("the {} does not end by itself and is killed", self.name));
             self.signal(Signal::SIGKILL);
         }
         // Both have ended or have just been killed; this takes their exit status.
@@ -154,10 +155,16 @@ impl Drop for Child {
     }
 }
 
-/// Starts a shell that waits for the end of a pipe from this process, and then ends the process `pid`: should the
-/// benchmark be killed, nobody else is left to do it.
+/// Starts a shell that waits for the end of a pipe from this process, and then ends the process `pid`. It does so
+/// also when the benchmark itself is killed.
 fn watch_over(pid: u32) -> io::Result<std::process::Child> {
     let mut shell = Command::new("sh");
     shell.args(["-c", "read -r _; kill -TERM \"$1\"", "watchdog"]).arg(pid.to_string());
     shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn()
+}
+
+/// Prints progress to standard error, so that standard output has only the report.
+pub fn say(line: &str) {
+    // The terminal may be gone: a line that cannot be printed must not keep the services running.
+    drop(writeln!(std::io::stderr(), "{line}"));
 }

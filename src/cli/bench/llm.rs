@@ -6,12 +6,12 @@ use std::str::FromStr;
 
 /// The value of `--llm`.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Llm {
+pub enum BenchLlm {
     /// The one of the environment.
     Configured,
     /// One that the benchmark starts; without a number it has a slot for each worker.
     Simulated {
-        /// Of a call.
+        /// The latency of a call.
         latency: Latency,
         /// Calls at the same time.
         slots: Option<usize>,
@@ -28,12 +28,14 @@ pub enum Llm {
 )]
 pub struct InvalidLlm(String);
 
-impl Llm {
+impl BenchLlm {
     /// One that is to be started and was given no number gets as many slots as there are workers.
     #[must_use]
-    pub fn with_slots(self, workers: usize) -> Llm {
+    pub fn with_slots(self, workers: usize) -> BenchLlm {
         match self {
-            Llm::Simulated { latency, slots: None } => Llm::Simulated { latency, slots: Some(workers) },
+            BenchLlm::Simulated { latency, slots: None } => {
+                BenchLlm::Simulated { latency, slots: Some(workers) }
+            }
             other => other,
         }
     }
@@ -41,29 +43,31 @@ impl Llm {
     /// How long a call takes, where that is known before.
     pub fn latency(&self) -> Option<Latency> {
         match self {
-            Llm::Simulated { latency, .. } => Some(*latency),
-            Llm::Configured | Llm::Running(_) => None,
+            BenchLlm::Simulated { latency, .. } => Some(*latency),
+            BenchLlm::Configured | BenchLlm::Running(_) => None,
         }
     }
 
     /// Calls that are worked on at once, for this many workers.
     pub fn at_once(&self, workers: usize) -> usize {
         match self {
-            Llm::Simulated { slots: Some(slots), .. } => workers.min(*slots),
+            BenchLlm::Simulated { slots: Some(slots), .. } => workers.min(*slots),
             _ => workers,
         }
     }
 }
 
-impl FromStr for Llm {
+impl FromStr for BenchLlm {
     type Err = InvalidLlm;
 
     fn from_str(text: &str) -> Result<Self, InvalidLlm> {
         let parsed = match text.split_once(':') {
-            None if text == "configured" => Some(Llm::Configured),
-            None if text == "simulated" => Some(Llm::Simulated { latency: Latency::default(), slots: None }),
+            None if text == "configured" => Some(BenchLlm::Configured),
+            None if text == "simulated" => {
+                Some(BenchLlm::Simulated { latency: Latency::default(), slots: None })
+            }
             Some(("simulated", url)) if url.starts_with("http://") => {
-                Some(Llm::Running(url.trim_end_matches('/').to_owned()))
+                Some(BenchLlm::Running(url.trim_end_matches('/').to_owned()))
             }
             Some(("simulated", how)) => simulated(how),
             _ => None,
@@ -72,23 +76,23 @@ impl FromStr for Llm {
     }
 }
 
-fn simulated(how: &str) -> Option<Llm> {
+fn simulated(how: &str) -> Option<BenchLlm> {
     let (latency, slots) = match how.split_once(',') {
         Some((latency, slots)) => (latency, Some(slots.trim().parse().ok().filter(|slots| *slots > 0)?)),
         None => (how, None),
     };
-    Some(Llm::Simulated { latency: latency.parse().ok()?, slots })
+    Some(BenchLlm::Simulated { latency: latency.parse().ok()?, slots })
 }
 
-impl fmt::Display for Llm {
+impl fmt::Display for BenchLlm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Llm::Configured => f.write_str("the configured one"),
-            Llm::Simulated { latency, slots: Some(slots) } => {
+            BenchLlm::Configured => f.write_str("the configured one"),
+            BenchLlm::Simulated { latency, slots: Some(slots) } => {
                 write!(f, "simulated, {latency} a call, {slots} slots")
             }
-            Llm::Simulated { latency, slots: None } => write!(f, "simulated, {latency} a call"),
-            Llm::Running(url) => write!(f, "simulated, at {url}"),
+            BenchLlm::Simulated { latency, slots: None } => write!(f, "simulated, {latency} a call"),
+            BenchLlm::Running(url) => write!(f, "simulated, at {url}"),
         }
     }
 }
@@ -101,30 +105,30 @@ mod tests {
     #[test]
     fn every_form_is_read() {
         let constant = |n| Latency::Constant(Duration::from_millis(n));
-        let llm = |latency, slots| Ok(Llm::Simulated { latency, slots });
-        assert_eq!("configured".parse(), Ok(Llm::Configured));
+        let llm = |latency, slots| Ok(BenchLlm::Simulated { latency, slots });
+        assert_eq!("configured".parse(), Ok(BenchLlm::Configured));
         assert_eq!("simulated".parse(), llm(constant(887), None));
         assert_eq!("simulated:20ms".parse(), llm(constant(20), None));
         assert_eq!(
             "simulated:887ms~0.2,4".parse(),
             llm(Latency::LogNormal(Duration::from_millis(887), 0.2), Some(4))
         );
-        let there: Result<Llm, _> = "simulated:http://127.0.0.1:1/".parse();
-        assert_eq!(there, Ok(Llm::Running("http://127.0.0.1:1".into())));
+        let there: Result<BenchLlm, _> = "simulated:http://127.0.0.1:1/".parse();
+        assert_eq!(there, Ok(BenchLlm::Running("http://127.0.0.1:1".into())));
         for text in
             ["", "ollama", "simulated:", "simulated:fast", "simulated:1s,0", "simulated:1s,x", "configured:1"]
         {
-            assert!(text.parse::<Llm>().unwrap_err().to_string().contains(&format!("'{text}'")));
+            assert!(text.parse::<BenchLlm>().unwrap_err().to_string().contains(&format!("'{text}'")));
         }
     }
 
     #[test]
     fn the_fewer_of_workers_and_slots_work_at_once() {
-        let at_once = |text: &str| text.parse::<Llm>().map(|llm| llm.at_once(10));
+        let at_once = |text: &str| text.parse::<BenchLlm>().map(|llm| llm.at_once(10));
         assert_eq!(at_once("simulated:1s,4"), Ok(4));
         assert_eq!(at_once("simulated:1s,40"), Ok(10));
         assert_eq!((at_once("simulated:1s"), at_once("configured")), (Ok(10), Ok(10)));
-        let said = "simulated:1s".parse::<Llm>().map(|llm| llm.with_slots(7).to_string());
+        let said = "simulated:1s".parse::<BenchLlm>().map(|llm| llm.with_slots(7).to_string());
         assert_eq!(said, Ok("simulated, 1000ms a call, 7 slots".to_owned()));
     }
 }

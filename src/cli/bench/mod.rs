@@ -6,7 +6,7 @@
 //! each chunk; a figure from cached or local codes would say nothing.
 
 mod child;
-mod crew;
+mod client_pool;
 mod llm;
 mod numbers;
 mod report;
@@ -14,32 +14,31 @@ mod round;
 mod service;
 mod verdict;
 
-pub use llm::{InvalidLlm, Llm};
+pub use llm::{BenchLlm, InvalidLlm};
 
 use super::{CommandResult, block_on, client};
-use child::ChildError;
+use child::{ChildError, say};
 use clap::Args;
-use crew::Crew;
+use client_pool::ClientPool;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use report::{Measured, Report};
-use round::{RoundError, Witness};
-use service::{Mode, Service};
-use std::io::Write;
+use report::{BenchReport, Measured};
+use round::Witness;
+use service::{Mode, RoundError, Service};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What a shell gives when a command was interrupted.
 const INTERRUPTED: u8 = 130;
 
-/// `lnsp bench`
+/// The arguments of `lnsp bench`.
 #[derive(Debug, Args)]
 pub struct Bench {
     /// Who gives the codes. `configured` is the one of the environment (LNSP_LLM_ENDPOINT, LNSP_TMD_LLM_MODEL);
     /// `simulated:887ms` starts one that takes this time a call (also `500ms..1500ms`, `887ms~0.2`), with a slot for
     /// each worker or as many as `simulated:887ms,4` says; `simulated:http://..` is one that runs already.
     #[arg(long, default_value = "configured")]
-    llm: Llm,
+    llm: BenchLlm,
     /// How often both services get the ten sentences.
     #[arg(long, default_value = "3", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
@@ -87,16 +86,16 @@ fn interrupted() -> impl Future<Output = ()> {
     }
 }
 
-async fn measure(bench: &Bench) -> Result<Report, BenchError> {
+async fn measure(bench: &Bench) -> Result<BenchReport, BenchError> {
     let workers = bench.workers as usize;
     let llm = bench.llm.clone().with_slots(workers);
-    let mut crew = Crew::default();
+    let mut crew = ClientPool::default();
     let simulated = match &llm {
-        Llm::Simulated { latency, slots } => {
+        BenchLlm::Simulated { latency, slots } => {
             Some(crew.simulate_llm(*latency, slots.unwrap_or(workers)).await?)
         }
-        Llm::Running(url) => Some(url.clone()),
-        Llm::Configured => None,
+        BenchLlm::Running(url) => Some(url.clone()),
+        BenchLlm::Configured => None,
     };
     say(&format!("language model: {llm}"));
     let client = client()?;
@@ -126,11 +125,5 @@ async fn measure(bench: &Bench) -> Result<Report, BenchError> {
             measured.push(Measured { mode, round, result });
         }
     }
-    Ok(Report { llm, workers, measured })
-}
-
-/// Progress goes where errors go, so that the report stands alone.
-fn say(line: &str) {
-    // The terminal may be gone: a line that cannot be printed must not keep the services alive.
-    drop(writeln!(std::io::stderr(), "{line}"));
+    Ok(BenchReport { llm, workers, measured })
 }

@@ -36,7 +36,7 @@ pub fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// `1,483.2 ms`
+/// Milliseconds, as in `1,483.2 ms`.
 pub fn show_ms(ms: f64) -> String {
     let text = format!("{:.1}", ms.abs());
     let (whole, tenth) = text.split_once('.').unwrap_or((&text, "0"));

@@ -1,6 +1,6 @@
 //! The report, in the shape that users of the guide know.
 
-use super::llm::Llm;
+use super::llm::BenchLlm;
 use super::numbers::{mean, median, ms, percentile, show_ms};
 use super::round::{Result, SENTENCES};
 use super::service::{Mode, Timings};
@@ -23,13 +23,13 @@ pub struct Measured {
 }
 
 /// Everything that was measured.
-pub struct Report {
-    pub llm: Llm,
+pub struct BenchReport {
+    pub llm: BenchLlm,
     pub workers: usize,
     pub measured: Vec<Measured>,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rounds = self.of(Mode::Sequential).count();
         let (rounds, workers) = (number(rounds, "round"), number(self.workers, "worker"));
@@ -51,7 +51,7 @@ impl fmt::Display for Report {
     }
 }
 
-impl Report {
+impl BenchReport {
     fn of(&self, mode: Mode) -> impl Iterator<Item = &Measured> {
         self.measured.iter().filter(move |measured| measured.mode == mode)
     }
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn report(llm: &str, latency: f64) -> Report {
+    fn report(llm: &str, latency: f64) -> BenchReport {
         let mut measured = Vec::new();
         for round in 1..=3 {
             for (mode, turns) in [(Mode::Sequential, 10.0), (Mode::Parallel, 1.0)] {
@@ -244,7 +244,7 @@ mod tests {
                 measured.push(Measured { mode, round, result });
             }
         }
-        Report { llm: llm.parse().unwrap(), workers: 10, measured }
+        BenchReport { llm: llm.parse().unwrap(), workers: 10, measured }
     }
 
     fn has_row(text: &str, cells: &[&str]) {

@@ -1,6 +1,6 @@
 //! One request of ten sentences to one service, and the proof that the language model was asked for each of them.
 
-use super::service::{Answer, ChunkResult, Mode, Service, Timings};
+use super::service::{BenchResult, IngestResponse, Mode, RoundError, Service, Timings};
 use crate::simulated_llm::CallCounts;
 use serde_json::json;
 use std::time::Duration;
@@ -19,34 +19,6 @@ pub const SENTENCES: [&str; 10] = [
     "Antibiotics target bacterial processes.",
 ];
 
-/// Why there is no report.
-#[derive(Debug, thiserror::Error)]
-pub enum RoundError {
-    #[error("the {mode} service did not answer")]
-    Lost {
-        mode: Mode,
-        #[source]
-        error: reqwest::Error,
-    },
-    #[error("the {mode} service refused the request: {status} {message}")]
-    Refused { mode: Mode, status: u16, message: String },
-    #[error(
-        "{failed} of {chunks} chunks failed in round {round} ({mode}), the first with: {message}; there is no report"
-    )]
-    Failed { round: u32, mode: Mode, failed: usize, chunks: usize, message: String },
-    #[error(
-        "the language model was called {calls} times for {chunks} chunks in round {round} ({mode}), so the times would \
-         say nothing; there is no report"
-    )]
-    Calls { round: u32, mode: Mode, calls: u64, chunks: usize },
-    #[error("no numbers from the simulated LLM at {url}")]
-    Numbers {
-        url: String,
-        #[source]
-        error: reqwest::Error,
-    },
-}
-
 /// What was measured in one request.
 #[derive(Debug, Clone)]
 pub struct Result {
@@ -59,7 +31,7 @@ pub struct Result {
     pub server: Duration,
     /// As its client did.
     pub client: Duration,
-    /// Of each chunk.
+    /// The times of each chunk.
     pub timings: Vec<Timings>,
 }
 
@@ -104,12 +76,12 @@ pub async fn run(
 }
 
 /// A known chunk costs no call, whatever its source was.
-fn is_from_a_call(result: &ChunkResult) -> bool {
+fn is_from_a_call(result: &BenchResult) -> bool {
     result.status == "stored" && result.tmd_source.as_deref() == Some("llm")
 }
 
 fn check(
-    answer: Answer,
+    answer: IngestResponse,
     calls: u64,
     client: Duration,
     (round, mode): (u32, Mode),
@@ -138,7 +110,7 @@ fn check(
 mod tests {
     use super::*;
 
-    fn answer(change: impl Fn(usize, &mut serde_json::Value)) -> Answer {
+    fn answer(change: impl Fn(usize, &mut serde_json::Value)) -> IngestResponse {
         let results: Vec<_> = (0..10)
             .map(|n| {
                 let mut result = json!({
@@ -155,7 +127,7 @@ mod tests {
         .unwrap()
     }
 
-    fn judge(answer: Answer, calls: u64) -> std::result::Result<Result, String> {
+    fn judge(answer: IngestResponse, calls: u64) -> std::result::Result<Result, String> {
         check(answer, calls, Duration::from_secs(1), (2, Mode::Parallel)).map_err(|error| error.to_string())
     }
 

@@ -1,6 +1,5 @@
 //! One of the two services, as its client sees it.
 
-use super::round::RoundError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fmt;
@@ -29,10 +28,38 @@ impl fmt::Display for Mode {
     }
 }
 
-/// What the service answers to `POST /ingest`.
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum RoundError {
+    #[error("the {mode} service did not answer")]
+    Lost {
+        mode: Mode,
+        #[source]
+        error: reqwest::Error,
+    },
+    #[error("the {mode} service refused the request: {status} {message}")]
+    Refused { mode: Mode, status: u16, message: String },
+    #[error(
+        "{failed} of {chunks} chunks failed in round {round} ({mode}), the first with: {message}; there is no report"
+    )]
+    Failed { round: u32, mode: Mode, failed: usize, chunks: usize, message: String },
+    #[error(
+        "the language model was called {calls} times for {chunks} chunks in round {round} ({mode}), so the times would \
+         say nothing; there is no report"
+    )]
+    Calls { round: u32, mode: Mode, calls: u64, chunks: usize },
+    #[error("no numbers from the simulated LLM at {url}")]
+    Numbers {
+        url: String,
+        #[source]
+        error: reqwest::Error,
+    },
+}
+
+/// The answer to `POST /ingest`.
 #[derive(Debug, Deserialize)]
-pub struct Answer {
-    pub results: Vec<ChunkResult>,
+pub struct IngestResponse {
+    pub results: Vec<BenchResult>,
     pub total_chunks: usize,
     pub successful: usize,
     pub failed: usize,
@@ -41,7 +68,7 @@ pub struct Answer {
 
 /// What became of a chunk.
 #[derive(Debug, Deserialize)]
-pub struct ChunkResult {
+pub struct BenchResult {
     pub success: bool,
     #[serde(default)]
     pub status: String,
@@ -85,7 +112,11 @@ impl Service {
     }
 
     /// One request; the answer, and how long it took from the first byte sent to the last received.
-    pub async fn ingest(&self, dataset: &str, chunks: Vec<Value>) -> Result<(Answer, Duration), RoundError> {
+    pub async fn ingest(
+        &self,
+        dataset: &str,
+        chunks: Vec<Value>,
+    ) -> Result<(IngestResponse, Duration), RoundError> {
         let body = json!({"chunks": chunks, "dataset_source": dataset, "skip_cpesh": true}).to_string();
         let request =
             self.client.post(format!("{}/ingest", self.url)).header("Content-Type", "application/json");

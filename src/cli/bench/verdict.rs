@@ -6,19 +6,19 @@ use std::fmt;
 const GUIDE_LATENCY_MS: f64 = 887.0;
 const GUIDE_CHUNKS: usize = 10;
 /// Seconds that it promises for ten chunks.
-const GUIDE_SEQUENTIAL: Span = Span { low: 10.0, high: 12.0 };
-const GUIDE_PARALLEL: Span = Span { low: 1.0, high: 2.0 };
+const GUIDE_SEQUENTIAL: ExpectedRange = ExpectedRange { low: 10.0, high: 12.0 };
+const GUIDE_PARALLEL: ExpectedRange = ExpectedRange { low: 1.0, high: 2.0 };
 /// What embedding and commits may add to the time of the language model, where the guide has no number.
 const ALLOWANCE: f64 = 1.25;
 
 /// From so many seconds to so many.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Span {
+pub struct ExpectedRange {
     pub low: f64,
     pub high: f64,
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for ExpectedRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = if self.low < 10.0 && self.low.fract() != 0.0 { 2 } else { 0 };
         write!(f, "{:.digits$}-{:.digits$} s", self.low, self.high)
@@ -28,8 +28,8 @@ impl fmt::Display for Span {
 /// What is to be expected of both services.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Expectation {
-    pub sequential: Span,
-    pub parallel: Span,
+    pub sequential: ExpectedRange,
+    pub parallel: ExpectedRange,
     /// How many times as fast the parallel one could be at best.
     pub speed_up: f64,
 }
@@ -48,13 +48,13 @@ pub fn expectation(chunks: usize, at_once: usize, latency_ms: f64) -> Expectatio
     }
     let span = |calls: usize| {
         let low = calls as f64 * latency_ms / 1e3;
-        Span { low, high: low * ALLOWANCE }
+        ExpectedRange { low, high: low * ALLOWANCE }
     };
     Expectation { sequential: span(chunks), parallel: span(turns), speed_up }
 }
 
 /// A time beside what was expected.
-pub fn compare(seconds: f64, expected: Span) -> &'static str {
+pub fn compare(seconds: f64, expected: ExpectedRange) -> &'static str {
     if seconds < expected.low {
         "faster than expected"
     } else if seconds <= expected.high {
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_verdict_follows_the_numbers() {
-        let span = Span { low: 1.0, high: 2.0 };
+        let span = ExpectedRange { low: 1.0, high: 2.0 };
         let verdicts = [0.93, 1.0, 2.0, 2.1].map(|seconds| compare(seconds, span));
         assert_eq!(verdicts, ["faster than expected", "as expected", "as expected", "slower than expected"]);
         assert!(sentence(9.6, 10.0).starts_with('✅') && sentence(5.0, 10.0).starts_with('✅'));

@@ -1,7 +1,7 @@
 //! One request to the service: the lines go out, their answers come back meanwhile.
 
-use super::answer::{Answer, Failure, Refusal, fate};
-use super::ledger::Fate;
+use super::answer::{ServerRefusal, UploadFailure, UploadResponse};
+use super::ledger::{LineResult, line_result};
 use super::source::LineSource;
 use crate::wire::{ContentEncoding, LineDecoder};
 use bytes::Bytes;
@@ -33,7 +33,7 @@ pub struct Target {
 /// Hears what a attempt brings.
 pub trait Listener {
     /// A line is settled, or is to be sent again.
-    fn hear(&mut self, line: u64, fate: Result<Fate, Failure>);
+    fn hear(&mut self, line: u64, result: Result<LineResult, UploadFailure>);
     /// Called after each piece of the answer, and now and then while none comes.
     fn breathe(&mut self);
 }
@@ -56,33 +56,33 @@ pub enum End {
     },
     /// Before it began; the same request would be refused again.
     Refused {
-        /// 400 and up.
+        /// An HTTP status of 400 or more.
         status: u16,
         /// What the service says.
         message: String,
     },
-    /// Nobody answers.
+    /// The service does not answer.
     Unreachable(reqwest::Error),
     /// The source of the lines failed.
-    Source(io::Error),
+    InputSource(io::Error),
 }
 
 /// A source on its way out.
 pub struct UploadBody {
     source: LineSource,
     encoding: ContentEncoding,
-    watch: Arc<Watch>,
+    watch: Arc<SourceMonitor>,
 }
 
 /// What is known of a source from outside, while and after it is read.
 #[derive(Default)]
-pub struct Watch {
+pub struct SourceMonitor {
     begun: AtomicBool,
     failed: Mutex<Option<io::Error>>,
 }
 
-impl Watch {
-    /// Somebody has begun to read it.
+impl SourceMonitor {
+    /// Whether reading has begun.
     pub fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
     }
@@ -98,8 +98,8 @@ impl UploadBody {
         UploadBody { source, encoding, watch: Arc::default() }
     }
 
-    /// See [`Watch`].
-    pub fn watch(&self) -> Arc<Watch> {
+    /// See [`SourceMonitor`].
+    pub fn watch(&self) -> Arc<SourceMonitor> {
         self.watch.clone()
     }
 
@@ -123,7 +123,7 @@ impl Target {
     /// The database behind the service, if it says.
     ///
     /// # Errors
-    /// Nobody answers.
+    /// The service does not answer.
     pub async fn store(&self) -> Result<Option<String>, reqwest::Error> {
         #[derive(Default, Deserialize)]
         struct Stats {
@@ -159,7 +159,7 @@ impl Target {
             }
             Some(Ok(response)) => refused(response).await,
         };
-        watch.take_error().map_or(end, End::Source)
+        watch.take_error().map_or(end, End::InputSource)
     }
 }
 
@@ -178,7 +178,7 @@ async fn refused(response: reqwest::Response) -> End {
     let status = response.status().as_u16();
     let wait =
         response.headers().get("Retry-After").and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    let refusal: Refusal = response.json().await.unwrap_or_default();
+    let refusal: ServerRefusal = response.json().await.unwrap_or_default();
     let message = match refusal.error.message {
         message if message.is_empty() => format!("status {status}, without a reason"),
         message => message,
@@ -218,9 +218,11 @@ async fn read_answer(
             // A line of a kind this version does not know is passed over.
             let answer = line.ok().and_then(|line| serde_json::from_slice(&line).ok());
             match answer {
-                Some(Answer::Result { line, status, error }) => listener.hear(line, fate(&status, error)),
-                Some(Answer::Summary { complete: true, .. }) => return End::Complete,
-                Some(Answer::Summary { error, .. }) => {
+                Some(UploadResponse::Result { line, status, error }) => {
+                    listener.hear(line, line_result(&status, error))
+                }
+                Some(UploadResponse::Summary { complete: true, .. }) => return End::Complete,
+                Some(UploadResponse::Summary { error, .. }) => {
                     let error = error.unwrap_or_default();
                     return if error.retryable {
                         End::Cut(error.message)

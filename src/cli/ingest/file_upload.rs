@@ -1,11 +1,11 @@
 //! One source of lines, sent until each has its answer: rounds, pauses between them, and the end.
 
-use super::IngestError;
-use super::attempt::{End, Target, UploadBody, Watch};
-use super::ledger::Tally;
+use super::attempt::{End, SourceMonitor, Target, UploadBody};
+use super::error::IngestError;
+use super::ledger::UploadTally;
 use super::progress_line::ProgressLine;
-use super::retry_policy::{Outcome, RetryPolicy};
-use super::source::{LineSource, Source};
+use super::retry_policy::{AttemptOutcome, RetryPolicy};
+use super::source::{InputSource, LineSource};
 use super::state::UploadState;
 use super::survey::{Survey, encoding_of};
 use crate::wire::ContentEncoding;
@@ -24,7 +24,7 @@ pub struct Perseverance {
 }
 
 /// What can be read again, and what cannot.
-enum Kind {
+enum UploadKind {
     /// A file: its lines are found again.
     File(Survey),
     /// A pipe: what was read from it is gone.
@@ -35,7 +35,7 @@ enum Kind {
 pub struct FileUpload<'a> {
     target: &'a Target,
     path: PathBuf,
-    kind: Kind,
+    kind: UploadKind,
     state: UploadState,
 }
 
@@ -46,18 +46,18 @@ impl<'a> FileUpload<'a> {
         let journal = journal.then(|| target.journal(path, &survey));
         let mut state = UploadState::new(journal, ProgressLine::new(path, Some(survey.chunks)));
         state.resume();
-        Ok(FileUpload { target, path: path.to_owned(), kind: Kind::File(survey), state })
+        Ok(FileUpload { target, path: path.to_owned(), kind: UploadKind::File(survey), state })
     }
 
     /// A pipe, or `-` for standard input. There is no journal of what cannot be read again.
     pub fn of_pipe(target: &'a Target, path: &Path) -> Self {
         let state = UploadState::new(None, ProgressLine::new(path, None));
         state.progress().say("can be read only once: there is no journal of it, and no line is sent twice");
-        FileUpload { target, path: path.to_owned(), kind: Kind::Pipe, state }
+        FileUpload { target, path: path.to_owned(), kind: UploadKind::Pipe, state }
     }
 
     /// Sends until all is settled; the tally says how. With an error it says how far it came.
-    pub async fn run(mut self, perseverance: Perseverance) -> (Tally, String, Result<(), IngestError>) {
+    pub async fn run(mut self, perseverance: Perseverance) -> (UploadTally, String, Result<(), IngestError>) {
         let result = self.rounds(perseverance).await;
         match &result {
             Ok(()) => self.state.close(),
@@ -79,16 +79,18 @@ impl<'a> FileUpload<'a> {
             self.state.turn_page();
             let (end, watch) = self.attempt(perseverance.retry_policy).await?;
             let settled = self.state.tally().settled().saturating_sub(before);
-            let outcome = Outcome { end, settled, again: self.state.again().lines };
+            let outcome = AttemptOutcome { end, settled, again: self.state.again().lines };
             if self.is_settled() {
                 break;
             }
             let pause = match &self.kind {
-                Kind::File(survey) if survey.is_outdated(&self.path) => {
+                UploadKind::File(survey) if survey.is_outdated(&self.path) => {
                     return Err(IngestError::Changed { file: self.path.display().to_string() });
                 }
-                Kind::Pipe if matches!(outcome.end, End::Complete) && outcome.again == 0 => return Ok(()),
-                Kind::Pipe if watch.has_begun() => None,
+                UploadKind::Pipe if matches!(outcome.end, End::Complete) && outcome.again == 0 => {
+                    return Ok(());
+                }
+                UploadKind::Pipe if watch.has_begun() => None,
                 _ => retry_policy.pause(&outcome, Instant::now()),
             };
             match pause {
@@ -101,8 +103,8 @@ impl<'a> FileUpload<'a> {
 
     fn is_settled(&self) -> bool {
         match &self.kind {
-            Kind::File(survey) => self.left(survey) == 0 && survey.damage.is_none(),
-            Kind::Pipe => false,
+            UploadKind::File(survey) => self.left(survey) == 0 && survey.damage.is_none(),
+            UploadKind::Pipe => false,
         }
     }
 
@@ -110,7 +112,7 @@ impl<'a> FileUpload<'a> {
         survey.chunks.saturating_sub(self.state.tally().settled())
     }
 
-    async fn attempt(&mut self, retry_policy: Duration) -> Result<(End, Arc<Watch>), IngestError> {
+    async fn attempt(&mut self, retry_policy: Duration) -> Result<(End, Arc<SourceMonitor>), IngestError> {
         match self.target.store().await {
             Ok(store) => self.state.meet(store),
             Err(error) => return Ok((End::Unreachable(error), Arc::default())),
@@ -118,7 +120,7 @@ impl<'a> FileUpload<'a> {
         let cargo = self.cargo().await.map_err(|error| IngestError::file(&self.path, error))?;
         let watch = cargo.watch();
         // Whoever sends to a pipe may take their time.
-        let patient = !retry_policy.is_zero() && matches!(self.kind, Kind::File(_));
+        let patient = !retry_policy.is_zero() && matches!(self.kind, UploadKind::File(_));
         Ok((self.target.send(cargo, patient.then_some(retry_policy), &mut self.state).await, watch))
     }
 
@@ -127,7 +129,7 @@ impl<'a> FileUpload<'a> {
     async fn cargo(&self) -> io::Result<UploadBody> {
         let source = open(&self.path).await?;
         match &self.kind {
-            Kind::File(survey) if self.state.tally().settled() > 0 && survey.damage.is_none() => {
+            UploadKind::File(survey) if self.state.tally().settled() > 0 && survey.damage.is_none() => {
                 let settled = self.state.ledger().lines().clone();
                 Ok(UploadBody::new(
                     LineSource::without(source, survey.encoding, settled)?,
@@ -138,7 +140,7 @@ impl<'a> FileUpload<'a> {
         }
     }
 
-    async fn wait(&mut self, outcome: &Outcome, pause: Duration) {
+    async fn wait(&mut self, outcome: &AttemptOutcome, pause: Duration) {
         self.state.keep();
         let what = match (&outcome.end, &self.state.again().last) {
             (End::Complete, Some((line, failure))) => {
@@ -151,25 +153,25 @@ impl<'a> FileUpload<'a> {
             (End::Cut(message) | End::Partly(message) | End::Refused { message, .. }, _) => {
                 format!("was cut off: {message}")
             }
-            (End::Source(error), _) => format!("was cut off: {error}"),
+            (End::InputSource(error), _) => format!("was cut off: {error}"),
         };
         self.state.progress().say(&format!("{what}; next try in {:.1} s", pause.as_secs_f64()));
         tokio::time::sleep(pause).await;
     }
 
-    fn give_up(&self, outcome: Outcome) -> IngestError {
+    fn give_up(&self, outcome: AttemptOutcome) -> IngestError {
         let advice = match (&self.kind, self.state.has_journal()) {
-            (Kind::File(_), true) => "run the same command again: it sends only what is left",
-            (Kind::File(_), false) => {
+            (UploadKind::File(_), true) => "run the same command again: it sends only what is left",
+            (UploadKind::File(_), false) => {
                 "run the same command again: what is stored is known and not stored twice"
             }
-            (Kind::Pipe, _) => "send it again: what is stored is known and not stored twice",
+            (UploadKind::Pipe, _) => "send it again: what is stored is known and not stored twice",
         };
         match outcome.end {
             End::Complete => {
                 let left = match &self.kind {
-                    Kind::File(survey) => self.left(survey),
-                    Kind::Pipe => outcome.again,
+                    UploadKind::File(survey) => self.left(survey),
+                    UploadKind::Pipe => outcome.again,
                 };
                 let why = self.state.again().last.as_ref();
                 let why =
@@ -183,12 +185,12 @@ impl<'a> FileUpload<'a> {
             End::Unreachable(error) => {
                 IngestError::Unreachable { url: self.target.url.clone(), advice, error }
             }
-            End::Source(error) => IngestError::file(&self.path, error),
+            End::InputSource(error) => IngestError::file(&self.path, error),
         }
     }
 }
 
-async fn open(path: &Path) -> io::Result<Source> {
+async fn open(path: &Path) -> io::Result<InputSource> {
     if path == Path::new("-") {
         return Ok(Box::pin(tokio::io::stdin()));
     }

@@ -4,7 +4,7 @@
 //! same bytes, sent to the same dataset of the same service; for anything else it counts as absent, which costs time
 //! and nothing else. A header line with a checksum, one of JSON, then the settled lines as a roaring bitmap.
 
-use super::ledger::{Ledger, Tally};
+use super::ledger::{Ledger, UploadTally};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -21,27 +21,27 @@ pub struct Subject {
     pub url: String,
     /// The dataset its chunks belong to.
     pub dataset: String,
-    /// Its size.
+    /// The size of the file, in bytes.
     pub bytes: u64,
     /// blake3 of its bytes, in hex.
     pub fingerprint: String,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Page {
+struct JournalPage {
     #[serde(flatten)]
     subject: Subject,
     /// The database behind the service.
     store: Option<String>,
     #[serde(flatten)]
-    tally: Tally,
+    tally: UploadTally,
     complaints: Vec<String>,
 }
 
 /// What lies beside a file.
 #[derive(Debug)]
-pub enum Found {
-    /// No journal.
+pub enum JournalState {
+    /// There is no journal.
     Nothing,
     /// One that cannot be used, and why.
     Useless(&'static str),
@@ -67,29 +67,29 @@ impl Journal {
         Journal { path: with_suffix(file, EXTENSION), subject }
     }
 
-    /// Where it is.
+    /// The path of the journal.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads it.
-    pub fn read(&self) -> Found {
+    /// Reads the journal.
+    pub fn read(&self) -> JournalState {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
-            Err(_) => return Found::Useless("cannot be read"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return JournalState::Nothing,
+            Err(_) => return JournalState::Useless("cannot be read"),
         };
-        let Some((page, bits)) = open(&bytes) else { return Found::Useless("is damaged") };
+        let Some((page, bits)) = open(&bytes) else { return JournalState::Useless("is damaged") };
         let (now, then) = (&self.subject, &page.subject);
         if (now.bytes, &now.fingerprint) != (then.bytes, &then.fingerprint) {
-            return Found::Useless("is of other contents of this file");
+            return JournalState::Useless("is of other contents of this file");
         }
         if (&now.url, &now.dataset) != (&then.url, &then.dataset) {
-            return Found::Useless("is of another service or dataset");
+            return JournalState::Useless("is of another service or dataset");
         }
         match Ledger::restore(bits, page.tally, page.complaints) {
-            Some(ledger) => Found::Begun { ledger, store: page.store },
-            None => Found::Useless("is damaged"),
+            Some(ledger) => JournalState::Begun { ledger, store: page.store },
+            None => JournalState::Useless("is damaged"),
         }
     }
 
@@ -98,7 +98,7 @@ impl Journal {
     /// # Errors
     /// The system's; the journal before stays.
     pub fn write(&self, ledger: &mut Ledger, store: Option<&str>) -> io::Result<()> {
-        let page = Page {
+        let page = JournalPage {
             subject: self.subject.clone(),
             store: store.map(str::to_owned),
             tally: ledger.tally(),
@@ -131,7 +131,7 @@ impl Journal {
     }
 }
 
-fn open(bytes: &[u8]) -> Option<(Page, &[u8])> {
+fn open(bytes: &[u8]) -> Option<(JournalPage, &[u8])> {
     let (head, content) = split_line(bytes)?;
     let checksum = head.strip_prefix(MAGIC.as_bytes())?;
     if blake3::hash(content).to_hex().as_bytes() != checksum {
@@ -154,7 +154,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ledger::Fate;
+    use super::super::ledger::LineResult;
     use super::*;
 
     fn subject() -> Subject {
@@ -167,16 +167,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file.ndjson");
         let journal = Journal::beside(&file, subject());
-        assert!(matches!(journal.read(), Found::Nothing));
+        assert!(matches!(journal.read(), JournalState::Nothing));
 
         let mut ledger = Ledger::default();
         for line in (1..=100_000).chain([200_000, 1 << 40]) {
-            ledger.settle(line, Fate::Stored);
+            ledger.settle(line, LineResult::Stored);
         }
-        ledger.settle(100_001, Fate::Duplicate);
-        ledger.settle(100_002, Fate::Failed(Default::default()));
+        ledger.settle(100_001, LineResult::Duplicate);
+        ledger.settle(100_002, LineResult::Failed(Default::default()));
         journal.write(&mut ledger, Some("s")).unwrap();
-        let Found::Begun { ledger: read, store } = journal.read() else { panic!() };
+        let JournalState::Begun { ledger: read, store } = journal.read() else { panic!() };
         assert_eq!(
             (read.lines(), read.tally(), store.as_deref()),
             (ledger.lines(), ledger.tally(), Some("s"))
@@ -189,22 +189,28 @@ mod tests {
             change(&mut subject);
             Journal::beside(&file, subject).read()
         };
-        assert!(matches!(other(|s| s.bytes += 1), Found::Useless("is of other contents of this file")));
-        assert!(matches!(other(|s| s.fingerprint.push('x')), Found::Useless(_)));
-        assert!(matches!(other(|s| s.url.push('x')), Found::Useless("is of another service or dataset")));
-        assert!(matches!(other(|s| s.dataset.push('x')), Found::Useless(_)));
+        assert!(matches!(
+            other(|s| s.bytes += 1),
+            JournalState::Useless("is of other contents of this file")
+        ));
+        assert!(matches!(other(|s| s.fingerprint.push('x')), JournalState::Useless(_)));
+        assert!(matches!(
+            other(|s| s.url.push('x')),
+            JournalState::Useless("is of another service or dataset")
+        ));
+        assert!(matches!(other(|s| s.dataset.push('x')), JournalState::Useless(_)));
 
         let whole = fs::read(journal.path()).unwrap();
         for at in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
             fs::write(journal.path(), &damaged).unwrap();
-            assert!(matches!(journal.read(), Found::Useless(_)), "byte {at}");
+            assert!(matches!(journal.read(), JournalState::Useless(_)), "byte {at}");
             fs::write(journal.path(), &whole[..at]).unwrap();
-            assert!(matches!(journal.read(), Found::Useless(_)), "cut at {at}");
+            assert!(matches!(journal.read(), JournalState::Useless(_)), "cut at {at}");
         }
         journal.remove().unwrap();
         journal.remove().unwrap();
-        assert!(matches!(journal.read(), Found::Nothing));
+        assert!(matches!(journal.read(), JournalState::Nothing));
     }
 }

@@ -3,7 +3,7 @@
 //! A settled line is never sent again: it is stored, or it failed for good. One bit a line at most, however the lines
 //! are scattered, and a few bytes for a run of them.
 
-use super::answer::Failure;
+use super::answer::UploadFailure;
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -14,60 +14,77 @@ pub const KEPT_COMPLAINTS: usize = 20;
 /// Bytes of a sentence that is kept.
 const COMPLAINT_BYTES: usize = 500;
 
+/// The result of a line by its answer.
+///
+/// # Errors
+/// The failure of a line that has to be sent again.
+pub fn line_result(status: &str, error: Option<UploadFailure>) -> Result<LineResult, UploadFailure> {
+    match (status, error) {
+        ("stored", _) => Ok(LineResult::Stored),
+        ("duplicate", _) => Ok(LineResult::Duplicate),
+        (_, Some(error)) if error.retryable => Err(error),
+        (_, error) => Ok(LineResult::Failed(error.unwrap_or_else(|| UploadFailure {
+            code: "error".to_owned(),
+            message: "no reason given".to_owned(),
+            retryable: false,
+        }))),
+    }
+}
+
 /// How many chunks got which answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tally {
-    /// Committed.
+pub struct UploadTally {
+    /// Chunks that were committed.
     pub stored: u64,
-    /// Known before.
+    /// Chunks that were stored before.
     pub duplicates: u64,
     /// Failed for good.
     pub failed: u64,
 }
 
-impl Tally {
-    /// All of them.
+impl UploadTally {
+    /// All settled chunks.
     pub fn settled(&self) -> u64 {
         self.stored + self.duplicates + self.failed
     }
 
     /// Of several files together.
-    pub fn add(&mut self, other: &Tally) {
+    pub fn add(&mut self, other: &UploadTally) {
         self.stored += other.stored;
         self.duplicates += other.duplicates;
         self.failed += other.failed;
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for UploadTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tally { stored, duplicates, failed } = self;
+        let UploadTally { stored, duplicates, failed } = self;
         write!(f, "{stored} stored, {duplicates} duplicates, {failed} failed")
     }
 }
 
 /// How a line was answered for good.
 #[derive(Debug)]
-pub enum Fate {
-    /// Just now.
+pub enum LineResult {
+    /// The chunk was stored now.
     Stored,
-    /// Before.
+    /// The chunk was stored before.
     Duplicate,
     /// And will not be, however often it is sent.
-    Failed(Failure),
+    Failed(UploadFailure),
 }
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     lines: RoaringTreemap,
-    tally: Tally,
+    tally: UploadTally,
     complaints: Vec<String>,
 }
 
 impl Ledger {
     /// As it was written down; `None` when the parts do not fit together.
-    pub fn restore(mut bits: &[u8], tally: Tally, complaints: Vec<String>) -> Option<Ledger> {
+    pub fn restore(mut bits: &[u8], tally: UploadTally, complaints: Vec<String>) -> Option<Ledger> {
         let lines = RoaringTreemap::deserialize_from(&mut bits).ok()?;
         (lines.len() == tally.settled()).then_some(Ledger { lines, tally, complaints })
     }
@@ -80,14 +97,14 @@ impl Ledger {
 
     /// Settles a line. Gives the sentence to print for one that failed, while there are not too many of them;
     /// a second answer to the same line changes nothing.
-    pub fn settle(&mut self, line: u64, fate: Fate) -> Option<String> {
+    pub fn settle(&mut self, line: u64, result: LineResult) -> Option<String> {
         if !self.lines.insert(line) {
             return None;
         }
-        match fate {
-            Fate::Stored => self.tally.stored += 1,
-            Fate::Duplicate => self.tally.duplicates += 1,
-            Fate::Failed(failure) => {
+        match result {
+            LineResult::Stored => self.tally.stored += 1,
+            LineResult::Duplicate => self.tally.duplicates += 1,
+            LineResult::Failed(failure) => {
                 self.tally.failed += 1;
                 if self.complaints.len() < KEPT_COMPLAINTS {
                     let mut complaint = format!("line {line}: {failure}");
@@ -106,7 +123,7 @@ impl Ledger {
     }
 
     /// How the settled lines were answered.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> UploadTally {
         self.tally
     }
 

@@ -6,6 +6,7 @@
 
 mod answer;
 mod attempt;
+mod error;
 mod file_upload;
 mod journal;
 mod ledger;
@@ -18,10 +19,11 @@ mod survey;
 use super::{CommandResult, block_on, client, sentence};
 use attempt::Target;
 use clap::Args;
+use error::IngestError;
 use file_upload::{FileUpload, Perseverance};
 use journal::{Journal, Subject};
-use ledger::Tally;
-use retry_policy::Span;
+use ledger::UploadTally;
+use retry_policy::RetrySpan;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,7 +32,7 @@ use survey::Survey;
 /// Some lines have no answer for good: this command gave up.
 const GAVE_UP: u8 = 2;
 
-/// `lnsp ingest`
+/// The arguments of `lnsp ingest`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit codes: 0 every chunk is stored; 1 some failed for good, and no other is left; 2 gave up, and a sentence says what \
@@ -48,7 +50,7 @@ pub struct Ingest {
     /// How long to go on without any chunk being settled while the service is away, full, or failing: seconds, or with
     /// a unit like 90s, 10m, 2h. 0 tries everything once.
     #[arg(long = "patience", default_value = "10m")]
-    retry_policy: Span,
+    retry_policy: RetrySpan,
     /// How often a chunk that the service does not take now is sent.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     tries: u32,
@@ -58,45 +60,6 @@ pub struct Ingest {
     /// NDJSON files, one chunk a line, also compressed (.gz, .zst); `-` is standard input.
     #[arg(required = true)]
     files: Vec<PathBuf>,
-}
-
-/// Why some lines of a file are without an answer; each says what to do.
-#[derive(Debug, thiserror::Error)]
-enum IngestError {
-    #[error("{file}: {error}")]
-    File { file: String, error: io::Error },
-    #[error(
-        "{file} was changed while it was sent; send it again: what is stored is known and not stored twice"
-    )]
-    Changed { file: String },
-    #[error("no answer from {url}; is the service running? (lnsp serve) Then {advice}")]
-    Unreachable {
-        url: String,
-        advice: &'static str,
-        #[source]
-        error: reqwest::Error,
-    },
-    #[error("the service refused the upload: {status} {message}")]
-    Refused { status: u16, message: String },
-    #[error("the service has no room: {message}; later, {advice}")]
-    PutOff { message: String, advice: &'static str },
-    #[error("the service took only a part of the file: {message}")]
-    Partly { message: String },
-    #[error("the upload was cut off: {message}; {advice}")]
-    Cut { message: String, advice: &'static str },
-    #[error("{left} chunks are not taken ({why}); {advice}")]
-    NotTaken { left: u64, why: String, advice: &'static str },
-}
-
-impl IngestError {
-    fn file(path: &Path, error: io::Error) -> Self {
-        IngestError::File { file: path.display().to_string(), error }
-    }
-
-    /// The next file can do better.
-    fn is_of_the_file(&self) -> bool {
-        matches!(self, IngestError::File { .. } | IngestError::Changed { .. } | IngestError::Partly { .. })
-    }
 }
 
 /// Sends all files.
@@ -109,7 +72,7 @@ pub fn run(ingest: Ingest) -> CommandResult {
             eprintln!("lnsp: {}", sentence(&error));
             return Ok(ExitCode::from(GAVE_UP));
         }
-        let (mut total, mut gave_up) = (Tally::default(), false);
+        let (mut total, mut gave_up) = (UploadTally::default(), false);
         for (at, file) in ingest.files.iter().enumerate() {
             let Err(error) = send(&target, file, &ingest, &mut total).await else { continue };
             gave_up = true;
@@ -131,7 +94,12 @@ pub fn run(ingest: Ingest) -> CommandResult {
     })?
 }
 
-async fn send(target: &Target, file: &Path, ingest: &Ingest, total: &mut Tally) -> Result<(), IngestError> {
+async fn send(
+    target: &Target,
+    file: &Path,
+    ingest: &Ingest,
+    total: &mut UploadTally,
+) -> Result<(), IngestError> {
     let file_upload = match kind_of(file)? {
         FileKind::Regular => FileUpload::of_file(target, file, !ingest.no_journal)?,
         FileKind::Pipe => FileUpload::of_pipe(target, file),

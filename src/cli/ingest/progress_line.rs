@@ -1,12 +1,12 @@
 //! What is shown meanwhile: a bar with rate and time to go on a terminal, a plain line now and then otherwise.
 
-use super::ledger::Tally;
+use super::ledger::UploadTally;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Between two lines of progress when nobody watches a bar.
+/// The time between two lines of progress without a terminal.
 const PLAIN_PACE: Duration = Duration::from_secs(5);
 
 /// The progress of one file.
@@ -54,13 +54,13 @@ impl ProgressLine {
     }
 
     /// How long this run has taken, and the chunks a second it settled.
-    pub fn pace(&self, tally: Tally) -> (Duration, f64) {
+    pub fn pace(&self, tally: UploadTally) -> (Duration, f64) {
         let took = self.started.elapsed();
         (took, tally.settled().saturating_sub(self.before) as f64 / took.as_secs_f64().max(1e-9))
     }
 
-    /// Moves on.
-    pub fn show(&mut self, tally: Tally) {
+    /// Updates the progress.
+    pub fn show(&mut self, tally: UploadTally) {
         self.bar.set_position(tally.settled());
         if self.plain && self.said.elapsed() >= PLAIN_PACE {
             self.said = Instant::now();

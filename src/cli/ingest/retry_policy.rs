@@ -17,33 +17,33 @@ const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
 /// A length of time in words: `600`, `90s`, `10m`, `2h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span(pub Duration);
+pub struct RetrySpan(pub Duration);
 
 /// A text that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a length of time is '{0}': expected seconds, or a whole number with s, m or h, like 10m")]
-pub struct InvalidSpan(String);
+pub struct InvalidRetrySpan(String);
 
-impl FromStr for Span {
-    type Err = InvalidSpan;
+impl FromStr for RetrySpan {
+    type Err = InvalidRetrySpan;
 
-    fn from_str(text: &str) -> Result<Self, InvalidSpan> {
+    fn from_str(text: &str) -> Result<Self, InvalidRetrySpan> {
         let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
         let factor = match unit {
             "" | "s" => 1,
             "m" => 60,
             "h" => 3600,
-            _ => return Err(InvalidSpan(text.to_owned())),
+            _ => return Err(InvalidRetrySpan(text.to_owned())),
         };
-        let seconds = number.parse::<u32>().map_err(|_| InvalidSpan(text.to_owned()))?;
-        Ok(Span(Duration::from_secs(u64::from(seconds) * factor)))
+        let seconds = number.parse::<u32>().map_err(|_| InvalidRetrySpan(text.to_owned()))?;
+        Ok(RetrySpan(Duration::from_secs(u64::from(seconds) * factor)))
     }
 }
 
 /// What a attempt brought.
 #[derive(Debug)]
-pub struct Outcome {
-    /// How it ended.
+pub struct AttemptOutcome {
+    /// The result of the attempt.
     pub end: End,
     /// Lines that it settled.
     pub settled: u64,
@@ -68,7 +68,7 @@ impl RetryPolicy {
     }
 
     /// How long to wait before the next attempt; `None`: give up.
-    pub fn pause(&mut self, outcome: &Outcome, now: Instant) -> Option<Duration> {
+    pub fn pause(&mut self, outcome: &AttemptOutcome, now: Instant) -> Option<Duration> {
         if outcome.settled > 0 {
             (self.last_news, self.breaks) = (now, 0);
         }
@@ -86,7 +86,7 @@ impl RetryPolicy {
                 self.breaks += 1;
                 RETURN.pause(self.breaks - 1)
             }
-            End::Partly(_) | End::Refused { .. } | End::Source(_) => return None,
+            End::Partly(_) | End::Refused { .. } | End::InputSource(_) => return None,
         };
         let left = (self.last_news + self.limit).saturating_duration_since(now);
         (!left.is_zero()).then_some(pause.min(left))
@@ -101,25 +101,25 @@ mod tests {
         Duration::from_secs(n)
     }
 
-    fn cut(settled: u64) -> Outcome {
-        Outcome { end: End::Cut(String::new()), settled, again: 0 }
+    fn cut(settled: u64) -> AttemptOutcome {
+        AttemptOutcome { end: End::Cut(String::new()), settled, again: 0 }
     }
 
-    fn put_off(wait: Option<u64>) -> Outcome {
+    fn put_off(wait: Option<u64>) -> AttemptOutcome {
         let end = End::PutOff { message: String::new(), wait: wait.map(seconds) };
-        Outcome { end, settled: 0, again: 0 }
+        AttemptOutcome { end, settled: 0, again: 0 }
     }
 
-    fn complete(settled: u64, again: u64) -> Outcome {
-        Outcome { end: End::Complete, settled, again }
+    fn complete(settled: u64, again: u64) -> AttemptOutcome {
+        AttemptOutcome { end: End::Complete, settled, again }
     }
 
     #[test]
     fn lengths_of_time_are_read() {
-        let of = |text: &str| text.parse().map(|Span(time)| time.as_secs());
+        let of = |text: &str| text.parse().map(|RetrySpan(time)| time.as_secs());
         assert_eq!([of("0"), of("90"), of("90s"), of("10m"), of("2h")], [0, 90, 90, 600, 7200].map(Ok));
         for text in ["", "m", "-1", "1.5m", "10 m", "10d", "99999999999"] {
-            assert_eq!(of(text), Err(InvalidSpan(text.to_owned())));
+            assert_eq!(of(text), Err(InvalidRetrySpan(text.to_owned())));
         }
     }
 
@@ -180,10 +180,10 @@ mod tests {
         let ends = [
             End::Partly(String::new()),
             End::Refused { status: 415, message: String::new() },
-            End::Source(std::io::Error::other("gone")),
+            End::InputSource(std::io::Error::other("gone")),
         ];
         for end in ends {
-            let outcome = Outcome { end, settled: 5, again: 0 };
+            let outcome = AttemptOutcome { end, settled: 5, again: 0 };
             assert_eq!(RetryPolicy::new(seconds(600), 8, now).pause(&outcome, now), None);
         }
     }

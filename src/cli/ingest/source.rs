@@ -21,11 +21,11 @@ const PIECE: usize = 16 * 1024;
 const SHARE: usize = 64;
 
 /// Where bytes come from.
-pub type Source = Pin<Box<dyn AsyncRead + Send>>;
+pub type InputSource = Pin<Box<dyn AsyncRead + Send>>;
 
 /// Reads a source from its beginning.
 pub struct LineSource {
-    source: Source,
+    source: InputSource,
     inflate: Inflate,
     buffer: Box<[u8]>,
     /// What of `buffer` was read and is not inflated yet.
@@ -37,13 +37,13 @@ pub struct LineSource {
 
 impl LineSource {
     /// All bytes as they are.
-    pub fn whole(source: Source) -> io::Result<LineSource> {
+    pub fn whole(source: InputSource) -> io::Result<LineSource> {
         LineSource::without(source, ContentEncoding::Identity, RoaringTreemap::new())
     }
 
     /// Its lines, inflated, with those of `settled` blank.
     pub fn without(
-        source: Source,
+        source: InputSource,
         encoding: ContentEncoding,
         settled: RoaringTreemap,
     ) -> io::Result<LineSource> {
@@ -185,7 +185,7 @@ mod tests {
     async fn a_compressed_source_is_inflated_or_passed_as_it_is() {
         let plain: String = (0..100_000).map(|n| format!("line {n}\n")).collect();
         let packed = zstd::encode_all(plain.as_bytes(), 3).unwrap();
-        let source = || -> Source { Box::pin(io::Cursor::new(packed.clone())) };
+        let source = || -> InputSource { Box::pin(io::Cursor::new(packed.clone())) };
         let all = |source: LineSource| async {
             source.pieces().try_collect::<Vec<Bytes>>().await.unwrap().concat()
         };

@@ -1,9 +1,9 @@
 //! What one run knows of one file: its ledger, the journal that keeps it, and what is shown of it.
 
-use super::answer::Failure;
+use super::answer::UploadFailure;
 use super::attempt::Listener;
-use super::journal::{Found, Journal};
-use super::ledger::{Fate, KEPT_COMPLAINTS, Ledger, Tally};
+use super::journal::{Journal, JournalState};
+use super::ledger::{KEPT_COMPLAINTS, Ledger, LineResult, UploadTally};
 use super::progress_line::ProgressLine;
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ const LINES: u64 = 4096;
 /// Lines that the service did not take in this attempt, and could take in the next.
 #[derive(Debug, Default)]
 pub struct Again {
-    /// How many.
+    /// The number of chunks.
     pub lines: u64,
     /// The last of them, and why.
-    pub last: Option<(u64, Failure)>,
+    pub last: Option<(u64, UploadFailure)>,
 }
 
 /// See the module.
@@ -49,12 +49,12 @@ impl UploadState {
     pub fn resume(&mut self) {
         let Some(journal) = &self.journal else { return };
         match journal.read() {
-            Found::Nothing => {}
-            Found::Useless(why) => {
+            JournalState::Nothing => {}
+            JournalState::Useless(why) => {
                 let path = journal.path().display();
                 self.progress.say(&format!("begins at its first line: the journal {path} {why}"));
             }
-            Found::Begun { ledger, store } => {
+            JournalState::Begun { ledger, store } => {
                 (self.ledger, self.store) = (ledger, store);
                 let tally = self.ledger.tally();
                 self.progress.say(&format!("was begun before: {tally}"));
@@ -103,7 +103,7 @@ impl UploadState {
     }
 
     /// How the settled lines were answered.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> UploadTally {
         self.ledger.tally()
     }
 
@@ -142,15 +142,15 @@ impl UploadState {
 }
 
 impl Listener for UploadState {
-    fn hear(&mut self, line: u64, fate: Result<Fate, Failure>) {
-        match fate {
+    fn hear(&mut self, line: u64, result: Result<LineResult, UploadFailure>) {
+        match result {
             Err(failure) => {
                 self.again.lines += 1;
                 self.again.last = Some((line, failure));
             }
-            Ok(fate) => {
+            Ok(result) => {
                 let failed = self.tally().failed;
-                if let Some(complaint) = self.ledger.settle(line, fate) {
+                if let Some(complaint) = self.ledger.settle(line, result) {
                     self.progress.say(&complaint);
                 } else if self.tally().failed > failed && self.tally().failed == KEPT_COMPLAINTS as u64 + 1 {
                     self.progress.say("has further lines that failed; they are only counted");

@@ -22,7 +22,7 @@ pub fn encoding_of(path: &Path) -> ContentEncoding {
 pub struct Survey {
     /// How it is compressed.
     pub encoding: ContentEncoding,
-    /// Its size.
+    /// The size of the file, in bytes.
     pub bytes: u64,
     /// blake3 of its bytes, in hex.
     pub fingerprint: String,

@@ -19,7 +19,7 @@ pub struct Reply {
     pub status: StatusCode,
     /// The number of chunks that are not stored.
     pub failed: usize,
-    /// The JSON body.
+    /// The body of the answer, in JSON.
     pub body: Bytes,
     /// The same request would get the same answer again: no chunk failed for a transient reason.
     pub is_final: bool,

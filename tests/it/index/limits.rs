@@ -180,7 +180,7 @@ async fn a_full_map_is_named() {
     let index = Index::open(small, truth.clone()).unwrap();
     tell(&index, truth.insert(12_000)).await;
     let error = index.flush().await.unwrap_err().to_string();
-    assert!(error.contains("ceiling"), "{error}");
+    assert!(error.contains("raise the index map size"), "{error}");
     // What is committed is found all the same.
     assert_eq!(index.search(&vector(77, 0, DIMS), 1, Effort::Normal).unwrap().hits[0].0, 77);
     index.apply_committed(Default::default(), Commit::default());

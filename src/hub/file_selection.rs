@@ -1,7 +1,7 @@
 //! Which files of a repository make a model: the network, its tokenizer, and what sentence-transformers puts behind it.
 //! Weights as safetensors only. Pure.
 
-use super::note::File;
+use super::manifest::File;
 use super::{HubError, Recipe};
 use serde::Deserialize;
 use serde_json::Value;
@@ -56,7 +56,7 @@ pub fn choose(id: &str, files: &[File], modules: &[u8]) -> Result<Vec<File>, Hub
     let unreadable =
         |_| HubError::Incomplete { id: id.to_owned(), file: format!("{MODULES} that can be read") };
     let modules: Vec<Module> = serde_json::from_slice(modules).map_err(unreadable)?;
-    let shelf = Shelf { id, files };
+    let shelf = RepositoryFiles { id, files };
     let network = modules.iter().find(|module| module.is("Transformer")).map_or("", |module| &module.path);
     let mut chosen: Vec<&File> = AT_THE_TOP.iter().filter_map(|name| shelf.find("", name)).collect();
     for name in NEEDED {
@@ -72,12 +72,12 @@ pub fn choose(id: &str, files: &[File], modules: &[u8]) -> Result<Vec<File>, Hub
 }
 
 /// The files of one repository.
-struct Shelf<'a> {
+struct RepositoryFiles<'a> {
     id: &'a str,
     files: &'a [File],
 }
 
-impl<'a> Shelf<'a> {
+impl<'a> RepositoryFiles<'a> {
     fn find(&self, folder: &str, name: &str) -> Option<&'a File> {
         let path = join(folder, name);
         self.files.iter().find(|file| file.path == path)

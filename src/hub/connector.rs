@@ -1,7 +1,7 @@
-//! Connections to the hub: straight, or through the proxy that the environment names; and whom TLS trusts.
+//! Connections to the hub: direct, or through the proxy of the environment; and the trusted authorities.
 //!
-//! Bare containers have no certificates of their own, and companies have some that nobody else knows: so both Mozilla's
-//! authorities, which are compiled in, and the system's are trusted.
+//! Bare containers have no certificates, and companies have private ones. So both Mozilla's authorities, which are
+//! compiled in, and those of the system are trusted.
 
 use super::HubError;
 use hyper::Uri;
@@ -26,18 +26,18 @@ type Problem = Box<dyn Error + Send + Sync>;
 
 /// Makes the connections below TLS.
 #[derive(Clone)]
-pub struct Road {
+pub struct ProxyConnector {
     straight: HttpConnector,
     proxies: Arc<Matcher>,
 }
 
 /// A way to any address, with TLS where it begins with `https`.
-pub fn build(connect: Duration) -> Result<HttpsConnector<Road>, HubError> {
+pub fn build(connect: Duration) -> Result<HttpsConnector<ProxyConnector>, HubError> {
     let mut straight = HttpConnector::new();
     straight.enforce_http(false);
     straight.set_connect_timeout(Some(connect));
     straight.set_nodelay(true);
-    let road = Road { straight, proxies: Arc::new(Matcher::from_env()) };
+    let road = ProxyConnector { straight, proxies: Arc::new(Matcher::from_env()) };
 
     // The provider is named, so that none has to be installed for the whole process.
     let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
@@ -54,7 +54,7 @@ fn authorities() -> RootCertStore {
     roots
 }
 
-impl Service<Uri> for Road {
+impl Service<Uri> for ProxyConnector {
     type Response = TokioIo<TcpStream>;
     type Error = Problem;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Problem>> + Send>>;

@@ -8,16 +8,16 @@ use std::fs;
 use std::path::Path;
 
 /// The name of the note in its folder.
-pub const NOTE: &str = "lnsp-model.json";
+pub const MANIFEST: &str = "lnsp-model.json";
 
 /// A file of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct File {
     /// Inside the folder, with slashes.
     pub path: String,
-    /// In bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Of its bytes.
+    /// The hash of the content.
     #[serde(serialize_with = "write_hash", deserialize_with = "read_hash")]
     pub hash: Hash,
 }
@@ -40,7 +40,7 @@ impl File {
 
 /// Everything about a pulled model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
+pub struct Manifest {
     /// The repository on the hub.
     pub hub_id: String,
     /// What was asked for.
@@ -53,10 +53,10 @@ pub struct Note {
     pub files: Vec<File>,
 }
 
-impl Note {
+impl Manifest {
     /// The note of a folder; `None` if it has none that can be read.
-    pub fn of(folder: &Path) -> Option<Note> {
-        serde_json::from_slice(&fs::read(folder.join(NOTE)).ok()?).ok()
+    pub fn of(folder: &Path) -> Option<Manifest> {
+        serde_json::from_slice(&fs::read(folder.join(MANIFEST)).ok()?).ok()
     }
 
     /// In bytes, without the note itself.
@@ -65,7 +65,7 @@ impl Note {
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<(), HubError> {
-        let path = folder.join(NOTE);
+        let path = folder.join(MANIFEST);
         let text = serde_json::to_vec_pretty(self).map_err(std::io::Error::other).at(&path)?;
         fs::write(&path, text).at(&path)
     }

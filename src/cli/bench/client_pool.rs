@@ -12,11 +12,11 @@ const MODEL: &str = "llama3.1:8b";
 
 /// All processes that were started. Dropped, it ends them.
 #[derive(Default)]
-pub struct Crew {
+pub struct ClientPool {
     children: Vec<Child>,
 }
 
-impl Crew {
+impl ClientPool {
     /// Starts a simulated language model; its address.
     pub async fn simulate_llm(&mut self, latency: Latency, slots: usize) -> Result<String, ChildError> {
         let name = "simulated LLM";
@@ -64,7 +64,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for ClientPool {
     /// All are told before the first is waited for, so that they end at the same time.
     fn drop(&mut self) {
         self.children.iter_mut().for_each(Child::tell_to_end);

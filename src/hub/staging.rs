@@ -1,9 +1,9 @@
 //! The folder of a model: `NAME.part` while it is made, by one pull at a time; `NAME` when it is whole.
 
-use super::HubError;
 use super::error::At;
+use super::error::HubError;
 use super::fetch::unfinished;
-use super::note::{File, Note};
+use super::manifest::{File, Manifest};
 use crate::model::UNFINISHED;
 use nix::sys::statvfs::statvfs;
 use std::collections::BTreeSet;
@@ -13,41 +13,42 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Where a model lies, or will.
-pub struct Place {
+pub struct StagingDir {
     /// Of the whole model.
     pub folder: PathBuf,
     part: PathBuf,
 }
 
-/// What is there.
-pub enum Found {
+/// The files that are there.
+pub enum StagedModel {
     Nothing,
-    Whole(Note),
+    Whole(Manifest),
     /// Some file is not what the note says.
-    Damaged(Note),
+    Damaged(Manifest),
 }
 
-impl Place {
-    pub fn new(models: &Path, name: &str) -> Place {
-        Place { folder: models.join(name), part: models.join(format!("{name}{UNFINISHED}")) }
+impl StagingDir {
+    pub fn new(models: &Path, name: &str) -> StagingDir {
+        StagingDir { folder: models.join(name), part: models.join(format!("{name}{UNFINISHED}")) }
     }
 
     /// Reads all files.
-    pub fn look(&self) -> Result<Found, HubError> {
+    pub fn look(&self) -> Result<StagedModel, HubError> {
         if !self.folder.exists() {
-            return Ok(Found::Nothing);
+            return Ok(StagedModel::Nothing);
         }
-        let note = Note::of(&self.folder).ok_or_else(|| HubError::Foreign { folder: self.folder.clone() })?;
+        let note =
+            Manifest::of(&self.folder).ok_or_else(|| HubError::Foreign { folder: self.folder.clone() })?;
         for file in &note.files {
             if !file.is_whole_in(&self.folder)? {
-                return Ok(Found::Damaged(note));
+                return Ok(StagedModel::Damaged(note));
             }
         }
-        Ok(Found::Whole(note))
+        Ok(StagedModel::Whole(note))
     }
 
-    /// Takes the unfinished folder, unless somebody else has it.
-    pub fn enter(&self) -> Result<Workshop<'_>, HubError> {
+    /// Locks the unfinished folder, unless another pull holds it.
+    pub fn enter(&self) -> Result<StagingLock<'_>, HubError> {
         let part = &self.part;
         loop {
             fs::create_dir_all(part).at(part)?;
@@ -63,25 +64,25 @@ impl Place {
             if fs::metadata(part)
                 .is_ok_and(|found| (found.dev(), found.ino()) == (locked.dev(), locked.ino()))
             {
-                return Ok(Workshop { place: self, _lock: lock });
+                return Ok(StagingLock { place: self, _lock: lock });
             }
         }
     }
 }
 
-/// The unfinished folder of a model, which nobody else touches.
-pub struct Workshop<'a> {
-    place: &'a Place,
+/// The unfinished folder of a model, locked against other pulls.
+pub struct StagingLock<'a> {
+    place: &'a StagingDir,
     _lock: fs::File,
 }
 
-impl Workshop<'_> {
+impl StagingLock<'_> {
     pub fn part(&self) -> &Path {
         &self.place.part
     }
 
     /// Takes the files of a damaged model, to find out later which of them are good.
-    pub fn take_apart(&self, note: &Note) -> Result<(), HubError> {
+    pub fn take_apart(&self, note: &Manifest) -> Result<(), HubError> {
         for file in &note.files {
             let (from, to) = (self.place.folder.join(&file.path), self.part().join(&file.path));
             to.parent().map_or(Ok(()), fs::create_dir_all).at(&to)?;
@@ -114,7 +115,7 @@ impl Workshop<'_> {
     }
 
     /// The model is whole: gives it its name.
-    pub fn finish(self, note: &Note) -> Result<(), HubError> {
+    pub fn finish(self, note: &Manifest) -> Result<(), HubError> {
         self.keep_only(&note.files)?;
         note.write(self.part())?;
         let target = &self.place.folder;
