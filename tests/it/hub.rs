@@ -223,17 +223,17 @@ async fn a_hub_that_cannot_go_on_is_asked_for_the_whole_file() {
 async fn slowness_is_no_stall_and_a_stall_is_a_cut() {
     let (hub, mut scene) = (FakeHub::start(&files()), Scene::new());
     // Eight pauses take longer together than a stall may.
-    scene.patience.stall = Duration::from_secs(2);
-    hub.spoil(WEIGHTS, Fault::Slow(Duration::from_millis(350)));
+    scene.patience.stall = Duration::from_secs(5);
+    hub.spoil(WEIGHTS, Fault::Slow(Duration::from_millis(700)));
     scene.pull(&hub).await.unwrap();
     assert_eq!(hub.ranges(WEIGHTS), [None]);
 
     let (hub, mut scene) = (FakeHub::start(&files()), Scene::new());
-    scene.patience.stall = Duration::from_millis(500);
+    scene.patience.stall = Duration::from_secs(3);
     hub.spoil(WEIGHTS, Fault::StallAfter(120_000));
     scene.pull(&hub).await.unwrap();
     assert_eq!(hub.ranges(WEIGHTS), [None, Some("bytes=120000-".to_owned())]);
-    assert!(scene.heard.said[0].contains("no byte for 0.5 s"), "{:?}", scene.heard.said);
+    assert!(scene.heard.said[0].contains("no byte for 3 s"), "{:?}", scene.heard.said);
 }
 
 #[tokio::test]

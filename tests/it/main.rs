@@ -1,6 +1,6 @@
-//! All integration tests, in one binary, because libtorch links slowly. A module is a behaviour; each file reads
-//! like a story. `service` builds a whole service in this process, `process` runs one as another, `postgres` gives
-//! each test a database of its own.
+//! All integration tests, in one binary, because libtorch links slowly. Each module is a behaviour and reads like a
+//! story. In `support`, `test_service` builds a whole service in this process, `process` runs one as another process,
+//! and `database` gives each test a database of its own.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 

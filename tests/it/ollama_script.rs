@@ -4,6 +4,7 @@ use crate::root;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use tempfile::TempDir;
 
@@ -48,8 +49,23 @@ impl Scene {
     }
 }
 
-/// Starts the script; returns its output up to the line that ends the start.
+/// Gives the program SIGINT's default action. A shell cannot trap a signal that it was started to ignore, as it is
+/// when these tests run in the background of a script.
+#[allow(unsafe_code)]
+fn with_sigint(command: &mut Command) {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: `signal` may be called between fork and exec; nothing else happens there.
+    unsafe {
+        command.pre_exec(|| {
+            signal(Signal::SIGINT, SigHandler::SigDfl)?;
+            Ok(())
+        });
+    }
+}
+
+/// Starts the script; gives what it prints up to the line that ends the start.
 fn start(mut command: Command) -> (Child, String, BufReader<ChildStdout>) {
+    with_sigint(&mut command);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut said = String::new();

@@ -79,7 +79,7 @@ async fn transient_errors_are_retried() {
 #[actix_web::test]
 async fn a_server_that_is_silent_or_gone_is_no_fault_of_the_texts() {
     let server = ScriptedEmbedder::start([Step::Silence, Step::Silence]);
-    let limit = Duration::from_millis(100);
+    let limit = Duration::from_millis(500);
     let vectorizer = connect(RemoteSettings { timeout: limit, ..settings(&server.url) }).await;
     let answers = pass(&vectorizer, 2).await;
     let error = failure(&answers);

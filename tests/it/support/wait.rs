@@ -1,8 +1,9 @@
-//! Waiting for info.
+//! Waiting for a fact.
 
 use std::time::Duration;
 
-/// Looks again and again until `fact` holds. The limit is no expectation of speed: it turns a hang into a message.
+/// Repeats `fact` every 2 ms until it is true. The limit of 60 s is no expectation of speed: it turns a hang into a
+/// message.
 pub async fn until(what: &str, mut fact: impl FnMut() -> bool) {
     let looks = async {
         let mut again = tokio::time::interval(Duration::from_millis(2));
