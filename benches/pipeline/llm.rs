@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// One call.
+/// The measurements of one call.
 const CALL: Duration = Duration::from_millis(887);
 /// The seed's ten sentences.
 const TEN: [&str; 10] = [

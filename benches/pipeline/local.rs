@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// Rows that are in the store before the figure that is printed for a filled one.
 const FILLED: usize = 50_000;
 
-/// Nobody is asked for codes.
+/// No language model is asked for codes.
 const LOCAL: [&str; 2] = ["--tmd-backend", "local"];
 
 /// Prints the figures of an NDJSON corpus.

@@ -16,7 +16,7 @@ const ACTIVE: usize = 200;
 const REQUESTS: usize = 20;
 /// Connections that are being made at the same time: more than the listener's queue would only wait for the kernel.
 const AT_ONCE: usize = 100;
-/// For the service to close what nobody uses.
+/// The time the service has to close unused connections.
 const CLOSED: Duration = Duration::from_secs(120);
 
 pub async fn figures(scale: f64) -> Result<()> {

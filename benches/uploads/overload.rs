@@ -87,7 +87,7 @@ impl Work {
     }
 }
 
-/// Makes requests that nobody has made before.
+/// Makes requests that were not sent before.
 #[derive(Clone)]
 struct Client {
     http: reqwest::Client,

@@ -70,7 +70,7 @@ impl Process {
         for line in lines.by_ref() {
             if let Some((_, url)) = line?.split_once("ready on ") {
                 url.clone_into(&mut process.url);
-                // It goes on talking, and must find somebody who listens.
+                // It keeps writing, so its output must be read.
                 std::thread::spawn(move || lines.for_each(drop));
                 return Ok(process);
             }

@@ -1,4 +1,4 @@
-//! What must hold for every input, whoever makes it up: the fuzzer, or the tests with their seeds and mutations.
+//! What must hold for every input, from the fuzzer or from the tests with their seeds and mutations.
 //!
 //! Each function reads bytes that come from outside, in the way the service does, and asserts what the rest of the
 //! service relies on. The first bytes of some inputs say how the rest is cut.

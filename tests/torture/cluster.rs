@@ -1,4 +1,4 @@
-//! PostgreSQL from outside the service: who it is, whether it lives, and connections that ask nobody.
+//! PostgreSQL from outside the service: its process, whether it lives, and connections beside the service's.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -8,7 +8,7 @@ use tokio_postgres::{Client, NoTls};
 /// The server of a data folder, as its pid file tells.
 #[derive(Debug, Clone)]
 pub struct Postmaster {
-    /// Its process.
+    /// The id of its first process.
     pub pid: i32,
     /// Where its socket is.
     pub socket: PathBuf,

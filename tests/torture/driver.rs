@@ -4,7 +4,7 @@ use crate::fault::Fault;
 use crate::payload::dice;
 use crate::proof;
 use crate::round::{self, Plan};
-use crate::world::Book;
+use crate::world::RoundReport;
 use rand::RngExt;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -154,8 +154,8 @@ async fn play(wanted: &Wanted, number: u64, total: &mut Total) -> Verdict {
         let Plan { seed, fault, .. } = plan;
         let started = Instant::now();
         // In a task, so that a panic of ours does not end the other rounds, and is told with the seed.
-        let book = match tokio::spawn(round::run(plan)).await {
-            Ok(Some(book)) => book,
+        let round_report = match tokio::spawn(round::run(plan)).await {
+            Ok(Some(round_report)) => round_report,
             Ok(None) => {
                 println!(
                     "round {number:>3} {:<18} skipped: mounting a small disk is not allowed here",
@@ -163,16 +163,16 @@ async fn play(wanted: &Wanted, number: u64, total: &mut Total) -> Verdict {
                 );
                 return Verdict::Skipped;
             }
-            Err(panicked) => Book::of_failure(panicked.to_string()),
+            Err(panicked) => RoundReport::of_failure(panicked.to_string()),
         };
-        report(number, fault, &book, started.elapsed());
-        total.add(&book);
-        if !book.failures.is_empty() {
-            book.failures.iter().take(5).for_each(|failure| println!("  FAILED: {failure}"));
+        report(number, fault, &round_report, started.elapsed());
+        total.add(&round_report);
+        if !round_report.failures.is_empty() {
+            round_report.failures.iter().take(5).for_each(|failure| println!("  FAILED: {failure}"));
             println!("  repeat it: cargo test --test torture -- --fault {} --round {seed}", fault.name());
             return Verdict::Failed;
         }
-        if book.struck.contains_key(fault.name()) {
+        if round_report.struck.contains_key(fault.name()) {
             total.repeated += attempts;
             return Verdict::Passed;
         }
@@ -188,9 +188,10 @@ async fn play(wanted: &Wanted, number: u64, total: &mut Total) -> Verdict {
     Verdict::Failed
 }
 
-fn report(number: u64, fault: Fault, book: &Book, took: Duration) {
-    let count = |what: &str| book.counts.get(what).copied().unwrap_or_default();
-    let struck: Vec<String> = book.struck.iter().map(|(name, times)| format!("{name} {times}")).collect();
+fn report(number: u64, fault: Fault, round_report: &RoundReport, took: Duration) {
+    let count = |what: &str| round_report.counts.get(what).copied().unwrap_or_default();
+    let struck: Vec<String> =
+        round_report.struck.iter().map(|(name, times)| format!("{name} {times}")).collect();
     println!(
         "round {number:>3} {:<18} {:>5} issued, {:>5} stored, {:>5} duplicate, {:>4} again, {:>3} cut, {} judged, {:>4.1} s; struck: {}",
         fault.name(),
@@ -205,7 +206,7 @@ fn report(number: u64, fault: Fault, book: &Book, took: Duration) {
     );
 }
 
-/// Of all rounds.
+/// The figures of all rounds together.
 #[derive(Default)]
 struct Total {
     struck: BTreeMap<String, u64>,
@@ -216,15 +217,15 @@ struct Total {
 }
 
 impl Total {
-    fn add(&mut self, book: &Book) {
-        for (name, times) in &book.struck {
+    fn add(&mut self, round_report: &RoundReport) {
+        for (name, times) in &round_report.struck {
             *self.struck.entry(name.clone()).or_default() += times;
         }
-        for (name, times) in &book.counts {
+        for (name, times) in &round_report.counts {
             *self.counts.entry(name).or_default() += times;
         }
-        self.ready = book.ready.iter().copied().fold(self.ready, Duration::max);
-        for (fault, took) in &book.back {
+        self.ready = round_report.ready.iter().copied().fold(self.ready, Duration::max);
+        for (fault, took) in &round_report.back {
             let longest = self.back.entry(fault).or_default();
             *longest = (*longest).max(*took);
         }

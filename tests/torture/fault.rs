@@ -1,4 +1,4 @@
-//! The faults, and what it takes to strike with each. A fault counts where it really struck: with somebody waiting for
+//! The faults, and what it takes to strike with each. A fault counts where it really struck: with a client waiting for
 //! an answer, and with the victim alive.
 
 use crate::cluster::postmaster;
@@ -12,14 +12,14 @@ use rand::rngs::StdRng;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// All of them.
+/// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// `kill -9` of the service.
     KillService,
     /// `kill -9` of PostgreSQL's first process.
     KillPostgres,
-    /// Both at once.
+    /// `kill -9` of the service and of PostgreSQL's first process at once.
     KillBoth,
     /// SIGTERM of the service under load.
     Drain,
@@ -27,17 +27,17 @@ pub enum Fault {
     QuitPostgres,
     /// The service's connections are ended by the server, again and again.
     TerminateBackends,
-    /// The service stands still, and goes on.
+    /// The service is suspended (SIGSTOP), and resumed.
     StopService,
-    /// All of PostgreSQL's processes stand still, and go on.
+    /// All of PostgreSQL's processes are suspended (SIGSTOP), and resumed.
     StopPostgres,
     /// The connection is cut right behind a COMMIT.
     CutCommit,
-    /// The first stage panics.
+    /// The extractor panics.
     PanicTmd,
-    /// The second.
+    /// The embedder panics.
     PanicEmbed,
-    /// The third.
+    /// The writer panics.
     PanicWrite,
     /// A few chunks with which a stage panics each time.
     Poison,
@@ -130,7 +130,7 @@ impl Fault {
 /// A fault at its moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Strike {
-    /// Which one.
+    /// The kind of fault.
     pub fault: Fault,
     /// When so many chunks are acknowledged.
     pub after: u64,
@@ -170,11 +170,11 @@ impl Strike {
         let at_postgres = |signal| postmaster(&scene.data).is_some_and(|server| server.signal(signal));
         let alive = match self.fault {
             Fault::KillService => {
-                let alive = scene.house.kill().await;
+                let alive = scene.service.kill().await;
                 // Now and then also while it starts.
                 for _ in 0..dice.random_range(0..3) {
                     sleep(Duration::from_millis(dice.random_range(0..800))).await;
-                    scene.house.kill().await;
+                    scene.service.kill().await;
                 }
                 alive
             }
@@ -182,14 +182,14 @@ impl Strike {
             Fault::QuitPostgres => at_postgres(Signal::SIGQUIT),
             Fault::KillBoth => {
                 let postgres = at_postgres(Signal::SIGKILL);
-                scene.house.kill().await && postgres
+                scene.service.kill().await && postgres
             }
-            Fault::Drain => scene.house.drain().await,
+            Fault::Drain => scene.service.drain().await,
             Fault::TerminateBackends => return terminate_backends(scene, dice).await,
             Fault::StopService => {
-                let there = scene.house.signal(Signal::SIGSTOP);
+                let there = scene.service.signal(Signal::SIGSTOP);
                 sleep(some_seconds(dice)).await;
-                scene.house.signal(Signal::SIGCONT) && there
+                scene.service.signal(Signal::SIGCONT) && there
             }
             Fault::StopPostgres => {
                 let Some(server) = postmaster(&scene.data) else { return 0 };
@@ -201,7 +201,7 @@ impl Strike {
             Fault::CutCommit => return cut_commits(scene, dice).await,
             Fault::HangLlm => return hang_llm(scene, dice).await,
             Fault::FullDisk => match &scene.disk {
-                Some(disk) => disk.fill_for_a_while(&scene.house.log(), dice).await,
+                Some(disk) => disk.fill_for_a_while(&scene.service.log(), dice).await,
                 None => false,
             },
             Fault::Disconnect => return hostile::disconnect(&scene.world, dice).await,

@@ -1,5 +1,5 @@
-//! Clients that nobody wants, over plain sockets: they go in the middle of a line, send a byte now and then, or read
-//! nothing. They must harm nobody else, and nothing is stored that they did not send to its end.
+//! Hostile clients over plain sockets: they disconnect in the middle of a line, send a byte now and then, or read
+//! nothing. They must harm no other client, and nothing is stored that they did not send to its end.
 
 use crate::payload::{DATASET, json_of};
 use crate::world::World;

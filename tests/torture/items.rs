@@ -56,6 +56,6 @@ impl Items {
 fn open(volume: &Path) -> heed::Result<heed::Env> {
     let mut options = EnvOpenOptions::new();
     options.map_size(1 << 30).max_dbs(2);
-    // SAFETY: the service has ended, so nobody writes the file under the map; it is opened for reading only.
+    // SAFETY: the service has ended, so no process writes the file under the map; it is opened for reading only.
     unsafe { options.flags(EnvFlags::READ_ONLY).open(volume) }
 }

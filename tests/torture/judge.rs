@@ -4,9 +4,9 @@
 //! It comes at the moments of [`When`].
 
 use crate::cluster::{Postmaster, postmaster};
+use crate::dead_letters;
 use crate::items::Items;
-use crate::letters;
-use crate::oracle::{Ledger, Word};
+use crate::oracle::{Ledger, LedgerEntry};
 use crate::payload::{Piece, Remaking, chunk_of};
 use lnsp_ingest::chunk::Chunk;
 use lnsp_ingest::store::managed::ManagedPostgres;
@@ -32,7 +32,7 @@ pub struct Case {
     pub when: When,
 }
 
-/// When the judge looks: nobody writes to the index then.
+/// When the judge looks: no process writes to the index then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum When {
     /// The service was killed: the index may be behind, but equals the rows up to its watermark.
@@ -89,14 +89,14 @@ async fn judge(case: &Case) -> Result<Vec<String>, Box<dyn Error>> {
     let items = Items::read(&case.index);
     let server = postmaster(&case.data).ok_or("PostgreSQL is not there")?;
     let (rows, clock, next_item) = read_rows(&server).await?;
-    let letters = letters::read(&server).await?;
+    let letters = dead_letters::read(&server).await?;
     let ledger = Ledger::read(&case.ledger);
     let mut findings = Vec::new();
     let mut say = |finding: String| findings.push(finding);
 
     numbers(&rows, clock, next_item, &mut say);
     let stored = contents(case, &rows, &ledger, &mut say);
-    letters::judge(case, &letters, &ledger, &stored, &mut say);
+    dead_letters::judge(case, &letters, &ledger, &stored, &mut say);
     match items {
         Ok(items) => index(case, &rows, &items, &mut say),
         Err(_) if !case.when.drained() && rows.is_empty() => {}
@@ -161,17 +161,18 @@ fn contents(case: &Case, rows: &[Row], ledger: &Ledger, say: &mut impl FnMut(Str
     let mut stored = BTreeSet::new();
     for row in rows {
         let Some((piece, chunk)) = issued.get(&row.content_hash) else {
-            say(format!("nobody has sent the row {} ({:.60})", row.id, row.text));
+            say(format!("no client sent the row {} ({:.60})", row.id, row.text));
             continue;
         };
         stored.insert(*piece);
         differences(row, chunk, &remaking)
             .for_each(|what| say(format!("{piece} is stored with another {what}")));
-        if ledger.has(*piece, Word::Conflict) && !ledger.acknowledged(*piece) {
+        if ledger.has(*piece, LedgerEntry::Conflict) && !ledger.acknowledged(*piece) {
             say(format!("{piece} was answered id_conflict, and is the one that is stored"));
         }
     }
-    let given_up = |piece| ledger.has(piece, Word::Conflict) || ledger.has(piece, Word::Refused);
+    let given_up =
+        |piece| ledger.has(piece, LedgerEntry::Conflict) || ledger.has(piece, LedgerEntry::Refused);
     for piece in ledger.issued.keys().filter(|piece| !stored.contains(piece)) {
         if ledger.acknowledged(*piece) {
             say(format!("{piece} was acknowledged and is lost"));

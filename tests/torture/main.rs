@@ -1,7 +1,7 @@
 //! The torture program: rounds of uploads during which the service, its database and its clients are killed, stopped
 //! and broken, and a judge that reads PostgreSQL and LMDB and asks the service nothing.
 //!
-//! One executable in several roles, each a process: `service` (the whole house), `oracle` (what was issued and what was
+//! One executable in several roles, each a process: `service` (the whole service), `oracle` (what was issued and what was
 //! acknowledged), `judge`, and the driver, which plays the clients and the faults. One seed drives everything and is
 //! printed with each failure. `cargo test --test torture -- --rounds 200 --seed 7` runs as many rounds as one likes.
 
@@ -9,14 +9,13 @@
 
 mod client;
 mod cluster;
+mod dead_letters;
 mod disk;
 mod driver;
 mod fault;
 mod hostile;
-mod house;
 mod items;
 mod judge;
-mod letters;
 mod oracle;
 mod payload;
 #[allow(dead_code)]
@@ -27,6 +26,7 @@ mod proxy;
 mod round;
 mod scene;
 mod service;
+mod test_service;
 mod upload;
 mod world;
 

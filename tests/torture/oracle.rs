@@ -1,8 +1,8 @@
 //! The oracle: a process that outlives every fault and keeps, in a file it only appends to, what was issued, what was
 //! acknowledged, and what was called a conflict.
 //!
-//! A client tells it what it is about to send, and waits for its word; only then it sends. So whatever is in the
-//! database and not in the ledger was sent by nobody. What was answered is told after it was read.
+//! A client tells it what it is about to send, and waits for its confirmation; only then it sends. So whatever is in the
+//! database and not in the ledger was sent by no client. What was answered is told after it was read.
 
 use crate::payload::Piece;
 use std::collections::HashMap;
@@ -15,9 +15,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::{Child, Command};
 
-/// What can be told.
+/// The kinds of entries in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum LedgerEntry {
     /// These are about to be sent.
     Issued,
     /// These were answered `stored`.
@@ -30,16 +30,22 @@ pub enum Word {
     Refused,
 }
 
-impl Word {
-    const ALL: [Word; 5] = [Word::Issued, Word::Stored, Word::Duplicate, Word::Conflict, Word::Refused];
+impl LedgerEntry {
+    const ALL: [LedgerEntry; 5] = [
+        LedgerEntry::Issued,
+        LedgerEntry::Stored,
+        LedgerEntry::Duplicate,
+        LedgerEntry::Conflict,
+        LedgerEntry::Refused,
+    ];
 
     fn letter(self) -> &'static str {
         match self {
-            Word::Issued => "I",
-            Word::Stored => "S",
-            Word::Duplicate => "D",
-            Word::Conflict => "C",
-            Word::Refused => "R",
+            LedgerEntry::Issued => "I",
+            LedgerEntry::Stored => "S",
+            LedgerEntry::Duplicate => "D",
+            LedgerEntry::Conflict => "C",
+            LedgerEntry::Refused => "R",
         }
     }
 }
@@ -67,37 +73,40 @@ impl Ledger {
 
     /// It was answered `stored` or `duplicate`.
     pub fn acknowledged(&self, piece: Piece) -> bool {
-        [Word::Stored, Word::Duplicate].iter().any(|word| self.has(piece, *word))
+        [LedgerEntry::Stored, LedgerEntry::Duplicate].iter().any(|entry| self.has(piece, *entry))
     }
 
     /// It was answered so.
-    pub fn has(&self, piece: Piece, word: Word) -> bool {
-        self.answered.contains_key(&(piece, word.letter()))
+    pub fn has(&self, piece: Piece, entry: LedgerEntry) -> bool {
+        self.answered.contains_key(&(piece, entry.letter()))
     }
 
     /// Takes a line in, or says what is wrong with it.
     fn enter(&mut self, line: &str) -> Option<String> {
         let mut words = line.split(' ');
         let letter = words.next().unwrap_or_default();
-        let word = Word::ALL.into_iter().find(|word| word.letter() == letter).expect("a known word");
+        let entry =
+            LedgerEntry::ALL.into_iter().find(|entry| entry.letter() == letter).expect("a known entry");
         for piece in words.map(|piece| piece.parse::<Piece>().unwrap()) {
-            if word == Word::Issued {
+            if entry == LedgerEntry::Issued {
                 *self.issued.entry(piece).or_default() += 1;
                 continue;
             }
             let others = (0..4).map(|variant| Piece { variant, ..piece }).filter(|other| *other != piece);
-            let wrong = match word {
+            let wrong = match entry {
                 _ if !self.issued.contains_key(&piece) => Some("was never issued"),
-                Word::Duplicate if self.issued[&piece] < 2 => Some("was issued once only"),
-                Word::Conflict if !others.into_iter().any(|other| self.issued.contains_key(&other)) => {
+                LedgerEntry::Duplicate if self.issued[&piece] < 2 => Some("was issued once only"),
+                LedgerEntry::Conflict
+                    if !others.into_iter().any(|other| self.issued.contains_key(&other)) =>
+                {
                     Some("has an id that no other content was issued with")
                 }
                 _ => None,
             };
             if let Some(wrong) = wrong {
-                return Some(format!("{piece} was answered {word:?}, but it {wrong}"));
+                return Some(format!("{piece} was answered {entry:?}, but it {wrong}"));
             }
-            *self.answered.entry((piece, word.letter())).or_default() += 1;
+            *self.answered.entry((piece, entry.letter())).or_default() += 1;
         }
         None
     }
@@ -166,12 +175,12 @@ impl Oracle {
     }
 
     /// Tells it. An error is a promise that the service has broken.
-    pub async fn tell(&self, word: Word, pieces: &[Piece]) -> Result<(), String> {
+    pub async fn tell(&self, entry: LedgerEntry, pieces: &[Piece]) -> Result<(), String> {
         if pieces.is_empty() {
             return Ok(());
         }
         let pieces: Vec<String> = pieces.iter().map(ToString::to_string).collect();
-        let line = format!("{} {}\n", word.letter(), pieces.join(" "));
+        let line = format!("{} {}\n", entry.letter(), pieces.join(" "));
         let mut socket = self.socket.lock().await;
         socket.get_mut().write_all(line.as_bytes()).await.unwrap();
         let mut answer = String::new();

@@ -1,5 +1,5 @@
 //! What is sent: a chunk is a number and a variant, and everything about it follows from those and the seed. So the
-//! judge makes again what must be stored, and nobody has to keep texts.
+//! judge makes again what must be stored, and no texts have to be kept.
 
 use lnsp_ingest::chunk::Chunk;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokenizer, Tokens};

@@ -3,7 +3,7 @@
 
 use crate::cluster::{Postmaster, postmaster};
 use crate::judge::When;
-use crate::oracle::{Oracle, Word};
+use crate::oracle::{LedgerEntry, Oracle};
 use crate::payload::Piece;
 use crate::postgres::DataFolder;
 use crate::scene::Scene;
@@ -50,13 +50,13 @@ const TABLES: [(&str, &str, &str); 8] = [
         "UPDATE dead_letters SET content_hash = decode(repeat('00', 32), 'hex')",
         "has a dead letter, and is stored\nthe dead letter of 4.0 makes another chunk",
     ),
-    ("SELECT", "DELETE FROM dead_letters", "nobody has sent the dead letter"),
+    ("SELECT", "DELETE FROM dead_letters", "no client sent the dead letter"),
     ("DELETE FROM chunks WHERE seq = 11", "SELECT", "was acknowledged and is lost"),
 ];
 
 /// A change of the ledger, and what the judge has to say.
 const LEDGER: [(&str, &str, &str); 3] = [
-    ("I 5.0", "I 905.0", "nobody has sent the row"),
+    ("I 5.0", "I 905.0", "no client sent the row"),
     ("I 5.0", "I 905.0\nS 905.0\nI 5.0", "905.0 was acknowledged and is lost"),
     // Its row is gone by now.
     ("S 10.0", "R 10.0", "10.0 was refused, and has no dead letter"),
@@ -88,7 +88,7 @@ pub async fn run(seed: u64) -> Vec<String> {
     let folder = DataFolder::new();
     let world = Arc::new(World::new(seed, Oracle::start(folder.path()).await));
     let scene = Scene::set(world.clone(), &[], 0).await.unwrap();
-    let kept = tokio::spawn(scene.house.clone().keep());
+    let kept = tokio::spawn(scene.service.clone().keep());
     // One to an upload, so that the ledger has a line for each.
     for number in 0..20 {
         let piece = Piece::new(number);
@@ -96,7 +96,7 @@ pub async fn run(seed: u64) -> Vec<String> {
         let upload = Upload { lines, mode: Mode::Stream, packed: false, pieces: None };
         upload.send(&world, &world.service().await.unwrap()).await;
     }
-    scene.house.stop().await;
+    scene.service.stop().await;
     kept.await.unwrap();
     let mut missed = found(&world.numbers().failures, None, "in a whole round");
     missed.extend(judge_is_deaf_to(&scene, &world).await);
@@ -142,7 +142,7 @@ async fn judge_is_deaf_to(scene: &Scene, world: &World) -> Vec<String> {
 }
 
 async fn complaints(scene: &Scene) -> Vec<String> {
-    scene.house.findings(When::Over).await.into_iter().collect()
+    scene.service.findings(When::Over).await.into_iter().collect()
 }
 
 async fn execute(server: &Postmaster, statement: &str) {
@@ -176,7 +176,7 @@ async fn answered(seed: u64, answer: &'static str) -> Vec<String> {
     });
     let lines = vec![crate::client::line(&world, Piece::new(0)), crate::client::line(&world, Piece::new(1))];
     Upload { lines, mode: Mode::Stream, packed: false, pieces: None }.send(&world, &url).await;
-    let untold = world.oracle.tell(Word::Stored, &[Piece::new(77)]).await;
+    let untold = world.oracle.tell(LedgerEntry::Stored, &[Piece::new(77)]).await;
     assert!(untold.is_err_and(|wrong| wrong.contains("never issued")));
     world.numbers().failures
 }

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 /// A simple query of that text, as it goes over the wire.
 const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 
-/// A running one.
+/// A running proxy between the service and PostgreSQL.
 pub struct Proxy {
     port: u16,
     shared: Arc<Shared>,

@@ -7,7 +7,7 @@ use crate::oracle::Oracle;
 use crate::payload::{Piece, dice};
 use crate::postgres::DataFolder;
 use crate::scene::Scene;
-use crate::world::{Book, World};
+use crate::world::{RoundReport, World};
 use rand::RngExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,20 +47,20 @@ impl Plan {
 }
 
 /// Runs it. `None`: this machine does not let us.
-pub async fn run(plan: Plan) -> Option<Book> {
+pub async fn run(plan: Plan) -> Option<RoundReport> {
     let oracle = DataFolder::new();
     let world = Arc::new(World::new(plan.seed, Oracle::start(oracle.path()).await));
     let scene = Scene::set(world.clone(), &plan.strikes, plan.chunks).await?;
-    let kept = tokio::spawn(scene.house.clone().keep());
+    let kept = tokio::spawn(scene.service.clone().keep());
     let played = tokio::time::timeout(LIMIT, play(&plan, &scene)).await;
     if played.is_err() {
-        world.fail(format!("the round hangs: not over after {LIMIT:?}; {}", scene.house.last_words()));
+        world.fail(format!("the round hangs: not over after {LIMIT:?}; {}", scene.service.last_words()));
     }
     kept.abort();
     if let Err(ended) = kept.await
         && ended.is_panic()
     {
-        world.fail("the keeper of the service panicked; what it said is above".to_owned());
+        world.fail("the task that runs the service panicked; what it said is above".to_owned());
     }
     Some(world.numbers())
 }
@@ -84,19 +84,19 @@ async fn play(plan: &Plan, scene: &Scene) {
     };
     tokio::join!(clients, strikes);
     if world.has_poison() {
-        scene.house.cure().await;
+        scene.service.cure().await;
     }
-    // Everything is sent once more, to hear that it is known, and what nobody has waited for.
+    // Everything is sent once more, to hear that it is known, with the pieces whose answers no client waited for.
     let mut all: Vec<Piece> = (0..share * CLIENTS).map(Piece::new).collect();
     all.extend(world.left_over());
     client::send_all(world, "all of it", all, false).await;
     if dice(plan.seed, "end", 0).random_bool(0.5) {
-        scene.house.kill().await;
+        scene.service.kill().await;
     }
     if world.has_failed() {
         return;
     }
     world.service().await;
-    scene.house.stop().await;
-    scene.house.judge(When::Over).await;
+    scene.service.stop().await;
+    scene.service.judge(When::Over).await;
 }

@@ -3,11 +3,11 @@
 use crate::cluster::postmaster;
 use crate::disk::SmallDisk;
 use crate::fault::{Fault, Strike};
-use crate::house::House;
 use crate::payload::{Piece, dice};
 use crate::postgres::DataFolder;
 use crate::proxy::Proxy;
 use crate::service::Orders;
+use crate::test_service::TestService;
 use crate::world::World;
 use lnsp_ingest::simulated_llm::{Options, SimulatedLlm};
 use lnsp_ingest::stages::Stage;
@@ -17,12 +17,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-/// One round's. What is declared first is dropped first.
+/// What one round runs in. Fields are dropped in the order of their declaration.
 pub struct Scene {
-    /// See [`World`].
+    /// The state that the tasks of the round share.
     pub world: Arc<World>,
-    /// See [`House`].
-    pub house: Arc<House>,
+    /// Runs the service and restarts it.
+    pub service: Arc<TestService>,
     /// Between the service and a database that is not its own.
     pub proxy: Option<Proxy>,
     /// What the service asks for codes.
@@ -65,8 +65,8 @@ impl Scene {
         let llm = has(Fault::HangLlm).then(|| SimulatedLlm::start(quick_llm(world.seed)).unwrap());
         orders.llm = llm.as_ref().map(|llm| llm.url().to_owned());
         let may_give_up = strikes.iter().any(|strike| strike.fault.takes_the_database());
-        let house = House::new(world.clone(), orders, data.clone(), may_give_up);
-        Some(Scene { world, house, proxy, llm, data, _postgres: postgres, _folder: folder, disk })
+        let service = TestService::new(world.clone(), orders, data.clone(), may_give_up);
+        Some(Scene { world, service, proxy, llm, data, _postgres: postgres, _folder: folder, disk })
     }
 }
 
@@ -81,7 +81,7 @@ fn quick_llm(seed: u64) -> Options {
     Options { latency: "4ms".parse().unwrap(), seed, ..Options::default() }
 }
 
-/// The stages that die, and with the how manyth chunk.
+/// The stages that die, each with the number of the chunk at which it panics.
 fn panics(world: &World, strikes: &[Strike], chunks: u32) -> Vec<(String, u64)> {
     let stages = strikes.iter().filter_map(|strike| Some((strike.number, strike.fault.panics()?)));
     let deaths = stages.flat_map(|(number, stage)| {

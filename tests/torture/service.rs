@@ -1,4 +1,4 @@
-//! The service as a process of its own: the whole house from start to drain, as `lnsp serve` runs it, with a scripted
+//! The service as a process of its own: the whole service from start to drain, as `lnsp serve` runs it, with a scripted
 //! encoder, little patience with clients, and panics on order. It says on its standard output where it listens, and
 //! each panic that has struck.
 
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Uploads at once: fewer than slow clients that come together, so that who does not give them up serves nobody.
+/// Uploads at once: fewer than slow clients that come together, so a service that does not give them up serves no other client.
 const UPLOADS: &str = "10";
 
 /// How a service is started.

@@ -1,7 +1,7 @@
 //! One upload: what goes out, and what must come back. Every line is answered exactly once, or the connection is
 //! visibly cut; everything else is a broken promise.
 
-use crate::oracle::Word;
+use crate::oracle::LedgerEntry;
 use crate::payload::{DATASET, Piece};
 use crate::world::World;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ const KNOCK_AGAIN: Duration = Duration::from_millis(100);
 /// What a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// A chunk.
+    /// A chunk with the text of this piece.
     Piece(Piece),
     /// No chunk: it must be refused with this code.
     Bad(&'static str),
@@ -38,13 +38,13 @@ pub enum Mode {
     Json,
 }
 
-/// One upload.
+/// One upload: its lines, and how it is sent.
 pub struct Upload {
-    /// In order.
+    /// The lines, in the order of sending.
     pub lines: Vec<(What, String)>,
-    /// See [`Mode`].
+    /// How the answer is wanted.
     pub mode: Mode,
-    /// With gzip.
+    /// Whether the body is compressed with gzip.
     pub packed: bool,
     /// In pieces of this size, with pauses; else at once.
     pub pieces: Option<usize>,
@@ -52,7 +52,7 @@ pub struct Upload {
 
 /// The answer to a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Fate {
+enum LineOutcome {
     Stored,
     Duplicate,
     Error { code: String, retryable: bool },
@@ -62,7 +62,7 @@ enum Fate {
 struct Answers<'a> {
     world: &'a World,
     upload: &'a Upload,
-    fates: BTreeMap<usize, Fate>,
+    outcomes: BTreeMap<usize, LineOutcome>,
 }
 
 impl Upload {
@@ -103,25 +103,25 @@ impl Upload {
         }
     }
 
-    /// Sends it, and gives the pieces whose fate is decided: those that need not be sent again.
+    /// Sends it, and gives the pieces whose outcome is decided: those that need not be sent again.
     pub async fn send(&self, world: &World, url: &str) -> Vec<Piece> {
         let pieces: Vec<Piece> = self.lines.iter().filter_map(|(what, _)| what.piece()).collect();
         world.issue(&pieces).await;
         let owed = self.lines.iter().filter(|(what, _)| *what != What::Blank).count() as u64;
         world.sent(owed);
-        let mut answers = Answers { world, upload: self, fates: BTreeMap::new() };
+        let mut answers = Answers { world, upload: self, outcomes: BTreeMap::new() };
         let ended = answers.collect(self.request(url)).await;
-        world.settled(owed - answers.fates.len() as u64);
+        world.settled(owed - answers.outcomes.len() as u64);
         match ended {
             Ok(()) => {}
             Err(Cut::Visibly) => world.count("uploads cut"),
             Err(Cut::Wrong(what)) => world.fail(format!("an upload ({:?}) ended wrongly: {what}", self.mode)),
         }
-        let decided = |(place, fate): (&usize, &Fate)| match fate {
-            Fate::Error { retryable: true, .. } => None,
+        let decided = |(place, outcome): (&usize, &LineOutcome)| match outcome {
+            LineOutcome::Error { retryable: true, .. } => None,
             _ => self.lines[*place].0.piece(),
         };
-        answers.fates.iter().filter_map(decided).collect()
+        answers.outcomes.iter().filter_map(decided).collect()
     }
 }
 
@@ -163,7 +163,7 @@ impl Answers<'_> {
         let response = match request.send().await {
             Ok(response) => response,
             Err(error) => {
-                // Nobody listens: the service is gone, or drains.
+                // No process listens: the service is gone, or drains.
                 let pause = if error.is_connect() { KNOCK_AGAIN } else { Duration::ZERO };
                 tokio::time::sleep(pause).await;
                 return Err(Cut::Visibly);
@@ -239,13 +239,13 @@ impl Answers<'_> {
         }
         if body["complete"] == true && body["errors_truncated"] == false {
             for (place, (what, _)) in self.upload.lines.iter().enumerate() {
-                if *what != What::Blank && !self.fates.contains_key(&place) {
-                    self.fates.insert(place, Fate::Stored);
+                if *what != What::Blank && !self.outcomes.contains_key(&place) {
+                    self.outcomes.insert(place, LineOutcome::Stored);
                     self.world.settled(1);
                 }
             }
         }
-        let places: Vec<usize> = self.fates.keys().copied().collect();
+        let places: Vec<usize> = self.outcomes.keys().copied().collect();
         self.tell(places.into_iter()).await;
         self.agree(body)
     }
@@ -265,10 +265,10 @@ impl Answers<'_> {
 
     /// Takes the answer to a line in.
     fn note(&mut self, place: usize, answer: &Value, error: &Value) -> Result<(), Cut> {
-        let fate = match answer["status"].as_str() {
-            Some("stored") => Fate::Stored,
-            Some("duplicate") => Fate::Duplicate,
-            Some("error") => Fate::Error {
+        let outcome = match answer["status"].as_str() {
+            Some("stored") => LineOutcome::Stored,
+            Some("duplicate") => LineOutcome::Duplicate,
+            Some("error") => LineOutcome::Error {
                 code: error["code"].as_str().unwrap_or_default().to_owned(),
                 retryable: error["retryable"] == true,
             },
@@ -276,7 +276,7 @@ impl Answers<'_> {
         };
         match self.upload.lines.get(place) {
             None | Some((What::Blank, _)) => Err(wrong(format!("an answer to no line: {answer}"))),
-            Some(_) if self.fates.insert(place, fate).is_some() => {
+            Some(_) if self.outcomes.insert(place, outcome).is_some() => {
                 Err(wrong(format!("a second answer to one line: {answer}")))
             }
             Some(_) => {
@@ -288,21 +288,22 @@ impl Answers<'_> {
 
     /// Tells the oracle of the answers to these lines.
     async fn tell(&self, places: impl Iterator<Item = usize>) {
-        let mut words: [(Word, Vec<Piece>); 4] =
-            [Word::Stored, Word::Duplicate, Word::Conflict, Word::Refused].map(|word| (word, Vec::new()));
+        let mut words: [(LedgerEntry, Vec<Piece>); 4] =
+            [LedgerEntry::Stored, LedgerEntry::Duplicate, LedgerEntry::Conflict, LedgerEntry::Refused]
+                .map(|entry| (entry, Vec::new()));
         for place in places {
-            let (what, fate) = (self.upload.lines[place].0, &self.fates[&place]);
-            let word = match (what, fate) {
-                (What::Bad(wanted), Fate::Error { code, .. }) if code == wanted => continue,
+            let (what, outcome) = (self.upload.lines[place].0, &self.outcomes[&place]);
+            let entry = match (what, outcome) {
+                (What::Bad(wanted), LineOutcome::Error { code, .. }) if code == wanted => continue,
                 (What::Bad(wanted), _) => {
-                    self.world.fail(format!("a line that is {wanted} was answered {fate:?}"));
+                    self.world.fail(format!("a line that is {wanted} was answered {outcome:?}"));
                     continue;
                 }
-                (What::Blank, _) | (_, Fate::Error { retryable: true, .. }) => continue,
-                (_, Fate::Stored) => 0,
-                (_, Fate::Duplicate) => 1,
-                (_, Fate::Error { code, .. }) if code == "id_conflict" => 2,
-                (What::Piece(piece), Fate::Error { code, .. }) => {
+                (What::Blank, _) | (_, LineOutcome::Error { retryable: true, .. }) => continue,
+                (_, LineOutcome::Stored) => 0,
+                (_, LineOutcome::Duplicate) => 1,
+                (_, LineOutcome::Error { code, .. }) if code == "id_conflict" => 2,
+                (What::Piece(piece), LineOutcome::Error { code, .. }) => {
                     // A chunk can be in the hands of a stage at each of several deaths.
                     if code != "poison" {
                         self.world.fail(format!("the good piece {piece} was answered {code}"));
@@ -310,10 +311,10 @@ impl Answers<'_> {
                     3
                 }
             };
-            words[word].1.extend(what.piece());
+            words[entry].1.extend(what.piece());
         }
-        for (word, pieces) in words {
-            self.world.answered(word, &pieces).await;
+        for (entry, pieces) in words {
+            self.world.answered(entry, &pieces).await;
         }
     }
 
@@ -321,10 +322,11 @@ impl Answers<'_> {
     fn agree(&self, summary: &Value) -> Result<(), Cut> {
         let owed = self.upload.lines.iter().filter(|(what, _)| *what != What::Blank).count();
         if summary["complete"] == true {
-            let failed = self.fates.values().filter(|fate| matches!(fate, Fate::Error { .. })).count();
+            let failed =
+                self.outcomes.values().filter(|outcome| matches!(outcome, LineOutcome::Error { .. })).count();
             let told = (summary["total_chunks"].as_u64(), summary["failed"].as_u64());
-            if self.fates.len() != owed || told != (Some(owed as u64), Some(failed as u64)) {
-                let answered = self.fates.len();
+            if self.outcomes.len() != owed || told != (Some(owed as u64), Some(failed as u64)) {
+                let answered = self.outcomes.len();
                 return Err(wrong(format!("{owed} lines, {answered} answers, {failed} errors: {summary}")));
             }
             return Ok(());

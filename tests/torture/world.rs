@@ -1,6 +1,6 @@
-//! What everybody in a round shares: the oracle, where the service is, what has been counted, what has gone wrong.
+//! What all tasks of a round share: the oracle, where the service is, what has been counted, what has gone wrong.
 
-use crate::oracle::{Oracle, Word};
+use crate::oracle::{LedgerEntry, Oracle};
 use crate::payload::Piece;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -8,18 +8,18 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// A service that nobody strikes any more is ready again this soon, beside what its first start has taken: that had
+/// A service that no fault strikes any more is ready again this soon, beside what its first start has taken: that had
 /// nothing to recover from, and tells how fast this machine is just now.
 const READY_WITHIN: Duration = Duration::from_secs(5);
 
 /// Numbers from here on belong to no client.
 const OF_NO_CLIENT: u32 = 1_000_000;
 
-/// One round's.
+/// The state that the tasks of one round share.
 pub struct World {
-    /// Of this round.
+    /// The seed of this round.
     pub seed: u64,
-    /// See [`Oracle`].
+    /// What was issued and what was answered.
     pub oracle: Oracle,
     /// Where the service listens, while it does.
     pub url: watch::Sender<Option<String>>,
@@ -33,12 +33,12 @@ pub struct World {
     unsettled: AtomicU64,
     /// The next number that belongs to no client.
     next: AtomicU32,
-    book: Mutex<Book>,
+    book: Mutex<RoundReport>,
 }
 
 /// The numbers of a round.
 #[derive(Debug, Default, Clone)]
-pub struct Book {
+pub struct RoundReport {
     /// How often each fault has struck.
     pub struck: BTreeMap<String, u64>,
     /// Other things that are counted.
@@ -59,10 +59,10 @@ pub struct Book {
     poison: Vec<u32>,
 }
 
-impl Book {
+impl RoundReport {
     /// Of a round of which nothing else is known.
-    pub fn of_failure(what: String) -> Book {
-        Book { failures: vec![what], ..Book::default() }
+    pub fn of_failure(what: String) -> RoundReport {
+        RoundReport { failures: vec![what], ..RoundReport::default() }
     }
 }
 
@@ -79,7 +79,7 @@ impl Default for Calm {
 }
 
 impl World {
-    /// A new one.
+    /// The state at the start of a round.
     pub fn new(seed: u64, oracle: Oracle) -> World {
         World {
             seed,
@@ -94,12 +94,12 @@ impl World {
         }
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    fn book(&self) -> MutexGuard<'_, RoundReport> {
         self.book.lock().unwrap()
     }
 
     /// The numbers so far.
-    pub fn numbers(&self) -> Book {
+    pub fn numbers(&self) -> RoundReport {
         self.book().clone()
     }
 
@@ -148,12 +148,12 @@ impl World {
         !self.book().poison.is_empty()
     }
 
-    /// These have been issued, and nobody waits for their answers.
+    /// These have been issued, and no client waits for their answers.
     pub fn leave_over(&self, pieces: &[Piece]) {
         self.book().left_over.extend(pieces);
     }
 
-    /// What nobody has waited for.
+    /// The pieces whose answers no client waited for.
     pub fn left_over(&self) -> Vec<Piece> {
         std::mem::take(&mut self.book().left_over)
     }
@@ -185,7 +185,7 @@ impl World {
         self.book().back.push((fault, took));
     }
 
-    /// A service that was started then is ready; soon enough, when nobody strikes it.
+    /// A service that was started then is ready; soon enough, when no fault strikes it.
     pub fn ready(&self, started: Instant) {
         let (took, first) = {
             let book = &mut *self.book();
@@ -210,7 +210,7 @@ impl World {
 
     /// Tells the oracle what is about to be sent.
     pub async fn issue(&self, pieces: &[Piece]) {
-        if let Err(wrong) = self.oracle.tell(Word::Issued, pieces).await {
+        if let Err(wrong) = self.oracle.tell(LedgerEntry::Issued, pieces).await {
             self.fail(wrong);
         }
         self.count_many("issued", pieces.len() as u64);
@@ -221,29 +221,29 @@ impl World {
     }
 
     /// Tells the oracle what was answered.
-    pub async fn answered(&self, word: Word, pieces: &[Piece]) {
-        if let Err(wrong) = self.oracle.tell(word, pieces).await {
+    pub async fn answered(&self, entry: LedgerEntry, pieces: &[Piece]) {
+        if let Err(wrong) = self.oracle.tell(entry, pieces).await {
             self.fail(wrong);
         }
         let many = pieces.len() as u64;
-        match word {
-            Word::Stored => self.count_many("stored", many),
-            Word::Duplicate => self.count_many("duplicate", many),
-            Word::Conflict => self.count_many("conflict", many),
-            Word::Refused => {
+        match entry {
+            LedgerEntry::Stored => self.count_many("stored", many),
+            LedgerEntry::Duplicate => self.count_many("duplicate", many),
+            LedgerEntry::Conflict => self.count_many("conflict", many),
+            LedgerEntry::Refused => {
                 self.count_many("refused", many);
                 let poison = self.book().poison.clone();
                 let struck = pieces.iter().filter(|piece| poison.contains(&piece.number)).count();
                 self.struck("poison", struck as u64);
             }
-            Word::Issued => {}
+            LedgerEntry::Issued => {}
         }
-        if matches!(word, Word::Stored | Word::Duplicate) {
+        if matches!(entry, LedgerEntry::Stored | LedgerEntry::Duplicate) {
             self.acknowledged.send_modify(|acknowledged| *acknowledged += many);
         }
     }
 
-    /// One that somebody has sent not long ago.
+    /// One of the pieces that were sent recently.
     pub fn recent(&self, draw: impl FnOnce(usize) -> usize) -> Option<Piece> {
         let recent = &self.book().recent;
         (!recent.is_empty()).then(|| recent[draw(recent.len())])
@@ -259,7 +259,7 @@ impl World {
         self.unsettled.fetch_sub(lines, Ordering::Relaxed);
     }
 
-    /// Somebody waits for an answer.
+    /// Whether a client waits for an answer.
     pub fn is_busy(&self) -> bool {
         self.unsettled.load(Ordering::Relaxed) > 0
     }

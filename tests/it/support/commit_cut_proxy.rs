@@ -18,7 +18,7 @@ pub enum Cut {
     Before,
     /// It is done, and the service never hears of it.
     After,
-    /// Nothing.
+    /// Cuts no connection.
     Never,
 }
 
@@ -129,7 +129,7 @@ impl Shared {
             }
             self.tries.fetch_add(1, Ordering::SeqCst);
             let mut open = self.open.lock().unwrap();
-            // Under the lock: whoever goes away afterwards finds it among the open ones.
+            // Under the lock: a connection that ends afterwards is found among the open ones.
             if self.away.load(Ordering::SeqCst) {
                 continue;
             }

@@ -28,7 +28,7 @@ struct Line {
 }
 
 impl Database {
-    /// A new one.
+    /// Creates a database with a name of its own.
     pub async fn new() -> Database {
         Database::at(postgres::database().await)
     }
@@ -82,7 +82,7 @@ impl Database {
 }
 
 impl Held {
-    /// Lets go.
+    /// Ends the transaction, and with it the lock.
     pub async fn release(mut self) {
         self.0.batch_execute("COMMIT").await.unwrap();
     }

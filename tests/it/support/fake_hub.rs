@@ -58,7 +58,7 @@ struct Shared {
     gate: (Mutex<bool>, Condvar),
 }
 
-/// A running one.
+/// A running hub on a free port.
 pub struct FakeHub {
     pub port: u16,
     shared: Arc<Shared>,
@@ -109,7 +109,7 @@ impl FakeHub {
         self.shared.desk.lock().unwrap().pretended.insert(path.to_owned(), size);
     }
 
-    /// Whoever waits goes on.
+    /// Lets the waiting requests go on.
     pub fn go_on(&self) {
         *self.shared.gate.0.lock().unwrap() = true;
         self.shared.gate.1.notify_all();

@@ -18,14 +18,14 @@ pub struct GatedEncoder {
 }
 
 impl GatedEncoder {
-    /// Shut.
+    /// A gate that holds each pass until [`Self::open`].
     pub fn shut() -> GatedEncoder {
         let gate = GatedEncoder::default();
         *gate.shut.0.lock().unwrap() = true;
         gate
     }
 
-    /// Lets everybody through from now on.
+    /// Lets all passes through from now on.
     pub fn open(&self) {
         *self.shut.0.lock().unwrap() = false;
         self.shut.1.notify_all();

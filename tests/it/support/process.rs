@@ -27,7 +27,7 @@ pub fn lnsp(arguments: &[&str]) -> Command {
             command.env_remove(&*name);
         }
     }
-    // A language model that happens to run on this machine is nobody's business here.
+    // A language model that happens to run on this machine must not be asked.
     command.env("LNSP_TMD_BACKEND", "local").args(arguments).stdin(Stdio::null());
     command
 }
@@ -126,7 +126,7 @@ pub fn anonymous_memory(pid: u32) -> u64 {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // After `kill` and `terminate` there is nobody to kill.
+        // After `kill` and `terminate` there is no process to kill.
         drop(self.child.kill());
         drop(self.child.wait());
     }

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 /// What becomes of one request; those after the last step are answered.
 pub enum Step {
-    /// This status.
+    /// Answers with this HTTP status.
     Status(u16),
     /// No answer before the client has gone.
     Silence,
@@ -99,12 +99,12 @@ impl ScriptedEmbedder {
         self.shared.desk.lock().unwrap().bad = Some((text.to_owned(), status));
     }
 
-    /// Answers nobody until [`Self::open`].
+    /// Answers no request until [`Self::open`].
     pub fn shut(&self) {
         self.shared.door.forget_permits(Semaphore::MAX_PERMITS);
     }
 
-    /// Answers everybody.
+    /// Answers all requests from now on.
     pub fn open(&self) {
         self.shared.door.add_permits(1000);
     }

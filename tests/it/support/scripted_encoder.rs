@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 /// What an encoder does with a pass.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Conduct {
-    /// Computes it.
+    /// Computes the pass.
     Well,
-    /// Panics.
+    /// Panics in the pass.
     Panics,
     /// Says what libtorch says when there is no room.
     RunsOut,
@@ -26,7 +26,7 @@ type Script = Arc<dyn Fn(&[&Tokens]) -> Conduct + Send + Sync>;
 pub struct Log(Arc<Mutex<Vec<(usize, Conduct)>>>);
 
 impl Log {
-    /// All of them.
+    /// All passes so far.
     pub fn passes(&self) -> Vec<(usize, Conduct)> {
         self.0.lock().unwrap().clone()
     }

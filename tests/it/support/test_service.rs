@@ -76,7 +76,7 @@ impl TestService {
         let dsn = database.dsn().to_owned();
         let base =
             ["lnsp", "--database-url", &dsn, "--data-dir", data.path().to_str().unwrap(), "--port", "0"];
-        // A language model that happens to run on this machine is nobody's business here.
+        // A language model that happens to run on this machine must not be asked.
         let local: &[&str] = if flags.contains(&"--tmd-backend") { &[] } else { &["--tmd-backend", "local"] };
         let config = Flags::try_parse_from(base.iter().chain(local).chain(flags)).unwrap().config;
         let app = App::start(config, overrides, &mut |_| {}).await.unwrap();

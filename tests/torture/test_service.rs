@@ -1,4 +1,5 @@
-//! Keeps a service running: starts it, sees it end, lets the judge look, and starts it again. Faults strike it here.
+//! Keeps a service running: starts the process, waits for its end, runs the judge, and starts it again. The faults that
+//! hit the process are here.
 
 use crate::cluster::postmaster;
 use crate::judge::{Case, When};
@@ -15,11 +16,11 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::watch;
 
-/// How it goes on when the service has ended.
+/// What the round wants of the service, and so what follows when its process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
+enum DesiredState {
     /// It runs, and must not end.
-    Runs,
+    Running,
     /// It was killed, and is started again.
     Killed,
     /// It was told to end in order, and is started again.
@@ -28,53 +29,55 @@ enum Wish {
     Stopped,
 }
 
-/// The keeper of one service.
-pub struct House {
+/// Runs one service as a process, and restarts it after kills and drains.
+pub struct TestService {
     world: Arc<World>,
     orders: Mutex<Orders>,
     /// Where PostgreSQL's folder is.
     pub data: PathBuf,
     /// A service may give up while it starts: its database is taken away from it.
     pub may_give_up: bool,
-    wish: watch::Sender<Wish>,
+    desired: watch::Sender<DesiredState>,
     pid: watch::Sender<Option<i32>>,
     ended: Mutex<Option<ExitStatus>>,
 }
 
-impl House {
+impl TestService {
     /// Nothing runs before [`Self::keep`].
-    pub fn new(world: Arc<World>, orders: Orders, data: PathBuf, may_give_up: bool) -> Arc<House> {
-        let (wish, pid) = (watch::Sender::new(Wish::Runs), watch::Sender::new(None));
+    pub fn new(world: Arc<World>, orders: Orders, data: PathBuf, may_give_up: bool) -> Arc<TestService> {
+        let (desired, pid) = (watch::Sender::new(DesiredState::Running), watch::Sender::new(None));
         let (orders, ended) = (Mutex::new(orders), Mutex::default());
-        Arc::new(House { world, orders, data, may_give_up, wish, pid, ended })
+        Arc::new(TestService { world, orders, data, may_give_up, desired, pid, ended })
     }
 
     /// Starts the service again and again until it is stopped.
-    pub async fn keep(self: Arc<House>) {
+    pub async fn keep(self: Arc<TestService>) {
         let (mut gave_up, mut started) = (0, Instant::now());
-        while *self.wish.borrow() != Wish::Stopped {
+        while *self.desired.borrow() != DesiredState::Stopped {
             let (mut child, mut said) = self.spawn();
             self.pid.send_replace(child.id().map(|pid| pid as i32));
             let status = self.attend(&mut child, &mut said, started).await;
             *self.ended.lock().unwrap() = Some(status);
             self.pid.send_replace(None);
             let was_ready = self.world.url.send_replace(None).is_some();
-            let wish = *self.wish.borrow();
-            match wish {
-                Wish::Stopped => {}
-                Wish::Killed | Wish::Drained => {
-                    self.judge(if wish == Wish::Killed { When::Killed } else { When::Drained }).await;
-                    // Whoever wants it stopped meanwhile gets that.
-                    self.wish
-                        .send_if_modified(|now| *now == wish && std::mem::replace(now, Wish::Runs) == wish);
+            let desired = *self.desired.borrow();
+            match desired {
+                DesiredState::Stopped => {}
+                DesiredState::Killed | DesiredState::Drained => {
+                    self.judge(if desired == DesiredState::Killed { When::Killed } else { When::Drained })
+                        .await;
+                    // A request to stop that came meanwhile is kept.
+                    self.desired.send_if_modified(|now| {
+                        *now == desired && std::mem::replace(now, DesiredState::Running) == desired
+                    });
                     started = Instant::now();
                 }
-                Wish::Runs if self.may_give_up && !was_ready && gave_up < 50 => {
+                DesiredState::Running if self.may_give_up && !was_ready && gave_up < 50 => {
                     gave_up += 1;
                     self.world.count("starts given up");
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
-                Wish::Runs => {
+                DesiredState::Running => {
                     self.world.fail(format!("the service ended by itself: {status}; {}", self.last_words()));
                     return;
                 }
@@ -133,7 +136,7 @@ impl House {
     pub async fn kill(&self) -> bool {
         let pid = *self.pid.borrow();
         let Some(pid) = pid else { return false };
-        self.wish.send_replace(Wish::Killed);
+        self.desired.send_replace(DesiredState::Killed);
         let there = kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok();
         self.gone(pid).await;
         there
@@ -160,20 +163,20 @@ impl House {
     pub async fn drain(&self) -> bool {
         let serves = self.world.url.borrow().is_some();
         if serves {
-            self.end(Wish::Drained).await;
+            self.end(DesiredState::Drained).await;
         }
         serves
     }
 
     /// Tells the service to end in order.
     pub async fn stop(&self) {
-        self.end(Wish::Stopped).await;
+        self.end(DesiredState::Stopped).await;
     }
 
     /// Tells the service to end in order, and waits until it has: with all of its chunks answered.
-    async fn end(&self, wish: Wish) {
+    async fn end(&self, desired: DesiredState) {
         let pid = *self.pid.borrow();
-        self.wish.send_replace(wish);
+        self.desired.send_replace(desired);
         let Some(pid) = pid else { return self.world.fail("there is no service to be stopped".to_owned()) };
         let _told = kill(Pid::from_raw(pid), Signal::SIGTERM);
         if tokio::time::timeout(Duration::from_secs(60), self.gone(pid)).await.is_err() {

@@ -1,31 +1,31 @@
-//! The dead letters as they lie in the table: each makes a chunk again that was sent, was refused and is not stored.
+//! The dead letters as they are stored: each makes a chunk again that was sent, was refused and is not stored.
 
 use crate::cluster::Postmaster;
 use crate::judge::Case;
-use crate::oracle::{Ledger, Word};
+use crate::oracle::{Ledger, LedgerEntry};
 use crate::payload::{DATASET, Piece, chunk_of, read_back};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// One of them.
-pub struct Letter {
+/// One row of `dead_letters`.
+pub struct DeadLetter {
     id: String,
     content_hash: Vec<u8>,
     input: Vec<u8>,
 }
 
-/// All of them.
-pub async fn read(server: &Postmaster) -> Result<Vec<Letter>, tokio_postgres::Error> {
+/// Reads all dead letters from the table.
+pub async fn read(server: &Postmaster) -> Result<Vec<DeadLetter>, tokio_postgres::Error> {
     let rows = server.connect().await?.query("SELECT id, content_hash, input FROM dead_letters", &[]).await?;
     Ok(rows
         .iter()
-        .map(|row| Letter { id: row.get(0), content_hash: row.get(1), input: row.get(2) })
+        .map(|row| DeadLetter { id: row.get(0), content_hash: row.get(1), input: row.get(2) })
         .collect())
 }
 
 /// Says what is wrong with them, beside the pieces that are stored.
 pub fn judge(
     case: &Case,
-    letters: &[Letter],
+    letters: &[DeadLetter],
     ledger: &Ledger,
     stored: &BTreeSet<Piece>,
     say: &mut impl FnMut(String),
@@ -35,9 +35,9 @@ pub fn judge(
         .keys()
         .map(|piece| (chunk_of(case.seed, *piece).content_hash.to_vec(), *piece))
         .collect();
-    for Letter { id, content_hash, input } in letters {
+    for DeadLetter { id, content_hash, input } in letters {
         let Some(piece) = issued.get(content_hash) else {
-            say(format!("nobody has sent the dead letter {id}"));
+            say(format!("no client sent the dead letter {id}"));
             continue;
         };
         if stored.contains(piece) {
@@ -50,7 +50,7 @@ pub fn judge(
     }
     // A letter is known by its key, and the next of that key takes its place.
     let written: HashSet<&str> = letters.iter().map(|letter| letter.id.as_str()).collect();
-    for piece in ledger.issued.keys().filter(|piece| ledger.has(**piece, Word::Refused)) {
+    for piece in ledger.issued.keys().filter(|piece| ledger.has(**piece, LedgerEntry::Refused)) {
         let key = chunk_of(case.seed, *piece).key;
         if !stored.contains(piece) && *key.dataset == *DATASET && !written.contains(&*key.id) {
             say(format!("{piece} was refused, and has no dead letter"));
