@@ -80,7 +80,7 @@ fn the_report_says_what_was_counted_and_measured() {
     assert!(report.contains("Speed-up") && !report.contains("Python"), "{report}");
 }
 
-/// Somebody else asks the same language model all the time, so its calls cannot be those of the chunks.
+/// Another client asks the same language model all the time, so its calls cannot be those of the chunks.
 #[actix_web::test]
 async fn calls_that_are_not_those_of_the_chunks_are_refused() {
     let latency = Latency::Constant(Duration::from_millis(50));
@@ -148,7 +148,7 @@ fn an_interrupted_one_leaves_nothing_behind() {
     assert_eq!((report.as_str(), left(&folder)), ("", Vec::new()));
 }
 
-/// Whoever is killed can end nobody: a watchdog ends the services, and they stop their PostgreSQL.
+/// A killed process can end no other: a watchdog ends the services, and they stop their PostgreSQL.
 #[actix_web::test]
 async fn a_killed_one_leaves_no_process_behind() {
     let (mut command, folder) = bench(&["--llm", "simulated:5s"]);

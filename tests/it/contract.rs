@@ -105,7 +105,7 @@ async fn codes_of_the_client_are_taken_as_they_are_and_links_as_they_were_sent()
     let result = |at: usize| &answer["results"][at];
     assert_eq!(result(0)["tmd_codes"], json!({"domain": 15, "task": 14, "modifier": 9}));
     assert_eq!(result(0)["backends"]["tmd"], "client-provided");
-    assert!(result(0)["timings_ms"].get("tmd_ms").is_none(), "nobody was asked");
+    assert!(result(0)["timings_ms"].get("tmd_ms").is_none(), "no source was asked");
     assert_eq!(result(0)["timings_ms"]["chunking_ms"], 12.5);
     assert_eq!(result(0)["child_cpe_ids"], json!([result(1)["global_id"]]));
     assert_eq!(result(1)["parent_cpe_ids"], json!(["mine"]));

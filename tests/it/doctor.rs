@@ -190,7 +190,7 @@ fn what_stops_the_service_is_a_failure_with_what_to_do() {
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    // Somebody who hangs up on every caller.
+    // A server that closes every connection.
     std::thread::spawn(move || taken.incoming().for_each(drop));
     let (code, found) = with(&port, &[]);
     let (grade, finding) = grade(&found, "port");

@@ -104,7 +104,7 @@ fn hub_with_tls(folder: &TempDir) -> (FakeHub, std::path::PathBuf) {
     (FakeHub::with(&crate::hub::files(), wrap), file)
 }
 
-/// A proxy that connects everybody to one port, and tells whom they wanted and who they said they were.
+/// A proxy that connects all clients to one port, and tells which host and which credentials they named.
 fn proxy(to: u16) -> (String, mpsc::Receiver<(String, Option<String>)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

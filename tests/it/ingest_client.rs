@@ -263,7 +263,7 @@ async fn a_journal_counts_only_for_the_same_bytes_dataset_and_database() {
     }
     fs::write(scene.journal(), &journal).unwrap();
     scene.run(&service.url, &["--no-journal"]).await.says(0, "0 stored, 11 duplicates, 0 failed");
-    assert_eq!(fs::read(scene.journal()).unwrap(), journal, "nobody looked at it");
+    assert_eq!(fs::read(scene.journal()).unwrap(), journal, "it was not read");
 }
 
 #[actix_web::test]
@@ -329,7 +329,7 @@ async fn files_that_cannot_be_sent_do_not_hold_up_those_that_can() {
     let good = format!("{}: 10 stored, 0 duplicates, 0 failed in ", scene.file.display());
     assert!(told.out.contains(&good), "{}", told.out);
 
-    // Nobody listens there; the first says so, and the second is not tried.
+    // No server listens there; the first says so, and the second is not tried.
     let told = scene.run("http://127.0.0.1:1", &["--patience", "0", damaged.file.to_str().unwrap()]).await;
     assert_eq!(told.code, 2);
     told.complains(&[

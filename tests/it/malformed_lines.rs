@@ -1,7 +1,7 @@
 //! Everything odd at once, to a process of its own: one result for every line that is not blank, a summary, and a memory
 //! that does not notice, also not for a moment.
 
-use crate::streams::{by_line, generated, zoo};
+use crate::streams::{by_line, generated, malformed_lines};
 use crate::support::database::Database;
 use crate::support::process::Service;
 use crate::support::test_service::{stream_as, stream_to, tally};
@@ -45,13 +45,13 @@ impl Drop for Peak {
     }
 }
 
-/// Every animal of the zoo some times over, with blank lines between, a mark before and no end behind; and what is to
+/// Every malformed line `times` times, with blank lines between, a mark before and no end behind; and what is to
 /// be said about it.
-fn visit(times: usize) -> (Vec<u8>, BTreeMap<u64, String>) {
+fn body_and_outcomes(times: usize) -> (Vec<u8>, BTreeMap<u64, String>) {
     let blanks: [&[u8]; 4] = [b"\n", b"\r\n", b" \t \r\n", b"\x0c\n"];
     let (mut body, mut expected, mut number) = (b"\xef\xbb\xbf".to_vec(), BTreeMap::new(), 0);
     for round in 0..times {
-        for (n, (line, said)) in zoo().into_iter().enumerate() {
+        for (n, (line, said)) in malformed_lines().into_iter().enumerate() {
             body.extend_from_slice(&line);
             body.extend_from_slice(if n % 2 == 0 { b"\r\n" } else { b"\n" });
             body.extend_from_slice(blanks[(n + round) % blanks.len()]);
@@ -65,13 +65,13 @@ fn visit(times: usize) -> (Vec<u8>, BTreeMap<u64, String>) {
 }
 
 #[actix_web::test]
-async fn the_whole_zoo_is_answered_line_by_line_and_leaves_no_trace_in_memory() {
+async fn malformed_lines_are_answered_one_by_one_and_leaves_no_trace_in_memory() {
     let database = Database::new().await;
     let data = tempfile::tempdir().unwrap();
     let service = Service::start(data.path(), &["--database-url", database.dsn()]);
     let url = service.url.clone();
     // Warm: once through everything, so that allocators and caches have what they keep.
-    let (body, mut expected) = visit(1);
+    let (body, mut expected) = body_and_outcomes(1);
     assert_eq!(by_line(&stream_to(url.clone(), body).await), expected);
     for said in expected.values_mut().filter(|said| *said == "stored") {
         *said = "duplicate".to_owned();
@@ -84,19 +84,19 @@ async fn the_whole_zoo_is_answered_line_by_line_and_leaves_no_trace_in_memory() 
         assert!(above < 16 << 20, "{what}: {above} bytes above idle");
     };
 
-    let (body, mut many) = visit(10);
+    let (body, mut many) = body_and_outcomes(10);
     for said in many.values_mut().filter(|said| *said == "stored") {
         *said = "duplicate".to_owned();
     }
     assert_eq!(by_line(&stream_to(url.clone(), body.clone()).await), many);
-    flat("the zoo, ten times");
+    flat("all malformed lines, ten times");
 
     // The same a byte at a time would take long; pieces of a prime size cut everything in two somewhere.
     let pieces: Vec<_> =
         body.chunks(8191).map(|piece| Ok::<_, std::convert::Infallible>(piece.to_vec())).collect();
     let body = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
     assert_eq!(by_line(&stream_to(url.clone(), body).await), many);
-    flat("the zoo in pieces");
+    flat("all malformed lines in pieces");
 
     let answer = stream_as(&url, "identity", generated(vec![b'['; 1 << 20], 1 << 10)).await;
     assert_eq!((tally(&answer), &answer[0]["error"]["code"]), ((0, 0, 1), &json!("line_too_long")));

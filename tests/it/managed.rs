@@ -129,7 +129,7 @@ async fn a_pid_file_of_a_dead_or_foreign_process_is_no_obstacle() {
     assert!(!ManagedPostgres::start(folder.path()).unwrap().adopted());
 }
 
-/// A server that was killed stays as a zombie where nobody takes its exit status, or its number is another process's
+/// A server that was killed stays as a zombie where no parent takes its exit status, or its number is another process's
 /// by now; PostgreSQL takes either for itself when it is of its account.
 #[tokio::test(flavor = "multi_thread")]
 async fn both_lock_files_of_a_server_whose_number_still_lives_are_no_obstacle() {

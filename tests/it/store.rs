@@ -286,7 +286,7 @@ async fn a_store_keeps_to_the_model_of_its_vectors() {
     assert_eq!(store.adopt_model(&model("tiny")).await.unwrap(), tiny);
     assert_eq!(store.model().await.unwrap(), Some((tiny, model("tiny"))));
 
-    // Whoever still writes with the other one is stopped, also before the first row.
+    // A process that still writes with the other one is stopped, also before the first row.
     let error = store.insert(other, &[plain("a")]).await.unwrap_err();
     assert!(matches!(error, StoreError::ModelChanged) && !error.is_transient(), "{error}");
     store.insert(tiny, &[plain("a")]).await.unwrap();

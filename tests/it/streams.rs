@@ -26,8 +26,8 @@ pub fn zstd(bytes: impl AsRef<[u8]>) -> Vec<u8> {
     zstd::encode_all(bytes.as_ref(), 3).unwrap()
 }
 
-/// What a line of the zoo is answered with: an error code, or `stored`.
-pub fn zoo() -> Vec<(Vec<u8>, &'static str)> {
+/// What a malformed line is answered with: an error code, or `stored`.
+pub fn malformed_lines() -> Vec<(Vec<u8>, &'static str)> {
     let text = |rest: &str| format!("{{\"text\":\"a\",{rest}}}");
     let metadata = |value: String| text(&format!("\"metadata\":{{\"k\":{value}}}"));
     let keys = |count: usize| (0..count).map(|n| format!("\"k{n}\":0")).collect::<Vec<_>>().join(",");
@@ -91,12 +91,12 @@ pub fn by_line(answer: &[Value]) -> BTreeMap<u64, String> {
 }
 
 #[actix_web::test]
-async fn every_line_of_the_zoo_is_answered_exactly_once_in_every_encoding() {
+async fn every_malformed_line_is_answered_exactly_once_in_every_encoding() {
     let service = TestService::scripted().await;
     let blanks: [&[u8]; 3] = [b"\n", b"\r\n", b" \t \r\n"];
     let mut body = b"\xef\xbb\xbf".to_vec();
     let mut expected = BTreeMap::new();
-    for (n, (line, said)) in zoo().into_iter().enumerate() {
+    for (n, (line, said)) in malformed_lines().into_iter().enumerate() {
         body.extend_from_slice(&line);
         body.extend_from_slice(if n % 2 == 0 { b"\r\n" } else { b"\n" });
         body.extend_from_slice(blanks[n % 3]);
@@ -229,7 +229,7 @@ async fn a_client_that_breaks_off_leaves_its_whole_lines_and_nothing_else() {
     for (n, header) in headers.iter().enumerate() {
         for reset in [false, true] {
             let mut upload = RawConnection::upload_with(&service.url, header).await;
-            // The last line is whole as JSON, but nobody said that it ends here.
+            // The last line is whole as JSON, but nothing says that it ends here.
             let body = format!(
                 "{{\"id\":\"{n}{reset}\",\"text\":\"Whole.\"}}\n{{\"id\":\"{n}{reset}half\",\"text\":\"Half.\"}}"
             );

@@ -29,7 +29,7 @@ async fn room_is_waited_for_and_made_by_a_build() {
         assert_eq!(waiting.await.len(), 1);
     }
     tell(&index, truth.insert(1)).await;
-    // Whoever waits for more than there is makes a build happen.
+    // Waiting for more changes than there are starts a build.
     assert_eq!(index.reserve(5).await.len(), 5);
     until("a build", || index.status().items == 8);
     assert_eq!(index.status().free_slots, 8);
