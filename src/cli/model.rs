@@ -42,8 +42,8 @@ pub struct Pull {
     /// Models lie in its folder `models`.
     #[arg(long, env = "LNSP_DATA_DIR", default_value = "./data")]
     data_dir: PathBuf,
-    /// Base address of the hub (also read from HF_ENDPOINT) [default: `https://huggingface.co`]. A token for models that
-    /// are not for everybody is read from HF_TOKEN.
+    /// Base address of the hub (also read from HF_ENDPOINT) [default: `https://huggingface.co`]. The token for private
+    /// models is read from HF_TOKEN.
     #[arg(long = "hub", env = "LNSP_HUB_ENDPOINT", value_parser = address("LNSP_HUB_ENDPOINT"))]
     hub: Option<Address>,
 }

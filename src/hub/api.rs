@@ -109,7 +109,7 @@ pub async fn read(
             Ok(answer) => return Ok(answer),
             Err(FetchError::Permanent(error)) => return Err(error.about(&client.hub, id)),
             Err(FetchError::Transient { host, problem, wait }) => {
-                tries.wait(host, problem, wait, watch).await?
+                tries.wait(host, problem, wait, watch).await?;
             }
         }
     }

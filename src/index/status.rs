@@ -47,7 +47,7 @@ pub struct IndexStatus {
     pub free_slots: usize,
     /// Searches reflect every change up to this clock value.
     pub applied_seq: i64,
-    /// The built part reflects every change up to this clock value, and none after_gap.
+    /// The built part reflects every change up to this clock value, and no later one.
     pub built_seq: i64,
     /// The error of the builds, while acknowledgements do not wait for the index because of it.
     pub degraded: Option<String>,

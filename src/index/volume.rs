@@ -30,7 +30,7 @@ pub(super) struct VolumeMeta {
     store_id: uuid::Uuid,
     fingerprint: String,
     dims: usize,
-    /// The volume contains every change up to here, and none after_gap.
+    /// The volume contains every change up to here, and no later one.
     pub(super) watermark: i64,
     /// `(seq, item)` of the latest row, to detect another history of the same store.
     pub(super) witness: Option<(i64, u32)>,

@@ -219,7 +219,7 @@ async fn read_answer(
             let answer = line.ok().and_then(|line| serde_json::from_slice(&line).ok());
             match answer {
                 Some(UploadResponse::Result { line, status, error }) => {
-                    listener.hear(line, line_result(&status, error))
+                    listener.hear(line, line_result(&status, error));
                 }
                 Some(UploadResponse::Summary { complete: true, .. }) => return End::Complete,
                 Some(UploadResponse::Summary { error, .. }) => {
