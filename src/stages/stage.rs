@@ -28,11 +28,11 @@ impl flow::Unsettled for Outcome {
 /// The three stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// [`TmdExtractor`]: gives the codes.
+    /// `TmdExtractor`: gives the codes.
     Tmd,
-    /// [`Embedder`]: gives the vector.
+    /// `Embedder`: gives the vector.
     Embed,
-    /// [`Writer`]: commits.
+    /// `Writer`: commits.
     Write,
 }
 
