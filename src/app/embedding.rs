@@ -10,11 +10,11 @@ use crate::encoder::{
 };
 use crate::endpoint::Endpoint;
 use crate::model::ModelIdentity;
-use crate::threads::Worker;
+use crate::threads::{Worker, lock};
 use crate::vectorizer::{EncoderPool, Local, Remote, RemoteSettings, Vectorizer};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// The classifier and the tokenizer take microseconds a text, so one thread of each is enough.
 pub const ONE: NonZeroUsize = NonZeroUsize::MIN;
@@ -118,7 +118,7 @@ fn here(
         if let Some(factory) = &factory {
             return Ok(factory());
         }
-        let mut weights = weights.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut weights = lock(&weights);
         let (encoder, _) = match &mut *weights {
             Some(loaded) => loaded,
             none => none.insert(encoder::load(&options)?),
@@ -127,7 +127,7 @@ fn here(
     };
     // One job waits while others run: a longer queue would only make a search wait longer.
     let encoders: EncoderPool = Worker::spawn("lnsp-model", parallelism.encoders, 1, build)?;
-    let found = first.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, found)| found.clone());
+    let found = lock(&first).as_ref().map(|(_, found)| found.clone());
     let (mut budget, dtype, measured) = match found {
         Some(found) => {
             (found.tuning.budget, found.tuning.dtype.to_string(), format!("{parallelism}, {found}"))

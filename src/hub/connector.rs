@@ -65,7 +65,7 @@ impl Service<Uri> for ProxyConnector {
 
     fn call(&mut self, to: Uri) -> Self::Future {
         let mut straight = self.straight.clone();
-        // A hub without TLS is one in the house.
+        // A hub without TLS is on the local network and needs no proxy.
         let far = to.scheme() == Some(&Scheme::HTTPS);
         let Some(proxy) = self.proxies.intercept(&to).filter(|_| far) else {
             return Box::pin(async move { Ok(straight.call(to).await?) });

@@ -11,8 +11,8 @@
 //!      |             |
 //!      |           client     one request: TLS, proxy, redirects, time-outs, what an answer means
 //!      |             |
-//!      +--choice   fetch      one file: goes on where it ended, then its hash
-//!      +--place    the folder NAME.part, one pull at a time, becomes NAME in one step; note: what lies in it
+//!      +--file_selection  fetch   one file: resumed where it ended, then verified by its hash
+//!      +--staging  the folder NAME.part, locked by one pull, becomes NAME in one rename; manifest: its content
 //! ```
 
 mod address;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// For a service to make its cluster, load its model and measure the machine, also on a slow one.
-const PATIENCE: Duration = Duration::from_secs(300);
+const READY_TIMEOUT: Duration = Duration::from_secs(300);
 /// To get ready, and between SIGTERM and SIGKILL: a service finishes what it has accepted, then stops its PostgreSQL.
 const GRACE: Duration = Duration::from_secs(60);
 /// Between two looks at a process.
@@ -30,7 +30,7 @@ pub enum ChildError {
     Start { name: String, error: io::Error },
     #[error("the {name} has ended ({status}); it said:{complaints}")]
     Ended { name: String, status: String, complaints: String },
-    #[error("the {name} was not ready within {} s; it said:{complaints}", PATIENCE.as_secs())]
+    #[error("the {name} was not ready within {} s; it said:{complaints}", READY_TIMEOUT.as_secs())]
     NotReady { name: String, complaints: String },
 }
 
@@ -71,7 +71,7 @@ impl Child {
 
     /// Waits until it says where it is ready.
     pub async fn ready(&mut self) -> Result<String, ChildError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + READY_TIMEOUT;
         let mut looks = tokio::time::interval(LOOK);
         while Instant::now() < deadline {
             looks.tick().await;

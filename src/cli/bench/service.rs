@@ -15,7 +15,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// In the order in which they get each round.
+    /// Both modes, in the order in which each round runs them.
     pub const BOTH: [Mode; 2] = [Mode::Sequential, Mode::Parallel];
 }
 

@@ -3,13 +3,14 @@
 use super::answer::{ServerRefusal, UploadFailure, UploadResponse};
 use super::ledger::{LineResult, line_result};
 use super::source::LineSource;
+use crate::threads::lock;
 use crate::wire::{ContentEncoding, LineDecoder};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use serde::Deserialize;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +31,7 @@ pub struct Target {
     pub dataset: String,
 }
 
-/// Hears what a attempt brings.
+/// Receives the results of an upload attempt.
 pub trait Listener {
     /// A line is settled, or is to be sent again.
     fn hear(&mut self, line: u64, result: Result<LineResult, UploadFailure>);
@@ -88,7 +89,7 @@ impl SourceMonitor {
     }
 
     fn take_error(&self) -> Option<io::Error> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.failed).take()
     }
 }
 
@@ -114,7 +115,7 @@ impl UploadBody {
         };
         futures_util::stream::once(begin).flatten().inspect_err(move |error| {
             let copy = io::Error::new(error.kind(), error.to_string());
-            *noted.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(copy);
+            *lock(&noted.failed) = Some(copy);
         })
     }
 }
@@ -133,14 +134,14 @@ impl Target {
         Ok(response.json::<Stats>().await.unwrap_or_default().store)
     }
 
-    /// Sends `cargo` and hears the answers. Without any for `silence` the attempt is over.
+    /// Sends `body` and reads the answers. The attempt ends when none arrives for `silence`.
     pub async fn send(
         &self,
-        cargo: UploadBody,
+        body: UploadBody,
         silence: Option<Duration>,
         listener: &mut impl Listener,
     ) -> End {
-        let (encoding, watch, taken) = (cargo.encoding, cargo.watch(), CancellationToken::new());
+        let (encoding, watch, taken) = (body.encoding, body.watch(), CancellationToken::new());
         let request = self
             .client
             .post(format!("{}/ingest", self.url))
@@ -148,7 +149,7 @@ impl Target {
             .header("Content-Type", "application/x-ndjson")
             .header("Content-Encoding", encoding.name())
             .header("Accept", "application/x-ndjson")
-            .body(reqwest::Body::wrap_stream(cargo.pieces(taken.clone())));
+            .body(reqwest::Body::wrap_stream(body.pieces(taken.clone())));
         let end = match within(silence, request.send()).await {
             None => End::Cut(silent(silence)),
             Some(Err(error)) if error.is_connect() => End::Unreachable(error),

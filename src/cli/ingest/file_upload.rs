@@ -117,16 +117,16 @@ impl<'a> FileUpload<'a> {
             Ok(store) => self.state.meet(store),
             Err(error) => return Ok((End::Unreachable(error), Arc::default())),
         }
-        let cargo = self.cargo().await.map_err(|error| IngestError::file(&self.path, error))?;
-        let watch = cargo.watch();
+        let body = self.body().await.map_err(|error| IngestError::file(&self.path, error))?;
+        let watch = body.watch();
         // Whoever sends to a pipe may take their time.
         let patient = !retry_policy.is_zero() && matches!(self.kind, UploadKind::File(_));
-        Ok((self.target.send(cargo, patient.then_some(retry_policy), &mut self.state).await, watch))
+        Ok((self.target.send(body, patient.then_some(retry_policy), &mut self.state).await, watch))
     }
 
     /// What is not settled. The first time that is the file as it is, compressed or not; so is a damaged one, of
     /// which the service says what is wrong.
-    async fn cargo(&self) -> io::Result<UploadBody> {
+    async fn body(&self) -> io::Result<UploadBody> {
         let source = open(&self.path).await?;
         match &self.kind {
             UploadKind::File(survey) if self.state.tally().settled() > 0 && survey.damage.is_none() => {
