@@ -65,7 +65,7 @@ fn body_and_outcomes(times: usize) -> (Vec<u8>, BTreeMap<u64, String>) {
 }
 
 #[actix_web::test]
-async fn malformed_lines_are_answered_one_by_one_and_leaves_no_trace_in_memory() {
+async fn malformed_lines_are_answered_one_by_one_and_leave_no_trace_in_memory() {
     let database = Database::new().await;
     let data = tempfile::tempdir().unwrap();
     let service = Service::start(data.path(), &["--database-url", database.dsn()]);
