@@ -1,8 +1,7 @@
 //! Who is let in, who is refused and how, and that nobody is starved who was let in.
 
-use crate::support::test_service::{
-    Poison, RawConnection, Scripted, TestService, numbered, overrides, tally,
-};
+use crate::support::raw_connection::RawConnection;
+use crate::support::test_service::{Poison, Scripted, TestService, numbered, overrides, tally};
 use crate::support::wait::until;
 use lnsp_ingest::app::{EncoderFactory, Overrides};
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};

@@ -1,6 +1,7 @@
 //! Clients that send nothing or too little are cut by name; clients that wait for us are not.
 
-use crate::support::test_service::{RawConnection, Scripted, TestService, numbered, overrides};
+use crate::support::raw_connection::RawConnection;
+use crate::support::test_service::{Scripted, TestService, numbered, overrides};
 use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::flow::Capacity;

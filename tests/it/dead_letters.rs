@@ -3,7 +3,8 @@
 use crate::store::{draft, embedded, fresh, plain};
 use crate::support::gated_encoder::GatedEncoder;
 use crate::support::process::{lnsp, run};
-use crate::support::test_service::{Poison, RawConnection, TestService, client, numbered, overrides, tally};
+use crate::support::raw_connection::RawConnection;
+use crate::support::test_service::{Poison, TestService, client, numbered, overrides, tally};
 use crate::support::wait::until;
 use chrono::{DateTime, Duration, Utc};
 use lnsp_ingest::app::Overrides;

@@ -1,9 +1,8 @@
 //! How chunks flow: answers while the upload is open, backpressure to the socket, and one chunk at a time where that is set.
 
 use crate::support::gated_encoder::GatedEncoder;
-use crate::support::test_service::{
-    RawConnection, Scripted, TestService, numbered, overrides, stream_to, tally,
-};
+use crate::support::raw_connection::RawConnection;
+use crate::support::test_service::{Scripted, TestService, numbered, overrides, stream_to, tally};
 use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokens};

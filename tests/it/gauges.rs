@@ -1,7 +1,8 @@
 //! What the gauges say while clients are here, and that nothing is left of clients that are gone.
 
 use crate::drain::stuck;
-use crate::support::test_service::{RawConnection, client};
+use crate::support::raw_connection::RawConnection;
+use crate::support::test_service::client;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

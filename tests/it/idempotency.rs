@@ -1,6 +1,7 @@
 //! The same JSON request again: the same answer, once the work.
 
-use crate::support::test_service::{RawConnection, Scripted, TestService, overrides};
+use crate::support::raw_connection::RawConnection;
+use crate::support::test_service::{Scripted, TestService, overrides};
 use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::http::Limits;

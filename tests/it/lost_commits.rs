@@ -2,9 +2,8 @@
 
 use crate::support::commit_cut_proxy::{CommitCutProxy, Cut};
 use crate::support::gated_encoder::GatedEncoder;
-use crate::support::test_service::{
-    RawConnection, Scripted, TestService, numbered, overrides, stream_to, tally,
-};
+use crate::support::raw_connection::RawConnection;
+use crate::support::test_service::{Scripted, TestService, numbered, overrides, stream_to, tally};
 use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::flow::Capacity;

@@ -2,9 +2,8 @@
 
 use crate::support::database::Database;
 use crate::support::process::Service;
-use crate::support::test_service::{
-    RawConnection, Scripted, TestService, numbered, overrides, stream_as, tally,
-};
+use crate::support::raw_connection::RawConnection;
+use crate::support::test_service::{Scripted, TestService, numbered, overrides, stream_as, tally};
 use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::http::Settings;

@@ -6,6 +6,7 @@ pub mod fake_hub;
 pub mod gated_encoder;
 pub mod postgres;
 pub mod process;
+pub mod raw_connection;
 pub mod scripted_embedder;
 pub mod scripted_encoder;
 pub mod scripted_service;

@@ -17,8 +17,6 @@ use lnsp_ingest::stages::{FaultHook, Stage};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpSocket, TcpStream};
 
 /// A running service.
 pub struct TestService {
@@ -264,108 +262,5 @@ pub struct Poison {
 impl FaultHook for Poison {
     fn on_begin(&self, stage: Stage, chunk: &Chunk) {
         assert!(!(stage == self.stage && chunk.text == self.text), "poison");
-    }
-}
-
-/// A raw connection, for what no client library lets one do.
-pub struct RawConnection {
-    /// Both ways.
-    pub socket: BufReader<TcpStream>,
-}
-
-impl RawConnection {
-    /// Opens a chunked NDJSON upload that wants its answers streamed.
-    pub async fn upload(service: &TestService) -> RawConnection {
-        RawConnection::upload_with(
-            &service.url,
-            "Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n",
-        )
-        .await
-    }
-
-    /// Opens an NDJSON upload with these header lines.
-    pub async fn upload_with(url: &str, headers: &str) -> RawConnection {
-        let mut raw = RawConnection::connect(url).await.unwrap();
-        let head = "POST /ingest HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-ndjson\r\n";
-        raw.write(format!("{head}{headers}\r\n")).await;
-        raw
-    }
-
-    /// Opens a connection.
-    pub async fn connect(url: &str) -> std::io::Result<RawConnection> {
-        let socket = TcpSocket::new_v4()?;
-        // Small, so that a client that does not read is soon felt.
-        socket.set_recv_buffer_size(64 * 1024)?;
-        let socket = socket.connect(url.trim_start_matches("http://").parse().unwrap()).await?;
-        Ok(RawConnection { socket: BufReader::new(socket) })
-    }
-
-    /// Sends bytes as they are.
-    pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
-        self.socket.get_mut().write_all(bytes.as_ref()).await.unwrap();
-    }
-
-    /// Sends a request with a JSON body, in one piece; gives the answer's head and body, which says its length.
-    pub async fn ask(&mut self, line: &str, headers: &str, body: &str) -> (String, Value) {
-        let head = format!("{line} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n{headers}");
-        self.write(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).await;
-        self.answer().await
-    }
-
-    /// Reads an answer that says its length.
-    pub async fn answer(&mut self) -> (String, Value) {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert_ne!(
-                self.socket.read_line(&mut head).await.unwrap(),
-                0,
-                "the connection ended after: {head}"
-            );
-        }
-        let lower = head.to_ascii_lowercase();
-        let length = lower.split("content-length: ").nth(1).unwrap().split_once('\r').unwrap().0;
-        let mut body = vec![0; length.parse().unwrap()];
-        self.socket.read_exact(&mut body).await.unwrap();
-        (lower, serde_json::from_slice(&body).unwrap())
-    }
-
-    /// Reads to the end of the connection, which must be an orderly one.
-    pub async fn rest(&mut self) -> String {
-        let mut rest = Vec::new();
-        let read = self.socket.read_to_end(&mut rest);
-        let ended = tokio::time::timeout(Duration::from_secs(8), read).await;
-        assert!(ended.is_ok(), "no end after: {}", String::from_utf8_lossy(&rest));
-        String::from_utf8(rest).unwrap()
-    }
-
-    /// Breaks off without a word.
-    pub fn reset(self) {
-        self.socket.get_ref().set_zero_linger().unwrap();
-    }
-
-    /// Sends a piece of the body.
-    pub async fn send(&mut self, body: impl AsRef<[u8]>) {
-        let head = format!("{:x}\r\n", body.as_ref().len());
-        let piece = [head.as_bytes(), body.as_ref(), b"\r\n"].concat();
-        self.socket.get_mut().write_all(&piece).await.unwrap();
-    }
-
-    /// Ends the body.
-    pub async fn end(&mut self) {
-        self.socket.get_mut().write_all(b"0\r\n\r\n").await.unwrap();
-    }
-
-    /// Reads until `wanted` has been seen; gives everything read.
-    pub async fn read_until(&mut self, wanted: &str) -> String {
-        let (mut seen, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
-        let mut looked = 0;
-        while !String::from_utf8_lossy(&seen[looked..]).contains(wanted) {
-            // Whatever part of it is there already lies in the last bytes.
-            looked = seen.len().saturating_sub(wanted.len());
-            let read = self.socket.read(&mut buffer).await.unwrap();
-            assert_ne!(read, 0, "the connection ended after: {}", String::from_utf8_lossy(&seen));
-            seen.extend_from_slice(&buffer[..read]);
-        }
-        String::from_utf8(seen).unwrap()
     }
 }
