@@ -1,5 +1,6 @@
 //! The graceful shutdown: no new chunks, every accepted one answered, the index built; and the other ends.
 
+use crate::streams::zstd;
 use crate::support::database::Database;
 use crate::support::process::Service;
 use crate::support::raw_connection::RawConnection;
@@ -24,9 +25,11 @@ async fn service() -> TestService {
 }
 
 /// An open upload with 300 lines: 36 are in the stages, 220 wait in the entrance, and 44 are in the decoder.
+///
+/// They are one block of zstd, which is inflated as a whole: however the socket delivers it, the lines come together.
 async fn three_hundred(service: &TestService) -> RawConnection {
-    let mut upload = RawConnection::upload(service).await;
-    upload.send(numbered(0..300)).await;
+    let mut upload = RawConnection::upload_as(service, "zstd").await;
+    upload.send(zstd(numbered(0..300))).await;
     let entrance = service.state.pipeline.entrance();
     until("the service is full", || {
         entrance.inside() == Some([0, 8, 16, 12]) && entrance.waiting() == 256 - 36
@@ -105,7 +108,9 @@ async fn an_idle_service_ends_at_once_and_open_connections_do_not_hold_it() {
     let mut open = RawConnection::upload(&service).await;
     open.send("{\"id\":\"a\",\"text\":\"A.\"}\n{\"id\":\"b\"").await;
     open.read_until("\"stored\"").await;
-    assert_eq!(service.drain(Duration::from_secs(60)).await, 0);
+    // Far away, so that an end which waits for one of them is a hang.
+    let drained = service.drain(Duration::from_secs(3600));
+    assert_eq!(tokio::time::timeout(Duration::from_secs(60), drained).await, Ok(0));
     let seen = open.rest().await;
     assert!(seen.contains("\"code\":\"draining\"") && seen.contains("\"complete\":false"), "{seen}");
     assert_eq!(idle.rest().await, "");

@@ -61,11 +61,45 @@ async fn known_chunks_cost_no_embedding() {
     let spent = (gate.passes().len(), gate.texts());
     assert_eq!(spent.1, 600);
     assert!(spent.0 < 300, "texts share passes: {} passes for 600 texts", spent.0);
-    let commits = service.database.number("SELECT count(DISTINCT xmin::text) FROM chunks").await;
-    assert!(commits <= spent.0 as i64, "a pass is not torn apart: {commits} commits, {} passes", spent.0);
+    let commits = commits(&service).await;
+    assert!(commits < 300, "chunks share transactions: {commits} transactions for 600 chunks");
     assert_eq!(tally(&service.stream(numbered(0..600)).await), (0, 600, 0));
     assert_eq!((gate.passes().len(), gate.texts()), spent);
     assert_eq!(service.stored().await, 600);
+    service.stop().await;
+}
+
+/// Transactions that have stored a chunk.
+async fn commits(service: &TestService) -> i64 {
+    service.database.number("SELECT count(DISTINCT xmin::text) FROM chunks").await
+}
+
+/// So few chunks that the embedder brings all of a pass to the writer before the writer has its turn.
+#[actix_web::test]
+async fn the_chunks_of_a_pass_share_a_transaction() {
+    let gate = GatedEncoder::shut();
+    let service = TestService::build(Overrides { encoder: Some(gate.factory()), ..overrides() }, &[]).await;
+    let upload = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..13)));
+    let entrance = service.state.pipeline.entrance();
+    until("all are in the embedder", || entrance.inside() == Some([0, 0, 13, 0])).await;
+    gate.open();
+    assert_eq!(tally(&upload.await.unwrap()), (13, 0, 0));
+    let (passes, commits) = (gate.passes().len(), commits(&service).await);
+    assert!(commits <= passes as i64, "a pass is not torn apart: {commits} transactions, {passes} passes");
+    service.stop().await;
+}
+
+/// While a transaction runs, chunks gather; together they are the next one.
+#[actix_web::test]
+async fn the_chunks_that_gather_during_a_transaction_are_the_next_one() {
+    let service = TestService::scripted().await;
+    let held = service.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+    let upload = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..200)));
+    let entrance = service.state.pipeline.entrance();
+    until("all are in the writer", || entrance.inside() == Some([0, 0, 0, 200])).await;
+    held.release().await;
+    assert_eq!(tally(&upload.await.unwrap()), (200, 0, 0));
+    assert!(commits(&service).await <= 2, "the one that was held, and all the others");
     service.stop().await;
 }
 

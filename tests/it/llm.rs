@@ -10,7 +10,13 @@ use serde_json::{Value, json};
 
 /// A simulated model that answers in a few milliseconds.
 fn quick() -> SimulatedLlm {
-    SimulatedLlm::start(Options { slots: 64, latency: "3ms".parse().unwrap(), ..Options::default() }).unwrap()
+    after("3ms")
+}
+
+/// A simulated model that answers after so long.
+fn after(latency: &str) -> SimulatedLlm {
+    SimulatedLlm::start(Options { slots: 64, latency: latency.parse().unwrap(), ..Options::default() })
+        .unwrap()
 }
 
 /// A service that uses the model at `llm`.
@@ -30,7 +36,8 @@ async fn health(service: &TestService) -> Value {
 
 #[actix_web::test]
 async fn each_new_chunk_is_one_call_and_a_known_one_none() {
-    let llm = quick();
+    // So long that the other workers have called before the first is answered.
+    let llm = after("30ms");
     let service = service(llm.url(), &[]).await;
     assert_eq!(tally(&service.stream(numbered(0..512)).await), (512, 0, 0));
     let counts = llm.counts();
@@ -54,7 +61,7 @@ async fn each_new_chunk_is_one_call_and_a_known_one_none() {
 
 #[actix_web::test]
 async fn concurrent_calls_are_limited_to_the_workers() {
-    let llm = quick();
+    let llm = after("30ms");
     let service = service(llm.url(), &["--max-parallel-workers", "4"]).await;
     let two =
         futures_util::future::join(service.stream(numbered(0..60)), service.stream(numbered(60..120))).await;

@@ -1,7 +1,8 @@
 //! Chunks whose key is in flight: they cost no work, and are answered with the outcome of the first.
 
+use crate::streams::zstd;
 use crate::support::gated_encoder::GatedEncoder;
-use crate::support::test_service::{Poison, TestService, numbered, overrides, stream_to, tally};
+use crate::support::test_service::{Poison, TestService, numbered, overrides, stream_as, stream_to, tally};
 use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::chunk::{Chunk, Draft, Placement};
@@ -142,7 +143,8 @@ async fn after_a_transient_failure_the_next_one_is_tried_and_no_other_key_waits_
     llm.set_fault(Some((Fault::Hang, 1)));
     let gate = GatedEncoder::default();
     let flags = ["--tmd-backend", "llm", "--llm-endpoint", llm.url(), "--tmd-on-failure", "reject"];
-    let service = behind(&gate, &[&flags[..], &["--llm-timeout-s", "3"]].concat()).await;
+    // So long that the last line is done before it is over, also on a busy machine.
+    let service = behind(&gate, &[&flags[..], &["--llm-timeout-s", "10"]].concat()).await;
     let coded = r#"{"id":"c","text":"Codes are given.","domain_code":1,"task_code":1,"modifier_code":1}"#;
     let stream = upload(&service, line("One fact.").repeat(5) + coded);
     let entrance = service.state.pipeline.entrance();
@@ -167,7 +169,9 @@ async fn without_a_slot_for_followers_only_that_upload_waits() {
     overrides.pipeline.followers = Capacity { items: 2, bytes: 1 << 20 };
     let service = TestService::build(overrides, &[]).await;
     let entrance = service.state.pipeline.entrance();
-    let copies = upload(&service, line("One fact.").repeat(600));
+    // One block of zstd is inflated as a whole, so the first group is full however the socket delivers.
+    let (url, body) = (service.url.clone(), zstd(line("One fact.").repeat(600)));
+    let copies = actix_web::rt::spawn(async move { stream_as(&url, "zstd", body).await });
     // The first group: one leader, two followers, and the entrance holds the others.
     until("the slots for followers are in use", || entrance.following() == 2 && entrance.waiting() == 253)
         .await;

@@ -3,7 +3,9 @@
 
 use crate::support::database::Database;
 use crate::support::process::Service;
-use crate::support::test_service::{Poison, Scripted, TestService, numbered, overrides, tally};
+use crate::support::test_service::{
+    Poison, Scripted, TestService, client, numbered, overrides, stream_to, tally,
+};
 use crate::support::wait::until;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -19,6 +21,11 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 const POISON: &str = "This one stops the clock.";
+
+/// Shorter than a test waits, longer than a busy machine keeps a thread from work or a disk from an answer.
+const SHORT_DEADLINE: [&str; 2] = ["--hang-deadline-s", "5"];
+/// By then the watchdog, which looks eight times in a deadline, has looked after it.
+const OVERDUE: Duration = Duration::from_millis(7_500);
 
 fn line(id: &str, text: &str) -> String {
     format!("{}\n", json!({"id": id, "text": text}))
@@ -36,7 +43,7 @@ impl FaultHook for Stall {
 async fn stall_among_two_hundred(stage: Stage) {
     let said = Said::default();
     let overrides = said.overrides(Arc::new(Stall(stage)));
-    let service = TestService::build(overrides, &["--hang-deadline-s", "2"]).await;
+    let service = TestService::build(overrides, &SHORT_DEADLINE).await;
     let body = numbered(0..100) + &line("poison", POISON) + &numbered(100..200);
     let answer = service.stream(body).await;
     assert_eq!(tally(&answer), (200, 0, 1));
@@ -72,20 +79,18 @@ async fn a_stalled_task_of_the_writer_is_healed() {
 async fn waiting_for_the_database_is_not_hanging() {
     let said = Said::default();
     let overrides = said.overrides(Arc::new(lnsp_ingest::stages::NoFaults));
-    let service = TestService::build(overrides, &["--hang-deadline-s", "1"]).await;
+    let service = TestService::build(overrides, &SHORT_DEADLINE).await;
     let held = service.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
-    let upload =
-        actix_web::rt::spawn(crate::support::test_service::stream_to(service.url.clone(), numbered(0..300)));
-    until("the writer has waited for three deadlines", || {
+    let upload = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..300)));
+    until("the writer has waited for longer than the deadline", || {
         let [_, _, write] = service.state.pipeline.oldest_work();
-        write.is_some_and(|oldest| {
-            oldest.age > Duration::from_secs(3) && oldest.waits_for == Some("PostgreSQL")
-        })
+        write.is_some_and(|oldest| oldest.age > OVERDUE && oldest.waits_for == Some("PostgreSQL"))
     })
     .await;
     let (_, health) = service.get("/health").await;
     assert_eq!(health["pipeline"]["stages"]["write"]["waits_for"], "PostgreSQL");
-    assert!(health["pipeline"]["stages"]["write"]["oldest_work_s"].as_f64().unwrap() > 3.0, "{health}");
+    let oldest = health["pipeline"]["stages"]["write"]["oldest_work_s"].as_f64().unwrap();
+    assert!(oldest > OVERDUE.as_secs_f64(), "{health}");
     held.release().await;
     assert_eq!(tally(&upload.await.unwrap()), (300, 0, 0));
     assert_eq!((service.state.pipeline.health().generation, said.sentences()), (1, Vec::new()));
@@ -116,22 +121,16 @@ async fn neither_a_chunk_that_waits_for_its_dead_letter_nor_the_supervisor_that_
     let factory: EncoderFactory = Arc::new(|| Box::new(Refusing(Scripted::new())));
     let poison = Poison { stage: Stage::Tmd, text: POISON };
     let overrides = Overrides { encoder: Some(factory), ..said.overrides(Arc::new(poison)) };
-    let service = TestService::build(overrides, &["--hang-deadline-s", "1"]).await;
+    let service = TestService::build(overrides, &SHORT_DEADLINE).await;
     let held = service.database.hold("LOCK TABLE dead_letters IN ACCESS EXCLUSIVE MODE").await;
-    let refused = actix_web::rt::spawn(crate::support::test_service::stream_to(
-        service.url.clone(),
-        line("a", "A text."),
-    ));
+    let refused = actix_web::rt::spawn(stream_to(service.url.clone(), line("a", "A text.")));
     let waits =
         || service.state.pipeline.oldest_work()[1].filter(|oldest| oldest.waits_for == Some("PostgreSQL"));
     until("the letter waits", || waits().is_some()).await;
-    let poison = actix_web::rt::spawn(crate::support::test_service::stream_to(
-        service.url.clone(),
-        line("poison", POISON),
-    ));
+    let poison = actix_web::rt::spawn(stream_to(service.url.clone(), line("poison", POISON)));
     until("the extractor has died", || service.state.pipeline.health().healing.is_some()).await;
     let before = waits().unwrap().age;
-    until("three deadlines have passed", || waits().unwrap().age > before + Duration::from_secs(3)).await;
+    until("more than a deadline has passed", || waits().unwrap().age > before + OVERDUE).await;
     assert_eq!((service.state.pipeline.health().generation, said.sentences()), (1, Vec::new()));
     held.release().await;
     for (upload, code) in [(refused, "embed_failed"), (poison, "poison")] {
@@ -212,9 +211,8 @@ async fn a_thread_of_the_model_that_hangs_is_named_and_cannot_be_healed() {
     let said = Said::default();
     let overrides =
         Overrides { encoder: Some(factory), ..said.overrides(Arc::new(lnsp_ingest::stages::NoFaults)) };
-    let service = TestService::build(overrides, &["--hang-deadline-s", "1"]).await;
-    let upload =
-        actix_web::rt::spawn(crate::support::test_service::stream_to(service.url.clone(), numbered(0..10)));
+    let service = TestService::build(overrides, &SHORT_DEADLINE).await;
+    let upload = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..10)));
     until("the pass shows in the health", || {
         service.state.pipeline.threads_at_work().iter().any(|(who, ..)| who.contains("lnsp-model"))
     })
@@ -240,10 +238,8 @@ impl FaultHook for TrapInHandler {
 async fn a_pipeline_thread_that_hangs_cannot_be_healed() {
     let (trap, release) = Trap::new();
     let said = Said::default();
-    let service =
-        TestService::build(said.overrides(Arc::new(TrapInHandler(trap))), &["--hang-deadline-s", "1"]).await;
-    let upload =
-        actix_web::rt::spawn(crate::support::test_service::stream_to(service.url.clone(), numbered(0..10)));
+    let service = TestService::build(said.overrides(Arc::new(TrapInHandler(trap))), &SHORT_DEADLINE).await;
+    let upload = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..10)));
     said.must_say("the pipeline's thread hangs").await;
     drop(release);
     assert_eq!(tally(&upload.await.unwrap()), (10, 0, 0));
@@ -263,8 +259,7 @@ impl FaultHook for EndOfThread {
 async fn a_pipeline_thread_that_has_ended_cannot_be_healed() {
     let said = Said::default();
     let service = TestService::build(said.overrides(Arc::new(EndOfThread)), &[]).await;
-    let upload =
-        actix_web::rt::spawn(crate::support::test_service::stream_to(service.url.clone(), numbered(0..10)));
+    let upload = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..10)));
     said.must_say("has ended").await;
     upload.abort();
     service.abandon().await;
@@ -287,8 +282,7 @@ impl FaultHook for DeadSupervisor {
 async fn a_supervisor_that_dies_cannot_be_healed() {
     let said = Said::default();
     let service = TestService::build(said.overrides(Arc::new(DeadSupervisor)), &[]).await;
-    let upload =
-        actix_web::rt::spawn(crate::support::test_service::stream_to(service.url.clone(), numbered(0..1)));
+    let upload = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..1)));
     said.must_say("the supervisor has ended").await;
     assert_eq!(service.get("/ready").await.0, 503);
     upload.abort();
@@ -317,10 +311,7 @@ async fn while_a_stage_is_healed_the_service_is_not_ready_and_says_why() {
     let poison = Poison { stage: Stage::Embed, text: POISON };
     let service = TestService::build(said.overrides(Arc::new(SlowHealing(poison, trap))), &[]).await;
     assert_eq!(service.get("/ready").await, (200, json!({"ready": true, "reasons": []})));
-    let upload = actix_web::rt::spawn(crate::support::test_service::stream_to(
-        service.url.clone(),
-        line("poison", POISON),
-    ));
+    let upload = actix_web::rt::spawn(stream_to(service.url.clone(), line("poison", POISON)));
     until("the stage is being healed", || service.state.pipeline.health().healing.is_some()).await;
     let reasons = json!(["the pipeline is healing: the embed stage died (panic)"]);
     let (status, ready) = service.get("/ready").await;
@@ -329,8 +320,7 @@ async fn while_a_stage_is_healed_the_service_is_not_ready_and_says_why() {
     assert_eq!(tally(&upload.await.unwrap()), (0, 0, 1));
     until("it is open again", || service.state.pipeline.health().open).await;
     assert_eq!(service.get("/ready").await.0, 200);
-    let metrics =
-        crate::support::test_service::client().get(format!("{}/metrics", service.url)).send().await.unwrap();
+    let metrics = client().get(format!("{}/metrics", service.url)).send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
     for name in ["lnsp_suspects_total", "lnsp_poisoned_total", "lnsp_stage_oldest_work_seconds"] {
         assert!(metrics.contains(&format!("# HELP {name} ")), "{name} has no words");
@@ -353,13 +343,11 @@ fn hold_the_writers_lock(folder: &std::path::Path) -> heed::RwTxn<'static> {
 async fn a_process_whose_index_thread_hangs_in_lmdb_says_so_and_exits() {
     let database = Database::new().await;
     let data = tempfile::tempdir().unwrap();
-    let service = Service::start(data.path(), &["--database-url", database.dsn(), "--hang-deadline-s", "2"]);
+    // So long that a forward pass on a busy machine does not look like a hang.
+    let service = Service::start(data.path(), &["--database-url", database.dsn(), "--hang-deadline-s", "10"]);
     let current = std::fs::read_to_string(data.path().join("index/CURRENT")).unwrap();
     let transaction = hold_the_writers_lock(&data.path().join("index").join(current.trim()));
-    assert_eq!(
-        tally(&crate::support::test_service::stream_to(service.url.clone(), numbered(0..20)).await),
-        (20, 0, 0)
-    );
+    assert_eq!(tally(&stream_to(service.url.clone(), numbered(0..20)).await), (20, 0, 0));
     // The index builds after a while without changes, and then waits for a lock that is not released.
     let (status, complaints) = service.end();
     assert_eq!(status.code(), Some(70), "{complaints}");
@@ -378,20 +366,16 @@ async fn a_process_that_was_suspended_for_longer_than_the_deadline_goes_on() {
     let data = tempfile::tempdir().unwrap();
     // So long that a busy machine does not look like a hang, and shorter than the suspension.
     let service = Service::start(data.path(), &["--database-url", database.dsn(), "--hang-deadline-s", "5"]);
-    let upload =
-        actix_web::rt::spawn(crate::support::test_service::stream_to(service.url.clone(), numbered(0..2000)));
+    let upload = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..2000)));
     let health = format!("{}/health", service.url);
-    let busy = async || -> Value {
-        crate::support::test_service::client().get(&health).send().await.unwrap().json().await.unwrap()
-    };
+    let busy = async || -> Value { client().get(&health).send().await.unwrap().json().await.unwrap() };
     while busy().await["pipeline"]["threads_at_work"] == json!([]) {}
     // In the middle of a forward pass.
     service.suspend(Duration::from_secs(7)).await;
     assert_eq!(tally(&upload.await.unwrap()), (2000, 0, 0));
     let health = busy().await;
     assert_eq!((&health["status"], &health["pipeline"]["generation"]), (&json!("healthy"), &json!(1)));
-    let metrics =
-        crate::support::test_service::client().get(format!("{}/metrics", service.url)).send().await.unwrap();
+    let metrics = client().get(format!("{}/metrics", service.url)).send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
     let suspended =
         metrics.lines().find_map(|line| line.strip_prefix("lnsp_process_suspended_seconds_total "));

@@ -6,6 +6,10 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 
+/// Until then the end of a connection must have come: long enough for a busy machine, and shorter than the 30 s after
+/// which the service ends a connection because of its silence.
+const LATEST_END: Duration = Duration::from_secs(25);
+
 /// A connection to a service.
 pub struct RawConnection {
     /// Both ways.
@@ -15,11 +19,13 @@ pub struct RawConnection {
 impl RawConnection {
     /// Opens a chunked NDJSON upload that wants its answers streamed.
     pub async fn upload(service: &TestService) -> RawConnection {
-        RawConnection::upload_with(
-            &service.url,
-            "Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n",
-        )
-        .await
+        RawConnection::upload_as(service, "identity").await
+    }
+
+    /// As [`Self::upload`], with a `Content-Encoding`.
+    pub async fn upload_as(service: &TestService, encoding: &str) -> RawConnection {
+        let stream = "Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
+        RawConnection::upload_with(&service.url, &format!("{stream}Content-Encoding: {encoding}\r\n")).await
     }
 
     /// Opens an NDJSON upload with these header lines.
@@ -72,7 +78,7 @@ impl RawConnection {
     pub async fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         let read = self.socket.read_to_end(&mut rest);
-        let ended = tokio::time::timeout(Duration::from_secs(8), read).await;
+        let ended = tokio::time::timeout(LATEST_END, read).await;
         assert!(ended.is_ok(), "no end after: {}", String::from_utf8_lossy(&rest));
         String::from_utf8(rest).unwrap()
     }
@@ -92,6 +98,17 @@ impl RawConnection {
     /// Ends the body.
     pub async fn end(&mut self) {
         self.socket.get_mut().write_all(b"0\r\n\r\n").await.unwrap();
+    }
+
+    /// What has arrived, or arrives within `time`; nothing of it is lost. The connection must be open.
+    pub async fn read_within(&mut self, time: Duration) -> String {
+        let mut buffer = vec![0; 64 * 1024];
+        let Ok(read) = tokio::time::timeout(time, self.socket.read(&mut buffer)).await else {
+            return String::new();
+        };
+        let read = read.unwrap();
+        assert_ne!(read, 0, "the connection has ended");
+        String::from_utf8(buffer[..read].to_vec()).unwrap()
     }
 
     /// Reads until `wanted` has been seen; gives everything read.
