@@ -113,11 +113,11 @@ fn pull(flags: &Pull) -> CommandResult {
     };
     let pulled = pulled?;
     let state = if pulled.before { "is here already and whole" } else { "is here" };
-    let (folder, size) = (pulled.folder.display(), HumanBytes(pulled.note.size()));
+    let (folder, size) = (pulled.folder.display(), HumanBytes(pulled.manifest.size()));
     println!(
         "{name} {state}: {folder} ({} files, {size}, commit {})",
-        pulled.note.files.len(),
-        pulled.note.commit
+        pulled.manifest.files.len(),
+        pulled.manifest.commit
     );
     locate(name, &[models])
         .map_err(|error| format!("{name} was fetched, but this version cannot use it: {error}"))?;
@@ -214,8 +214,11 @@ fn folders(place: &Path) -> Vec<PathBuf> {
 }
 
 fn row(name: &str, folder: &Path) -> [String; 4] {
-    let note = Manifest::of(folder);
-    let from = note.as_ref().map(|note| format!("{} {:.12}", note.hub_id, note.commit)).unwrap_or_default();
+    let manifest = Manifest::of(folder);
+    let from = manifest
+        .as_ref()
+        .map(|manifest| format!("{} {:.12}", manifest.hub_id, manifest.commit))
+        .unwrap_or_default();
     let state = match name.strip_suffix(UNFINISHED) {
         Some(name) => format!("unfinished: lnsp model pull {}", name.replacen("--", "/", 1)),
         None => match locate(&folder.display().to_string(), &[]) {

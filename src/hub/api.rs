@@ -38,9 +38,13 @@ struct Large {
 }
 
 /// The commit that a revision is now.
-pub async fn commit(client: &Client, id: &HubId, watch: &mut dyn PullObserver) -> Result<String, HubError> {
+pub async fn commit(
+    client: &Client,
+    id: &HubId,
+    observer: &mut dyn PullObserver,
+) -> Result<String, HubError> {
     let url = client.hub.at(api(id).chain(["revision", id.revision.as_str()]));
-    let (_, Revision { sha }) = ask(client, id, &url, watch).await?;
+    let (_, Revision { sha }) = ask(client, id, &url, observer).await?;
     let is_commit = sha.len() == 40 && sha.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_commit { Ok(sha) } else { Err(client.no_hub(&url, "no commit".to_owned())) }
 }
@@ -50,13 +54,13 @@ pub async fn files(
     client: &Client,
     id: &HubId,
     commit: &str,
-    watch: &mut dyn PullObserver,
+    observer: &mut dyn PullObserver,
 ) -> Result<Vec<File>, HubError> {
     let mut url = client.hub.at(api(id).chain(["tree", commit]));
     url.set_query(Some("recursive=true"));
     let mut files = Vec::new();
     for _ in 0..PAGES {
-        let (headers, page): (_, Vec<Listed>) = ask(client, id, &url, watch).await?;
+        let (headers, page): (_, Vec<Listed>) = ask(client, id, &url, observer).await?;
         for listed in page.into_iter().filter(|listed| listed.kind == "file") {
             files.push(file(listed).map_err(|problem| client.no_hub(&url, problem.to_owned()))?);
         }
@@ -89,9 +93,9 @@ async fn ask<T: DeserializeOwned>(
     client: &Client,
     id: &HubId,
     url: &Url,
-    watch: &mut dyn PullObserver,
+    observer: &mut dyn PullObserver,
 ) -> Result<(HeaderMap, T), HubError> {
-    let (headers, body) = read(client, id, url, watch).await?;
+    let (headers, body) = read(client, id, url, observer).await?;
     let answer = serde_json::from_slice(&body).map_err(|error| client.no_hub(url, error.to_string()))?;
     Ok((headers, answer))
 }
@@ -101,15 +105,15 @@ pub async fn read(
     client: &Client,
     id: &HubId,
     url: &Url,
-    watch: &mut dyn PullObserver,
+    observer: &mut dyn PullObserver,
 ) -> Result<(HeaderMap, Vec<u8>), HubError> {
-    let mut tries = Tries::new(client.patience);
+    let mut tries = Tries::new(client.retry);
     loop {
         match client.read(url).await {
             Ok(answer) => return Ok(answer),
             Err(FetchError::Permanent(error)) => return Err(error.about(&client.hub, id)),
             Err(FetchError::Transient { host, problem, wait }) => {
-                tries.wait(host, problem, wait, watch).await?;
+                tries.wait(host, problem, wait, observer).await?;
             }
         }
     }

@@ -13,7 +13,7 @@ pub enum Recipe {
 }
 
 impl Recipe {
-    /// As it stands in the note of a folder.
+    /// The name in the manifest.
     pub fn name(self) -> &'static str {
         match self {
             Recipe::AsItIs => "as it is",

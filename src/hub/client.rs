@@ -74,13 +74,13 @@ pub struct Client {
     http: legacy::Client<HttpsConnector<ProxyConnector>, Empty<Bytes>>,
     pub hub: Address,
     token: Option<Token>,
-    pub patience: FetchRetry,
+    pub retry: FetchRetry,
 }
 
 impl Client {
-    pub fn new(hub: Address, token: Option<Token>, patience: FetchRetry) -> Result<Client, HubError> {
-        let http = legacy::Client::builder(TokioExecutor::new()).build(connector::build(patience.connect)?);
-        Ok(Client { http, hub, token, patience })
+    pub fn new(hub: Address, token: Option<Token>, retry: FetchRetry) -> Result<Client, HubError> {
+        let http = legacy::Client::builder(TokioExecutor::new()).build(connector::build(retry.connect)?);
+        Ok(Client { http, hub, token, retry })
     }
 
     /// Asks for a file from a byte on; the status is one of success.
@@ -128,20 +128,20 @@ impl Client {
             request = request.header(AUTHORIZATION, bearer.unwrap_or(HeaderValue::from_static("")));
         }
         let request = request.body(Empty::new()).map_err(|error| self.no_hub(url, error.to_string()))?;
-        let limit = self.patience.connect + self.patience.stall;
+        let limit = self.retry.connect + self.retry.stall;
         let answer = timeout(limit, self.http.request(request)).await;
         let answer =
-            answer.map_err(|_| passing(url, format!("no answer within {} s", limit.as_secs_f64())))?;
+            answer.map_err(|_| transient(url, format!("no answer within {} s", limit.as_secs_f64())))?;
         let answer = answer.map_err(|error| {
             let problem = cause(&error);
             // Trying again does not make a certificate better.
             match problem.contains("certificate") {
                 true => HubError::Untrusted { host: host(url), problem }.into(),
-                false => passing(url, problem),
+                false => transient(url, problem),
             }
         })?;
         let (head, body) = answer.into_parts();
-        let stall = self.patience.stall;
+        let stall = self.retry.stall;
         Ok(HubResponse { status: head.status, headers: head.headers, url: url.clone(), body, stall })
     }
 
@@ -168,7 +168,7 @@ impl Client {
                 Err(FetchError::Transient { host, problem, wait })
             }
             // The addresses in a store run out; the hub then gives a new one.
-            _ if !self.hub.is_home_of(&reply.url) => Err(passing(&reply.url, format!("status {status}"))),
+            _ if !self.hub.is_home_of(&reply.url) => Err(transient(&reply.url, format!("status {status}"))),
             _ => Err(FetchError::Permanent(HubError::Refused {
                 url: shown(&reply.url),
                 status,
@@ -183,14 +183,14 @@ impl HubResponse {
     pub async fn piece(&mut self) -> Result<Option<Bytes>, FetchError> {
         loop {
             let frame = timeout(self.stall, self.body.frame()).await;
-            let stalled = |_| passing(&self.url, format!("no byte for {} s", self.stall.as_secs_f64()));
+            let stalled = |_| transient(&self.url, format!("no byte for {} s", self.stall.as_secs_f64()));
             match frame.map_err(stalled)? {
                 None => return Ok(None),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(bytes) => return Ok(Some(bytes)),
                     Err(_trailers) => {}
                 },
-                Some(Err(error)) => return Err(passing(&self.url, cause(&error))),
+                Some(Err(error)) => return Err(transient(&self.url, cause(&error))),
             }
         }
     }
@@ -200,13 +200,13 @@ impl HubResponse {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// What went wrong with it.
-    pub fn trouble(&self, problem: &str) -> FetchError {
-        passing(&self.url, problem.to_owned())
+    /// A transient error of this response.
+    pub fn transient(&self, problem: &str) -> FetchError {
+        transient(&self.url, problem.to_owned())
     }
 }
 
-fn passing(url: &Url, problem: String) -> FetchError {
+fn transient(url: &Url, problem: String) -> FetchError {
     FetchError::Transient { host: host(url), problem, wait: None }
 }
 

@@ -27,24 +27,28 @@ type Problem = Box<dyn Error + Send + Sync>;
 /// Makes the connections below TLS.
 #[derive(Clone)]
 pub struct ProxyConnector {
-    straight: HttpConnector,
+    direct: HttpConnector,
     proxies: Arc<Matcher>,
 }
 
-/// A way to any address, with TLS where it begins with `https`.
+/// A connector to any address, with TLS where it begins with `https`.
 pub fn build(connect: Duration) -> Result<HttpsConnector<ProxyConnector>, HubError> {
-    let mut straight = HttpConnector::new();
-    straight.enforce_http(false);
-    straight.set_connect_timeout(Some(connect));
-    straight.set_nodelay(true);
-    let road = ProxyConnector { straight, proxies: Arc::new(Matcher::from_env()) };
+    let mut direct = HttpConnector::new();
+    direct.enforce_http(false);
+    direct.set_connect_timeout(Some(connect));
+    direct.set_nodelay(true);
+    let connector = ProxyConnector { direct, proxies: Arc::new(Matcher::from_env()) };
 
     // The provider is named, so that none has to be installed for the whole process.
     let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let tls = tls.with_safe_default_protocol_versions();
     let tls = tls.map_err(|error| HubError::Tls { problem: error.to_string() })?;
     let tls = tls.with_root_certificates(authorities()).with_no_client_auth();
-    Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(road))
+    Ok(HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(connector))
 }
 
 fn authorities() -> RootCertStore {
@@ -60,22 +64,22 @@ impl Service<Uri> for ProxyConnector {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Problem>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Problem>> {
-        self.straight.poll_ready(context).map_err(Into::into)
+        self.direct.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
-        let mut straight = self.straight.clone();
+        let mut direct = self.direct.clone();
         // A hub without TLS is on the local network and needs no proxy.
         let far = to.scheme() == Some(&Scheme::HTTPS);
         let Some(proxy) = self.proxies.intercept(&to).filter(|_| far) else {
-            return Box::pin(async move { Ok(straight.call(to).await?) });
+            return Box::pin(async move { Ok(direct.call(to).await?) });
         };
         if proxy.uri().scheme() != Some(&Scheme::HTTP) {
             let kind = proxy.uri().scheme_str().unwrap_or_default().to_owned();
             let problem = format!("the proxy is one for {kind}: expected an address like http://proxy:3128");
             return Box::pin(async move { Err(problem.into()) });
         }
-        let mut tunnel = Tunnel::new(proxy.uri().clone(), straight);
+        let mut tunnel = Tunnel::new(proxy.uri().clone(), direct);
         if let Some(name_and_password) = proxy.basic_auth() {
             tunnel = tunnel.with_auth(name_and_password.clone());
         }

@@ -20,7 +20,7 @@ pub enum HubError {
     /// The hub says no. [`HubError::about`] makes a sentence of it that names the model.
     #[error("{url} answers with status {status} {code}")]
     Refused {
-        /// What was asked.
+        /// The address of the request.
         url: String,
         /// The HTTP status.
         status: u16,
@@ -85,7 +85,7 @@ pub enum HubError {
     /// An answer that no hub gives.
     #[error("{url} does not answer like a hub ({problem}): check LNSP_HUB_ENDPOINT")]
     NotAHub {
-        /// What was asked.
+        /// The address of the request.
         url: String,
         /// What was received.
         problem: String,

@@ -15,19 +15,19 @@ use url::Url;
 /// No pause between two tries is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Counts the tries in a row that did not help.
+/// Counts the tries in a row that brought nothing.
 pub struct Tries {
-    patience: FetchRetry,
+    retry: FetchRetry,
     failed: u32,
 }
 
 impl Tries {
-    pub fn new(patience: FetchRetry) -> Tries {
-        Tries { patience, failed: 0 }
+    pub fn new(retry: FetchRetry) -> Tries {
+        Tries { retry, failed: 0 }
     }
 
-    /// After some progress the count begins anew.
-    pub fn forget(&mut self) {
+    /// Starts the count again, after progress.
+    pub fn reset(&mut self) {
         self.failed = 0;
     }
 
@@ -37,21 +37,21 @@ impl Tries {
         host: String,
         problem: String,
         wait: Option<Duration>,
-        watch: &mut dyn PullObserver,
+        observer: &mut dyn PullObserver,
     ) -> Result<(), HubError> {
         self.failed += 1;
-        if self.failed >= self.patience.tries {
+        if self.failed >= self.retry.tries {
             return Err(HubError::Unreachable { host, problem });
         }
-        let growing = self.patience.pause.saturating_mul(1 << (self.failed - 1).min(16));
+        let growing = self.retry.pause.saturating_mul(1 << (self.failed - 1).min(16));
         let pause = wait.unwrap_or(growing).min(LONGEST_PAUSE);
-        watch.says(&format!("{host}: {problem}; trying again in {} s", pause.as_secs_f64()));
+        observer.says(&format!("{host}: {problem}; trying again in {} s", pause.as_secs_f64()));
         tokio::time::sleep(pause).await;
         Ok(())
     }
 }
 
-/// A file on its way from the hub into the folder of an unfinished model.
+/// The download of a file from the hub into the folder of an unfinished model.
 pub struct Fetch<'a> {
     pub client: &'a Client,
     pub url: Url,
@@ -66,19 +66,19 @@ pub fn unfinished(file: &File) -> PathBuf {
 }
 
 impl Fetch<'_> {
-    /// Brings the file; `moved` hears how much of it is here.
-    pub async fn run(&self, watch: &mut dyn PullObserver, before: u64) -> Result<(), HubError> {
+    /// Downloads the file; `observer` learns how much of it is here.
+    pub async fn run(&self, observer: &mut dyn PullObserver, before: u64) -> Result<(), HubError> {
         let target = self.folder.join(&self.file.path);
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent).at(parent)?;
         }
         if !self.file.is_whole_in(self.folder)? {
-            self.bring(watch, before).await?;
+            self.download(observer, before).await?;
             let part = self.part();
             self.verify(&part)?;
             fs::rename(&part, &target).at(&target)?;
         }
-        watch.moved(before + self.file.size);
+        observer.moved(before + self.file.size);
         Ok(())
     }
 
@@ -86,26 +86,31 @@ impl Fetch<'_> {
         self.folder.join(unfinished(self.file))
     }
 
-    async fn bring(&self, watch: &mut dyn PullObserver, before: u64) -> Result<(), HubError> {
+    async fn download(&self, observer: &mut dyn PullObserver, before: u64) -> Result<(), HubError> {
         let part = self.part();
-        let mut tries = Tries::new(self.client.patience);
+        let mut tries = Tries::new(self.client.retry);
         loop {
             let had = size_of(&part);
-            match self.go_on(&part, watch, before).await {
+            match self.resume(&part, observer, before).await {
                 Ok(()) => return Ok(()),
                 Err(FetchError::Permanent(error)) => return Err(error),
                 Err(FetchError::Transient { host, problem, wait }) => {
                     if size_of(&part) > had {
-                        tries.forget();
+                        tries.reset();
                     }
-                    tries.wait(host, problem, wait, watch).await?;
+                    tries.wait(host, problem, wait, observer).await?;
                 }
             }
         }
     }
 
     /// Asks for the rest and writes what comes.
-    async fn go_on(&self, part: &Path, watch: &mut dyn PullObserver, before: u64) -> Result<(), FetchError> {
+    async fn resume(
+        &self,
+        part: &Path,
+        observer: &mut dyn PullObserver,
+        before: u64,
+    ) -> Result<(), FetchError> {
         let size = self.file.size;
         let mut out = OpenOptions::new().create(true).append(true).open(part).at(part)?;
         let mut have = out.metadata().at(part)?.len();
@@ -121,14 +126,14 @@ impl Fetch<'_> {
             out.set_len(0).at(part)?;
             have = 0;
             if reply.status != 200 {
-                return Err(reply.trouble("it does not go on where the file ended; beginning anew"));
+                return Err(reply.transient("it does not go on where the file ended; beginning anew"));
             }
         }
         let announced = reply.header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
         if let Some(length) = announced.filter(|length| have + length != size) {
             return Err(self.wrong_size(part, have + length)?.into());
         }
-        watch.moved(before + have);
+        observer.moved(before + have);
         while let Some(piece) = reply.piece().await? {
             let now = have + piece.len() as u64;
             if now > size {
@@ -136,9 +141,9 @@ impl Fetch<'_> {
             }
             out.write_all(&piece).at(part)?;
             have = now;
-            watch.moved(before + have);
+            observer.moved(before + have);
         }
-        if have < size { Err(reply.trouble("the answer ended early")) } else { Ok(()) }
+        if have < size { Err(reply.transient("the answer ended early")) } else { Ok(()) }
     }
 
     /// Deletes what is no beginning of the file.

@@ -42,8 +42,8 @@ pub fn modules(list: &[u8], recipe: Recipe) -> Result<Vec<u8>, serde_json::Error
         let kind = module["type"].as_str().and_then(|kind| kind.rsplit('.').next());
         matches!(kind, Some("Transformer" | "Pooling"))
     });
-    for (place, module) in modules.iter_mut().enumerate() {
-        (module["idx"], module["name"]) = (place.into(), place.to_string().into());
+    for (index, module) in modules.iter_mut().enumerate() {
+        (module["idx"], module["name"]) = (index.into(), index.to_string().into());
     }
     serde_json::to_vec_pretty(&modules)
 }
@@ -52,23 +52,23 @@ pub fn modules(list: &[u8], recipe: Recipe) -> Result<Vec<u8>, serde_json::Error
 ///
 /// # Errors
 /// What is missing; [`HubError::OnlyPickle`] where weights are there in another form only.
-pub fn choose(id: &str, files: &[File], modules: &[u8]) -> Result<Vec<File>, HubError> {
+pub fn select(id: &str, files: &[File], modules: &[u8]) -> Result<Vec<File>, HubError> {
     let unreadable =
         |_| HubError::Incomplete { id: id.to_owned(), file: format!("{MODULES} that can be read") };
     let modules: Vec<Module> = serde_json::from_slice(modules).map_err(unreadable)?;
-    let shelf = RepositoryFiles { id, files };
+    let repository = RepositoryFiles { id, files };
     let network = modules.iter().find(|module| module.is("Transformer")).map_or("", |module| &module.path);
-    let mut chosen: Vec<&File> = AT_THE_TOP.iter().filter_map(|name| shelf.find("", name)).collect();
+    let mut chosen: Vec<&File> = AT_THE_TOP.iter().filter_map(|name| repository.find("", name)).collect();
     for name in NEEDED {
-        chosen.push(shelf.find(network, name).ok_or_else(|| shelf.lacks(network, name))?);
+        chosen.push(repository.find(network, name).ok_or_else(|| repository.lacks(network, name))?);
     }
-    chosen.extend(USEFUL.iter().filter_map(|name| shelf.find(network, name)));
-    chosen.extend(shelf.weights(network)?.ok_or_else(|| shelf.lacks(network, WEIGHTS))?);
+    chosen.extend(USEFUL.iter().filter_map(|name| repository.find(network, name)));
+    chosen.extend(repository.weights(network)?.ok_or_else(|| repository.lacks(network, WEIGHTS))?);
     for module in modules.iter().filter(|module| !module.is("Transformer")) {
-        chosen.extend(shelf.find(&module.path, "config.json"));
-        chosen.extend(shelf.weights(&module.path)?.unwrap_or_default());
+        chosen.extend(repository.find(&module.path, "config.json"));
+        chosen.extend(repository.weights(&module.path)?.unwrap_or_default());
     }
-    chosen.into_iter().map(|file| shelf.safe(file)).collect()
+    chosen.into_iter().map(|file| repository.safe(file)).collect()
 }
 
 /// The files of one repository.
@@ -148,7 +148,7 @@ mod tests {
         paths.iter().map(file).collect()
     }
     fn chosen(paths: &[&str], modules: &str) -> Result<Vec<String>, HubError> {
-        let files = choose("owner/name", &listed(paths), modules.as_bytes())?;
+        let files = select("owner/name", &listed(paths), modules.as_bytes())?;
         Ok(files.into_iter().map(|file| file.path).collect())
     }
 

@@ -1,4 +1,4 @@
-//! What lies in a pulled folder, and where it came from: `lnsp-model.json`.
+//! The files of a pulled model and their source: `lnsp-model.json`.
 
 use super::HubError;
 use super::error::At;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fs;
 use std::path::Path;
 
-/// The name of the note in its folder.
+/// The file name of the manifest.
 pub const MANIFEST: &str = "lnsp-model.json";
 
 /// A file of a model.
@@ -43,23 +43,23 @@ impl File {
 pub struct Manifest {
     /// The repository on the hub.
     pub hub_id: String,
-    /// What was asked for.
+    /// The revision that was requested.
     pub revision: String,
-    /// What it was at that time.
+    /// The commit of the revision at that time.
     pub commit: String,
-    /// What was made of the files.
+    /// The name of the recipe.
     pub recipe: String,
     /// All files besides this one.
     pub files: Vec<File>,
 }
 
 impl Manifest {
-    /// The note of a folder; `None` if it has none that can be read.
+    /// The manifest of a folder; `None` if it has none that can be read.
     pub fn of(folder: &Path) -> Option<Manifest> {
         serde_json::from_slice(&fs::read(folder.join(MANIFEST)).ok()?).ok()
     }
 
-    /// In bytes, without the note itself.
+    /// In bytes, without the manifest itself.
     pub fn size(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
     }

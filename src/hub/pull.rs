@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::fetch::Fetch;
-use super::file_selection::{MODULES, choose, modules};
+use super::file_selection::{MODULES, modules, select};
 use super::hash::Hash;
 use super::manifest::{File, Manifest};
 use super::observer::PullObserver;
@@ -11,18 +11,18 @@ use super::{Address, FetchRetry, HubError, ModelSource, Token, api};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A hub that can be asked.
+/// The client of a hub.
 pub struct Hub {
     client: Client,
 }
 
 impl Hub {
-    /// Asks nothing yet. A proxy is taken from the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+    /// Sends no request yet. A proxy is taken from the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(address: Address, token: Option<Token>, patience: FetchRetry) -> Result<Hub, HubError> {
-        Ok(Hub { client: Client::new(address, token, patience)? })
+    pub fn new(address: Address, token: Option<Token>, retry: FetchRetry) -> Result<Hub, HubError> {
+        Ok(Hub { client: Client::new(address, token, retry)? })
     }
 }
 
@@ -32,8 +32,8 @@ pub struct Pulled {
     /// The folder of the model.
     pub folder: PathBuf,
     /// The manifest of the model.
-    pub note: Manifest,
-    /// It was here before, and nothing was asked for.
+    pub manifest: Manifest,
+    /// Whether it was here before, so that nothing was fetched.
     pub before: bool,
 }
 
@@ -46,65 +46,65 @@ pub async fn pull(
     hub: &Hub,
     source: &ModelSource,
     models: &Path,
-    watch: &mut dyn PullObserver,
+    observer: &mut dyn PullObserver,
 ) -> Result<Pulled, HubError> {
-    let place = StagingDir::new(models, &source.folder);
-    if let StagedModel::Whole(note) = place.look()? {
-        return Ok(Pulled { folder: place.folder, note, before: true });
+    let staging = StagingDir::new(models, &source.folder);
+    if let StagedModel::Whole(manifest) = staging.inspect()? {
+        return Ok(Pulled { folder: staging.folder, manifest, before: true });
     }
-    let workshop = place.enter()?;
-    // Whoever had the workshop before may have finished the model.
-    match place.look()? {
-        StagedModel::Whole(note) => {
-            workshop.leave();
-            return Ok(Pulled { folder: place.folder, note, before: true });
+    let lock = staging.lock()?;
+    // Another pull may have finished the model before the lock was free.
+    match staging.inspect()? {
+        StagedModel::Whole(manifest) => {
+            lock.release();
+            return Ok(Pulled { folder: staging.folder, manifest, before: true });
         }
-        StagedModel::Damaged(note) => {
-            watch.says("some files are not what they were; they are fetched again");
-            workshop.take_apart(&note)?;
+        StagedModel::Damaged(manifest) => {
+            observer.says("some files are not what they were; they are fetched again");
+            lock.reuse(&manifest)?;
         }
         StagedModel::Nothing => {}
     }
 
     let (client, id) = (&hub.client, &source.id);
-    let commit = api::commit(client, id, watch).await?;
-    let listed = api::files(client, id, &commit, watch).await?;
+    let commit = api::commit(client, id, observer).await?;
+    let listed = api::files(client, id, &commit, observer).await?;
     let location = |path: &str| api::location(client, id, &commit, path);
     let list = match listed.iter().find(|file| file.path == MODULES) {
-        Some(file) => Some(small(client, source, file, &commit, watch).await?),
+        Some(file) => Some(small(client, source, file, &commit, observer).await?),
         None => None,
     };
-    let files = choose(&id.repository, &listed, list.as_deref().unwrap_or(b"[]"))?;
+    let files = select(&id.repository, &listed, list.as_deref().unwrap_or(b"[]"))?;
     let own = list.as_ref().map(|bytes| File {
         path: MODULES.to_owned(),
         size: bytes.len() as u64,
         hash: Hash::sha256(bytes),
     });
     let all: Vec<File> = own.into_iter().chain(files.iter().cloned()).collect();
-    workshop.keep_only(&all)?;
-    workshop.need_room(&all)?;
+    lock.keep_only(&all)?;
+    lock.check_space(&all)?;
 
-    let note = Manifest {
+    let manifest = Manifest {
         hub_id: id.repository.clone(),
         revision: id.revision.clone(),
         commit: commit.clone(),
         recipe: source.recipe.name().to_owned(),
         files: all,
     };
-    watch.begins(note.files.len(), note.size());
+    observer.begins(manifest.files.len(), manifest.size());
     let mut here = 0;
     if let Some(bytes) = list {
-        let path = workshop.part().join(MODULES);
+        let path = lock.part().join(MODULES);
         fs::write(&path, &bytes).map_err(|error| HubError::Disk { path, error })?;
         here += bytes.len() as u64;
     }
     for file in &files {
-        let fetch = Fetch { client, url: location(&file.path), file, folder: workshop.part() };
-        fetch.run(watch, here).await.map_err(|error| error.about(&client.hub, id))?;
+        let fetch = Fetch { client, url: location(&file.path), file, folder: lock.part() };
+        fetch.run(observer, here).await.map_err(|error| error.about(&client.hub, id))?;
         here += file.size;
     }
-    workshop.finish(&note)?;
-    Ok(Pulled { folder: place.folder, note, before: false })
+    lock.finish(&manifest)?;
+    Ok(Pulled { folder: staging.folder, manifest, before: false })
 }
 
 /// The list of modules: verified as all files are, and then as the recipe wants it.
@@ -113,10 +113,10 @@ async fn small(
     source: &ModelSource,
     file: &File,
     commit: &str,
-    watch: &mut dyn PullObserver,
+    observer: &mut dyn PullObserver,
 ) -> Result<Vec<u8>, HubError> {
     let url = api::location(client, &source.id, commit, &file.path);
-    let (_, bytes) = api::read(client, &source.id, &url, watch).await?;
+    let (_, bytes) = api::read(client, &source.id, &url, observer).await?;
     let (path, received) = (file.path.clone(), file.hash.of(&bytes));
     if received != file.hash {
         return Err(HubError::WrongHash { file: path, expected: file.hash.clone(), received });

@@ -12,18 +12,18 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Where a model lies, or will.
+/// The folder of a model, before and after the pull.
 pub struct StagingDir {
-    /// Of the whole model.
+    /// The folder of the whole model.
     pub folder: PathBuf,
     part: PathBuf,
 }
 
-/// The files that are there.
+/// The state of the folder of a model.
 pub enum StagedModel {
     Nothing,
     Whole(Manifest),
-    /// Some file is not what the note says.
+    /// A file differs from its entry in the manifest.
     Damaged(Manifest),
 }
 
@@ -32,23 +32,23 @@ impl StagingDir {
         StagingDir { folder: models.join(name), part: models.join(format!("{name}{UNFINISHED}")) }
     }
 
-    /// Reads all files.
-    pub fn look(&self) -> Result<StagedModel, HubError> {
+    /// Compares all files with the manifest.
+    pub fn inspect(&self) -> Result<StagedModel, HubError> {
         if !self.folder.exists() {
             return Ok(StagedModel::Nothing);
         }
-        let note =
+        let manifest =
             Manifest::of(&self.folder).ok_or_else(|| HubError::Foreign { folder: self.folder.clone() })?;
-        for file in &note.files {
+        for file in &manifest.files {
             if !file.is_whole_in(&self.folder)? {
-                return Ok(StagedModel::Damaged(note));
+                return Ok(StagedModel::Damaged(manifest));
             }
         }
-        Ok(StagedModel::Whole(note))
+        Ok(StagedModel::Whole(manifest))
     }
 
     /// Locks the unfinished folder, unless another pull holds it.
-    pub fn enter(&self) -> Result<StagingLock<'_>, HubError> {
+    pub fn lock(&self) -> Result<StagingLock<'_>, HubError> {
         let part = &self.part;
         loop {
             fs::create_dir_all(part).at(part)?;
@@ -64,7 +64,7 @@ impl StagingDir {
             if fs::metadata(part)
                 .is_ok_and(|found| (found.dev(), found.ino()) == (locked.dev(), locked.ino()))
             {
-                return Ok(StagingLock { place: self, _lock: lock });
+                return Ok(StagingLock { dir: self, _lock: lock });
             }
         }
     }
@@ -72,26 +72,26 @@ impl StagingDir {
 
 /// The unfinished folder of a model, locked against other pulls.
 pub struct StagingLock<'a> {
-    place: &'a StagingDir,
+    dir: &'a StagingDir,
     _lock: fs::File,
 }
 
 impl StagingLock<'_> {
     pub fn part(&self) -> &Path {
-        &self.place.part
+        &self.dir.part
     }
 
-    /// Takes the files of a damaged model, to find out later which of them are good.
-    pub fn take_apart(&self, note: &Manifest) -> Result<(), HubError> {
-        for file in &note.files {
-            let (from, to) = (self.place.folder.join(&file.path), self.part().join(&file.path));
+    /// Moves the files of a damaged model here, where [`Fetch`](super::fetch::Fetch) finds those that are good.
+    pub fn reuse(&self, manifest: &Manifest) -> Result<(), HubError> {
+        for file in &manifest.files {
+            let (from, to) = (self.dir.folder.join(&file.path), self.part().join(&file.path));
             to.parent().map_or(Ok(()), fs::create_dir_all).at(&to)?;
             match fs::rename(&from, &to) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).at(&from),
                 _ => {}
             }
         }
-        fs::remove_dir_all(&self.place.folder).at(&self.place.folder)
+        fs::remove_dir_all(&self.dir.folder).at(&self.dir.folder)
     }
 
     /// Removes what belongs to another version of the model.
@@ -100,8 +100,8 @@ impl StagingLock<'_> {
         sweep(self.part(), &kept.map(|path| self.part().join(path)).collect())
     }
 
-    /// Whether what is missing fits on the disk.
-    pub fn need_room(&self, files: &[File]) -> Result<(), HubError> {
+    /// Fails when the missing bytes do not fit on the disk.
+    pub fn check_space(&self, files: &[File]) -> Result<(), HubError> {
         let size = |path: PathBuf| fs::metadata(self.part().join(path)).map_or(0, |found| found.len());
         let here = |file: &File| size(PathBuf::from(&file.path)).max(size(unfinished(file)));
         let needed = files.iter().map(|file| file.size.saturating_sub(here(file))).sum();
@@ -114,19 +114,19 @@ impl StagingLock<'_> {
         }
     }
 
-    /// The model is whole: gives it its name.
-    pub fn finish(self, note: &Manifest) -> Result<(), HubError> {
-        self.keep_only(&note.files)?;
-        note.write(self.part())?;
-        let target = &self.place.folder;
+    /// The model is whole: gives the folder its name.
+    pub fn finish(self, manifest: &Manifest) -> Result<(), HubError> {
+        self.keep_only(&manifest.files)?;
+        manifest.write(self.part())?;
+        let target = &self.dir.folder;
         fs::rename(self.part(), target).at(target)?;
         let above = target.parent().unwrap_or(Path::new("."));
         fs::File::open(above).and_then(|folder| folder.sync_all()).at(above)
     }
 
-    /// Nothing was to be done: an empty folder is not left.
-    pub fn leave(self) {
-        // One that holds something is kept, which is meant.
+    /// Gives the lock back without a change. An empty folder is removed.
+    pub fn release(self) {
+        // A folder with files is kept, as intended.
         drop(fs::remove_dir(self.part()));
     }
 }

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 const WEIGHTS: &str = "model.safetensors";
 const WEIGHTS_SIZE: usize = 300_000;
-/// A real model's files, but for weights that nobody reads here; and things that nobody wants.
+/// The files of a real model with weights that are not read here, and files that no pull fetches.
 pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     let real = models().join("all-minilm-l6-v2");
     let names = [
@@ -35,7 +35,7 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     files
 }
 
-/// A tiny T5 as sentence-transformers keeps it, and a file beside it that nobody wants.
+/// A tiny T5 in the layout of sentence-transformers, and a file that no pull fetches.
 fn t5(name: &str) -> Vec<(&'static str, Vec<u8>)> {
     let names = [
         "config.json",
@@ -78,10 +78,10 @@ impl PullObserver for Heard {
     }
 }
 
-/// A folder for models, and somebody who fetches them.
+/// A folder for models, and the settings of pulls into it.
 struct Scene {
     models: TempDir,
-    patience: FetchRetry,
+    retry: FetchRetry,
     token: Option<Token>,
     heard: Heard,
 }
@@ -89,13 +89,13 @@ struct Scene {
 impl Scene {
     fn new() -> Scene {
         let seconds = Duration::from_secs;
-        let patience = FetchRetry {
+        let retry = FetchRetry {
             connect: seconds(10),
             stall: seconds(20),
             pause: Duration::from_millis(1),
             tries: 4,
         };
-        Scene { models: tempfile::tempdir().unwrap(), patience, token: None, heard: Heard::default() }
+        Scene { models: tempfile::tempdir().unwrap(), retry, token: None, heard: Heard::default() }
     }
 
     fn folder(&self) -> PathBuf {
@@ -108,7 +108,7 @@ impl Scene {
 
     async fn pull_from(&mut self, hub: &FakeHub, source: &ModelSource) -> Result<Pulled, HubError> {
         let address: Address = hub.url().parse().unwrap();
-        let hub = Hub::new(address, self.token.clone(), self.patience).unwrap();
+        let hub = Hub::new(address, self.token.clone(), self.retry).unwrap();
         hub::pull(&hub, source, self.models.path(), &mut self.heard).await
     }
 
@@ -145,10 +145,13 @@ async fn a_model_comes_whole_with_what_an_encoder_reads_and_is_found_by_its_name
     for (name, bytes) in &files()[..9] {
         assert_eq!(&fs::read(scene.folder().join(name)).unwrap(), bytes, "{name}");
     }
-    let note = Manifest::of(&scene.folder()).unwrap();
-    assert_eq!((note.hub_id.as_str(), note.commit.as_str(), note.files.len()), (REPOSITORY, COMMIT, 9));
+    let manifest = Manifest::of(&scene.folder()).unwrap();
+    assert_eq!(
+        (manifest.hub_id.as_str(), manifest.commit.as_str(), manifest.files.len()),
+        (REPOSITORY, COMMIT, 9)
+    );
     let size: u64 = files()[..9].iter().map(|(_, bytes)| bytes.len() as u64).sum();
-    assert_eq!((note.size(), scene.heard.bytes, scene.heard.moved.last()), (size, size, Some(&size)));
+    assert_eq!((manifest.size(), scene.heard.bytes, scene.heard.moved.last()), (size, size, Some(&size)));
     assert!(scene.heard.moved.is_sorted());
     // Each file was asked for once, and no byte of another was sent.
     assert_eq!((hub.fetched().len(), hub.sent() as u64), (9, size));
@@ -189,14 +192,14 @@ async fn a_download_that_is_cut_goes_on_where_it_ended() {
     let pulled = scene.pull(&hub).await.unwrap();
     let range = |from: usize| Some(format!("bytes={from}-"));
     assert_eq!(hub.ranges(WEIGHTS), [None, range(100_000), range(150_000)]);
-    assert_eq!(hub.sent() as u64, pulled.note.size(), "no byte came twice");
+    assert_eq!(hub.sent() as u64, pulled.manifest.size(), "no byte came twice");
     assert_eq!(scene.heard.said.len(), 2, "{:?}", scene.heard.said);
 }
 
 #[tokio::test]
 async fn a_pull_that_gave_up_is_gone_on_with_by_the_next_one() {
     let (hub, mut scene) = (FakeHub::start(&files()), Scene::new());
-    scene.patience.tries = 1;
+    scene.retry.tries = 1;
     hub.spoil(WEIGHTS, Fault::CutAfter(200_000));
     scene.fails(&hub, &["127.0.0.1", "run the same command again"]).await;
     let before = hub.fetched();
@@ -205,7 +208,7 @@ async fn a_pull_that_gave_up_is_gone_on_with_by_the_next_one() {
     assert_eq!(hub.ranges(WEIGHTS), [None, Some("bytes=200000-".to_owned())]);
     // Small files come again only where they are needed to know what to fetch.
     let list = fs::metadata(scene.folder().join("modules.json")).unwrap().len();
-    assert_eq!(hub.sent() as u64, pulled.note.size() + list);
+    assert_eq!(hub.sent() as u64, pulled.manifest.size() + list);
     assert_eq!(below(&scene.folder()).len(), 10, "something of the unfinished file is left");
 }
 
@@ -216,20 +219,20 @@ async fn a_hub_that_cannot_go_on_is_asked_for_the_whole_file() {
     hub.spoil(WEIGHTS, Fault::NoRange);
     let pulled = scene.pull(&hub).await.unwrap();
     assert_eq!(hub.ranges(WEIGHTS), [None, Some("bytes=100000-".to_owned())]);
-    assert_eq!(hub.sent() as u64, pulled.note.size() + 100_000);
+    assert_eq!(hub.sent() as u64, pulled.manifest.size() + 100_000);
 }
 
 #[tokio::test]
 async fn slowness_is_no_stall_and_a_stall_is_a_cut() {
     let (hub, mut scene) = (FakeHub::start(&files()), Scene::new());
     // Eight pauses take longer together than a stall may.
-    scene.patience.stall = Duration::from_secs(5);
+    scene.retry.stall = Duration::from_secs(5);
     hub.spoil(WEIGHTS, Fault::Slow(Duration::from_millis(700)));
     scene.pull(&hub).await.unwrap();
     assert_eq!(hub.ranges(WEIGHTS), [None]);
 
     let (hub, mut scene) = (FakeHub::start(&files()), Scene::new());
-    scene.patience.stall = Duration::from_secs(3);
+    scene.retry.stall = Duration::from_secs(3);
     hub.spoil(WEIGHTS, Fault::StallAfter(120_000));
     scene.pull(&hub).await.unwrap();
     assert_eq!(hub.ranges(WEIGHTS), [None, Some("bytes=120000-".to_owned())]);
@@ -348,7 +351,7 @@ async fn the_recipe_of_vec2text_has_no_dense() {
     let kinds = modules.as_array().unwrap().iter().map(|module| module["type"].as_str().unwrap());
     let kinds: Vec<&str> = kinds.map(|kind| kind.rsplit('.').next().unwrap()).collect();
     assert_eq!(kinds, ["Transformer", "Pooling"]);
-    assert_eq!(pulled.note.recipe, "without dense");
+    assert_eq!(pulled.manifest.recipe, "without dense");
     // Its own list of modules is verified like any other file.
     assert!(scene.pull_from(&hub, &bare).await.unwrap().before);
 
@@ -373,7 +376,7 @@ async fn two_pulls_of_one_model_do_not_meet() {
     let (hub, mut first) = (FakeHub::start(&files()), Scene::new());
     let mut second = Scene::new();
     let address: Address = hub.url().parse().unwrap();
-    let other = Hub::new(address, None, second.patience).unwrap();
+    let other = Hub::new(address, None, second.retry).unwrap();
     let (models, source) = (first.models.path().to_owned(), ModelSource::find(REPOSITORY).unwrap());
     hub.spoil(WEIGHTS, Fault::StallAfter(1000));
     let meanwhile = async {
