@@ -24,7 +24,7 @@ pub struct Codes {
 pub async fn code_source(
     config: &Config,
     classifier: &str,
-    say: &mut dyn FnMut(String),
+    report: &mut dyn FnMut(String),
 ) -> Result<Codes, StartError> {
     let local = format!("local:{classifier}");
     if config.tmd_backend == TmdBackend::Local {
@@ -53,14 +53,14 @@ pub async fn code_source(
     let error = match llm.probe().await {
         Ok(server) => {
             let version = &server.version;
-            say(format!("✅ LLM ready: {} on Ollama {version} at {}", llm.model(), llm.endpoint()));
+            report(format!("✅ LLM ready: {} on Ollama {version} at {}", llm.model(), llm.endpoint()));
             return Ok(Codes { source, llm: Some(llm), name, endpoint, problem: None });
         }
         Err(error) => error,
     };
     let problem = format!("the LLM at {} {error}", llm.endpoint());
     if config.tmd_backend == TmdBackend::Auto {
-        say(format!("⚠️  {problem}; the local classifier gives the codes until the next start"));
+        report(format!("⚠️  {problem}; the local classifier gives the codes until the next start"));
         let source = CodeSource::LocalInstead(error.kind());
         return Ok(Codes { source, llm: None, name: local, endpoint, problem: Some(problem) });
     }
@@ -68,6 +68,6 @@ pub async fn code_source(
         LlmFallback::AskLocally => "the local classifier gives the codes until it answers",
         LlmFallback::Reject => "chunks without codes are rejected until it answers",
     };
-    say(format!("⚠️  {problem}; {meanwhile}"));
+    report(format!("⚠️  {problem}; {meanwhile}"));
     Ok(Codes { source, llm: Some(llm), name, endpoint, problem: Some(problem) })
 }

@@ -41,38 +41,38 @@ pub struct App {
 }
 
 impl App {
-    /// Starts everything. Must run inside an actix system, whose Arbiter the pipeline gets. `say` hears a line for
-    /// each part that is ready.
+    /// Starts everything. Must run inside an actix system, whose Arbiter the pipeline gets. `report` is called
+    /// with a line for each part that is ready.
     pub async fn start(
         config: Config,
         overrides: Overrides,
-        say: &mut dyn FnMut(String),
+        report: &mut dyn FnMut(String),
     ) -> Result<App, StartError> {
         // Before the first metric; a process that has another recorder keeps it.
         metrics::install();
         let data_dir = data_folder(&config.data_dir)?;
-        let (store, postgres) = open_store(&config, &data_dir, say).await?;
+        let (store, postgres) = open_store(&config, &data_dir, report).await?;
         let classifier = Worker::spawn("lnsp-classifier", ONE, CPU_QUEUE, LocalClassifier::embedded)?;
         let version = classifier.run(Lane::Express, |classifier| classifier.version().to_owned()).await;
         let classifier_version = version.map_err(StartError::Worker)?;
 
-        let codes = code_source(&config, &classifier_version, say).await?;
+        let codes = code_source(&config, &classifier_version, report).await?;
 
         let embed = embedding(&config, &data_dir, overrides.encoder).await?;
         let identity = embed.identity;
         let model_id = store.adopt_model(&identity).await?;
-        say(format!(
+        report(format!(
             "✅ Embedder ready: {}, {} dimensions, {}",
             identity.name, identity.dims, embed.measured
         ));
 
         if !embed.devices.trials.is_empty() {
-            say(format!("✅ Device {}, the fastest of: {}", embed.device, embed.devices));
+            report(format!("✅ Device {}, the fastest of: {}", embed.device, embed.devices));
         }
 
         let index = open_index(&data_dir, &store, &identity, model_id, overrides.index).await?;
         let status = index.status();
-        say(format!("✅ Index open: {} vectors, up to change {}", status.items, status.applied_seq));
+        report(format!("✅ Index open: {} vectors, up to change {}", status.items, status.applied_seq));
 
         metrics::build_info(&identity.name, &embed.device);
         let vectorizer = embed.vectorizer;
@@ -174,7 +174,7 @@ fn measured_devices(comparison: &Comparison) -> Vec<MeasuredDevice> {
 async fn open_store(
     config: &Config,
     data_dir: &Path,
-    say: &mut dyn FnMut(String),
+    report: &mut dyn FnMut(String),
 ) -> Result<(Store, Option<ManagedPostgres>), StartError> {
     let (dsn, postgres, whose) = match config.database() {
         Some(dsn) => (dsn.parse::<Dsn>()?, None, "as configured".to_owned()),
@@ -185,7 +185,7 @@ async fn open_store(
         }
     };
     let store = Store::open(StoreOptions { dsn, pool_size: POOL }).await?;
-    say(format!("✅ PostgreSQL connected: {whose}"));
+    report(format!("✅ PostgreSQL connected: {whose}"));
     Ok((store, postgres))
 }
 

@@ -46,10 +46,10 @@ pub fn run(config: Config) -> CommandResult {
 }
 
 async fn serve(config: Config) -> Result<ExitCode, ServeError> {
-    // A taken port is told before the model is loaded; the port opens only when everything is ready.
+    // A port in use is reported before the model is loaded; the port opens only when everything is ready.
     drop(listen(&config)?);
-    let mut say = |line: String| println!("{line}");
-    let app = App::start(config.clone(), Overrides::default(), &mut say).await?;
+    let mut report = |line: String| println!("{line}");
+    let app = App::start(config.clone(), Overrides::default(), &mut report).await?;
     print_settings(&app.state.info, app.state.pipeline.slots());
 
     let listener = listen(&config)?;
@@ -58,7 +58,7 @@ async fn serve(config: Config) -> Result<ExitCode, ServeError> {
 }
 
 /// Serves `app` until SIGINT or SIGTERM, and then ends it in order; when not every chunk that was taken got its answer,
-/// it ends the process, with code 1. `ready` hears the address when a signal would be heard too.
+/// it ends the process, with code 1. `ready` is called with the address once signals are handled.
 ///
 /// # Errors
 /// When the server itself fails.
@@ -97,10 +97,10 @@ pub async fn attend(
             "lnsp: stopped after {seconds} s with {left} chunks unanswered, because something they need does not \
              answer (see the log); they are not acknowledged: send them again"
         );
-        app.abandon().iter().for_each(|trouble| eprintln!("{trouble}"));
+        app.abandon().iter().for_each(|problem| eprintln!("{problem}"));
         exit_at_once(1);
     }
-    app.stop().await.iter().for_each(|trouble| eprintln!("{trouble}"));
+    app.stop().await.iter().for_each(|problem| eprintln!("{problem}"));
     println!("stopped");
     Ok(ExitCode::SUCCESS)
 }

@@ -39,8 +39,8 @@ pub fn llm_limit(calls: usize) {
 }
 
 /// Sets the state of the breaker: 2 while it is open, else 0.
-pub fn llm_breaker(resting: bool) {
-    LLM_BREAKER_STATE.set(["ollama".into()], if resting { 2.0 } else { 0.0 });
+pub fn llm_breaker(is_open: bool) {
+    LLM_BREAKER_STATE.set(["ollama".into()], if is_open { 2.0 } else { 0.0 });
 }
 
 /// Counts one call to the language model as in flight until it is dropped.

@@ -1,4 +1,4 @@
-//! Who is let in, who is refused and how, and that nobody is starved who was let in.
+//! Which requests are admitted, which are refused and how, and that every admitted one is served.
 
 use crate::streams::zstd;
 use crate::support::raw_connection::RawConnection;
@@ -49,7 +49,7 @@ fn chunks(texts: &[&str]) -> String {
 async fn full() -> (TestService, [RawConnection; 2]) {
     let service = TestService::build(limited(|_| {}), &["--max-uploads", "2"]).await;
     let uploads = [RawConnection::upload(&service).await, RawConnection::upload(&service).await];
-    until("two uploads are let in", || service.state.admission.in_use() == 2).await;
+    until("two uploads are admitted", || service.state.admission.in_use() == 2).await;
     (service, uploads)
 }
 
@@ -57,7 +57,7 @@ async fn full() -> (TestService, [RawConnection; 2]) {
 async fn an_upload_too_many_is_refused_before_its_first_byte_and_small_requests_are_not() {
     let (service, [mut first, second]) = full().await;
     for headers in [STREAM, "Content-Length: 1000000\r\n"] {
-        // Not a byte of the body is sent: nobody waits for it.
+        // Not a byte of the body is sent, and the answer does not wait for it.
         let mut third = RawConnection::upload_with(&service.url, headers).await;
         let answer = third.answer().await;
         refused(&answer, "429", "overloaded");
@@ -73,7 +73,7 @@ async fn an_upload_too_many_is_refused_before_its_first_byte_and_small_requests_
     until("its permit is back", || service.state.admission.in_use() == 1).await;
     assert_eq!(tally(&service.stream(numbered(10..20)).await), (10, 0, 0));
     second.reset();
-    until("the permit of who broke off is back", || service.state.admission.in_use() == 0).await;
+    until("the permit of the aborted upload is back", || service.state.admission.in_use() == 0).await;
     assert_eq!(service.stored().await, 21);
     service.stop().await;
 }
@@ -89,7 +89,7 @@ async fn a_client_that_still_sends_sees_its_refusal_and_then_an_orderly_end() {
         } else {
             third.write(vec![b'x'; 4 << 20]).await;
         }
-        // It has sent everything before it reads a word.
+        // It has sent everything before it reads a byte.
         refused(&third.answer().await, "429", "overloaded");
         tokio::io::AsyncWriteExt::shutdown(&mut third.socket).await.unwrap();
         assert_eq!(third.rest().await, "");
@@ -162,7 +162,7 @@ async fn requests_are_limited_in_number_and_bytes_and_a_small_refusal_keeps_the_
     // The first one's client goes too: it was taken as a whole, so it is brought to its end.
     waiting.reset();
     held.release().await;
-    until("everybody is gone", || service.state.admission.in_use() == 0).await;
+    until("all requests are over", || service.state.admission.in_use() == 0).await;
     assert_eq!(service.stored().await, 1);
     assert!(third.ask("POST /ingest", "", &chunks(&["third"])).await.0.starts_with("http/1.1 200"));
     service.stop().await;
@@ -297,8 +297,8 @@ async fn uploads_and_a_small_request_take_turns_chunk_by_chunk() {
     let (head, answer) = small.await.unwrap();
     assert!(head.starts_with("http/1.1 200"), "{answer}");
     let seq = |at: usize| answer["results"][at]["seq"].as_u64().unwrap() as usize;
-    // It waits for the end of no other. From its first chunk to its last each of the four has as many turns as it;
-    // who is late for one, because a thread slept, has the next.
+    // It waits for the end of no other. From its first chunk to its last each of the four has as many turns; one that
+    // misses a turn, because a thread slept, has the next.
     let (first, all) = (seq(0), seq(SMALL - 1) - seq(0));
     assert!(first < 200, "its first came after {first} others");
     let turns = (SMALL - 1) * (BULKS + 1);
@@ -339,7 +339,7 @@ async fn all_permits_come_back_from_clients_that_break_off_anywhere() {
             // Its answer may be on its way.
             4 => until("it is answered", || answered() == before + 1).await,
             3 => until("its lines are answered", || answered() == before + 3).await,
-            _ => until("it is let in", || admission.in_use() == 1).await,
+            _ => until("it is admitted", || admission.in_use() == 1).await,
         }
         if round % 2 == 0 {
             raw.reset();

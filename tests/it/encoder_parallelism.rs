@@ -15,14 +15,13 @@ fn encoders_with_shared_weights_compute_the_same_vectors_in_parallel() {
     let first = Mutex::new(first);
     let together = Barrier::new(3);
     let work = || {
-        let mut share_weights = first.lock().unwrap().share_weights();
+        let mut encoder = first.lock().unwrap().share_weights();
         together.wait();
         for _ in 0..3 {
-            let vectors: Vec<_> =
-                share_weights.encode(&batch).unwrap().into_iter().map(Result::unwrap).collect();
+            let vectors: Vec<_> = encoder.encode(&batch).unwrap().into_iter().map(Result::unwrap).collect();
             assert_eq!(vectors, expected, "bit by bit");
         }
-        share_weights.identity().clone()
+        encoder.identity().clone()
     };
     let identities = scope(|scope| [(); 3].map(|()| scope.spawn(work)).map(|thread| thread.join().unwrap()));
     assert!(identities.iter().all(|identity| identity == first.lock().unwrap().identity()));

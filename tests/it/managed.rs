@@ -97,16 +97,17 @@ async fn a_killed_server_comes_back_under_the_living_service() {
         }
         loop {
             match store.insert(model, &[plain("a"), plain("b"), plain("c")]).await {
-                Ok(fates) => break fates,
+                Ok(outcomes) => break outcomes,
                 Err(error) => assert!(error.is_transient(), "{error:?}"),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let fates = tokio::time::timeout(Duration::from_secs(60), repeated).await.unwrap();
+    let outcomes = tokio::time::timeout(Duration::from_secs(60), repeated).await.unwrap();
     assert!(
-        matches!(fates[0], InsertOutcome::Present(_)) && matches!(fates[2], InsertOutcome::Inserted { .. }),
-        "{fates:?}"
+        matches!(outcomes[0], InsertOutcome::Present(_))
+            && matches!(outcomes[2], InsertOutcome::Inserted { .. }),
+        "{outcomes:?}"
     );
     assert_eq!(store.count_chunks().await.unwrap(), 3);
     server.stop().unwrap();

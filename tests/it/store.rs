@@ -50,10 +50,10 @@ pub async fn fresh() -> (Store, ModelId, Dsn) {
     (store, id, dsn)
 }
 
-pub fn seqs(fates: &[InsertOutcome]) -> Vec<Option<i64>> {
-    fates
+pub fn seqs(outcomes: &[InsertOutcome]) -> Vec<Option<i64>> {
+    outcomes
         .iter()
-        .map(|fate| match fate {
+        .map(|outcome| match outcome {
             InsertOutcome::Inserted { seq, .. } => Some(*seq),
             InsertOutcome::Present(_) => None,
         })
@@ -109,8 +109,8 @@ async fn what_goes_in_comes_out() {
     row.tagging.took = Some(Duration::from_micros(887_123));
     row.embedding.truncated = true;
 
-    let fates = store.insert(model, &[&row]).await.unwrap();
-    let InsertOutcome::Inserted { seq, item, created_at } = fates[0] else { panic!("{fates:?}") };
+    let outcomes = store.insert(model, &[&row]).await.unwrap();
+    let InsertOutcome::Inserted { seq, item, created_at } = outcomes[0] else { panic!("{outcomes:?}") };
     assert!((Utc::now() - created_at).num_seconds().abs() < 60);
 
     let known = store.known(&[row.chunk.key.clone()]).await.unwrap().remove(&row.chunk.key).unwrap();
@@ -162,15 +162,15 @@ async fn a_repetition_is_the_same_row_and_uses_no_number() {
     let (store, model, _) = fresh().await;
     let rows: Vec<_> = ["b", "a", "c"].map(plain).into();
     let first = store.insert(model, &rows).await.unwrap();
-    // Numbers go by key, fates by place in the batch.
+    // Change numbers follow the keys, outcomes the order of the batch.
     assert_eq!(seqs(&first), [Some(2), Some(1), Some(3)]);
     assert_eq!(seqs(&store.insert(model, &rows).await.unwrap()), [None, None, None]);
     assert_eq!(store.clock().await.unwrap(), 3);
 
     let mixed = [plain("a"), plain("d"), plain("c")];
-    let fates = store.insert(model, &mixed).await.unwrap();
-    assert_eq!(seqs(&fates), [None, Some(4), None]);
-    let InsertOutcome::Present(known) = &fates[0] else { panic!("{fates:?}") };
+    let outcomes = store.insert(model, &mixed).await.unwrap();
+    assert_eq!(seqs(&outcomes), [None, Some(4), None]);
+    let InsertOutcome::Present(known) = &outcomes[0] else { panic!("{outcomes:?}") };
     assert_eq!((known.seq, known.content_hash), (1, mixed[0].chunk.content_hash));
     assert_eq!((store.clock().await.unwrap(), store.count_chunks().await.unwrap()), (4, 4));
     assert_eq!(store.insert::<EmbeddedChunk>(model, &[]).await.unwrap(), []);
@@ -181,10 +181,10 @@ async fn the_second_of_two_equal_keys_in_a_batch_meets_the_first() {
     let (store, model, _) = fresh().await;
     let other_content = embedded(draft("info", "a", "something else"), (1, 1, 1), &[1.0]);
     let rows = [plain("a"), other_content, plain("b"), plain("a")];
-    let fates = store.insert(model, &rows).await.unwrap();
-    assert_eq!(seqs(&fates), [Some(1), None, Some(2), None]);
-    for fate in [&fates[1], &fates[3]] {
-        let InsertOutcome::Present(known) = fate else { panic!("{fates:?}") };
+    let outcomes = store.insert(model, &rows).await.unwrap();
+    assert_eq!(seqs(&outcomes), [Some(1), None, Some(2), None]);
+    for outcome in [&outcomes[1], &outcomes[3]] {
+        let InsertOutcome::Present(known) = outcome else { panic!("{outcomes:?}") };
         // The caller tells a repetition from a conflict by the hash.
         assert_eq!(known.content_hash, rows[0].chunk.content_hash);
         assert_eq!(known.tagging, rows[0].tagging);
@@ -251,7 +251,7 @@ async fn hits_are_filtered_in_the_database() {
         .await
         .unwrap()
         .iter()
-        .map(|fate| match fate {
+        .map(|outcome| match outcome {
             InsertOutcome::Inserted { item, .. } => *item,
             InsertOutcome::Present(_) => panic!("nothing was there"),
         })
@@ -338,8 +338,8 @@ async fn a_follower_of_overlapping_writers_misses_nothing() {
                     let rows: Vec<_> = (0..50)
                         .map(|n| plain(&format!("{}", (writer * 31 + batch * 37 + n * 7) % KEYS)))
                         .collect();
-                    let fates = store.insert(model, &rows).await.unwrap();
-                    new += seqs(&fates).iter().flatten().count();
+                    let outcomes = store.insert(model, &rows).await.unwrap();
+                    new += seqs(&outcomes).iter().flatten().count();
                 }
                 new
             })
@@ -391,8 +391,8 @@ async fn the_last_item_number_is_the_end() {
     let (store, model, dsn) = fresh().await;
     let almost = "UPDATE change_clock SET next_item = 4294967294";
     connect(&dsn).await.batch_execute(almost).await.unwrap();
-    let fates = store.insert(model, &[plain("a")]).await.unwrap();
-    assert!(matches!(fates[0], InsertOutcome::Inserted { item: 4_294_967_294, .. }));
+    let outcomes = store.insert(model, &[plain("a")]).await.unwrap();
+    assert!(matches!(outcomes[0], InsertOutcome::Inserted { item: 4_294_967_294, .. }));
     let error = store.insert(model, &[plain("b")]).await.unwrap_err();
     assert!(matches!(error, StoreError::Full) && !error.is_data_error() && !error.is_transient(), "{error}");
 }

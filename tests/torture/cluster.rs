@@ -26,7 +26,7 @@ pub fn postmaster(data: &Path) -> Option<Postmaster> {
     let pid = lines.first()?.parse().ok().filter(|pid| *pid > 0)?;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let lives = stat.contains("(postgres)") && !stat.contains(") Z");
-    let ready = lines.get(7).is_some_and(|state| *state == "ready");
+    let ready = lines.get(7).is_some_and(|status| *status == "ready");
     (lives && ready).then(|| Postmaster { pid, socket: PathBuf::from(lines[4]) })
 }
 

@@ -4,7 +4,7 @@ use crate::fault::Fault;
 use crate::payload::dice;
 use crate::proof;
 use crate::round::{self, Plan};
-use crate::world::RoundReport;
+use crate::round_state::RoundReport;
 use rand::RngExt;
 use std::collections::BTreeMap;
 use std::process::ExitCode;

@@ -145,28 +145,28 @@ impl Strike {
             // The service does that itself, and says so, or its answer does.
             return;
         }
-        let world = &scene.world;
-        let mut dice = dice(world.seed, self.fault.name(), self.number);
-        let mut acknowledged = world.acknowledged.subscribe();
+        let state = &scene.state;
+        let mut dice = dice(state.seed, self.fault.name(), self.number);
+        let mut acknowledged = state.acknowledged.subscribe();
         tokio::select! {
             _ = acknowledged.wait_for(|acknowledged| *acknowledged >= self.after) => {}
-            () = world.over() => return,
+            () = state.over() => return,
         }
         sleep(Duration::from_millis(dice.random_range(0..60))).await;
-        world.strikes();
+        state.strikes();
         let times = self.hit(scene, &mut dice).await;
-        let calm = world.calm();
-        world.struck(self.fault.name(), times);
+        let calm = state.calm();
+        state.struck(self.fault.name(), times);
         acknowledged.mark_unchanged();
         tokio::select! {
-            _ = acknowledged.changed() => world.back_after(self.fault.name(), calm.elapsed()),
-            () = world.over() => {}
+            _ = acknowledged.changed() => state.back_after(self.fault.name(), calm.elapsed()),
+            () = state.over() => {}
         }
     }
 
     /// How often it struck.
     async fn hit(self, scene: &Scene, dice: &mut StdRng) -> u64 {
-        let busy = scene.world.is_busy();
+        let busy = scene.state.is_busy();
         let at_postgres = |signal| postmaster(&scene.data).is_some_and(|server| server.signal(signal));
         let alive = match self.fault {
             Fault::KillService => {
@@ -204,9 +204,9 @@ impl Strike {
                 Some(disk) => disk.fill_for_a_while(&scene.service.log(), dice).await,
                 None => false,
             },
-            Fault::Disconnect => return hostile::disconnect(&scene.world, dice).await,
-            Fault::SlowLoris => return hostile::slow_loris(&scene.world, dice).await,
-            Fault::DeafClient => return hostile::deaf_client(&scene.world, dice).await,
+            Fault::Disconnect => return hostile::disconnect(&scene.state, dice).await,
+            Fault::SlowLoris => return hostile::slow_loris(&scene.state, dice).await,
+            Fault::DeafClient => return hostile::deaf_client(&scene.state, dice).await,
             Fault::PanicTmd | Fault::PanicEmbed | Fault::PanicWrite | Fault::Poison => false,
         };
         u64::from(alive && busy)
@@ -225,7 +225,7 @@ fn some_seconds(dice: &mut StdRng) -> Duration {
 async fn terminate_backends(scene: &Scene, dice: &mut StdRng) -> u64 {
     let mut struck = 0;
     for _ in 0..dice.random_range(2..10) {
-        let busy = scene.world.is_busy();
+        let busy = scene.state.is_busy();
         if let Some(server) = postmaster(&scene.data)
             && let Ok(ended) = server.terminate_backends().await
         {

@@ -2,7 +2,7 @@
 //! nothing. They must harm no other client, and nothing is stored that they did not send to its end.
 
 use crate::payload::{DATASET, json_of};
-use crate::world::World;
+use crate::round_state::RoundState;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use std::time::Duration;
@@ -16,8 +16,8 @@ const GIVEN_UP_WITHIN: Duration = Duration::from_secs(15);
 /// buffer on the way.
 const BAD_LINES: usize = 300;
 
-async fn connect(world: &World) -> Option<TcpStream> {
-    let url = timeout(Duration::from_secs(5), world.service()).await.ok()??;
+async fn connect(state: &RoundState) -> Option<TcpStream> {
+    let url = timeout(Duration::from_secs(5), state.service()).await.ok()??;
     let socket = TcpSocket::new_v4().unwrap();
     // Small, so that a client that does not read is soon felt.
     socket.set_recv_buffer_size(4 * 1024).unwrap();
@@ -36,18 +36,18 @@ fn framed(body: &str) -> String {
 }
 
 /// Sends some whole lines and a last one that is cut: in its text, or just before its end.
-pub async fn disconnect(world: &World, dice: &mut StdRng) -> u64 {
+pub async fn disconnect(state: &RoundState, dice: &mut StdRng) -> u64 {
     let mut struck = 0;
     for _ in 0..dice.random_range(2..8) {
-        let Some(mut socket) = connect(world).await else { continue };
-        let mut pieces = world.pieces(dice.random_range(1..60));
-        let never_sent = json_of(world.seed, pieces.pop().unwrap()).to_string();
+        let Some(mut socket) = connect(state).await else { continue };
+        let mut pieces = state.pieces(dice.random_range(1..60));
+        let never_sent = json_of(state.seed, pieces.pop().unwrap()).to_string();
         let cut =
             if dice.random_bool(0.5) { never_sent.len() } else { dice.random_range(1..never_sent.len()) };
         let cut = never_sent.floor_char_boundary(cut);
-        world.issue(&pieces).await;
-        world.leave_over(&pieces);
-        let lines: String = pieces.iter().map(|piece| format!("{}\n", json_of(world.seed, *piece))).collect();
+        state.issue(&pieces).await;
+        state.leave_over(&pieces);
+        let lines: String = pieces.iter().map(|piece| format!("{}\n", json_of(state.seed, *piece))).collect();
         let body = head() + &framed(&format!("{lines}{}", &never_sent[..cut]));
         let sent = socket.write_all(body.as_bytes()).await;
         sleep(Duration::from_millis(dice.random_range(0..30))).await;
@@ -62,11 +62,11 @@ pub async fn disconnect(world: &World, dice: &mut StdRng) -> u64 {
 
 /// Many at once, in the head or in the body, a byte now and then. They take every permit for uploads, so the others
 /// get on only when these are given up, which must come soon. Counts them.
-pub async fn slow_loris(world: &World, dice: &mut StdRng) -> u64 {
+pub async fn slow_loris(state: &RoundState, dice: &mut StdRng) -> u64 {
     let mut slow = Vec::new();
     let line = framed(&format!("{{\"id\":\"never\",\"text\":\"{}", "never sent to its end ".repeat(1_000)));
     for number in 0..24 {
-        let Some(mut socket) = connect(world).await else { continue };
+        let Some(mut socket) = connect(state).await else { continue };
         let slowly = if number % 2 == 0 { head() + &line } else { line.clone() };
         if number % 2 == 0 || socket.write_all(head().as_bytes()).await.is_ok() {
             slow.push((socket, slowly.into_bytes().into_iter()));
@@ -81,7 +81,7 @@ pub async fn slow_loris(world: &World, dice: &mut StdRng) -> u64 {
         }
     });
     if given_up.await.is_err() {
-        world
+        state
             .fail(format!("of {many} clients that send a byte now and then {} are still served", slow.len()));
     }
     many
@@ -97,14 +97,14 @@ fn goes_on(socket: &TcpStream, byte: Option<u8>) -> bool {
 
 /// Sends much whose answers are long, and reads nothing for a while, then on to the end. Strikes when the service has
 /// lost its patience: it then says so, or the connection is cut.
-pub async fn deaf_client(world: &World, dice: &mut StdRng) -> u64 {
-    let Some(mut socket) = connect(world).await else { return 0 };
-    let pieces = world.pieces(dice.random_range(150..300));
-    world.issue(&pieces).await;
-    world.leave_over(&pieces);
+pub async fn deaf_client(state: &RoundState, dice: &mut StdRng) -> u64 {
+    let Some(mut socket) = connect(state).await else { return 0 };
+    let pieces = state.pieces(dice.random_range(150..300));
+    state.issue(&pieces).await;
+    state.leave_over(&pieces);
     let mut body = head();
     let bad = "x\n".repeat(BAD_LINES);
-    pieces.iter().for_each(|piece| body += &framed(&format!("{}\n{bad}", json_of(world.seed, *piece))));
+    pieces.iter().for_each(|piece| body += &framed(&format!("{}\n{bad}", json_of(state.seed, *piece))));
     body += "0\r\n\r\n";
     let lines = pieces.len() * (1 + BAD_LINES);
     // It does not wait for its own sending either: a service that does not read stops it.
@@ -123,7 +123,7 @@ pub async fn deaf_client(world: &World, dice: &mut StdRng) -> u64 {
     });
     let Ok(in_order) = ended.await else {
         let so_far = answer.len();
-        world.fail(format!("a client that reads late gets no end of its answer, {so_far} bytes so far"));
+        state.fail(format!("a client that reads late gets no end of its answer, {so_far} bytes so far"));
         return 0;
     };
     let text = String::from_utf8_lossy(&answer);
@@ -137,7 +137,7 @@ pub async fn deaf_client(world: &World, dice: &mut StdRng) -> u64 {
         (false, ..) => 1,
         (true, false, false) if excused => 1,
         _ => {
-            world.fail(format!(
+            state.fail(format!(
                 "a client that reads late gets an answer with {results} results for {lines} lines, which ends {:?}",
                 &text[text.len().saturating_sub(300)..]
             ));

@@ -24,11 +24,11 @@ mod postgres;
 mod proof;
 mod proxy;
 mod round;
+mod round_state;
 mod scene;
 mod service;
 mod test_service;
 mod upload;
-mod world;
 
 use std::io::Read;
 use std::process::ExitCode;
@@ -36,7 +36,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["role:service", orders] => return service::run(orders),
+        ["role:service", settings] => return service::run(settings),
         ["role:oracle", folder] => oracle::run(folder),
         ["role:judge", case] => return judge::run(case),
         _ => return driver::run(&arguments),

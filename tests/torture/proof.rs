@@ -6,9 +6,9 @@ use crate::judge::When;
 use crate::oracle::{LedgerEntry, Oracle};
 use crate::payload::Piece;
 use crate::postgres::DataFolder;
+use crate::round_state::RoundState;
 use crate::scene::Scene;
 use crate::upload::{Mode, Upload};
-use crate::world::World;
 use lnsp_ingest::store::managed::ManagedPostgres;
 use std::path::Path;
 use std::sync::Arc;
@@ -86,20 +86,20 @@ const ANSWERS: [(&str, &str); 6] = [
 /// Says what was not found.
 pub async fn run(seed: u64) -> Vec<String> {
     let folder = DataFolder::new();
-    let world = Arc::new(World::new(seed, Oracle::start(folder.path()).await));
-    let scene = Scene::set(world.clone(), &[], 0).await.unwrap();
+    let state = Arc::new(RoundState::new(seed, Oracle::start(folder.path()).await));
+    let scene = Scene::set(state.clone(), &[], 0).await.unwrap();
     let kept = tokio::spawn(scene.service.clone().keep());
     // One to an upload, so that the ledger has a line for each.
     for number in 0..20 {
         let piece = Piece::new(number);
-        let lines = vec![crate::client::line(&world, piece)];
+        let lines = vec![crate::client::line(&state, piece)];
         let upload = Upload { lines, mode: Mode::Stream, packed: false, pieces: None };
-        upload.send(&world, &world.service().await.unwrap()).await;
+        upload.send(&state, &state.service().await.unwrap()).await;
     }
     scene.service.stop().await;
     kept.await.unwrap();
-    let mut missed = found(&world.numbers().failures, None, "in a whole round");
-    missed.extend(judge_is_deaf_to(&scene, &world).await);
+    let mut missed = found(&state.numbers().failures, None, "in a whole round");
+    missed.extend(judge_is_deaf_to(&scene, &state).await);
     for (answer, finding) in ANSWERS {
         missed.extend(found(&answered(seed, answer).await, Some(finding), answer));
     }
@@ -115,7 +115,7 @@ fn found(complaints: &[String], finding: Option<&str>, when: &str) -> Vec<String
     if good { Vec::new() } else { vec![format!("{when}: expected {finding:?}, found {complaints:?}")] }
 }
 
-async fn judge_is_deaf_to(scene: &Scene, world: &World) -> Vec<String> {
+async fn judge_is_deaf_to(scene: &Scene, state: &RoundState) -> Vec<String> {
     let server = ManagedPostgres::start(&scene.data).unwrap();
     let tables = postmaster(&scene.data).unwrap();
     let mut missed = Vec::new();
@@ -125,7 +125,7 @@ async fn judge_is_deaf_to(scene: &Scene, world: &World) -> Vec<String> {
         execute(&tables, undo).await;
     }
     for (line, other, finding) in LEDGER {
-        let whole = change_file(&world.oracle.ledger, |text| {
+        let whole = change_file(&state.oracle.ledger, |text| {
             let lines = text.lines().map(|found| if found == line { other } else { found });
             // What was answered to a line that is gone goes too.
             let gone = line.trim_start_matches("I ");
@@ -133,7 +133,7 @@ async fn judge_is_deaf_to(scene: &Scene, world: &World) -> Vec<String> {
             kept.map(|line| format!("{line}\n")).collect()
         });
         missed.extend(found(&complaints(scene).await, Some(finding), other));
-        std::fs::write(&world.oracle.ledger, whole).unwrap();
+        std::fs::write(&state.oracle.ledger, whole).unwrap();
     }
     std::fs::remove_file(scene.data.join("index/CURRENT")).unwrap();
     missed.extend(found(&complaints(scene).await, Some("the index cannot be read"), "without an index"));
@@ -161,7 +161,7 @@ fn change_file(path: &Path, change: impl Fn(&str) -> String) -> String {
 /// What a client complains about that gets this answer, over a connection that ends in order.
 async fn answered(seed: u64, answer: &'static str) -> Vec<String> {
     let folder = DataFolder::new();
-    let world = World::new(seed, Oracle::start(folder.path()).await);
+    let state = RoundState::new(seed, Oracle::start(folder.path()).await);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -174,9 +174,9 @@ async fn answered(seed: u64, answer: &'static str) -> Vec<String> {
         let whole = format!("{head}Content-Length: {}\r\n\r\n{answer}\n", answer.len() + 1);
         socket.write_all(whole.as_bytes()).await.unwrap();
     });
-    let lines = vec![crate::client::line(&world, Piece::new(0)), crate::client::line(&world, Piece::new(1))];
-    Upload { lines, mode: Mode::Stream, packed: false, pieces: None }.send(&world, &url).await;
-    let untold = world.oracle.tell(LedgerEntry::Stored, &[Piece::new(77)]).await;
+    let lines = vec![crate::client::line(&state, Piece::new(0)), crate::client::line(&state, Piece::new(1))];
+    Upload { lines, mode: Mode::Stream, packed: false, pieces: None }.send(&state, &url).await;
+    let untold = state.oracle.tell(LedgerEntry::Stored, &[Piece::new(77)]).await;
     assert!(untold.is_err_and(|wrong| wrong.contains("never issued")));
-    world.numbers().failures
+    state.numbers().failures
 }

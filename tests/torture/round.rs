@@ -6,8 +6,8 @@ use crate::judge::When;
 use crate::oracle::Oracle;
 use crate::payload::{Piece, dice};
 use crate::postgres::DataFolder;
+use crate::round_state::{RoundReport, RoundState};
 use crate::scene::Scene;
-use crate::world::{RoundReport, World};
 use rand::RngExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,33 +49,33 @@ impl Plan {
 /// Runs it. `None`: this machine does not let us.
 pub async fn run(plan: Plan) -> Option<RoundReport> {
     let oracle = DataFolder::new();
-    let world = Arc::new(World::new(plan.seed, Oracle::start(oracle.path()).await));
-    let scene = Scene::set(world.clone(), &plan.strikes, plan.chunks).await?;
+    let state = Arc::new(RoundState::new(plan.seed, Oracle::start(oracle.path()).await));
+    let scene = Scene::set(state.clone(), &plan.strikes, plan.chunks).await?;
     let kept = tokio::spawn(scene.service.clone().keep());
     let played = tokio::time::timeout(LIMIT, play(&plan, &scene)).await;
     if played.is_err() {
-        world.fail(format!("the round hangs: not over after {LIMIT:?}; {}", scene.service.last_words()));
+        state.fail(format!("the round hangs: not over after {LIMIT:?}; {}", scene.service.last_words()));
     }
     kept.abort();
     if let Err(ended) = kept.await
         && ended.is_panic()
     {
-        world.fail("the task that runs the service panicked; what it said is above".to_owned());
+        state.fail("the task that runs the service panicked; what it said is above".to_owned());
     }
-    Some(world.numbers())
+    Some(state.numbers())
 }
 
 async fn play(plan: &Plan, scene: &Scene) {
-    let world = &scene.world;
+    let state = &scene.state;
     let share = plan.chunks / CLIENTS;
     let mut clients = JoinSet::new();
     for client in 0..CLIENTS {
-        let (world, numbers) = (world.clone(), client * share..(client + 1) * share);
-        clients.spawn(async move { client::ingest(&world, &format!("client {client}"), numbers).await });
+        let (state, numbers) = (state.clone(), client * share..(client + 1) * share);
+        clients.spawn(async move { client::ingest(&state, &format!("client {client}"), numbers).await });
     }
     let clients = async {
         clients.join_all().await;
-        world.end();
+        state.end();
     };
     let strikes = async {
         for strike in &plan.strikes {
@@ -83,20 +83,20 @@ async fn play(plan: &Plan, scene: &Scene) {
         }
     };
     tokio::join!(clients, strikes);
-    if world.has_poison() {
+    if state.has_poison() {
         scene.service.cure().await;
     }
     // Everything is sent once more, to hear that it is known, with the pieces whose answers no client waited for.
     let mut all: Vec<Piece> = (0..share * CLIENTS).map(Piece::new).collect();
-    all.extend(world.left_over());
-    client::send_all(world, "all of it", all, false).await;
+    all.extend(state.left_over());
+    client::send_all(state, "all of it", all, false).await;
     if dice(plan.seed, "end", 0).random_bool(0.5) {
         scene.service.kill().await;
     }
-    if world.has_failed() {
+    if state.has_failed() {
         return;
     }
-    world.service().await;
+    state.service().await;
     scene.service.stop().await;
     scene.service.judge(When::Over).await;
 }

@@ -6,9 +6,9 @@ use crate::fault::{Fault, Strike};
 use crate::payload::{Piece, dice};
 use crate::postgres::DataFolder;
 use crate::proxy::Proxy;
-use crate::service::Orders;
+use crate::round_state::RoundState;
+use crate::service::ServiceSettings;
 use crate::test_service::TestService;
-use crate::world::World;
 use lnsp_ingest::simulated_llm::{Options, SimulatedLlm};
 use lnsp_ingest::stages::Stage;
 use lnsp_ingest::store::managed::ManagedPostgres;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// What one round runs in. Fields are dropped in the order of their declaration.
 pub struct Scene {
     /// The state that the tasks of the round share.
-    pub world: Arc<World>,
+    pub state: Arc<RoundState>,
     /// Runs the service and restarts it.
     pub service: Arc<TestService>,
     /// Between the service and a database that is not its own.
@@ -38,7 +38,7 @@ pub struct Scene {
 
 impl Scene {
     /// What these strikes need. `None`: this machine does not let us.
-    pub async fn set(world: Arc<World>, strikes: &[Strike], chunks: u32) -> Option<Scene> {
+    pub async fn set(state: Arc<RoundState>, strikes: &[Strike], chunks: u32) -> Option<Scene> {
         let has = |fault| strikes.iter().any(|strike| strike.fault == fault);
         let folder = DataFolder::new();
         let disk = if has(Fault::FullDisk) { Some(SmallDisk::mount(folder.path())?) } else { None };
@@ -47,26 +47,29 @@ impl Scene {
             flush(folder.path());
         }
         let data = folder.path().to_owned();
-        let mut orders =
-            Orders { data: data.clone(), panics: panics(&world, strikes, chunks), ..Orders::default() };
+        let mut settings = ServiceSettings {
+            data: data.clone(),
+            panics: panics(&state, strikes, chunks),
+            ..ServiceSettings::default()
+        };
         if has(Fault::Poison) {
-            let (stage, pieces) = poison(&world, chunks);
-            orders.poison = pieces.iter().map(|piece| (stage.to_owned(), piece.id())).collect();
-            world.poison(pieces);
+            let (stage, pieces) = poison(&state, chunks);
+            settings.poison = pieces.iter().map(|piece| (stage.to_owned(), piece.id())).collect();
+            state.poison(pieces);
         }
         let (mut proxy, mut postgres) = (None, None);
         if has(Fault::CutCommit) {
             postgres = Some(ManagedPostgres::start(&data).unwrap());
             let between = Proxy::start(postmaster(&data).unwrap().socket).await;
-            orders.database = Some(between.dsn());
-            orders.data = data.join("service");
+            settings.database = Some(between.dsn());
+            settings.data = data.join("service");
             proxy = Some(between);
         }
-        let llm = has(Fault::HangLlm).then(|| SimulatedLlm::start(quick_llm(world.seed)).unwrap());
-        orders.llm = llm.as_ref().map(|llm| llm.url().to_owned());
+        let llm = has(Fault::HangLlm).then(|| SimulatedLlm::start(quick_llm(state.seed)).unwrap());
+        settings.llm = llm.as_ref().map(|llm| llm.url().to_owned());
         let may_give_up = strikes.iter().any(|strike| strike.fault.takes_the_database());
-        let service = TestService::new(world.clone(), orders, data.clone(), may_give_up);
-        Some(Scene { world, service, proxy, llm, data, _postgres: postgres, _folder: folder, disk })
+        let service = TestService::new(state.clone(), settings, data.clone(), may_give_up);
+        Some(Scene { state, service, proxy, llm, data, _postgres: postgres, _folder: folder, disk })
     }
 }
 
@@ -82,10 +85,10 @@ fn quick_llm(seed: u64) -> Options {
 }
 
 /// The stages that die, each with the number of the chunk at which it panics.
-fn panics(world: &World, strikes: &[Strike], chunks: u32) -> Vec<(String, u64)> {
+fn panics(state: &RoundState, strikes: &[Strike], chunks: u32) -> Vec<(String, u64)> {
     let stages = strikes.iter().filter_map(|strike| Some((strike.number, strike.fault.panics()?)));
     let deaths = stages.flat_map(|(number, stage)| {
-        let mut dice = dice(world.seed, stage, number);
+        let mut dice = dice(state.seed, stage, number);
         let times = dice.random_range(1..4);
         (0..times)
             .map(move |_| (stage.to_owned(), dice.random_range(0..u64::from(chunks) * 6 / 10)))
@@ -95,8 +98,8 @@ fn panics(world: &World, strikes: &[Strike], chunks: u32) -> Vec<(String, u64)> 
 }
 
 /// The stage that dies, and the pieces it dies with.
-fn poison(world: &World, chunks: u32) -> (&'static str, Vec<Piece>) {
-    let mut dice = dice(world.seed, "poison", 0);
+fn poison(state: &RoundState, chunks: u32) -> (&'static str, Vec<Piece>) {
+    let mut dice = dice(state.seed, "poison", 0);
     let stage = Stage::ALL[dice.random_range(0..Stage::ALL.len())].name();
     let numbers = (0..dice.random_range(2..5)).map(|_| dice.random_range(0..chunks * 6 / 10));
     (stage, numbers.map(Piece::new).filter(|piece| piece.has_id()).collect())

@@ -1,6 +1,6 @@
 //! The service as a process of its own: the whole service from start to drain, as `lnsp serve` runs it, with a scripted
-//! encoder, little patience with clients, and panics on order. It says on its standard output where it listens, and
-//! each panic that has struck.
+//! encoder, short timeouts for clients, and panics with the chunks that its settings name. It prints its address and each panic
+//! on its standard output.
 
 use crate::payload::{Scripted, models};
 use clap::Parser;
@@ -19,21 +19,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Uploads at once: fewer than slow clients that come together, so a service that does not give them up serves no other client.
+/// Uploads at once: fewer than the slow clients that come together, so a service that does not abort them serves no
+/// other client.
 const UPLOADS: &str = "10";
 
 /// How a service is started.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Orders {
+pub struct ServiceSettings {
     /// Its data folder.
     pub data: PathBuf,
     /// A database that is not its own.
     pub database: Option<String>,
     /// The language model.
     pub llm: Option<String>,
-    /// The stage's name, and the how manyth chunk in its hands it dies with.
+    /// The name of a stage, and the number of the chunk with which it dies, counted from 0.
     pub panics: Vec<(String, u64)>,
-    /// The stage's name, and the id of a chunk with which it dies each time.
+    /// The name of a stage, and the id of a chunk with which it dies each time.
     pub poison: Vec<(String, String)>,
 }
 
@@ -44,16 +45,17 @@ struct Flags {
 }
 
 /// The process.
-pub fn run(orders: &str) -> ExitCode {
-    let orders: Orders = serde_json::from_str(orders).unwrap();
+pub fn run(settings: &str) -> ExitCode {
+    let settings: ServiceSettings = serde_json::from_str(settings).unwrap();
     crate::follow_the_driver();
     let filter = tracing_subscriber::EnvFilter::new("warn,lnsp_ingest=info");
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
-    actix_web::rt::System::new().block_on(serve(orders))
+    actix_web::rt::System::new().block_on(serve(settings))
 }
 
-async fn serve(orders: Orders) -> ExitCode {
-    let app = match App::start(config(&orders), overrides(&orders), &mut |line| eprintln!("{line}")).await {
+async fn serve(settings: ServiceSettings) -> ExitCode {
+    let app = match App::start(config(&settings), overrides(&settings), &mut |line| eprintln!("{line}")).await
+    {
         Ok(app) => app,
         Err(error) => {
             eprintln!("not started: {error}");
@@ -62,7 +64,7 @@ async fn serve(orders: Orders) -> ExitCode {
     };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let ended =
-        serve::attend(app, listener, settings(), |address| println!("ready on http://{address}")).await;
+        serve::attend(app, listener, http_settings(), |address| println!("ready on http://{address}")).await;
     ended.unwrap_or_else(|error| {
         eprintln!("not served: {error}");
         ExitCode::from(5)
@@ -70,7 +72,7 @@ async fn serve(orders: Orders) -> ExitCode {
 }
 
 /// What a round can wait for.
-fn settings() -> Settings {
+fn http_settings() -> Settings {
     let second = Duration::from_secs(1);
     Settings {
         drain: 20 * second,
@@ -83,25 +85,25 @@ fn settings() -> Settings {
     }
 }
 
-fn config(orders: &Orders) -> Config {
-    let mut flags = vec!["lnsp", "--port", "0", "--data-dir", orders.data.to_str().unwrap()];
+fn config(settings: &ServiceSettings) -> Config {
+    let mut flags = vec!["lnsp", "--port", "0", "--data-dir", settings.data.to_str().unwrap()];
     flags.extend(["--max-uploads", UPLOADS]);
-    if let Some(database) = &orders.database {
+    if let Some(database) = &settings.database {
         flags.extend(["--database-url", database]);
     }
     let model = models().join("all-minilm-l6-v2");
     flags.extend(["--embedding-model", model.to_str().unwrap()]);
-    match &orders.llm {
+    match &settings.llm {
         Some(llm) => flags.extend(["--tmd-backend", "llm", "--llm-endpoint", llm, "--llm-timeout-s", "1"]),
         None => flags.extend(["--tmd-backend", "local"]),
     }
     Flags::try_parse_from(flags).unwrap().config
 }
 
-fn overrides(orders: &Orders) -> Overrides {
+fn overrides(settings: &ServiceSettings) -> Overrides {
     let mut overrides = Overrides {
         encoder: Some(Arc::new(|| Box::new(Scripted::new()))),
-        fault_hook: Arc::new(Deaths::new(orders)),
+        fault_hook: Arc::new(Deaths::new(settings)),
         // Built often, so that faults meet builds.
         index: |options| {
             options.map_size = 1 << 30;
@@ -116,19 +118,19 @@ fn overrides(orders: &Orders) -> Overrides {
     overrides
 }
 
-/// Panics with the chunks it was told to.
+/// Panics with the chunks that the settings name.
 struct Deaths {
-    orders: BTreeSet<(&'static str, u64)>,
+    panics: BTreeSet<(&'static str, u64)>,
     poison: HashSet<(&'static str, String)>,
     seen: [AtomicU64; 3],
 }
 
 impl Deaths {
-    fn new(orders: &Orders) -> Deaths {
+    fn new(settings: &ServiceSettings) -> Deaths {
         let stage = |name: &str| Stage::ALL.into_iter().find(|stage| stage.name() == name).unwrap().name();
-        let poison = orders.poison.iter().map(|(name, id)| (stage(name), id.clone())).collect();
-        let orders = orders.panics.iter().map(|(name, number)| (stage(name), *number)).collect();
-        Deaths { orders, poison, seen: Default::default() }
+        let poison = settings.poison.iter().map(|(name, id)| (stage(name), id.clone())).collect();
+        let panics = settings.panics.iter().map(|(name, number)| (stage(name), *number)).collect();
+        Deaths { panics, poison, seen: Default::default() }
     }
 }
 
@@ -136,9 +138,9 @@ impl FaultHook for Deaths {
     fn on_begin(&self, stage: Stage, chunk: &Chunk) {
         let place = Stage::ALL.iter().position(|one| *one == stage).unwrap();
         let seen = self.seen[place].fetch_add(1, Ordering::SeqCst);
-        if self.orders.contains(&(stage.name(), seen)) {
+        if self.panics.contains(&(stage.name(), seen)) {
             println!("panic {}", stage.name());
-            panic!("a death on order: {} with chunk {seen}", stage.name());
+            panic!("a death by its settings: {} with chunk {seen}", stage.name());
         }
         if !self.poison.is_empty() && self.poison.contains(&(stage.name(), chunk.key.id.to_string())) {
             panic!("a death of poison: {} with {}", stage.name(), chunk.key.id);

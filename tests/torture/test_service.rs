@@ -3,8 +3,8 @@
 
 use crate::cluster::postmaster;
 use crate::judge::{Case, When};
-use crate::service::Orders;
-use crate::world::World;
+use crate::round_state::RoundState;
+use crate::service::ServiceSettings;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
@@ -31,8 +31,8 @@ enum DesiredState {
 
 /// Runs one service as a process, and restarts it after kills and drains.
 pub struct TestService {
-    world: Arc<World>,
-    orders: Mutex<Orders>,
+    state: Arc<RoundState>,
+    settings: Mutex<ServiceSettings>,
     /// Where PostgreSQL's folder is.
     pub data: PathBuf,
     /// A service may give up while it starts: its database is taken away from it.
@@ -44,10 +44,15 @@ pub struct TestService {
 
 impl TestService {
     /// Nothing runs before [`Self::keep`].
-    pub fn new(world: Arc<World>, orders: Orders, data: PathBuf, may_give_up: bool) -> Arc<TestService> {
+    pub fn new(
+        state: Arc<RoundState>,
+        settings: ServiceSettings,
+        data: PathBuf,
+        may_give_up: bool,
+    ) -> Arc<TestService> {
         let (desired, pid) = (watch::Sender::new(DesiredState::Running), watch::Sender::new(None));
-        let (orders, ended) = (Mutex::new(orders), Mutex::default());
-        Arc::new(TestService { world, orders, data, may_give_up, desired, pid, ended })
+        let (settings, ended) = (Mutex::new(settings), Mutex::default());
+        Arc::new(TestService { state, settings, data, may_give_up, desired, pid, ended })
     }
 
     /// Starts the service again and again until it is stopped.
@@ -59,7 +64,7 @@ impl TestService {
             let status = self.attend(&mut child, &mut said, started).await;
             *self.ended.lock().unwrap() = Some(status);
             self.pid.send_replace(None);
-            let was_ready = self.world.url.send_replace(None).is_some();
+            let was_ready = self.state.url.send_replace(None).is_some();
             let desired = *self.desired.borrow();
             match desired {
                 DesiredState::Stopped => {}
@@ -74,11 +79,11 @@ impl TestService {
                 }
                 DesiredState::Running if self.may_give_up && !was_ready && gave_up < 50 => {
                     gave_up += 1;
-                    self.world.count("starts given up");
+                    self.state.count("starts given up");
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
                 DesiredState::Running => {
-                    self.world.fail(format!("the service ended by itself: {status}; {}", self.last_words()));
+                    self.state.fail(format!("the service ended by itself: {status}; {}", self.last_words()));
                     return;
                 }
             }
@@ -86,11 +91,11 @@ impl TestService {
     }
 
     fn spawn(&self) -> (Child, Lines<BufReader<ChildStdout>>) {
-        let orders = self.orders.lock().unwrap().clone();
+        let settings = self.settings.lock().unwrap().clone();
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .arg("role:service")
-            .arg(serde_json::to_string(&orders).unwrap())
+            .arg(serde_json::to_string(&settings).unwrap())
             .env_remove("DATABASE_URL")
             .env_remove("PG_DSN")
             .stdin(Stdio::piped())
@@ -113,20 +118,20 @@ impl TestService {
         while let Ok(Some(line)) = said.next_line().await {
             match line.split_once(' ') {
                 Some(("ready", url)) => {
-                    self.world.ready(started);
+                    self.state.ready(started);
                     let url = url.trim_start_matches("on ").to_owned();
-                    self.world.url.send_replace(Some(url));
+                    self.state.url.send_replace(Some(url));
                 }
                 Some(("panic", stage)) => {
                     // Each death is wanted once, also when the service is killed and counts from the beginning.
-                    let panics = &mut self.orders.lock().unwrap().panics;
+                    let panics = &mut self.settings.lock().unwrap().panics;
                     if let Some(place) = panics.iter().position(|(name, _)| name == stage) {
                         panics.remove(place);
                     }
-                    self.world.struck(&format!("panic-{stage}"), 1);
+                    self.state.struck(&format!("panic-{stage}"), 1);
                 }
                 _ if line.starts_with("stop") => {}
-                _ => self.world.fail(format!("the service says: {line}")),
+                _ => self.state.fail(format!("the service says: {line}")),
             }
         }
         child.wait().await.unwrap()
@@ -144,8 +149,8 @@ impl TestService {
 
     /// Starts the service again, and no stage dies with a chunk any more.
     pub async fn cure(&self) {
-        self.orders.lock().unwrap().poison.clear();
-        while self.world.service().await.is_some() && !self.kill().await {}
+        self.settings.lock().unwrap().poison.clear();
+        while self.state.service().await.is_some() && !self.kill().await {}
     }
 
     /// Sends the service a signal that it does not die of. Says whether it was there.
@@ -161,7 +166,7 @@ impl TestService {
 
     /// Lets the service drain under load; it is started again. Says whether it served.
     pub async fn drain(&self) -> bool {
-        let serves = self.world.url.borrow().is_some();
+        let serves = self.state.url.borrow().is_some();
         if serves {
             self.end(DesiredState::Drained).await;
         }
@@ -177,15 +182,15 @@ impl TestService {
     async fn end(&self, desired: DesiredState) {
         let pid = *self.pid.borrow();
         self.desired.send_replace(desired);
-        let Some(pid) = pid else { return self.world.fail("there is no service to be stopped".to_owned()) };
+        let Some(pid) = pid else { return self.state.fail("there is no service to be stopped".to_owned()) };
         let _told = kill(Pid::from_raw(pid), Signal::SIGTERM);
         if tokio::time::timeout(Duration::from_secs(60), self.gone(pid)).await.is_err() {
-            self.world
+            self.state
                 .fail(format!("the service does not end within 60 s of SIGTERM; {}", self.last_words()));
             let _told = kill(Pid::from_raw(pid), Signal::SIGKILL);
             self.gone(pid).await;
         } else if let Some(status) = self.ended.lock().unwrap().filter(|status| !status.success()) {
-            self.world.fail(format!("the service ended with {status} after SIGTERM; {}", self.last_words()));
+            self.state.fail(format!("the service ended with {status} after SIGTERM; {}", self.last_words()));
         }
     }
 
@@ -194,20 +199,20 @@ impl TestService {
         if when == When::Killed && postmaster(&self.data).is_none() {
             return;
         }
-        self.world.count("judged");
+        self.state.count("judged");
         if let Some(findings) = self.findings(when).await {
-            self.world.fail(format!("the judge, {when:?}: {findings}"));
+            self.state.fail(format!("the judge, {when:?}: {findings}"));
         }
     }
 
     /// What the judge finds.
     pub async fn findings(&self, when: When) -> Option<String> {
-        let orders = self.orders.lock().unwrap().clone();
+        let settings = self.settings.lock().unwrap().clone();
         let case = Case {
-            seed: self.world.seed,
+            seed: self.state.seed,
             data: self.data.clone(),
-            index: orders.data.join("index"),
-            ledger: self.world.oracle.ledger.clone(),
+            index: settings.data.join("index"),
+            ledger: self.state.oracle.ledger.clone(),
             when,
         };
         let output = Command::new(std::env::current_exe().unwrap())
@@ -223,7 +228,7 @@ impl TestService {
 
     /// Not on the disk of the data, which may be full.
     pub fn log(&self) -> PathBuf {
-        self.world.oracle.ledger.with_file_name("service.log")
+        self.state.oracle.ledger.with_file_name("service.log")
     }
 
     /// The end of the service's log.

@@ -3,7 +3,7 @@
 
 use crate::oracle::LedgerEntry;
 use crate::payload::{DATASET, Piece};
-use crate::world::World;
+use crate::round_state::RoundState;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -60,7 +60,7 @@ enum LineOutcome {
 
 /// What has come back so far.
 struct Answers<'a> {
-    world: &'a World,
+    state: &'a RoundState,
     upload: &'a Upload,
     outcomes: BTreeMap<usize, LineOutcome>,
 }
@@ -104,18 +104,18 @@ impl Upload {
     }
 
     /// Sends it, and gives the pieces whose outcome is decided: those that need not be sent again.
-    pub async fn send(&self, world: &World, url: &str) -> Vec<Piece> {
+    pub async fn send(&self, state: &RoundState, url: &str) -> Vec<Piece> {
         let pieces: Vec<Piece> = self.lines.iter().filter_map(|(what, _)| what.piece()).collect();
-        world.issue(&pieces).await;
+        state.issue(&pieces).await;
         let owed = self.lines.iter().filter(|(what, _)| *what != What::Blank).count() as u64;
-        world.sent(owed);
-        let mut answers = Answers { world, upload: self, outcomes: BTreeMap::new() };
+        state.sent(owed);
+        let mut answers = Answers { state, upload: self, outcomes: BTreeMap::new() };
         let ended = answers.collect(self.request(url)).await;
-        world.settled(owed - answers.outcomes.len() as u64);
+        state.settled(owed - answers.outcomes.len() as u64);
         match ended {
             Ok(()) => {}
-            Err(Cut::Visibly) => world.count("uploads cut"),
-            Err(Cut::Wrong(what)) => world.fail(format!("an upload ({:?}) ended wrongly: {what}", self.mode)),
+            Err(Cut::Visibly) => state.count("uploads cut"),
+            Err(Cut::Wrong(what)) => state.fail(format!("an upload ({:?}) ended wrongly: {what}", self.mode)),
         }
         let decided = |(place, outcome): (&usize, &LineOutcome)| match outcome {
             LineOutcome::Error { retryable: true, .. } => None,
@@ -190,7 +190,7 @@ impl Answers<'_> {
             429 | 503 => match retry_after {
                 Some(1_u64..) => {
                     // We come sooner than we should.
-                    self.world.count("uploads refused");
+                    self.state.count("uploads refused");
                     tokio::time::sleep(KNOCK_AGAIN).await;
                     Err(Cut::Visibly)
                 }
@@ -241,7 +241,7 @@ impl Answers<'_> {
             for (place, (what, _)) in self.upload.lines.iter().enumerate() {
                 if *what != What::Blank && !self.outcomes.contains_key(&place) {
                     self.outcomes.insert(place, LineOutcome::Stored);
-                    self.world.settled(1);
+                    self.state.settled(1);
                 }
             }
         }
@@ -280,7 +280,7 @@ impl Answers<'_> {
                 Err(wrong(format!("a second answer to one line: {answer}")))
             }
             Some(_) => {
-                self.world.settled(1);
+                self.state.settled(1);
                 Ok(())
             }
         }
@@ -296,7 +296,7 @@ impl Answers<'_> {
             let entry = match (what, outcome) {
                 (What::Bad(wanted), LineOutcome::Error { code, .. }) if code == wanted => continue,
                 (What::Bad(wanted), _) => {
-                    self.world.fail(format!("a line that is {wanted} was answered {outcome:?}"));
+                    self.state.fail(format!("a line that is {wanted} was answered {outcome:?}"));
                     continue;
                 }
                 (What::Blank, _) | (_, LineOutcome::Error { retryable: true, .. }) => continue,
@@ -306,7 +306,7 @@ impl Answers<'_> {
                 (What::Piece(piece), LineOutcome::Error { code, .. }) => {
                     // A chunk can be in the hands of a stage at each of several deaths.
                     if code != "poison" {
-                        self.world.fail(format!("the good piece {piece} was answered {code}"));
+                        self.state.fail(format!("the good piece {piece} was answered {code}"));
                     }
                     3
                 }
@@ -314,7 +314,7 @@ impl Answers<'_> {
             words[entry].1.extend(what.piece());
         }
         for (entry, pieces) in words {
-            self.world.answered(entry, &pieces).await;
+            self.state.answered(entry, &pieces).await;
         }
     }
 

@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 /// The service answers before it reads. One that does not, or something between that holds the answer back, gets the
 /// body after this time all the same.
 const ANSWER_FIRST: Duration = Duration::from_secs(2);
-/// How often the listener is called while no answers come.
-const BREATH: Duration = Duration::from_millis(250);
+/// The interval of [`Listener::on_tick`] while no answers come.
+const TICK: Duration = Duration::from_millis(250);
 
 /// Where chunks go.
 pub struct Target {
@@ -34,12 +34,12 @@ pub struct Target {
 /// Receives the results of an upload attempt.
 pub trait Listener {
     /// A line is settled, or is to be sent again.
-    fn hear(&mut self, line: u64, result: Result<LineResult, UploadFailure>);
-    /// Called after each piece of the answer, and now and then while none comes.
-    fn breathe(&mut self);
+    fn on_result(&mut self, line: u64, result: Result<LineResult, UploadFailure>);
+    /// Called after each piece of the answer, and every [`TICK`] while none comes.
+    fn on_tick(&mut self);
 }
 
-/// How a attempt ended.
+/// How an attempt ended.
 #[derive(Debug)]
 pub enum End {
     /// With a summary of the whole upload.
@@ -72,7 +72,7 @@ pub enum End {
 pub struct UploadBody {
     source: LineSource,
     encoding: ContentEncoding,
-    watch: Arc<SourceMonitor>,
+    monitor: Arc<SourceMonitor>,
 }
 
 /// What is known of a source from outside, while and after it is read.
@@ -96,26 +96,26 @@ impl SourceMonitor {
 impl UploadBody {
     /// These bytes, in this encoding.
     pub fn new(source: LineSource, encoding: ContentEncoding) -> Self {
-        UploadBody { source, encoding, watch: Arc::default() }
+        UploadBody { source, encoding, monitor: Arc::default() }
     }
 
     /// See [`SourceMonitor`].
-    pub fn watch(&self) -> Arc<SourceMonitor> {
-        self.watch.clone()
+    pub fn monitor(&self) -> Arc<SourceMonitor> {
+        self.monitor.clone()
     }
 
     /// Its pieces, from the moment the service has taken the request: what is refused is not even begun.
     fn pieces(self, taken: CancellationToken) -> impl Stream<Item = io::Result<Bytes>> + Send {
-        let watch = self.watch;
-        let noted = watch.clone();
+        let monitor = self.monitor;
+        let failed = monitor.clone();
         let begin = async move {
             drop(timeout(ANSWER_FIRST, taken.cancelled()).await);
-            watch.begun.store(true, Ordering::Relaxed);
+            monitor.begun.store(true, Ordering::Relaxed);
             self.source.pieces()
         };
         futures_util::stream::once(begin).flatten().inspect_err(move |error| {
             let copy = io::Error::new(error.kind(), error.to_string());
-            *lock(&noted.failed) = Some(copy);
+            *lock(&failed.failed) = Some(copy);
         })
     }
 }
@@ -141,7 +141,7 @@ impl Target {
         silence: Option<Duration>,
         listener: &mut impl Listener,
     ) -> End {
-        let (encoding, watch, taken) = (body.encoding, body.watch(), CancellationToken::new());
+        let (encoding, monitor, taken) = (body.encoding, body.monitor(), CancellationToken::new());
         let request = self
             .client
             .post(format!("{}/ingest", self.url))
@@ -160,7 +160,7 @@ impl Target {
             }
             Some(Ok(response)) => refused(response).await,
         };
-        watch.take_error().map_or(end, End::InputSource)
+        monitor.take_error().map_or(end, End::InputSource)
     }
 }
 
@@ -199,28 +199,28 @@ async fn read_answer(
 ) -> End {
     let mut lines = LineDecoder::default();
     let mut body = response.bytes_stream();
-    let mut heard = Instant::now();
+    let mut last_received = Instant::now();
     loop {
-        let piece = match timeout(BREATH, body.next()).await {
+        let piece = match timeout(TICK, body.next()).await {
             Ok(Some(Ok(piece))) => piece,
             Ok(Some(Err(error))) => return End::Cut(super::super::sentence(&error)),
             Ok(None) => return End::Cut("the connection ended before the summary".to_owned()),
-            Err(_) if silence.is_some_and(|silence| heard.elapsed() >= silence) => {
+            Err(_) if silence.is_some_and(|silence| last_received.elapsed() >= silence) => {
                 return End::Cut(silent(silence));
             }
             Err(_) => {
-                listener.breathe();
+                listener.on_tick();
                 continue;
             }
         };
-        heard = Instant::now();
+        last_received = Instant::now();
         lines.feed(&piece);
         while let Some((_, line)) = lines.next_line() {
             // A line of a kind this version does not know is passed over.
             let answer = line.ok().and_then(|line| serde_json::from_slice(&line).ok());
             match answer {
                 Some(UploadResponse::Result { line, status, error }) => {
-                    listener.hear(line, line_result(&status, error));
+                    listener.on_result(line, line_result(&status, error));
                 }
                 Some(UploadResponse::Summary { complete: true, .. }) => return End::Complete,
                 Some(UploadResponse::Summary { error, .. }) => {
@@ -234,6 +234,6 @@ async fn read_answer(
                 None => {}
             }
         }
-        listener.breathe();
+        listener.on_tick();
     }
 }

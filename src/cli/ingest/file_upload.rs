@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long, and how often, the service is asked.
+/// When a file is given up.
 #[derive(Debug, Clone, Copy)]
-pub struct Perseverance {
-    /// Without a line being settled.
-    pub retry_policy: Duration,
-    /// Rounds that take too little.
+pub struct RetryLimits {
+    /// The time without a settled line.
+    pub patience: Duration,
+    /// The number of rounds that settle too little.
     pub tries: u32,
 }
 
@@ -57,8 +57,8 @@ impl<'a> FileUpload<'a> {
     }
 
     /// Sends until all is settled; the tally says how. With an error it says how far it came.
-    pub async fn run(mut self, perseverance: Perseverance) -> (UploadTally, String, Result<(), IngestError>) {
-        let result = self.rounds(perseverance).await;
+    pub async fn run(mut self, limits: RetryLimits) -> (UploadTally, String, Result<(), IngestError>) {
+        let result = self.rounds(limits).await;
         match &result {
             Ok(()) => self.state.close(),
             Err(_) => {
@@ -71,13 +71,12 @@ impl<'a> FileUpload<'a> {
         (tally, format!("{tally} in {:.2} s ({rate:.0} chunks/s)", took.as_secs_f64()), result)
     }
 
-    async fn rounds(&mut self, perseverance: Perseverance) -> Result<(), IngestError> {
-        let mut retry_policy =
-            RetryPolicy::new(perseverance.retry_policy, perseverance.tries, Instant::now());
+    async fn rounds(&mut self, limits: RetryLimits) -> Result<(), IngestError> {
+        let mut retry_policy = RetryPolicy::new(limits.patience, limits.tries, Instant::now());
         while !self.is_settled() {
             let before = self.state.tally().settled();
-            self.state.turn_page();
-            let (end, watch) = self.attempt(perseverance.retry_policy).await?;
+            self.state.begin_attempt();
+            let (end, monitor) = self.attempt(limits.patience).await?;
             let settled = self.state.tally().settled().saturating_sub(before);
             let outcome = AttemptOutcome { end, settled, again: self.state.again().lines };
             if self.is_settled() {
@@ -90,7 +89,7 @@ impl<'a> FileUpload<'a> {
                 UploadKind::Pipe if matches!(outcome.end, End::Complete) && outcome.again == 0 => {
                     return Ok(());
                 }
-                UploadKind::Pipe if watch.has_begun() => None,
+                UploadKind::Pipe if monitor.has_begun() => None,
                 _ => retry_policy.pause(&outcome, Instant::now()),
             };
             match pause {
@@ -112,16 +111,16 @@ impl<'a> FileUpload<'a> {
         survey.chunks.saturating_sub(self.state.tally().settled())
     }
 
-    async fn attempt(&mut self, retry_policy: Duration) -> Result<(End, Arc<SourceMonitor>), IngestError> {
+    async fn attempt(&mut self, patience: Duration) -> Result<(End, Arc<SourceMonitor>), IngestError> {
         match self.target.store().await {
-            Ok(store) => self.state.meet(store),
+            Ok(store) => self.state.set_store(store),
             Err(error) => return Ok((End::Unreachable(error), Arc::default())),
         }
         let body = self.body().await.map_err(|error| IngestError::file(&self.path, error))?;
-        let watch = body.watch();
-        // Whoever sends to a pipe may take their time.
-        let patient = !retry_policy.is_zero() && matches!(self.kind, UploadKind::File(_));
-        Ok((self.target.send(body, patient.then_some(retry_policy), &mut self.state).await, watch))
+        let monitor = body.monitor();
+        // A program that writes to a pipe may pause for long.
+        let bounded = !patience.is_zero() && matches!(self.kind, UploadKind::File(_));
+        Ok((self.target.send(body, bounded.then_some(patience), &mut self.state).await, monitor))
     }
 
     /// What is not settled. The first time that is the file as it is, compressed or not; so is a damaged one, of

@@ -20,7 +20,7 @@ use super::{CommandResult, block_on, client, sentence};
 use attempt::Target;
 use clap::Args;
 use error::IngestError;
-use file_upload::{FileUpload, Perseverance};
+use file_upload::{FileUpload, RetryLimits};
 use journal::{Journal, Subject};
 use ledger::UploadTally;
 use retry_policy::RetrySpan;
@@ -49,8 +49,8 @@ pub struct Ingest {
     dataset: String,
     /// How long to go on without any chunk being settled while the service is away, full, or failing: seconds, or with
     /// a unit like 90s, 10m, 2h. 0 tries everything once.
-    #[arg(long = "patience", default_value = "10m")]
-    retry_policy: RetrySpan,
+    #[arg(long, default_value = "10m")]
+    patience: RetrySpan,
     /// How often a chunk that the service does not take now is sent.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     tries: u32,
@@ -104,8 +104,8 @@ async fn send(
         FileKind::Regular => FileUpload::of_file(target, file, !ingest.no_journal)?,
         FileKind::Pipe => FileUpload::of_pipe(target, file),
     };
-    let perseverance = Perseverance { retry_policy: ingest.retry_policy.0, tries: ingest.tries };
-    let (tally, report, result) = file_upload.run(perseverance).await;
+    let limits = RetryLimits { patience: ingest.patience.0, tries: ingest.tries };
+    let (tally, report, result) = file_upload.run(limits).await;
     println!("{}: {report}", file.display());
     total.add(&tally);
     result

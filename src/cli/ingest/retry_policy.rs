@@ -40,7 +40,7 @@ impl FromStr for RetrySpan {
     }
 }
 
-/// What a attempt brought.
+/// What an attempt brought.
 #[derive(Debug)]
 pub struct AttemptOutcome {
     /// The result of the attempt.

@@ -65,8 +65,8 @@ impl UploadState {
         }
     }
 
-    /// The database behind the service, if it is known. What is settled in another one is not settled in this.
-    pub fn meet(&mut self, store: Option<String>) {
+    /// Sets the database behind the service, if it is known. Lines that another one has settled are sent again.
+    pub fn set_store(&mut self, store: Option<String>) {
         if let (Some(before), Some(now)) = (&self.store, &store)
             && before != now
         {
@@ -77,8 +77,8 @@ impl UploadState {
         self.store = store.or(self.store.take());
     }
 
-    /// A new attempt begins.
-    pub fn turn_page(&mut self) {
+    /// Starts the counts of a new attempt.
+    pub fn begin_attempt(&mut self) {
         self.again = Again::default();
     }
 
@@ -142,7 +142,7 @@ impl UploadState {
 }
 
 impl Listener for UploadState {
-    fn hear(&mut self, line: u64, result: Result<LineResult, UploadFailure>) {
+    fn on_result(&mut self, line: u64, result: Result<LineResult, UploadFailure>) {
         match result {
             Err(failure) => {
                 self.again.lines += 1;
@@ -159,7 +159,7 @@ impl Listener for UploadState {
         }
     }
 
-    fn breathe(&mut self) {
+    fn on_tick(&mut self) {
         self.progress.show(self.tally());
         let new = self.tally().settled().saturating_sub(self.kept.0);
         if new >= LINES || self.kept.1.elapsed() >= PACE {

@@ -1,4 +1,4 @@
-//! Room in the delta, failing builds, vectors that are none, and two processes on one folder.
+//! Slots of the delta, failing builds, unusable vectors, and two processes on one folder.
 
 use super::truth::{DIMS, Mood, Truth, assert_equal, open, options, tell, tell_without_room, until, vector};
 use lnsp_ingest::index::{Commit, Effort, Index, IndexError, IndexOptions, RebuildReason};
@@ -24,7 +24,7 @@ async fn room_is_waited_for_and_made_by_a_build() {
     {
         let mut waiting = pin!(index.reserve(1));
         assert!(is_pending(waiting.as_mut()));
-        // Room that is not needed comes back when the commit is told, the rest when it is built.
+        // Slots that are not needed are free again with the commit, the others with the build.
         index.apply_committed(held, truth.insert(7));
         assert_eq!(waiting.await.len(), 1);
     }
@@ -33,7 +33,7 @@ async fn room_is_waited_for_and_made_by_a_build() {
     assert_eq!(index.reserve(5).await.len(), 5);
     until("a build", || index.status().items == 8);
     assert_eq!(index.status().free_slots, 8);
-    // A wish for more than there can ever be is a wish for everything.
+    // A request for more slots than there are is clipped to all of them.
     assert_eq!(index.reserve(100).await.len(), 8);
     assert_equal(&index, &truth);
 }
@@ -55,14 +55,14 @@ async fn without_room_a_full_delta_leaves_the_commit_to_the_source() {
 }
 
 #[tokio::test]
-async fn when_builds_fail_for_too_long_nobody_waits_and_it_heals() {
+async fn when_builds_fail_for_too_long_no_commit_waits_and_the_index_recovers() {
     let home = tempfile::tempdir().unwrap();
     let truth = Truth::with(10);
-    let mut impatient = options(home.path());
-    impatient.policy.slots = 2;
-    impatient.policy.grace = Duration::ZERO;
-    impatient.policy.retry = Duration::from_millis(1);
-    let index = Index::open(impatient, truth.clone()).unwrap();
+    let mut without_grace = options(home.path());
+    without_grace.policy.slots = 2;
+    without_grace.policy.grace = Duration::ZERO;
+    without_grace.policy.retry = Duration::from_millis(1);
+    let index = Index::open(without_grace, truth.clone()).unwrap();
     truth.mood(Mood::Fails);
     truth.insert(1);
     index.poll_source();
@@ -81,11 +81,11 @@ async fn when_builds_fail_for_too_long_nobody_waits_and_it_heals() {
 async fn the_grace_is_waited_out() {
     let home = tempfile::tempdir().unwrap();
     let truth = Truth::with(10);
-    let mut patient = options(home.path());
-    patient.policy.slots = 2;
-    patient.policy.retry = Duration::from_millis(1);
-    patient.policy.grace = Duration::from_secs(3600);
-    let index = Index::open(patient, truth.clone()).unwrap();
+    let mut with_grace = options(home.path());
+    with_grace.policy.slots = 2;
+    with_grace.policy.retry = Duration::from_millis(1);
+    with_grace.policy.grace = Duration::from_secs(3600);
+    let index = Index::open(with_grace, truth.clone()).unwrap();
     truth.mood(Mood::Fails);
     index.poll_source();
     until("three failed builds", || index.status().failed_builds >= 3);

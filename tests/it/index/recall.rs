@@ -23,7 +23,7 @@ fn recall(index: &Index, effort: Effort) -> f64 {
         let walked = index.search(&query, 10, effort).unwrap();
         assert_eq!((best.mode, walked.mode), (SearchMode::Exact, SearchMode::Ann));
         for (item, cosine) in &walked.hits {
-            // One scale, whoever found it.
+            // Both searches give scores on one scale.
             let exact = best.hits.iter().find(|(other, _)| other == item);
             found += u32::from(exact.is_some_and(|(_, other)| (other - cosine).abs() < 1e-4));
         }

@@ -5,7 +5,7 @@ pid_file=$1/postgres/cluster/postmaster.pid
 stop_server() {
     pid=$(head -n 1 "$pid_file" 2> /dev/null)
     [ -n "$pid" ] && kill -INT "$pid" 2> /dev/null || return
-    # The file goes last. Its process may stay as a zombie where nobody takes its exit status.
+    # The server removes the file last. Its process may stay a zombie where no parent collects its exit status.
     tries=0
     while [ -e "$pid_file" ] && [ "$tries" -lt 200 ]; do
         sleep 0.05

@@ -41,7 +41,7 @@ pub struct Asked {
 }
 
 #[derive(Default)]
-struct Desk {
+struct ServerState {
     files: BTreeMap<String, Vec<u8>>,
     /// Sizes in the list that are not the files' own.
     pretended: BTreeMap<String, u64>,
@@ -54,7 +54,7 @@ struct Desk {
 
 #[derive(Default)]
 struct Shared {
-    desk: Mutex<Desk>,
+    state: Mutex<ServerState>,
     gate: (Mutex<bool>, Condvar),
 }
 
@@ -78,18 +78,18 @@ impl FakeHub {
     ) -> FakeHub {
         let shared = Arc::new(Shared::default());
         let named = files.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.clone()));
-        shared.desk.lock().unwrap().files.extend(named);
+        shared.state.lock().unwrap().files.extend(named);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (desk, wrap) = (shared.clone(), Arc::new(wrap));
+        let (state, wrap) = (shared.clone(), Arc::new(wrap));
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
-                if desk.desk.lock().unwrap().over {
+                if state.state.lock().unwrap().over {
                     return;
                 }
-                let (desk, wrap) = (desk.clone(), wrap.clone());
+                let (state, wrap) = (state.clone(), wrap.clone());
                 // A client that breaks off is no failure of the hub.
-                std::thread::spawn(move || drop(answer(&desk, wrap(stream.unwrap()))));
+                std::thread::spawn(move || drop(answer(&state, wrap(stream.unwrap()))));
             }
         });
         FakeHub { port, shared, thread: Some(thread) }
@@ -101,12 +101,12 @@ impl FakeHub {
 
     /// The next answer about a path that ends so goes wrong.
     pub fn spoil(&self, path: &str, fault: Fault) {
-        self.shared.desk.lock().unwrap().faults.push((path.to_owned(), fault));
+        self.shared.state.lock().unwrap().faults.push((path.to_owned(), fault));
     }
 
     /// The list says another size than the file has.
     pub fn pretend(&self, path: &str, size: u64) {
-        self.shared.desk.lock().unwrap().pretended.insert(path.to_owned(), size);
+        self.shared.state.lock().unwrap().pretended.insert(path.to_owned(), size);
     }
 
     /// Lets the waiting requests go on.
@@ -116,7 +116,7 @@ impl FakeHub {
     }
 
     pub fn asked(&self) -> Vec<Asked> {
-        self.shared.desk.lock().unwrap().asked.clone()
+        self.shared.state.lock().unwrap().asked.clone()
     }
 
     /// The ranges that were asked for of files whose path ends so, in order.
@@ -131,13 +131,13 @@ impl FakeHub {
     }
 
     pub fn sent(&self) -> usize {
-        self.shared.desk.lock().unwrap().sent
+        self.shared.state.lock().unwrap().sent
     }
 }
 
 impl Drop for FakeHub {
     fn drop(&mut self) {
-        self.shared.desk.lock().unwrap().over = true;
+        self.shared.state.lock().unwrap().over = true;
         self.go_on();
         drop(TcpStream::connect(("127.0.0.1", self.port)));
         drop(self.thread.take().map(JoinHandle::join));
@@ -171,10 +171,10 @@ fn answer(shared: &Shared, mut stream: Box<dyn Talk>) -> std::io::Result<()> {
     let path = target.split('?').next().unwrap_or_default().to_owned();
     let (range, token) = (headers.get("range").cloned(), headers.get("authorization").cloned());
     let (fault, reply) = {
-        let mut desk = shared.desk.lock().unwrap();
-        desk.asked.push(Asked { path: path.clone(), range: range.clone(), token });
-        let place = desk.faults.iter().position(|(end, _)| path.ends_with(end.as_str()));
-        (place.map(|place| desk.faults.remove(place).1), reply(&desk, &path))
+        let mut state = shared.state.lock().unwrap();
+        state.asked.push(Asked { path: path.clone(), range: range.clone(), token });
+        let place = state.faults.iter().position(|(end, _)| path.ends_with(end.as_str()));
+        (place.map(|place| state.faults.remove(place).1), reply(&state, &path))
     };
     let (status, mut body, is_file) = match reply {
         Reply::Json(value) => (200, value.to_string().into_bytes(), false),
@@ -203,7 +203,7 @@ fn answer(shared: &Shared, mut stream: Box<dyn Talk>) -> std::io::Result<()> {
     let send = |stream: &mut dyn Talk, bytes: &[u8]| -> std::io::Result<()> {
         stream.write_all(bytes)?;
         stream.flush()?;
-        shared.desk.lock().unwrap().sent += if is_file { bytes.len() } else { 0 };
+        shared.state.lock().unwrap().sent += if is_file { bytes.len() } else { 0 };
         Ok(())
     };
     match fault {
@@ -232,7 +232,7 @@ enum Reply {
     Refusal(u16, &'static str),
 }
 
-fn reply(desk: &Desk, path: &str) -> Reply {
+fn reply(state: &ServerState, path: &str) -> Reply {
     let parts: Vec<&str> = path.trim_start_matches('/').splitn(5, '/').collect();
     match parts[..] {
         ["api", "models", owner, name, _] if format!("{owner}/{name}") != REPOSITORY => {
@@ -242,10 +242,10 @@ fn reply(desk: &Desk, path: &str) -> Reply {
             Some(("revision", "main" | COMMIT | "v2")) => {
                 Reply::Json(json!({"id": REPOSITORY, "sha": COMMIT}))
             }
-            Some(("tree", COMMIT)) => Reply::Json(tree(desk)),
+            Some(("tree", COMMIT)) => Reply::Json(tree(state)),
             _ => Reply::Refusal(404, "X-Error-Code: RevisionNotFound\r\n"),
         },
-        [_, _, "resolve", COMMIT, file] => match desk.files.get(file) {
+        [_, _, "resolve", COMMIT, file] => match state.files.get(file) {
             Some(bytes) => Reply::File(bytes.clone()),
             None => Reply::Refusal(404, "X-Error-Code: EntryNotFound\r\n"),
         },
@@ -254,10 +254,10 @@ fn reply(desk: &Desk, path: &str) -> Reply {
 }
 
 /// Weights are listed as large files, with their SHA-256; all others with the SHA-1 that Git gives them.
-fn tree(desk: &Desk) -> Value {
+fn tree(state: &ServerState) -> Value {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let files = desk.files.iter().map(|(path, bytes)| {
-        let size = desk.pretended.get(path).copied().unwrap_or(bytes.len() as u64);
+    let files = state.files.iter().map(|(path, bytes)| {
+        let size = state.pretended.get(path).copied().unwrap_or(bytes.len() as u64);
         let mut git = sha1::Sha1::new();
         git.update(format!("blob {}\0", bytes.len()));
         git.update(bytes);

@@ -31,7 +31,7 @@ pub enum Step {
 }
 
 #[derive(Default)]
-struct Desk {
+struct ServerState {
     steps: VecDeque<Step>,
     /// A request with this text gets this status, whenever it comes.
     bad: Option<(String, u16)>,
@@ -43,7 +43,7 @@ struct Desk {
 
 #[derive(Clone)]
 struct Shared {
-    desk: Arc<Mutex<Desk>>,
+    state: Arc<Mutex<ServerState>>,
     door: Arc<Semaphore>,
     health: Value,
 }
@@ -72,8 +72,8 @@ impl ScriptedEmbedder {
     /// That says this of itself.
     pub fn saying(health: Value, steps: impl IntoIterator<Item = Step>) -> ScriptedEmbedder {
         let door = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        let shared = Shared { desk: Arc::default(), door, health };
-        shared.desk.lock().unwrap().steps.extend(steps);
+        let shared = Shared { state: Arc::default(), door, health };
+        shared.state.lock().unwrap().steps.extend(steps);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (tell, told) = std::sync::mpsc::channel();
@@ -96,7 +96,7 @@ impl ScriptedEmbedder {
 
     /// Answers each request with this text so.
     pub fn refuse_text(&self, text: &str, status: u16) {
-        self.shared.desk.lock().unwrap().bad = Some((text.to_owned(), status));
+        self.shared.state.lock().unwrap().bad = Some((text.to_owned(), status));
     }
 
     /// Answers no request until [`Self::open`].
@@ -111,13 +111,13 @@ impl ScriptedEmbedder {
 
     /// The texts of each request so far.
     pub fn requests(&self) -> Vec<usize> {
-        self.shared.desk.lock().unwrap().requests.clone()
+        self.shared.state.lock().unwrap().requests.clone()
     }
 
     /// Requests that wait for an answer, and the most of them there have been.
     pub fn inside(&self) -> (usize, usize) {
-        let desk = self.shared.desk.lock().unwrap();
-        (desk.inside, desk.most_inside)
+        let state = self.shared.state.lock().unwrap();
+        (state.inside, state.most_inside)
     }
 }
 
@@ -154,16 +154,19 @@ async fn embed(question: web::Json<Question>, shared: web::Data<Shared>) -> Http
     let Question { texts, normalize } = question.into_inner();
     assert!(normalize, "unit vectors are wanted");
     let step = {
-        let mut desk = shared.desk.lock().unwrap();
-        desk.requests.push(texts.len());
-        desk.inside += 1;
-        desk.most_inside = desk.most_inside.max(desk.inside);
-        let bad =
-            desk.bad.as_ref().filter(|(bad, _)| texts.contains(bad)).map(|(_, status)| Step::Status(*status));
-        bad.or_else(|| desk.steps.pop_front())
+        let mut state = shared.state.lock().unwrap();
+        state.requests.push(texts.len());
+        state.inside += 1;
+        state.most_inside = state.most_inside.max(state.inside);
+        let bad = state
+            .bad
+            .as_ref()
+            .filter(|(bad, _)| texts.contains(bad))
+            .map(|(_, status)| Step::Status(*status));
+        bad.or_else(|| state.steps.pop_front())
     };
     drop(shared.door.acquire().await);
-    shared.desk.lock().unwrap().inside -= 1;
+    shared.state.lock().unwrap().inside -= 1;
     let mut vectors: Vec<Value> = texts.iter().map(|text| json!(direction(text))).collect();
     let mut encoder = "scripted";
     match step {

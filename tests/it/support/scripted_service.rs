@@ -26,7 +26,7 @@ pub enum Step {
 }
 
 #[derive(Default)]
-struct Desk {
+struct ServerState {
     steps: VecDeque<Step>,
     first_put_off: Option<Instant>,
     store: Option<String>,
@@ -38,13 +38,13 @@ struct Desk {
     refused: usize,
 }
 
-type Shared = Arc<Mutex<Desk>>;
+type Shared = Arc<Mutex<ServerState>>;
 
 /// A running one, on a thread of its own.
 pub struct ScriptedService {
     /// `http://127.0.0.1:port`
     pub url: String,
-    desk: Shared,
+    state: Shared,
     server: actix_web::dev::ServerHandle,
     thread: Option<JoinHandle<()>>,
 }
@@ -52,12 +52,12 @@ pub struct ScriptedService {
 impl ScriptedService {
     /// That takes these steps, one an upload.
     pub fn start(steps: impl IntoIterator<Item = Step>) -> ScriptedService {
-        let desk = Shared::default();
-        desk.lock().unwrap().steps.extend(steps);
+        let state = Shared::default();
+        state.lock().unwrap().steps.extend(steps);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (tell, told) = std::sync::mpsc::channel();
-        let data = web::Data::new(desk.clone());
+        let data = web::Data::new(state.clone());
         let thread = std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async move {
                 let app = move || {
@@ -73,34 +73,34 @@ impl ScriptedService {
                 server.await.unwrap();
             });
         });
-        ScriptedService { url, desk, server: told.recv().unwrap(), thread: Some(thread) }
+        ScriptedService { url, state, server: told.recv().unwrap(), thread: Some(thread) }
     }
 
     /// Answers so many times that this text should be sent again.
     pub fn refuse_text(&self, text: &str, times: usize) {
-        self.desk.lock().unwrap().unwilling.insert(text.to_owned(), times);
+        self.state.lock().unwrap().unwilling.insert(text.to_owned(), times);
     }
 
     /// The database it says it has.
     pub fn set_store(&self, store: &str) {
-        self.desk.lock().unwrap().store = Some(store.to_owned());
+        self.state.lock().unwrap().store = Some(store.to_owned());
     }
 
     /// The lines of each upload that was taken, blank ones left out: number and text.
     pub fn uploads(&self) -> Vec<Vec<(u64, String)>> {
-        self.desk.lock().unwrap().uploads.clone()
+        self.state.lock().unwrap().uploads.clone()
     }
 
     /// Uploads that were refused before their first byte.
     pub fn refused(&self) -> usize {
-        self.desk.lock().unwrap().refused
+        self.state.lock().unwrap().refused
     }
 
     /// How many texts were stored, each of which must have been stored once.
     pub fn stored(&self) -> usize {
-        let desk = self.desk.lock().unwrap();
-        assert!(desk.stored.values().all(|times| *times == 1));
-        desk.stored.len()
+        let state = self.state.lock().unwrap();
+        assert!(state.stored.values().all(|times| *times == 1));
+        state.stored.len()
     }
 }
 
@@ -114,8 +114,8 @@ impl Drop for ScriptedService {
     }
 }
 
-async fn stats(desk: web::Data<Shared>) -> HttpResponse {
-    HttpResponse::Ok().json(json!({"store": desk.lock().unwrap().store}))
+async fn stats(state: web::Data<Shared>) -> HttpResponse {
+    HttpResponse::Ok().json(json!({"store": state.lock().unwrap().store}))
 }
 
 fn refusal(status: u16, wait: Option<u64>) -> HttpResponse {
@@ -126,9 +126,9 @@ fn refusal(status: u16, wait: Option<u64>) -> HttpResponse {
     response.json(json!({"error": {"code": "test", "message": format!("as the script says ({status})")}}))
 }
 
-async fn ingest(request: HttpRequest, payload: web::Payload, desk: web::Data<Shared>) -> HttpResponse {
+async fn ingest(request: HttpRequest, payload: web::Payload, state: web::Data<Shared>) -> HttpResponse {
     let (limit, end) = {
-        let mut now = desk.lock().unwrap();
+        let mut now = state.lock().unwrap();
         let first = now.first_put_off;
         match now.steps.front() {
             Some(Step::PutOff(wait)) => {
@@ -161,10 +161,10 @@ async fn ingest(request: HttpRequest, payload: web::Payload, desk: web::Data<Sha
         }
     };
     let encoding = request.headers().get("Content-Encoding").map_or("identity", |v| v.to_str().unwrap());
-    let mut number = desk.lock().unwrap();
+    let mut number = state.lock().unwrap();
     number.uploads.push(Vec::new());
     let upload = Upload {
-        desk: desk.get_ref().clone(),
+        state: state.get_ref().clone(),
         number: number.uploads.len() - 1,
         payload,
         inflate: Inflate::new(ContentEncoding::from_header(encoding).unwrap()).unwrap(),
@@ -178,7 +178,7 @@ async fn ingest(request: HttpRequest, payload: web::Payload, desk: web::Data<Sha
 }
 
 struct Upload {
-    desk: Shared,
+    state: Shared,
     number: usize,
     payload: web::Payload,
     inflate: Inflate,
@@ -255,10 +255,10 @@ impl Upload {
     }
 
     fn answer(&self, number: u64, line: &[u8]) -> Value {
-        let mut desk = self.desk.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
         let chunk: Value = serde_json::from_slice(line).unwrap();
         let text = chunk["text"].as_str().unwrap().to_owned();
-        desk.uploads[self.number].push((number, text.clone()));
+        state.uploads[self.number].push((number, text.clone()));
         let error = |code: &str, retryable: bool| {
             let error = json!({"code": code, "message": "as the script says", "retryable": retryable});
             json!({"type": "result", "line": number, "status": "error", "error": error})
@@ -266,15 +266,15 @@ impl Upload {
         if text.is_empty() {
             return error("text_empty", false);
         }
-        if let Some(times) = desk.unwilling.get_mut(&text)
+        if let Some(times) = state.unwilling.get_mut(&text)
             && *times > 0
         {
             *times -= 1;
             return error("llm_failed", true);
         }
-        let known = desk.stored.contains_key(&text);
+        let known = state.stored.contains_key(&text);
         if !known {
-            desk.stored.insert(text, 1);
+            state.stored.insert(text, 1);
         }
         json!({"type": "result", "line": number, "status": if known { "duplicate" } else { "stored" }})
     }

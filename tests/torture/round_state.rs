@@ -16,7 +16,7 @@ const READY_WITHIN: Duration = Duration::from_secs(5);
 const OF_NO_CLIENT: u32 = 1_000_000;
 
 /// The state that the tasks of one round share.
-pub struct World {
+pub struct RoundState {
     /// The seed of this round.
     pub seed: u64,
     /// What was issued and what was answered.
@@ -33,7 +33,7 @@ pub struct World {
     unsettled: AtomicU64,
     /// The next number that belongs to no client.
     next: AtomicU32,
-    book: Mutex<RoundReport>,
+    report: Mutex<RoundReport>,
 }
 
 /// The numbers of a round.
@@ -78,10 +78,10 @@ impl Default for Calm {
     }
 }
 
-impl World {
+impl RoundState {
     /// The state at the start of a round.
-    pub fn new(seed: u64, oracle: Oracle) -> World {
-        World {
+    pub fn new(seed: u64, oracle: Oracle) -> RoundState {
+        RoundState {
             seed,
             oracle,
             url: watch::Sender::new(None),
@@ -90,22 +90,22 @@ impl World {
             failed: watch::Sender::new(false),
             unsettled: AtomicU64::new(0),
             next: AtomicU32::new(OF_NO_CLIENT),
-            book: Mutex::default(),
+            report: Mutex::default(),
         }
     }
 
-    fn book(&self) -> MutexGuard<'_, RoundReport> {
-        self.book.lock().unwrap()
+    fn report(&self) -> MutexGuard<'_, RoundReport> {
+        self.report.lock().unwrap()
     }
 
     /// The numbers so far.
     pub fn numbers(&self) -> RoundReport {
-        self.book().clone()
+        self.report().clone()
     }
 
     /// A promise was broken.
     pub fn fail(&self, what: String) {
-        self.book().failures.push(what);
+        self.report().failures.push(what);
         self.failed.send_replace(true);
         self.end();
     }
@@ -128,7 +128,7 @@ impl World {
     /// A fault has really struck, so often.
     pub fn struck(&self, fault: &str, times: u64) {
         if times > 0 {
-            *self.book().struck.entry(fault.to_owned()).or_default() += times;
+            *self.report().struck.entry(fault.to_owned()).or_default() += times;
         }
     }
 
@@ -140,22 +140,22 @@ impl World {
 
     /// A stage dies with these, of whatever content.
     pub fn poison(&self, pieces: Vec<Piece>) {
-        self.book().poison = pieces.iter().map(|piece| piece.number).collect();
+        self.report().poison = pieces.iter().map(|piece| piece.number).collect();
     }
 
     /// A stage dies with some pieces.
     pub fn has_poison(&self) -> bool {
-        !self.book().poison.is_empty()
+        !self.report().poison.is_empty()
     }
 
     /// These have been issued, and no client waits for their answers.
     pub fn leave_over(&self, pieces: &[Piece]) {
-        self.book().left_over.extend(pieces);
+        self.report().left_over.extend(pieces);
     }
 
     /// The pieces whose answers no client waited for.
     pub fn left_over(&self) -> Vec<Piece> {
-        std::mem::take(&mut self.book().left_over)
+        std::mem::take(&mut self.report().left_over)
     }
 
     /// One more of these.
@@ -165,34 +165,34 @@ impl World {
 
     /// So many more of these.
     pub fn count_many(&self, what: &'static str, many: u64) {
-        *self.book().counts.entry(what).or_default() += many;
+        *self.report().counts.entry(what).or_default() += many;
     }
 
     /// A fault begins.
     pub fn strikes(&self) {
-        self.book().calm = Calm::Not;
+        self.report().calm = Calm::Not;
     }
 
     /// It is over. Gives when.
     pub fn calm(&self) -> Instant {
         let now = Instant::now();
-        self.book().calm = Calm::Since(now);
+        self.report().calm = Calm::Since(now);
         now
     }
 
     /// After this fault the next chunk was acknowledged so late.
     pub fn back_after(&self, fault: &'static str, took: Duration) {
-        self.book().back.push((fault, took));
+        self.report().back.push((fault, took));
     }
 
     /// A service that was started then is ready; soon enough, when no fault strikes it.
     pub fn ready(&self, started: Instant) {
         let (took, first) = {
-            let book = &mut *self.book();
-            let Calm::Since(calm) = book.calm else { return };
+            let report = &mut *self.report();
+            let Calm::Since(calm) = report.calm else { return };
             let took = started.max(calm).elapsed();
-            book.ready.push(took);
-            (took, book.ready[0])
+            report.ready.push(took);
+            (took, report.ready[0])
         };
         if took > first + READY_WITHIN {
             self.fail(format!("the service was ready only after {took:?}, the first time after {first:?}"));
@@ -214,7 +214,7 @@ impl World {
             self.fail(wrong);
         }
         self.count_many("issued", pieces.len() as u64);
-        let recent = &mut self.book().recent;
+        let recent = &mut self.report().recent;
         recent.extend(pieces);
         let old = recent.len().saturating_sub(300);
         recent.drain(..old);
@@ -232,7 +232,7 @@ impl World {
             LedgerEntry::Conflict => self.count_many("conflict", many),
             LedgerEntry::Refused => {
                 self.count_many("refused", many);
-                let poison = self.book().poison.clone();
+                let poison = self.report().poison.clone();
                 let struck = pieces.iter().filter(|piece| poison.contains(&piece.number)).count();
                 self.struck("poison", struck as u64);
             }
@@ -245,7 +245,7 @@ impl World {
 
     /// One of the pieces that were sent recently.
     pub fn recent(&self, draw: impl FnOnce(usize) -> usize) -> Option<Piece> {
-        let recent = &self.book().recent;
+        let recent = &self.report().recent;
         (!recent.is_empty()).then(|| recent[draw(recent.len())])
     }
 
