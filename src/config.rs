@@ -29,7 +29,12 @@ pub struct Config {
     #[arg(long, env = "LNSP_TMD_BACKEND", default_value = "auto", value_parser = tmd_backend)]
     pub tmd_backend: TmdBackend,
     /// Base address of the Ollama server.
-    #[arg(long, env = "LNSP_LLM_ENDPOINT", default_value = "http://localhost:11434", value_parser = parsed::<Endpoint>("LNSP_LLM_ENDPOINT"))]
+    #[arg(
+        long,
+        env = "LNSP_LLM_ENDPOINT",
+        default_value = "http://localhost:11434",
+        value_parser = parsed::<Endpoint>("LNSP_LLM_ENDPOINT")
+    )]
     pub llm_endpoint: Endpoint,
     /// The model that is asked for codes, as the server names it.
     #[arg(long, env = "LNSP_TMD_LLM_MODEL", default_value = "llama3.1:8b", value_parser = model_name)]
@@ -42,13 +47,25 @@ pub struct Config {
     #[arg(long, env = "LNSP_LLM_TIMEOUT_S", default_value = "20", value_parser = timeout)]
     pub llm_timeout_s: u64,
     /// Many chunks at once; `false` takes one chunk at a time all the way to its commit.
-    #[arg(long, env = "LNSP_ENABLE_PARALLEL", default_value = "true", action = clap::ArgAction::Set, value_parser = switch("LNSP_ENABLE_PARALLEL"))]
+    #[arg(
+        long,
+        env = "LNSP_ENABLE_PARALLEL",
+        default_value = "true",
+        action = clap::ArgAction::Set,
+        value_parser = switch("LNSP_ENABLE_PARALLEL")
+    )]
     pub enable_parallel: bool,
     /// Calls to a language model at the same time.
     #[arg(long, env = "LNSP_MAX_PARALLEL_WORKERS", default_value = "10", value_parser = workers)]
     pub max_parallel_workers: usize,
     /// Many texts in a forward pass; `false` embeds one text at a time.
-    #[arg(long, env = "LNSP_ENABLE_BATCH_EMBEDDINGS", default_value = "true", action = clap::ArgAction::Set, value_parser = switch("LNSP_ENABLE_BATCH_EMBEDDINGS"))]
+    #[arg(
+        long,
+        env = "LNSP_ENABLE_BATCH_EMBEDDINGS",
+        default_value = "true",
+        action = clap::ArgAction::Set,
+        value_parser = switch("LNSP_ENABLE_BATCH_EMBEDDINGS")
+    )]
     pub enable_batch_embeddings: bool,
     /// NDJSON uploads at a time; further ones are refused, with the time after which to come again.
     #[arg(long, env = "LNSP_MAX_UPLOADS", default_value = "64", value_parser = uploads)]
@@ -67,16 +84,25 @@ pub struct Config {
     /// those of another model.
     #[arg(long, env = "LNSP_EMBEDDING_MAX_TOKENS", value_parser = max_tokens)]
     pub embedding_max_tokens: Option<usize>,
-    /// Base address of an embedding server that is asked instead of a model of our own (`POST /embed`): another lnsp, or
-    /// one that speaks like the old service's. The model's own settings then
-    /// have no effect.
+    /// Base address of an embedding server that is asked instead of a model of our own (`POST /embed`): another lnsp,
+    /// or one that speaks like the old service's. The model's own settings then have no effect.
     #[arg(long, env = "LNSP_EMBEDDING_ENDPOINT", value_parser = parsed::<Endpoint>("LNSP_EMBEDDING_ENDPOINT"))]
     pub embedding_endpoint: Option<Endpoint>,
     /// `auto`, `cpu`, `mps` or `cuda:N`.
-    #[arg(long, env = "LNSP_DEVICE", default_value = "auto", value_parser = parsed::<crate::encoder::DeviceChoice>("LNSP_DEVICE"))]
+    #[arg(
+        long,
+        env = "LNSP_DEVICE",
+        default_value = "auto",
+        value_parser = parsed::<crate::encoder::DeviceChoice>("LNSP_DEVICE")
+    )]
     pub device: crate::encoder::DeviceChoice,
     /// `auto` measures at the start; or `f32`, `bf16`.
-    #[arg(long, env = "LNSP_DTYPE", default_value = "auto", value_parser = parsed::<crate::encoder::DtypeChoice>("LNSP_DTYPE"))]
+    #[arg(
+        long,
+        env = "LNSP_DTYPE",
+        default_value = "auto",
+        value_parser = parsed::<crate::encoder::DtypeChoice>("LNSP_DTYPE")
+    )]
     pub dtype: crate::encoder::DtypeChoice,
 }
 

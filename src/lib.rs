@@ -12,7 +12,7 @@
 //!     /   | /
 //!    / vectorizer                     texts to vectors: an encoder on its threads, or another server
 //!   |     |
-//!   ports   flow                      ports: llm, classifier, encoder, hub, store, index; flow: ways in, parcels, retries
+//!   ports   flow                      ports: llm, classifier, encoder, hub, store, index; flow: inlet, parcel, retry
 //!     \     /
 //!      wire                           the formats that HTTP and the command line share: DTOs, lines, encodings
 //!       |
@@ -41,7 +41,7 @@
 //! | outcome | the answer to one chunk: stored, duplicate, or rejected with a cause |
 //! | receipt | the promise of one outcome; dropped unsettled, it answers "lost" |
 //! | entrance | the way into the pipeline: claims the key, looks it up, waits for a slot |
-//! | in flight | accepted and not yet answered; while a key is in flight, later chunks with it are followers of its leader |
+//! | in flight | accepted and not yet answered; later chunks with its key are followers of this chunk, their leader |
 //! | slot | permission to hold one chunk in a stage, with the bytes of that chunk |
 //! | stage | an actor with one step of the work: [`stages::TmdExtractor`], [`stages::Embedder`], [`stages::Writer`] |
 //! | inlet | the only way into a stage: waits for a slot |
@@ -50,7 +50,7 @@
 //! | batch | the chunks that gathered while a stage was busy: one forward pass, one transaction |
 //! | generation | all stages from a start to the death of one of them; the supervisor then builds the next |
 //! | redelivery queue | the deliveries that a dead generation dropped; they are delivered again |
-//! | suspect, poison | a chunk on which a stage worked when it died; after three such deaths it is poison, and rejected |
+//! | suspect, poison | a chunk on which a stage worked when it died; after three such deaths: poison, and rejected |
 //! | dead letter | the row about a chunk that was rejected for a failure of the service |
 //! | progress | the record of what a thread or task is doing, from which the watchdog finds stalls |
 //! | seq | the number of a committed change: the clock of the store, which the index follows |

@@ -63,8 +63,8 @@ fn is_word(text: &str) -> bool {
 /// Suffix of the folder of a model whose download is not complete.
 pub const UNFINISHED: &str = ".part";
 
-/// The folder name of a model: its name, with `/` replaced by `--` for a [`HubId`]. `None` for a path, an empty name, and
-/// names that end in [`UNFINISHED`].
+/// The folder name of a model: its name, with `/` replaced by `--` for a [`HubId`]. `None` for a path, an empty name,
+/// and names that end in [`UNFINISHED`].
 pub fn folder_name(name: &str) -> Option<String> {
     let folder = match HubId::parse(name) {
         Some(id) => id.to_string().replace('/', "--"),

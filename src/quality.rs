@@ -5,7 +5,8 @@ use serde::Serialize;
 /// The `quality_metrics` object of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct QualityMetrics {
-    /// Share of the five CPESH parts (concept, probe, expected answer, soft and hard negatives) that are present, 0 to 1.
+    /// Share of the five CPESH parts (concept, probe, expected answer, soft and hard negatives) that are present, 0 to
+    /// 1.
     pub cpesh_completeness: f64,
     /// Euclidean length of the concept vector; vectors are normalised, so 1.
     pub vector_norm: f64,

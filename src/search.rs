@@ -115,8 +115,8 @@ impl Searcher {
     /// Runs one search.
     ///
     /// # Errors
-    /// [`SearchError::Invalid`] for an invalid query; [`SearchError::Behind`] when the index does not reflect `min_seq` in
-    /// time, to be retried; the errors of the vectorizer, the classifier, the index and the store.
+    /// [`SearchError::Invalid`] for an invalid query; [`SearchError::Behind`] when the index does not reflect `min_seq`
+    /// in time, to be retried; the errors of the vectorizer, the classifier, the index and the store.
     pub async fn search(&self, query: SearchQuery) -> Result<SearchResults, SearchError> {
         let started = Instant::now();
         self.check(&query)?;
@@ -209,8 +209,8 @@ impl Searcher {
     }
 }
 
-/// Re-orders by `(1 - weight) * cosine + weight * similarity`, where the similarity of codes is the dot product of their
-/// canonical 16-D encodings.
+/// Re-orders by `(1 - weight) * cosine + weight * similarity`, where the similarity of codes is the dot product of
+/// their canonical 16-D encodings.
 fn mix(results: &mut [ScoredHit], codes: Tmd, weight: f32) {
     let wanted = projection::canonical_16d(codes);
     for scored in results.iter_mut() {

@@ -3,11 +3,11 @@
 //! `cargo bench --bench encoder [queries | soak]`; the corpus is the NDJSON file named by `LNSP_BENCH_CORPUS` (field
 //! `text`), else the project's sample; of it as many texts as a large model allows. `LNSP_BENCH_MODEL` is another
 //! model's folder or name, `LNSP_BENCH_ROUNDS` the rounds (5). Formats and, after `scripts/peers`, other encoders take
-//! turns, round by round, so that a busy neighbour slows all; medians. Printed for one encoder on one thread, and for as
-//! many side by side as the service has. `soak` looks whether memory grows, `queries` how long a query waits during an
-//! ingest.
-//! `matmul_share` is the part of the machine's rate for one large matrix product (libtorch's own `matmul`, measured in
-//! the same rounds) that arrives as encoded real tokens; above 1 means that our products are faster than that one.
+//! turns, round by round, so that a busy neighbour slows all; medians. Printed for one encoder on one thread, and for
+//! as many side by side as the service has. `soak` looks whether memory grows, `queries` how long a query waits during
+//! an ingest. `matmul_share` is the part of the machine's rate for one large matrix product (libtorch's own `matmul`,
+//! measured in the same rounds) that arrives as encoded real tokens; above 1 means that our products are faster than
+//! that one.
 //!
 //! Ideas, what each should have moved, and what it did (MiniLM, 55 tokens a text, 2 cores with AVX-512 and bf16;
 //! per core, in processor time, because the machine was shared):
@@ -39,8 +39,9 @@
 //!   and one that writes; residuals and activations inside the products, as for BERT; distances added once for all
 //!   layers together with the mask. f32 0.90, bf16 0.78; all-MiniLM-L6-v2 on the same machine (Zen 4): 0.86 and 0.77.
 //! - That machine multiplies as fast by MKL as by oneDNN (183 GFLOP/s in f32, 430 in bf16, two cores), so every encoder
-//!   is close to its limit there. sentence-transformers reaches 0.57 of it with MiniLM and 0.78 with T5 in f32: no other
-//!   can be more than 1.75 and 1.28 times as fast. A processor whose f32 the defaults leave idle shows larger ratios.
+//!   is close to its limit there. sentence-transformers reaches 0.57 of it with MiniLM and 0.78 with T5 in f32: no
+//!   other can be more than 1.75 and 1.28 times as fast. A processor whose f32 the defaults leave idle shows larger
+//!   ratios.
 
 mod measure;
 mod parallelism;

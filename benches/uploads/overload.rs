@@ -3,9 +3,9 @@
 //!
 //! Requests are sent by the clock (an open loop) and hold [`CHUNKS`] chunks each, with the real model and the local
 //! classifier. The capacity is that of a closed loop of [`CROWD`] clients that repeat what is refused. It falls by a
-//! quarter within the minute, because the index works more the more it holds; so after the minute both loops take turns,
-//! and the share is that of the turns. What was stored in a stretch of time is asked of the service itself: an answer
-//! speaks of [`CHUNKS`] chunks at once, and the last ones come after the end.
+//! quarter within the minute, because the index works more the more it holds; so after the minute both loops take
+//! turns, and the share is that of the turns. What was stored in a stretch of time is asked of the service itself: an
+//! answer speaks of [`CHUNKS`] chunks at once, and the last ones come after the end.
 
 use super::process::Process;
 use super::watch::processor_time;

@@ -54,8 +54,8 @@ impl Chunk {
     /// Checks a draft and computes its identity.
     ///
     /// # Errors
-    /// A permanent [`Rejection`] with the field to correct: blank or too long text, NUL, a code out of range, an invalid
-    /// id.
+    /// A permanent [`Rejection`] with the field to correct: blank or too long text, NUL, a code out of range, an
+    /// invalid id.
     pub fn new(draft: Draft) -> Result<Chunk, Rejection> {
         draft.check()?;
         let client_tmd = match draft.codes {
@@ -149,8 +149,8 @@ impl TmdSource {
         }
     }
 
-    /// The inverse of [`Self::kind`], [`Self::model`] and [`Self::failure`]. `None` for a kind that this version does not
-    /// know.
+    /// The inverse of [`Self::kind`], [`Self::model`] and [`Self::failure`]. `None` for a kind that this version does
+    /// not know.
     pub fn from_parts(kind: &str, model: Option<&str>, failure: Option<&str>) -> Option<TmdSource> {
         let name = || Arc::from(model.unwrap_or_default());
         match kind {

@@ -36,8 +36,8 @@ struct ChunkLine<'a> {
 }
 
 impl Chunk {
-    /// The JSON object that gives this chunk again when it is sent to the same dataset. `batch_id` is left out: it is not
-    /// part of the content.
+    /// The JSON object that gives this chunk again when it is sent to the same dataset. `batch_id` is left out: it is
+    /// not part of the content.
     ///
     /// # Errors
     /// Errors of the serializer; none are known for strings and numbers.

@@ -1,9 +1,9 @@
 //! The local TMD classifier: domain, task and modifier of a text from its words, in microseconds.
 //!
 //! It is used when no LLM is configured or available. Its artefact has one row of votes per known token, one vote per
-//! label; `scripts/build_classifier.py` builds it from `prototypes.toml` in this folder. The rows of all tokens of a text
-//! are added, and the label with the highest sum wins on each axis. The sums are integers, so the codes are equal on all
-//! machines. The classifier needs no I/O, so this port has one implementation and no trait.
+//! label; `scripts/build_classifier.py` builds it from `prototypes.toml` in this folder. The rows of all tokens of a
+//! text are added, and the label with the highest sum wins on each axis. The sums are integers, so the codes are equal
+//! on all machines. The classifier needs no I/O, so this port has one implementation and no trait.
 
 mod artefact;
 mod tokens;
@@ -12,8 +12,8 @@ use crate::tmd::{Axis, AxisConfidence, Tmd};
 pub use artefact::ArtefactError;
 use artefact::{Artefact, LABELS};
 
-/// The codes of a text without known words: Science, Fact Retrieval, Descriptive. The first two are arbitrary; the third
-/// distinguishes them from 0.0.0, which in old data means a failed classification.
+/// The codes of a text without known words: Science, Fact Retrieval, Descriptive. The first two are arbitrary; the
+/// third distinguishes them from 0.0.0, which in old data means a failed classification.
 const UNKNOWN: [u8; 3] = [0, 0, 27];
 
 /// Added to the number of words in the confidence, so that a text of one word has a low confidence.
@@ -24,8 +24,8 @@ const CAUTION: f32 = 4.0;
 pub struct Classification {
     /// One code per axis, always in range.
     pub tmd: Tmd,
-    /// For the domain, approximately the probability of being correct. For task and modifier, which have no ground truth,
-    /// the softmax of the votes. Uniform (1/16, 1/32, 1/64) if no word is known.
+    /// For the domain, approximately the probability of being correct. For task and modifier, which have no ground
+    /// truth, the softmax of the votes. Uniform (1/16, 1/32, 1/64) if no word is known.
     pub confidence: AxisConfidence,
 }
 

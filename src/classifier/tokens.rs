@@ -49,7 +49,8 @@ impl Vocabulary {
         known
     }
 
-    /// Greedy longest match: the longest known start, then the longest known continuations; no rows if a part is unknown.
+    /// Greedy longest match: the longest known start, then the longest known continuations; no rows if a part is
+    /// unknown.
     fn pieces(&self, word: &str, rows: &mut Vec<u32>) {
         let mut map = &self.starts;
         let mut rest = word;

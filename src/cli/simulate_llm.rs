@@ -28,8 +28,8 @@ pub struct SimulateLlm {
     /// The models that are there.
     #[arg(long, value_delimiter = ',', default_value = "llama3.1:8b")]
     models: Vec<String>,
-    /// What goes wrong: hang, error-500, busy-503, html, garbage, half-json, unfinished, cut, wrong-name, numbers, huge,
-    /// reset, redirect or model-gone.
+    /// What goes wrong: hang, error-500, busy-503, html, garbage, half-json, unfinished, cut, wrong-name, numbers,
+    /// huge, reset, redirect or model-gone.
     #[arg(long)]
     fault: Option<Fault>,
     /// With every how manyth call for an answer it goes wrong.

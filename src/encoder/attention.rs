@@ -22,8 +22,8 @@ pub(super) struct Bias {
 }
 
 impl Attention {
-    /// For each head of each text: softmax(query * key + bias) * value. `qkv` is `[tokens, 3 * heads * head_width]`, with
-    /// scaled queries. The result is `[tokens, heads * head_width]`.
+    /// For each head of each text: softmax(query * key + bias) * value. `qkv` is `[tokens, 3 * heads * head_width]`,
+    /// with scaled queries. The result is `[tokens, heads * head_width]`.
     pub(super) fn apply(&self, qkv: &Tensor, bias: &Bias) -> Result<Tensor, TchError> {
         let &Bias { texts, width, ref scores } = bias;
         let parts = qkv.f_view([texts, width, 3, self.heads, self.head_width])?.f_permute([2, 0, 3, 1, 4])?;

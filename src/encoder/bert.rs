@@ -115,8 +115,8 @@ impl Bert {
         }
     }
 
-    /// Token vectors `[texts, width, hidden]` in the model's number format, from token ids `[texts, width]`. Each row has
-    /// as many tokens as `lengths` says and is padded; the vectors of padding are undefined.
+    /// Token vectors `[texts, width, hidden]` in the model's number format, from token ids `[texts, width]`. Each row
+    /// has as many tokens as `lengths` says and is padded; the vectors of padding are undefined.
     pub(super) fn forward(&self, ids: &Tensor, lengths: &[usize]) -> Result<Tensor, EncodeError> {
         let (texts, width) = ids.size2().doing("reading the shape of a batch")?;
         let hidden = self.attention.heads * self.attention.head_width;
@@ -138,8 +138,8 @@ impl Bert {
         x.f_narrow(0, 0, tokens).and_then(|x| x.f_view([texts, width, hidden])).doing("shaping the result")
     }
 
-    /// `[tokens, hidden]`. Computed in f32 up to the first norm in both formats, since each row of the table is read once
-    /// per token.
+    /// `[tokens, hidden]`. Computed in f32 up to the first norm in both formats, since each row of the table is read
+    /// once per token.
     fn embed(&self, ids: &Tensor, rows: [i64; 2]) -> Result<Tensor, tch::TchError> {
         let words = Tensor::f_embedding(&self.words, ids, -1, false, false)?;
         let positions = self.positions.f_narrow(0, 0, words.size3()?.1)?;

@@ -1,7 +1,7 @@
 //! Compares the devices of this machine with one model.
 //!
-//! The measure is texts per second of the whole device: all encoders of a CPU work in parallel, and the one encoder of a
-//! GPU. A device that fails is listed with the error and is not selected.
+//! The measure is texts per second of the whole device: all encoders of a CPU work in parallel, and the one encoder of
+//! a GPU. A device that fails is listed with the error and is not selected.
 
 use super::calibrate::{Tuning, trial};
 use super::device::{Device, Dtype, DtypeChoice};

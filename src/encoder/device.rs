@@ -176,8 +176,8 @@ impl Dtype {
     /// Both formats, in the order of measuring.
     pub const ALL: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
 
-    /// Whether the device supports the format natively. Without support the result is the same but slower, so measuring it
-    /// would only delay the start. NVIDIA GPUs support bf16 since 2020; older ones are measured and found slower.
+    /// Whether the device supports the format natively. Without support the result is the same but slower, so measuring
+    /// it would only delay the start. NVIDIA GPUs support bf16 since 2020; older ones are measured and found slower.
     pub fn is_native(self, device: Device) -> bool {
         match (self, device) {
             (Dtype::F32, _) | (Dtype::Bf16, Device::Cuda(_)) => true,

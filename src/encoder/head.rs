@@ -1,5 +1,5 @@
-//! From token vectors to one vector per text: pooling, then the dense layer of models that have one. Computed in f32 with
-//! both number formats of the network.
+//! From token vectors to one vector per text: pooling, then the dense layer of models that have one. Computed in f32
+//! with both number formats of the network.
 
 use super::device::to_device;
 use super::error::Doing;

@@ -22,8 +22,8 @@ pub enum LinearKind {
 
 impl LinearKind {
     /// The number of rows to which a matrix of `tokens` rows is padded with zeros. oneDNN compiles kernels for each new
-    /// number of rows, which takes as long as a whole pass. With few distinct numbers, the warm-up covers all of them. A
-    /// hardware tile has 16 rows, so padding to a multiple of 16 costs nothing.
+    /// number of rows, which takes as long as a whole pass. With few distinct numbers, the warm-up covers all of them.
+    /// A hardware tile has 16 rows, so padding to a multiple of 16 costs nothing.
     pub(super) fn rows(self, tokens: i64) -> i64 {
         let step = if tokens <= FINE_ROWS { 16 } else { 64 };
         match self {

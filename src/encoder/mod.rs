@@ -9,7 +9,7 @@
 //!      |
 //!      +-> weights -> network (bert, t5) -> head -> tch_encoder   Tokens -> vectors
 //!                                                      |
-//!                                                   calibrate     number format, matrix product, budget: measured at startup
+//!                                                   calibrate     format, matrix product, budget: measured at startup
 //!                                                      |
 //!                                                   comparison    the fastest of several devices
 //! ```

@@ -39,8 +39,8 @@ pub struct ModelFiles {
     pub architecture: Architecture,
 }
 
-/// Finds and opens a model. `spec` is the path of a folder, or a name (also a hub name) that is a subfolder of one of the
-/// `search` folders.
+/// Finds and opens a model. `spec` is the path of a folder, or a name (also a hub name) that is a subfolder of one of
+/// the `search` folders.
 ///
 /// # Errors
 /// [`EncodeError::UnknownModel`] if no such folder exists; otherwise the errors of [`ModelFiles::open`].

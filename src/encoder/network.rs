@@ -50,8 +50,8 @@ impl Network {
         }
     }
 
-    /// Token vectors `[texts, width, hidden]` in the model's number format, from token ids `[texts, width]`. Each row has
-    /// as many tokens as `lengths` says and is padded; the vectors of padding are undefined.
+    /// Token vectors `[texts, width, hidden]` in the model's number format, from token ids `[texts, width]`. Each row
+    /// has as many tokens as `lengths` says and is padded; the vectors of padding are undefined.
     pub(super) fn forward(&self, ids: &Tensor, lengths: &[usize]) -> Result<Tensor, EncodeError> {
         match self {
             Network::Bert(bert) => bert.forward(ids, lengths),

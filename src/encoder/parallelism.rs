@@ -8,8 +8,9 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
-/// The most encoders; with more cores each encoder gets several threads. Each encoder takes some dozen of the 512 queued
-/// texts, and enough must remain to form passes of similar length. A single text also gains nothing from more encoders.
+/// The most encoders; with more cores each encoder gets several threads. Each encoder takes some dozen of the 512
+/// queued texts, and enough must remain to form passes of similar length. A single text also gains nothing from more
+/// encoders.
 const MOST_ENCODERS: usize = 8;
 
 /// Encoders that share weights, each on its own thread.

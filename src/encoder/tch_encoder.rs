@@ -111,8 +111,8 @@ fn keep_freed_memory() -> Result<(), tch::TchError> {
     Tensor::f_empty([NEARLY_32_MIB], (Kind::Uint8, Device::Cpu)).map(drop)
 }
 
-/// Two thirds of the peak memory of loading are the weights as read and the rejected candidates, in blocks between others
-/// that stay allocated. glibc returns such blocks to the system only on request.
+/// Two thirds of the peak memory of loading are the weights as read and the rejected candidates, in blocks between
+/// others that stay allocated. glibc returns such blocks to the system only on request.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "there is no safe interface to malloc_trim")]
 fn give_back_freed_memory() {

@@ -79,8 +79,8 @@ impl Tokenizer {
         self.max_tokens
     }
 
-    /// Tokenizes one text. With BERT's tokenizer, the cost depends on the limit of tokens rather than on the length of the
-    /// text, unless the text has no white space.
+    /// Tokenizes one text. With BERT's tokenizer, the cost depends on the limit of tokens rather than on the length of
+    /// the text, unless the text has no white space.
     ///
     /// # Errors
     /// [`EncodeError::Tokenize`] with the message of the tokenizer.
@@ -119,8 +119,8 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-/// True for BERT's normalizer, which works per character, and BERT's pre-tokenizer, which splits at white space. Others,
-/// such as SentencePiece, may look across white space, so they need the whole text.
+/// True for BERT's normalizer, which works per character, and BERT's pre-tokenizer, which splits at white space.
+/// Others, such as SentencePiece, may look across white space, so they need the whole text.
 fn splits_at_white_space(tokenizer: &tokenizers::Tokenizer) -> bool {
     use tokenizers::normalizers::NormalizerWrapper;
     use tokenizers::pre_tokenizers::PreTokenizerWrapper;

@@ -1,7 +1,7 @@
 //! Writes a small TorchScript program as the archive that libtorch loads.
 //!
-//! tch exports the operators of ATen. Other registered operators, such as oneDNN's fused ones, can be called only from a
-//! TorchScript module. Its format is a zip file with uncompressed entries.
+//! tch exports the operators of ATen. Other registered operators, such as oneDNN's fused ones, can be called only from
+//! a TorchScript module. Its format is a zip file with uncompressed entries.
 
 /// The archive of a module without parameters. `code` must define the class `__torch__.Program`.
 pub(super) fn archive(code: &str) -> Vec<u8> {

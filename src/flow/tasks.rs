@@ -1,8 +1,8 @@
 //! The tasks of a stage, each of them at work or waiting.
 //!
 //! [`TaskGuard::wait_for`] marks the waits: for room, for the database, for a thread with a record of its own. What is
-//! left is the stage's own work, which takes no time worth measuring. A task that runs long without progress is stalled,
-//! and can be aborted with [`TaskRegistry::abort`].
+//! left is the stage's own work, which takes no time worth measuring. A task that runs long without progress is
+//! stalled, and can be aborted with [`TaskRegistry::abort`].
 
 use crate::threads::{ActivityGuard, Progress, Reading, lock};
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! `POST /embed` and `POST /embed/single`: vectors only, with the contract of the old embedding service. Another lnsp
 //! can use this as its embedding server.
 //!
-//! A list takes a permit for JSON requests, for the bytes of its body and of its vectors. The answer is written in pieces,
-//! so that its text is never in memory as a whole. [`crate::vectorizer`] limits its share of the model.
+//! A list takes a permit for JSON requests, for the bytes of its body and of its vectors. The answer is written in
+//! pieces, so that its text is never in memory as a whole. [`crate::vectorizer`] limits its share of the model.
 
 use crate::chunk::MAX_TEXT_BYTES;
 use crate::error_code::ErrorCode;

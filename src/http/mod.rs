@@ -1,7 +1,7 @@
 //! The HTTP server: ingest (JSON and NDJSON), search, vectors for other services, and the state of the service.
 //!
-//! [`routes`] is the table of routes. The handlers know the entrance, the search, the vectorizer, receipts and chunks, but
-//! not the stages behind them.
+//! [`routes`] is the table of routes. The handlers know the entrance, the search, the vectorizer, receipts and chunks,
+//! but not the stages behind them.
 
 mod body;
 mod dead_letters;

@@ -92,8 +92,8 @@ pub enum HubError {
     },
     /// Weights that could run code.
     #[error(
-        "{id} has its weights only as a pickle ({file}), which can run code and is never opened here: choose a model or \
-         revision with safetensors, or convert it and give its folder"
+        "{id} has its weights only as a pickle ({file}), which can run code and is never opened here: choose a model \
+         or revision with safetensors, or convert it and give its folder"
     )]
     OnlyPickle {
         /// The repository.
@@ -144,7 +144,10 @@ pub enum HubError {
         received: Hash,
     },
     /// It would not fit.
-    #[error("{}: {needed} bytes are needed, {free} are free: make room, or choose another LNSP_DATA_DIR", folder.display())]
+    #[error(
+        "{}: {needed} bytes are needed, {free} are free: make room, or choose another LNSP_DATA_DIR",
+        folder.display()
+    )]
     NoRoom {
         /// Where it would go.
         folder: PathBuf,

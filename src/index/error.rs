@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
     /// Two processes must never share one index folder.
-    #[error("the index folder {} is in use by another process; stop it, or choose another data directory", .0.display())]
+    #[error(
+        "the index folder {} is in use by another process; stop it, or choose another data directory",
+        .0.display()
+    )]
     Locked(PathBuf),
     /// The folder cannot be read or written.
     #[error("cannot use the index file {}: {source}; check the disk's free space and the permissions", path.display())]

@@ -96,8 +96,8 @@ impl Forests {
         Ok(items)
     }
 
-    /// Calls `show` with every built item of a forest, its norm and the bytes of its vector (native-endian f32). Arroy's
-    /// own iterator copies each vector, which takes longer than its dot product.
+    /// Calls `show` with every built item of a forest, its norm and the bytes of its vector (native-endian f32).
+    /// Arroy's own iterator copies each vector, which takes longer than its dot product.
     pub(super) fn scan(
         &self,
         txn: &RoTxn<'_>,

@@ -111,8 +111,9 @@ impl View<'_> {
         Ok(NearestItems { hits: nearest.into_hits(), seq, mode })
     }
 
-    /// Searches the trees of a forest. When the delta masks hits, it searches again for more, so that a deletion that is
-    /// not built yet does not shorten the result. It passes no list of candidates, because arroy would scan all of them.
+    /// Searches the trees of a forest. When the delta masks hits, it searches again for more, so that a deletion that
+    /// is not built yet does not shorten the result. It passes no list of candidates, because arroy would scan all of
+    /// them.
     fn walk(
         &self,
         txn: &heed::RoTxn<'_>,

@@ -119,8 +119,8 @@ impl ChangePage {
     }
 }
 
-/// The norm of a vector that the index can hold: the right number of dimensions, finite, not zero. Arroy itself does not
-/// check.
+/// The norm of a vector that the index can hold: the right number of dimensions, finite, not zero. Arroy itself does
+/// not check.
 pub(super) fn usable(vector: &[f32], dims: usize) -> Option<f32> {
     let length = norm(vector);
     (vector.len() == dims && length.is_finite() && length > 0.0).then_some(length)

@@ -15,13 +15,20 @@ pub enum LlmError {
         problem: String,
     },
     /// No complete response before the deadline.
-    #[error("did not answer within {} s: give it more time with LNSP_LLM_TIMEOUT_S, or fewer calls at once with LNSP_MAX_PARALLEL_WORKERS", limit.as_secs_f64())]
+    #[error(
+        "did not answer within {} s: give it more time with LNSP_LLM_TIMEOUT_S, or fewer calls at once with \
+         LNSP_MAX_PARALLEL_WORKERS",
+        limit.as_secs_f64()
+    )]
     Timeout {
         /// The time limit of the call.
         limit: Duration,
     },
     /// The server does not have the model.
-    #[error("has no model '{model}' ({}): run `ollama pull {model}` there, or set LNSP_TMD_LLM_MODEL", if has.is_empty() { "it has none".to_owned() } else { format!("it has {}", has.join(", ")) })]
+    #[error(
+        "has no model '{model}' ({}): run `ollama pull {model}` there, or set LNSP_TMD_LLM_MODEL",
+        if has.is_empty() { "it has none".to_owned() } else { format!("it has {}", has.join(", ")) }
+    )]
     NoModel {
         /// The requested model.
         model: String,
@@ -38,7 +45,8 @@ pub enum LlmError {
     },
     /// The server at the address is not Ollama.
     #[error(
-        "does not speak Ollama's API ({path} gave {status} and \"{said}\"): LNSP_LLM_ENDPOINT is a base address, like http://localhost:11434"
+        "does not speak Ollama's API ({path} gave {status} and \"{said}\"): LNSP_LLM_ENDPOINT is a base address, like \
+         http://localhost:11434"
     )]
     NotOllama {
         /// The path of the request.

@@ -1,8 +1,8 @@
 //! The way into the pipeline. Known chunks are answered from one batched look-up, before any work is spent on them.
 //! Chunks whose key is in flight wait for its outcome. The others wait here for a slot.
 //!
-//! The keys are claimed first and looked up second: a chunk that finds its key free then finds the row of the chunk that
-//! had the key before.
+//! The keys are claimed first and looked up second: a chunk that finds its key free then finds the row of the chunk
+//! that had the key before.
 
 use super::generation::Generation;
 use super::in_flight::{Arrival, Claim, Follower, InFlightKeys};
@@ -152,8 +152,8 @@ impl Entrance {
         full
     }
 
-    /// Admits followers that are promoted to leader, for the life of the process. Each in a task of its own, so that none
-    /// waits for another key.
+    /// Admits followers that are promoted to leader, for the life of the process. Each in a task of its own, so that
+    /// none waits for another key.
     pub(super) async fn run_promoted_followers(self, mut promoted: mpsc::Receiver<Follower>) {
         while let Some(Follower { arrival, slot }) = promoted.recv().await {
             let entrance = self.clone();

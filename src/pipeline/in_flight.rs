@@ -1,10 +1,10 @@
 //! Single flight: one chunk of a key is in the pipeline at a time. While a key is in flight, later chunks with that key
 //! wait for its outcome, and cost no work.
 //!
-//! The first chunk is the leader. Its [`Receipt`] has a witness, so that its answer is seen wherever it is given, in any
-//! generation, also in a drop; nothing else ends a claim. The others are followers, each in a slot. They are answered
-//! as soon as the leader is: `duplicate`, `id_conflict`, or the same rejection. Where the leader's outcome says nothing
-//! about them, the next of them becomes the leader.
+//! The first chunk is the leader. Its [`Receipt`] has a witness, so that its answer is seen wherever it is given, in
+//! any generation, also in a drop; nothing else ends a claim. The others are followers, each in a slot. They are
+//! answered as soon as the leader is: `duplicate`, `id_conflict`, or the same rejection. Where the leader's outcome
+//! says nothing about them, the next of them becomes the leader.
 
 use super::generation::observed_slots;
 use crate::chunk::{Chunk, ChunkKey};

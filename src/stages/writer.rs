@@ -155,7 +155,8 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
 }
 
 /// Rows that an earlier try of ours committed without learning it were never given to the index. They count as stored
-/// once the index has read them from the database. When it cannot within [`INDEX_GRACE`], they are acknowledged without.
+/// once the index has read them from the database. When it cannot within [`INDEX_GRACE`], they are acknowledged
+/// without.
 async fn wait_for_index<'a>(tools: &WriteTools, ours: impl Iterator<Item = &'a InsertOutcome>) {
     let seqs = ours.filter_map(|outcome| match outcome {
         InsertOutcome::Present(known) => Some(known.seq),

@@ -4,7 +4,8 @@ use crate::model::ModelIdentity;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use std::fmt;
 
-/// An SQLSTATE: five ASCII letters or digits, for example `23505`. The first two are its class (PostgreSQL, appendix A).
+/// An SQLSTATE: five ASCII letters or digits, for example `23505`. The first two are its class (PostgreSQL, appendix
+/// A).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SqlState([u8; 5]);
 
@@ -81,7 +82,10 @@ pub enum StoreError {
     )]
     Lost,
     /// The database refuses a row for its content. Permanent for that row only: bisect the batch to find it.
-    #[error("the database refused a row ({state}{})", constraint.as_ref().map(|name| format!(", {name}")).unwrap_or_default())]
+    #[error(
+        "the database refused a row ({state}{})",
+        constraint.as_ref().map(|name| format!(", {name}")).unwrap_or_default()
+    )]
     Refused {
         /// The SQLSTATE, of class 22 or 23.
         state: SqlState,

@@ -1,7 +1,7 @@
 //! Threads that own a resource, and records of what a thread or a task is doing. A leaf: it imports no other room.
 //!
-//! A [`Worker`] owns threads, each with the one resource that has to stay on it. A [`Progress`] records what a thread or
-//! a task is doing, so that a stall can be told from a wait. [`lock`] is for mutexes whose poison does not matter.
+//! A [`Worker`] owns threads, each with the one resource that has to stay on it. A [`Progress`] records what a thread
+//! or a task is doing, so that a stall can be told from a wait. [`lock`] is for mutexes whose poison does not matter.
 
 mod lock;
 mod progress;

@@ -1,8 +1,8 @@
 //! Named threads, each with a resource of its own that has to stay on it: the model, the classifier.
 //!
-//! Jobs come through two bounded queues. Express jobs overtake bulk ones, and the next job goes to the next free thread.
-//! A job that panics fails alone: the factory builds the resource of its thread anew before that thread takes the next
-//! job. The other threads are not affected. Each thread has a [`Progress`].
+//! Jobs come through two bounded queues. Express jobs overtake bulk ones, and the next job goes to the next free
+//! thread. A job that panics fails alone: the factory builds the resource of its thread anew before that thread takes
+//! the next job. The other threads are not affected. Each thread has a [`Progress`].
 
 use super::lock::lock;
 use super::progress::Progress;

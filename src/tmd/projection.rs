@@ -45,7 +45,8 @@ pub fn canonical_16d(tmd: Tmd) -> [f32; 16] {
 }
 
 /// Encoding B, written by the old ingest service: one float per bit, lowest bit first: dimensions 0-3 domain,
-/// 4-8 task, 9-14 modifier, 15 always zero. Not normalised: its Euclidean length is the square root of the number of set bits.
+/// 4-8 task, 9-14 modifier, 15 always zero. Not normalised: its Euclidean length is the square root of the number of
+/// set bits.
 pub fn ingest_16d(tmd: Tmd) -> [f32; 16] {
     let bit = |code: u8, position: usize| f32::from(code >> position & 1);
     std::array::from_fn(|i| match i {

@@ -50,7 +50,8 @@ pub struct RemoteSettings {
 }
 
 impl RemoteSettings {
-    /// The defaults: 4 concurrent requests, 30 s each, 6 retries over about twelve seconds, in which a server can restart.
+    /// The defaults: 4 concurrent requests, 30 s each, 6 retries over about twelve seconds, in which a server can
+    /// restart.
     pub fn at(endpoint: Endpoint) -> RemoteSettings {
         let backoff = Backoff { first: Duration::from_millis(250), ceiling: Duration::from_secs(4) };
         RemoteSettings { endpoint, timeout: Duration::from_secs(30), calls: 4, repeats: 6, backoff }

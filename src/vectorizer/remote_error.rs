@@ -34,7 +34,8 @@ pub enum RemoteError {
     },
     /// The response has another form: the server is no embedding server.
     #[error(
-        "is none: {path} gave \"{said}\"; LNSP_EMBEDDING_ENDPOINT is the base address of a server with POST /embed and a GET /health that names its encoder and its dimension"
+        "is none: {path} gave \"{said}\"; LNSP_EMBEDDING_ENDPOINT is the base address of a server with \
+         POST /embed and a GET /health that names its encoder and its dimension"
     )]
     Foreign {
         /// The path of the request.
@@ -44,7 +45,8 @@ pub enum RemoteError {
     },
     /// The model differs from the one reported at startup.
     #[error(
-        "has another model than at the start: {what} expected {expected}, received {received}; start the old one there again, or start this service with an empty store"
+        "has another model than at the start: {what} expected {expected}, received {received}; start the old one \
+         there again, or start this service with an empty store"
     )]
     OtherModel {
         /// The property that differs.

@@ -1,5 +1,5 @@
-//! The metadata of a chunk: any JSON object, kept as it was sent. What cannot be kept is refused by name: duplicate keys
-//! (one value would be lost silently), and objects with too many keys.
+//! The metadata of a chunk: any JSON object, kept as it was sent. What cannot be kept is refused by name: duplicate
+//! keys (one value would be lost silently), and objects with too many keys.
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};

@@ -1,4 +1,5 @@
-//! How chunks flow: answers while the upload is open, backpressure to the socket, and one chunk at a time where that is set.
+//! How chunks flow: answers while the upload is open, backpressure to the socket, and one chunk at a time where that is
+//! set.
 
 use crate::support::gated_encoder::GatedEncoder;
 use crate::support::raw_connection::RawConnection;

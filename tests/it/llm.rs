@@ -1,4 +1,5 @@
-//! A language model as the source of codes: calls, stored rows, and failures. The model is simulated and called over TCP.
+//! A language model as the source of codes: calls, stored rows, and failures. The model is simulated and called over
+//! TCP.
 
 use crate::support::process::Service;
 use crate::support::test_service::{Scripted, TestService, client, numbered, overrides, stream_to, tally};

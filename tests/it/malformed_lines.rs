@@ -1,5 +1,5 @@
-//! Everything odd at once, to a process of its own: one result for every line that is not blank, a summary, and a memory
-//! that does not notice, also not for a moment.
+//! Everything odd at once, to a process of its own: one result for every line that is not blank, a summary, and a
+//! memory that does not notice, also not for a moment.
 
 use crate::streams::{by_line, generated, malformed_lines};
 use crate::support::database::Database;

@@ -1,5 +1,6 @@
 //! The vectors equal those of sentence-transformers and transformers, with each number format and matrix product: BERT
-//! with its real weights, and small T5 models of each variant (`scripts/make_reference.py`, `scripts/make_t5_models.py`).
+//! with its real weights, and small T5 models of each variant (`scripts/make_reference.py`,
+//! `scripts/make_t5_models.py`).
 
 use crate::encoder::{cosine, largest_difference, minilm};
 use lnsp_ingest::encoder::plan::{self, Budget};

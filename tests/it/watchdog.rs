@@ -1,5 +1,5 @@
-//! Stalls are found: a stalled task is healed like a death, a stalled thread ends the process with a message, and a wait
-//! is not taken for a stall.
+//! Stalls are found: a stalled task is healed like a death, a stalled thread ends the process with a message, and a
+//! wait is not taken for a stall.
 
 use crate::support::database::Database;
 use crate::support::process::Service;

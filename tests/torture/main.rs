@@ -1,9 +1,9 @@
 //! The torture program: rounds of uploads during which the service, its database and its clients are killed, stopped
 //! and broken, and a judge that reads PostgreSQL and LMDB and asks the service nothing.
 //!
-//! One executable in several roles, each a process: `service` (the whole service), `oracle` (what was issued and what was
-//! acknowledged), `judge`, and the driver, which plays the clients and the faults. One seed drives everything and is
-//! printed with each failure. `cargo test --test torture -- --rounds 200 --seed 7` runs as many rounds as one likes.
+//! One executable in several roles, each a process: `service` (the whole service), `oracle` (what was issued and what
+//! was acknowledged), `judge`, and the driver, which plays the clients and the faults. One seed drives everything and
+//! is printed with each failure. `cargo test --test torture -- --rounds 200 --seed 7` runs as many rounds as one likes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, also in its helpers")]
 

@@ -1,8 +1,8 @@
 //! The oracle: a process that outlives every fault and keeps, in a file it only appends to, what was issued, what was
 //! acknowledged, and what was called a conflict.
 //!
-//! A client tells it what it is about to send, and waits for its confirmation; only then it sends. So whatever is in the
-//! database and not in the ledger was sent by no client. What was answered is told after it was read.
+//! A client tells it what it is about to send, and waits for its confirmation; only then it sends. So whatever is in
+//! the database and not in the ledger was sent by no client. What was answered is told after it was read.
 
 use crate::payload::Piece;
 use std::collections::HashMap;

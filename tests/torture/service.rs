@@ -1,6 +1,6 @@
 //! The service as a process of its own: the whole service from start to drain, as `lnsp serve` runs it, with a scripted
-//! encoder, short timeouts for clients, and panics with the chunks that its settings name. It prints its address and each panic
-//! on its standard output.
+//! encoder, short timeouts for clients, and panics with the chunks that its settings name. It prints its address and
+//! each panic on its standard output.
 
 use crate::payload::{Scripted, models};
 use clap::Parser;

@@ -1,8 +1,9 @@
 //! `lnsp ingest FILE...`: streams files of one chunk a line, and reads the results while it sends.
 //!
 //! Whatever happens to the service, the connection, or this command, a line is sent again until its answer is known,
-//! and not after. [`file_upload`] is the way of one file: rounds of the lines that are left ([`attempt`]), pauses between
-//! them ([`retry_policy`]), what is settled ([`ledger`]) and the journal that remembers it for the next run ([`journal`]).
+//! and not after. [`file_upload`] is the way of one file: rounds of the lines that are left ([`attempt`]), pauses
+//! between them ([`retry_policy`]), what is settled ([`ledger`]) and the journal that remembers it for the next run
+//! ([`journal`]).
 
 mod answer;
 mod attempt;

@@ -1,8 +1,8 @@
 //! `POST /ingest` as NDJSON: a chunk a line, a body of any length.
 //!
-//! A reader task splits lines and admits them in groups. While the entrance waits for room, the socket is not read: that
-//! is the backpressure. With `Accept: application/x-ndjson` each result is sent when it is settled, while the upload is
-//! still open, and a summary ends the answer. Otherwise the summary is the answer.
+//! A reader task splits lines and admits them in groups. While the entrance waits for room, the socket is not read:
+//! that is the backpressure. With `Accept: application/x-ndjson` each result is sent when it is settled, while the
+//! upload is still open, and a summary ends the answer. Otherwise the summary is the answer.
 
 use crate::chunk::Chunk;
 use crate::error_code::ErrorCode;
@@ -26,8 +26,8 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Starts the reader and answers in the mode that the client accepts. `read_timeout` is the time that a client may leave
-/// streamed results unread.
+/// Starts the reader and answers in the mode that the client accepts. `read_timeout` is the time that a client may
+/// leave streamed results unread.
 pub async fn ingest(
     request: &HttpRequest,
     body: Body,
@@ -38,7 +38,8 @@ pub async fn ingest(
     let options = web::Query::<IngestOptions>::from_query(request.query_string())
         .map_err(|error| ApiError::new(ErrorCode::UnknownField, format!("query parameters: {error}")))?
         .into_inner();
-    // Room for all chunks that the pipeline can hold and for the group on its way in, so that the pipeline is the bound.
+    // Room for all chunks that the pipeline can hold and for the group on its way in, so that the pipeline is the
+    // bound.
     let (issuer, results) = receipt_channel(state.pipeline.capacity() + GROUP);
     let (ended, ending) = oneshot::channel();
     let (room, has_room) = watch::channel(true);

@@ -1,8 +1,8 @@
 //! Admission: a permit before the first byte of a body, or a refusal with `Retry-After`.
 //!
 //! NDJSON uploads and JSON requests have separate permits, so neither can take all of them. A JSON body is held in
-//! memory, so its bytes need permits too. A refusal makes no call: [`super::availability`] keeps what it has to know. An
-//! admitted request is not refused later; overload slows the reading of its body.
+//! memory, so its bytes need permits too. A refusal makes no call: [`super::availability`] keeps what it has to know.
+//! An admitted request is not refused later; overload slows the reading of its body.
 
 use crate::error_code::ErrorCode;
 use crate::flow::{Capacity, Full, Slot, SlotEvent, Slots};

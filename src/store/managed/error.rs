@@ -46,8 +46,8 @@ pub enum ManagedError {
     NoServerUser,
     /// The server's user cannot reach the data. Permanent.
     #[error(
-        "the user {server_user}, which runs PostgreSQL, cannot pass the folder {folder} on the way to the data; allow it \
-         (chmod o+x {folder}) or choose another data folder"
+        "the user {server_user}, which runs PostgreSQL, cannot pass the folder {folder} on the way to the data; allow \
+         it (chmod o+x {folder}) or choose another data folder"
     )]
     Closed {
         /// The first folder without permission.

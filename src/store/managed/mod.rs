@@ -67,8 +67,8 @@ impl ManagedPostgres {
     ///
     /// # Errors
     /// Permanent, with what to do: no binaries, a cluster of another major version, started as root without a user
-    /// `postgres`, a folder without permission. Transient ([`ManagedError::is_transient`]): the folder is in use, or the
-    /// server did not start (with the last lines of its log).
+    /// `postgres`, a folder without permission. Transient ([`ManagedError::is_transient`]): the folder is in use, or
+    /// the server did not start (with the last lines of its log).
     pub fn start(data_dir: &Path) -> Result<Self, ManagedError> {
         let folder = data_dir.join("postgres");
         fs::create_dir_all(&folder).map_err(|e| ManagedError::io("create the folder", &folder, e))?;
@@ -114,7 +114,8 @@ impl ManagedPostgres {
     /// process has ended.
     ///
     /// # Errors
-    /// [`ManagedError::Stuck`] when it did not stop in time and was shut down immediately; it recovers at the next start.
+    /// [`ManagedError::Stuck`] when it did not stop in time and was shut down immediately; it recovers at the next
+    /// start.
     pub fn stop(mut self) -> Result<(), ManagedError> {
         self.monitor.take().map_or(Ok(()), ServerMonitor::end)
     }

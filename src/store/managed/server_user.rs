@@ -78,7 +78,8 @@ impl ServerUser {
         if self.switched { std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid)) } else { Ok(()) }
     }
 
-    /// Checks that the user can pass every folder above `folder`. Needed only for root, which passes every folder itself.
+    /// Checks that the user can pass every folder above `folder`. Needed only for root, which passes every folder
+    /// itself.
     pub fn check_path_to(&self, folder: &Path) -> Result<(), ManagedError> {
         if !self.switched {
             return Ok(());
