@@ -1,6 +1,6 @@
 //! A small request beside a bulk upload, when both need a language model that takes 887 ms a call, ten at once: how
 //! long it takes, and what it costs the upload. Each round is the upload alone and the same upload with requests
-//! beside it; who is first changes from round to round.
+//! beside it, in an order that changes from round to round.
 
 use super::body::{Packing, lines};
 use super::process::Process;

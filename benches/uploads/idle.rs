@@ -1,5 +1,5 @@
-//! Ten thousand connections that have nothing to say, and two hundred that work: what they cost, and what they leave
-//! behind. The idle ones have asked something once: who never did is not kept waiting for.
+//! Ten thousand idle connections and two hundred that work: what they cost, and what they leave behind. The idle ones
+//! have sent one request each: a connection without any is closed early.
 
 use super::process::Process;
 use super::watch::{Peak, anonymous_memory, descriptors, mib};

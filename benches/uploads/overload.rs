@@ -1,5 +1,5 @@
-//! Ten times more than the service can do, for a minute, from clients that do not wait for each other: who is refused
-//! is told so at once, who is not refused is served as if nothing were, and afterwards all is as before.
+//! Ten times more than the service can do, for a minute, from clients that do not wait for each other: a refusal
+//! comes at once, an admitted request is served as without overload, and afterwards all is as before.
 //!
 //! Requests are sent by the clock (an open loop) and hold [`CHUNKS`] chunks each, with the real model and the local
 //! classifier. The capacity is that of a closed loop of [`CROWD`] clients that repeat what is refused. It falls by a
@@ -60,7 +60,7 @@ impl Sums {
     }
 }
 
-/// What the processors work in a stretch of time, for the service and for those who ask it.
+/// What the processors work in a stretch of time, for the service and for its clients.
 struct Work {
     started: Instant,
     service: Duration,

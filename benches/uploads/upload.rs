@@ -34,13 +34,13 @@ pub async fn send(
     Ok(report)
 }
 
-/// Sends a body, and hears each result line.
+/// Sends a body, and calls `on_line` with each result line.
 pub async fn talk(
     url: &str,
     dataset: &str,
     packing: Packing,
     body: impl Stream<Item = io::Result<bytes::Bytes>> + Send + 'static,
-    mut hear: impl FnMut(&[u8]) -> Result<()>,
+    mut on_line: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<Report> {
     let client = reqwest::Client::builder().no_proxy().build()?;
     let request = client
@@ -62,7 +62,7 @@ pub async fn talk(
             if memmem::find(&line, b"\"type\":\"summary\"").is_some() {
                 return Ok(Report { took: started.elapsed(), summary: serde_json::from_slice(&line)? });
             }
-            hear(&line)?;
+            on_line(&line)?;
         }
     }
     Err("the answer ended before its summary".into())

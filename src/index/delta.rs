@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn without_room_a_full_delta_only_hears() {
+    fn without_slots_a_full_delta_keeps_only_the_seq() {
         let mut delta = delta(3);
         delta.apply_committed(commit(0, 3), DeltaSlots::none());
         delta.apply_committed(commit(3, 5), DeltaSlots::none());

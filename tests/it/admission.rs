@@ -147,7 +147,7 @@ async fn requests_are_limited_in_number_and_bytes_and_a_small_refusal_keeps_the_
     refused(&second.answer().await, "429", "overloaded");
     let mut second = RawConnection::connect(&service.url).await.unwrap();
     second.write("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 50000\r\n\r\n").await;
-    until("the second is let in", || service.state.admission.in_use() == 2).await;
+    until("the second is admitted", || service.state.admission.in_use() == 2).await;
 
     let mut third = RawConnection::connect(&service.url).await.unwrap();
     for _ in 0..3 {

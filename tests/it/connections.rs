@@ -78,7 +78,7 @@ async fn a_closed_store_says_so_and_leaves_no_session() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_transient_and_shows_no_password() {
+async fn a_missing_server_is_transient_and_shows_no_password() {
     let dsn: Dsn = "postgres://lnsp:s3cret@127.0.0.1:1/lnsp".parse().unwrap();
     let error = Store::open(StoreOptions { dsn, pool_size: 1 }).await.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("127.0.0.1"), "{error}");

@@ -1,5 +1,5 @@
-//! `POST /embed` and `POST /embed/single`: the old embedding service's shape, what is refused and how, and who goes
-//! first when all of them want the model.
+//! `POST /embed` and `POST /embed/single`: the old embedding service's shape, what is refused and how, and which
+//! request is first when all need the model.
 
 use crate::support::gated_encoder::GatedEncoder;
 use crate::support::scripted_encoder::{self, Conduct, tokens};

@@ -51,7 +51,7 @@ async fn every_gauge_comes_back_to_nothing_and_what_was_accepted_is_stored() {
     whole.write(format!("{head}Content-Length: {length}\r\n\r\n{body}")).await;
     let mut half = RawConnection::connect(&service.url).await.unwrap();
     half.write(format!("{head}Content-Length: 1000\r\n\r\n{body}")).await;
-    // The one who looks is connected too.
+    // The connection of the test itself counts too.
     until_taken(&service.url, [2, length + 1000, 1, 4, 3, 101]).await;
 
     upload.reset();

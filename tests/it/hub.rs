@@ -162,7 +162,7 @@ async fn a_model_comes_whole_with_what_an_encoder_reads_and_is_found_by_its_name
 }
 
 #[tokio::test]
-async fn a_second_pull_reads_what_is_there_and_asks_nobody() {
+async fn a_second_pull_reads_what_is_there_and_sends_no_request() {
     let (hub, mut scene) = (FakeHub::start(&files()), Scene::new());
     scene.pull(&hub).await.unwrap();
     let asked = hub.asked().len();
@@ -286,7 +286,7 @@ async fn a_size_that_is_not_that_of_the_list_is_refused_and_so_is_what_does_not_
 }
 
 #[tokio::test]
-async fn what_is_not_there_or_not_for_everybody_is_said_at_once() {
+async fn a_missing_or_private_model_is_reported_at_once() {
     let (hub, mut scene) = (FakeHub::start(&files()), Scene::new());
     let mut refused = async |name: &str, words: &[&str]| {
         let sentence =
@@ -392,7 +392,7 @@ async fn two_pulls_of_one_model_do_not_meet() {
 }
 
 #[tokio::test]
-async fn a_folder_of_somebody_else_is_left_alone() {
+async fn a_folder_that_no_pull_made_is_left_alone() {
     let (hub, mut scene) = (FakeHub::start(&files()), Scene::new());
     fs::create_dir(scene.folder()).unwrap();
     fs::write(scene.folder().join("config.json"), "mine").unwrap();

@@ -128,7 +128,7 @@ fn proxy(to: u16) -> (String, mpsc::Receiver<(String, Option<String>)>) {
 }
 
 #[test]
-fn tls_wants_a_certificate_that_somebody_vouches_for() {
+fn tls_needs_a_certificate_of_a_known_authority() {
     let data = tempfile::tempdir().unwrap();
     let (hub, authority) = hub_with_tls(&data);
     let url = format!("https://localhost:{}", hub.port);

@@ -56,7 +56,7 @@ async fn the_same_key_and_body_get_the_first_answer_and_another_body_does_not() 
 }
 
 #[actix_web::test]
-async fn who_comes_while_the_first_is_under_way_waits_for_it_also_when_its_client_is_gone() {
+async fn a_repeated_request_waits_for_the_first_also_when_the_client_of_that_is_gone() {
     let service = TestService::scripted().await;
     let held = service.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
     let head = format!("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n{}", key("k"));
@@ -65,7 +65,7 @@ async fn who_comes_while_the_first_is_under_way_waits_for_it_also_when_its_clien
     for number in 1..=3 {
         let mut raw = RawConnection::connect(&service.url).await.unwrap();
         raw.write(&request).await;
-        until("it is let in", || service.state.admission.in_use() == number).await;
+        until("it is admitted", || service.state.admission.in_use() == number).await;
         until("the first is inside", || service.state.counts.unanswered() == 1).await;
         clients.push(raw);
     }

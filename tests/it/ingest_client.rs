@@ -142,7 +142,7 @@ async fn a_client_that_is_killed_goes_on_where_it_was() {
         );
         assert_eq!(uploads.len(), 2);
 
-        // Nothing is left to send; what failed for good is told again.
+        // Nothing is left to send; what failed for good is reported again.
         let told = scene.run(&service.url, &[]).await;
         told.says(1, "5001 stored, 0 duplicates, 1 failed");
         told.complains(&["line 703: text_empty"]);
@@ -368,7 +368,7 @@ async fn client_and_service_are_killed_in_turn_and_every_chunk_is_stored_once() 
     client.kill().unwrap();
     client.wait().unwrap();
     let kept = scene.kept();
-    // What the service has taken it commits, and the client has not heard of all of that.
+    // The service commits what it has taken; not all of these results have reached the client.
     while !quiet(&service).await {
         tokio::task::yield_now().await;
     }

@@ -88,7 +88,7 @@ async fn hanging_calls_do_not_delay_chunks_that_need_none() {
     let waiting = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..100)));
     let entrance = service.state.pipeline.entrance();
     let full = || entrance.inside() == Some([12, 0, 0, 0]) && entrance.waiting() > 0;
-    until("ten calls hang, two chunks wait, the rest is not let in", full).await;
+    until("ten calls hang, two chunks wait, the rest is not admitted", full).await;
     until("all calls have come", || llm.counts().generate == 10).await;
 
     for n in 0..20 {
@@ -99,7 +99,7 @@ async fn hanging_calls_do_not_delay_chunks_that_need_none() {
     }
     assert_eq!(llm.counts().generate, 10, "the ten still hang");
 
-    // The server goes away: who hung is told so, and gets the local label.
+    // The server goes away: the calls that hung fail, and their chunks get the local label.
     llm.stop();
     assert_eq!(tally(&waiting.await.unwrap()), (100, 0, 0));
     assert_eq!(
@@ -193,7 +193,7 @@ async fn where_only_the_llm_may_label_a_chunk_is_rejected_until_it_answers() {
         assert_eq!(result["error"]["code"], "llm_failed", "{result}");
         assert_eq!(result["error"]["retryable"], true);
     }
-    assert_eq!(tally(&service.stream(coded).await), (1, 0, 0), "who needs no LLM is not concerned");
+    assert_eq!(tally(&service.stream(coded).await), (1, 0, 0), "a chunk that needs no LLM is not concerned");
     assert_eq!(service.rows().await, 1);
     let (status, ready) = service.get("/ready").await;
     assert_eq!((status, &ready["ready"]), (503, &json!(false)), "{ready}");

@@ -27,7 +27,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// Ours, and those of libtest that matter here; its others are heard and change nothing.
+    /// Ours, and those of libtest that matter here; its others are accepted and change nothing.
     fn read(arguments: &[String]) -> Result<Wanted, String> {
         let seed = rand::rng().random_range(0..1_000_000_000);
         let mut wanted =
@@ -153,7 +153,7 @@ async fn play(wanted: &Wanted, number: u64, total: &mut Total) -> Verdict {
     while let Some(plan) = wanted.plan(number, attempts) {
         let Plan { seed, fault, .. } = plan;
         let started = Instant::now();
-        // In a task, so that a panic of ours does not end the other rounds, and is told with the seed.
+        // In a task, so that a panic of ours does not end the other rounds, and is reported with the seed.
         let round_report = match tokio::spawn(round::run(plan)).await {
             Ok(Some(round_report)) => round_report,
             Ok(None) => {

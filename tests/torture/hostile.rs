@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
-/// Who is not wanted has gone by then; the service's own limits are a second each.
+/// By then the service has ended the connection of such a client; its own limits are a second each.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(15);
 /// After each chunk of a client that does not read. Their answers are a hundred times as long, so that they fill every
 /// buffer on the way.

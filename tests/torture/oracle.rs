@@ -2,7 +2,7 @@
 //! acknowledged, and what was called a conflict.
 //!
 //! A client tells it what it is about to send, and waits for its confirmation; only then it sends. So whatever is in
-//! the database and not in the ledger was sent by no client. What was answered is told after it was read.
+//! the database and not in the ledger was sent by no client. An answer is recorded after it was read.
 
 use crate::payload::Piece;
 use std::collections::HashMap;

@@ -1,5 +1,5 @@
-//! Proves those who judge: what they must find is broken on purpose, in the tables, the index, the ledger and the
-//! answers, and each has to be found. Without this, twenty rounds in which nothing is found would prove nothing.
+//! Tests the judge and the client: each fault that they must find is made on purpose, in the tables, the index, the
+//! ledger and the answers, and has to be found. Without this, twenty rounds in which nothing is found would prove nothing.
 
 use crate::cluster::{Postmaster, postmaster};
 use crate::judge::When;

@@ -53,7 +53,7 @@ pub struct RoundReport {
     calm: Calm,
     /// What was issued last, to be sent again by others.
     recent: Vec<Piece>,
-    /// What was issued by those who do not wait for answers.
+    /// What was issued by clients that do not wait for answers.
     left_over: Vec<Piece>,
     /// The numbers of what a stage dies with.
     poison: Vec<u32>,

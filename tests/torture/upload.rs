@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
-/// A client that was not let in comes again after this.
+/// The pause of a client before it repeats a refused upload.
 const KNOCK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a line is.

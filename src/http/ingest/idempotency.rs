@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_change_is_told_to_those_who_wait_and_not_kept() {
+    fn an_answer_that_may_change_goes_to_waiting_requests_and_is_not_kept() {
         let cache = cache(10, 1000);
         let overloaded = Err(ApiError::new(ErrorCode::Overloaded, "later"));
         let broken = Err(ApiError::new(ErrorCode::Internal, "broken"));

@@ -14,7 +14,7 @@ enum Step {
     Hole(i64),
     /// The next commits come to the index late, after one more.
     Delay,
-    /// The next commit is one that the index never hears of.
+    /// The next commit does not come to the index.
     Elsewhere,
     Flush,
     FailingFlush,

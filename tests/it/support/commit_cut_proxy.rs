@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex};
 /// What happens to one COMMIT.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// The server never hears of it, and rolls back.
+    /// It does not reach the server, which rolls back.
     Before,
-    /// It is done, and the service never hears of it.
+    /// The server commits, and its reply does not reach the service.
     After,
     /// Cuts no connection.
     Never,
@@ -116,7 +116,7 @@ impl Drop for CommitCutProxy {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
         self.go_away();
-        // Wakes who accepts.
+        // Wakes the accepting thread.
         drop(TcpStream::connect(("127.0.0.1", self.port)));
     }
 }
