@@ -42,7 +42,7 @@ fn cut_lines(limit: usize, pieces: &[&[u8]]) -> Vec<NumberedLine> {
     found.into_iter().map(|(number, line)| (number, line.map(Vec::from))).collect()
 }
 
-/// What the README says, in the plainest words, of a body that is there as a whole.
+/// A plain implementation of what docs/http.md says of the lines of a whole body.
 fn lines_as_told(limit: usize, bytes: &[u8]) -> Vec<NumberedLine> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let lines = (1..).zip(bytes.split(|byte| *byte == b'\n'));

@@ -11,8 +11,12 @@
 //!      |             |
 //!      |           client     one request: TLS, proxy, redirects, time-outs, what an answer means
 //!      |             |
-//!      +--file_selection  fetch   one file: resumed where it ended, then verified by its hash
-//!      +--staging  the folder NAME.part, locked by one pull, becomes NAME in one rename; manifest: its content
+//!      +---------> fetch      one file: resumed where it ended, then verified by its hash
+//!      |
+//!      +-- file_selection     the files that make a model
+//!      +-- staging            the folder NAME.part, locked by one pull, becomes NAME in one rename
+//!             |
+//!          manifest           the files of the folder, and where they come from
 //! ```
 
 mod address;

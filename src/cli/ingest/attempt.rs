@@ -107,7 +107,7 @@ impl UploadBody {
     /// Its pieces, from the moment the service has taken the request: what is refused is not even begun.
     fn pieces(self, taken: CancellationToken) -> impl Stream<Item = io::Result<Bytes>> + Send {
         let monitor = self.monitor;
-        let failed = monitor.clone();
+        let errors = monitor.clone();
         let begin = async move {
             drop(timeout(ANSWER_FIRST, taken.cancelled()).await);
             monitor.begun.store(true, Ordering::Relaxed);
@@ -115,7 +115,7 @@ impl UploadBody {
         };
         futures_util::stream::once(begin).flatten().inspect_err(move |error| {
             let copy = io::Error::new(error.kind(), error.to_string());
-            *lock(&failed.failed) = Some(copy);
+            *lock(&errors.failed) = Some(copy);
         })
     }
 }

@@ -160,7 +160,7 @@ mod tests {
     fn chunks_that_are_never_taken_are_given_up_after_some_tries() {
         let now = Instant::now();
         let mut retry_policy = RetryPolicy::new(seconds(600), 4, now);
-        // Most of a attempt is progress, however many are left.
+        // Most of an attempt is progress, however many are left.
         for _ in 0..100 {
             assert_eq!(retry_policy.pause(&complete(500, 500), now), Some(seconds(1)));
         }

@@ -22,7 +22,7 @@ use std::time::Duration;
 pub struct TestService {
     /// `http://127.0.0.1:port`
     pub url: String,
-    /// What its handlers see.
+    /// The state of its handlers.
     pub state: actix_web::web::Data<State>,
     /// Its database, to look at from outside.
     pub database: Database,
@@ -49,22 +49,22 @@ impl TestService {
         TestService::build(overrides(), &["--dtype", "f32"]).await
     }
 
-    /// As told.
+    /// With these overrides and flags.
     pub async fn build(overrides: Overrides, flags: &[&str]) -> TestService {
         TestService::build_with(overrides, flags, http::Settings::default()).await
     }
 
-    /// As told, also about its clients.
+    /// As [`Self::build`], with these HTTP settings.
     pub async fn build_with(overrides: Overrides, flags: &[&str], settings: http::Settings) -> TestService {
-        TestService::furnish(Database::new().await, overrides, flags, settings).await
+        TestService::start(Database::new().await, overrides, flags, settings).await
     }
 
-    /// As told, on this database.
+    /// As [`Self::build`], on this database.
     pub async fn build_at(database: Database, overrides: Overrides, flags: &[&str]) -> TestService {
-        TestService::furnish(database, overrides, flags, http::Settings::default()).await
+        TestService::start(database, overrides, flags, http::Settings::default()).await
     }
 
-    async fn furnish(
+    async fn start(
         database: Database,
         overrides: Overrides,
         flags: &[&str],
@@ -88,20 +88,20 @@ impl TestService {
         TestService { url, state: app.state.clone(), database, app, server: handle, door, _data: data }
     }
 
-    /// Ends the service in order.
+    /// Stops the service in order.
     pub async fn stop(self) {
         self.server.stop(false).await;
         assert_eq!(self.app.stop().await, Vec::<String>::new());
         drop(self.state);
     }
 
-    /// Leaves a service that cannot end in order, as its process would by exiting.
+    /// Abandons a service that cannot stop in order, as the exit of its process would.
     pub async fn abandon(self) {
         self.server.stop(false).await;
         assert_eq!(self.app.abandon(), Vec::<String>::new());
     }
 
-    /// The orderly end of its HTTP face; gives the chunks without an answer.
+    /// Drains its HTTP server; gives the number of chunks without an answer.
     pub async fn drain(&self, within: Duration) -> u64 {
         let deadline = tokio::time::Instant::now() + within;
         http::drain(&self.state, &self.server, self.door.try_clone().unwrap(), deadline).await
@@ -172,7 +172,7 @@ pub fn overrides() -> Overrides {
     overrides
 }
 
-/// Where set-up has put the models.
+/// The folder into which set-up has put the models.
 pub fn models() -> std::path::PathBuf {
     crate::root().join(".deps/models")
 }
@@ -187,7 +187,7 @@ pub fn numbered(range: std::ops::Range<usize>) -> String {
     range.map(|n| format!("{{\"id\":\"n{n}\",\"text\":\"This is fact number {n}.\"}}\n")).collect()
 }
 
-/// ReceiptStream by status, as `(stored, duplicate, error)`; the summary must be there, agree, and be the last line.
+/// Results by status, as `(stored, duplicate, error)`; the summary must be there, agree, and be the last line.
 pub fn tally(lines: &[Value]) -> (usize, usize, usize) {
     let (summary, results) = lines.split_last().unwrap();
     assert_eq!(summary["type"], "summary", "{summary}");
@@ -212,7 +212,7 @@ impl Scripted {
         Arc::new(|| Box::new(Scripted::new()))
     }
 
-    /// One.
+    /// An encoder with the identity `scripted`.
     pub fn new() -> Scripted {
         let text = |text: &str| text.to_owned();
         let fingerprint = text("scripted");
@@ -251,11 +251,11 @@ fn direction(text: &str) -> Arc<[f32]> {
     vector.iter().map(|x| x / norm).collect()
 }
 
-/// Panics when a stage takes a chunk with this text in hand.
+/// Panics when a stage begins work on the chunk with this text.
 pub struct Poison {
-    /// In whose hands.
+    /// The stage that dies.
     pub stage: Stage,
-    /// Which chunk.
+    /// The text of the chunk.
     pub text: &'static str,
 }
 
