@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Where models come from when nothing else is said.
+/// Where models come from when nothing else is last_message.
 const HUB: &str = "https://huggingface.co";
 /// The time between two lines of progress without a terminal.
 const PLAIN_PACE: Duration = Duration::from_secs(5);
@@ -143,7 +143,7 @@ struct PullProgress {
     bar: ProgressBar,
     name: String,
     plain: bool,
-    said: Instant,
+    last_message: Instant,
 }
 
 impl PullProgress {
@@ -156,26 +156,26 @@ impl PullProgress {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_message(name.to_owned());
-        PullProgress { bar, name: name.to_owned(), plain, said: Instant::now() }
+        PullProgress { bar, name: name.to_owned(), plain, last_message: Instant::now() }
     }
 }
 
 impl PullObserver for PullProgress {
-    fn begins(&mut self, files: usize, bytes: u64) {
+    fn on_start(&mut self, files: usize, bytes: u64) {
         self.bar.set_length(bytes);
-        self.says(&format!("{files} files, {}", HumanBytes(bytes)));
+        self.on_message(&format!("{files} files, {}", HumanBytes(bytes)));
     }
 
-    fn moved(&mut self, bytes: u64) {
+    fn on_progress(&mut self, bytes: u64) {
         self.bar.set_position(bytes);
-        if self.plain && self.said.elapsed() >= PLAIN_PACE {
+        if self.plain && self.last_message.elapsed() >= PLAIN_PACE {
             let length = self.bar.length().unwrap_or_default();
-            self.says(&format!("{} of {}", HumanBytes(bytes), HumanBytes(length)));
+            self.on_message(&format!("{} of {}", HumanBytes(bytes), HumanBytes(length)));
         }
     }
 
-    fn says(&mut self, sentence: &str) {
-        self.said = Instant::now();
+    fn on_message(&mut self, sentence: &str) {
+        self.last_message = Instant::now();
         self.bar.suspend(|| eprintln!("{}: {sentence}", self.name));
     }
 }

@@ -45,7 +45,7 @@ impl Tries {
         }
         let growing = self.retry.pause.saturating_mul(1 << (self.failed - 1).min(16));
         let pause = wait.unwrap_or(growing).min(LONGEST_PAUSE);
-        observer.says(&format!("{host}: {problem}; trying again in {} s", pause.as_secs_f64()));
+        observer.on_message(&format!("{host}: {problem}; trying again in {} s", pause.as_secs_f64()));
         tokio::time::sleep(pause).await;
         Ok(())
     }
@@ -78,7 +78,7 @@ impl Fetch<'_> {
             self.verify(&part)?;
             fs::rename(&part, &target).at(&target)?;
         }
-        observer.moved(before + self.file.size);
+        observer.on_progress(before + self.file.size);
         Ok(())
     }
 
@@ -133,7 +133,7 @@ impl Fetch<'_> {
         if let Some(length) = announced.filter(|length| have + length != size) {
             return Err(self.wrong_size(part, have + length)?.into());
         }
-        observer.moved(before + have);
+        observer.on_progress(before + have);
         while let Some(piece) = reply.piece().await? {
             let now = have + piece.len() as u64;
             if now > size {
@@ -141,7 +141,7 @@ impl Fetch<'_> {
             }
             out.write_all(&piece).at(part)?;
             have = now;
-            observer.moved(before + have);
+            observer.on_progress(before + have);
         }
         if have < size { Err(reply.transient("the answer ended early")) } else { Ok(()) }
     }

@@ -3,9 +3,9 @@
 /// Observes the progress of a pull.
 pub trait PullObserver {
     /// The pull begins: the files and bytes of the whole model.
-    fn begins(&mut self, files: usize, bytes: u64);
+    fn on_start(&mut self, files: usize, bytes: u64);
     /// The bytes that have arrived so far.
-    fn moved(&mut self, bytes: u64);
+    fn on_progress(&mut self, bytes: u64);
     /// A message for the user.
-    fn says(&mut self, sentence: &str);
+    fn on_message(&mut self, sentence: &str);
 }

@@ -60,7 +60,7 @@ pub async fn pull(
             return Ok(Pulled { folder: staging.folder, manifest, before: true });
         }
         StagedModel::Damaged(manifest) => {
-            observer.says("some files are not what they were; they are fetched again");
+            observer.on_message("some files are not what they were; they are fetched again");
             lock.reuse(&manifest)?;
         }
         StagedModel::Nothing => {}
@@ -91,7 +91,7 @@ pub async fn pull(
         recipe: source.recipe.name().to_owned(),
         files: all,
     };
-    observer.begins(manifest.files.len(), manifest.size());
+    observer.on_start(manifest.files.len(), manifest.size());
     let mut here = 0;
     if let Some(bytes) = list {
         let path = lock.part().join(MODULES);

@@ -52,12 +52,12 @@ async fn a_silent_client_is_cut_by_name_its_lines_count_and_its_connection_ends(
 
 #[actix_web::test]
 async fn a_client_that_dribbles_is_cut_by_name() {
-    let patience = BodyTimeouts {
+    let timeouts = BodyTimeouts {
         bytes_per_second: 1 << 20,
         over: Duration::from_millis(500),
         ..BodyTimeouts::default()
     };
-    let service = service(patience).await;
+    let service = service(timeouts).await;
     let mut upload = RawConnection::upload(&service).await;
     let mut seen = String::new();
     // It sends as fast as answers could come: a byte each time it has looked for one.

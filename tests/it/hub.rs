@@ -60,21 +60,21 @@ fn without(files: &mut Vec<(&'static str, Vec<u8>)>, name: &str) {
 }
 
 #[derive(Default)]
-struct Heard {
+struct PullRecord {
     bytes: u64,
-    moved: Vec<u64>,
-    said: Vec<String>,
+    progress: Vec<u64>,
+    messages: Vec<String>,
 }
 
-impl PullObserver for Heard {
-    fn begins(&mut self, _: usize, bytes: u64) {
+impl PullObserver for PullRecord {
+    fn on_start(&mut self, _: usize, bytes: u64) {
         self.bytes = bytes;
     }
-    fn moved(&mut self, bytes: u64) {
-        self.moved.push(bytes);
+    fn on_progress(&mut self, bytes: u64) {
+        self.progress.push(bytes);
     }
-    fn says(&mut self, sentence: &str) {
-        self.said.push(sentence.to_owned());
+    fn on_message(&mut self, sentence: &str) {
+        self.messages.push(sentence.to_owned());
     }
 }
 
@@ -83,7 +83,7 @@ struct Scene {
     models: TempDir,
     retry: FetchRetry,
     token: Option<Token>,
-    heard: Heard,
+    record: PullRecord,
 }
 
 impl Scene {
@@ -95,7 +95,7 @@ impl Scene {
             pause: Duration::from_millis(1),
             tries: 4,
         };
-        Scene { models: tempfile::tempdir().unwrap(), retry, token: None, heard: Heard::default() }
+        Scene { models: tempfile::tempdir().unwrap(), retry, token: None, record: PullRecord::default() }
     }
 
     fn folder(&self) -> PathBuf {
@@ -109,7 +109,7 @@ impl Scene {
     async fn pull_from(&mut self, hub: &FakeHub, source: &ModelSource) -> Result<Pulled, HubError> {
         let address: Address = hub.url().parse().unwrap();
         let hub = Hub::new(address, self.token.clone(), self.retry).unwrap();
-        hub::pull(&hub, source, self.models.path(), &mut self.heard).await
+        hub::pull(&hub, source, self.models.path(), &mut self.record).await
     }
 
     /// A pull that must fail, with a sentence that holds all of `words`.
@@ -151,8 +151,11 @@ async fn a_model_comes_whole_with_what_an_encoder_reads_and_is_found_by_its_name
         (REPOSITORY, COMMIT, 9)
     );
     let size: u64 = files()[..9].iter().map(|(_, bytes)| bytes.len() as u64).sum();
-    assert_eq!((manifest.size(), scene.heard.bytes, scene.heard.moved.last()), (size, size, Some(&size)));
-    assert!(scene.heard.moved.is_sorted());
+    assert_eq!(
+        (manifest.size(), scene.record.bytes, scene.record.progress.last()),
+        (size, size, Some(&size))
+    );
+    assert!(scene.record.progress.is_sorted());
     // Each file was asked for once, and no byte of another was sent.
     assert_eq!((hub.fetched().len(), hub.sent() as u64), (9, size));
     assert!(hub.asked().iter().all(|asked| asked.token.is_none()));
@@ -193,7 +196,7 @@ async fn a_download_that_is_cut_goes_on_where_it_ended() {
     let range = |from: usize| Some(format!("bytes={from}-"));
     assert_eq!(hub.ranges(WEIGHTS), [None, range(100_000), range(150_000)]);
     assert_eq!(hub.sent() as u64, pulled.manifest.size(), "no byte came twice");
-    assert_eq!(scene.heard.said.len(), 2, "{:?}", scene.heard.said);
+    assert_eq!(scene.record.messages.len(), 2, "{:?}", scene.record.messages);
 }
 
 #[tokio::test]
@@ -236,7 +239,7 @@ async fn slowness_is_no_stall_and_a_stall_is_a_cut() {
     hub.spoil(WEIGHTS, Fault::StallAfter(120_000));
     scene.pull(&hub).await.unwrap();
     assert_eq!(hub.ranges(WEIGHTS), [None, Some("bytes=120000-".to_owned())]);
-    assert!(scene.heard.said[0].contains("no byte for 3 s"), "{:?}", scene.heard.said);
+    assert!(scene.record.messages[0].contains("no byte for 3 s"), "{:?}", scene.record.messages);
 }
 
 #[tokio::test]
@@ -332,7 +335,7 @@ async fn the_token_goes_to_the_hub_and_nowhere_else() {
     assert_eq!(store.ranges(WEIGHTS), [None, from(1000)]);
     assert!(store.asked().iter().all(|asked| asked.token.is_none()), "{:?}", store.asked());
     assert_eq!(hub.ranges(WEIGHTS), [None, from(1000), from(1000)]);
-    assert!(scene.heard.said.iter().all(|said| !said.contains("hf_secret")));
+    assert!(scene.record.messages.iter().all(|said| !said.contains("hf_secret")));
 
     let (circle, mut scene) = (FakeHub::start(&files()), Scene::new());
     (0..20).for_each(|_| circle.spoil(WEIGHTS, Fault::Redirect(circle.url())));
@@ -381,14 +384,14 @@ async fn two_pulls_of_one_model_do_not_meet() {
     hub.spoil(WEIGHTS, Fault::StallAfter(1000));
     let meanwhile = async {
         crate::support::wait::until("the first waits for the hub", || hub.ranges(WEIGHTS).len() == 1).await;
-        let sentence = hub::pull(&other, &source, &models, &mut second.heard).await.unwrap_err().to_string();
+        let sentence = hub::pull(&other, &source, &models, &mut second.record).await.unwrap_err().to_string();
         assert!(sentence.contains("another pull") && sentence.contains("owner--tiny.part"), "{sentence}");
         hub.go_on();
     };
     let (pulled, ()) = tokio::join!(first.pull(&hub), meanwhile);
     assert!(!pulled.unwrap().before);
     assert_eq!(hub.ranges(WEIGHTS), [None]);
-    assert!(hub::pull(&other, &source, &models, &mut second.heard).await.unwrap().before);
+    assert!(hub::pull(&other, &source, &models, &mut second.record).await.unwrap().before);
 }
 
 #[tokio::test]
