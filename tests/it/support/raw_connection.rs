@@ -6,6 +6,9 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 
+/// The header lines of a chunked upload whose answers are streamed.
+const STREAMED: &str = "Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
+
 /// Until then the end of a connection must have come: long enough for a busy machine, and shorter than the 30 s after
 /// which the service ends a connection because of its silence.
 const LATEST_END: Duration = Duration::from_secs(25);
@@ -19,13 +22,13 @@ pub struct RawConnection {
 impl RawConnection {
     /// Opens a chunked NDJSON upload that wants its answers streamed.
     pub async fn upload(service: &TestService) -> RawConnection {
-        RawConnection::upload_as(service, "identity").await
+        RawConnection::upload_with(&service.url, STREAMED).await
     }
 
     /// As [`Self::upload`], with a `Content-Encoding`.
     pub async fn upload_as(service: &TestService, encoding: &str) -> RawConnection {
-        let stream = "Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
-        RawConnection::upload_with(&service.url, &format!("{stream}Content-Encoding: {encoding}\r\n")).await
+        let headers = format!("{STREAMED}Content-Encoding: {encoding}\r\n");
+        RawConnection::upload_with(&service.url, &headers).await
     }
 
     /// Opens an NDJSON upload with these header lines.
