@@ -1,4 +1,5 @@
-//! Search: text -> vector -> index (built part and delta) -> rows.
+//! Search: text -> vector -> index (built part and delta) -> the items that match the filter, best first. Their rows are
+//! read afterwards, by what writes the answer.
 //!
 //! Uses the vectorizer, index and store of the pipeline. A search has priority over ingest in the vectorizer and the
 //! classifier.
@@ -6,7 +7,7 @@
 use crate::classifier::LocalClassifier;
 use crate::index::{Effort, Index, IndexError, SearchMode};
 use crate::metrics;
-use crate::store::{Hit, SearchFilter, Store, StoreError};
+use crate::store::{SearchFilter, Store, StoreError};
 use crate::threads::{Lane, Worker, WorkerError};
 use crate::tmd::{Tmd, projection};
 use crate::vectorizer::{VectorError, Vectorizer};
@@ -18,6 +19,8 @@ use std::time::{Duration, Instant};
 pub const MAX_RESULTS: usize = 1000;
 /// The factor by which more hits are fetched where rows are then dropped or re-ordered.
 const OVERSAMPLING: usize = 5;
+/// The number of items that are looked up with one query.
+const LOOK_UP: usize = 10_000;
 
 /// The text or vector that a search compares with.
 #[derive(Debug, Clone)]
@@ -43,22 +46,30 @@ pub struct SearchQuery {
     pub min_seq: Option<i64>,
 }
 
-/// A found row with its score.
-#[derive(Debug)]
-pub struct ScoredHit {
+/// A found item with its score.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RankedItem {
+    /// Its number in the index and in the store.
+    pub item: u32,
     /// Cosine, -1 to 1, or its weighted mean with the similarity of codes.
     pub score: f32,
-    /// The stored row.
-    pub hit: Hit,
 }
 
 /// The result of a search.
 #[derive(Debug)]
-pub struct SearchResults {
-    /// The rows, best first.
-    pub results: Vec<ScoredHit>,
+pub struct Ranking {
+    /// The items, best first.
+    pub items: Vec<RankedItem>,
     /// The results reflect every change up to this clock value.
     pub index_seq: i64,
+}
+
+/// The codes that a search prefers.
+struct Preference {
+    /// Their canonical encoding.
+    wanted: [f32; 16],
+    /// The weight of their similarity, above 0 and at most 1.
+    weight: f32,
 }
 
 /// Why a search failed.
@@ -115,42 +126,58 @@ impl Searcher {
     /// Runs one search.
     ///
     /// # Errors
-    /// [`SearchError::Invalid`] for an invalid query; [`SearchError::Behind`] when the index does not reflect `min_seq`
-    /// in time, to be retried; the errors of the vectorizer, the classifier, the index and the store.
-    pub async fn search(&self, query: SearchQuery) -> Result<SearchResults, SearchError> {
+    /// [`SearchError::Invalid`] for an invalid query; [`SearchError::Behind`] when the index does not reflect `min_seq` in
+    /// time, to be retried; the errors of the vectorizer, the classifier, the index and the store.
+    pub async fn search(&self, query: SearchQuery) -> Result<Ranking, SearchError> {
         let started = Instant::now();
         self.check(&query)?;
-        if let Some(wanted) = query.min_seq
-            && tokio::time::timeout(self.min_seq_timeout, self.index.wait_for(wanted)).await.is_err()
-        {
-            return Err(SearchError::Behind { wanted, reached: self.index.status().applied_seq });
+        if let Some(wanted) = query.min_seq {
+            self.reach(wanted).await?;
         }
         let vector: Arc<[f32]> = match &query.target {
             SearchTarget::Text(text) => self.vectorizer.vector(text.clone()).await?,
-            SearchTarget::Vector(vector) => vector.as_slice().into(),
+            SearchTarget::Vector(vector) => unit_length(vector),
         };
-        let codes = match &query.target {
-            SearchTarget::Text(text) if query.tmd_weight > 0.0 => Some(self.codes(text.clone()).await?),
+        let preference = match &query.target {
+            SearchTarget::Text(text) if query.tmd_weight > 0.0 => {
+                let wanted = projection::canonical_16d(self.codes(text.clone()).await?);
+                Some(Preference { wanted, weight: query.tmd_weight })
+            }
             _ => None,
         };
-        let selective = codes.is_some() || query.filter != SearchFilter::default();
+        let selective = preference.is_some() || query.filter != SearchFilter::default();
         let mut fetch = if selective { query.top_k * OVERSAMPLING } else { query.top_k };
         loop {
             let found = self.index.search_async(vector.clone(), fetch, Effort::default()).await?;
-            let mut results = self.rows(&found.hits, &query.filter).await?;
+            let mut items = self.matching(&found.hits, &query, preference.as_ref()).await?;
             // A filter must not shorten the results while further rows match: fetch more until there are enough, or no
             // hits are left.
-            if results.len() < query.top_k && found.hits.len() >= fetch {
+            if items.len() < query.top_k && found.hits.len() >= fetch {
                 fetch *= 8;
                 continue;
             }
-            if let Some(codes) = codes {
-                mix(&mut results, codes, query.tmd_weight);
-            }
-            results.truncate(query.top_k);
+            items.truncate(query.top_k);
             let mode = if found.mode == SearchMode::Exact { "exact" } else { "ann" };
             metrics::searched(mode, started.elapsed());
-            return Ok(SearchResults { results, index_seq: found.seq });
+            return Ok(Ranking { items, index_seq: found.seq });
+        }
+    }
+
+    /// Waits until the index reflects the change `wanted`. A number above the clock belongs to no change, and waiting
+    /// for it would blame the index.
+    async fn reach(&self, wanted: i64) -> Result<(), SearchError> {
+        if self.index.status().applied_seq >= wanted {
+            return Ok(());
+        }
+        let last = self.store.clock().await?;
+        if wanted > last {
+            let message =
+                format!("min_seq: expected the number of a stored change, at most {last}, received {wanted}");
+            return Err(SearchError::Invalid { param: "min_seq", message });
+        }
+        match tokio::time::timeout(self.min_seq_timeout, self.index.wait_for(wanted)).await {
+            Ok(reached) => Ok(drop(reached?)),
+            Err(_) => Err(SearchError::Behind { wanted, reached: self.index.status().applied_seq }),
         }
     }
 
@@ -197,26 +224,62 @@ impl Searcher {
         Ok(self.classifier.run(Lane::Express, move |classifier| classifier.classify(&text).tmd).await?)
     }
 
-    /// The rows of the hits that match the filter, in the order of the hits.
-    async fn rows(&self, hits: &[(u32, f32)], filter: &SearchFilter) -> Result<Vec<ScoredHit>, SearchError> {
-        let items: Vec<u32> = hits.iter().map(|(item, _)| *item).collect();
-        let rows = self.store.hits(&items, filter).await?;
-        let mut rows: HashMap<u32, Hit> = rows.into_iter().map(|hit| (hit.item, hit)).collect();
-        let scored = hits
-            .iter()
-            .filter_map(|(item, score)| Some(ScoredHit { score: *score, hit: rows.remove(item)? }));
-        Ok(scored.collect())
+    /// The hits that match the filter, best first: all of them where codes are preferred, else the first `top_k`.
+    async fn matching(
+        &self,
+        hits: &[(u32, f32)],
+        query: &SearchQuery,
+        preference: Option<&Preference>,
+    ) -> Result<Vec<RankedItem>, SearchError> {
+        let enough = if preference.is_some() { usize::MAX } else { query.top_k };
+        let mut ranked = Vec::new();
+        for hits in hits.chunks(LOOK_UP) {
+            if ranked.len() >= enough {
+                break;
+            }
+            let items: Vec<u32> = hits.iter().map(|(item, _)| *item).collect();
+            let codes: HashMap<u32, Tmd> =
+                self.store.matching(&items, &query.filter).await?.into_iter().collect();
+            ranked.extend(hits.iter().filter_map(|(item, cosine)| {
+                let codes = *codes.get(item)?;
+                let score = preference.map_or(*cosine, |preference| preference.mixed(*cosine, codes));
+                Some(RankedItem { item: *item, score })
+            }));
+        }
+        if preference.is_some() {
+            ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
+        }
+        Ok(ranked)
     }
 }
 
-/// Re-orders by `(1 - weight) * cosine + weight * similarity`, where the similarity of codes is the dot product of
-/// their canonical 16-D encodings.
-fn mix(results: &mut [ScoredHit], codes: Tmd, weight: f32) {
-    let wanted = projection::canonical_16d(codes);
-    for scored in results.iter_mut() {
-        let similarity: f32 =
-            projection::canonical_16d(scored.hit.tmd).iter().zip(wanted).map(|(a, b)| a * b).sum();
-        scored.score = (1.0 - weight) * scored.score + weight * similarity;
+impl Preference {
+    /// `(1 - weight) * cosine + weight * similarity`, where the similarity of codes is the dot product of their
+    /// canonical 16-D encodings.
+    fn mixed(&self, cosine: f32, codes: Tmd) -> f32 {
+        let encoded = projection::canonical_16d(codes);
+        let similarity: f32 = encoded.iter().zip(self.wanted).map(|(a, b)| a * b).sum();
+        (1.0 - self.weight) * cosine + self.weight * similarity
     }
-    results.sort_by(|a, b| b.score.total_cmp(&a.score));
+}
+
+/// The direction of a vector of finite numbers that are not all zero. In double precision, because the squares of
+/// single-precision numbers can be too large, or vanish.
+fn unit_length(vector: &[f32]) -> Arc<[f32]> {
+    let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    vector.iter().map(|x| (f64::from(*x) / length) as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_finite_vector_has_a_direction() {
+        for scale in [f32::MAX, 3e38, 1.0, 1e-30, f32::from_bits(1)] {
+            assert_eq!(*unit_length(&[scale, 0.0]), [1.0, 0.0], "{scale}");
+            let both = unit_length(&[scale, -scale]);
+            assert!(both.iter().all(|x| (x.abs() - 0.5_f32.sqrt()).abs() < 1e-6), "{scale}: {both:?}");
+        }
+    }
 }

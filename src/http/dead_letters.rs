@@ -3,13 +3,21 @@
 
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
+use crate::http::limits::{AdmissionRequest, Permit};
+use crate::http::parameters;
+use crate::http::request::no_answer;
 use crate::http::state::State;
 use crate::metrics;
-use crate::store::{DeadLetterFilter, StoredDeadLetter};
+use crate::store::{DeadLetterFilter, StoreError, StoredDeadLetter};
+use actix_web::body::SizedStream;
 use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
+use futures_util::stream;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::de::IgnoredAny;
+use serde_json::json;
+use std::convert::Infallible;
 
 /// The default number of letters in a page.
 const USUAL_PAGE: u32 = 100;
@@ -35,27 +43,43 @@ fn usual_page() -> u32 {
 
 /// Handles `GET /dead-letters`.
 pub async fn dead_letters(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
-    let page = web::Query::<WirePage>::from_query(request.query_string())
-        .map_err(|error| ApiError::new(ErrorCode::UnknownField, format!("query parameters: {error}")))?
-        .into_inner();
+    let page: WirePage = parameters::of_query(&request)?;
     if !(1..=MAX_PAGE).contains(&page.limit) {
         return Err(invalid("limit", &format!("1 to {MAX_PAGE}"), &page.limit.to_string()));
     }
     let cause = page.cause.as_deref().map(cause_of).transpose()?;
+    if let Some(dataset) = &page.dataset_source {
+        parameters::check_name("dataset_source", dataset)?;
+    }
+    let permit = state.admit_standalone(AdmissionRequest::Page)?;
     let filter = DeadLetterFilter { cause, dataset_source: page.dataset_source };
     let letters = async {
         let letters = state.store.dead_letters(&filter, page.after, page.limit, PAGE_BYTES).await?;
-        Ok((letters, state.store.count_dead_letters().await?))
+        Ok::<_, StoreError>((letters, state.store.count_dead_letters().await?))
     };
-    let (letters, total) = letters.await.map_err(|error: crate::store::StoreError| {
-        let message = format!("the dead letters cannot be read: {error}");
-        ApiError::new(ErrorCode::StoreUnavailable, message)
-    })?;
+    let (letters, total) = letters.await?;
     metrics::dead_letters(total);
+    written(letters, total, permit)
+}
+
+/// The page. Each letter is freed when it is written, and the permit is held until the last piece is taken.
+fn written(letters: Vec<StoredDeadLetter>, total: i64, permit: Permit) -> Result<HttpResponse, ApiError> {
     // A page may end early for its bytes, so only an empty page is the last.
     let next = letters.last().map(|last| last.letter);
-    let letters: Vec<Value> = letters.iter().map(object).collect();
-    Ok(HttpResponse::Ok().json(json!({ "letters": letters, "next": next, "total": total })))
+    let mut pieces = vec![Bytes::from_static(b"{\"letters\":[")];
+    for (place, letter) in letters.into_iter().enumerate() {
+        let text = object(&letter).map_err(|_| no_answer())?;
+        pieces.extend((place > 0).then(|| Bytes::from_static(b",")));
+        pieces.push(text.into());
+    }
+    pieces.push(format!("],\"next\":{},\"total\":{total}}}", json!(next)).into());
+    let length = pieces.iter().map(|piece| piece.len() as u64).sum();
+    let pieces = pieces.into_iter().map(move |piece| {
+        let _held = &permit;
+        Ok::<_, Infallible>(piece)
+    });
+    let body = SizedStream::new(length, stream::iter(pieces));
+    Ok(HttpResponse::Ok().content_type("application/json").body(body))
 }
 
 fn cause_of(code: &str) -> Result<&'static str, ApiError> {
@@ -67,23 +91,29 @@ fn cause_of(code: &str) -> Result<&'static str, ApiError> {
 }
 
 fn invalid(param: &str, expected: &str, received: &str) -> ApiError {
-    let received: String = received.chars().take(100).collect();
-    let message = format!("{param}: expected {expected}, received '{received}'");
+    let message = format!("{param}: expected {expected}, received '{}'", parameters::quoted(received));
     ApiError::new(ErrorCode::InvalidQuery, message).param(param)
 }
 
-fn object(letter: &StoredDeadLetter) -> Value {
+/// A letter as JSON. Its input is JSON already and is not parsed into values, which take many times its bytes.
+fn object(letter: &StoredDeadLetter) -> serde_json::Result<Vec<u8>> {
     let time = |time: &DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Millis, true);
-    // Input that is not JSON was written by another program; it is shown as it is.
-    let input = serde_json::from_slice::<Value>(&letter.input)
-        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&letter.input).into_owned()));
-    json!({
+    let fields = json!({
         "letter": letter.letter, "dataset_source": letter.dataset_source, "id": letter.id,
         "stage": letter.stage, "cause": letter.cause, "message": letter.message,
         "attempts": letter.attempts, "times": letter.times, "batch_id": letter.batch_id,
         "first_failed_at": time(&letter.first_failed_at), "last_failed_at": time(&letter.last_failed_at),
-        "input": input,
-    })
+    });
+    let mut text = serde_json::to_vec(&fields)?;
+    text.pop();
+    text.extend_from_slice(b",\"input\":");
+    // Input that is not JSON was written by another program; it is shown as it is.
+    match serde_json::from_slice::<IgnoredAny>(&letter.input) {
+        Ok(_) => text.extend_from_slice(&letter.input),
+        Err(_) => serde_json::to_writer(&mut text, &String::from_utf8_lossy(&letter.input))?,
+    }
+    text.push(b'}');
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use crate::error_code::ErrorCode;
 use crate::http::body::{Body, RequestBodyGuard};
 use crate::http::error::ApiError;
 use crate::http::limits::{AdmissionRequest, Permit};
+use crate::http::parameters;
 use crate::http::request::{
-    BodyKind, body_kind, body_weight, content_encoding, content_length, is_large, read_body, run_blocking,
+    MAX_BODY_BYTES, body_weight, content_length, is_large, json_encoding, read_body, run_blocking,
     shape_error,
 };
 use crate::http::settings::Settings;
@@ -20,7 +21,9 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
 use std::sync::Arc;
 
 /// The maximum number of texts in a request.
@@ -35,13 +38,51 @@ const INSTEAD: &str = "send fewer texts at a time";
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WireTexts {
-    texts: Vec<String>,
+    texts: Texts,
     #[serde(default = "yes")]
     normalize: bool,
 }
 
 fn yes() -> bool {
     true
+}
+
+/// The texts of a request. Those beyond the limit are only counted: a body of empty texts would take many times its
+/// own size in memory.
+#[derive(Debug, Default)]
+struct Texts {
+    kept: Vec<String>,
+    count: usize,
+}
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(TextsVisitor)
+    }
+}
+
+struct TextsVisitor;
+
+impl<'de> Visitor<'de> for TextsVisitor {
+    type Value = Texts;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of texts")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Texts, A::Error> {
+        let mut texts = Texts::default();
+        while texts.kept.len() < MAX_TEXTS
+            && let Some(text) = list.next_element()?
+        {
+            texts.kept.push(text);
+        }
+        texts.count = texts.kept.len();
+        while texts.count >= MAX_TEXTS && list.next_element::<IgnoredAny>()?.is_some() {
+            texts.count += 1;
+        }
+        Ok(texts)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -77,9 +118,8 @@ pub async fn embed(
 
 /// Handles `POST /embed/single`.
 pub async fn single(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
-    let WireText { text } = web::Query::<WireText>::from_query(request.query_string())
-        .map_err(|error| invalid(format!("query parameters: {error}; expected text=..")))?
-        .into_inner();
+    let WireText { text } = parameters::of_query(&request)
+        .map_err(|error| invalid(format!("{}; expected text=..", error.message())))?;
     check("text", &text)?;
     let dimension = state.info.model.dims;
     let _permit = state.admit_standalone(AdmissionRequest::Request(dimension * size_of::<f32>()))?;
@@ -97,11 +137,8 @@ fn begin(
     settings: &Settings,
 ) -> Result<(Body, Permit), ApiError> {
     let headers = request.headers();
-    let (BodyKind::Json, encoding) = (body_kind(headers)?, content_encoding(headers)?) else {
-        let message = "expected Content-Type application/json";
-        return Err(ApiError::new(ErrorCode::UnsupportedMediaType, message));
-    };
-    let bytes = body_weight(content_length(headers), encoding, INSTEAD)?;
+    let encoding = json_encoding(headers)?;
+    let bytes = body_weight(content_length(headers), encoding, MAX_BODY_BYTES, INSTEAD)?;
     let most = (bytes / SMALLEST).min(MAX_TEXTS);
     let vectors = most * state.info.model.dims * size_of::<f32>();
     let permit = state.admit_standalone(AdmissionRequest::Request(bytes + vectors))?;
@@ -109,18 +146,19 @@ fn begin(
 }
 
 async fn answer(body: Body, permit: Permit, state: &State) -> Result<HttpResponse, ApiError> {
-    let body = read_body(body, state, INSTEAD).await?;
+    let body = read_body(body, state, MAX_BODY_BYTES, INSTEAD).await?;
     let large = is_large(&body);
     let texts: WireTexts = run_blocking(large, move || read_json(&body).map_err(shape_error)).await??;
     let WireTexts { texts, normalize } = texts;
+    let Texts { kept: texts, count } = texts;
     if texts.is_empty() {
         let message = "texts: expected at least one, received none";
         return Err(ApiError::new(ErrorCode::MissingField, message)
             .status(StatusCode::BAD_REQUEST)
             .param("texts"));
     }
-    if texts.len() > MAX_TEXTS {
-        let message = format!("expected at most {MAX_TEXTS} texts, received {}; {INSTEAD}", texts.len());
+    if count > MAX_TEXTS {
+        let message = format!("expected at most {MAX_TEXTS} texts, received {count}; {INSTEAD}");
         return Err(ApiError::new(ErrorCode::BodyTooLarge, message).param("texts"));
     }
     if !normalize {

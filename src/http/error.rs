@@ -3,6 +3,7 @@
 use crate::error_code::{ErrorCode, ErrorType};
 use crate::rejection::Rejection;
 use crate::search::SearchError;
+use crate::store::StoreError;
 use crate::vectorizer::VectorError;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
@@ -120,6 +121,8 @@ impl fmt::Display for ApiError {
     }
 }
 
+impl std::error::Error for ApiError {}
+
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         self.status
@@ -156,8 +159,21 @@ impl From<SearchError> for ApiError {
             SearchError::Vector(error) => error.into(),
             SearchError::Classifier(_) => ApiError::new(ErrorCode::ModelUnavailable, message),
             SearchError::Index(_) => ApiError::new(ErrorCode::IndexUnavailable, message),
-            SearchError::Store(_) => ApiError::new(ErrorCode::StoreUnavailable, message),
+            SearchError::Store(error) => error.into(),
         }
+    }
+}
+
+/// For a request that only reads: what the database refuses is wrong in the request, and a row that cannot be read does
+/// not become readable.
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let code = match &error {
+            StoreError::Refused { .. } => ErrorCode::InvalidQuery,
+            StoreError::Unreadable { .. } => ErrorCode::Internal,
+            _ => ErrorCode::StoreUnavailable,
+        };
+        ApiError::new(code, error.to_string())
     }
 }
 

@@ -1,5 +1,7 @@
 //! The state of the service: `/health`, `/ready`, `/stats`, `/metrics`.
 
+use crate::error_code::ErrorCode;
+use crate::http::error::ApiError;
 use crate::http::state::State;
 use crate::index::Effort;
 use crate::metrics::{self, IndexGauges};
@@ -7,7 +9,7 @@ use crate::pipeline::{Deaths, Stage};
 use crate::threads::Lane;
 use crate::vectorizer::Remote;
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpResponse, ResponseError, web};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -185,6 +187,9 @@ pub async fn metrics(state: web::Data<State>) -> HttpResponse {
     });
     match metrics::render() {
         Some(text) => HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text),
-        None => HttpResponse::ServiceUnavailable().body("the metrics recorder could not be installed"),
+        None => {
+            let message = "another recorder of metrics is installed in this process";
+            ApiError::new(ErrorCode::Internal, message).error_response()
+        }
     }
 }

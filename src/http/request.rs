@@ -70,32 +70,51 @@ pub fn content_encoding(headers: &HeaderMap) -> Result<ContentEncoding, ApiError
     })
 }
 
-/// The bytes that a JSON body takes in memory: its length, or the largest possible when that is unknown.
+/// The `Content-Encoding` of a body that must be one JSON document.
+///
+/// # Errors
+/// 415 for another content type, or an encoding that is not supported.
+pub fn json_encoding(headers: &HeaderMap) -> Result<ContentEncoding, ApiError> {
+    match (body_kind(headers)?, content_encoding(headers)?) {
+        (BodyKind::Json, encoding) => Ok(encoding),
+        (BodyKind::Ndjson, _) => {
+            let message = "expected Content-Type application/json";
+            Err(ApiError::new(ErrorCode::UnsupportedMediaType, message))
+        }
+    }
+}
+
+/// The bytes that a JSON body takes in memory: its length, or the `most` it may have when that is unknown.
 ///
 /// # Errors
 /// 413 for a body that is too long; `instead` says what to send instead.
 pub fn body_weight(
     length: Option<usize>,
     encoding: ContentEncoding,
+    most: usize,
     instead: &str,
 ) -> Result<usize, ApiError> {
     match length {
-        Some(length) if length > MAX_BODY_BYTES => {
-            let message =
-                format!("expected a JSON body of at most {MAX_BODY_BYTES} bytes, received {length}");
+        Some(length) if length > most => {
+            let message = format!("expected a JSON body of at most {most} bytes, received {length}");
             Err(too_large(&message, instead))
         }
         Some(length) if encoding == ContentEncoding::Identity => Ok(length),
-        _ => Ok(MAX_BODY_BYTES),
+        _ => Ok(most),
     }
 }
 
-/// Reads a JSON body to its end.
+/// Reads a JSON body of at most `most` bytes, inflated, to its end.
 ///
 /// # Errors
 /// The abort of the upload; 413 for a body that is too long, where `instead` says what to send instead; 503 when the
 /// service goes down meanwhile.
-pub async fn read_body(mut body: Body, state: &State, instead: &str) -> Result<Vec<u8>, ApiError> {
+pub async fn read_body(
+    mut body: Body,
+    state: &State,
+    most: usize,
+    instead: &str,
+) -> Result<Vec<u8>, ApiError> {
     let closed = state.pipeline.entrance().closed();
     let count = |abort: &UploadAbort| metrics::upload_cut(abort.code().as_str());
     let mut whole = Vec::new();
@@ -106,9 +125,8 @@ pub async fn read_body(mut body: Body, state: &State, instead: &str) -> Result<V
             piece = body.next(|| false) => piece.inspect_err(count)?,
         };
         let Some(piece) = piece else { return Ok(whole) };
-        if whole.len() + piece.len() > MAX_BODY_BYTES {
-            let message =
-                format!("expected a JSON body of at most {MAX_BODY_BYTES} bytes, inflated, received more");
+        if whole.len() + piece.len() > most {
+            let message = format!("expected a JSON body of at most {most} bytes, inflated, received more");
             return Err(too_large(&message, instead));
         }
         whole.extend_from_slice(piece);

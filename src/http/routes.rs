@@ -2,7 +2,7 @@
 
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
-use crate::http::{dead_letters, embed, ingest, ops, search};
+use crate::http::{dead_letters, embed, ingest, ops, parameters, search};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, Route as Handler, web};
 use serde_json::json;
@@ -89,7 +89,8 @@ async fn about() -> HttpResponse {
 
 async fn method_not_allowed(request: HttpRequest) -> HttpResponse {
     let allowed = allowed(request.path());
-    let message = format!("{} is not allowed here; expected {allowed}", request.method());
+    let method = parameters::quoted(request.method().as_str());
+    let message = format!("{method} is not allowed here; expected {allowed}");
     let mut response = ApiError::new(ErrorCode::MethodNotAllowed, message).error_response();
     if let Ok(value) = header::HeaderValue::from_str(&allowed) {
         response.headers_mut().insert(header::ALLOW, value);
@@ -98,6 +99,6 @@ async fn method_not_allowed(request: HttpRequest) -> HttpResponse {
 }
 
 async fn not_found(request: HttpRequest) -> HttpResponse {
-    let message = format!("there is nothing at {}", request.path());
+    let message = format!("there is nothing at {}", parameters::quoted(request.path()));
     ApiError::new(ErrorCode::NotFound, message).error_response()
 }

@@ -5,6 +5,7 @@
 //!   insert          the batched insert, in the order of the change clock
 //!   changes         changes after a number of that clock
 //!   read, model     look-ups; the one model of a store
+//!   hits            the rows of a search
 //!   dead_letters    chunks that could not be stored, kept to be sent again
 //!   connection      the connection pool and its thread
 //!   sqlstate_sniffer  the SQLSTATE of an error, read from the connection's bytes
@@ -23,6 +24,7 @@ mod dead_letter_count;
 mod dead_letters;
 mod dsn;
 mod error;
+mod hits;
 mod insert;
 mod inspect;
 pub mod managed;
@@ -36,10 +38,11 @@ pub use changes::{ChangedChunk, ChunkChanges};
 pub use dead_letters::{DeadLetter, DeadLetterFilter, StoredDeadLetter};
 pub use dsn::Dsn;
 pub use error::{SqlState, StoreError};
+pub use hits::{Hit, SearchFilter};
 pub use insert::InsertOutcome;
 pub use inspect::{DatabaseInfo, inspect};
 pub use model::ModelId;
-pub use read::{Hit, KnownChunk, SearchFilter};
+pub use read::KnownChunk;
 
 use connection::Pool;
 use dead_letter_count::DeadLetterCount;

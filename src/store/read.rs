@@ -1,4 +1,4 @@
-//! Look-ups: known keys, the rows of a search, the clock.
+//! Look-ups: known keys, the clock.
 
 use super::schema::{change_clock, chunks};
 use super::{Store, StoreError};
@@ -10,7 +10,6 @@ use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{Array, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use serde_json::Value;
 use std::collections::HashMap;
 use std::time::Duration;
 use uuid::Uuid;
@@ -32,54 +31,6 @@ pub struct KnownChunk {
     pub created_at: DateTime<Utc>,
     /// The model read only the first part of its text.
     pub truncated: bool,
-}
-
-/// Restricts a search to chunks with these values; an absent value matches any.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SearchFilter {
-    /// The code of the domain.
-    pub domain: Option<u8>,
-    /// The code of the task.
-    pub task: Option<u8>,
-    /// The code of the modifier.
-    pub modifier: Option<u8>,
-    /// The name of the dataset.
-    pub dataset_source: Option<String>,
-    /// The id of the document.
-    pub document_id: Option<String>,
-}
-
-/// The row behind an item that a search found.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Hit {
-    /// Its number in the search index.
-    pub item: u32,
-    /// The name of its dataset.
-    pub dataset_source: String,
-    /// Its id within the dataset.
-    pub id: String,
-    /// The public identifier of the chunk.
-    pub cpe_id: Uuid,
-    /// The text of the chunk.
-    pub text: String,
-    /// The TMD codes of the row.
-    pub tmd: Tmd,
-    /// Where the codes come from.
-    pub tmd_source: TmdSource,
-    /// The id of its document.
-    pub document_id: Option<String>,
-    /// Its position in the document.
-    pub chunk_index: i64,
-    /// The title that the client gave.
-    pub article_title: Option<String>,
-    /// The source document that the client named.
-    pub source_document: Option<String>,
-    /// Further JSON that the client sent with the chunk.
-    pub metadata: Option<Value>,
-    /// When it was stored, by the database's clock.
-    pub created_at: DateTime<Utc>,
-    /// The clock value of its last change.
-    pub seq: i64,
 }
 
 impl Store {
@@ -114,34 +65,6 @@ impl Store {
         let mut connection = self.pool.get().await?;
         let count = chunks::table.count().get_result(connection.conn()).await;
         connection.done(count)
-    }
-
-    /// The rows of these items that match the filter, in no particular order. Deleted items are missing.
-    ///
-    /// # Errors
-    /// As any query: transient while the server is away.
-    pub async fn hits(&self, items: &[u32], filter: &SearchFilter) -> Result<Vec<Hit>, StoreError> {
-        let items: Vec<i64> = items.iter().map(|item| i64::from(*item)).collect();
-        let mut query =
-            chunks::table.select(HitRow::as_select()).filter(chunks::item.eq_any(items)).into_boxed();
-        if let Some(code) = filter.domain {
-            query = query.filter(chunks::domain_code.eq(i16::from(code)));
-        }
-        if let Some(code) = filter.task {
-            query = query.filter(chunks::task_code.eq(i16::from(code)));
-        }
-        if let Some(code) = filter.modifier {
-            query = query.filter(chunks::modifier_code.eq(i16::from(code)));
-        }
-        if let Some(dataset) = &filter.dataset_source {
-            query = query.filter(chunks::dataset_source.eq(dataset));
-        }
-        if let Some(document) = &filter.document_id {
-            query = query.filter(chunks::document_id.eq(document));
-        }
-        let mut connection = self.pool.get().await?;
-        let found = query.load(connection.conn()).await;
-        connection.done(found)?.into_iter().map(hit).collect()
     }
 }
 
@@ -236,57 +159,15 @@ pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError>
     Ok((ChunkKey { dataset: row.dataset_source.into(), id: row.id.into() }, chunk))
 }
 
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = chunks, check_for_backend(Pg))]
-struct HitRow {
-    item: i64,
-    dataset_source: String,
-    id: String,
-    cpe_id: Uuid,
-    text: String,
-    domain_code: i16,
-    task_code: i16,
-    modifier_code: i16,
-    tmd_source: String,
-    tmd_model: Option<String>,
-    tmd_failure: Option<String>,
-    document_id: Option<String>,
-    chunk_index: i64,
-    article_title: Option<String>,
-    source_document: Option<String>,
-    metadata: Option<Value>,
-    created_at: DateTime<Utc>,
-    seq: i64,
-}
-
-fn hit(row: HitRow) -> Result<Hit, StoreError> {
-    Ok(Hit {
-        item: item_number(row.item)?,
-        tmd: tmd(row.domain_code, row.task_code, row.modifier_code)?,
-        tmd_source: tmd_source(&row.tmd_source, row.tmd_model.as_deref(), row.tmd_failure.as_deref())?,
-        dataset_source: row.dataset_source,
-        id: row.id,
-        cpe_id: row.cpe_id,
-        text: row.text,
-        document_id: row.document_id,
-        chunk_index: row.chunk_index,
-        article_title: row.article_title,
-        source_document: row.source_document,
-        metadata: row.metadata,
-        created_at: row.created_at,
-        seq: row.seq,
-    })
-}
-
 pub(super) fn unreadable(problem: impl Into<String>) -> StoreError {
     StoreError::Unreadable { problem: problem.into() }
 }
 
-fn tmd(domain: i16, task: i16, modifier: i16) -> Result<Tmd, StoreError> {
+pub(super) fn tmd(domain: i16, task: i16, modifier: i16) -> Result<Tmd, StoreError> {
     Tmd::new(domain, task, modifier).map_err(|error| unreadable(error.to_string()))
 }
 
-fn tmd_source(kind: &str, model: Option<&str>, failure: Option<&str>) -> Result<TmdSource, StoreError> {
+pub(super) fn tmd_source(kind: &str, model: Option<&str>, failure: Option<&str>) -> Result<TmdSource, StoreError> {
     TmdSource::from_parts(kind, model, failure).ok_or_else(|| unreadable("tmd_source"))
 }
 

@@ -10,7 +10,9 @@ use crate::http::error::ApiError;
 use crate::http::ingest::idempotency::{self, IdempotencyKey, IngestAnswer, Lookup};
 use crate::http::ingest::reply::{EmbeddingSource, Reply};
 use crate::http::ingest::upload::{ActiveUpload, GROUP, arrive};
-use crate::http::request::{is_large, no_answer, read_body, run_blocking, shape_error, too_large};
+use crate::http::request::{
+    MAX_BODY_BYTES, is_large, no_answer, read_body, run_blocking, shape_error, too_large,
+};
 use crate::http::state::State;
 use crate::outcome::Outcome;
 use crate::wire::{IngestOptions, IngestRequest, read_request};
@@ -31,7 +33,7 @@ pub async fn ingest(
     upload: ActiveUpload,
 ) -> Result<HttpResponse, ApiError> {
     let key = IdempotencyKey::of(request)?;
-    let body = read_body(body, &state, INSTEAD).await?;
+    let body = read_body(body, &state, MAX_BODY_BYTES, INSTEAD).await?;
     let entry = match key {
         None => None,
         Some(key) => match state.idempotency.look_up(key, &body, Instant::now()) {

@@ -12,7 +12,9 @@ pub use idempotency::{CacheLimits, IdempotencyCache};
 use crate::http::body::{Body, RequestBodyGuard};
 use crate::http::error::ApiError;
 use crate::http::limits::AdmissionRequest;
-use crate::http::request::{BodyKind, body_kind, body_weight, content_encoding, content_length};
+use crate::http::request::{
+    BodyKind, MAX_BODY_BYTES, body_kind, body_weight, content_encoding, content_length,
+};
 use crate::http::settings::Settings;
 use crate::http::state::State;
 use crate::wire::ContentEncoding;
@@ -64,7 +66,8 @@ fn requested(headers: &HeaderMap) -> Result<(BodyKind, ContentEncoding, Admissio
     let request = match kind {
         BodyKind::Ndjson => AdmissionRequest::Upload,
         BodyKind::Json => {
-            AdmissionRequest::Request(body_weight(content_length(headers), encoding, json::INSTEAD)?)
+            let length = content_length(headers);
+            AdmissionRequest::Request(body_weight(length, encoding, MAX_BODY_BYTES, json::INSTEAD)?)
         }
     };
     Ok((kind, encoding, request))

@@ -11,6 +11,7 @@ use crate::http::body::{Body, UploadAbort};
 use crate::http::error::ApiError;
 use crate::http::ingest::answers::{Answers, Signals};
 use crate::http::ingest::upload::{ActiveUpload, GROUP, arrive};
+use crate::http::parameters;
 use crate::http::request::header_text;
 use crate::http::state::State;
 use crate::outcome::Outcome;
@@ -35,11 +36,12 @@ pub async fn ingest(
     upload: ActiveUpload,
     read_timeout: Duration,
 ) -> Result<HttpResponse, ApiError> {
-    let options = web::Query::<IngestOptions>::from_query(request.query_string())
-        .map_err(|error| ApiError::new(ErrorCode::UnknownField, format!("query parameters: {error}")))?
-        .into_inner();
-    // Room for all chunks that the pipeline can hold and for the group on its way in, so that the pipeline is the
-    // bound.
+    let options: IngestOptions = parameters::of_query(request)?;
+    if options.chunking_time_ms.is_some_and(|time| !time.is_finite()) {
+        let message = "query parameters: chunking_time_ms: expected a finite number";
+        return Err(ApiError::new(ErrorCode::InvalidQuery, message).param("chunking_time_ms"));
+    }
+    // Room for all chunks that the pipeline can hold and for the group on its way in, so that the pipeline is the bound.
     let (issuer, results) = receipt_channel(state.pipeline.capacity() + GROUP);
     let (ended, ending) = oneshot::channel();
     let (room, has_room) = watch::channel(true);

@@ -1,8 +1,10 @@
 //! Admission: a permit before the first byte of a body, or a refusal with `Retry-After`.
 //!
-//! NDJSON uploads and JSON requests have separate permits, so neither can take all of them. A JSON body is held in
-//! memory, so its bytes need permits too. A refusal makes no call: [`super::availability`] keeps what it has to know.
-//! An admitted request is not refused later; overload slows the reading of its body.
+//! NDJSON uploads, JSON requests, searches and pages of dead letters have separate permits, so none of them can take all.
+//! A JSON body is held in memory, so its bytes need permits too, and so do the bytes that the answer to a search holds
+//! while its client reads it. A refusal makes no call: [`super::availability`] keeps what it has to know. An admitted
+//! upload or request is not refused later; overload slows the reading of its body. An admitted search can still be
+//! refused before its answer begins: the size of its rows is known only then.
 
 use crate::error_code::ErrorCode;
 use crate::flow::{Capacity, Full, Slot, SlotEvent, Slots};
@@ -23,13 +25,27 @@ pub struct Limits {
     pub requests: usize,
     /// Bytes that JSON requests hold: inflated bodies, by `Content-Length` or else the maximum; and vectors.
     pub request_bytes: usize,
+    /// Searches at once, from the first byte of the query until the client has taken the answer.
+    pub searches: usize,
+    /// Bytes that the answers to searches hold: rows that are loaded, and their JSON.
+    pub answer_bytes: usize,
+    /// Pages of dead letters at once. One holds 4 MiB, or a single letter that is larger.
+    pub pages: usize,
     /// The database or the pipeline may be unavailable this long before requests are refused for it.
     pub grace: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { uploads: 64, requests: 256, request_bytes: 64 * 1024 * 1024, grace: Duration::from_secs(2) }
+        Limits {
+            uploads: 64,
+            requests: 256,
+            request_bytes: 64 * 1024 * 1024,
+            searches: 64,
+            answer_bytes: 64 * 1024 * 1024,
+            pages: 4,
+            grace: Duration::from_secs(2),
+        }
     }
 }
 
@@ -40,6 +56,12 @@ pub enum AdmissionRequest {
     Upload,
     /// A JSON request that holds this many bytes: its body, and vectors if the answer has them.
     Request(usize),
+    /// A search, without its answer.
+    Search,
+    /// The answer to an admitted search, which holds this many bytes.
+    Answer(usize),
+    /// A page of dead letters.
+    Page,
 }
 
 /// A part of the service that requests need and that is unavailable.
@@ -60,6 +82,12 @@ pub enum Refusal {
     Requests,
     /// The bytes of its body are not available.
     RequestBytes,
+    /// All permits for searches are in use.
+    Searches,
+    /// The bytes of its answer are not available.
+    AnswerBytes,
+    /// All permits for pages of dead letters are in use.
+    Pages,
     /// The service is going down.
     Draining,
     /// A part of the service is unavailable.
@@ -73,6 +101,9 @@ impl Refusal {
             Refusal::Uploads => "uploads",
             Refusal::Requests => "requests",
             Refusal::RequestBytes => "request_bytes",
+            Refusal::Searches => "searches",
+            Refusal::AnswerBytes => "answer_bytes",
+            Refusal::Pages => "pages",
             Refusal::Draining => "draining",
             Refusal::Unavailable(Unavailable::Healing) => "healing",
             Refusal::Unavailable(Unavailable::Store) => "store",
@@ -81,7 +112,12 @@ impl Refusal {
 
     fn code(self) -> ErrorCode {
         match self {
-            Refusal::Uploads | Refusal::Requests | Refusal::RequestBytes => ErrorCode::Overloaded,
+            Refusal::Uploads
+            | Refusal::Requests
+            | Refusal::RequestBytes
+            | Refusal::Searches
+            | Refusal::AnswerBytes
+            | Refusal::Pages => ErrorCode::Overloaded,
             Refusal::Draining => ErrorCode::Draining,
             Refusal::Unavailable(Unavailable::Healing) => ErrorCode::Healing,
             Refusal::Unavailable(Unavailable::Store) => ErrorCode::StoreUnavailable,
@@ -97,13 +133,22 @@ impl Refusal {
                 let most = limits.request_bytes / (1024 * 1024);
                 format!("the bodies of the requests under way fill their {most} MiB")
             }
+            Refusal::Searches => format!("{} searches are under way, which is the limit", limits.searches),
+            Refusal::AnswerBytes => {
+                let most = limits.answer_bytes / (1024 * 1024);
+                format!("the answers that clients are reading fill their {most} MiB")
+            }
+            Refusal::Pages => {
+                format!("{} pages of dead letters are being read, which is the limit", limits.pages)
+            }
             Refusal::Draining => "the service is going down".to_owned(),
             Refusal::Unavailable(Unavailable::Healing) => {
                 "the pipeline is being rebuilt after a failure".to_owned()
             }
             Refusal::Unavailable(Unavailable::Store) => "the database does not answer".to_owned(),
         };
-        let message = format!("{why}; nothing was read, send it again in {retry_after} s");
+        let unread = if self == Refusal::AnswerBytes { "" } else { "nothing was read, " };
+        let message = format!("{why}; {unread}send it again in {retry_after} s");
         ApiError::new(self.code(), message).retry_after(retry_after)
     }
 }
@@ -113,6 +158,9 @@ pub struct Admission {
     limits: Limits,
     uploads: Arc<Slots>,
     requests: Arc<Slots>,
+    searches: Arc<Slots>,
+    answers: Arc<Slots>,
+    pages: Arc<Slots>,
     unavailable: AtomicU8,
     rate: Mutex<RateEstimator>,
 }
@@ -126,26 +174,36 @@ impl Admission {
         metrics::admission_limit("upload", limits.uploads);
         metrics::admission_limit("request", limits.requests);
         metrics::admission_limit("request_bytes", limits.request_bytes);
-        let uploads = Capacity { items: limits.uploads, bytes: 0 };
+        metrics::admission_limit("search", limits.searches);
+        metrics::admission_limit("answer_bytes", limits.answer_bytes);
+        metrics::admission_limit("page", limits.pages);
+        let only = |items| Capacity { items, bytes: 0 };
         let requests = Capacity { items: limits.requests, bytes: limits.request_bytes };
+        // Each search has one answer, so only the bytes can run out.
+        let answers = Capacity { items: limits.searches, bytes: limits.answer_bytes };
         Admission {
             limits,
-            uploads: Slots::new(uploads, |event| count("upload", event)),
-            requests: Slots::new(requests, |event| count("request", event)),
+            uploads: Slots::new(only(limits.uploads), |event| count(Some("upload"), None, event)),
+            requests: Slots::new(requests, |event| count(Some("request"), Some("request_bytes"), event)),
+            searches: Slots::new(only(limits.searches), |event| count(Some("search"), None, event)),
+            answers: Slots::new(answers, |event| count(None, Some("answer_bytes"), event)),
+            pages: Slots::new(only(limits.pages), |event| count(Some("page"), None, event)),
             unavailable: AtomicU8::new(0),
             rate: Mutex::default(),
         }
     }
 
-    /// The number of permits in use.
+    /// The number of permits in use; a search counts once, with or without its answer.
     pub fn in_use(&self) -> usize {
-        self.uploads.used() + self.requests.used()
+        let kinds = [&self.uploads, &self.requests, &self.searches, &self.pages];
+        kinds.iter().map(|slots| slots.used()).sum()
     }
 
     /// Waits until all permits are free. Only while no new ones are issued.
     pub async fn all_free(&self) {
-        self.uploads.all_free().await;
-        self.requests.all_free().await;
+        for slots in [&self.uploads, &self.requests, &self.searches, &self.answers, &self.pages] {
+            slots.all_free().await;
+        }
     }
 
     /// The limits it was made with.
@@ -209,6 +267,9 @@ impl Admission {
         match request {
             AdmissionRequest::Upload => (&self.uploads, 0),
             AdmissionRequest::Request(bytes) => (&self.requests, bytes),
+            AdmissionRequest::Search => (&self.searches, 0),
+            AdmissionRequest::Answer(bytes) => (&self.answers, bytes),
+            AdmissionRequest::Page => (&self.pages, 0),
         }
     }
 }
@@ -218,18 +279,24 @@ fn refusal(request: AdmissionRequest, full: Full) -> Refusal {
         (AdmissionRequest::Upload, _) => Refusal::Uploads,
         (AdmissionRequest::Request(_), Full::Items) => Refusal::Requests,
         (AdmissionRequest::Request(_), Full::Bytes) => Refusal::RequestBytes,
+        (AdmissionRequest::Search, _) => Refusal::Searches,
+        (AdmissionRequest::Answer(_), _) => Refusal::AnswerBytes,
+        (AdmissionRequest::Page, _) => Refusal::Pages,
     }
 }
 
-fn count(kind: &'static str, event: SlotEvent) {
+/// Counts a permit as one of `kind`, and its weight as bytes of `bytes`.
+fn count(kind: Option<&'static str>, bytes: Option<&'static str>, event: SlotEvent) {
     let (sign, weight) = match event {
         SlotEvent::Acquired(weight) => (1.0, weight),
         SlotEvent::Released(weight) => (-1.0, weight),
         SlotEvent::Waited(_) => return,
     };
-    metrics::admission_used(kind, sign);
-    if kind == "request" {
-        metrics::admission_used("request_bytes", sign * weight as f64);
+    if let Some(kind) = kind {
+        metrics::admission_used(kind, sign);
+    }
+    if let Some(bytes) = bytes {
+        metrics::admission_used(bytes, sign * weight as f64);
     }
 }
 
@@ -259,6 +326,26 @@ mod tests {
         assert_eq!(admission.would_refuse(AdmissionRequest::Request(0)), Some(Refusal::Requests));
         drop(requests);
         assert_eq!((admission.would_refuse(AdmissionRequest::Request(0)), admission.in_use()), (None, 0));
+    }
+
+    #[test]
+    fn searches_are_bounded_in_number_and_their_answers_in_bytes() {
+        let limits = Limits { searches: 2, answer_bytes: 10_000, pages: 1, ..Limits::default() };
+        let admission = Admission::new(limits);
+        let page = admission.try_acquire(AdmissionRequest::Page).ok().unwrap();
+        assert_eq!(admission.try_acquire(AdmissionRequest::Page).err(), Some(Refusal::Pages));
+        let searches: Vec<_> =
+            (0..2).map(|_| admission.try_acquire(AdmissionRequest::Search).ok().unwrap()).collect();
+        assert_eq!(admission.try_acquire(AdmissionRequest::Search).err(), Some(Refusal::Searches));
+        assert_eq!(admission.would_refuse(AdmissionRequest::Request(10)), None);
+        let answer = admission.try_acquire(AdmissionRequest::Answer(9_000)).ok().unwrap();
+        let second = admission.try_acquire(AdmissionRequest::Answer(2_000));
+        assert_eq!((second.err(), admission.in_use()), (Some(Refusal::AnswerBytes), 3));
+        drop((answer, searches, page));
+        let largest = admission.try_acquire(AdmissionRequest::Answer(1 << 40)).ok().unwrap();
+        assert_eq!(admission.would_refuse(AdmissionRequest::Answer(1)), Some(Refusal::AnswerBytes));
+        assert_eq!(admission.in_use(), 0);
+        drop(largest);
     }
 
     #[test]

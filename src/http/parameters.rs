@@ -1,0 +1,142 @@
+//! Parameters of requests: those in the query, and names that are compared with stored ones.
+
+use crate::chunk::MAX_NAME_BYTES;
+use crate::error_code::ErrorCode;
+use crate::http::error::ApiError;
+use actix_web::HttpRequest;
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
+use serde_urlencoded::Deserializer;
+use url::form_urlencoded;
+
+/// The most characters of a request that a message quotes.
+const MAX_QUOTE: usize = 100;
+
+/// Reads the query of a request.
+///
+/// # Errors
+/// 422 that names the parameter: not UTF-8, unknown, given twice, missing, or not of its type.
+pub fn of_query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, ApiError> {
+    let query = request.query_string();
+    check_encoding(query)?;
+    let pairs = Deserializer::new(form_urlencoded::parse(query.as_bytes()));
+    serde_path_to_error::deserialize(pairs).map_err(|error| {
+        let param = Some(error.path().to_string()).filter(|path| path != ".");
+        let problem = error.into_inner().to_string();
+        let code = if problem.starts_with("unknown field") {
+            ErrorCode::UnknownField
+        } else if problem.starts_with("missing field") {
+            ErrorCode::MissingField
+        } else if problem.starts_with("duplicate field") {
+            ErrorCode::DuplicateKey
+        } else {
+            ErrorCode::InvalidQuery
+        };
+        let place = param.as_deref().map(|param| format!("{}: ", quoted(param))).unwrap_or_default();
+        let error = ApiError::new(code, format!("query parameters: {place}{}", cut(&problem, 3 * MAX_QUOTE)));
+        match param {
+            Some(param) => error.param(quoted(&param)),
+            None => error,
+        }
+    })
+}
+
+/// The decoder would replace bytes that are not UTF-8, and the request would mean something else.
+fn check_encoding(query: &str) -> Result<(), ApiError> {
+    for pair in query.split('&') {
+        if percent_decode_str(pair).decode_utf8().is_err() {
+            let name = pair.split('=').next().unwrap_or_default();
+            let name = quoted(&percent_decode_str(name).decode_utf8_lossy());
+            let message = format!("query parameters: {name} is not UTF-8");
+            return Err(ApiError::new(ErrorCode::InvalidUtf8, message).param(name));
+        }
+    }
+    Ok(())
+}
+
+/// Checks a name that is compared with stored ones. The database cannot hold NUL, and no stored name is longer than
+/// [`MAX_NAME_BYTES`].
+///
+/// # Errors
+/// 422 that names `param`.
+pub fn check_name(param: &str, name: &str) -> Result<(), ApiError> {
+    let (code, problem) = if name.contains('\0') {
+        (ErrorCode::NulCharacter, "contains a NUL character; remove it".to_owned())
+    } else if name.len() > MAX_NAME_BYTES {
+        let problem = format!("too long: expected at most {MAX_NAME_BYTES} bytes, received {}", name.len());
+        (ErrorCode::InvalidName, problem)
+    } else {
+        return Ok(());
+    };
+    Err(ApiError::new(code, format!("{param} {problem}")).param(param))
+}
+
+/// The beginning of a text that the client sent, for a message.
+pub fn quoted(text: &str) -> String {
+    cut(text, MAX_QUOTE)
+}
+
+fn cut(text: &str, most: usize) -> String {
+    let mut characters = text.chars();
+    let mut cut: String = characters.by_ref().take(most).collect();
+    if characters.next().is_some() {
+        cut.push_str(" ...");
+    }
+    cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::TestRequest;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only read from a query")]
+    struct Parameters {
+        name: String,
+        number: Option<u32>,
+        #[serde(default)]
+        flag: bool,
+    }
+
+    fn refused(query: &str) -> (String, String) {
+        let request = TestRequest::with_uri(&format!("/x?{query}")).to_http_request();
+        let error = of_query::<Parameters>(&request).unwrap_err().object();
+        let text = |field: &str| error[field].as_str().unwrap_or_default().to_owned();
+        assert!(text("message").len() < 500, "{error}");
+        (text("code"), text("param"))
+    }
+
+    #[test]
+    fn a_wrong_parameter_is_named() {
+        let request = TestRequest::with_uri("/x?name=a%00b+%C3%A9&number=7&flag=true").to_http_request();
+        assert_eq!(of_query::<Parameters>(&request).unwrap().name, "a\0b \u{e9}");
+        let long = "n".repeat(10_000);
+        for (query, code, param) in [
+            ("", "missing_field", ""),
+            ("name=a&colour=red", "unknown_field", "colour"),
+            ("name=a&name=b", "duplicate_key", ""),
+            ("name=a&number=-1", "invalid_query", "number"),
+            ("name=a&number=4294967296", "invalid_query", "number"),
+            ("name=a&flag=perhaps", "invalid_query", "flag"),
+            ("name=%FF", "invalid_utf8", "name"),
+            ("name=a&n%FF=a", "invalid_utf8", "n\u{fffd}"),
+        ] {
+            let (found, named) = refused(query);
+            assert_eq!(found, code, "{query}");
+            assert!(param.is_empty() || named == param, "{query}: {named}");
+        }
+        assert_eq!(refused(&format!("{long}=1")).0, "unknown_field");
+    }
+
+    #[test]
+    fn a_name_that_the_database_cannot_hold_is_named() {
+        let refused = |name: &str| check_name("filter.x", name).err().map(|error| error.object());
+        assert_eq!(refused("a\0").unwrap()["code"], "nul_character");
+        assert_eq!(refused(&"a".repeat(513)).unwrap()["code"], "invalid_name");
+        assert_eq!(refused("a\0").unwrap()["param"], "filter.x");
+        assert_eq!((refused(""), refused(&"a".repeat(512))), (None, None));
+    }
+}

@@ -1,0 +1,214 @@
+//! The answer to a search: rows that are loaded and written in pieces, as the client takes them.
+//!
+//! The sizes of the rows are read first. They decide which results fit, and how many bytes the answer holds at a time.
+
+use crate::http::error::ApiError;
+use crate::http::limits::{AdmissionRequest, Permit};
+use crate::http::request::no_answer;
+use crate::http::state::State;
+use crate::search::{RankedItem, Ranking};
+use crate::store::{Hit, Store};
+use crate::tmd::Axis;
+use actix_web::HttpResponse;
+use bytes::Bytes;
+use chrono::SecondsFormat;
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::{HashMap, VecDeque};
+
+/// The largest answer, in bytes of JSON.
+pub const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
+/// The bytes that the ends of an answer take at most.
+const ENDS: usize = 128;
+/// The bytes of a result beside its metadata: six times a text of 64 KiB, for characters that are escaped, and names.
+const BESIDE_METADATA: usize = 512 * 1024;
+/// The largest text and metadata of a result. A result that is not larger fits into an answer of its own.
+const MAX_ROW_BYTES: usize = MAX_ANSWER_BYTES - BESIDE_METADATA - ENDS;
+/// The bytes of texts and metadata that are loaded at a time, or one row that is larger.
+const LOADED: usize = 256 * 1024;
+/// The bytes of JSON after which a piece ends.
+const PIECE: usize = 64 * 1024;
+
+/// An answer that is being written.
+pub(super) struct Answer {
+    store: Store,
+    /// Results that are not loaded yet, best first, with the bytes of their rows.
+    left: VecDeque<(RankedItem, usize)>,
+    /// Results that are not written yet, with their scores.
+    loaded: VecDeque<(f32, Hit)>,
+    /// The bytes that further results may take.
+    room: usize,
+    index_seq: i64,
+    begun: bool,
+    written: usize,
+    truncated: bool,
+    ended: bool,
+    _permits: [Permit; 2],
+}
+
+impl Answer {
+    /// Chooses the results that fit, and takes a permit for the bytes that writing them holds.
+    ///
+    /// # Errors
+    /// 429 when other answers hold too many bytes; the errors of the database.
+    pub(super) async fn new(ranking: Ranking, state: &State, permit: Permit) -> Result<Answer, ApiError> {
+        let items: Vec<u32> = ranking.items.iter().map(|ranked| ranked.item).collect();
+        let sizes: HashMap<u32, usize> = state.store.hit_sizes(&items).await?.into_iter().collect();
+        let (mut left, mut truncated, mut total, mut largest) = (VecDeque::new(), false, 0, 0);
+        for ranked in ranking.items {
+            // Without a size it was deleted meanwhile.
+            let Some(&bytes) = sizes.get(&ranked.item) else { continue };
+            if bytes > MAX_ROW_BYTES {
+                truncated = true;
+                continue;
+            }
+            if total + bytes > MAX_ANSWER_BYTES {
+                truncated = true;
+                break;
+            }
+            (total, largest) = (total + bytes, largest.max(bytes));
+            left.push_back((ranked, bytes));
+        }
+        // Loaded rows and the same again as JSON, where escaped characters and names come on top.
+        let held = 2 * total.min(LOADED).max(largest) + BESIDE_METADATA;
+        let bytes = state.admit_standalone(AdmissionRequest::Answer(held))?;
+        Ok(Answer {
+            store: state.store.clone(),
+            left,
+            loaded: VecDeque::new(),
+            room: MAX_ANSWER_BYTES - ENDS,
+            index_seq: ranking.index_seq,
+            begun: false,
+            written: 0,
+            truncated,
+            ended: false,
+            _permits: [permit, bytes],
+        })
+    }
+
+    /// Makes the first piece, and answers with it and those that follow.
+    ///
+    /// # Errors
+    /// The errors of the database. When a later piece fails, the connection ends before the answer is complete.
+    pub(super) async fn into_response(mut self) -> Result<HttpResponse, ApiError> {
+        let first = self.piece().await?;
+        let rest = stream::try_unfold(self, |mut answer| async move {
+            let piece = answer.piece().await?;
+            Ok::<_, ApiError>(piece.map(|piece| (piece, answer)))
+        });
+        let pieces = stream::iter(first.map(Ok)).chain(rest);
+        Ok(HttpResponse::Ok().content_type("application/json").streaming(pieces))
+    }
+
+    /// The next piece; `None` after the last.
+    async fn piece(&mut self) -> Result<Option<Bytes>, ApiError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let mut text = Vec::new();
+        if !self.begun {
+            text.extend_from_slice(b"{\"results\":[");
+            self.begun = true;
+        }
+        while text.len() < PIECE {
+            let Some((score, hit)) = self.next_row().await? else {
+                self.end(&mut text);
+                break;
+            };
+            let before = text.len();
+            if self.written > 0 {
+                text.push(b',');
+            }
+            write_result(&mut text, score, &hit).map_err(|_| no_answer())?;
+            let took = text.len() - before;
+            if took > self.room {
+                text.truncate(before);
+                self.truncated = true;
+                self.end(&mut text);
+                break;
+            }
+            self.room -= took;
+            self.written += 1;
+        }
+        Ok(Some(text.into()))
+    }
+
+    /// The next result that still has a row.
+    async fn next_row(&mut self) -> Result<Option<(f32, Hit)>, ApiError> {
+        while self.loaded.is_empty() && !self.left.is_empty() {
+            let mut group = Vec::new();
+            let mut bytes = 0;
+            while let Some((ranked, more)) = self.left.front()
+                && (group.is_empty() || bytes + more <= LOADED)
+            {
+                bytes += more;
+                group.push(*ranked);
+                self.left.pop_front();
+            }
+            let items: Vec<u32> = group.iter().map(|ranked| ranked.item).collect();
+            let rows = self.store.hits(&items).await?;
+            let mut rows: HashMap<u32, Hit> = rows.into_iter().map(|hit| (hit.item, hit)).collect();
+            let found = group.iter().filter_map(|ranked| Some((ranked.score, rows.remove(&ranked.item)?)));
+            self.loaded = found.collect();
+        }
+        Ok(self.loaded.pop_front())
+    }
+
+    fn end(&mut self, text: &mut Vec<u8>) {
+        let (seq, truncated) = (self.index_seq, self.truncated);
+        let end = format!("],\"index_seq\":{seq},\"truncated_results\":{truncated}}}");
+        text.extend_from_slice(end.as_bytes());
+        self.ended = true;
+        self.left.clear();
+        self.loaded.clear();
+    }
+}
+
+/// A result without its metadata, which is JSON already.
+#[derive(Serialize)]
+struct ResultFields<'a> {
+    id: &'a str,
+    cpe_id: uuid::Uuid,
+    text: &'a str,
+    score: f32,
+    tmd: Value,
+    names: Value,
+    dataset_source: &'a str,
+    document_id: Option<&'a str>,
+    chunk_index: i64,
+    article_title: Option<&'a str>,
+    source_document: Option<&'a str>,
+    created_at: String,
+    seq: i64,
+}
+
+fn write_result(text: &mut Vec<u8>, score: f32, hit: &Hit) -> serde_json::Result<()> {
+    let fields = ResultFields {
+        id: &hit.id,
+        cpe_id: hit.cpe_id,
+        text: &hit.text,
+        score,
+        tmd: json!({
+            "domain": hit.tmd.domain(), "task": hit.tmd.task(), "modifier": hit.tmd.modifier(),
+            "source": hit.tmd_source.kind(),
+        }),
+        names: json!({
+            "domain": hit.tmd.name(Axis::Domain), "task": hit.tmd.name(Axis::Task),
+            "modifier": hit.tmd.name(Axis::Modifier),
+        }),
+        dataset_source: &hit.dataset_source,
+        document_id: hit.document_id.as_deref(),
+        chunk_index: hit.chunk_index,
+        article_title: hit.article_title.as_deref(),
+        source_document: hit.source_document.as_deref(),
+        created_at: hit.created_at.to_rfc3339_opts(SecondsFormat::Millis, true),
+        seq: hit.seq,
+    };
+    serde_json::to_writer(&mut *text, &fields)?;
+    text.pop();
+    text.extend_from_slice(b",\"metadata\":");
+    text.extend_from_slice(hit.metadata.as_deref().unwrap_or("null").as_bytes());
+    text.push(b'}');
+    Ok(())
+}

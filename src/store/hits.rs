@@ -1,0 +1,186 @@
+//! The rows of a search: which items match its filter, how large their rows are, and the rows themselves.
+//!
+//! Three queries, so that texts are read only for the results, and only as many at a time as their sizes allow.
+
+use super::read::{item_number, tmd, tmd_source};
+use super::schema::chunks;
+use super::{Store, StoreError};
+use crate::chunk::TmdSource;
+use crate::tmd::Tmd;
+use chrono::{DateTime, Utc};
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use diesel::sql_types::{Integer, Jsonb, Nullable, Text};
+use diesel_async::RunQueryDsl;
+use uuid::Uuid;
+
+/// Restricts a search to chunks with these values; an absent value matches any.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SearchFilter {
+    /// The code of the domain.
+    pub domain: Option<u8>,
+    /// The code of the task.
+    pub task: Option<u8>,
+    /// The code of the modifier.
+    pub modifier: Option<u8>,
+    /// The name of the dataset.
+    pub dataset_source: Option<String>,
+    /// The id of the document.
+    pub document_id: Option<String>,
+}
+
+/// The row behind an item that a search found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hit {
+    /// Its number in the search index.
+    pub item: u32,
+    /// The name of its dataset.
+    pub dataset_source: String,
+    /// Its id within the dataset.
+    pub id: String,
+    /// The public identifier of the chunk.
+    pub cpe_id: Uuid,
+    /// The text of the chunk.
+    pub text: String,
+    /// The TMD codes of the row.
+    pub tmd: Tmd,
+    /// Where the codes come from.
+    pub tmd_source: TmdSource,
+    /// The id of its document.
+    pub document_id: Option<String>,
+    /// Its position in the document.
+    pub chunk_index: i64,
+    /// The title that the client gave.
+    pub article_title: Option<String>,
+    /// The source document that the client named.
+    pub source_document: Option<String>,
+    /// Further JSON that the client sent with the chunk, as PostgreSQL writes it.
+    pub metadata: Option<String>,
+    /// When it was stored, by the database's clock.
+    pub created_at: DateTime<Utc>,
+    /// The clock value of its last change.
+    pub seq: i64,
+}
+
+diesel::define_sql_function! {
+    /// The bytes of a text; a text that is stored elsewhere is not read for it.
+    #[sql_name = "octet_length"]
+    fn text_bytes(text: Nullable<Text>) -> Nullable<Integer>;
+}
+
+diesel::define_sql_function! {
+    /// JSON as PostgreSQL writes it: the cast to text.
+    #[sql_name = "text"]
+    fn json_text(json: Nullable<Jsonb>) -> Nullable<Text>;
+}
+
+impl Store {
+    /// Those of these items that match the filter, with their codes, in no particular order. Deleted items are missing.
+    ///
+    /// # Errors
+    /// As any query: transient while the server is away.
+    pub async fn matching(
+        &self,
+        items: &[u32],
+        filter: &SearchFilter,
+    ) -> Result<Vec<(u32, Tmd)>, StoreError> {
+        let mut query = chunks::table
+            .select((chunks::item, chunks::domain_code, chunks::task_code, chunks::modifier_code))
+            .filter(chunks::item.eq_any(numbers(items)))
+            .into_boxed();
+        if let Some(code) = filter.domain {
+            query = query.filter(chunks::domain_code.eq(i16::from(code)));
+        }
+        if let Some(code) = filter.task {
+            query = query.filter(chunks::task_code.eq(i16::from(code)));
+        }
+        if let Some(code) = filter.modifier {
+            query = query.filter(chunks::modifier_code.eq(i16::from(code)));
+        }
+        if let Some(dataset) = &filter.dataset_source {
+            query = query.filter(chunks::dataset_source.eq(dataset));
+        }
+        if let Some(document) = &filter.document_id {
+            query = query.filter(chunks::document_id.eq(document));
+        }
+        let mut connection = self.pool.get().await?;
+        let found = query.load::<(i64, i16, i16, i16)>(connection.conn()).await;
+        let found = connection.done(found)?.into_iter();
+        found.map(|(item, d, t, m)| Ok((item_number(item)?, tmd(d, t, m)?))).collect()
+    }
+
+    /// The bytes of text and metadata in the rows of these items, in no particular order. Deleted items are missing.
+    ///
+    /// # Errors
+    /// As any query: transient while the server is away.
+    pub async fn hit_sizes(&self, items: &[u32]) -> Result<Vec<(u32, usize)>, StoreError> {
+        let sizes = (text_bytes(chunks::text.nullable()), text_bytes(json_text(chunks::metadata)));
+        let query =
+            chunks::table.select((chunks::item, sizes)).filter(chunks::item.eq_any(numbers(items)));
+        let mut connection = self.pool.get().await?;
+        let found = query.load::<(i64, (Option<i32>, Option<i32>))>(connection.conn()).await;
+        let bytes = |size: Option<i32>| size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+        let found = connection.done(found)?.into_iter();
+        found.map(|(item, (text, json))| Ok((item_number(item)?, bytes(text) + bytes(json)))).collect()
+    }
+
+    /// The rows of these items, in no particular order. Deleted items are missing.
+    ///
+    /// # Errors
+    /// As any query: transient while the server is away.
+    pub async fn hits(&self, items: &[u32]) -> Result<Vec<Hit>, StoreError> {
+        let query =
+            chunks::table.select(HitRow::as_select()).filter(chunks::item.eq_any(numbers(items)));
+        let mut connection = self.pool.get().await?;
+        let found = query.load(connection.conn()).await;
+        connection.done(found)?.into_iter().map(hit).collect()
+    }
+}
+
+/// Items in the type of their column.
+fn numbers(items: &[u32]) -> Vec<i64> {
+    items.iter().map(|item| i64::from(*item)).collect()
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = chunks, check_for_backend(Pg))]
+struct HitRow {
+    item: i64,
+    dataset_source: String,
+    id: String,
+    cpe_id: Uuid,
+    text: String,
+    domain_code: i16,
+    task_code: i16,
+    modifier_code: i16,
+    tmd_source: String,
+    tmd_model: Option<String>,
+    tmd_failure: Option<String>,
+    document_id: Option<String>,
+    chunk_index: i64,
+    article_title: Option<String>,
+    source_document: Option<String>,
+    #[diesel(select_expression = json_text(chunks::metadata))]
+    metadata: Option<String>,
+    created_at: DateTime<Utc>,
+    seq: i64,
+}
+
+fn hit(row: HitRow) -> Result<Hit, StoreError> {
+    Ok(Hit {
+        item: item_number(row.item)?,
+        tmd: tmd(row.domain_code, row.task_code, row.modifier_code)?,
+        tmd_source: tmd_source(&row.tmd_source, row.tmd_model.as_deref(), row.tmd_failure.as_deref())?,
+        dataset_source: row.dataset_source,
+        id: row.id,
+        cpe_id: row.cpe_id,
+        text: row.text,
+        document_id: row.document_id,
+        chunk_index: row.chunk_index,
+        article_title: row.article_title,
+        source_document: row.source_document,
+        metadata: row.metadata,
+        created_at: row.created_at,
+        seq: row.seq,
+    })
+}
