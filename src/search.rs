@@ -176,7 +176,7 @@ impl Searcher {
             return Err(SearchError::Invalid { param: "min_seq", message });
         }
         match tokio::time::timeout(self.min_seq_timeout, self.index.wait_for(wanted)).await {
-            Ok(reached) => Ok(drop(reached?)),
+            Ok(reached) => Ok(reached.map(|_| ())?),
             Err(_) => Err(SearchError::Behind { wanted, reached: self.index.status().applied_seq }),
         }
     }

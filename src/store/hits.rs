@@ -10,7 +10,7 @@ use crate::tmd::Tmd;
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::{Integer, Jsonb, Nullable, Text};
+use diesel::sql_types::{Jsonb, Nullable, Text};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
@@ -115,8 +115,7 @@ impl Store {
     /// As any query: transient while the server is away.
     pub async fn hit_sizes(&self, items: &[u32]) -> Result<Vec<(u32, usize)>, StoreError> {
         let sizes = (text_bytes(chunks::text.nullable()), text_bytes(json_text(chunks::metadata)));
-        let query =
-            chunks::table.select((chunks::item, sizes)).filter(chunks::item.eq_any(numbers(items)));
+        let query = chunks::table.select((chunks::item, sizes)).filter(chunks::item.eq_any(numbers(items)));
         let mut connection = self.pool.get().await?;
         let found = query.load::<(i64, (Option<i32>, Option<i32>))>(connection.conn()).await;
         let bytes = |size: Option<i32>| size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
@@ -129,8 +128,7 @@ impl Store {
     /// # Errors
     /// As any query: transient while the server is away.
     pub async fn hits(&self, items: &[u32]) -> Result<Vec<Hit>, StoreError> {
-        let query =
-            chunks::table.select(HitRow::as_select()).filter(chunks::item.eq_any(numbers(items)));
+        let query = chunks::table.select(HitRow::as_select()).filter(chunks::item.eq_any(numbers(items)));
         let mut connection = self.pool.get().await?;
         let found = query.load(connection.conn()).await;
         connection.done(found)?.into_iter().map(hit).collect()

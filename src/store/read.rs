@@ -167,7 +167,11 @@ pub(super) fn tmd(domain: i16, task: i16, modifier: i16) -> Result<Tmd, StoreErr
     Tmd::new(domain, task, modifier).map_err(|error| unreadable(error.to_string()))
 }
 
-pub(super) fn tmd_source(kind: &str, model: Option<&str>, failure: Option<&str>) -> Result<TmdSource, StoreError> {
+pub(super) fn tmd_source(
+    kind: &str,
+    model: Option<&str>,
+    failure: Option<&str>,
+) -> Result<TmdSource, StoreError> {
     TmdSource::from_parts(kind, model, failure).ok_or_else(|| unreadable("tmd_source"))
 }
 

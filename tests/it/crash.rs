@@ -107,7 +107,8 @@ async fn check(service: &Service, acknowledged: &BTreeSet<String>, data: &Path, 
     if let Some(id) = acknowledged.iter().next_back() {
         let text = format!("This is fact number {}.", &id[1..]);
         let body = json!({"query": text, "top_k": 1}).to_string();
-        let request = client().post(format!("{}/search", service.url)).body(body);
+        let request = client().post(format!("{}/search", service.url));
+        let request = request.header("Content-Type", "application/json").body(body);
         let found: Value = request.send().await.unwrap().json().await.unwrap();
         assert_eq!(found["results"][0]["id"], id.as_str(), "seed {seed}");
     }

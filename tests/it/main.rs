@@ -6,6 +6,7 @@
 
 mod admission;
 mod bench;
+mod blame;
 mod classifier;
 mod clocks;
 mod connections;
@@ -42,6 +43,7 @@ mod remote_embedder;
 mod routes;
 mod rules;
 mod same_key;
+mod search_api;
 mod simulated_llm;
 mod start;
 mod store;

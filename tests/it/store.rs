@@ -12,7 +12,7 @@ use lnsp_ingest::chunk::{Chunk, ChunkKey, Draft, EmbeddedChunk, Embedding, Place
 use lnsp_ingest::model::ModelIdentity;
 use lnsp_ingest::store::{Dsn, InsertOutcome, ModelId, SearchFilter, Store, StoreError};
 use lnsp_ingest::tmd::{AxisConfidence, Tmd};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,9 +118,14 @@ async fn what_goes_in_comes_out() {
     assert_eq!((known.seq, known.item, known.created_at), (seq, item, created_at));
     assert_eq!((known.tagging, known.truncated), (row.tagging.clone(), true));
 
-    let hits = store.hits(&[item], &SearchFilter::default()).await.unwrap();
+    let matching = store.matching(&[item], &SearchFilter::default()).await.unwrap();
+    assert_eq!(matching, [(item, row.tagging.tmd)]);
+    let hits = store.hits(&[item]).await.unwrap();
     let hit = &hits[0];
-    assert_eq!((hit.text.as_str(), hit.metadata.as_ref()), (text, Some(&metadata)));
+    let stored: Value = serde_json::from_str(hit.metadata.as_ref().unwrap()).unwrap();
+    assert_eq!((hit.text.as_str(), &stored), (text, &metadata));
+    let bytes = text.len() + hit.metadata.as_ref().unwrap().len();
+    assert_eq!(store.hit_sizes(&[item]).await.unwrap(), [(item, bytes)]);
     assert_eq!((&hit.dataset_source, &hit.id), (&"data \"set\"".to_owned(), &"id/1".to_owned()));
     assert_eq!((&hit.document_id, hit.chunk_index), (&placement.document_id, -7));
     assert_eq!(
@@ -257,7 +262,9 @@ async fn hits_are_filtered_in_the_database() {
         })
         .collect();
     let texts = async |filter: SearchFilter| {
-        let hits = store.hits(&[items.as_slice(), &[99]].concat(), &filter).await.unwrap();
+        let matching = store.matching(&[items.as_slice(), &[99]].concat(), &filter).await.unwrap();
+        let matching: Vec<u32> = matching.into_iter().map(|(item, _)| item).collect();
+        let hits = store.hits(&matching).await.unwrap();
         let mut texts: Vec<_> = hits.into_iter().map(|hit| hit.text).collect();
         texts.sort();
         texts
@@ -270,7 +277,9 @@ async fn hits_are_filtered_in_the_database() {
     assert_eq!(texts(SearchFilter { dataset_source: Some("info".into()), ..any() }).await, ["one", "two"]);
     let in_document = SearchFilter { document_id: Some("doc".into()), domain: Some(1), ..any() };
     assert_eq!(texts(in_document).await, ["two"]);
-    assert!(store.hits(&[], &any()).await.unwrap().is_empty());
+    assert!(store.matching(&[], &any()).await.unwrap().is_empty());
+    assert!(store.hits(&[99]).await.unwrap().is_empty());
+    assert!(store.hit_sizes(&[99]).await.unwrap().is_empty());
 }
 
 // The model.
