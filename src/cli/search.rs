@@ -50,6 +50,9 @@ pub fn run(search: Search) -> CommandResult {
             Some([]) | None => println!("nothing found"),
             Some(results) => println!("{}", table(results)),
         }
+        if answer["truncated_results"] == true {
+            eprintln!("further results did not fit into the answer; ask for fewer with --top-k");
+        }
         Ok(ExitCode::SUCCESS)
     })?
 }

@@ -11,9 +11,9 @@ metrics! {
     Counter HTTP_REQUEST_BODY_BYTES_TOTAL "lnsp_http_request_body_bytes_total" ["encoding"] "Bytes of uploads as they were received, by encoding";
     Counter INGEST_CHUNKS_TOTAL "lnsp_ingest_chunks_total" ["result"] "Chunks answered, by result";
     Counter HTTP_UPLOADS_CUT_TOTAL "lnsp_http_uploads_cut_total" ["code"] "Uploads that were aborted, by the error code that the client receives";
-    Gauge ADMISSION_USED "lnsp_admission_used" ["kind"] "Permits in use: uploads, requests, and bytes of request bodies";
+    Gauge ADMISSION_USED "lnsp_admission_used" ["kind"] "Permits in use: uploads, requests and the bytes of their bodies, searches and the bytes of their answers, pages of dead letters";
     Gauge ADMISSION_LIMIT "lnsp_admission_limit" ["kind"] "Permits in total";
-    Counter INGEST_REJECTED_TOTAL "lnsp_ingest_rejected_total" ["reason"] "Uploads and requests refused before their first byte, by reason";
+    Counter INGEST_REJECTED_TOTAL "lnsp_ingest_rejected_total" ["reason"] "Uploads, requests and searches refused before their first byte, and searches refused before their answer, by reason";
     Gauge INGEST_SETTLED_PER_SECOND "lnsp_ingest_settled_per_second" [] "Recent rate of stored and duplicate chunks while chunks were waiting; Retry-After is computed from it";
     Counter IDEMPOTENCY_REQUESTS_TOTAL "lnsp_idempotency_requests_total" ["result"] "Requests with an Idempotency-Key, by result";
     Gauge IDEMPOTENCY_ANSWERS "lnsp_idempotency_answers" [] "Answers kept for their Idempotency-Key";

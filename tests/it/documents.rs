@@ -7,7 +7,7 @@ use lnsp_ingest::chunk::{MAX_NAME_BYTES, MAX_TEXT_BYTES};
 use lnsp_ingest::cli;
 use lnsp_ingest::config::Config;
 use lnsp_ingest::error_code::ErrorCode;
-use lnsp_ingest::http::ROUTES;
+use lnsp_ingest::http::{Limits, MAX_ANSWER_BYTES, MAX_QUERY_BYTES, ROUTES};
 use lnsp_ingest::metrics::{self, MetricKind};
 use lnsp_ingest::pipeline::PipelineSettings;
 use lnsp_ingest::tmd::Axis;
@@ -184,6 +184,7 @@ fn models_lists_the_catalogue() {
 fn limits_are_those_of_the_code() {
     let text = read("docs/http.md");
     let limits = section(&text, "Limits");
+    let admitted = Limits::default();
     let kib = |bytes: usize| format!("{} KiB", bytes / 1024);
     let thousands = |number: usize| format!("{},{:03}", number / 1000, number % 1000);
     for (what, limit) in [
@@ -192,6 +193,13 @@ fn limits_are_those_of_the_code() {
         ("ids and names", format!("{MAX_NAME_BYTES} bytes")),
         ("in flight", format!("{} chunks", thousands(PipelineSettings::default().in_flight()))),
         ("search", format!("up to {}", thousands(search::MAX_RESULTS))),
+        ("search", format!("a body of {}", kib(MAX_QUERY_BYTES))),
+        ("answer to a search", format!("{} MiB", MAX_ANSWER_BYTES / 1024 / 1024)),
+        (
+            "searches at once",
+            format!("{}, and {} MiB", admitted.searches, admitted.answer_bytes / 1024 / 1024),
+        ),
+        ("pages of dead letters at once", format!("{},", admitted.pages)),
     ] {
         let row = rows(limits).into_iter().find(|cells| cells[0] == what);
         let row = row.unwrap_or_else(|| panic!("no row for {what}"));
