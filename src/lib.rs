@@ -18,7 +18,7 @@
 //!       |
 //!     domain                          outcome, chunk, rejection, error_code, tmd, model, quality: pure
 //!
-//!   leaves: metrics, threads, endpoint (other servers)
+//!   leaves: metrics, threads, endpoint (other servers), files (private ones), output (terminal and log)
 //!   simulated_llm: a language model server for measurements and tests
 //! ```
 //!
@@ -66,6 +66,7 @@ pub mod doctor;
 pub mod encoder;
 pub mod endpoint;
 pub mod error_code;
+pub mod files;
 pub mod flow;
 pub mod http;
 pub mod hub;
@@ -74,6 +75,7 @@ pub mod llm;
 pub mod metrics;
 pub mod model;
 pub mod outcome;
+pub mod output;
 pub mod pipeline;
 pub mod quality;
 pub mod rejection;

@@ -1,7 +1,9 @@
 //! The `lnsp` program: what can be asked of it, and nothing else.
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use lnsp_ingest::{cli, config::Config};
+use lnsp_ingest::config::Config;
+use lnsp_ingest::output::{print_error_block, print_error_line};
+use lnsp_ingest::{cli, threads};
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -34,6 +36,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    threads::report_panics(|line| print_error_line(line));
     let command = match Arguments::command().try_get_matches().and_then(|m| Arguments::from_arg_matches(&m)) {
         Ok(arguments) => arguments.command,
         Err(error) => return explain(&error),
@@ -49,7 +52,7 @@ fn main() -> ExitCode {
         Command::SimulateLlm(flags) => cli::simulate_llm::run(flags),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("lnsp: {}", cli::sentence(error.as_ref()));
+        print_error_line(format!("lnsp: {}", cli::sentence(error.as_ref())));
         ExitCode::FAILURE
     })
 }
@@ -57,10 +60,15 @@ fn main() -> ExitCode {
 /// A value that is not allowed is explained by its own sentence; everything else by clap.
 fn explain(error: &clap::Error) -> ExitCode {
     if let (clap::error::ErrorKind::ValueValidation, Some(sentence)) = (error.kind(), error.source()) {
-        eprintln!("lnsp: {sentence}");
+        print_error_line(format!("lnsp: {sentence}"));
         return ExitCode::from(2);
     }
-    // Help and version are "errors" here too; printing them can only fail when nobody reads.
-    drop(error.print());
+    if error.use_stderr() {
+        // It quotes arguments, which can be names of files.
+        print_error_block(error.render().to_string().trim_end_matches('\n'));
+    } else {
+        // Help and version are "errors" here too; printing them can only fail when nobody reads.
+        drop(error.print());
+    }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

@@ -43,6 +43,8 @@
 //!   other can be more than 1.75 and 1.28 times as fast. A processor whose f32 the defaults leave idle shows larger
 //!   ratios.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its figures")]
+
 mod measure;
 mod parallelism;
 mod peers;

@@ -4,6 +4,8 @@
 //! `LNSP_BENCH_ROUNDS` the rounds (5). Sides are interleaved and figures are medians. `local` compares with the encoder
 //! alone, `llm` with the time that calls to a language model take alone.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its figures")]
+
 mod llm;
 mod local;
 mod service;

@@ -6,6 +6,8 @@
 //!
 //! What memory is, and what was tried to keep it down, with what that did: see [`gigabyte`].
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its figures")]
+
 mod beside;
 mod body;
 mod gigabyte;

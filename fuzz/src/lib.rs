@@ -5,6 +5,7 @@
 
 use flate2::write::GzEncoder;
 use lnsp_ingest::chunk::{Chunk, MAX_TEXT_BYTES};
+use lnsp_ingest::encoder::{Activation, Architecture, EncodeError, Family, ModelFiles, Pooling, Tokenizer};
 use lnsp_ingest::llm::read_answer;
 use lnsp_ingest::rejection::Rejection;
 use lnsp_ingest::tmd::Axis;
@@ -12,8 +13,10 @@ use lnsp_ingest::wire::{
     ContentEncoding, Inflate, InflateError, LineDecoder, LineError, ShapeError, WireChunk, read_json,
     read_request,
 };
+use std::fs;
 use std::io::Write;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 /// The line decoder finds the same lines wherever the network cuts: every one that is not blank, once, as it was.
 pub fn lines(data: &[u8]) {
@@ -182,4 +185,115 @@ fn inflated(
     }
     inflate.finish()?;
     Ok(out)
+}
+
+/// The architecture of a small model, for its tokenizer.
+const SMALL: Architecture = Architecture {
+    family: Family::Bert { positions: 64 },
+    vocabulary: 400,
+    hidden: 16,
+    layers: 1,
+    heads: 2,
+    head_width: 8,
+    intermediate: 32,
+    eps: 1e-12,
+    activation: Activation::Gelu,
+};
+
+/// A `tokenizer.json` gives a tokenizer whose tokens the model can take, or one sentence that names the file.
+pub fn tokenizer(data: &[u8]) {
+    let files = ModelFiles {
+        folder: "model".into(),
+        name: "model".to_owned(),
+        weights: Vec::new(),
+        tokenizer: "model/tokenizer.json".into(),
+        max_tokens: 32,
+        lowercase: false,
+        pooling: Pooling::Mean,
+        dense: None,
+        architecture: SMALL,
+    };
+    match Tokenizer::from_json(data, &files) {
+        Ok(tokenizer) => {
+            let tokens = tokenizer.tokenize("A text of some words.").unwrap();
+            assert!(!tokens.is_empty() && tokens.len() <= files.max_tokens);
+            assert!(tokens.ids.iter().all(|id| (0..400).contains(id)), "{tokens:?}");
+        }
+        Err(error) => assert_one_sentence(&error, "model/tokenizer.json"),
+    }
+}
+
+/// The files of a model folder that are read before the weights.
+const CONFIGS: [&str; 8] = [
+    "config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "tokenizer_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+    "2_Dense/config.json",
+    "model.safetensors.index.json",
+];
+
+/// A model folder in which one configuration file is the input is opened, with sizes that can be computed with, or
+/// refused in one sentence that names the folder. The first byte says which file.
+pub fn model_config(data: &[u8]) {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        for inner in ["1_Pooling", "2_Dense"] {
+            fs::create_dir(folder.path().join(inner)).unwrap();
+        }
+        folder
+    });
+    let Some((file, content)) = data.split_first() else { return };
+    let file = CONFIGS[usize::from(*file) % CONFIGS.len()];
+    write_small_model(folder.path(), file == "model.safetensors.index.json");
+    fs::write(folder.path().join(file), content).unwrap();
+    match ModelFiles::open(folder.path()) {
+        Ok(files) => {
+            let shape = &files.architecture;
+            let sizes =
+                [shape.vocabulary, shape.hidden, shape.layers, shape.heads, shape.head_width, files.dims()];
+            assert!(sizes.iter().all(|size| (1..1 << 32).contains(size)), "{shape:?}");
+            assert!(files.max_tokens > 0 && shape.eps.is_finite());
+        }
+        Err(error) => assert_one_sentence(&error, folder.path().to_str().unwrap()),
+    }
+}
+
+fn write_small_model(folder: &Path, sharded: bool) {
+    let modules = ["", "1_Pooling", "2_Dense"].iter().zip(["Transformer", "Pooling", "Dense"]);
+    let modules: Vec<String> = modules
+        .map(|(path, kind)| format!(r#"{{"path": "{path}", "type": "sentence_transformers.models.{kind}"}}"#))
+        .collect();
+    for (file, content) in [
+        (
+            "config.json",
+            r#"{"model_type": "t5", "vocab_size": 9, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}"#,
+        ),
+        ("modules.json", &format!("[{}]", modules.join(","))),
+        ("sentence_bert_config.json", r#"{"max_seq_length": 16}"#),
+        ("tokenizer_config.json", r#"{"model_max_length": 1e30}"#),
+        ("config_sentence_transformers.json", "{\"default_prompt_name\": null}"),
+        ("1_Pooling/config.json", r#"{"pooling_mode_mean_tokens": true}"#),
+        ("2_Dense/config.json", r#"{"in_features": 8, "out_features": 4}"#),
+        ("2_Dense/model.safetensors", ""),
+        ("model.safetensors.index.json", r#"{"weight_map": {"a": "tokenizer.json"}}"#),
+        ("tokenizer.json", "{}"),
+    ] {
+        fs::write(folder.join(file), content).unwrap();
+    }
+    let single = folder.join("model.safetensors");
+    if sharded {
+        drop(fs::remove_file(single));
+    } else {
+        fs::write(single, "").unwrap();
+    }
+}
+
+fn assert_one_sentence(error: &EncodeError, names: &str) {
+    let sentence = error.to_string();
+    assert!(sentence.contains(names) && sentence.lines().count() == 1, "{sentence}");
+    assert!(sentence.chars().count() < BRIEF, "{sentence}");
 }

@@ -14,6 +14,7 @@ pub use start_error::StartError;
 use crate::classifier::LocalClassifier;
 use crate::config::{Config, OnFailure};
 use crate::encoder::Comparison;
+use crate::files;
 use crate::flow::Backoff;
 use crate::http::{Admission, Counts, IdempotencyCache, Limits, MeasuredDevice, ServiceInfo, State};
 use crate::index::{ChangeSource, ChangedRow, Changes, Index, IndexIdentity, IndexOptions, SourceError};
@@ -156,9 +157,17 @@ impl App {
     }
 }
 
+/// Makes the data folder, or narrows its mode. It may be named by a link; what the link leads to must belong
+/// to this account.
 fn data_folder(folder: &Path) -> Result<PathBuf, StartError> {
-    let usable = std::fs::create_dir_all(folder).and_then(|()| folder.canonicalize());
-    usable.map_err(|error| StartError::DataFolder { folder: folder.display().to_string(), error })
+    let mode = files::data_folder_mode();
+    let make = || {
+        files::make_folders(folder, mode)?;
+        let folder = folder.canonicalize()?;
+        files::own_folder(&folder, mode)?;
+        Ok(folder)
+    };
+    make().map_err(|error| StartError::DataFolder { folder: folder.display().to_string(), error })
 }
 
 fn measured_devices(comparison: &Comparison) -> Vec<MeasuredDevice> {

@@ -3,6 +3,7 @@
 use super::{CommandResult, block_on};
 use crate::config::Config;
 use crate::doctor::{Check, DeviceRow, DoctorReport, Grade, Setting, Suggestion, examine};
+use crate::output::{escape, print_block, print_json, print_line};
 use crate::store::Dsn;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
@@ -87,7 +88,7 @@ pub fn run(doctor: Doctor) -> CommandResult {
     let Doctor { read: Settings { config, settings }, no_measure, json } = doctor;
     let report = block_on(examine(&config, settings, !no_measure))?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        print_json(&serde_json::to_string_pretty(&report)?);
     } else {
         print(&report);
     }
@@ -95,26 +96,26 @@ pub fn run(doctor: Doctor) -> CommandResult {
 }
 
 fn print(report: &DoctorReport) {
-    println!("lnsp {}", report.version);
+    print_line(format!("lnsp {}", report.version));
     for Check { name, grade, finding, advice } in &report.checks {
         let grade = match grade {
             Grade::Ok => "ok",
             Grade::Warning => "warning",
             Grade::Failure => "failure",
         };
-        println!("{grade:<8} {name:<14} {finding}");
+        print_line(format!("{grade:<8} {name:<14} {finding}"));
         if let Some(advice) = advice {
-            println!("{:<23} -> {advice}", "");
+            print_line(format!("{:<23} -> {advice}", ""));
         }
     }
     if !report.devices.is_empty() {
-        println!("\n{}", table(&report.devices));
+        print_block(format!("\n{}", table(&report.devices)));
     }
     if !report.suggestions.is_empty() {
-        println!("\nSuggested for this machine:");
+        print_block("\nSuggested for this machine:");
     }
     for Suggestion { setting, value, because } in &report.suggestions {
-        println!("  {setting}={value}  # {because}");
+        print_line(format!("  {setting}={value}  # {because}"));
     }
 }
 
@@ -131,7 +132,8 @@ fn table(rows: &[DeviceRow]) -> Table {
             &row.device,
             &row.dtype,
             &rate,
-            how,
+            // The reason of a library may have line breaks.
+            &escape(how),
             row.linear.as_deref().unwrap_or_default(),
             &row.pass_tokens.map_or_else(String::new, |tokens| tokens.to_string()),
         ]);

@@ -3,8 +3,10 @@
 use super::{CommandResult, block_on, signalled};
 use crate::app::model_folders;
 use crate::encoder::{EncodeError, locate};
+use crate::files;
 use crate::hub::{self, Address, CATALOGUE, FetchRetry, Hub, Manifest, ModelSource, PullObserver, Token};
 use crate::model::{UNFINISHED, folder_name};
+use crate::output::{escape, print_block, print_error_line, print_line};
 use clap::{Args, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -61,7 +63,7 @@ pub fn run(model: Model) -> CommandResult {
     match model.command {
         ModelCommand::Pull(flags) => pull(&flags),
         ModelCommand::List(flags) => {
-            println!("{}", table(&flags.data_dir));
+            print_block(table(&flags.data_dir));
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -94,11 +96,14 @@ fn token() -> Result<Option<Token>, &'static str> {
 fn pull(flags: &Pull) -> CommandResult {
     let (name, models) = (flags.name.as_str(), flags.data_dir.join("models"));
     if let Some(folder) = elsewhere(name, &flags.data_dir) {
-        println!("{name} is here already: {}", folder.display());
+        print_line(format!("{name} is here already: {}", folder.display()));
         return Ok(ExitCode::SUCCESS);
     }
     let source = ModelSource::find(name)?;
     let hub = Hub::new(flags.address()?, token()?, FetchRetry::default())?;
+    let (data_dir, mode) = (&flags.data_dir, files::data_folder_mode());
+    files::make_folders(data_dir, mode)
+        .map_err(|error| format!("the data folder {} cannot be used: {error}", data_dir.display()))?;
     let mut progress = PullProgress::new(name);
     let pulled = block_on(async {
         tokio::select! {
@@ -108,20 +113,17 @@ fn pull(flags: &Pull) -> CommandResult {
     })?;
     progress.bar.finish_and_clear();
     let Some(pulled) = pulled else {
-        eprintln!("stopped; what has arrived is kept: run the same command again to go on");
+        print_error_line("stopped; what has arrived is kept: run the same command again to go on");
         return Ok(ExitCode::from(130));
     };
     let pulled = pulled?;
     let state = if pulled.before { "is here already and whole" } else { "is here" };
     let (folder, size) = (pulled.folder.display(), HumanBytes(pulled.manifest.size()));
-    println!(
-        "{name} {state}: {folder} ({} files, {size}, commit {})",
-        pulled.manifest.files.len(),
-        pulled.manifest.commit
-    );
+    let (files, commit) = (pulled.manifest.files.len(), &pulled.manifest.commit);
+    print_line(format!("{name} {state}: {folder} ({files} files, {size}, commit {commit})"));
     locate(name, &[models])
         .map_err(|error| format!("{name} was fetched, but this version cannot use it: {error}"))?;
-    println!("lnsp serve --embedding-model {name}");
+    print_line(format!("lnsp serve --embedding-model {name}"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -155,7 +157,7 @@ impl PullProgress {
         if let Ok(style) = ProgressStyle::with_template(shape) {
             bar.set_style(style.progress_chars("=> "));
         }
-        bar.set_message(name.to_owned());
+        bar.set_message(escape(name));
         PullProgress { bar, name: name.to_owned(), plain, last_message: Instant::now() }
     }
 }
@@ -176,7 +178,7 @@ impl PullObserver for PullProgress {
 
     fn on_message(&mut self, sentence: &str) {
         self.last_message = Instant::now();
-        self.bar.suspend(|| eprintln!("{}: {sentence}", self.name));
+        self.bar.suspend(|| print_error_line(format!("{}: {sentence}", self.name)));
     }
 }
 
@@ -190,7 +192,8 @@ fn table(data_dir: &Path) -> Table {
             let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
             // The first of a name is the one that is used.
             if !shown.contains(&name) {
-                table.add_row(row(&name, &folder));
+                // A line break in a cell would be taken for one of the table.
+                table.add_row(row(&name, &folder).map(|cell| escape(&cell)));
                 shown.push(name);
             }
         }

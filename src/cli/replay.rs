@@ -2,6 +2,7 @@
 //! table by itself; what fails again stays, and is counted there.
 
 use super::{CommandResult, block_on, client};
+use crate::output::{print_error_line, print_line};
 use crate::wire::MAX_LINE_BYTES;
 use clap::Args;
 use reqwest::header::RETRY_AFTER;
@@ -135,8 +136,8 @@ impl std::fmt::Display for ReplayTally {
 /// `before` counts the errors before this one.
 fn complain(before: u64, error: &ReplayFailure) {
     match before {
-        ..PRINTED_ERRORS => eprintln!("{}: {}", error.code, error.message),
-        PRINTED_ERRORS => eprintln!("further errors are only counted"),
+        ..PRINTED_ERRORS => print_error_line(format!("{}: {}", error.code, error.message)),
+        PRINTED_ERRORS => print_error_line("further errors are only counted"),
         _ => {}
     }
 }
@@ -158,7 +159,7 @@ pub fn run(replay: Replay) -> CommandResult {
                 None => break,
             }
         }
-        println!("{tally}");
+        print_line(&tally);
         Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })?
 }

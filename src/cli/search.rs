@@ -1,6 +1,7 @@
 //! `lnsp search "text"`: asks the service and prints a table.
 
 use super::{CommandResult, block_on, client};
+use crate::output::{escape, print_block, print_line};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value, json};
@@ -47,8 +48,8 @@ pub fn run(search: Search) -> CommandResult {
             return Err(format!("the service refused the search: {message}").into());
         }
         match answer["results"].as_array().map(Vec::as_slice) {
-            Some([]) | None => println!("nothing found"),
-            Some(results) => println!("{}", table(results)),
+            Some([]) | None => print_line("nothing found"),
+            Some(results) => print_block(table(results)),
         }
         if answer["truncated_results"] == true {
             eprintln!("further results did not fit into the answer; ask for fewer with --top-k");
@@ -62,7 +63,7 @@ fn table(results: &[Value]) -> Table {
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["score", "text", "domain", "task", "modifier", "document"]);
     for result in results {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let text = |value: &Value| escape(value.as_str().unwrap_or_default());
         let document = [&result["article_title"], &result["document_id"]].into_iter().find(|v| v.is_string());
         table.add_row([
             format!("{:.3}", result["score"].as_f64().unwrap_or_default()),
@@ -76,13 +77,15 @@ fn table(results: &[Value]) -> Table {
     table
 }
 
-/// One line, so that a row stays readable; control characters of stored text stay out of the terminal.
+/// The beginning of a text as one line, so that a row stays readable: white space is a blank, everything else that
+/// cannot be seen becomes an escape.
 fn shorten(text: &str) -> String {
     const LONGEST: usize = 160;
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST + 1).collect();
+    let blank = |c: char| if c.is_whitespace() { ' ' } else { c };
+    let line: String = text.chars().map(blank).take(LONGEST + 1).collect();
     if line.chars().count() > LONGEST {
-        format!("{}...", line.chars().take(LONGEST).collect::<String>())
+        format!("{}...", escape(&line.chars().take(LONGEST).collect::<String>()))
     } else {
-        line
+        escape(&line)
     }
 }

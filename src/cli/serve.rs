@@ -4,6 +4,7 @@ use super::{CommandResult, signalled, stop_listening};
 use crate::app::{App, Overrides, StartError};
 use crate::config::Config;
 use crate::http::{self, ServiceInfo};
+use crate::output::{EscapedFields, print_error_line, print_line};
 use crate::pipeline::exit_at_once;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::IsTerminal;
@@ -11,7 +12,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::Instant;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, FilterExt, dynamic_filter_fn};
+use tracing_subscriber::prelude::*;
 
 /// Why the service did not run until a signal.
 #[derive(Debug, thiserror::Error)]
@@ -36,25 +38,33 @@ pub enum ServeError {
 
 /// Runs until a signal.
 pub fn run(config: Config) -> CommandResult {
-    let filter =
-        EnvFilter::try_from_env("LNSP_LOG").unwrap_or_else(|_| EnvFilter::new("warn,lnsp_ingest=info"));
-    let terminal = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(terminal);
-    log.with_writer(std::io::stderr).init();
+    start_log();
     more_descriptors();
     Ok(actix_web::rt::System::new().block_on(serve(config))?)
+}
+
+/// The log: a line an event, on the standard error output. Nothing in it commands a terminal, and no client fills it.
+fn start_log() {
+    let filter =
+        EnvFilter::try_from_env("LNSP_LOG").unwrap_or_else(|_| EnvFilter::new("warn,lnsp_ingest=info"));
+    let filter = filter.and(dynamic_filter_fn(|event, _| http::is_logged(event)));
+    let lines =
+        tracing_subscriber::fmt::layer().with_target(false).with_ansi(std::io::stderr().is_terminal());
+    let lines = lines.fmt_fields(EscapedFields).with_writer(std::io::stderr).with_filter(filter);
+    tracing_subscriber::registry().with(lines).init();
 }
 
 async fn serve(config: Config) -> Result<ExitCode, ServeError> {
     // A port in use is reported before the model is loaded; the port opens only when everything is ready.
     drop(listen(&config)?);
-    let mut report = |line: String| println!("{line}");
+    let mut report = |line: String| print_line(line);
     let app = App::start(config.clone(), Overrides::default(), &mut report).await?;
     print_settings(&app.state.info, app.state.pipeline.slots());
 
     let listener = listen(&config)?;
     let settings = http::Settings { drain: Duration::from_secs(config.drain_s), ..http::Settings::default() };
-    attend(app, listener, settings, |address| println!("✅ lnsp-ingest ready on http://{address}")).await
+    attend(app, listener, settings, |address| print_line(format!("✅ lnsp-ingest ready on http://{address}")))
+        .await
 }
 
 /// Serves `app` until SIGINT or SIGTERM, and then ends it in order; when not every chunk that was taken got its answer,
@@ -86,22 +96,22 @@ pub async fn attend(
 
     stop_listening();
     let seconds = settings.drain.as_secs();
-    println!(
+    print_line(format!(
         "stopping: accepted chunks are finished, for {seconds} s at most; another signal ends it at once"
-    );
+    ));
     let deadline = Instant::now() + settings.drain;
     let left = http::drain(&app.state, &handle, door, deadline).await;
     server.abort();
     if left > 0 {
-        eprintln!(
+        print_error_line(format!(
             "lnsp: stopped after {seconds} s with {left} chunks unanswered, because something they need does not \
              answer (see the log); they are not acknowledged: send them again"
-        );
-        app.abandon().iter().for_each(|problem| eprintln!("{problem}"));
+        ));
+        app.abandon().iter().for_each(print_error_line);
         exit_at_once(1);
     }
-    app.stop().await.iter().for_each(|problem| eprintln!("{problem}"));
-    println!("stopped");
+    app.stop().await.iter().for_each(print_error_line);
+    print_line("stopped");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -130,11 +140,15 @@ fn listen(config: &Config) -> Result<TcpListener, ServeError> {
 fn print_settings(info: &ServiceInfo, slots: usize) {
     let switch = |on: bool| if on { "✅ ENABLED" } else { "⚠️  DISABLED" };
     let endpoint = info.llm_endpoint.as_deref().unwrap_or("none (the local classifier needs none)");
-    println!("   LLM endpoint: {endpoint}");
-    println!("   TMD source: {} (LNSP_TMD_BACKEND={})", info.tmd_source, info.tmd_backend);
-    println!("   CPESH extraction: ⚠️  DISABLED (fast mode)");
-    println!("   Parallel processing: {}", switch(info.parallel));
-    println!("   Max parallel workers: {}", info.max_workers);
-    println!("   Batch embeddings: {}", switch(info.batch_embeddings));
-    println!("   Slots: {slots} chunks in flight at most");
+    for setting in [
+        format!("LLM endpoint: {endpoint}"),
+        format!("TMD source: {} (LNSP_TMD_BACKEND={})", info.tmd_source, info.tmd_backend),
+        "CPESH extraction: ⚠️  DISABLED (fast mode)".to_owned(),
+        format!("Parallel processing: {}", switch(info.parallel)),
+        format!("Max parallel workers: {}", info.max_workers),
+        format!("Batch embeddings: {}", switch(info.batch_embeddings)),
+        format!("Slots: {slots} chunks in flight at most"),
+    ] {
+        print_line(format!("   {setting}"));
+    }
 }

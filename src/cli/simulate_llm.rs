@@ -1,6 +1,7 @@
 //! `lnsp simulate-llm`: a language model server whose speed and faults are set, for benchmarks and tries.
 
 use super::{CommandResult, block_on, signalled};
+use crate::output::print_line;
 use crate::simulated_llm::{Fault, Latency, Options, SimulatedLlm};
 use clap::Args;
 use std::io::Read;
@@ -57,7 +58,7 @@ pub fn run(flags: SimulateLlm) -> CommandResult {
     })?;
     block_on(async {
         let signalled = signalled();
-        println!("simulated LLM ready on {}", llm.url());
+        print_line(format!("simulated LLM ready on {}", llm.url()));
         tokio::select! {
             () = signalled => {}
             () = stdin_closed(), if flags.until_stdin_closes => {}

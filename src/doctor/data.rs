@@ -1,6 +1,7 @@
 //! The data folder, and the disk it is on.
 
 use super::check::{Check, existing, mebibytes};
+use crate::files;
 use nix::sys::statvfs::statvfs;
 use std::path::Path;
 
@@ -22,6 +23,15 @@ fn folder_check(folder: &Path) -> Check {
     };
     if !place.is_dir() {
         return Check::failure(name, format!("{} is no folder", place.display()), advice);
+    }
+    // A link may name the data folder, and what is in a folder that is still to be made is ours.
+    let owned = if place == folder {
+        place.canonicalize().and_then(|real| files::could_own_folder(&real))
+    } else {
+        Ok(())
+    };
+    if let Err(error) = owned {
+        return Check::failure(name, format!("{}: {error}", place.display()), advice);
     }
     let state = if place == folder { "usable" } else { "will be made at the first start" };
     // The probe is gone when it is dropped, also when this process is killed: it has no name.

@@ -1,8 +1,9 @@
 //! What `lnsp doctor` finds out: one line for each thing the service needs, how fast the devices are, and what to set
 //! on this machine.
 //!
-//! It looks, and changes nothing: it starts no PostgreSQL, loads no language model, migrates no table. In the data
-//! folder it makes one file of no name that stays, so it may run beside the service.
+//! It looks, and changes nothing: it starts no PostgreSQL, loads no language model, migrates no table. It reads the
+//! embedding model as the start does. In the data folder it makes one file of no name that stays, so it may run beside
+//! the service.
 //!
 //! ```text
 //! machine    cores, memory, open files            network    the LLM, the port

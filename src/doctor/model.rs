@@ -3,7 +3,7 @@
 use super::check::{Check, mebibytes};
 use crate::app::model_files;
 use crate::config::Config;
-use crate::encoder::{Device, EncodeError, ModelFiles, Tokenizer};
+use crate::encoder::{Device, EncodeError, EncoderOptions, ModelFiles, Parallelism, Tokenizer, try_out};
 use crate::endpoint::Endpoint;
 use crate::model::ModelIdentity;
 use crate::vectorizer::{Remote, RemoteSettings};
@@ -30,7 +30,7 @@ impl ModelFinding {
     }
 }
 
-/// The model of the configuration, or the line that says why there is none.
+/// The model of the configuration, read as the start reads it, or the line that says why there is none.
 pub async fn check(config: &Config) -> Result<ModelFinding, Check> {
     match &config.embedding_endpoint {
         Some(endpoint) => ask(endpoint).await,
@@ -51,6 +51,17 @@ fn find(config: &Config) -> Result<ModelFinding, EncodeError> {
     let files = model_files(config, &config.data_dir)?;
     Tokenizer::load(&files)?;
     let identity = files.identity()?;
+    // A device that is not there has a line of its own.
+    let device =
+        config.device.devices().ok().and_then(|devices| devices.first().copied()).unwrap_or(Device::Cpu);
+    try_out(&EncoderOptions {
+        files: files.clone(),
+        device,
+        dtype: config.dtype,
+        threads: Some(Parallelism::on(device).threads),
+        batch_texts: config.enable_batch_embeddings,
+        tuning: None,
+    })?;
     let size = |path: &std::path::PathBuf| std::fs::metadata(path).map_or(0, |meta| meta.len());
     let weights = files.weights.iter().map(size).sum();
     let finding = format!(

@@ -203,7 +203,37 @@ fn unsupported(path: &Path, received: String, expected: &'static str) -> EncodeE
     EncodeError::Unsupported { path: path.to_owned(), received, expected }
 }
 
+/// The largest width of a layer, and the largest number of heads: far above those of any model.
+pub(super) const WIDEST: usize = 1 << 16;
+/// The largest number of layers.
+const DEEPEST: usize = 1 << 10;
+/// The largest vocabulary: token ids are `i32`.
+const MOST_TOKENS: usize = i32::MAX as usize;
+/// The longest position table, and the largest distance of T5.
+const FARTHEST: usize = 1 << 24;
+
+/// Refuses sizes that no model has and that would overflow, or divide by zero, where they are used.
+fn check_sizes(path: &Path, sizes: &[(&str, usize, usize)]) -> Result<(), EncodeError> {
+    match sizes.iter().find(|(_, size, most)| !(1..=*most).contains(size)) {
+        Some((name, size, most)) => {
+            Err(EncodeError::bad_file(path, format!("expected {name} from 1 to {most}, received {size}")))
+        }
+        None => Ok(()),
+    }
+}
+
 fn bert(path: &Path, bert: BertConfig) -> Result<Architecture, EncodeError> {
+    check_sizes(
+        path,
+        &[
+            ("vocab_size", bert.vocab_size, MOST_TOKENS),
+            ("hidden_size", bert.hidden_size, WIDEST),
+            ("num_hidden_layers", bert.num_hidden_layers, DEEPEST),
+            ("num_attention_heads", bert.num_attention_heads, WIDEST),
+            ("intermediate_size", bert.intermediate_size, WIDEST * 4),
+            ("max_position_embeddings", bert.max_position_embeddings, FARTHEST),
+        ],
+    )?;
     let activation = match bert.hidden_act.as_str() {
         "gelu" => Activation::Gelu,
         "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
@@ -219,7 +249,7 @@ fn bert(path: &Path, bert: BertConfig) -> Result<Architecture, EncodeError> {
     if bert.is_decoder {
         return Err(unsupported(path, "is_decoder=true".to_owned(), "an encoder"));
     }
-    if bert.num_attention_heads == 0 || !bert.hidden_size.is_multiple_of(bert.num_attention_heads) {
+    if !bert.hidden_size.is_multiple_of(bert.num_attention_heads) {
         let reason = format!(
             "expected hidden_size to be a multiple of num_attention_heads, received {} and {}",
             bert.hidden_size, bert.num_attention_heads
@@ -240,6 +270,18 @@ fn bert(path: &Path, bert: BertConfig) -> Result<Architecture, EncodeError> {
 }
 
 fn t5(path: &Path, t5: T5Config, model_type: &str) -> Result<Architecture, EncodeError> {
+    check_sizes(
+        path,
+        &[
+            ("vocab_size", t5.vocab_size, MOST_TOKENS),
+            ("d_model", t5.d_model, WIDEST),
+            ("d_kv", t5.d_kv, WIDEST),
+            ("d_ff", t5.d_ff, WIDEST * 4),
+            ("num_layers", t5.num_layers, DEEPEST),
+            ("num_heads", t5.num_heads, WIDEST),
+            ("relative_attention_max_distance", t5.relative_attention_max_distance, FARTHEST),
+        ],
+    )?;
     let plain = if model_type == "t5" { "relu" } else { "gated-gelu" };
     let feed_forward = t5.feed_forward_proj.as_deref().unwrap_or(plain);
     let (gated, name) = match feed_forward.strip_prefix("gated-") {

@@ -19,7 +19,7 @@ pub enum EncodeError {
         searched: String,
     },
     /// A model folder lacks a file.
-    #[error("model folder {} has no {file}: {remedy}", folder.display())]
+    #[error("model folder {} has no {}: {remedy}", folder.display(), beginning(file))]
     MissingFile {
         /// The model folder.
         folder: PathBuf,
@@ -37,7 +37,9 @@ pub enum EncodeError {
         reason: String,
     },
     /// The model needs a feature that is not implemented.
-    #[error("{} {received} is not supported yet (expected {expected}): choose another model", path.display())]
+    #[error(
+        "{} {} is not supported yet (expected {expected}): choose another model", path.display(), beginning(received)
+    )]
     Unsupported {
         /// The file that requires the feature.
         path: PathBuf,
@@ -103,6 +105,18 @@ pub enum EncodeError {
         /// The first line of libtorch's report.
         reason: String,
     },
+}
+
+/// The most of a file's content that a message quotes, in characters.
+const LONGEST_QUOTE: usize = 300;
+
+/// The first line of what a file or a library says, shortened.
+pub(super) fn beginning(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    match line.char_indices().nth(LONGEST_QUOTE) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line.to_owned(),
+    }
 }
 
 /// Advice only: the service itself fetches nothing, so its behaviour does not depend on network access.

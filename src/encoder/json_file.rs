@@ -1,6 +1,6 @@
 //! Reads the JSON files of a model folder.
 
-use super::error::EncodeError;
+use super::error::{EncodeError, beginning};
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::path::Path;
@@ -15,9 +15,9 @@ pub(super) fn missing(folder: &Path, file: &str) -> EncodeError {
 /// Parses a JSON file; `None` if it does not exist.
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, EncodeError> {
     match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| EncodeError::bad_file(path, format!("{error}; {FETCH_AGAIN}"))),
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            EncodeError::bad_file(path, format!("{}; {FETCH_AGAIN}", beginning(&error.to_string())))
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(EncodeError::bad_file(path, error.to_string())),
     }

@@ -46,5 +46,5 @@ pub use model_files::{ModelFiles, locate};
 pub use modules::{DenseActivation, DenseFiles, Pooling};
 pub use parallelism::Parallelism;
 pub use port::{Encoder, Vector, length};
-pub use tch_encoder::{EncoderOptions, TchEncoder, load};
+pub use tch_encoder::{EncoderOptions, TchEncoder, load, try_out};
 pub use tokens::{Tokenizer, Tokens};

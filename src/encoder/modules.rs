@@ -1,5 +1,6 @@
 //! Pooling and dense layer, from `modules.json` and the folders it names, in the layout of sentence-transformers.
 
+use super::architecture::WIDEST;
 use super::error::EncodeError;
 use super::json_file::{missing, read_json};
 use serde::Deserialize;
@@ -151,9 +152,9 @@ impl DenseModule {
         let path = self.folder.join("config.json");
         let config: DenseConfig = read_json(&path)?.ok_or_else(|| missing(&self.folder, "config.json"))?;
         let DenseConfig { in_features: input, out_features: output, bias, activation_function } = config;
-        if input != pooled || output == 0 {
+        if input != pooled || !(1..=WIDEST).contains(&output) {
             let reason = format!(
-                "expected in_features={pooled}, the width of the network, and out_features above 0, \
+                "expected in_features={pooled}, the width of the network, and out_features from 1 to {WIDEST}, \
                  received {input} and {output}"
             );
             return Err(EncodeError::bad_file(&path, reason));

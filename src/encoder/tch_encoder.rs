@@ -1,18 +1,22 @@
 //! The encoder that computes with libtorch.
 
-use super::calibrate::{Calibration, Tuning, calibrate};
+use super::calibrate::{Calibration, Tuning, calibrate, trial};
 use super::device::{self, to_device};
 use super::device::{Dtype, DtypeChoice};
 use super::error::Doing;
 use super::error::EncodeError;
 use super::head::Head;
+use super::json_file::FETCH_AGAIN;
 use super::linear::{FusedKernels, LinearKind};
 use super::model_files::ModelFiles;
 use super::network::Network;
+use super::plan::Budget;
 use super::port::{Encoder, Vector, length};
 use super::tokens::Tokens;
 use crate::model::ModelIdentity;
+use crate::threads::catch_panic;
 use std::num::NonZeroUsize;
+use std::thread;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
@@ -51,9 +55,38 @@ pub struct TchEncoder {
 /// # Errors
 /// [`EncodeError`] for invalid files or weights, or a device that fails.
 pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), EncodeError> {
-    let loaded = read_and_calibrate(options);
+    let of_folder = |reason: String| EncodeError::bad_file(&options.files.folder, reason);
+    let loaded = catch_panic(|| read_and_calibrate(options));
     give_back_freed_memory();
-    loaded
+    let (mut encoder, calibration) =
+        loaded.unwrap_or_else(|panic| Err(of_folder(format!("the model cannot be loaded: {panic}"))))?;
+    // Weights of zeros, or without numbers, have the right shape.
+    let mut texts = trial(1, &options.files.architecture);
+    for text in &mut texts {
+        text.ids = text.ids.iter().copied().take(options.files.max_tokens).collect();
+    }
+    for vector in encoder.encode(&texts.iter().collect::<Vec<_>>())? {
+        vector.map_err(|error| of_folder(format!("{error}; {FETCH_AGAIN}")))?;
+    }
+    Ok((encoder, calibration))
+}
+
+/// Loads a model as the start does, without measuring which way to compute is the fastest.
+///
+/// # Errors
+/// As [`load`].
+pub fn try_out(options: &EncoderOptions) -> Result<(), EncodeError> {
+    let dtype = match options.dtype {
+        DtypeChoice::Only(dtype) => dtype,
+        DtypeChoice::Auto => Dtype::F32,
+    };
+    let tuning = Tuning { dtype, linear: LinearKind::Default, budget: Budget { tokens: 512, texts: 1 } };
+    let options = EncoderOptions { tuning: Some(tuning), ..options.clone() };
+    // On its own thread, because libtorch keeps state per thread.
+    let loaded = thread::scope(|scope| scope.spawn(|| load(&options).map(drop)).join());
+    loaded.unwrap_or_else(|_| {
+        Err(EncodeError::Torch { doing: "loading the model", reason: "it panicked".to_owned() })
+    })
 }
 
 fn read_and_calibrate(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), EncodeError> {

@@ -1,9 +1,12 @@
 //! Text to tokens.
 
-use super::error::EncodeError;
+use super::error::{EncodeError, beginning};
+use super::json_file::FETCH_AGAIN;
 use super::model_files::ModelFiles;
+use crate::threads::catch_panic;
 use std::borrow::Cow;
 use std::fmt;
+use std::fs;
 use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
 
 /// A tokenized text, including special tokens, without padding.
@@ -32,6 +35,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     max_tokens: usize,
     lowercase: bool,
+    vocabulary: usize,
     /// Whether tokens before white space are independent of the text after it.
     splits_at_white_space: bool,
 }
@@ -40,15 +44,42 @@ pub struct Tokenizer {
 /// prefix has too few tokens, a prefix of twice the length is tried.
 const BYTES_PER_TOKEN: usize = 12;
 
+/// Texts for trying a tokenizer out: words, numbers, accents, compatibility forms, scripts without blanks, emoji.
+const TRIALS: [&str; 4] = [
+    "The quick brown fox, 1931. ",
+    "Go\u{308}del’s ﬁ ½ Ａ\u{3000}ß İ ",
+    "光合作用 한국어 かな مرحبا ",
+    "👩‍👩‍👧 ✅\n\t\u{200b}x",
+];
+/// How often a long trial repeats them, at most.
+const LONG_TRIAL: usize = 64;
+
 impl Tokenizer {
     /// Loads the tokenizer of a model.
     ///
     /// # Errors
     /// [`EncodeError::BadFile`] if the file is invalid, or has token ids beyond the vocabulary of the model.
     pub fn load(files: &ModelFiles) -> Result<Self, EncodeError> {
-        let bad = |reason: String| EncodeError::bad_file(&files.tokenizer, reason);
-        let mut inner =
-            tokenizers::Tokenizer::from_file(&files.tokenizer).map_err(|error| bad(error.to_string()))?;
+        let read = fs::read(&files.tokenizer);
+        let json = read.map_err(|error| EncodeError::bad_file(&files.tokenizer, error.to_string()))?;
+        Self::from_json(&json, files)
+    }
+
+    /// The tokenizer of a model, from the content of its `tokenizer.json`. The library panics on some files, when it
+    /// reads them or at the first text, so some texts are tokenized here.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn from_json(json: &[u8], files: &ModelFiles) -> Result<Self, EncodeError> {
+        let read = catch_panic(|| Self::build(json, files).and_then(Self::tried_out));
+        read.unwrap_or_else(|panic| Err(format!("its reader fails: {panic}"))).map_err(|reason| {
+            EncodeError::bad_file(&files.tokenizer, format!("{}; {FETCH_AGAIN}", beginning(&reason)))
+        })
+    }
+
+    fn build(json: &[u8], files: &ModelFiles) -> Result<Self, String> {
+        let bad = |error: tokenizers::Error| error.to_string();
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(bad)?;
         // The padding and truncation in the file are left over from training.
         inner.with_padding(None);
         let limit = TruncationParams {
@@ -57,21 +88,39 @@ impl Tokenizer {
             stride: 0,
             direction: TruncationDirection::Right,
         };
-        inner.with_truncation(Some(limit)).map_err(|error| bad(error.to_string()))?;
+        inner.with_truncation(Some(limit)).map_err(bad)?;
         let largest = inner.get_vocab(true).into_values().max().unwrap_or_default() as usize;
         if largest >= files.architecture.vocabulary {
-            return Err(bad(format!(
+            return Err(format!(
                 "expected token ids below {} (vocab_size in config.json), received {largest}; \
                  both must come from the same model",
                 files.architecture.vocabulary
-            )));
+            ));
         }
         Ok(Tokenizer {
             splits_at_white_space: splits_at_white_space(&inner),
             inner,
             max_tokens: files.max_tokens,
             lowercase: files.lowercase,
+            vocabulary: files.architecture.vocabulary,
         })
+    }
+
+    /// Tokenizes texts of several scripts and lengths, whose tokens the model must be able to take.
+    fn tried_out(self) -> Result<Self, String> {
+        let long = TRIALS.concat().repeat(self.max_tokens.min(LONG_TRIAL));
+        for text in TRIALS.into_iter().chain([long.as_str()]) {
+            let tokens = self.tokenize(text).map_err(|error| error.to_string())?;
+            if tokens.is_empty() || tokens.len() > self.max_tokens {
+                let most = self.max_tokens;
+                return Err(format!("expected 1 to {most} tokens of a text, received {}", tokens.len()));
+            }
+            let foreign = tokens.ids.iter().find(|&&id| id as u32 as usize >= self.vocabulary);
+            if let Some(id) = foreign {
+                return Err(format!("expected token ids below {}, received {id}", self.vocabulary));
+            }
+        }
+        Ok(self)
     }
 
     /// The longest result in tokens; longer texts are truncated.

@@ -1,8 +1,8 @@
 //! The tensors of safetensors files. The shape of each is checked against the configuration when it is read.
 
-use super::error::Doing;
-use super::error::EncodeError;
+use super::error::{Doing, EncodeError, beginning};
 use super::linear::LinearWeights;
+use crate::threads::catch_panic;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
@@ -20,10 +20,12 @@ impl Weights {
     pub(super) fn read(paths: &[PathBuf], head: &'static str, device: Device) -> Result<Self, EncodeError> {
         let mut tensors = HashMap::new();
         for path in paths {
-            let read = Tensor::read_safetensors(path).map_err(|error| {
+            let read = catch_panic(|| Tensor::read_safetensors(path).map_err(|error| error.to_string()));
+            let read = read.and_then(|read| read).map_err(|error| {
+                let reason = beginning(&error);
                 EncodeError::bad_file(
                     path,
-                    format!("not a readable safetensors file ({error}); fetch it again"),
+                    format!("not a readable safetensors file ({reason}); fetch it again"),
                 )
             })?;
             tensors.extend(read);

@@ -1,5 +1,6 @@
 //! The orderly stop: refuse new requests, answer those in flight, then close the connections.
 
+use crate::http::framework;
 use crate::http::state::State;
 use actix_web::dev::ServerHandle;
 use nix::sys::socket::{Shutdown, shutdown};
@@ -17,6 +18,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 pub async fn drain(state: &State, handle: &ServerHandle, listener: TcpListener, deadline: Instant) -> u64 {
     let entrance = state.pipeline.entrance();
     entrance.close();
+    framework::stopping();
     handle.pause().await;
     // New connections are refused, so that clients go elsewhere instead of waiting in the backlog. Systems that cannot
     // shut down a listening socket leave them waiting until it is closed.

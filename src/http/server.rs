@@ -3,22 +3,23 @@
 use crate::http::limits::availability;
 use crate::http::settings::Settings;
 use crate::http::state::State;
-use crate::http::{ingest, request_id, routes};
+use crate::http::{framework, ingest, request_id, routes};
 use crate::metrics;
 use actix_http::{HttpService, Request};
-use actix_service::map_config;
+use actix_service::{ServiceFactoryExt, map_config};
 use actix_web::dev::{AppConfig, Extensions, Server, fn_service};
 use actix_web::http::Method;
 use actix_web::middleware::from_fn;
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpMessage, HttpResponse, web};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::socket::{Backlog, listen};
 use std::future::ready;
 use std::net::TcpListener;
 use std::time::Duration;
 
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 1024;
+/// Connections that may wait to be accepted. The system may allow fewer (Linux: `net.core.somaxconn`).
+const BACKLOG: i32 = 1024;
 /// The maximum number of connections, even if the system allows more.
 const MAX_CONNECTIONS: usize = 50_000;
 
@@ -31,10 +32,11 @@ const MAX_CONNECTIONS: usize = 50_000;
 /// The error of the operating system for the listener.
 pub fn serve(listener: TcpListener, state: web::Data<State>, settings: Settings) -> std::io::Result<Server> {
     availability::start_monitor(&state);
+    // The framework applies a backlog only to sockets that it binds itself, and the standard library listens with 128.
+    listen(&listener, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN))?;
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let builder = Server::build()
         .workers(workers)
-        .backlog(BACKLOG)
         .max_concurrent_connections((connections() / workers).max(1))
         .shutdown_timeout(settings.drain.as_secs().max(1))
         .disable_signals();
@@ -61,6 +63,7 @@ pub fn serve(listener: TcpListener, state: web::Data<State>, settings: Settings)
             .expect(fn_service(move |request| ready(expect_continue(request, &shared))))
             .h1(map_config(app, |()| AppConfig::default()))
             .tcp()
+            .map_err(framework::ended)
     })?;
     Ok(builder.run())
 }

@@ -5,6 +5,7 @@ use super::error::At;
 use super::error::HubError;
 use super::manifest::File;
 use super::observer::PullObserver;
+use crate::files;
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -70,7 +71,7 @@ impl Fetch<'_> {
     pub async fn run(&self, observer: &mut dyn PullObserver, before: u64) -> Result<(), HubError> {
         let target = self.folder.join(&self.file.path);
         if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent).at(parent)?;
+            files::make_folders(parent, files::PRIVATE).at(parent)?;
         }
         if !self.file.is_whole_in(self.folder)? {
             self.download(observer, before).await?;
@@ -112,7 +113,7 @@ impl Fetch<'_> {
         before: u64,
     ) -> Result<(), FetchError> {
         let size = self.file.size;
-        let mut out = OpenOptions::new().create(true).append(true).open(part).at(part)?;
+        let mut out = files::open(part, OpenOptions::new().create(true).append(true), None).at(part)?;
         let mut have = out.metadata().at(part)?.len();
         if have == size {
             return Ok(());

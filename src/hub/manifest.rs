@@ -3,6 +3,7 @@
 use super::HubError;
 use super::error::At;
 use super::hash::Hash;
+use crate::files;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fs;
 use std::path::Path;
@@ -67,7 +68,7 @@ impl Manifest {
     pub(super) fn write(&self, folder: &Path) -> Result<(), HubError> {
         let path = folder.join(MANIFEST);
         let text = serde_json::to_vec_pretty(self).map_err(std::io::Error::other).at(&path)?;
-        fs::write(&path, text).at(&path)
+        files::replace(&path, &[&text]).at(&path)
     }
 }
 

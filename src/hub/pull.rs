@@ -8,7 +8,7 @@ use super::manifest::{File, Manifest};
 use super::observer::PullObserver;
 use super::staging::{StagedModel, StagingDir};
 use super::{Address, FetchRetry, HubError, ModelSource, Token, api};
-use std::fs;
+use crate::files;
 use std::path::{Path, PathBuf};
 
 /// The client of a hub.
@@ -95,7 +95,7 @@ pub async fn pull(
     let mut here = 0;
     if let Some(bytes) = list {
         let path = lock.part().join(MODULES);
-        fs::write(&path, &bytes).map_err(|error| HubError::Disk { path, error })?;
+        files::replace(&path, &[&bytes]).map_err(|error| HubError::Disk { path, error })?;
         here += bytes.len() as u64;
     }
     for file in &files {

@@ -4,6 +4,7 @@ use super::error::At;
 use super::error::HubError;
 use super::fetch::unfinished;
 use super::manifest::{File, Manifest};
+use crate::files;
 use crate::model::UNFINISHED;
 use nix::sys::statvfs::statvfs;
 use std::collections::BTreeSet;
@@ -51,7 +52,9 @@ impl StagingDir {
     pub fn lock(&self) -> Result<StagingLock<'_>, HubError> {
         let part = &self.part;
         loop {
-            fs::create_dir_all(part).at(part)?;
+            let models = part.parent().unwrap_or(Path::new("."));
+            files::own_folder(models, files::PRIVATE).at(models)?;
+            files::own_folder(part, files::PRIVATE).at(part)?;
             // The lock is on the folder itself, so it leaves nothing behind, and a killed pull holds none.
             let lock = fs::File::open(part).at(part)?;
             match lock.try_lock() {
@@ -85,7 +88,7 @@ impl StagingLock<'_> {
     pub fn reuse(&self, manifest: &Manifest) -> Result<(), HubError> {
         for file in &manifest.files {
             let (from, to) = (self.dir.folder.join(&file.path), self.part().join(&file.path));
-            to.parent().map_or(Ok(()), fs::create_dir_all).at(&to)?;
+            to.parent().map_or(Ok(()), |above| files::make_folders(above, files::PRIVATE)).at(&to)?;
             match fs::rename(&from, &to) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).at(&from),
                 _ => {}

@@ -4,14 +4,16 @@
 //! Other volumes are left over from interrupted rebuilds.
 
 use super::error::IndexError;
-use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind, Write};
+use crate::files;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const CURRENT: &str = "CURRENT";
 const PREFIX: &str = "index-";
 
-/// The index folder. Holds a lock against other processes.
+/// The index folder. Holds a lock against other processes. Only the account of the service may enter the folder, so no
+/// other account can take the lock.
 pub(super) struct Folder {
     path: PathBuf,
     _lock: File,
@@ -19,14 +21,21 @@ pub(super) struct Folder {
 
 impl Folder {
     pub(super) fn open(path: &Path) -> Result<Folder, IndexError> {
-        fs::create_dir_all(path).map_err(|error| IndexError::io(path, error))?;
+        files::own_folder(path, files::PRIVATE).map_err(|error| IndexError::io(path, error))?;
         let lock_path = path.join("LOCK");
-        let lock = File::create(&lock_path).map_err(|error| IndexError::io(&lock_path, error))?;
+        let mut options = OpenOptions::new();
+        let lock = files::open(&lock_path, options.create(true).truncate(false).write(true), None)
+            .map_err(|error| IndexError::io(&lock_path, error))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Folder { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(IndexError::Locked(path.to_owned())),
-            Err(TryLockError::Error(error)) => Err(IndexError::io(&lock_path, error)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(IndexError::Locked(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(IndexError::io(&lock_path, error)),
         }
+        let folder = Folder { path: path.to_owned(), _lock: lock };
+        for (_, volume) in folder.volumes()? {
+            files::own_folder(&volume, files::PRIVATE).map_err(|error| IndexError::io(&volume, error))?;
+        }
+        Ok(folder)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -47,24 +56,17 @@ impl Folder {
     pub(super) fn next(&self) -> Result<PathBuf, IndexError> {
         let last = self.volumes()?.into_iter().map(|(n, _)| n).max();
         let path = self.volume(last.map_or(1, |n| n + 1));
-        fs::create_dir(&path).map_err(|error| IndexError::io(&path, error))?;
+        files::own_folder(&path, files::PRIVATE).map_err(|error| IndexError::io(&path, error))?;
         Ok(path)
     }
 
     /// Makes a volume the current one, durably: after this returns, a power cut does not undo it.
     pub(super) fn set_current(&self, volume: &Path) -> Result<(), IndexError> {
         let name = volume.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = self.path.join("CURRENT.new");
         let path = self.path.join(CURRENT);
         sync_folder(volume)?;
-        let write = || {
-            let mut file = File::create(&temporary)?;
-            writeln!(file, "{name}")?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)
-        };
-        write().map_err(|error| IndexError::io(&path, error))?;
-        sync_folder(&self.path)
+        let content = format!("{name}\n");
+        files::replace(&path, &[content.as_bytes()]).map_err(|error| IndexError::io(&path, error))
     }
 
     /// Removes every volume but one. A reader of a removed volume keeps its pages until it closes them.
@@ -131,6 +133,41 @@ mod tests {
         assert!(!first.exists());
         drop(folder);
         assert_eq!(Folder::open(home.path()).unwrap().current().unwrap(), Some(second));
+    }
+
+    #[test]
+    fn no_other_account_can_enter_the_folder_or_take_its_lock() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("index");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        // As earlier versions left it.
+        fs::create_dir_all(path.join("index-1")).unwrap();
+        fs::write(path.join("LOCK"), "").unwrap();
+        for (path, mode) in [(path.clone(), 0o755), (path.join("index-1"), 0o755), (path.join("LOCK"), 0o644)]
+        {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let folder = Folder::open(&path).unwrap();
+        let second = folder.next().unwrap();
+        folder.set_current(&second).unwrap();
+        let modes = ["", "index-1", "index-2", "LOCK", CURRENT].map(|name| mode(&path.join(name)));
+        assert_eq!(modes, [0o700, 0o700, 0o700, 0o600, 0o600]);
+        drop(folder);
+
+        let victim = home.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        for name in ["LOCK", CURRENT] {
+            fs::remove_file(path.join(name)).unwrap();
+            symlink(&victim, path.join(name)).unwrap();
+            let error = Folder::open(&path).and_then(|folder| folder.set_current(&second)).unwrap_err();
+            assert!(error.to_string().contains("it is a link"), "{error}");
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+            fs::remove_file(path.join(name)).unwrap();
+        }
+        let link = home.path().join("link");
+        symlink(&path, &link).unwrap();
+        assert!(Folder::open(&link).is_err_and(|error| error.to_string().contains("it is a link")));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 use super::error::IndexError;
 use super::source::{Change, usable};
+use crate::output::throttled;
 use crate::threads::Progress;
 use arroy::distances::Cosine;
 use arroy::{Writer, WriterProgress};
@@ -136,7 +137,8 @@ impl Forests {
                     writer.add_item(txn, row.item, &row.vector).map_err(|error| self.wrap(error))?;
                 }
                 Change::Put(row) => {
-                    tracing::error!(
+                    throttled!(
+                        error,
                         item = row.item,
                         seq = row.seq,
                         "vector is not usable; left out of the index"

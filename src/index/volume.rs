@@ -7,11 +7,13 @@ use super::error::IndexError;
 use super::forests::{BuildParams, Forests, forest_of};
 use super::options::IndexIdentity;
 use super::source::Change;
+use crate::files;
 use heed::types::{SerdeJson, Str};
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
 /// The version of the stored layout.
@@ -209,7 +211,7 @@ impl Volume {
     fn extend_file(&self) -> Result<(), IndexError> {
         if is_truncated(&self.env).map_err(|error| self.wrap(error))? {
             let path = self.path.join("data.mdb");
-            let file = std::fs::OpenOptions::new().write(true).open(&path);
+            let file = files::open(&path, OpenOptions::new().write(true), None);
             file.and_then(|file| file.set_len(self.map_used()))
                 .map_err(|error| IndexError::io(path, error))?;
         }

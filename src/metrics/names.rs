@@ -7,6 +7,7 @@ metrics! {
     Counter HTTP_REQUESTS_TOTAL "lnsp_http_requests_total" ["route", "method", "status"] "Requests answered";
     Histogram HTTP_REQUEST_DURATION_SECONDS "lnsp_http_request_duration_seconds" ["route"] "From the head of a request to the end of its answer";
     Gauge HTTP_CONNECTIONS "lnsp_http_connections" [] "Connections that are open";
+    Counter HTTP_CONNECTION_ERRORS_TOTAL "lnsp_http_connection_errors_total" ["cause"] "Connections that ended with an error, by cause: malformed, head_too_large, slow_head, slow_end, body_not_read, answer_aborted, io, internal, other";
     Gauge HTTP_UPLOADS_ACTIVE "lnsp_http_uploads_active" [] "Ingest requests that are being read or answered";
     Counter HTTP_REQUEST_BODY_BYTES_TOTAL "lnsp_http_request_body_bytes_total" ["encoding"] "Bytes of uploads as they were received, by encoding";
     Counter INGEST_CHUNKS_TOTAL "lnsp_ingest_chunks_total" ["result"] "Chunks answered, by result";

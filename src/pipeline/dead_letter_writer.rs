@@ -5,6 +5,7 @@
 
 use crate::flow::{Backoff, Retries, Verdict, bisect};
 use crate::metrics;
+use crate::output::throttled;
 use crate::stages::PendingDeadLetter;
 use crate::store::{DeadLetter, Store, StoreError};
 use tokio::sync::mpsc;
@@ -50,7 +51,7 @@ async fn write(store: Store, pauses: Backoff, letters: Vec<PendingDeadLetter>) {
             Err(error) if error.is_data_error() && letters.len() > 1 => return Some(letters),
             Err(error) => {
                 metrics::store_error(error.sqlstate_class(), error.is_transient());
-                tracing::error!(%error, letters = letters.len(), "dead letters cannot be written");
+                throttled!(error, %error, letters = letters.len(), "dead letters cannot be written");
             }
         }
         None

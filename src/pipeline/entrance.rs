@@ -12,6 +12,7 @@ use crate::error_code::ErrorCode;
 use crate::flow::{Backoff, Verdict, retry};
 use crate::metrics;
 use crate::outcome::Outcome;
+use crate::output::throttled;
 use crate::rejection::Rejection;
 use crate::stages::{Delivery, RedeliveryQueue, found};
 use crate::store::{KnownChunk, Store, StoreError};
@@ -179,7 +180,7 @@ impl Entrance {
         let stored = arrivals.map(|arrival| &*arrival.chunk).filter(same);
         if let Err(error) = self.store.remove_dead_letters(stored).await {
             // They are removed when the chunk is sent once more.
-            tracing::warn!(%error, "dead letters of stored chunks could not be removed");
+            throttled!(warn, %error, "dead letters of stored chunks could not be removed");
         }
     }
 

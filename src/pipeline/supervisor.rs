@@ -9,6 +9,7 @@ use super::generation::{Generation, StageReports, Tools};
 use super::settings::PipelineSettings;
 use crate::error_code::ErrorCode;
 use crate::metrics;
+use crate::output::throttled;
 use crate::rejection::Rejection;
 use crate::stages::{DeadLetterQueue, Delivery, Died, PendingDeadLetter, RedeliveryQueue, Stage};
 use crate::threads::{LivenessGuard, Progress};
@@ -119,7 +120,8 @@ impl SupervisorLoop {
             }
             deaths_in_a_row += 1;
 
-            tracing::error!(
+            throttled!(
+                error,
                 stage = died.stage.name(),
                 cause = died.cause,
                 generation = number,
@@ -226,7 +228,7 @@ impl Redeliveries {
                 continue;
             }
             sorted.poisoned += 1;
-            tracing::error!(stage, cpe_id = %delivery.origin().cpe_id, "rejected as poison");
+            throttled!(error, stage, cpe_id = %delivery.origin().cpe_id, "rejected as poison");
             let message = format!("the {stage} stage died {ATTEMPTS} times while it worked on this chunk");
             let rejection = Rejection::new(ErrorCode::Poison, message);
             self.dead_letters.file(PendingDeadLetter::of_delivery(died.stage, delivery, rejection));

@@ -7,6 +7,7 @@
 use super::stall::{StallDetector, StallReport};
 use crate::flow::TaskRegistry;
 use crate::metrics;
+use crate::output::print_error_line;
 use crate::stages::{Died, Stage};
 use crate::threads::{Progress, Reading, lock};
 use actix::ArbiterHandle;
@@ -43,7 +44,7 @@ impl Default for FatalHandler {
                 exit_at_once(EXIT)
             });
             drop(timer);
-            eprintln!("lnsp: {sentence}");
+            print_error_line(format!("lnsp: {sentence}"));
             exit_at_once(EXIT)
         })
     }

@@ -8,6 +8,7 @@ use super::stage::{Delivery, Parcel, Stage};
 use crate::flow::{Slot, TaskGuard};
 use crate::metrics;
 use crate::outcome::Outcome;
+use crate::output::throttled;
 use crate::rejection::Rejection;
 use crate::store::DeadLetter;
 use chrono::{DateTime, Utc};
@@ -71,7 +72,7 @@ impl Drop for PendingDeadLetter {
         if self.settle() {
             metrics::dead_letter_unwritten();
             let (cpe_id, cause) = (self.delivery.origin().cpe_id, self.rejection.code.as_str());
-            tracing::error!(%cpe_id, cause, "a dead letter could not be written; the chunk is rejected without");
+            throttled!(error, %cpe_id, cause, "a dead letter could not be written; the chunk is rejected without");
         }
     }
 }

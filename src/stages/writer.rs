@@ -11,6 +11,7 @@ use crate::flow::{Backoff, Batch, Retries, Verdict, bisect};
 use crate::index::{ChangedRow, Commit, Index};
 use crate::metrics;
 use crate::outcome::{ChunkTimings, Outcome, StoredChunk};
+use crate::output::throttled;
 use crate::rejection::Rejection;
 use crate::store::{InsertOutcome, KnownChunk, ModelId, Store, StoreError};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
@@ -115,7 +116,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
             let retry = error.is_transient();
             if retry {
                 count(error);
-                tracing::warn!(%error, tries, "the batch is not committed yet; trying again");
+                throttled!(warn, %error, tries, "the batch is not committed yet; trying again");
                 maybe_ours = true;
             }
             Verdict::retry_if(retry)
@@ -143,7 +144,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
                 if error.is_data_error() && parcels.len() > 1 {
                     return Some(parcels);
                 }
-                tracing::error!(%error, rows = parcels.len(), "the database refused");
+                throttled!(error, %error, rows = parcels.len(), "the database refused");
                 let message = format!("the database refused this chunk: {error}");
                 let rejection = Rejection::new(ErrorCode::StoreFailed, message);
                 parcels.into_iter().for_each(|parcel| task.reject(parcel, rejection.clone()));
@@ -171,7 +172,7 @@ async fn wait_for_index<'a>(tools: &WriteTools, ours: impl Iterator<Item = &'a I
         }
     });
     if followed.await != Ok(true) {
-        tracing::warn!(latest, "the index does not follow; answering without it");
+        throttled!(warn, latest, "the index does not follow; answering without it");
     }
 }
 

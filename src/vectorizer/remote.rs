@@ -12,6 +12,7 @@ use crate::endpoint::{self, Endpoint, Unread, beginning, cause};
 use crate::flow::{Backoff, Verdict, retry};
 use crate::metrics;
 use crate::model::ModelIdentity;
+use crate::output::throttled;
 use crate::threads::Lane;
 use crate::threads::lock;
 use reqwest::{Client, RequestBuilder, header};
@@ -199,8 +200,8 @@ impl Remote {
             None => failure.take(),
         };
         match (before, error) {
-            (None, Some(error)) => tracing::warn!("{error}"),
-            (Some(_), None) => tracing::info!("the embedding server at {} answers again", self.0.name),
+            (None, Some(error)) => throttled!(warn, "{error}"),
+            (Some(_), None) => throttled!(info, "the embedding server at {} answers again", self.0.name),
             _ => {}
         }
     }

@@ -92,6 +92,16 @@ fn answers_of_a_language_model_hold_their_promises() {
 }
 
 #[test]
+fn tokenizers_hold_their_promises() {
+    over_seeds_and_mutations("tokenizer", 3_000, targets::tokenizer);
+}
+
+#[test]
+fn configurations_of_models_hold_their_promises() {
+    over_seeds_and_mutations("model_config", 5_000, targets::model_config);
+}
+
+#[test]
 fn inflated_bodies_hold_their_promises() {
     over_seeds_and_mutations("inflate", 5_000, targets::inflate);
 }

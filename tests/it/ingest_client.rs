@@ -270,7 +270,7 @@ async fn a_journal_counts_only_for_the_same_bytes_dataset_and_database() {
 async fn a_file_is_sent_all_the_same_where_no_journal_can_be_written() {
     let scene = Scene::plain(lines(0..10));
     // Something is in its way that even root cannot write over.
-    fs::create_dir(format!("{}.new", scene.journal().display())).unwrap();
+    fs::create_dir(scene.journal()).unwrap();
     let service = ScriptedService::start([Step::EndAfter(6)]);
     let told = scene.run(&service.url, &[]).await;
     told.says(0, "10 stored, 0 duplicates, 0 failed");

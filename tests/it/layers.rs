@@ -26,23 +26,29 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("metrics", vec![]);
     layers.insert("threads", vec![]);
     layers.insert("endpoint", vec![]);
+    layers.insert("files", vec![]);
+    layers.insert("output", vec![]);
     layers.insert("simulated_llm", vec![]);
     // Ports, and what they speak.
     layers.insert("wire", DOMAIN.to_vec());
     layers.insert("classifier", DOMAIN.to_vec());
     layers.insert("encoder", with(&[&DOMAIN, &["threads"]]));
-    layers.insert("store", with(&[&DOMAIN, &["threads"]]));
-    layers.insert("index", with(&[&DOMAIN, &["threads"]]));
-    layers.insert("hub", with(&[&DOMAIN, &["threads"]]));
+    layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));
+    layers.insert("index", with(&[&DOMAIN, &["files", "output", "threads"]]));
+    layers.insert("hub", with(&[&DOMAIN, &["files", "threads"]]));
     // It makes more calls than it gives answers, so it counts them itself.
     layers.insert("llm", with(&[&DOMAIN, &["endpoint", "metrics", "threads"]]));
     layers.insert("flow", vec!["metrics", "threads"]);
     // Texts to vectors: by the encoder, or by another server.
-    layers.insert("vectorizer", with(&[&DOMAIN, &["encoder", "endpoint", "flow", "metrics", "threads"]]));
-    layers.insert("stages", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "threads", "vectorizer"]]));
+    layers.insert(
+        "vectorizer",
+        with(&[&DOMAIN, &["encoder", "endpoint", "flow", "metrics", "output", "threads"]]),
+    );
+    layers
+        .insert("stages", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "output", "threads", "vectorizer"]]));
     layers.insert(
         "pipeline",
-        with(&[&DOMAIN, &["store", "flow", "metrics", "threads", "stages", "vectorizer"]]),
+        with(&[&DOMAIN, &["store", "flow", "metrics", "output", "threads", "stages", "vectorizer"]]),
     );
     layers.insert("search", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "threads", "vectorizer"]]));
     layers.insert(
@@ -56,6 +62,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
                 "index",
                 "flow",
                 "metrics",
+                "output",
                 "threads",
                 "pipeline",
                 "search",
@@ -70,8 +77,10 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         &PORTS,
         &[
             "endpoint",
+            "files",
             "flow",
             "metrics",
+            "output",
             "threads",
             "vectorizer",
             "stages",
@@ -83,8 +92,10 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         ],
     ]);
     layers.insert("app", below.clone());
-    layers
-        .insert("doctor", with(&[&DOMAIN, &PORTS, &["config", "app", "endpoint", "vectorizer", "threads"]]));
+    layers.insert(
+        "doctor",
+        with(&[&DOMAIN, &PORTS, &["config", "app", "endpoint", "files", "vectorizer", "threads"]]),
+    );
     layers.insert("cli", with(&[&below, &["app", "doctor", "hub", "simulated_llm"]]));
     layers
 }

@@ -3,10 +3,12 @@
 //! and `database` gives each test a database of its own.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test prints its figures")]
 
 mod admission;
 mod bench;
 mod blame;
+mod broken_models;
 mod classifier;
 mod clocks;
 mod connections;
@@ -21,10 +23,12 @@ mod encoder;
 mod encoder_parallelism;
 mod encoder_plan;
 mod flow_of_chunks;
+mod framework;
 mod fresh;
 mod fuzz;
 mod gauges;
 mod healing;
+mod hostile_output;
 mod hub;
 mod hub_command;
 mod idempotency;
@@ -39,6 +43,7 @@ mod ollama_script;
 mod other_model;
 mod parity;
 mod poisonous_texts;
+mod private_files;
 mod remote_embedder;
 mod routes;
 mod rules;

@@ -6,6 +6,7 @@
 //! is printed with each failure. `cargo test --test torture -- --rounds 200 --seed 7` runs as many rounds as one likes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, also in its helpers")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test prints its figures")]
 
 mod client;
 mod cluster;

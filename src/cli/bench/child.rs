@@ -1,11 +1,12 @@
 //! A process of this executable, which ends with the benchmark in whatever way that ends.
 
+use crate::files;
+use crate::output;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io;
-use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -48,8 +49,11 @@ impl Child {
     /// a service that can say nothing does not stop in order.
     pub fn spawn(name: &str, mut command: Command, folder: TempDir) -> Result<Child, ChildError> {
         let fail = |error| ChildError::Start { name: name.to_owned(), error };
-        let output = File::create(folder.path().join(OUTPUT)).map_err(fail)?;
-        let complaints = File::create(folder.path().join(COMPLAINTS)).map_err(fail)?;
+        let make = |name| {
+            let mut options = OpenOptions::new();
+            files::open(&folder.path().join(name), options.write(true).create_new(true), None).map_err(fail)
+        };
+        let (output, complaints) = (make(OUTPUT)?, make(COMPLAINTS)?);
         command.stdin(Stdio::piped()).stdout(output).stderr(complaints);
         // A Ctrl-C on the terminal is for the benchmark, which then ends the others in order.
         let process = command.process_group(0).spawn().map_err(fail)?;
@@ -99,7 +103,7 @@ impl Child {
         Some(ChildError::Ended { name: self.name.clone(), status, complaints: self.complaints() })
     }
 
-    /// The last lines it wrote to its standard error, indented.
+    /// The last lines it wrote to its standard error, as one.
     fn complaints(&self) -> String {
         let said = std::fs::read(self.folder.path().join(COMPLAINTS)).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
@@ -107,7 +111,7 @@ impl Child {
         if lines.is_empty() {
             return " nothing".to_owned();
         }
-        lines.iter().skip(lines.len().saturating_sub(LAST)).map(|line| format!("\n    {line}")).collect()
+        format!(" {}", lines[lines.len().saturating_sub(LAST)..].join(" | "))
     }
 
     fn is_alive(&mut self) -> bool {
@@ -165,6 +169,5 @@ fn watch_over(pid: u32) -> io::Result<std::process::Child> {
 
 /// Prints progress to standard error, so that standard output has only the report.
 pub fn say(line: &str) {
-    // The terminal may be gone: a line that cannot be printed must not keep the services running.
-    drop(writeln!(std::io::stderr(), "{line}"));
+    output::print_error_line(line);
 }

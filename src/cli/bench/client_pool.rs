@@ -2,6 +2,7 @@
 
 use super::child::{Child, ChildError};
 use super::service::Mode;
+use crate::files;
 use crate::simulated_llm::Latency;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -75,9 +76,9 @@ fn name(mode: Mode) -> String {
     format!("{mode} service")
 }
 
-/// A folder that any account may pass: a PostgreSQL that is started by root runs as another.
+/// A folder that any account may pass, and only this one list: a PostgreSQL that is started by root runs as another.
 fn folder(name: &str) -> Result<TempDir, ChildError> {
-    let open = std::fs::Permissions::from_mode(0o755);
+    let open = std::fs::Permissions::from_mode(files::PASSABLE);
     let folder = tempfile::Builder::new().prefix("lnsp-bench-").permissions(open).tempdir();
     folder.map_err(|error| ChildError::Start { name: name.to_owned(), error })
 }

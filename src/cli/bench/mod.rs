@@ -17,6 +17,7 @@ mod verdict;
 pub use llm::{BenchLlm, InvalidLlm};
 
 use super::{CommandResult, block_on, client};
+use crate::output::print_block;
 use child::{ChildError, say};
 use clap::Args;
 use client_pool::ClientPool;
@@ -63,7 +64,7 @@ pub fn run(bench: Bench) -> CommandResult {
         let interrupted = interrupted();
         tokio::select! {
             measured = measure(&bench) => {
-                print!("{}", measured?);
+                print_block(measured?.to_string().trim_end_matches('\n'));
                 Ok(ExitCode::SUCCESS)
             }
             () = interrupted => Ok(ExitCode::from(INTERRUPTED)),

@@ -2,13 +2,14 @@
 //!
 //! It is written whole beside itself, flushed, and renamed, so there is always one that is whole. It is good for the
 //! same bytes, sent to the same dataset of the same service; for anything else it counts as absent, which costs time
-//! and nothing else. A header line with a checksum, one of JSON, then the settled lines as a roaring bitmap.
+//! and nothing else. A header line with a checksum, one of JSON, then the settled lines as a roaring bitmap. The folder
+//! may be shared: a link in its place is not followed, and what another account put there is left alone.
 
 use super::ledger::{Ledger, UploadTally};
+use crate::files;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 const EXTENSION: &str = ".lnsp-journal";
@@ -44,7 +45,7 @@ pub enum JournalState {
     /// There is no journal.
     Nothing,
     /// One that cannot be used, and why.
-    Useless(&'static str),
+    Useless(String),
     /// This file was begun before.
     Begun {
         /// What is settled.
@@ -52,6 +53,12 @@ pub enum JournalState {
         /// In which database.
         store: Option<String>,
     },
+}
+
+impl JournalState {
+    fn useless(why: &str) -> JournalState {
+        JournalState::Useless(why.to_owned())
+    }
 }
 
 /// The journal of one file.
@@ -74,22 +81,22 @@ impl Journal {
 
     /// Reads the journal.
     pub fn read(&self) -> JournalState {
-        let bytes = match fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return JournalState::Nothing,
-            Err(_) => return JournalState::Useless("cannot be read"),
+        let bytes = match files::read(&self.path) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return JournalState::Nothing,
+            Err(error) => return JournalState::Useless(format!("cannot be read ({error})")),
         };
-        let Some((page, bits)) = open(&bytes) else { return JournalState::Useless("is damaged") };
+        let Some((page, bits)) = open(&bytes) else { return JournalState::useless("is damaged") };
         let (now, then) = (&self.subject, &page.subject);
         if (now.bytes, &now.fingerprint) != (then.bytes, &then.fingerprint) {
-            return JournalState::Useless("is of other contents of this file");
+            return JournalState::useless("is of other contents of this file");
         }
         if (&now.url, &now.dataset) != (&then.url, &then.dataset) {
-            return JournalState::Useless("is of another service or dataset");
+            return JournalState::useless("is of another service or dataset");
         }
         match Ledger::restore(bits, page.tally, page.complaints) {
             Some(ledger) => JournalState::Begun { ledger, store: page.store },
-            None => JournalState::Useless("is damaged"),
+            None => JournalState::useless("is damaged"),
         }
     }
 
@@ -109,14 +116,7 @@ impl Journal {
         ledger.write_lines(&mut content)?;
         let head = format!("{MAGIC}{}\n", blake3::hash(&content).to_hex());
 
-        let beside = with_suffix(&self.path, ".new");
-        let mut file = File::create(&beside)?;
-        file.write_all(head.as_bytes())?;
-        file.write_all(&content)?;
-        file.sync_all()?;
-        fs::rename(&beside, &self.path)?;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+        files::replace(&self.path, &[head.as_bytes(), &content])
     }
 
     /// Removes it: nothing of the file is left to do.
@@ -124,10 +124,7 @@ impl Journal {
     /// # Errors
     /// The system's.
     pub fn remove(&self) -> io::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        files::remove(&self.path)
     }
 }
 
@@ -156,6 +153,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 mod tests {
     use super::super::ledger::LineResult;
     use super::*;
+    use std::fs;
 
     fn subject() -> Subject {
         let text = |text: &str| text.to_owned();
@@ -189,15 +187,13 @@ mod tests {
             change(&mut subject);
             Journal::beside(&file, subject).read()
         };
-        assert!(matches!(
-            other(|s| s.bytes += 1),
-            JournalState::Useless("is of other contents of this file")
-        ));
+        let why = |state| match state {
+            JournalState::Useless(why) => why,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(why(other(|s| s.bytes += 1)), "is of other contents of this file");
         assert!(matches!(other(|s| s.fingerprint.push('x')), JournalState::Useless(_)));
-        assert!(matches!(
-            other(|s| s.url.push('x')),
-            JournalState::Useless("is of another service or dataset")
-        ));
+        assert_eq!(why(other(|s| s.url.push('x'))), "is of another service or dataset");
         assert!(matches!(other(|s| s.dataset.push('x')), JournalState::Useless(_)));
 
         let whole = fs::read(journal.path()).unwrap();

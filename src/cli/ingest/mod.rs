@@ -18,6 +18,7 @@ mod state;
 mod survey;
 
 use super::{CommandResult, block_on, client, sentence};
+use crate::output::{print_error_line, print_line};
 use attempt::Target;
 use clap::Args;
 use error::IngestError;
@@ -70,22 +71,23 @@ pub fn run(ingest: Ingest) -> CommandResult {
         let target = Target { client: client()?, url, dataset: ingest.dataset.clone() };
         // A name that is misspelt is told before the files before it are sent.
         if let Some(error) = ingest.files.iter().find_map(|file| kind_of(file).err()) {
-            eprintln!("lnsp: {}", sentence(&error));
+            print_error_line(format!("lnsp: {}", sentence(&error)));
             return Ok(ExitCode::from(GAVE_UP));
         }
         let (mut total, mut gave_up) = (UploadTally::default(), false);
         for (at, file) in ingest.files.iter().enumerate() {
             let Err(error) = send(&target, file, &ingest, &mut total).await else { continue };
             gave_up = true;
-            eprintln!("lnsp: {}", sentence(&error));
+            print_error_line(format!("lnsp: {}", sentence(&error)));
             let left = &ingest.files[at + 1..];
             if !error.is_of_the_file() && !left.is_empty() {
-                eprintln!("lnsp: {} more files were not sent, from {} on", left.len(), left[0].display());
+                let (more, first) = (left.len(), left[0].display());
+                print_error_line(format!("lnsp: {more} more files were not sent, from {first} on"));
                 break;
             }
         }
         if ingest.files.len() > 1 {
-            println!("all files: {total}");
+            print_line(format!("all files: {total}"));
         }
         Ok(match (gave_up, total.failed) {
             (true, _) => ExitCode::from(GAVE_UP),
@@ -107,7 +109,7 @@ async fn send(
     };
     let limits = RetryLimits { patience: ingest.patience.0, tries: ingest.tries };
     let (tally, report, result) = file_upload.run(limits).await;
-    println!("{}: {report}", file.display());
+    print_line(format!("{}: {report}", file.display()));
     total.add(&tally);
     result
 }

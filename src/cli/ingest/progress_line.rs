@@ -1,6 +1,7 @@
 //! What is shown meanwhile: a bar with rate and time to go on a terminal, a plain line now and then otherwise.
 
 use super::ledger::UploadTally;
+use crate::output::{escape, print_error_line};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::Path;
@@ -40,7 +41,7 @@ impl ProgressLine {
         }
         let name =
             path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
-        bar.set_message(name.clone());
+        bar.set_message(escape(&name));
         let now = Instant::now();
         ProgressLine { bar, plain, name, chunks, before: 0, started: now, said: now }
     }
@@ -65,13 +66,14 @@ impl ProgressLine {
         if self.plain && self.said.elapsed() >= PLAIN_PACE {
             self.said = Instant::now();
             let of = self.chunks.map(|chunks| format!(" of {chunks}")).unwrap_or_default();
-            eprintln!("{}: {}{of} chunks, {:.0} chunks/s", self.name, tally.settled(), self.pace(tally).1);
+            let (settled, rate) = (tally.settled(), self.pace(tally).1);
+            print_error_line(format!("{}: {settled}{of} chunks, {rate:.0} chunks/s", self.name));
         }
     }
 
     /// Says something about the file.
     pub fn say(&self, sentence: &str) {
-        self.bar.suspend(|| eprintln!("{} {sentence}", self.name));
+        self.bar.suspend(|| print_error_line(format!("{} {sentence}", self.name)));
     }
 
     /// Takes the bar away.

@@ -3,7 +3,8 @@
 use super::binaries::Binaries;
 use super::error::ManagedError;
 use super::server_user::ServerUser;
-use std::fs::{self, File};
+use crate::files;
+use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -67,7 +68,8 @@ pub(super) fn ensure(
 
     let failed = |e| ManagedError::io("put in place", cluster, e);
     let conf = unfinished.join("postgresql.conf");
-    let mut file = File::options().append(true).open(&conf).map_err(failed)?;
+    let mut file =
+        files::open(&conf, OpenOptions::new().append(true), Some(server_user.uid)).map_err(failed)?;
     file.write_all(SETTINGS.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     fs::rename(&unfinished, cluster).map_err(failed)?;
     let parent = cluster.parent().unwrap_or(cluster);

@@ -25,13 +25,14 @@ mod server_user;
 pub use error::ManagedError;
 pub use inspect::{ManagedServerInfo, inspect};
 
+use crate::files;
 use crate::store::Dsn;
 use binaries::Binaries;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use server::PostgresServer;
 use server_user::ServerUser;
-use std::fs::{self, File};
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
@@ -71,12 +72,16 @@ impl ManagedPostgres {
     /// the server did not start (with the last lines of its log).
     pub fn start(data_dir: &Path) -> Result<Self, ManagedError> {
         let folder = data_dir.join("postgres");
-        fs::create_dir_all(&folder).map_err(|e| ManagedError::io("create the folder", &folder, e))?;
-        let folder = folder.canonicalize().map_err(|e| ManagedError::io("find the folder", &folder, e))?;
-        let (lock_file, lock) = lock(&folder)?;
+        files::make_folders(data_dir, files::data_folder_mode())
+            .and_then(|()| files::make_folders(&folder, files::PRIVATE))
+            .map_err(|e| ManagedError::io("create the folder", &folder, e))?;
+        let data_dir =
+            data_dir.canonicalize().map_err(|e| ManagedError::io("find the folder", data_dir, e))?;
+        let folder = data_dir.join("postgres");
         let cluster = folder.join("cluster");
         let server_user = ServerUser::for_folder(&folder, &cluster)?;
         server_user.make_private(&folder)?;
+        let (lock_file, lock) = lock(&folder, server_user.uid)?;
         server_user.chown(&lock_file).map_err(|e| ManagedError::io("give away", &lock_file, e))?;
         server_user.check_path_to(&folder)?;
         let binaries = Binaries::find(cluster::major_version(&cluster)?, &cluster)?;
@@ -167,13 +172,10 @@ fn monitor(mut server: PostgresServer, stopped: &mpsc::Receiver<()>) -> Result<(
     server.stop()
 }
 
-fn lock(folder: &Path) -> Result<(PathBuf, Flock<File>), ManagedError> {
+fn lock(folder: &Path, server_user: u32) -> Result<(PathBuf, Flock<File>), ManagedError> {
     let path = folder.join("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
+    let mut options = OpenOptions::new();
+    let file = files::open(&path, options.create(true).truncate(false).write(true), Some(server_user))
         .map_err(|e| ManagedError::io("open the lock file", &path, e))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok((path, lock)),

@@ -5,8 +5,9 @@ use super::error::ManagedError;
 use super::process::{PidFile, Process, is_postmaster};
 use super::server_user::ServerUser;
 use super::{cluster, run_folder};
+use crate::files;
 use nix::sys::signal::Signal;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -182,7 +183,10 @@ impl PostgresServer {
         if self.log_length() > LOG_BYTES {
             fs::rename(&path, path.with_extension("log.1")).map_err(failed)?;
         }
-        let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+        // Root appends in a folder of another account: what that account put there is not followed.
+        let mut options = OpenOptions::new();
+        let options = options.create(true).append(true);
+        let file = files::open(&path, options, Some(self.server_user.uid)).map_err(failed)?;
         self.server_user.chown(&path).map_err(failed)?;
         Ok(file)
     }

@@ -1,10 +1,11 @@
 //! The user that runs the server. PostgreSQL refuses root, so a service started as root runs it as another user.
 
 use super::error::ManagedError;
+use crate::files;
 use nix::unistd::{Gid, Uid, User};
-use std::fs::{self, DirBuilder, Metadata, Permissions};
+use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -65,12 +66,8 @@ impl ServerUser {
 
     /// Makes a folder private to this user (mode 0700), and creates it where it is missing.
     pub fn make_private(&self, folder: &Path) -> Result<(), ManagedError> {
-        let failed = |e| ManagedError::io("make a private folder of the server's user", folder, e);
-        if !folder.exists() {
-            DirBuilder::new().mode(0o700).create(folder).map_err(failed)?;
-        }
-        self.chown(folder).map_err(failed)?;
-        fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(failed)
+        files::own_folder_of(folder, files::PRIVATE, self.uid, self.gid)
+            .map_err(|e| ManagedError::io("make a private folder of the server's user", folder, e))
     }
 
     /// Makes the user the owner. Without root everything the service creates is its own already.
@@ -116,6 +113,8 @@ fn user_name(uid: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     fn stranger() -> ServerUser {
         ServerUser { name: "stranger".into(), uid: 54_321, gid: 54_321, switched: true }

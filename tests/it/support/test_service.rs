@@ -88,6 +88,11 @@ impl TestService {
         TestService { url, state: app.state.clone(), database, app, server: handle, door, _data: data }
     }
 
+    /// It accepts no connections any more; new ones wait in line.
+    pub async fn pause(&self) {
+        self.server.pause().await;
+    }
+
     /// Stops the service in order.
     pub async fn stop(self) {
         self.server.stop(false).await;

@@ -1,0 +1,36 @@
+//! The only functions that print; clippy forbids the macros of the standard library elsewhere.
+
+use super::escape::{escape, escape_lines};
+use std::fmt::Display;
+use std::io::Write;
+
+/// Prints one line to the standard output, escaped.
+pub fn print_line(text: impl Display) {
+    print_json(&escape(&text.to_string()));
+}
+
+/// Prints lines to the standard output; their breaks are our own, and everything else is escaped.
+pub fn print_block(text: impl Display) {
+    print_json(&escape_lines(&text.to_string()));
+}
+
+/// Prints a JSON document to the standard output as it is: JSON has escapes of its own.
+#[expect(clippy::print_stdout, reason = "the one place")]
+pub fn print_json(document: &str) {
+    println!("{document}");
+}
+
+/// Prints one line to the standard error output, escaped.
+pub fn print_error_line(text: impl Display) {
+    to_standard_error(&escape(&text.to_string()));
+}
+
+/// Prints lines to the standard error output; their breaks are our own, and everything else is escaped.
+pub fn print_error_block(text: impl Display) {
+    to_standard_error(&escape_lines(&text.to_string()));
+}
+
+/// The terminal may be gone, and what runs must end in order all the same: a line that cannot be printed is dropped.
+fn to_standard_error(text: &str) {
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
+}

@@ -1,0 +1,76 @@
+//! What clients can do to the HTTP framework: fill neither the log nor the queue of new connections.
+
+use crate::support::database::Database;
+use crate::support::process::Service;
+use crate::support::test_service::{TestService, client};
+use nix::sys::signal::Signal;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// A number in a scrape.
+fn number(scrape: &str, series: &str) -> u64 {
+    let line = scrape.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map_or(0, |number| number.parse().unwrap())
+}
+
+#[actix_web::test]
+async fn malformed_heads_are_counted_and_fill_no_log() {
+    let (database, data) = (Database::new().await, tempfile::tempdir().unwrap());
+    let service = Service::start(data.path(), &["--database-url", database.dsn()]);
+    let address: SocketAddr = service.url.trim_start_matches("http://").parse().unwrap();
+    let send = |head: &[u8]| {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.write_all(head).unwrap();
+        let mut answer = String::new();
+        // The end may be a reset, after the answer.
+        drop(socket.read_to_string(&mut answer));
+        answer
+    };
+    for n in 0..500 {
+        assert!(send(format!("\u{1b}[31m {n}\r\n\r\n").as_bytes()).starts_with("HTTP/1.1 400"));
+    }
+    assert!(send(&[b"GET /".as_slice(), &[b'x'; 200_000]].concat()).starts_with("HTTP/1.1 431"));
+    let scrape = async || client().get(format!("{}/metrics", service.url)).send().await.unwrap().text().await;
+    let mut text = scrape().await.unwrap();
+    let of =
+        |text: &str, cause| number(text, &format!("lnsp_http_connection_errors_total{{cause=\"{cause}\"}}"));
+    // A connection is counted when it has ended, a moment after its answer.
+    while of(&text, "malformed") < 500 || of(&text, "head_too_large") < 1 {
+        text = scrape().await.unwrap();
+    }
+    assert_eq!((of(&text, "malformed"), of(&text, "head_too_large")), (500, 1));
+
+    // The orderly stop shuts the listening socket down, which the framework takes for a failure.
+    service.signal(Signal::SIGTERM);
+    let (status, complaint) = service.end();
+    assert!(status.success(), "{complaint}");
+    assert!(!complaint.contains("ERROR") && !complaint.contains("stream error"), "{complaint}");
+}
+
+#[cfg(target_os = "linux")]
+#[actix_web::test]
+async fn more_connections_can_wait_than_the_standard_library_allows() {
+    let service = TestService::scripted().await;
+    let address: SocketAddr = service.url.trim_start_matches("http://").parse().unwrap();
+    service.pause().await;
+    // The standard library listens with room for 128. Connections beyond the room are not made: their time runs out.
+    let mut waiting = Vec::new();
+    while in_line(address.port()) < 300 {
+        waiting.push(TcpStream::connect_timeout(&address, Duration::from_secs(30)).unwrap());
+    }
+    drop(waiting);
+    service.stop().await;
+}
+
+/// Connections of a listening socket that are made and not accepted, as the kernel counts them.
+#[cfg(target_os = "linux")]
+fn in_line(port: u16) -> u64 {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut sockets = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    const LISTENING: &str = "0A";
+    let ours = format!("0100007F:{port:04X}");
+    let socket =
+        sockets.find(|fields| fields.get(1) == Some(&ours.as_str()) && fields[3] == LISTENING).unwrap();
+    u64::from_str_radix(socket[4].split_once(':').unwrap().1, 16).unwrap()
+}
