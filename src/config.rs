@@ -18,6 +18,10 @@ pub struct Config {
     /// Port to listen on; 0 takes a free one.
     #[arg(long, env = "LNSP_PORT", default_value = "8004", value_parser = port)]
     pub port: u16,
+    /// Hosts that requests may name in `Host`, besides those of loopback, when the service listens on loopback: those
+    /// that a proxy passes on. Separated by commas; `*` allows every host.
+    #[arg(long, env = "LNSP_ALLOWED_HOSTS", value_delimiter = ',')]
+    pub allowed_hosts: Vec<String>,
     /// Where PostgreSQL's files (when it is our own) and the index are kept.
     #[arg(long, env = "LNSP_DATA_DIR", default_value = "./data")]
     pub data_dir: PathBuf,

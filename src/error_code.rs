@@ -79,6 +79,8 @@ error_codes! {
     MissingField "missing_field" 422 InvalidRequest false "A required field is missing or empty: add it. `POST /embed` without texts answers 400.";
     DuplicateKey "duplicate_key" 422 InvalidRequest false "An object has the same key twice: remove one.";
     TooManyKeys "too_many_keys" 422 InvalidRequest false "An object in `metadata` has more than 64 keys: send fewer.";
+    TooManyLinks "too_many_links" 422 InvalidRequest false "`parent_cpe_ids` or `child_cpe_ids` has more than 64 links: send fewer.";
+    MetadataTooLarge "metadata_too_large" 422 InvalidRequest false "`metadata` has more than 64 KiB of JSON or 1,024 values: send less.";
     NestedTooDeep "nested_too_deep" 422 InvalidRequest false "Arrays and objects are nested deeper than 32 levels: flatten them.";
     NumberOutOfRange "number_out_of_range" 422 InvalidRequest false "A number does not fit into 64 bits: send it as text or as a fraction.";
     TextEmpty "text_empty" 422 InvalidRequest false "The text is empty or blank: leave the chunk out.";
@@ -114,6 +116,9 @@ error_codes! {
     InvalidIdempotencyKey "invalid_idempotency_key" 400 InvalidRequest false "The Idempotency-Key header cannot be used: the message says what is expected.";
     IdempotencyKeyReused "idempotency_key_reused" 422 InvalidRequest false "The Idempotency-Key belongs to another body: use a new key.";
     NotFound "not_found" 404 InvalidRequest false "There is nothing at this path: `GET /` lists the endpoints.";
+    HostNotAllowed "host_not_allowed" 403 InvalidRequest false "The service listens on loopback and the request names another host: list it in `LNSP_ALLOWED_HOSTS`.";
+    CrossSite "cross_site" 403 InvalidRequest false "A page of another site made the browser send the request: call the service from a program.";
+    ConnectionEnding "connection_ending" 400 InvalidRequest false "The request before had a chunked body, which is the last of its connection: use a new connection.";
     MethodNotAllowed "method_not_allowed" 405 InvalidRequest false "The path does not take this method: `GET /` lists the endpoints.";
     Internal "internal" 500 Internal false "The service has a defect: the same chunks can be sent again, what is stored is stored once.";
 }

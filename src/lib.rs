@@ -18,7 +18,7 @@
 //!       |
 //!     domain                          outcome, chunk, rejection, error_code, tmd, model, quality: pure
 //!
-//!   leaves: metrics, threads, endpoint (other servers), files (private ones), output (terminal and log)
+//!   leaves: memory, metrics, threads, endpoint (other servers), files (private ones), output (terminal and log)
 //!   simulated_llm: a language model server for measurements and tests
 //! ```
 //!
@@ -72,6 +72,7 @@ pub mod http;
 pub mod hub;
 pub mod index;
 pub mod llm;
+pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod outcome;

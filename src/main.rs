@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use lnsp_ingest::config::Config;
-use lnsp_ingest::output::{print_error_block, print_error_line};
+use lnsp_ingest::output::{escape, print_error_block, print_error_line};
 use lnsp_ingest::{cli, threads};
 use std::error::Error;
 use std::process::ExitCode;
@@ -64,8 +64,10 @@ fn explain(error: &clap::Error) -> ExitCode {
         return ExitCode::from(2);
     }
     if error.use_stderr() {
-        // It quotes arguments, which can be names of files.
-        print_error_block(error.render().to_string().trim_end_matches('\n'));
+        // It quotes arguments, which can be names of files, and their line breaks are not ours.
+        let escaped = std::env::args_os().map(|argument| escape(&argument.to_string_lossy()));
+        let again = Arguments::command().try_get_matches_from(escaped).err();
+        print_error_block(again.as_ref().unwrap_or(error).render().to_string().trim_end_matches('\n'));
     } else {
         // Help and version are "errors" here too; printing them can only fail when nobody reads.
         drop(error.print());

@@ -83,7 +83,7 @@ async fn measure(
 }
 
 /// What it has when nothing happens any more: all in the index, and memory does not move.
-async fn idle_memory(service: &Process) -> Result<u64> {
+pub async fn idle_memory(service: &Process) -> Result<u64> {
     let client = reqwest::Client::builder().no_proxy().build()?;
     let mut before = 0;
     loop {

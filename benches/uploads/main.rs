@@ -1,6 +1,7 @@
 //! Figures about uploads that are large, hostile, or many: what they cost in memory, and what they do to each other.
 //!
-//! `cargo bench --bench uploads [PART...]`, the parts being `long`, `short`, `bomb`, `beside`, `idle` and `overload`,
+//! `cargo bench --bench uploads [PART...]`, the parts being `long`, `short`, `bomb`, `beside`, `idle`,
+//! `overload` and `hostile`,
 //! and of the first three also `long.gzip` and the like. `LNSP_BENCH_SCALE` (1.0) makes them smaller, and what was
 //! run is printed. Every service is a process of its own: its memory is what `/proc` says of it, and nothing else.
 //!
@@ -11,6 +12,7 @@
 mod beside;
 mod body;
 mod gigabyte;
+mod hostile;
 mod idle;
 mod overload;
 mod process;
@@ -37,7 +39,7 @@ fn main() -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(bench(&arguments))
 }
 
-const PARTS: [&str; 6] = ["long", "short", "bomb", "beside", "idle", "overload"];
+const PARTS: [&str; 7] = ["long", "short", "bomb", "beside", "idle", "overload", "hostile"];
 
 async fn bench(wanted: &[String]) -> Result<()> {
     let scale: f64 = std::env::var("LNSP_BENCH_SCALE").ok().map_or(Ok(1.0), |text| text.parse())?;
@@ -57,6 +59,9 @@ async fn bench(wanted: &[String]) -> Result<()> {
     }
     if wants("overload") {
         overload::figures(scale).await?;
+    }
+    if wants("hostile") {
+        hostile::figures(scale).await?;
     }
     Ok(())
 }

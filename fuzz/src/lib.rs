@@ -10,13 +10,13 @@ use lnsp_ingest::llm::read_answer;
 use lnsp_ingest::rejection::Rejection;
 use lnsp_ingest::tmd::Axis;
 use lnsp_ingest::wire::{
-    ContentEncoding, Inflate, InflateError, LineDecoder, LineError, ShapeError, WireChunk, read_json,
-    read_request,
+    ContentEncoding, Inflate, InflateError, LineDecoder, LineError, ShapeError, SharedNames, WireChunk,
+    read_json, read_request,
 };
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 /// The line decoder finds the same lines wherever the network cuts: every one that is not blank, once, as it was.
 pub fn lines(data: &[u8]) {
@@ -62,7 +62,7 @@ pub fn request(data: &[u8]) {
     if let Err(error) = read_request(data) {
         assert_brief(&error);
     }
-    let dataset: Arc<str> = "d".into();
+    let names = SharedNames { dataset: "d".into(), batch_id: None };
     let chunk = match read_json::<WireChunk>(data) {
         Ok(chunk) => chunk,
         Err(error) => return assert_brief(&error),
@@ -71,10 +71,10 @@ pub fn request(data: &[u8]) {
     let request = [b"{\"chunks\":[", data, b"]}"].concat();
     // What is a chunk on a line is one in a request.
     let request = read_request(&request).unwrap();
-    assert_eq!(request.chunks.len(), 1);
-    let checked = chunk.check(&dataset, None);
-    for again in request.chunks.into_iter().chain(read_json(data)) {
-        let again = again.check(&dataset, None);
+    assert_eq!(request.chunks.received, 1);
+    let checked = chunk.check(&names);
+    for again in request.chunks.items.into_iter().chain(read_json(data)) {
+        let again = again.check(&names);
         assert_eq!(checked.as_ref().map(known_by).ok(), again.as_ref().map(known_by).ok());
     }
     match checked {
@@ -270,7 +270,8 @@ fn write_small_model(folder: &Path, sharded: bool) {
     for (file, content) in [
         (
             "config.json",
-            r#"{"model_type": "t5", "vocab_size": 9, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}"#,
+            r#"{"model_type": "t5", "vocab_size": 9, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1,
+                "num_heads": 2}"#,
         ),
         ("modules.json", &format!("[{}]", modules.join(","))),
         ("sentence_bert_config.json", r#"{"max_seq_length": 16}"#),

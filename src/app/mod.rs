@@ -78,6 +78,7 @@ impl App {
         metrics::build_info(&identity.name, &embed.device);
         let vectorizer = embed.vectorizer;
         let info = ServiceInfo {
+            allowed_hosts: config.allowed_hosts.clone(),
             model: identity.clone(),
             device: embed.device,
             devices: measured_devices(&embed.devices),

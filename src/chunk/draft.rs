@@ -1,14 +1,16 @@
 //! A chunk before it is checked, and the checks of its content.
 
+use super::metadata::Metadata;
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
-use serde_json::Value;
 use std::sync::Arc;
 
 /// The longest text, in bytes of UTF-8.
 pub const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// The longest id, dataset or document name, in bytes of UTF-8.
 pub const MAX_NAME_BYTES: usize = 512;
+/// The most explicit links to parents, and to children.
+pub const MAX_LINKS: usize = 64;
 
 /// The position of a chunk in its source.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -37,13 +39,13 @@ pub struct Draft {
     /// The dataset of the id.
     pub dataset: Arc<str>,
     /// The batch that the chunk was sent in. Not part of its content.
-    pub batch_id: Option<String>,
+    pub batch_id: Option<Arc<str>>,
     /// The text to classify, embed and store.
     pub text: String,
     /// Its position in its source.
     pub placement: Placement,
-    /// Any other JSON to store with the chunk, unchanged.
-    pub metadata: Option<Value>,
+    /// Any other JSON object to store with the chunk, unchanged.
+    pub metadata: Option<Metadata>,
     /// Domain, task and modifier code; used only when all three are present.
     pub codes: [Option<i64>; 3],
 }
@@ -75,6 +77,11 @@ fn check_text(text: &str) -> Result<(), Rejection> {
 
 fn check_names(draft: &Draft) -> Result<(), Rejection> {
     let placement = &draft.placement;
+    for (field, links) in
+        [("parent_cpe_ids", &placement.parent_cpe_ids), ("child_cpe_ids", &placement.child_cpe_ids)]
+    {
+        check_count(field, links.len())?;
+    }
     let named = [
         ("id", draft.id.as_deref()),
         ("dataset_source", Some(&*draft.dataset)),
@@ -86,39 +93,51 @@ fn check_names(draft: &Draft) -> Result<(), Rejection> {
     let links = placement.parent_cpe_ids.iter().map(|id| ("parent_cpe_ids", Some(id.as_str())));
     let links = links.chain(placement.child_cpe_ids.iter().map(|id| ("child_cpe_ids", Some(id.as_str()))));
     for (field, value) in named.into_iter().chain(links) {
-        let Some(value) = value else { continue };
-        if value.contains('\0') {
-            let message = format!("{field} contains a NUL character; remove it");
-            return Err(Rejection::new(ErrorCode::NulCharacter, message).param(field));
-        }
-        if value.len() > MAX_NAME_BYTES {
-            let message = format!(
-                "{field} too long: expected at most {MAX_NAME_BYTES} bytes, received {}",
-                value.len()
-            );
-            return Err(Rejection::new(ErrorCode::InvalidName, message).param(field));
-        }
+        value.map_or(Ok(()), |value| check_name(field, value))?;
     }
     for (field, value) in [("id", draft.id.as_deref()), ("dataset_source", Some(&*draft.dataset))] {
-        if value.is_some_and(|value| value.trim().is_empty()) {
-            let message = format!("{field} is blank; give a name or leave the field out");
-            return Err(Rejection::new(ErrorCode::InvalidName, message).param(field));
-        }
-    }
-    if draft.metadata.as_ref().is_some_and(contains_nul) {
-        let message = "metadata contains a NUL character; remove it";
-        return Err(Rejection::new(ErrorCode::NulCharacter, message).param("metadata"));
+        value.map_or(Ok(()), |value| check_not_blank(field, value))?;
     }
     Ok(())
 }
 
-fn contains_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(contains_nul),
-        Value::Object(fields) => {
-            fields.iter().any(|(name, value)| name.contains('\0') || contains_nul(value))
-        }
-        _ => false,
+/// Checks a list of links, of which `field` received `count`.
+///
+/// # Errors
+/// More than [`MAX_LINKS`].
+pub fn check_count(field: &'static str, count: usize) -> Result<(), Rejection> {
+    if count <= MAX_LINKS {
+        return Ok(());
     }
+    let message = format!("{field}: expected at most {MAX_LINKS} links, received {count}");
+    Err(Rejection::new(ErrorCode::TooManyLinks, message).param(field))
+}
+
+/// Checks a name. Its length first, so that a long one costs nothing.
+///
+/// # Errors
+/// More than [`MAX_NAME_BYTES`], or a NUL character.
+pub fn check_name(field: &'static str, name: &str) -> Result<(), Rejection> {
+    if name.len() > MAX_NAME_BYTES {
+        let message =
+            format!("{field} too long: expected at most {MAX_NAME_BYTES} bytes, received {}", name.len());
+        return Err(Rejection::new(ErrorCode::InvalidName, message).param(field));
+    }
+    if name.contains('\0') {
+        let message = format!("{field} contains a NUL character; remove it");
+        return Err(Rejection::new(ErrorCode::NulCharacter, message).param(field));
+    }
+    Ok(())
+}
+
+/// Checks a name that must say something.
+///
+/// # Errors
+/// A blank name.
+pub fn check_not_blank(field: &'static str, name: &str) -> Result<(), Rejection> {
+    if !name.trim().is_empty() {
+        return Ok(());
+    }
+    let message = format!("{field} is blank; give a name or leave the field out");
+    Err(Rejection::new(ErrorCode::InvalidName, message).param(field))
 }

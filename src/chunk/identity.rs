@@ -1,7 +1,6 @@
 //! The identity of a chunk: its derived id, its public name, and the hash of its content.
 
 use super::draft::Draft;
-use serde_json::Value;
 use uuid::Uuid;
 
 /// blake3 over parts with their lengths in front, so that different lists of parts have different input.
@@ -67,8 +66,7 @@ pub(super) fn content_hash(draft: &Draft) -> [u8; 32] {
         hasher.part(&(links.len() as u64).to_le_bytes());
         links.iter().for_each(|link| hasher.part(link.as_bytes()));
     }
-    // serde_json sorts object keys, so equal metadata gives equal text.
-    hasher.optional(draft.metadata.as_ref().map(Value::to_string).as_ref().map(String::as_bytes));
+    hasher.optional(draft.metadata.as_ref().map(|metadata| metadata.as_str().as_bytes()));
     for code in draft.codes {
         hasher.optional(code.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
     }
@@ -86,7 +84,7 @@ mod tests {
             |(dataset, text, document_id, title, chunk_index, batch_id)| Draft {
                 dataset: dataset.into(),
                 text,
-                batch_id,
+                batch_id: batch_id.map(Into::into),
                 placement: Placement {
                     document_id,
                     chunk_index,

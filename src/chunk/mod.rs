@@ -5,15 +5,18 @@
 
 mod draft;
 mod identity;
+mod metadata;
 mod sent;
 
-pub use draft::{Draft, MAX_NAME_BYTES, MAX_TEXT_BYTES, Placement};
+pub use draft::{
+    Draft, MAX_LINKS, MAX_NAME_BYTES, MAX_TEXT_BYTES, Placement, check_count, check_name, check_not_blank,
+};
+pub use metadata::{MAX_METADATA_BYTES, Metadata};
 
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
 use crate::tmd::{AxisConfidence, Tmd};
 use identity::{content_hash, derived_id, public_name};
-use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -37,13 +40,13 @@ pub struct Chunk {
     /// blake3 hash of everything the client sent except id, dataset and `batch_id`.
     pub content_hash: [u8; 32],
     /// See [`Draft::batch_id`].
-    pub batch_id: Option<String>,
+    pub batch_id: Option<Arc<str>>,
     /// The text to classify, embed and store.
     pub text: String,
     /// Its position in its source.
     pub placement: Placement,
     /// See [`Draft::metadata`].
-    pub metadata: Option<Value>,
+    pub metadata: Option<Metadata>,
     /// The client's codes, when all three are present.
     pub client_tmd: Option<Tmd>,
     /// The client's codes as sent. One or two of them are part of the content but not used.
@@ -90,9 +93,15 @@ impl Chunk {
         })
     }
 
-    /// Bytes that the chunk counts while it is in flight: its text, and 1024 for the rest.
+    /// Bytes that the chunk counts while it is in flight: its text, metadata, names and links, and 1024 for the rest.
     pub fn weight(&self) -> usize {
-        self.text.len() + 1024
+        let placement = &self.placement;
+        let names = [&placement.document_id, &placement.source_document, &placement.article_title];
+        let names: usize = names.into_iter().flatten().map(String::len).sum();
+        let links = placement.parent_cpe_ids.iter().chain(&placement.child_cpe_ids);
+        let links: usize = links.map(|link| link.len() + size_of::<String>()).sum();
+        let metadata = self.metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
+        self.text.len() + metadata + names + links + self.key.id.len() + 1024
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Chunk;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// A line of an upload. Absent fields stay absent, except those with a default that is part of the content.
 #[derive(Serialize)]
@@ -66,12 +66,13 @@ impl Chunk {
 
     /// Metadata and `episode_id`, which was sent as a field of its own. Within the metadata it may be one key too many.
     fn split_metadata(&self) -> (Option<Value>, Option<Value>) {
-        let Some(Value::Object(fields)) = &self.metadata else { return (self.metadata.clone(), None) };
-        let Some(episode @ Value::String(_)) = fields.get("episode_id") else {
-            return (self.metadata.clone(), None);
+        let Some(metadata) = &self.metadata else { return (None, None) };
+        let mut fields = metadata.fields();
+        let episode = match fields.get("episode_id") {
+            Some(Value::String(_)) => fields.remove("episode_id"),
+            _ => None,
         };
-        let rest = fields.iter().filter(|(name, _)| *name != "episode_id");
-        let rest: Map<String, Value> = rest.map(|(name, value)| (name.clone(), value.clone())).collect();
-        (Some(Value::Object(rest)).filter(|_| fields.len() > 1), Some(episode.clone()))
+        let only_episode = fields.is_empty() && episode.is_some();
+        (Some(Value::Object(fields)).filter(|_| !only_episode), episode)
     }
 }

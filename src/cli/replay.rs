@@ -3,13 +3,12 @@
 
 use super::{CommandResult, block_on, client};
 use crate::output::{print_error_line, print_line};
-use crate::wire::MAX_LINE_BYTES;
 use clap::Args;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, RequestBuilder};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -79,18 +78,6 @@ struct Summary {
     errors: Vec<ReplayFailure>,
 }
 
-/// The answer to a JSON request.
-#[derive(Debug, Deserialize)]
-struct Results {
-    results: Vec<ReplayResult>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ReplayResult {
-    status: String,
-    error_detail: Option<ReplayFailure>,
-}
-
 #[derive(Debug, Deserialize)]
 struct ReplayFailure {
     code: String,
@@ -111,17 +98,6 @@ impl ReplayTally {
         summary.errors.iter().enumerate().for_each(|(n, error)| complain(self.failed + n as u64, error));
         self.failed += summary.failed;
         if summary.complete { Ok(()) } else { Err(ReplayError::Partly) }
-    }
-
-    fn add_result(&mut self, result: ReplayResult) {
-        match result.status.as_str() {
-            "stored" => self.stored += 1,
-            "duplicate" => self.duplicates += 1,
-            _ => {
-                result.error_detail.iter().for_each(|error| complain(self.failed, error));
-                self.failed += 1;
-            }
-        }
     }
 }
 
@@ -169,16 +145,14 @@ pub fn run(replay: Replay) -> CommandResult {
 struct Request {
     dataset: String,
     batch: Option<String>,
-    /// The place of a chunk that is too long for a line, and travels alone.
-    alone: Option<usize>,
 }
 
-/// As few requests as datasets and batches allow; in each the chunks in their order.
+/// As few requests as datasets and batches allow; in each the chunks in their order. The longest chunk that is taken fits
+/// into a line.
 fn requests(letters: Vec<Letter>) -> BTreeMap<Request, Vec<Value>> {
     let mut requests: BTreeMap<Request, Vec<Value>> = BTreeMap::new();
-    for (place, letter) in letters.into_iter().enumerate() {
-        let alone = (letter.input.to_string().len() > MAX_LINE_BYTES).then_some(place);
-        let request = Request { dataset: letter.dataset_source, batch: letter.batch_id, alone };
+    for letter in letters {
+        let request = Request { dataset: letter.dataset_source, batch: letter.batch_id };
         requests.entry(request).or_default().push(letter.input);
     }
     requests
@@ -207,15 +181,8 @@ impl Sender {
         chunks: &[Value],
         tally: &mut ReplayTally,
     ) -> Result<(), ReplayError> {
-        let Request { dataset, batch, alone } = request;
+        let Request { dataset, batch } = request;
         let post = || self.client.post(self.url("/ingest"));
-        if alone.is_some() {
-            let body = json!({ "chunks": chunks, "dataset_source": dataset, "batch_id": batch }).to_string();
-            let post = || post().header("Content-Type", "application/json").body(body.clone());
-            let answer: Results = read(self.ask(post).await?)?;
-            answer.results.into_iter().for_each(|result| tally.add_result(result));
-            return Ok(());
-        }
         let mut query = vec![("dataset_source", dataset)];
         query.extend(batch.as_ref().map(|batch| ("batch_id", batch)));
         let lines: String = chunks.iter().map(|chunk| format!("{chunk}\n")).collect();
@@ -223,8 +190,7 @@ impl Sender {
         tally.add_summary(read(self.ask(post).await?)?)
     }
 
-    /// Asks until the service has time. A request of which no chunk was good has an error for a status, and yet an
-    /// answer for each chunk.
+    /// Asks until the service has time.
     async fn ask(&self, request: impl Fn() -> RequestBuilder) -> Result<Value, ReplayError> {
         let mut tries = 1;
         loop {
@@ -234,7 +200,7 @@ impl Sender {
             let wait =
                 response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
             let body: Value = response.json().await.map_err(unreachable)?;
-            if status.is_success() || body["results"].is_array() {
+            if status.is_success() {
                 return Ok(body);
             }
             if !matches!(status.as_u16(), 429 | 503) || tries == TRIES {

@@ -1,7 +1,7 @@
 //! `lnsp search "text"`: asks the service and prints a table.
 
 use super::{CommandResult, block_on, client};
-use crate::output::{escape, print_block, print_line};
+use crate::output::{escape, print_block, print_error_line, print_line};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ pub fn run(search: Search) -> CommandResult {
             Some(results) => print_block(table(results)),
         }
         if answer["truncated_results"] == true {
-            eprintln!("further results did not fit into the answer; ask for fewer with --top-k");
+            print_error_line("further results did not fit into the answer; ask for fewer with --top-k");
         }
         Ok(ExitCode::SUCCESS)
     })?

@@ -13,6 +13,7 @@ use super::network::Network;
 use super::plan::Budget;
 use super::port::{Encoder, Vector, length};
 use super::tokens::Tokens;
+use crate::memory::release_freed;
 use crate::model::ModelIdentity;
 use crate::threads::catch_panic;
 use std::num::NonZeroUsize;
@@ -57,7 +58,8 @@ pub struct TchEncoder {
 pub fn load(options: &EncoderOptions) -> Result<(TchEncoder, Calibration), EncodeError> {
     let of_folder = |reason: String| EncodeError::bad_file(&options.files.folder, reason);
     let loaded = catch_panic(|| read_and_calibrate(options));
-    give_back_freed_memory();
+    // Two thirds of the peak of loading are the weights as read and the rejected candidates.
+    release_freed();
     let (mut encoder, calibration) =
         loaded.unwrap_or_else(|panic| Err(of_folder(format!("the model cannot be loaded: {panic}"))))?;
     // Weights of zeros, or without numbers, have the right shape.
@@ -143,18 +145,6 @@ fn keep_freed_memory() -> Result<(), tch::TchError> {
     const NEARLY_32_MIB: i64 = (32 << 20) - (64 << 10);
     Tensor::f_empty([NEARLY_32_MIB], (Kind::Uint8, Device::Cpu)).map(drop)
 }
-
-/// Two thirds of the peak memory of loading are the weights as read and the rejected candidates, in blocks between
-/// others that stay allocated. glibc returns such blocks to the system only on request.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[expect(unsafe_code, reason = "there is no safe interface to malloc_trim")]
-fn give_back_freed_memory() {
-    // SAFETY: takes no pointer, and only returns unallocated pages to the system.
-    unsafe { libc::malloc_trim(0) };
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn give_back_freed_memory() {}
 
 impl Encoder for TchEncoder {
     fn identity(&self) -> &ModelIdentity {

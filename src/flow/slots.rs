@@ -20,6 +20,13 @@ pub enum SlotEvent {
     Acquired(usize),
     /// The slot of an item of this weight was released.
     Released(usize),
+    /// The weight of an item changed.
+    Resized {
+        /// The weight so far, in bytes.
+        from: usize,
+        /// The weight from now on, in bytes.
+        to: usize,
+    },
     /// A sender got its slot after waiting this long.
     Waited(Duration),
 }
@@ -52,7 +59,28 @@ pub struct Slot {
     slots: Arc<Slots>,
     weight: usize,
     _item: OwnedSemaphorePermit,
-    _bytes: OwnedSemaphorePermit,
+    bytes: OwnedSemaphorePermit,
+}
+
+impl Slot {
+    /// Changes the weight of the item, in bytes, without waiting. A smaller weight always succeeds.
+    ///
+    /// # Errors
+    /// [`Full::Bytes`] when the additional bytes are not free; the weight is as before.
+    pub fn try_resize(&mut self, weight: usize) -> Result<(), Full> {
+        let (held, wanted) = (self.bytes.num_permits(), self.slots.permits(weight) as usize);
+        match u32::try_from(wanted.saturating_sub(held)) {
+            Ok(0) => drop(self.bytes.split(held - wanted)),
+            Ok(more) => {
+                let more = self.slots.bytes.clone().try_acquire_many_owned(more);
+                self.bytes.merge(more.map_err(|_| Full::Bytes)?);
+            }
+            Err(_) => return Err(Full::Bytes),
+        }
+        let from = std::mem::replace(&mut self.weight, weight);
+        (self.slots.observer)(SlotEvent::Resized { from, to: weight });
+        Ok(())
+    }
 }
 
 impl Drop for Slot {
@@ -120,7 +148,7 @@ impl Slots {
     ) -> Slot {
         self.used.send_modify(|used| *used += 1);
         (self.observer)(SlotEvent::Acquired(weight));
-        Slot { slots: self.clone(), weight, _item: item, _bytes: bytes }
+        Slot { slots: self.clone(), weight, _item: item, bytes }
     }
 
     /// Gives out no more slots: waiting senders are turned away. Slots in use are released as before.
@@ -133,6 +161,11 @@ impl Slots {
     pub async fn all_free(&self) {
         // The sender lives in `self`, so the wait can only end with the fact.
         drop(self.used.subscribe().wait_for(|used| *used == 0).await);
+    }
+
+    /// Follows the number of slots in use.
+    pub fn watch_used(&self) -> watch::Receiver<usize> {
+        self.used.subscribe()
     }
 
     /// The number of slots in use.
@@ -168,6 +201,20 @@ mod tests {
         assert_eq!((slots.used(), slots.full_for(10)), (0, None));
         slots.close();
         assert!(slots.try_acquire(1).is_err());
+    }
+
+    #[test]
+    fn a_slot_can_grow_into_free_bytes_and_shrink() {
+        let slots = slots(2, 10);
+        let (mut one, mut two) = (slots.try_acquire(0).ok().unwrap(), slots.try_acquire(4).ok().unwrap());
+        assert_eq!(one.try_resize(6), Ok(()));
+        assert_eq!((one.try_resize(7), slots.full_for(0)), (Err(Full::Bytes), Some(Full::Items)));
+        assert_eq!((two.try_resize(1), one.try_resize(9)), (Ok(()), Ok(())));
+        drop(two);
+        assert_eq!(one.try_resize(1 << 40), Ok(()), "alone it may have all");
+        assert_eq!(slots.full_for(1), Some(Full::Bytes));
+        drop(one);
+        assert_eq!((slots.full_for(10), slots.used()), (None, 0));
     }
 
     #[test]

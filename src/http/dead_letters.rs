@@ -3,9 +3,9 @@
 
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
+use crate::http::error::no_answer;
 use crate::http::limits::{AdmissionRequest, Permit};
 use crate::http::parameters;
-use crate::http::request::no_answer;
 use crate::http::state::State;
 use crate::metrics;
 use crate::store::{DeadLetterFilter, StoreError, StoredDeadLetter};
@@ -51,7 +51,7 @@ pub async fn dead_letters(request: HttpRequest, state: web::Data<State>) -> Resu
     if let Some(dataset) = &page.dataset_source {
         parameters::check_name("dataset_source", dataset)?;
     }
-    let permit = state.admit_standalone(AdmissionRequest::Page)?;
+    let permit = state.admit_standalone(AdmissionRequest::Page).await?;
     let filter = DeadLetterFilter { cause, dataset_source: page.dataset_source };
     let letters = async {
         let letters = state.store.dead_letters(&filter, page.after, page.limit, PAGE_BYTES).await?;
@@ -119,12 +119,15 @@ fn object(letter: &StoredDeadLetter) -> serde_json::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use crate::chunk::Chunk;
-    use crate::wire::{WireChunk, read_json};
+    use crate::wire::{SharedNames, WireChunk, read_json};
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};
 
     fn made_of(json: &[u8]) -> Chunk {
-        read_json::<WireChunk>(json).unwrap().check(&"d".into(), Some("b")).unwrap()
+        read_json::<WireChunk>(json)
+            .unwrap()
+            .check(&SharedNames { dataset: "d".into(), batch_id: Some("b".into()) })
+            .unwrap()
     }
 
     fn number() -> impl Strategy<Value = Value> {

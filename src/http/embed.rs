@@ -11,25 +11,20 @@ use crate::http::error::ApiError;
 use crate::http::limits::{AdmissionRequest, Permit};
 use crate::http::parameters;
 use crate::http::request::{
-    MAX_BODY_BYTES, body_weight, content_length, is_large, json_encoding, read_body, run_blocking,
-    shape_error,
+    MAX_BODY_BYTES, announced_bytes, is_large, json_encoding, read_body, run_blocking, shape_error,
 };
 use crate::http::settings::Settings;
 use crate::http::state::State;
-use crate::wire::read_json;
+use crate::wire::{BoundedList, read_json};
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use serde::de::{IgnoredAny, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use std::fmt;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// The maximum number of texts in a request.
 const MAX_TEXTS: usize = 4096;
-/// The bytes of a body that the smallest text takes: two quotes and a comma.
-const SMALLEST: usize = 3;
 /// The number of vectors written at a time.
 const PIECE: usize = 16;
 /// What to send instead of a body that is too large.
@@ -38,51 +33,13 @@ const INSTEAD: &str = "send fewer texts at a time";
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WireTexts {
-    texts: Texts,
+    texts: BoundedList<String, MAX_TEXTS>,
     #[serde(default = "yes")]
     normalize: bool,
 }
 
 fn yes() -> bool {
     true
-}
-
-/// The texts of a request. Those beyond the limit are only counted: a body of empty texts would take many times its
-/// own size in memory.
-#[derive(Debug, Default)]
-struct Texts {
-    kept: Vec<String>,
-    count: usize,
-}
-
-impl<'de> Deserialize<'de> for Texts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(TextsVisitor)
-    }
-}
-
-struct TextsVisitor;
-
-impl<'de> Visitor<'de> for TextsVisitor {
-    type Value = Texts;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of texts")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Texts, A::Error> {
-        let mut texts = Texts::default();
-        while texts.kept.len() < MAX_TEXTS
-            && let Some(text) = list.next_element()?
-        {
-            texts.kept.push(text);
-        }
-        texts.count = texts.kept.len();
-        while texts.count >= MAX_TEXTS && list.next_element::<IgnoredAny>()?.is_some() {
-            texts.count += 1;
-        }
-        Ok(texts)
-    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -101,19 +58,12 @@ struct Single<'a> {
 /// Handles `POST /embed`.
 pub async fn embed(
     request: HttpRequest,
-    payload: web::Payload,
+    guard: RequestBodyGuard,
     state: web::Data<State>,
     settings: web::Data<Settings>,
-) -> HttpResponse {
-    let guard = RequestBodyGuard::new(payload.into_inner());
-    let answer = match begin(&request, guard.clone(), &state, &settings) {
-        Ok((body, permit)) => answer(body, permit, &state).await,
-        Err(error) => {
-            guard.discard_if_small(content_length(request.headers())).await;
-            Err(error)
-        }
-    };
-    guard.attach_to(answer.unwrap_or_else(|error| error.error_response()))
+) -> Result<HttpResponse, ApiError> {
+    let (body, permit) = begin(&request, guard, &state, &settings).await?;
+    answer(body, permit, &state).await
 }
 
 /// Handles `POST /embed/single`.
@@ -122,7 +72,7 @@ pub async fn single(request: HttpRequest, state: web::Data<State>) -> Result<Htt
         .map_err(|error| invalid(format!("{}; expected text=..", error.message())))?;
     check("text", &text)?;
     let dimension = state.info.model.dims;
-    let _permit = state.admit_standalone(AdmissionRequest::Request(dimension * size_of::<f32>()))?;
+    let _permit = state.admit_standalone(AdmissionRequest::Request(0)).await?;
     let mut vectors = state.vectorizer.vectors(vec![text]).await;
     let vector = vectors.pop().transpose()?.unwrap_or_default();
     let encoder = &state.info.model.name;
@@ -130,7 +80,7 @@ pub async fn single(request: HttpRequest, state: web::Data<State>) -> Result<Htt
 }
 
 /// Checks everything that is known before the first byte of the body.
-fn begin(
+async fn begin(
     request: &HttpRequest,
     guard: RequestBodyGuard,
     state: &State,
@@ -138,27 +88,27 @@ fn begin(
 ) -> Result<(Body, Permit), ApiError> {
     let headers = request.headers();
     let encoding = json_encoding(headers)?;
-    let bytes = body_weight(content_length(headers), encoding, MAX_BODY_BYTES, INSTEAD)?;
-    let most = (bytes / SMALLEST).min(MAX_TEXTS);
-    let vectors = most * state.info.model.dims * size_of::<f32>();
-    let permit = state.admit_standalone(AdmissionRequest::Request(bytes + vectors))?;
+    let announced = announced_bytes(headers, MAX_BODY_BYTES, INSTEAD)?;
+    let permit = state.admit_standalone(AdmissionRequest::Request(announced)).await?;
     Ok((Body::new(encoding, guard, settings.body)?, permit))
 }
 
-async fn answer(body: Body, permit: Permit, state: &State) -> Result<HttpResponse, ApiError> {
-    let body = read_body(body, state, MAX_BODY_BYTES, INSTEAD).await?;
+async fn answer(body: Body, mut permit: Permit, state: &State) -> Result<HttpResponse, ApiError> {
+    let body =
+        read_body(body, state, (state.admission.requests(), &mut permit), MAX_BODY_BYTES, INSTEAD).await?;
+    let bytes = body.len();
     let large = is_large(&body);
     let texts: WireTexts = run_blocking(large, move || read_json(&body).map_err(shape_error)).await??;
     let WireTexts { texts, normalize } = texts;
-    let Texts { kept: texts, count } = texts;
+    let BoundedList { items: texts, received } = texts;
     if texts.is_empty() {
         let message = "texts: expected at least one, received none";
         return Err(ApiError::new(ErrorCode::MissingField, message)
             .status(StatusCode::BAD_REQUEST)
             .param("texts"));
     }
-    if count > MAX_TEXTS {
-        let message = format!("expected at most {MAX_TEXTS} texts, received {count}; {INSTEAD}");
+    if received > MAX_TEXTS {
+        let message = format!("expected at most {MAX_TEXTS} texts, received {received}; {INSTEAD}");
         return Err(ApiError::new(ErrorCode::BodyTooLarge, message).param("texts"));
     }
     if !normalize {
@@ -169,6 +119,8 @@ async fn answer(body: Body, permit: Permit, state: &State) -> Result<HttpRespons
     for (place, text) in texts.iter().enumerate() {
         check(&format!("texts[{place}]"), text)?;
     }
+    let vectors = texts.len() * state.info.model.dims * size_of::<f32>();
+    state.resize(&mut permit, bytes + vectors).await?;
     let mut vectors = Vec::with_capacity(texts.len());
     for (place, vector) in state.vectorizer.vectors(texts).await.into_iter().enumerate() {
         let vector = vector.map_err(|error| {

@@ -72,6 +72,11 @@ impl ApiError {
         self
     }
 
+    /// The error code.
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
     /// One sentence for the client.
     pub fn message(&self) -> &str {
         &self.message
@@ -113,6 +118,12 @@ pub fn rejection_object(rejection: &Rejection, line: Option<u64>) -> Value {
         object["line"] = json!(line);
     }
     object
+}
+
+/// 500, for an answer that could not be made.
+pub fn no_answer() -> ApiError {
+    let message = "the answer could not be made; send the request again: what is stored is stored once";
+    ApiError::new(ErrorCode::Internal, message)
 }
 
 impl fmt::Display for ApiError {

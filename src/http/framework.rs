@@ -1,7 +1,7 @@
 //! What the HTTP framework says about connections: counted, and in the log where that is of use.
 //!
-//! The framework logs what a client sends wrong as errors, as often as the client sends it. Those events are left out of
-//! the log; the same errors come here as values, and are counted, and logged at the level DEBUG at a limited rate.
+//! The framework logs what a client sends wrong as errors, as often as the client sends it. Those events are left out
+//! of the log; the same errors come here as values, and are counted, and logged at the level DEBUG at a limited rate.
 
 use crate::metrics;
 use crate::output::throttled;
@@ -19,8 +19,8 @@ const ACCEPTING: &str = "actix_server::accept";
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
 /// Whether an event belongs into the log, for the log's filter. Of the framework's parts that log what clients do, only
-/// the level TRACE does. A thread that accepts connections takes the end of its socket in an orderly stop for a failure;
-/// that is none.
+/// the level TRACE does. The thread that accepts connections takes the end of its socket in an orderly stop for a
+/// failure; that is none.
 pub fn is_logged(event: &Metadata<'_>) -> bool {
     let target = event.target();
     let of_a_client = OF_CLIENTS.contains(&target) && *event.level() != Level::TRACE;

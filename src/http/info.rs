@@ -5,6 +5,8 @@ use crate::model::ModelIdentity;
 /// What was decided at the start of the service, for `/health` and the answers.
 #[derive(Debug, Clone)]
 pub struct ServiceInfo {
+    /// Hosts that requests may name besides those of loopback.
+    pub allowed_hosts: Vec<String>,
     /// The embedding model of the store.
     pub model: ModelIdentity,
     /// The device that the model runs on.

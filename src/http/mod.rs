@@ -4,6 +4,7 @@
 //! but not the stages behind them.
 
 mod body;
+mod connection;
 mod dead_letters;
 mod drain;
 mod embed;
@@ -13,6 +14,7 @@ mod info;
 mod ingest;
 mod limits;
 mod ops;
+mod origin;
 mod parameters;
 mod request;
 mod request_id;

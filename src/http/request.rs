@@ -2,9 +2,11 @@
 
 use crate::error_code::ErrorCode;
 use crate::http::body::{Body, UploadAbort};
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, no_answer};
+use crate::http::limits::{BodySlots, Permit};
 use crate::http::state::State;
 use crate::metrics;
+use crate::rejection::Rejection;
 use crate::wire::{ContentEncoding, ShapeError};
 use actix_web::http::header::{self, HeaderMap, HeaderName};
 use actix_web::web;
@@ -84,45 +86,42 @@ pub fn json_encoding(headers: &HeaderMap) -> Result<ContentEncoding, ApiError> {
     }
 }
 
-/// The bytes that a JSON body takes in memory: its length, or the `most` it may have when that is unknown.
+/// The length of a JSON body of at most `most` bytes, as far as the client announces it.
 ///
 /// # Errors
 /// 413 for a body that is too long; `instead` says what to send instead.
-pub fn body_weight(
-    length: Option<usize>,
-    encoding: ContentEncoding,
-    most: usize,
-    instead: &str,
-) -> Result<usize, ApiError> {
-    match length {
-        Some(length) if length > most => {
-            let message = format!("expected a JSON body of at most {most} bytes, received {length}");
-            Err(too_large(&message, instead))
-        }
-        Some(length) if encoding == ContentEncoding::Identity => Ok(length),
-        _ => Ok(most),
+pub fn announced_bytes(headers: &HeaderMap, most: usize, instead: &str) -> Result<usize, ApiError> {
+    let length = content_length(headers).unwrap_or(0);
+    if length > most {
+        let message = format!("expected a JSON body of at most {most} bytes, received {length}");
+        return Err(too_large(&message, instead));
     }
+    Ok(length)
 }
 
-/// Reads a JSON body of at most `most` bytes, inflated, to its end.
+/// Reads a JSON body of at most `most` bytes, inflated, to its end. Its bytes are counted in the permit as they arrive.
 ///
 /// # Errors
-/// The abort of the upload; 413 for a body that is too long, where `instead` says what to send instead; 503 when the
-/// service goes down meanwhile.
+/// The abort of the upload; 413 for a body that is too long, where `instead` says what to send instead; 429 when the
+/// memory for bodies is full, or is needed by others while the client is slow; 503 when the service goes down meanwhile.
 pub async fn read_body(
     mut body: Body,
     state: &State,
+    (slots, permit): (&BodySlots, &mut Permit),
     most: usize,
     instead: &str,
 ) -> Result<Vec<u8>, ApiError> {
     let closed = state.pipeline.entrance().closed();
     let count = |abort: &UploadAbort| metrics::upload_cut(abort.code().as_str());
+    let reading = slots.read_body();
     let mut whole = Vec::new();
     loop {
         let piece = tokio::select! {
             biased;
             () = closed.cancelled() => return Err(state.draining()),
-            piece = body.next(|| false) => piece.inspect_err(count)?,
+            piece = reading.wait(body.next(|| false)) => {
+                piece.ok_or_else(|| cut(state))?.inspect_err(count)?
+            }
         };
         let Some(piece) = piece else { return Ok(whole) };
         if whole.len() + piece.len() > most {
@@ -130,7 +129,16 @@ pub async fn read_body(
             return Err(too_large(&message, instead));
         }
         whole.extend_from_slice(piece);
+        let resized = slots.resize(permit, whole.capacity(), reading.waited()).await;
+        resized.map_err(|_| state.no_room())?;
     }
+}
+
+/// The answer to a client that was cut because it was slow and others needed its place.
+fn cut(state: &State) -> ApiError {
+    let error = state.no_room();
+    metrics::upload_cut(error.code().as_str());
+    error
 }
 
 /// Whether a body belongs on a blocking thread; see [`run_blocking`].
@@ -154,17 +162,20 @@ pub fn too_large(message: &str, instead: &str) -> ApiError {
     ApiError::new(ErrorCode::BodyTooLarge, format!("{message}; {instead}"))
 }
 
-/// 500, for an answer that could not be made.
-pub fn no_answer() -> ApiError {
-    let message = "the answer could not be made; send the request again: what is stored is stored once";
-    ApiError::new(ErrorCode::Internal, message)
-}
-
 /// The error of a body that has a wrong shape.
 pub fn shape_error(error: ShapeError) -> ApiError {
     let answer = ApiError::new(error.code, error.message);
     match error.path {
         Some(path) => answer.param(path),
         None => answer,
+    }
+}
+
+/// The error of a request whose chunks would all be rejected for this reason.
+pub fn rejection_error(rejection: Rejection) -> ApiError {
+    let error = ApiError::new(rejection.code, rejection.message);
+    match rejection.param {
+        Some(param) => error.param(param),
+        None => error,
     }
 }

@@ -1,6 +1,8 @@
 //! The server: connections, their limits, and the routes.
 
+use crate::http::connection::Socket;
 use crate::http::limits::availability;
+use crate::http::origin::AllowedHosts;
 use crate::http::settings::Settings;
 use crate::http::state::State;
 use crate::http::{framework, ingest, request_id, routes};
@@ -41,14 +43,23 @@ pub fn serve(listener: TcpListener, state: web::Data<State>, settings: Settings)
         .shutdown_timeout(settings.drain.as_secs().max(1))
         .disable_signals();
     let ending = builder.graceful_shutdown_signal();
+    let hosts = AllowedHosts::new(listener.local_addr()?, &state.info.allowed_hosts);
     let settings = web::Data::new(settings);
     let builder = builder.listen("lnsp", listener, move || {
         let (state, settings, ending) = (state.clone(), settings.clone(), ending.clone());
         let shared = state.clone();
         let (head, keep_alive, linger) = (settings.head, settings.keep_alive, settings.linger);
         let unacknowledged = settings.unacknowledged;
-        let app = App::new().app_data(state).app_data(settings).configure(configure);
-        HttpService::build()
+        let limits = settings.clone();
+        // Around the whole application: a target without a path is answered by its default service.
+        let around = from_fn(request_id::around_handler);
+        let app = App::new().app_data(state).app_data(settings).app_data(hosts.clone());
+        let app = app.configure(routes::configure).wrap(around);
+        let socket = move |stream: TcpStream| {
+            let address = stream.peer_addr().ok();
+            ready(Ok((Socket::new(stream, &limits), address)))
+        };
+        let service = HttpService::build()
             .graceful_shutdown_signal(move || {
                 let ending = ending.clone();
                 async move { ending.notified().await }
@@ -56,14 +67,14 @@ pub fn serve(listener: TcpListener, state: web::Data<State>, settings: Settings)
             .client_request_timeout(head)
             .keep_alive(keep_alive)
             .client_disconnect_timeout(linger)
-            .on_connect_ext(move |socket: &TcpStream, extensions: &mut Extensions| {
-                prepare(socket, unacknowledged);
+            .on_connect_ext(move |socket: &Socket, extensions: &mut Extensions| {
+                prepare(socket.stream(), unacknowledged);
+                extensions.insert(socket.connection().clone());
                 extensions.insert(metrics::connection());
             })
             .expect(fn_service(move |request| ready(expect_continue(request, &shared))))
-            .h1(map_config(app, |()| AppConfig::default()))
-            .tcp()
-            .map_err(framework::ended)
+            .h1(map_config(app, |()| AppConfig::default()));
+        fn_service(socket).and_then(service).map_err(framework::ended)
     })?;
     Ok(builder.run())
 }
@@ -109,9 +120,4 @@ fn limit_unread(socket: &TcpStream, limit: Duration) -> std::io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn limit_unread(_: &TcpStream, _: Duration) -> std::io::Result<()> {
     Ok(())
-}
-
-/// All routes, behind the middleware for request ids.
-fn configure(config: &mut web::ServiceConfig) {
-    config.service(web::scope("").wrap(from_fn(request_id::stamp)).configure(routes::configure));
 }

@@ -14,6 +14,7 @@ use crate::store::Store;
 use crate::vectorizer::Vectorizer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// The state that all handlers share.
 pub struct State {
@@ -44,20 +45,41 @@ impl State {
     ///
     /// # Errors
     /// 429 or 503, both with `Retry-After`.
-    pub fn admit(&self, request: AdmissionRequest) -> Result<Permit, ApiError> {
-        self.admit_unless(self.closed(), request)
+    pub async fn admit(&self, request: AdmissionRequest) -> Result<Permit, ApiError> {
+        self.admit_unless(self.closed(), request).await
     }
 
     /// Admits a request that needs neither the pipeline nor the database.
     ///
     /// # Errors
     /// As [`Self::admit`].
-    pub fn admit_standalone(&self, request: AdmissionRequest) -> Result<Permit, ApiError> {
-        self.admit_unless(self.closed().filter(|refusal| *refusal == Refusal::Draining), request)
+    pub async fn admit_standalone(&self, request: AdmissionRequest) -> Result<Permit, ApiError> {
+        self.admit_unless(self.closed().filter(|refusal| *refusal == Refusal::Draining), request).await
     }
 
-    fn admit_unless(&self, closed: Option<Refusal>, request: AdmissionRequest) -> Result<Permit, ApiError> {
-        let permit = closed.map_or_else(|| self.admission.try_acquire(request), Err);
+    /// Sets the bytes that a JSON request holds once its body is read.
+    ///
+    /// # Errors
+    /// 429 with `Retry-After`.
+    pub async fn resize(&self, permit: &mut Permit, bytes: usize) -> Result<(), ApiError> {
+        let resized = self.admission.requests().resize(permit, bytes, Duration::ZERO).await;
+        resized.map_err(|_| self.no_room())
+    }
+
+    /// The answer to a request for whose bytes there is no room.
+    pub fn no_room(&self) -> ApiError {
+        self.refuse(Refusal::RequestBytes)
+    }
+
+    async fn admit_unless(
+        &self,
+        closed: Option<Refusal>,
+        request: AdmissionRequest,
+    ) -> Result<Permit, ApiError> {
+        let permit = match closed {
+            Some(refusal) => Err(refusal),
+            None => self.admission.acquire(request).await,
+        };
         permit.map_err(|refusal| self.refuse(refusal))
     }
 

@@ -139,6 +139,7 @@ pub(super) fn observed_slots(stage: &'static str, capacity: Capacity) -> Arc<Slo
     Slots::new(capacity, move |event| match event {
         SlotEvent::Acquired(_) => metrics::stage_queue(stage, 1.0),
         SlotEvent::Released(_) => metrics::stage_queue(stage, -1.0),
+        SlotEvent::Resized { .. } => {}
         SlotEvent::Waited(waited) => metrics::backpressure(stage, waited),
     })
 }

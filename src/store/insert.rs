@@ -25,7 +25,6 @@ use diesel::sql_types::{
 };
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use futures_util::future;
-use serde_json::Value;
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::io::Write;
@@ -188,7 +187,7 @@ struct InsertBatch<'a> {
     parent_cpe_ids: Vec<String>,
     child_cpe_ids: Vec<String>,
     batch_ids: Vec<Option<&'a str>>,
-    metadata: Vec<Option<&'a Value>>,
+    metadata: Vec<Option<JsonText<'a>>>,
     domains: Vec<i16>,
     tasks: Vec<i16>,
     modifiers: Vec<i16>,
@@ -224,7 +223,7 @@ impl<'a> InsertBatch<'a> {
             parent_cpe_ids: column(rows, |row| array_literal(&row.chunk.placement.parent_cpe_ids)),
             child_cpe_ids: column(rows, |row| array_literal(&row.chunk.placement.child_cpe_ids)),
             batch_ids: column(rows, |row| row.chunk.batch_id.as_deref()),
-            metadata: column(rows, |row| row.chunk.metadata.as_ref()),
+            metadata: column(rows, |row| row.chunk.metadata.as_ref().map(|json| JsonText(json.as_str()))),
             domains: column(rows, |row| i16::from(row.tagging.tmd.domain())),
             tasks: column(rows, |row| i16::from(row.tagging.tmd.task())),
             modifiers: column(rows, |row| i16::from(row.tagging.tmd.modifier())),
@@ -345,6 +344,19 @@ fn array_literal(values: &[String]) -> String {
 /// A vector as `bytea`: little-endian f32.
 #[derive(Debug)]
 struct LittleEndian<'a>(&'a [f32]);
+
+/// JSON that is text already.
+#[derive(Debug)]
+struct JsonText<'a>(&'a str);
+
+impl ToSql<Jsonb, Pg> for JsonText<'_> {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
+        // The version of the format, as PostgreSQL's jsonb_recv reads it, and the text.
+        out.write_all(&[1])?;
+        out.write_all(self.0.as_bytes())?;
+        Ok(IsNull::No)
+    }
+}
 
 impl ToSql<Binary, Pg> for LittleEndian<'_> {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {

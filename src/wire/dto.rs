@@ -1,21 +1,25 @@
 //! The JSON objects of requests, in the field names of the old service. Unknown fields are refused by name.
 
+use super::bounded::BoundedList;
 use super::json_guard;
-use super::metadata::Metadata;
-use crate::chunk::{Chunk, Draft, Placement};
+use super::metadata::SentMetadata;
+use crate::chunk::{Chunk, Draft, MAX_LINKS, Metadata, Placement, check_count, check_name, check_not_blank};
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::sync::Arc;
+
+/// The most chunks in a JSON body.
+pub const MAX_CHUNKS: usize = 10_000;
 
 /// `POST /ingest` as `application/json`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IngestRequest {
     /// The chunks; the answer has one result for each, in this order.
-    pub chunks: Vec<WireChunk>,
+    pub chunks: BoundedList<WireChunk, MAX_CHUNKS>,
     /// See [`IngestOptions::dataset_source`].
     #[serde(default = "user_input")]
     pub dataset_source: String,
@@ -49,11 +53,30 @@ fn user_input() -> String {
 }
 
 impl IngestOptions {
-    /// The dataset name, shared by all chunks of a request.
-    pub fn dataset(&self) -> Arc<str> {
-        self.dataset_source.as_str().into()
+    /// Checks the names that all chunks share and returns them.
+    ///
+    /// # Errors
+    /// A dataset or a batch id that no chunk could have.
+    pub fn names(&self) -> Result<SharedNames, Rejection> {
+        check_name("dataset_source", &self.dataset_source)?;
+        check_not_blank("dataset_source", &self.dataset_source)?;
+        let batch_id = self.batch_id.as_deref();
+        batch_id.map_or(Ok(()), |batch| check_name("batch_id", batch))?;
+        Ok(SharedNames { dataset: self.dataset_source.as_str().into(), batch_id: batch_id.map(Into::into) })
     }
 }
+
+/// The names that all chunks of a request share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SharedNames {
+    /// See [`IngestOptions::dataset_source`].
+    pub dataset: Arc<str>,
+    /// See [`IngestOptions::batch_id`].
+    pub batch_id: Option<Arc<str>>,
+}
+
+/// Explicit links of a chunk.
+type WireLinks = Option<BoundedList<String, MAX_LINKS>>;
 
 /// A chunk as an element of `chunks` or as an NDJSON line.
 #[derive(Debug, Deserialize)]
@@ -67,9 +90,9 @@ pub struct WireChunk {
     #[serde(alias = "sequence_index")]
     chunk_index: Option<i64>,
     document_id: Option<String>,
-    metadata: Option<Metadata>,
-    parent_cpe_ids: Option<Vec<String>>,
-    child_cpe_ids: Option<Vec<String>>,
+    metadata: Option<SentMetadata>,
+    parent_cpe_ids: WireLinks,
+    child_cpe_ids: WireLinks,
     domain_code: Option<i64>,
     task_code: Option<i64>,
     modifier_code: Option<i64>,
@@ -86,19 +109,20 @@ impl WireChunk {
         &self.text
     }
 
-    /// Makes a [`Chunk`] of `dataset`.
+    /// Makes a [`Chunk`] with these names.
     ///
     /// # Errors
     /// Those of [`Chunk::new`].
-    pub fn check(self, dataset: &Arc<str>, batch_id: Option<&str>) -> Result<Chunk, Rejection> {
-        let mut metadata = self.metadata.map(|Metadata(fields)| fields);
+    pub fn check(self, names: &SharedNames) -> Result<Chunk, Rejection> {
+        let mut metadata = self.metadata.map(|SentMetadata(read)| read).transpose()?;
         if let Some(episode) = self.episode_id {
-            metadata.get_or_insert_default().insert("episode_id".to_owned(), Value::String(episode));
+            let fields = metadata.map_or_else(|| Metadata::new(Map::new()), Ok)?;
+            metadata = Some(fields.with("episode_id", Value::String(episode))?);
         }
         Chunk::new(Draft {
             id: self.id,
-            dataset: dataset.clone(),
-            batch_id: batch_id.map(str::to_owned),
+            dataset: names.dataset.clone(),
+            batch_id: names.batch_id.clone(),
             text: self.text,
             placement: Placement {
                 document_id: self.document_id,
@@ -106,13 +130,19 @@ impl WireChunk {
                 source_document: Some(self.source_document.unwrap_or_else(|| "web_input".to_owned())),
                 article_title: self.article_title,
                 article_index: self.article_index,
-                parent_cpe_ids: self.parent_cpe_ids.unwrap_or_default(),
-                child_cpe_ids: self.child_cpe_ids.unwrap_or_default(),
+                parent_cpe_ids: links("parent_cpe_ids", self.parent_cpe_ids)?,
+                child_cpe_ids: links("child_cpe_ids", self.child_cpe_ids)?,
             },
-            metadata: metadata.map(Value::Object),
+            metadata,
             codes: [self.domain_code, self.task_code, self.modifier_code],
         })
     }
+}
+
+fn links(field: &'static str, sent: WireLinks) -> Result<Vec<String>, Rejection> {
+    let Some(links) = sent else { return Ok(Vec::new()) };
+    check_count(field, links.received)?;
+    Ok(links.items)
 }
 
 /// Bytes that are not the expected JSON: the reason and the place.
@@ -195,6 +225,9 @@ fn code_of(error: &serde_json::Error, message: &str) -> ErrorCode {
         serde_json::error::Category::Data if begins("duplicate field") => ErrorCode::DuplicateKey,
         serde_json::error::Category::Data if begins(super::metadata::DUPLICATE) => ErrorCode::DuplicateKey,
         serde_json::error::Category::Data if begins(super::metadata::TOO_MANY) => ErrorCode::TooManyKeys,
+        serde_json::error::Category::Data if begins(super::metadata::TOO_LARGE) => {
+            ErrorCode::MetadataTooLarge
+        }
         serde_json::error::Category::Data if begins("invalid value: integer") => ErrorCode::NumberOutOfRange,
         serde_json::error::Category::Data => ErrorCode::WrongType,
         _ if begins("number out of range") => ErrorCode::NumberOutOfRange,
@@ -215,6 +248,10 @@ impl From<ShapeError> for Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn names() -> SharedNames {
+        SharedNames { dataset: "d".into(), batch_id: None }
+    }
 
     fn code(line: &[u8]) -> ErrorCode {
         read_json::<WireChunk>(line).unwrap_err().code
@@ -271,6 +308,37 @@ mod tests {
     }
 
     #[test]
+    fn lists_and_metadata_have_limits() {
+        let rejected =
+            |line: String| read_json::<WireChunk>(line.as_bytes()).unwrap().check(&names()).unwrap_err();
+        let links =
+            |count: usize| format!(r#"{{"text":"a","child_cpe_ids":[{}]}}"#, vec!["\"\""; count].join(","));
+        let error = rejected(links(1_000_000));
+        assert_eq!((error.code, error.param), (ErrorCode::TooManyLinks, Some("child_cpe_ids")));
+        assert!(error.message.ends_with("received 1000000"), "{}", error.message);
+        let long = format!(r#"{{"text":"a","metadata":{{"k":"{}"}}}}"#, "x".repeat(65_536));
+        assert_eq!(rejected(long).code, ErrorCode::MetadataTooLarge);
+        let zeros = format!(r#"{{"text":"a","metadata":{{"k":[{}]}}}}"#, vec!["0"; 100_000].join(","));
+        assert_eq!(code(zeros.as_bytes()), ErrorCode::MetadataTooLarge);
+        let chunks = vec![r#"{"text":""}"#; MAX_CHUNKS + 7].join(",");
+        let request = read_request(format!(r#"{{"chunks":[{chunks}]}}"#).as_bytes()).unwrap();
+        assert_eq!((request.chunks.items.len(), request.chunks.received), (MAX_CHUNKS, MAX_CHUNKS + 7));
+    }
+
+    #[test]
+    fn names_that_all_chunks_share_are_checked_once() {
+        let names = |dataset: &str, batch: &str| {
+            let query = serde_json::json!({ "dataset_source": dataset, "batch_id": batch });
+            let options: IngestOptions = serde_json::from_value(query).unwrap();
+            options.names().map_err(|error| (error.code, error.param)).err()
+        };
+        assert_eq!(names("d", ""), None);
+        assert_eq!(names("d", &"b".repeat(513)), Some((ErrorCode::InvalidName, Some("batch_id"))));
+        assert_eq!(names(" ", "b"), Some((ErrorCode::InvalidName, Some("dataset_source"))));
+        assert_eq!(names("d\0", "b"), Some((ErrorCode::NulCharacter, Some("dataset_source"))));
+    }
+
+    #[test]
     fn the_path_leads_to_the_value() {
         let error = read_json::<IngestRequest>(br#"{"chunks":[{"text":"a"},{"text":7}]}"#).unwrap_err();
         assert_eq!(error.path.as_deref(), Some("chunks[1].text"));
@@ -280,8 +348,8 @@ mod tests {
     fn names_of_real_clients_are_understood() {
         let line =
             br#"{"text":"a","sequence_index":7,"episode_id":"e","concept_vec":[1,2],"metadata":{"k":1}}"#;
-        let chunk = read_json::<WireChunk>(line).unwrap().check(&"d".into(), None).unwrap();
+        let chunk = read_json::<WireChunk>(line).unwrap().check(&names()).unwrap();
         assert_eq!(chunk.placement.chunk_index, 7);
-        assert_eq!(chunk.metadata.unwrap(), serde_json::json!({"k": 1, "episode_id": "e"}));
+        assert_eq!(chunk.metadata.unwrap().as_str(), r#"{"episode_id":"e","k":1}"#);
     }
 }

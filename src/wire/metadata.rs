@@ -1,30 +1,40 @@
-//! The metadata of a chunk: any JSON object, kept as it was sent. What cannot be kept is refused by name: duplicate
-//! keys (one value would be lost silently), and objects with too many keys.
+//! Reads the metadata of a chunk: any JSON object, kept as it was sent. What cannot be kept is refused by name:
+//! duplicate keys (one value would be lost silently), objects with too many keys, and metadata with too many values:
+//! the tree that the parser builds takes up to seventy times the bytes of its text.
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use crate::chunk::Metadata;
+use crate::rejection::Rejection;
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+use std::cell::Cell;
 use std::fmt;
 
 /// The most keys in one object, at any depth.
 pub const MAX_KEYS: usize = 64;
+/// The most values, arrays and objects in the metadata of a chunk, at all depths together.
+pub const MAX_VALUES: usize = 1024;
 /// The beginning of the message about a duplicate key.
 pub const DUPLICATE: &str = "duplicate key";
 /// The beginning of the message about too many keys.
 pub const TOO_MANY: &str = "too many keys";
+/// The beginning of the message about too many values.
+pub const TOO_LARGE: &str = "too many values";
 
-/// The fields of a metadata object, keys sorted.
+/// The metadata object of a chunk as it was sent. The tree is gone: its text is kept, or what is wrong with it.
 #[derive(Debug)]
-pub struct Metadata(pub Map<String, Value>);
+pub struct SentMetadata(pub Result<Metadata, Rejection>);
 
-impl<'de> Deserialize<'de> for Metadata {
+impl<'de> Deserialize<'de> for SentMetadata {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ObjectVisitor).map(Metadata)
+        let fields = deserializer.deserialize_map(ObjectVisitor(&Cell::new(MAX_VALUES)))?;
+        Ok(SentMetadata(Metadata::new(fields)))
     }
 }
 
-struct ObjectVisitor;
+/// Reads an object; the cell has the number of values that may still follow.
+struct ObjectVisitor<'a>(&'a Cell<usize>);
 
-impl<'de> Visitor<'de> for ObjectVisitor {
+impl<'de> Visitor<'de> for ObjectVisitor<'_> {
     type Value = Map<String, Value>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,70 +52,75 @@ impl<'de> Visitor<'de> for ObjectVisitor {
                     "{TOO_MANY}: expected at most {MAX_KEYS} in an object"
                 )));
             }
-            let MetadataValue(value) = object.next_value()?;
+            let value = object.next_value_seed(ValueSeed(self.0))?;
             fields.insert(key, value);
         }
         Ok(fields)
     }
 }
 
-/// A value at any depth of the metadata.
-struct MetadataValue(Value);
+/// Reads a value at any depth of the metadata.
+#[derive(Clone, Copy)]
+struct ValueSeed<'a>(&'a Cell<usize>);
 
-impl<'de> Deserialize<'de> for MetadataValue {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(MetadataValueVisitor)
+impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let left = self.0.get().checked_sub(1).ok_or_else(|| {
+            D::Error::custom(format_args!("{TOO_LARGE}: expected at most {MAX_VALUES} in the metadata"))
+        })?;
+        self.0.set(left);
+        deserializer.deserialize_any(self)
     }
 }
 
-struct MetadataValueVisitor;
-
-impl<'de> Visitor<'de> for MetadataValueVisitor {
-    type Value = MetadataValue;
+impl<'de> Visitor<'de> for ValueSeed<'_> {
+    type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_unit<E: Error>(self) -> Result<MetadataValue, E> {
-        Ok(MetadataValue(Value::Null))
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
     }
 
-    fn visit_bool<E: Error>(self, value: bool) -> Result<MetadataValue, E> {
-        Ok(MetadataValue(Value::Bool(value)))
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
     }
 
-    fn visit_i64<E: Error>(self, value: i64) -> Result<MetadataValue, E> {
-        Ok(MetadataValue(value.into()))
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_u64<E: Error>(self, value: u64) -> Result<MetadataValue, E> {
-        Ok(MetadataValue(value.into()))
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_f64<E: Error>(self, value: f64) -> Result<MetadataValue, E> {
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
         // Never infinite: the parser refuses numbers that do not fit.
-        Ok(MetadataValue(Number::from_f64(value).map_or(Value::Null, Value::Number)))
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
     }
 
-    fn visit_str<E: Error>(self, value: &str) -> Result<MetadataValue, E> {
-        Ok(MetadataValue(Value::String(value.to_owned())))
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
     }
 
-    fn visit_string<E: Error>(self, value: String) -> Result<MetadataValue, E> {
-        Ok(MetadataValue(Value::String(value)))
+    fn visit_string<E: Error>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<MetadataValue, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(MetadataValue(item)) = array.next_element()? {
+        while let Some(item) = array.next_element_seed(self)? {
             items.push(item);
         }
-        Ok(MetadataValue(Value::Array(items)))
+        Ok(Value::Array(items))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<MetadataValue, A::Error> {
-        ObjectVisitor.visit_map(object).map(|fields| MetadataValue(Value::Object(fields)))
+    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Value, A::Error> {
+        ObjectVisitor(self.0).visit_map(object).map(Value::Object)
     }
 }
 
@@ -121,12 +136,15 @@ mod tests {
 
     #[test]
     fn what_could_not_be_kept_is_refused_by_name_at_any_depth() {
-        let refused = |json: &str| serde_json::from_str::<Metadata>(json).unwrap_err().to_string();
+        let refused = |json: &str| serde_json::from_str::<SentMetadata>(json).unwrap_err().to_string();
         assert!(refused(r#"{"a":1,"b":2,"a":1}"#).starts_with("duplicate key `a`"));
         assert!(refused(r#"{"a":[{"b":{"c":1,"c":2}}]}"#).starts_with("duplicate key `c`"));
         assert!(refused(&object(MAX_KEYS + 1)).starts_with("too many keys: expected at most 64"));
         assert!(refused(&format!("{{\"a\":{}}}", object(MAX_KEYS + 1))).starts_with("too many keys"));
-        assert!(serde_json::from_str::<Metadata>(&object(MAX_KEYS)).is_ok());
+        assert!(serde_json::from_str::<SentMetadata>(&object(MAX_KEYS)).is_ok());
+        let values = |count: usize| format!("{{\"a\":[{}]}}", vec!["0"; count - 1].join(","));
+        assert!(refused(&values(MAX_VALUES + 1)).starts_with("too many values: expected at most 1024"));
+        assert!(serde_json::from_str::<SentMetadata>(&values(MAX_VALUES)).is_ok());
         assert!(refused("[1]").starts_with("invalid type: sequence, expected an object"));
     }
 
@@ -153,8 +171,8 @@ mod tests {
         fn everything_else_is_kept_as_it_is(value in any_value()) {
             let json = serde_json::json!({ "k": value }).to_string();
             let expected: Map<String, Value> = serde_json::from_str(&json).unwrap();
-            let Metadata(read) = serde_json::from_str(&json).unwrap();
-            prop_assert_eq!(read, expected);
+            let SentMetadata(read) = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(read.map(|read| read.fields()), Metadata::new(expected.clone()).map(|_| expected));
         }
     }
 }

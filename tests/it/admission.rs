@@ -112,7 +112,9 @@ async fn a_client_that_asks_first_is_told_before_it_sends() {
     }
     let mut wrong = RawConnection::connect(&service.url).await.unwrap();
     wrong
-        .write("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+        .write(
+            "POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
+        )
         .await;
     let (head, body) = wrong.answer().await;
     assert!(head.starts_with("http/1.1 415") && body["error"]["code"] == "unsupported_media_type", "{head}");
@@ -131,22 +133,68 @@ async fn a_client_that_asks_first_is_told_before_it_sends() {
 }
 
 #[actix_web::test]
+async fn slow_clients_do_not_lock_out_others() {
+    let overrides = limited(|limits| {
+        (limits.requests, limits.request_bytes) = (8, 32 * 1024 * 1024);
+        limits.cut_after = Duration::from_millis(1);
+    });
+    let service = TestService::build(overrides, &[]).await;
+    let head = "POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    // Half of them announce the largest body, the others send most of a body and no more.
+    let mut slow = Vec::new();
+    for client in 0..8 {
+        let mut raw = RawConnection::connect(&service.url).await.unwrap();
+        raw.write(format!("{head}Content-Length: 8388608\r\n\r\n")).await;
+        raw.write(" ".repeat(if client < 4 { 10 } else { 1_500_000 })).await;
+        slow.push(raw);
+    }
+    until("all are let in", || service.state.admission.in_use() == 8).await;
+    for honest in 0..20 {
+        let (status, answer) = service.post("/ingest", chunks(&[&format!("honest {honest}")])).await;
+        assert_eq!((status, &answer["successful"]), (200, &json!(1)), "{answer}");
+    }
+    // The first of them needed a place, and one is enough.
+    let mut cut = 0;
+    for raw in &mut slow {
+        let waiting = std::time::Duration::from_millis(1);
+        if let Ok(answer) = tokio::time::timeout(waiting, raw.answer()).await {
+            refused(&answer, "429", "overloaded");
+            cut += 1;
+        }
+    }
+    assert!((1..=20).contains(&cut), "{cut}");
+    drop(slow);
+    until("everybody is gone", || service.state.admission.in_use() == 0).await;
+    assert_eq!(service.stored().await, 20);
+    service.stop().await;
+}
+
+#[actix_web::test]
 async fn requests_are_limited_in_number_and_bytes_and_a_small_refusal_keeps_the_connection() {
-    let overrides = limited(|limits| (limits.requests, limits.request_bytes) = (2, 100 * 1024));
+    let overrides = limited(|limits| {
+        (limits.requests, limits.request_bytes) = (2, 100 * 1024);
+        limits.cut_after = Duration::MAX;
+    });
     let service = TestService::build(overrides, &[]).await;
     let held = service.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
     let mut waiting = RawConnection::connect(&service.url).await.unwrap();
     let body = chunks(&["first"]);
-    waiting.write(format!("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+    waiting.write(format!("POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
     until("the first is inside", || service.state.counts.unanswered() == 1).await;
 
-    // A body of unknown length may be the largest there is, which needs all the room; a small one finds its place.
-    let unknown = "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    // A body for which there is no room is refused at once; one that fits is let in, and takes what has arrived.
+    let head = "POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    let mut large = RawConnection::connect(&service.url).await.unwrap();
+    large.write(format!("{head}Content-Length: 102400\r\n\r\n")).await;
+    refused(&large.answer().await, "429", "overloaded");
+    let mut unknown = RawConnection::connect(&service.url).await.unwrap();
+    unknown.write(format!("{head}Transfer-Encoding: chunked\r\n\r\n")).await;
+    until("a body of unknown length is let in", || service.state.admission.in_use() == 2).await;
+    unknown.send("[".repeat(102_400)).await;
+    refused(&unknown.answer().await, "429", "overloaded");
+    until("it is gone", || service.state.admission.in_use() == 1).await;
     let mut second = RawConnection::connect(&service.url).await.unwrap();
-    second.write(unknown).await;
-    refused(&second.answer().await, "429", "overloaded");
-    let mut second = RawConnection::connect(&service.url).await.unwrap();
-    second.write("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 50000\r\n\r\n").await;
+    second.write(format!("{head}Content-Length: 50000\r\n\r\n")).await;
     until("the second is admitted", || service.state.admission.in_use() == 2).await;
 
     let mut third = RawConnection::connect(&service.url).await.unwrap();
@@ -314,7 +362,7 @@ async fn uploads_and_a_small_request_take_turns_chunk_by_chunk() {
 #[actix_web::test]
 async fn all_permits_come_back_from_clients_that_break_off_anywhere() {
     let service = TestService::build(limited(|_| {}), &["--max-uploads", "8"]).await;
-    let head = "POST /ingest HTTP/1.1\r\nHost: t\r\n";
+    let head = "POST /ingest HTTP/1.1\r\nHost: localhost\r\n";
     let json = format!("{head}Content-Type: application/json\r\n");
     let lines = format!("{head}Content-Type: application/x-ndjson\r\n");
     let whole = r#"{"chunks":[{"id":"n9","text":"Number 9"}]}"#;

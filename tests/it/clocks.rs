@@ -40,8 +40,7 @@ async fn a_silent_client_is_cut_by_name_its_lines_count_and_its_connection_ends(
         assert!(seen.contains("408 Request Timeout") != headers.contains("Accept"), "{seen}");
     }
     let mut request = RawConnection::connect(&service.url).await.unwrap();
-    let head =
-        "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n";
+    let head = "POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n";
     request.write(format!("{head}{{\"chunks\":[")).await;
     let seen = request.rest().await;
     assert!(seen.starts_with("HTTP/1.1 408") && seen.contains("client_idle"), "{seen}");
@@ -111,7 +110,7 @@ async fn a_head_that_does_not_come_to_its_end_is_answered_and_closed() {
     let head = Duration::from_secs(1);
     let service = TestService::build_with(overrides, &[], Settings { head, ..Settings::default() }).await;
     let mut raw = RawConnection::connect(&service.url).await.unwrap();
-    raw.write("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-").await;
+    raw.write("POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-").await;
     let seen = raw.rest().await;
     assert!(seen.starts_with("HTTP/1.1 408"), "{seen}");
     service.stop().await;

@@ -231,14 +231,22 @@ async fn pages_are_bounded_and_filtered() {
 }
 
 #[actix_web::test]
-async fn a_chunk_that_is_too_long_for_a_line_is_sent_again_all_the_same() {
+async fn the_longest_chunk_that_is_taken_fits_into_a_line_and_is_sent_again() {
     let service = TestService::scripted().await;
-    service.database.run(REFUSE).await;
-    let metadata = json!({"long": "x".repeat(2 << 20)});
-    let body =
-        json!({"chunks": [{"id": "long", "text": BAD, "metadata": metadata}], "batch_id": "b"}).to_string();
+    service.database.run(&REFUSE.replace("text <> 'The bad one.'", "text NOT LIKE 'The bad one.%'")).await;
+    // A control character takes six bytes in JSON.
+    let long = |bytes: usize| "\u{1}".repeat(bytes);
+    let links = vec![long(512); 64];
+    let text = format!("{BAD}{}", long((64 << 10) - BAD.len()));
+    let chunk = json!({
+        "id": long(512), "text": text, "document_id": long(512), "source_document": long(512),
+        "article_title": long(512), "parent_cpe_ids": links, "child_cpe_ids": links,
+        "metadata": {"long": "x".repeat((64 << 10) - 11)},
+    });
+    assert!(chunk.to_string().len() > 800_000);
+    let body = json!({"chunks": [chunk], "batch_id": "b"}).to_string();
     let (status, answer) = service.post("/ingest", body.clone()).await;
-    assert_eq!((status, &answer["error"]["code"]), (422, &json!("store_failed")));
+    assert_eq!((status, &answer["error"]["code"]), (422, &json!("store_failed")), "{}", answer["error"]);
     let (code, said, _) = replay(&service, &[]);
     assert_eq!((code, &*said), (Some(1), "1 sent again: 0 stored, 0 duplicates, 1 failed again"));
     service.database.run(ACCEPT).await;

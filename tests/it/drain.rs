@@ -50,7 +50,7 @@ async fn accepted_chunks_are_finished_and_all_others_are_refused() {
     assert!(kept.ask("GET /ready", "", "").await.0.starts_with("http/1.1 200"));
     let mut half = RawConnection::connect(&service.url).await.unwrap();
     half.write(
-        "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+        "POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
     )
     .await;
     let mut upload = three_hundred(&service).await;

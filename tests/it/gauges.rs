@@ -46,13 +46,16 @@ async fn every_gauge_comes_back_to_nothing_and_what_was_accepted_is_stored() {
     let (service, database, held, upload, _data) = stuck(&[]).await;
     let body = "{\"chunks\":[{\"text\":\"One.\"}]}";
     let length = body.len() as u64;
-    let head = "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n";
+    let head = "POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     let mut whole = RawConnection::connect(&service.url).await.unwrap();
     whole.write(format!("{head}Content-Length: {length}\r\n\r\n{body}")).await;
     let mut half = RawConnection::connect(&service.url).await.unwrap();
     half.write(format!("{head}Content-Length: 1000\r\n\r\n{body}")).await;
     // The connection of the test itself counts too.
-    until_taken(&service.url, [2, length + 1000, 1, 4, 3, 101]).await;
+    // A chunk weighs its text, its source, its id and 1,024 bytes, and needs room in the answer.
+    let weight = 1024 + "One.".len() + "web_input".len() + 36;
+    let taken = weight as u64 + length + 1536 + length;
+    until_taken(&service.url, [2, taken, 1, 4, 3, 101]).await;
 
     upload.reset();
     half.reset();

@@ -59,7 +59,8 @@ async fn the_same_key_and_body_get_the_first_answer_and_another_body_does_not() 
 async fn a_repeated_request_waits_for_the_first_also_when_the_client_of_that_is_gone() {
     let service = TestService::scripted().await;
     let held = service.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
-    let head = format!("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n{}", key("k"));
+    let head =
+        format!("POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{}", key("k"));
     let request = format!("{head}Content-Length: {}\r\n\r\n{}", body("a").len(), body("a"));
     let mut clients = Vec::new();
     for number in 1..=3 {

@@ -23,6 +23,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("outcome", vec!["chunk", "error_code", "rejection"]),
     ]);
     // Leaves.
+    layers.insert("memory", vec![]);
     layers.insert("metrics", vec![]);
     layers.insert("threads", vec![]);
     layers.insert("endpoint", vec![]);
@@ -32,7 +33,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     // Ports, and what they speak.
     layers.insert("wire", DOMAIN.to_vec());
     layers.insert("classifier", DOMAIN.to_vec());
-    layers.insert("encoder", with(&[&DOMAIN, &["threads"]]));
+    layers.insert("encoder", with(&[&DOMAIN, &["memory", "threads"]]));
     layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));
     layers.insert("index", with(&[&DOMAIN, &["files", "output", "threads"]]));
     layers.insert("hub", with(&[&DOMAIN, &["files", "threads"]]));
@@ -61,6 +62,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
                 "store",
                 "index",
                 "flow",
+                "memory",
                 "metrics",
                 "output",
                 "threads",

@@ -28,6 +28,7 @@ mod fresh;
 mod fuzz;
 mod gauges;
 mod healing;
+mod hostile;
 mod hostile_output;
 mod hub;
 mod hub_command;

@@ -118,7 +118,7 @@ async fn malformed_lines_are_answered_one_by_one_and_leave_no_trace_in_memory() 
     let metadata =
         format!("{{\"text\":\" \",\"metadata\":{{\"k\":[{}]}}}}\n", metadata.join(",")).into_bytes();
     let said = by_line(&stream_as(&url, "identity", generated(metadata, 64)).await);
-    assert!(said.len() == 64 && said.values().all(|said| said == "text_empty"), "{said:?}");
+    assert!(said.len() == 64 && said.values().all(|said| said == "metadata_too_large"), "{said:?}");
     flat("64 lines of 120,000 small values");
 
     assert_eq!(tally(&stream_to(url.clone(), "\n".repeat(1_000_000)).await), (0, 0, 0));

@@ -1,5 +1,5 @@
-//! What other accounts of the machine can do: nothing. Folders and files of the service are its own, and what is written
-//! beside a file of a user goes through no link.
+//! What other accounts of the machine can do: nothing. Folders and files of the service are its own, and what is
+//! written beside a file of a user goes through no link.
 
 use crate::support::postgres::DataFolder;
 use crate::support::process::{Service, lnsp, run};

@@ -1,6 +1,7 @@
 //! Searches: what their answers hold, how large they become, and who is let in.
 
-use crate::support::test_service::{RawConnection, Scripted, TestService, numbered, overrides, tally};
+use crate::support::raw_connection::RawConnection;
+use crate::support::test_service::{Scripted, TestService, numbered, overrides, tally};
 use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::http::{BodyTimeouts, Limits, MAX_ANSWER_BYTES, MAX_QUERY_BYTES, Settings};
@@ -55,7 +56,7 @@ fn ids(answer: &Value) -> Vec<&str> {
 async fn slow_reader(service: &TestService) -> RawConnection {
     let mut raw = RawConnection::connect(&service.url).await.unwrap();
     let (head, body) =
-        ("POST /search HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n", everything());
+        ("POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n", everything());
     raw.write(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).await;
     raw
 }
@@ -64,7 +65,7 @@ async fn slow_reader(service: &TestService) -> RawConnection {
 async fn refused(service: &TestService, why: &str) {
     let mut raw = RawConnection::connect(&service.url).await.unwrap();
     raw.write(
-        "POST /search HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n",
+        "POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n",
     )
     .await;
     let (head, answer) = raw.answer().await;
@@ -146,7 +147,7 @@ async fn uploads_keep_no_search_out() {
     let upload = RawConnection::upload(&service).await;
     let mut request = RawConnection::connect(&service.url).await.unwrap();
     request
-        .write("POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n{")
+        .write("POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n{")
         .await;
     until("both are let in", || service.state.admission.in_use() == 2).await;
     assert_eq!(service.post("/search", r#"{"query":"anything"}"#).await.0, 200);
@@ -228,7 +229,7 @@ async fn the_body_of_a_search_is_read_as_every_other() {
         assert_eq!((status, &answer["error"]["code"]), (415, &json!("unsupported_media_type")), "{kind}");
     }
 
-    let head = "POST /search HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n";
+    let head = "POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     let mut silent = RawConnection::connect(&service.url).await.unwrap();
     silent.write(format!("{head}Content-Length: 500\r\n\r\n{{")).await;
     let seen = silent.rest().await;

@@ -290,7 +290,7 @@ fn it_resets_connections_and_closes_them_when_it_stops() {
         let mut socket = TcpStream::connect(&address).unwrap();
         write!(
             socket,
-            "POST /api/generate HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         )
         .unwrap();

@@ -173,7 +173,7 @@ async fn memory_stays_flat_while_the_writer_is_held() {
     let before = service.anonymous_memory();
     let line = format!("{{\"text\":\"{}\"}}\n", "a line of text ".repeat(500));
     let body = format!("{:x}\r\n{line}\r\n", line.len());
-    let head = "POST /ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = "POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut pending = head.to_owned().into_bytes();
     let (mut sent, mut quiet) = (0_u64, 0);
     until("the socket takes nothing any more", || {

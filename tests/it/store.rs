@@ -8,7 +8,9 @@ use chrono::Utc;
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use lnsp_ingest::chunk::{Chunk, ChunkKey, Draft, EmbeddedChunk, Embedding, Placement, Tagging, TmdSource};
+use lnsp_ingest::chunk::{
+    Chunk, ChunkKey, Draft, EmbeddedChunk, Embedding, Metadata, Placement, Tagging, TmdSource,
+};
 use lnsp_ingest::model::ModelIdentity;
 use lnsp_ingest::store::{Dsn, InsertOutcome, ModelId, SearchFilter, Store, StoreError};
 use lnsp_ingest::tmd::{AxisConfidence, Tmd};
@@ -88,7 +90,7 @@ async fn what_goes_in_comes_out() {
     let metadata = json!({"nested": [1, -2.5, null, {"k": "ü"}], "big": u64::MAX, "empty": {}});
     let whole = Draft {
         placement: placement.clone(),
-        metadata: Some(metadata.clone()),
+        metadata: Some(Metadata::new(metadata.as_object().unwrap().clone()).unwrap()),
         batch_id: Some("batch 1".into()),
         ..draft("data \"set\"", "id/1", text)
     };
@@ -159,7 +161,10 @@ async fn links_and_batch_are_stored_as_sent() {
     let stored = diesel::sql_query("SELECT parent_cpe_ids, child_cpe_ids, batch_id FROM chunks");
     let stored: Pool = stored.get_result(&mut connect(&dsn).await).await.unwrap();
     assert_eq!(stored.parent_cpe_ids, linked.placement.parent_cpe_ids);
-    assert_eq!((stored.child_cpe_ids, stored.batch_id), (vec![], linked.batch_id));
+    assert_eq!(
+        (stored.child_cpe_ids, stored.batch_id),
+        (vec![], linked.batch_id.as_deref().map(str::to_owned))
+    );
 }
 
 #[tokio::test]
@@ -215,7 +220,7 @@ async fn only_known_keys_are_known() {
 async fn a_refused_row_is_a_data_error_and_takes_the_whole_batch_along() {
     let (store, model, _) = fresh().await;
     let mut row = draft("info", "nul", "text");
-    row.metadata = Some(json!({"a": 1}));
+    row.metadata = Some(Metadata::new(json!({"a": 1}).as_object().unwrap().clone()).unwrap());
     let mut bad = Chunk::new(row).unwrap();
     // No chunk can be made with a NUL; the store does not rely on that.
     bad.text = "secret\0text".into();

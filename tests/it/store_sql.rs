@@ -6,7 +6,7 @@ use crate::support::postgres::{connect, database};
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Float, Integer, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use lnsp_ingest::chunk::Placement;
+use lnsp_ingest::chunk::{Metadata, Placement};
 use lnsp_ingest::tmd::{Tmd, packing, projection};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -93,7 +93,8 @@ async fn the_old_tables_are_views_with_the_old_values() {
         child_cpe_ids: vec![],
     };
     sent.batch_id = Some("b-1".into());
-    sent.metadata = Some(json!({"episode_id": "e1"}));
+    sent.metadata =
+        Some(Metadata::new([("episode_id".to_owned(), "e1".into())].into_iter().collect()).unwrap());
     let row = embedded(sent, (15, 14, 9), &[0.6, 0.8, 0.0, 0.0]);
     store.insert(model, &[&row]).await.unwrap();
     let mut conn = connect(&dsn).await;

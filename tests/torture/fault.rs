@@ -1,6 +1,7 @@
 //! The faults, and what it takes to strike with each. A fault counts where it really struck: with a client waiting for
 //! an answer, and with the victim alive.
 
+use crate::attack;
 use crate::cluster::postmaster;
 use crate::hostile;
 use crate::payload::dice;
@@ -51,11 +52,13 @@ pub enum Fault {
     SlowLoris,
     /// A client that does not read.
     DeafClient,
+    /// Clients that attack everything but the flow of chunks.
+    Hostile,
 }
 
 impl Fault {
     /// In the order of the rounds.
-    pub const ALL: [Fault; 18] = [
+    pub const ALL: [Fault; 19] = [
         Fault::KillService,
         Fault::CutCommit,
         Fault::KillPostgres,
@@ -74,6 +77,7 @@ impl Fault {
         Fault::StopService,
         Fault::DeafClient,
         Fault::SlowLoris,
+        Fault::Hostile,
     ];
 
     /// As it is written on the command line.
@@ -97,6 +101,7 @@ impl Fault {
             Fault::Disconnect => "disconnect",
             Fault::SlowLoris => "slow-loris",
             Fault::DeafClient => "deaf-client",
+            Fault::Hostile => "hostile",
         }
     }
 
@@ -207,6 +212,9 @@ impl Strike {
             Fault::Disconnect => return hostile::disconnect(&scene.state, dice).await,
             Fault::SlowLoris => return hostile::slow_loris(&scene.state, dice).await,
             Fault::DeafClient => return hostile::deaf_client(&scene.state, dice).await,
+            Fault::Hostile => {
+                return attack::attack_all(&scene.state, || scene.service.memory(), dice).await;
+            }
             Fault::PanicTmd | Fault::PanicEmbed | Fault::PanicWrite | Fault::Poison => false,
         };
         u64::from(alive && busy)

@@ -26,7 +26,7 @@ async fn connect(state: &RoundState) -> Option<TcpStream> {
 
 fn head() -> String {
     format!(
-        "POST /ingest?dataset_source={DATASET} HTTP/1.1\r\nHost: torture\r\nContent-Type: application/x-ndjson\r\n\
+        "POST /ingest?dataset_source={DATASET} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n\
          Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
 }

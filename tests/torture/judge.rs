@@ -195,7 +195,7 @@ fn differences<'a>(
     let alike = [
         ("key", row.dataset == *chunk.key.dataset && row.id == *chunk.key.id),
         ("text", row.text == chunk.text),
-        ("metadata", row.metadata == chunk.metadata),
+        ("metadata", row.metadata == chunk.metadata.as_ref().map(|sent| sent.fields().into())),
         ("document", row.document == chunk.placement.document_id && row.place == chunk.placement.chunk_index),
         ("number of vectors than one", row.vectors.len() == 1),
         ("vector", row.vectors.first() == Some(&bytes)),

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, also in its helpers")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test prints its figures")]
 
+mod attack;
 mod client;
 mod cluster;
 mod dead_letters;

@@ -4,7 +4,7 @@
 use lnsp_ingest::chunk::Chunk;
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokenizer, Tokens};
 use lnsp_ingest::model::ModelIdentity;
-use lnsp_ingest::wire::{WireChunk, read_json};
+use lnsp_ingest::wire::{SharedNames, WireChunk, read_json};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -125,7 +125,7 @@ pub fn chunk_of(seed: u64, piece: Piece) -> Chunk {
 
 /// The chunk of a line of JSON, if it is one.
 pub fn read_back(line: &[u8]) -> Option<Chunk> {
-    read_json::<WireChunk>(line).ok()?.check(&DATASET.into(), None).ok()
+    read_json::<WireChunk>(line).ok()?.check(&SharedNames { dataset: DATASET.into(), batch_id: None }).ok()
 }
 
 /// Lines that are no chunks, with the code of the error that each must get.

@@ -77,11 +77,11 @@ fn http_settings() -> Settings {
     Settings {
         drain: 20 * second,
         head: second,
+        keep_alive: second,
         body: BodyTimeouts { silence: second, over: second, ..BodyTimeouts::default() },
         read_timeout: second,
         linger: second,
         unacknowledged: 5 * second,
-        ..Settings::default()
     }
 }
 

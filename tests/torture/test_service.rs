@@ -159,6 +159,14 @@ impl TestService {
         pid.is_some_and(|pid| kill(Pid::from_raw(pid), signal).is_ok())
     }
 
+    /// The bytes of its memory that no file stands behind.
+    pub fn memory(&self) -> Option<u64> {
+        let pid = (*self.pid.borrow())?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+        Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
+    }
+
     /// Waits until the process is another one, or none.
     async fn gone(&self, pid: i32) {
         drop(self.pid.subscribe().wait_for(|now| *now != Some(pid)).await);

@@ -1,18 +1,19 @@
 //! Holds the body of a request as long as its answer lives.
 //!
 //! When the payload of a request is dropped, the framework reads the rest of the body and discards it, however long
-//! that takes. So a handler that answers before the end of the body holds the payload until the answer is sent. The
-//! connection then stays open for a moment, so that a client that still sends receives the answer instead of a reset,
-//! and is closed.
+//! that takes. So the middleware holds the payload of every request until its answer is sent. When the body was not read
+//! to its end, the connection then stays open for a moment, so that a client that still sends receives the answer instead
+//! of a reset, and is closed.
 
-use actix_web::HttpResponse;
+use crate::http::error::{ApiError, no_answer};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
-use actix_web::dev::{Payload, ServiceResponse};
+use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
+use actix_web::{FromRequest, HttpMessage, HttpRequest};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Ready, poll_fn, ready};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -44,34 +45,32 @@ impl RequestBodyGuard {
         }
     }
 
-    /// Puts the guard into the extensions of an answer, for [`RequestBodyGuard::hold`].
-    pub fn attach_to(self, mut response: HttpResponse) -> HttpResponse {
-        response.extensions_mut().insert(self);
-        response
+    /// The body of an answer, which holds this guard and `more` until it is sent.
+    pub fn holding<T: 'static>(self, body: BoxBody, more: T) -> BoxBody {
+        BoxBody::new(Holding { body, _held: (self, more) })
     }
+}
 
-    /// Moves the guard from the extensions of an answer into its body.
-    pub fn hold(mut response: ServiceResponse) -> ServiceResponse {
-        let guard = response.response_mut().extensions_mut().remove::<RequestBodyGuard>();
-        match guard {
-            Some(guard) => response.map_body(|_, body| guard.holding(body)),
-            None => response,
-        }
-    }
+/// The guard of the request that a handler answers.
+impl FromRequest for RequestBodyGuard {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
 
-    /// The body of an answer, which holds this guard until it is sent.
-    pub fn holding(self, body: BoxBody) -> BoxBody {
-        BoxBody::new(Holding { body, _guard: self })
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(request.extensions().get::<RequestBodyGuard>().cloned().ok_or_else(no_answer))
     }
 }
 
 /// The body of an answer, with the guard of its request.
-struct Holding {
+struct Holding<T> {
     body: BoxBody,
-    _guard: RequestBodyGuard,
+    _held: T,
 }
 
-impl MessageBody for Holding {
+// Nothing is pinned but the body, which is `Unpin`.
+impl<T> Unpin for Holding<T> {}
+
+impl<T> MessageBody for Holding<T> {
     type Error = Box<dyn std::error::Error>;
 
     fn size(&self) -> BodySize {

@@ -3,25 +3,27 @@
 //! A request that is read completely is processed by a task of its own. The task runs to its end, and its answer is
 //! kept for its `Idempotency-Key`, also when the client disconnects.
 
+use crate::chunk::Chunk;
 use crate::error_code::ErrorCode;
 use crate::flow::receipt_channel;
 use crate::http::body::Body;
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, no_answer};
 use crate::http::ingest::idempotency::{self, IdempotencyKey, IngestAnswer, Lookup};
 use crate::http::ingest::reply::{EmbeddingSource, Reply};
 use crate::http::ingest::upload::{ActiveUpload, GROUP, arrive};
 use crate::http::request::{
-    MAX_BODY_BYTES, is_large, no_answer, read_body, run_blocking, shape_error, too_large,
+    MAX_BODY_BYTES, is_large, read_body, rejection_error, run_blocking, shape_error, too_large,
 };
 use crate::http::state::State;
 use crate::outcome::Outcome;
-use crate::wire::{IngestOptions, IngestRequest, read_request};
+use crate::rejection::Rejection;
+use crate::wire::{BoundedList, IngestOptions, IngestRequest, MAX_CHUNKS, read_request};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use std::time::Instant;
 
-/// The maximum number of chunks in a body.
-pub const MAX_CHUNKS: usize = 10_000;
+/// The bytes of the answer for a chunk, without its text.
+const ANSWER_BYTES: usize = 1536;
 /// What to send instead of a body that is too large.
 pub const INSTEAD: &str = "send any number of chunks as application/x-ndjson, one a line";
 
@@ -30,10 +32,12 @@ pub async fn ingest(
     request: &HttpRequest,
     body: Body,
     state: web::Data<State>,
-    upload: ActiveUpload,
+    mut upload: ActiveUpload,
 ) -> Result<HttpResponse, ApiError> {
     let key = IdempotencyKey::of(request)?;
-    let body = read_body(body, &state, MAX_BODY_BYTES, INSTEAD).await?;
+    let body =
+        read_body(body, &state, (state.admission.requests(), upload.permit()), MAX_BODY_BYTES, INSTEAD)
+            .await?;
     let entry = match key {
         None => None,
         Some(key) => match state.idempotency.look_up(key, &body, Instant::now()) {
@@ -50,7 +54,7 @@ pub async fn ingest(
     let work = actix_web::rt::spawn({
         let state = state.clone();
         async move {
-            let answer = work(body, &state).await;
+            let answer = work(body, &state, &mut upload).await;
             if let Some(entry) = entry {
                 entry.done(&answer);
             }
@@ -73,19 +77,20 @@ fn replayed(state: &State, answer: IngestAnswer) -> HttpResponse {
 }
 
 /// Parses the body, sends its chunks through the pipeline and makes the answer.
-async fn work(body: Vec<u8>, state: &web::Data<State>) -> IngestAnswer {
+async fn work(body: Vec<u8>, state: &web::Data<State>, upload: &mut ActiveUpload) -> IngestAnswer {
     let started = Instant::now();
+    let bytes = body.len();
     let large = is_large(&body);
     let request: IngestRequest =
         run_blocking(large, move || read_request(&body).map_err(shape_error)).await??;
-    if request.chunks.is_empty() {
+    let BoundedList { items: chunks, received } = request.chunks;
+    if received == 0 {
         let error =
             ApiError::new(ErrorCode::MissingField, "chunks: expected at least one chunk, received none");
         return Err(error.param("chunks"));
     }
-    if request.chunks.len() > MAX_CHUNKS {
-        let message =
-            format!("expected at most {MAX_CHUNKS} chunks in a JSON body, received {}", request.chunks.len());
+    if received > MAX_CHUNKS {
+        let message = format!("expected at most {MAX_CHUNKS} chunks in a JSON body, received {received}");
         return Err(too_large(&message, INSTEAD));
     }
     let options = IngestOptions {
@@ -94,13 +99,18 @@ async fn work(body: Vec<u8>, state: &web::Data<State>) -> IngestAnswer {
         skip_cpesh: request.skip_cpesh,
         chunking_time_ms: request.chunking_time_ms,
     };
-    let dataset = options.dataset();
-    let heads: Vec<String> =
-        request.chunks.iter().map(|chunk| chunk.text().chars().take(50).collect()).collect();
+    let names = options.names().map_err(rejection_error)?;
+    let heads: Vec<String> = chunks.iter().map(|chunk| chunk.text().chars().take(50).collect()).collect();
     let count = heads.len();
     let (issuer, mut results) = receipt_channel(count);
-    let mut chunks =
-        request.chunks.into_iter().map(|chunk| chunk.check(&dataset, options.batch_id.as_deref()));
+    let chunks = run_blocking(large, move || {
+        chunks.into_iter().map(|chunk| chunk.check(&names)).collect::<Vec<Result<Chunk, Rejection>>>()
+    });
+    let chunks = chunks.await?;
+    let held: usize = chunks.iter().flatten().map(Chunk::weight).sum();
+    // An escaped text is not longer in the answer than it was in the body.
+    state.resize(upload.permit(), held + bytes + count * ANSWER_BYTES).await?;
+    let mut chunks = chunks.into_iter();
 
     // Admission waits for room. The results need not be read meanwhile: the channel has room for all of them.
     let mut position = 0;

@@ -12,46 +12,38 @@ pub use idempotency::{CacheLimits, IdempotencyCache};
 use crate::http::body::{Body, RequestBodyGuard};
 use crate::http::error::ApiError;
 use crate::http::limits::AdmissionRequest;
-use crate::http::request::{
-    BodyKind, MAX_BODY_BYTES, body_kind, body_weight, content_encoding, content_length,
-};
+use crate::http::request::{BodyKind, MAX_BODY_BYTES, announced_bytes, body_kind, content_encoding};
 use crate::http::settings::Settings;
 use crate::http::state::State;
 use crate::wire::ContentEncoding;
 use actix_web::http::header::HeaderMap;
-use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use upload::ActiveUpload;
 
 /// Handles `POST /ingest`.
 pub async fn ingest(
     request: HttpRequest,
-    payload: web::Payload,
+    guard: RequestBodyGuard,
     state: web::Data<State>,
     settings: web::Data<Settings>,
-) -> HttpResponse {
-    let guard = RequestBodyGuard::new(payload.into_inner());
-    let answer = match begin(&request, guard.clone(), &state, &settings) {
-        Ok((body, upload, BodyKind::Json)) => json::ingest(&request, body, state, upload).await,
-        Ok((body, upload, BodyKind::Ndjson)) => {
+) -> Result<HttpResponse, ApiError> {
+    match begin(&request, guard, &state, &settings).await? {
+        (body, upload, BodyKind::Json) => json::ingest(&request, body, state, upload).await,
+        (body, upload, BodyKind::Ndjson) => {
             ndjson::ingest(&request, body, state, upload, settings.read_timeout).await
         }
-        Err(error) => {
-            guard.discard_if_small(content_length(request.headers())).await;
-            Err(error)
-        }
-    };
-    guard.attach_to(answer.unwrap_or_else(|error| error.error_response()))
+    }
 }
 
 /// Checks everything that is known before the first byte of the body.
-fn begin(
+async fn begin(
     request: &HttpRequest,
     guard: RequestBodyGuard,
     state: &web::Data<State>,
     settings: &Settings,
 ) -> Result<(Body, ActiveUpload, BodyKind), ApiError> {
     let (kind, encoding, request) = requested(request.headers())?;
-    let upload = ActiveUpload::begin(state, request)?;
+    let upload = ActiveUpload::begin(state, request).await?;
     Ok((Body::new(encoding, guard, settings.body)?, upload, kind))
 }
 
@@ -65,10 +57,7 @@ fn requested(headers: &HeaderMap) -> Result<(BodyKind, ContentEncoding, Admissio
     let (kind, encoding) = (body_kind(headers)?, content_encoding(headers)?);
     let request = match kind {
         BodyKind::Ndjson => AdmissionRequest::Upload,
-        BodyKind::Json => {
-            let length = content_length(headers);
-            AdmissionRequest::Request(body_weight(length, encoding, MAX_BODY_BYTES, json::INSTEAD)?)
-        }
+        BodyKind::Json => AdmissionRequest::Request(announced_bytes(headers, MAX_BODY_BYTES, json::INSTEAD)?),
     };
     Ok((kind, encoding, request))
 }

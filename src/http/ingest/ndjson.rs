@@ -12,17 +12,16 @@ use crate::http::error::ApiError;
 use crate::http::ingest::answers::{Answers, Signals};
 use crate::http::ingest::upload::{ActiveUpload, GROUP, arrive};
 use crate::http::parameters;
-use crate::http::request::header_text;
+use crate::http::request::{header_text, is_large, rejection_error, run_blocking};
 use crate::http::state::State;
 use crate::outcome::Outcome;
 use crate::pipeline::Receipt;
 use crate::rejection::Rejection;
-use crate::wire::{IngestOptions, LineDecoder, LineError, WireChunk, read_json};
+use crate::wire::{IngestOptions, LineDecoder, LineError, SharedNames, WireChunk, read_json};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -49,8 +48,7 @@ pub async fn ingest(
     let upload = Rc::new(upload);
     let reader = Reader {
         state: state.clone(),
-        dataset: options.dataset(),
-        batch_id: options.batch_id,
+        names: options.names().map_err(rejection_error)?,
         issuer,
         has_room,
         over: over.clone(),
@@ -81,8 +79,7 @@ type Line = (u64, Result<Bytes, LineError>);
 /// Brings the lines of one upload to the entrance.
 struct Reader {
     state: web::Data<State>,
-    dataset: Arc<str>,
-    batch_id: Option<String>,
+    names: SharedNames,
     issuer: ReceiptIssuer<Outcome>,
     has_room: watch::Receiver<bool>,
     over: CancellationToken,
@@ -155,7 +152,7 @@ impl Reader {
             {
                 taken += 1;
                 let Some(receipt) = self.issue(number).await else { return Err(gone()) };
-                group.extend(arrive(self.check(line), receipt));
+                group.extend(arrive(self.check(line).await, receipt));
             }
             if !group.is_empty() {
                 self.state.pipeline.entrance().admit(group).await;
@@ -166,9 +163,11 @@ impl Reader {
         }
     }
 
-    fn check(&self, line: Result<Bytes, LineError>) -> Result<Chunk, Rejection> {
+    async fn check(&self, line: Result<Bytes, LineError>) -> Result<Chunk, Rejection> {
         let line = line.map_err(|error| Rejection::new(ErrorCode::LineTooLong, error.to_string()))?;
-        read_json::<WireChunk>(&line)?.check(&self.dataset, self.batch_id.as_deref())
+        let (large, names) = (is_large(&line), self.names.clone());
+        let chunk = run_blocking(large, move || read_json::<WireChunk>(&line)?.check(&names)).await;
+        chunk.unwrap_or_else(|error| Err(Rejection::new(ErrorCode::Lost, error.to_string())))
     }
 }
 

@@ -17,7 +17,7 @@ pub const GROUP: usize = 256;
 /// answered.
 pub struct ActiveUpload {
     state: web::Data<State>,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl ActiveUpload {
@@ -25,11 +25,16 @@ impl ActiveUpload {
     ///
     /// # Errors
     /// Those of [`State::admit`].
-    pub fn begin(state: &web::Data<State>, request: AdmissionRequest) -> Result<Self, ApiError> {
-        let permit = state.admit(request)?;
+    pub async fn begin(state: &web::Data<State>, request: AdmissionRequest) -> Result<Self, ApiError> {
+        let permit = state.admit(request).await?;
         metrics::uploads(1.0);
         state.counts.uploads.fetch_add(1, Ordering::Relaxed);
-        Ok(ActiveUpload { state: state.clone(), _permit: permit })
+        Ok(ActiveUpload { state: state.clone(), permit })
+    }
+
+    /// The permit, in which a JSON request counts what it holds.
+    pub fn permit(&mut self) -> &mut Permit {
+        &mut self.permit
     }
 }
 

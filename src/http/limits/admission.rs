@@ -1,20 +1,25 @@
 //! Admission: a permit before the first byte of a body, or a refusal with `Retry-After`.
 //!
-//! NDJSON uploads, JSON requests, searches and pages of dead letters have separate permits, so none of them can take all.
-//! A JSON body is held in memory, so its bytes need permits too, and so do the bytes that the answer to a search holds
-//! while its client reads it. A refusal makes no call: [`super::availability`] keeps what it has to know. An admitted
-//! upload or request is not refused later; overload slows the reading of its body. An admitted search can still be
+//! NDJSON uploads, JSON requests, searches and pages of dead letters have separate permits, so none of them can take
+//! all. A JSON body is held in memory, so its bytes need permits too: as they arrive, because a client can announce any
+//! length. So do the bytes that the answer to a search holds while its client reads it. When permits or bytes are short,
+//! the body whose client is slowest is cut. A refusal makes no call: [`super::availability`] keeps what it has to know.
+//! An admitted upload is not refused later; overload slows the reading of its body. An admitted search can still be
 //! refused before its answer begins: the size of its rows is known only then.
 
 use crate::error_code::ErrorCode;
 use crate::flow::{Capacity, Full, Slot, SlotEvent, Slots};
 use crate::http::error::ApiError;
+use crate::http::limits::body_slots::BodySlots;
 use crate::http::limits::rate::RateEstimator;
 use crate::metrics;
 use crate::threads::lock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+/// The bytes that the body of a search may hold: twice its length, because memory doubles while it is read.
+const SEARCH_BYTES: usize = 512 * 1024;
 
 /// The limits of admission.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +28,7 @@ pub struct Limits {
     pub uploads: usize,
     /// JSON requests at once.
     pub requests: usize,
-    /// Bytes that JSON requests hold: inflated bodies, by `Content-Length` or else the maximum; and vectors.
+    /// Bytes that JSON requests hold: inflated bodies as they arrive, then their chunks, vectors and answers.
     pub request_bytes: usize,
     /// Searches at once, from the first byte of the query until the client has taken the answer.
     pub searches: usize,
@@ -31,6 +36,8 @@ pub struct Limits {
     pub answer_bytes: usize,
     /// Pages of dead letters at once. One holds 4 MiB, or a single letter that is larger.
     pub pages: usize,
+    /// A client that made the service wait this long for its JSON body is cut when others need its place.
+    pub cut_after: Duration,
     /// The database or the pipeline may be unavailable this long before requests are refused for it.
     pub grace: Duration,
 }
@@ -40,10 +47,11 @@ impl Default for Limits {
         Limits {
             uploads: 64,
             requests: 256,
-            request_bytes: 64 * 1024 * 1024,
+            request_bytes: 128 * 1024 * 1024,
             searches: 64,
             answer_bytes: 64 * 1024 * 1024,
             pages: 4,
+            cut_after: Duration::from_secs(1),
             grace: Duration::from_secs(2),
         }
     }
@@ -54,7 +62,8 @@ impl Default for Limits {
 pub enum AdmissionRequest {
     /// An NDJSON upload of any length.
     Upload,
-    /// A JSON request that holds this many bytes: its body, and vectors if the answer has them.
+    /// A JSON request that announces a body of this many bytes. It is refused when they are not free now, but they are
+    /// not reserved: see [`BodySlots::resize`].
     Request(usize),
     /// A search, without its answer.
     Search,
@@ -131,7 +140,7 @@ impl Refusal {
             Refusal::Requests => format!("{} requests are under way, which is the limit", limits.requests),
             Refusal::RequestBytes => {
                 let most = limits.request_bytes / (1024 * 1024);
-                format!("the bodies of the requests under way fill their {most} MiB")
+                format!("the requests under way fill their {most} MiB")
             }
             Refusal::Searches => format!("{} searches are under way, which is the limit", limits.searches),
             Refusal::AnswerBytes => {
@@ -147,8 +156,8 @@ impl Refusal {
             }
             Refusal::Unavailable(Unavailable::Store) => "the database does not answer".to_owned(),
         };
-        let unread = if self == Refusal::AnswerBytes { "" } else { "nothing was read, " };
-        let message = format!("{why}; {unread}send it again in {retry_after} s");
+        let untaken = if self == Refusal::AnswerBytes { "" } else { "nothing was taken, " };
+        let message = format!("{why}; {untaken}send it again in {retry_after} s");
         ApiError::new(self.code(), message).retry_after(retry_after)
     }
 }
@@ -157,8 +166,8 @@ impl Refusal {
 pub struct Admission {
     limits: Limits,
     uploads: Arc<Slots>,
-    requests: Arc<Slots>,
-    searches: Arc<Slots>,
+    requests: BodySlots,
+    searches: BodySlots,
     answers: Arc<Slots>,
     pages: Arc<Slots>,
     unavailable: AtomicU8,
@@ -179,13 +188,16 @@ impl Admission {
         metrics::admission_limit("page", limits.pages);
         let only = |items| Capacity { items, bytes: 0 };
         let requests = Capacity { items: limits.requests, bytes: limits.request_bytes };
+        let searches = Capacity { items: limits.searches, bytes: limits.searches * SEARCH_BYTES };
         // Each search has one answer, so only the bytes can run out.
         let answers = Capacity { items: limits.searches, bytes: limits.answer_bytes };
         Admission {
             limits,
             uploads: Slots::new(only(limits.uploads), |event| count(Some("upload"), None, event)),
-            requests: Slots::new(requests, |event| count(Some("request"), Some("request_bytes"), event)),
-            searches: Slots::new(only(limits.searches), |event| count(Some("search"), None, event)),
+            requests: BodySlots::new(requests, limits.cut_after, |event| {
+                count(Some("request"), Some("request_bytes"), event);
+            }),
+            searches: BodySlots::new(searches, limits.cut_after, |event| count(Some("search"), None, event)),
             answers: Slots::new(answers, |event| count(None, Some("answer_bytes"), event)),
             pages: Slots::new(only(limits.pages), |event| count(Some("page"), None, event)),
             unavailable: AtomicU8::new(0),
@@ -195,13 +207,14 @@ impl Admission {
 
     /// The number of permits in use; a search counts once, with or without its answer.
     pub fn in_use(&self) -> usize {
-        let kinds = [&self.uploads, &self.requests, &self.searches, &self.pages];
+        let kinds = [&self.uploads, self.requests.slots(), self.searches.slots(), &self.pages];
         kinds.iter().map(|slots| slots.used()).sum()
     }
 
     /// Waits until all permits are free. Only while no new ones are issued.
     pub async fn all_free(&self) {
-        for slots in [&self.uploads, &self.requests, &self.searches, &self.answers, &self.pages] {
+        let (requests, searches) = (self.requests.slots(), self.searches.slots());
+        for slots in [&self.uploads, requests, searches, &self.answers, &self.pages] {
             slots.all_free().await;
         }
     }
@@ -248,29 +261,41 @@ impl Admission {
         lock(&self.rate).advice(unanswered, jitter)
     }
 
-    /// Takes a permit without waiting. A request larger than the whole budget is admitted alone.
+    /// Takes a permit. Waits only for a body that is cut to make room.
     ///
     /// # Errors
     /// The limit that is reached.
-    pub fn try_acquire(&self, request: AdmissionRequest) -> Result<Permit, Refusal> {
-        let (slots, weight) = self.slots(request);
-        slots.try_acquire(weight).map_err(|full| refusal(request, full))
+    pub async fn acquire(&self, request: AdmissionRequest) -> Result<Permit, Refusal> {
+        let permit = match request {
+            AdmissionRequest::Upload => self.uploads.try_acquire(0),
+            AdmissionRequest::Request(announced) => self.requests.acquire(announced).await,
+            AdmissionRequest::Search => self.searches.acquire(0).await,
+            AdmissionRequest::Answer(bytes) => self.answers.try_acquire(bytes),
+            AdmissionRequest::Page => self.pages.try_acquire(0),
+        };
+        permit.map_err(|full| refusal(request, full))
     }
 
-    /// The refusal that [`Self::try_acquire`] would return now.
+    /// The refusal that [`Self::acquire`] would return now.
     pub fn would_refuse(&self, request: AdmissionRequest) -> Option<Refusal> {
-        let (slots, weight) = self.slots(request);
-        slots.full_for(weight).map(|full| refusal(request, full))
+        let full = match request {
+            AdmissionRequest::Upload => self.uploads.full_for(0),
+            AdmissionRequest::Request(announced) => self.requests.full_for(announced),
+            AdmissionRequest::Search => self.searches.full_for(0),
+            AdmissionRequest::Answer(bytes) => self.answers.full_for(bytes),
+            AdmissionRequest::Page => self.pages.full_for(0),
+        };
+        full.map(|full| refusal(request, full))
     }
 
-    fn slots(&self, request: AdmissionRequest) -> (&Arc<Slots>, usize) {
-        match request {
-            AdmissionRequest::Upload => (&self.uploads, 0),
-            AdmissionRequest::Request(bytes) => (&self.requests, bytes),
-            AdmissionRequest::Search => (&self.searches, 0),
-            AdmissionRequest::Answer(bytes) => (&self.answers, bytes),
-            AdmissionRequest::Page => (&self.pages, 0),
-        }
+    /// The permits of JSON requests, and their bodies.
+    pub fn requests(&self) -> &BodySlots {
+        &self.requests
+    }
+
+    /// The permits of searches, and their bodies.
+    pub fn searches(&self) -> &BodySlots {
+        &self.searches
     }
 }
 
@@ -287,16 +312,17 @@ fn refusal(request: AdmissionRequest, full: Full) -> Refusal {
 
 /// Counts a permit as one of `kind`, and its weight as bytes of `bytes`.
 fn count(kind: Option<&'static str>, bytes: Option<&'static str>, event: SlotEvent) {
-    let (sign, weight) = match event {
-        SlotEvent::Acquired(weight) => (1.0, weight),
-        SlotEvent::Released(weight) => (-1.0, weight),
+    let (permits, weight) = match event {
+        SlotEvent::Acquired(weight) => (1.0, weight as f64),
+        SlotEvent::Released(weight) => (-1.0, -(weight as f64)),
+        SlotEvent::Resized { from, to } => (0.0, to as f64 - from as f64),
         SlotEvent::Waited(_) => return,
     };
     if let Some(kind) = kind {
-        metrics::admission_used(kind, sign);
+        metrics::admission_used(kind, permits);
     }
     if let Some(bytes) = bytes {
-        metrics::admission_used(bytes, sign * weight as f64);
+        metrics::admission_used(bytes, weight);
     }
 }
 
@@ -305,64 +331,105 @@ mod tests {
     use super::*;
 
     fn admission() -> Admission {
-        Admission::new(Limits { uploads: 2, requests: 3, request_bytes: 10_000, ..Limits::default() })
+        let cut_after = Duration::MAX;
+        Admission::new(Limits {
+            uploads: 2,
+            requests: 3,
+            request_bytes: 10_000,
+            cut_after,
+            ..Limits::default()
+        })
     }
 
-    #[test]
-    fn uploads_and_requests_do_not_keep_each_other_out() {
+    #[tokio::test]
+    async fn uploads_and_requests_do_not_keep_each_other_out() {
         let admission = admission();
-        let uploads: Vec<_> =
-            (0..2).map(|_| admission.try_acquire(AdmissionRequest::Upload).ok().unwrap()).collect();
-        assert_eq!(admission.try_acquire(AdmissionRequest::Upload).err(), Some(Refusal::Uploads));
-        let requests: Vec<_> =
-            (0..3).map(|_| admission.try_acquire(AdmissionRequest::Request(10)).ok().unwrap()).collect();
-        assert_eq!(admission.try_acquire(AdmissionRequest::Request(10)).err(), Some(Refusal::Requests));
-        assert_eq!(
-            (admission.would_refuse(AdmissionRequest::Upload), admission.in_use()),
-            (Some(Refusal::Uploads), 5)
-        );
+        let take = async |request, count: usize| {
+            let mut permits = Vec::new();
+            for _ in 0..count {
+                permits.push(admission.acquire(request).await.ok().unwrap());
+            }
+            permits
+        };
+        let (upload, request) = (AdmissionRequest::Upload, AdmissionRequest::Request(10));
+        let uploads = take(upload, 2).await;
+        assert_eq!(admission.acquire(upload).await.err(), Some(Refusal::Uploads));
+        let requests = take(request, 3).await;
+        assert_eq!(admission.acquire(request).await.err(), Some(Refusal::Requests));
+        assert_eq!((admission.would_refuse(upload), admission.in_use()), (Some(Refusal::Uploads), 5));
         drop(uploads);
-        assert_eq!((admission.would_refuse(AdmissionRequest::Upload), admission.in_use()), (None, 3));
-        assert_eq!(admission.would_refuse(AdmissionRequest::Request(0)), Some(Refusal::Requests));
+        assert_eq!((admission.would_refuse(upload), admission.in_use()), (None, 3));
+        assert_eq!(admission.would_refuse(request), Some(Refusal::Requests));
         drop(requests);
-        assert_eq!((admission.would_refuse(AdmissionRequest::Request(0)), admission.in_use()), (None, 0));
+        assert_eq!((admission.would_refuse(request), admission.in_use()), (None, 0));
     }
 
-    #[test]
-    fn searches_are_bounded_in_number_and_their_answers_in_bytes() {
-        let limits = Limits { searches: 2, answer_bytes: 10_000, pages: 1, ..Limits::default() };
+    #[tokio::test]
+    async fn searches_are_bounded_in_number_and_their_answers_in_bytes() {
+        let (searches, cut_after) = (2, Duration::MAX);
+        let limits = Limits { searches, answer_bytes: 10_000, pages: 1, cut_after, ..Limits::default() };
         let admission = Admission::new(limits);
-        let page = admission.try_acquire(AdmissionRequest::Page).ok().unwrap();
-        assert_eq!(admission.try_acquire(AdmissionRequest::Page).err(), Some(Refusal::Pages));
-        let searches: Vec<_> =
-            (0..2).map(|_| admission.try_acquire(AdmissionRequest::Search).ok().unwrap()).collect();
-        assert_eq!(admission.try_acquire(AdmissionRequest::Search).err(), Some(Refusal::Searches));
+        let page = admission.acquire(AdmissionRequest::Page).await.ok().unwrap();
+        assert_eq!(admission.acquire(AdmissionRequest::Page).await.err(), Some(Refusal::Pages));
+        let first = admission.acquire(AdmissionRequest::Search).await.ok().unwrap();
+        let second = admission.acquire(AdmissionRequest::Search).await.ok().unwrap();
+        assert_eq!(admission.acquire(AdmissionRequest::Search).await.err(), Some(Refusal::Searches));
         assert_eq!(admission.would_refuse(AdmissionRequest::Request(10)), None);
-        let answer = admission.try_acquire(AdmissionRequest::Answer(9_000)).ok().unwrap();
-        let second = admission.try_acquire(AdmissionRequest::Answer(2_000));
-        assert_eq!((second.err(), admission.in_use()), (Some(Refusal::AnswerBytes), 3));
-        drop((answer, searches, page));
-        let largest = admission.try_acquire(AdmissionRequest::Answer(1 << 40)).ok().unwrap();
+        let answer = admission.acquire(AdmissionRequest::Answer(9_000)).await.ok().unwrap();
+        let third = admission.acquire(AdmissionRequest::Answer(2_000)).await;
+        assert_eq!((third.err(), admission.in_use()), (Some(Refusal::AnswerBytes), 3));
+        drop((answer, first, second, page));
+        let largest = admission.acquire(AdmissionRequest::Answer(1 << 40)).await.ok().unwrap();
         assert_eq!(admission.would_refuse(AdmissionRequest::Answer(1)), Some(Refusal::AnswerBytes));
         assert_eq!(admission.in_use(), 0);
         drop(largest);
     }
 
-    #[test]
-    fn the_bytes_of_bodies_are_bounded_and_one_that_is_too_large_goes_alone() {
+    #[tokio::test]
+    async fn bytes_are_counted_as_they_arrive_and_a_request_that_is_too_large_goes_alone() {
         let admission = admission();
-        let most = admission.try_acquire(AdmissionRequest::Request(9_000)).ok().unwrap();
+        let request = AdmissionRequest::Request;
+        let mut one = admission.acquire(request(9_000)).await.ok().unwrap();
+        let mut two = admission.acquire(request(9_000)).await.ok().unwrap();
+        let at_once = Duration::ZERO;
         assert_eq!(
-            admission.try_acquire(AdmissionRequest::Request(2_000)).err(),
-            Some(Refusal::RequestBytes)
+            admission.requests().resize(&mut one, 9_000, at_once).await,
+            Ok(()),
+            "an announcement reserves nothing"
         );
-        assert_eq!(admission.would_refuse(AdmissionRequest::Request(2_000)), Some(Refusal::RequestBytes));
-        assert_eq!(admission.in_use(), 1, "a refused one holds no place");
-        let small = admission.try_acquire(AdmissionRequest::Request(1_000)).ok().unwrap();
-        drop((most, small));
-        let large = admission.try_acquire(AdmissionRequest::Request(1 << 40)).ok().unwrap();
-        assert_eq!(admission.try_acquire(AdmissionRequest::Request(1)).err(), Some(Refusal::RequestBytes));
-        drop(large);
-        assert!(admission.try_acquire(AdmissionRequest::Request(1)).is_ok());
+        assert_eq!(admission.requests().resize(&mut two, 2_000, at_once).await, Err(Full::Bytes));
+        assert_eq!(admission.acquire(request(2_000)).await.err(), Some(Refusal::RequestBytes));
+        assert_eq!(admission.would_refuse(request(2_000)), Some(Refusal::RequestBytes));
+        assert_eq!(admission.in_use(), 2, "a refused one holds no place");
+        drop(two);
+        assert_eq!(admission.requests().resize(&mut one, 1 << 40, at_once).await, Ok(()));
+        assert_eq!(admission.acquire(request(1)).await.err(), Some(Refusal::RequestBytes));
+        drop(one);
+        assert!(admission.acquire(request(1)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn slow_clients_give_way_to_others_in_number_and_in_bytes() {
+        let cut_after = Duration::ZERO;
+        let limits = Limits { requests: 3, request_bytes: 10_000, cut_after, ..Limits::default() };
+        let admission = Admission::new(limits);
+        let mut slow = Vec::new();
+        for bytes in [4_000, 4_000, 1_000] {
+            let mut permit = admission.acquire(AdmissionRequest::Request(bytes)).await.ok().unwrap();
+            admission.requests().resize(&mut permit, bytes, Duration::ZERO).await.unwrap();
+            slow.push(permit);
+        }
+        let cut = |permit: Permit| async {
+            let _held = permit;
+            admission.requests().read_body().wait(std::future::pending::<()>()).await
+        };
+        let slow = futures_util::future::join_all(slow.into_iter().map(cut));
+        let honest = async {
+            assert_eq!(admission.would_refuse(AdmissionRequest::Request(9_000)), None);
+            let mut permit = admission.acquire(AdmissionRequest::Request(9_000)).await.ok().unwrap();
+            admission.requests().resize(&mut permit, 10_000, Duration::ZERO).await
+        };
+        assert_eq!(tokio::join!(slow, honest), (vec![None; 3], Ok(())));
+        assert_eq!(admission.in_use(), 0);
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::http::limits::admission::Unavailable;
 use crate::http::state::State;
+use crate::memory::release_freed;
 use crate::metrics;
 use crate::store::StoreError;
 use std::sync::{Arc, Weak};
@@ -13,6 +14,8 @@ use tokio::time::{sleep, timeout};
 const CHECK_EVERY: Duration = Duration::from_millis(100);
 /// Checks from one measurement of the rate to the next.
 const CHECKS_PER_MEASUREMENT: u32 = 10;
+/// Between two releases of freed memory.
+const RELEASE_EVERY: Duration = Duration::from_secs(10);
 /// Between two pings of a database that answers.
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// Between two pings of a database that does not answer.
@@ -22,6 +25,7 @@ const RETRY_EVERY: Duration = Duration::from_millis(250);
 pub fn start_monitor(state: &Arc<State>) {
     actix_web::rt::spawn(watch_pipeline(Arc::downgrade(state)));
     actix_web::rt::spawn(watch_database(Arc::downgrade(state)));
+    actix_web::rt::spawn(release_memory(Arc::downgrade(state)));
 }
 
 async fn watch_pipeline(state: Weak<State>) {
@@ -51,6 +55,15 @@ async fn watch_pipeline(state: Weak<State>) {
         }
         drop(state);
         sleep(CHECK_EVERY).await;
+    }
+}
+
+/// What a peak of requests took goes back to the system.
+async fn release_memory(state: Weak<State>) {
+    while state.strong_count() > 0 {
+        sleep(RELEASE_EVERY).await;
+        // It fails only when the runtime ends.
+        drop(actix_web::web::block(release_freed).await);
     }
 }
 

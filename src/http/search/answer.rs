@@ -2,9 +2,8 @@
 //!
 //! The sizes of the rows are read first. They decide which results fit, and how many bytes the answer holds at a time.
 
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, no_answer};
 use crate::http::limits::{AdmissionRequest, Permit};
-use crate::http::request::no_answer;
 use crate::http::state::State;
 use crate::search::{RankedItem, Ranking};
 use crate::store::{Hit, Store};
@@ -72,7 +71,7 @@ impl Answer {
         }
         // Loaded rows and the same again as JSON, where escaped characters and names come on top.
         let held = 2 * total.min(LOADED).max(largest) + BESIDE_METADATA;
-        let bytes = state.admit_standalone(AdmissionRequest::Answer(held))?;
+        let bytes = state.admit_standalone(AdmissionRequest::Answer(held)).await?;
         Ok(Answer {
             store: state.store.clone(),
             left,

@@ -12,16 +12,14 @@ use crate::http::body::{Body, RequestBodyGuard};
 use crate::http::error::ApiError;
 use crate::http::limits::{AdmissionRequest, Permit};
 use crate::http::parameters::check_name;
-use crate::http::request::{
-    body_weight, content_length, is_large, json_encoding, read_body, run_blocking, shape_error,
-};
+use crate::http::request::{announced_bytes, is_large, json_encoding, read_body, run_blocking, shape_error};
 use crate::http::settings::Settings;
 use crate::http::state::State;
 use crate::search::{SearchQuery, SearchTarget};
 use crate::store::SearchFilter;
 use crate::tmd::Axis;
 use crate::wire::read_json;
-use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use answer::Answer;
 use serde::Deserialize;
 
@@ -84,23 +82,16 @@ impl Label {
 /// Handles `POST /search`.
 pub async fn search(
     request: HttpRequest,
-    payload: web::Payload,
+    guard: RequestBodyGuard,
     state: web::Data<State>,
     settings: web::Data<Settings>,
-) -> HttpResponse {
-    let guard = RequestBodyGuard::new(payload.into_inner());
-    let found = match begin(&request, guard.clone(), &state, &settings) {
-        Ok((body, permit)) => answer(body, permit, &state).await,
-        Err(error) => {
-            guard.discard_if_small(content_length(request.headers())).await;
-            Err(error)
-        }
-    };
-    guard.attach_to(found.unwrap_or_else(|error| error.error_response()))
+) -> Result<HttpResponse, ApiError> {
+    let (body, permit) = begin(&request, guard, &state, &settings).await?;
+    answer(body, permit, &state).await
 }
 
 /// Checks everything that is known before the first byte of the body.
-fn begin(
+async fn begin(
     request: &HttpRequest,
     guard: RequestBodyGuard,
     state: &State,
@@ -108,13 +99,14 @@ fn begin(
 ) -> Result<(Body, Permit), ApiError> {
     let headers = request.headers();
     let encoding = json_encoding(headers)?;
-    body_weight(content_length(headers), encoding, MAX_QUERY_BYTES, INSTEAD)?;
-    let permit = state.admit_standalone(AdmissionRequest::Search)?;
+    announced_bytes(headers, MAX_QUERY_BYTES, INSTEAD)?;
+    let permit = state.admit_standalone(AdmissionRequest::Search).await?;
     Ok((Body::new(encoding, guard, settings.body)?, permit))
 }
 
-async fn answer(body: Body, permit: Permit, state: &State) -> Result<HttpResponse, ApiError> {
-    let body = read_body(body, state, MAX_QUERY_BYTES, INSTEAD).await?;
+async fn answer(body: Body, mut permit: Permit, state: &State) -> Result<HttpResponse, ApiError> {
+    let body =
+        read_body(body, state, (state.admission.searches(), &mut permit), MAX_QUERY_BYTES, INSTEAD).await?;
     let large = is_large(&body);
     let wire: WireQuery = run_blocking(large, move || read_json(&body).map_err(shape_error)).await??;
     let ranking = state.searcher.search(query(wire)?).await?;

@@ -34,7 +34,7 @@ impl RawConnection {
     /// Opens an NDJSON upload with these header lines.
     pub async fn upload_with(url: &str, headers: &str) -> RawConnection {
         let mut raw = RawConnection::connect(url).await.unwrap();
-        let head = "POST /ingest HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-ndjson\r\n";
+        let head = "POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n";
         raw.write(format!("{head}{headers}\r\n")).await;
         raw
     }
@@ -55,7 +55,8 @@ impl RawConnection {
 
     /// Sends a request with a JSON body, in one piece; gives the answer's head and body, which says its length.
     pub async fn ask(&mut self, line: &str, headers: &str, body: &str) -> (String, Value) {
-        let head = format!("{line} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n{headers}");
+        let head =
+            format!("{line} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{headers}");
         self.write(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).await;
         self.answer().await
     }
@@ -84,6 +85,20 @@ impl RawConnection {
         let ended = tokio::time::timeout(LATEST_END, read).await;
         assert!(ended.is_ok(), "no end after: {}", String::from_utf8_lossy(&rest));
         String::from_utf8(rest).unwrap()
+    }
+
+    /// Sends a byte from time to time until the connection ends; gives everything read.
+    pub async fn dribble(&mut self) -> String {
+        let mut seen = Vec::new();
+        loop {
+            let pause = Duration::from_millis(20);
+            match tokio::time::timeout(pause, self.socket.read_buf(&mut seen)).await {
+                Ok(Ok(0) | Err(_)) => return String::from_utf8(seen).unwrap(),
+                Ok(Ok(_)) => {}
+                // After the end the other side may answer with a reset, which the next read tells.
+                Err(_) => drop(self.socket.get_mut().write_all(b"x").await),
+            }
+        }
     }
 
     /// Breaks off without a word.
