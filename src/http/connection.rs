@@ -21,11 +21,16 @@ pub struct ClientConnection {
     idle_since: Cell<Instant>,
     /// The first byte of a head that is not complete.
     head_since: Cell<Option<Instant>>,
+    /// The last bytes that were received.
+    tail: Cell<[u8; 4]>,
     last_request: Cell<bool>,
 }
 
 /// A request that is under way, from its head to the last byte of its answer.
-pub struct ActiveRequest(Rc<ClientConnection>);
+pub struct ActiveRequest {
+    connection: Rc<ClientConnection>,
+    has_body: bool,
+}
 
 impl ClientConnection {
     /// A connection without requests.
@@ -34,15 +39,29 @@ impl ClientConnection {
             requests: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             head_since: Cell::new(None),
+            tail: Cell::default(),
             last_request: Cell::new(false),
         })
     }
 
     /// Begins a request, whose head is complete.
-    pub fn begin_request(self: &Rc<Self>) -> ActiveRequest {
+    pub fn begin_request(self: &Rc<Self>, has_body: bool) -> ActiveRequest {
         self.requests.set(self.requests.get() + 1);
         self.head_since.set(None);
-        ActiveRequest(self.clone())
+        ActiveRequest { connection: self.clone(), has_body }
+    }
+
+    /// Takes note of bytes that were received.
+    fn receive(&self, bytes: &[u8]) {
+        if self.requests.get() == 0 && self.head_since.get().is_none() {
+            self.head_since.set(Some(Instant::now()));
+        }
+        let mut tail = self.tail.get();
+        for byte in &bytes[bytes.len().saturating_sub(tail.len())..] {
+            tail.rotate_left(1);
+            tail[3] = *byte;
+        }
+        self.tail.set(tail);
     }
 
     /// Takes no request after the current one.
@@ -60,7 +79,7 @@ impl ClientConnection {
         if self.requests.get() > 0 {
             return None;
         }
-        // Bytes of the next head may have come with the last request, so the first limit holds in any case.
+        // Bytes of the next head may have come with the body of the last request, so this limit holds in any case.
         let idle = self.idle_since.get() + timeouts.keep_alive + timeouts.head;
         let head = self.head_since.get().map(|since| since + timeouts.head);
         Some(head.map_or(idle, |head| head.min(idle)))
@@ -69,8 +88,13 @@ impl ClientConnection {
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.requests.set(self.0.requests.get() - 1);
-        self.0.idle_since.set(Instant::now());
+        let connection = &self.connection;
+        connection.requests.set(connection.requests.get() - 1);
+        connection.idle_since.set(Instant::now());
+        // Without a body nothing follows the empty line but another head.
+        if !self.has_body && connection.tail.get() != *b"\r\n\r\n" {
+            connection.head_since.set(Some(Instant::now()));
+        }
     }
 }
 
@@ -124,9 +148,8 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let received = buffer.filled().len() > before;
-        if received && self.connection.requests.get() == 0 && self.connection.head_since.get().is_none() {
-            self.connection.head_since.set(Some(Instant::now()));
+        if buffer.filled().len() > before {
+            self.connection.receive(&buffer.filled()[before..]);
         }
         if self.is_too_late(context) {
             buffer.set_filled(before);

@@ -37,9 +37,10 @@ pub async fn around_handler(
     let span = tracing::info_span!("request", request_id = %id, route);
 
     let connection = request.conn_data::<Rc<ClientConnection>>().cloned();
-    let active = connection.as_ref().map(ClientConnection::begin_request);
     let length = content_length(request.headers());
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
+    let has_body = chunked || length.is_some_and(|length| length > 0);
+    let active = connection.as_ref().map(|connection| connection.begin_request(has_body));
     let guard = RequestBodyGuard::new(request.take_payload());
     request.extensions_mut().insert(guard.clone());
 

@@ -10,10 +10,15 @@ use std::time::Duration;
 
 /// A service that waits for clients as shortly as a busy machine allows.
 async fn service() -> TestService {
+    service_that_keeps(Duration::from_secs(1)).await
+}
+
+/// As [`service`], with another limit for idle connections.
+async fn service_that_keeps(keep_alive: Duration) -> TestService {
     let overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
     let second = Duration::from_secs(1);
     let body = BodyTimeouts { silence: second, bytes_per_second: 1 << 20, over: second };
-    let settings = Settings { head: second, keep_alive: second, linger: second, body, ..Settings::default() };
+    let settings = Settings { head: second, keep_alive, linger: second, body, ..Settings::default() };
     TestService::build_with(overrides, &[], settings).await
 }
 
@@ -148,6 +153,16 @@ async fn the_next_head_of_a_connection_has_a_clock_too() {
     raw.ask("GET /stats", "", "").await;
     raw.write("GET /stats?").await;
     assert_eq!(raw.dribble().await, "");
+    service.stop().await;
+}
+
+#[actix_web::test]
+async fn a_head_that_begins_together_with_the_request_before_has_the_same_clock() {
+    let service = service_that_keeps(Duration::from_secs(3600)).await;
+    let request = "GET /stats HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut raw = RawConnection::connect(&service.url).await.unwrap();
+    raw.write(format!("{request}{request}GET /st")).await;
+    assert_eq!(statuses(&raw.rest().await), [200, 200]);
     service.stop().await;
 }
 
