@@ -133,7 +133,7 @@ pub fn check_name(field: &'static str, name: &str) -> Result<(), Rejection> {
 /// Checks a name that must say something.
 ///
 /// # Errors
-/// A blank name.
+/// A name that is empty or only white space.
 pub fn check_not_blank(field: &'static str, name: &str) -> Result<(), Rejection> {
     if !name.trim().is_empty() {
         return Ok(());

@@ -10,9 +10,7 @@ use crate::http::body::{Body, RequestBodyGuard};
 use crate::http::error::ApiError;
 use crate::http::limits::{AdmissionRequest, Permit};
 use crate::http::parameters;
-use crate::http::request::{
-    MAX_BODY_BYTES, announced_bytes, is_large, json_encoding, read_body, run_blocking, shape_error,
-};
+use crate::http::request::{MAX_BODY_BYTES, is_large, json_body, read_body, run_blocking, shape_error};
 use crate::http::settings::Settings;
 use crate::http::state::State;
 use crate::wire::{BoundedList, read_json};
@@ -62,7 +60,8 @@ pub async fn embed(
     state: web::Data<State>,
     settings: web::Data<Settings>,
 ) -> Result<HttpResponse, ApiError> {
-    let (body, permit) = begin(&request, guard, &state, &settings).await?;
+    let (body, announced) = json_body(request.headers(), guard, &settings, MAX_BODY_BYTES, INSTEAD)?;
+    let permit = state.admit_standalone(AdmissionRequest::Request(announced)).await?;
     answer(body, permit, &state).await
 }
 
@@ -77,20 +76,6 @@ pub async fn single(request: HttpRequest, state: web::Data<State>) -> Result<Htt
     let vector = vectors.pop().transpose()?.unwrap_or_default();
     let encoder = &state.info.model.name;
     Ok(HttpResponse::Ok().json(Single { embedding: &vector, dimension, encoder }))
-}
-
-/// Checks everything that is known before the first byte of the body.
-async fn begin(
-    request: &HttpRequest,
-    guard: RequestBodyGuard,
-    state: &State,
-    settings: &Settings,
-) -> Result<(Body, Permit), ApiError> {
-    let headers = request.headers();
-    let encoding = json_encoding(headers)?;
-    let announced = announced_bytes(headers, MAX_BODY_BYTES, INSTEAD)?;
-    let permit = state.admit_standalone(AdmissionRequest::Request(announced)).await?;
-    Ok((Body::new(encoding, guard, settings.body)?, permit))
 }
 
 async fn answer(body: Body, mut permit: Permit, state: &State) -> Result<HttpResponse, ApiError> {

@@ -1,8 +1,9 @@
 //! Parameters of requests: those in the query, and names that are compared with stored ones.
 
-use crate::chunk::MAX_NAME_BYTES;
+use crate::chunk;
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
+use crate::http::request::rejection_error;
 use actix_web::HttpRequest;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
@@ -54,21 +55,12 @@ fn check_encoding(query: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Checks a name that is compared with stored ones. The database cannot hold NUL, and no stored name is longer than
-/// [`MAX_NAME_BYTES`].
+/// Checks a name that is compared with stored ones, as those of chunks are checked: others cannot be stored.
 ///
 /// # Errors
 /// 422 that names `param`.
-pub fn check_name(param: &str, name: &str) -> Result<(), ApiError> {
-    let (code, problem) = if name.contains('\0') {
-        (ErrorCode::NulCharacter, "contains a NUL character; remove it".to_owned())
-    } else if name.len() > MAX_NAME_BYTES {
-        let problem = format!("too long: expected at most {MAX_NAME_BYTES} bytes, received {}", name.len());
-        (ErrorCode::InvalidName, problem)
-    } else {
-        return Ok(());
-    };
-    Err(ApiError::new(code, format!("{param} {problem}")).param(param))
+pub fn check_name(param: &'static str, name: &str) -> Result<(), ApiError> {
+    chunk::check_name(param, name).map_err(rejection_error)
 }
 
 /// The beginning of a text that the client sent, for a message.

@@ -1,9 +1,10 @@
 //! What all routes with a body share: what the head says, and how a JSON body is read and parsed.
 
 use crate::error_code::ErrorCode;
-use crate::http::body::{Body, UploadAbort};
+use crate::http::body::{Body, RequestBodyGuard, UploadAbort};
 use crate::http::error::{ApiError, no_answer};
 use crate::http::limits::{BodySlots, Permit};
+use crate::http::settings::Settings;
 use crate::http::state::State;
 use crate::metrics;
 use crate::rejection::Rejection;
@@ -72,20 +73,6 @@ pub fn content_encoding(headers: &HeaderMap) -> Result<ContentEncoding, ApiError
     })
 }
 
-/// The `Content-Encoding` of a body that must be one JSON document.
-///
-/// # Errors
-/// 415 for another content type, or an encoding that is not supported.
-pub fn json_encoding(headers: &HeaderMap) -> Result<ContentEncoding, ApiError> {
-    match (body_kind(headers)?, content_encoding(headers)?) {
-        (BodyKind::Json, encoding) => Ok(encoding),
-        (BodyKind::Ndjson, _) => {
-            let message = "expected Content-Type application/json";
-            Err(ApiError::new(ErrorCode::UnsupportedMediaType, message))
-        }
-    }
-}
-
 /// The length of a JSON body of at most `most` bytes, as far as the client announces it.
 ///
 /// # Errors
@@ -97,6 +84,27 @@ pub fn announced_bytes(headers: &HeaderMap, most: usize, instead: &str) -> Resul
         return Err(too_large(&message, instead));
     }
     Ok(length)
+}
+
+/// The body of a request that must be one JSON document of at most `most` bytes, not read yet, and the length that the
+/// client announces. Checks everything that is known before the first byte of it.
+///
+/// # Errors
+/// 415 for another content type, or an encoding that is not supported; 413 for a body that is too long, where `instead`
+/// says what to send instead.
+pub fn json_body(
+    headers: &HeaderMap,
+    guard: RequestBodyGuard,
+    settings: &Settings,
+    most: usize,
+    instead: &str,
+) -> Result<(Body, usize), ApiError> {
+    let (BodyKind::Json, encoding) = (body_kind(headers)?, content_encoding(headers)?) else {
+        let message = "expected Content-Type application/json";
+        return Err(ApiError::new(ErrorCode::UnsupportedMediaType, message));
+    };
+    let announced = announced_bytes(headers, most, instead)?;
+    Ok((Body::new(encoding, guard, settings.body)?, announced))
 }
 
 /// Reads a JSON body of at most `most` bytes, inflated, to its end. Its bytes are counted in the permit as they arrive.
@@ -136,9 +144,12 @@ pub async fn read_body(
 
 /// The answer to a client that was cut because it was slow and others needed its place.
 fn cut(state: &State) -> ApiError {
-    let error = state.no_room();
-    metrics::upload_cut(error.code().as_str());
-    error
+    let retry_after = state.retry_after();
+    let message = format!(
+        "the client sent slowly while others needed its place; nothing was taken, send it again in {retry_after} s"
+    );
+    metrics::upload_cut(ErrorCode::Overloaded.as_str());
+    ApiError::new(ErrorCode::Overloaded, message).retry_after(retry_after)
 }
 
 /// Whether a body belongs on a blocking thread; see [`run_blocking`].

@@ -77,7 +77,6 @@ impl BodySlots {
     /// Cuts the slowest body and waits for its slot. Returns whether there was one.
     async fn cut_slowest(&self, than: Duration) -> bool {
         let mut used = self.slots.watch_used();
-        used.mark_unchanged();
         if !self.reading.cut_slowest(than) {
             return false;
         }

@@ -12,7 +12,7 @@ use crate::http::body::{Body, RequestBodyGuard};
 use crate::http::error::ApiError;
 use crate::http::limits::{AdmissionRequest, Permit};
 use crate::http::parameters::check_name;
-use crate::http::request::{announced_bytes, is_large, json_encoding, read_body, run_blocking, shape_error};
+use crate::http::request::{is_large, json_body, read_body, run_blocking, shape_error};
 use crate::http::settings::Settings;
 use crate::http::state::State;
 use crate::search::{SearchQuery, SearchTarget};
@@ -86,22 +86,9 @@ pub async fn search(
     state: web::Data<State>,
     settings: web::Data<Settings>,
 ) -> Result<HttpResponse, ApiError> {
-    let (body, permit) = begin(&request, guard, &state, &settings).await?;
-    answer(body, permit, &state).await
-}
-
-/// Checks everything that is known before the first byte of the body.
-async fn begin(
-    request: &HttpRequest,
-    guard: RequestBodyGuard,
-    state: &State,
-    settings: &Settings,
-) -> Result<(Body, Permit), ApiError> {
-    let headers = request.headers();
-    let encoding = json_encoding(headers)?;
-    announced_bytes(headers, MAX_QUERY_BYTES, INSTEAD)?;
+    let (body, _) = json_body(request.headers(), guard, &settings, MAX_QUERY_BYTES, INSTEAD)?;
     let permit = state.admit_standalone(AdmissionRequest::Search).await?;
-    Ok((Body::new(encoding, guard, settings.body)?, permit))
+    answer(body, permit, &state).await
 }
 
 async fn answer(body: Body, mut permit: Permit, state: &State) -> Result<HttpResponse, ApiError> {
@@ -140,7 +127,7 @@ fn query(wire: WireQuery) -> Result<SearchQuery, ApiError> {
 }
 
 /// A name of the filter, if the database can hold it.
-fn name(param: &str, name: Option<String>) -> Result<Option<String>, ApiError> {
+fn name(param: &'static str, name: Option<String>) -> Result<Option<String>, ApiError> {
     name.as_deref().map_or(Ok(()), |name| check_name(param, name))?;
     Ok(name)
 }
