@@ -62,7 +62,7 @@ pub fn request(data: &[u8]) {
     if let Err(error) = read_request(data) {
         assert_brief(&error);
     }
-    let names = SharedNames { dataset: "d".into(), batch_id: None };
+    let names = SharedNames { dataset: "d".into(), batch: None, on_conflict: Default::default() };
     let chunk = match read_json::<WireChunk>(data) {
         Ok(chunk) => chunk,
         Err(error) => return assert_brief(&error),
@@ -72,9 +72,9 @@ pub fn request(data: &[u8]) {
     // What is a chunk on a line is one in a request.
     let request = read_request(&request).unwrap();
     assert_eq!(request.chunks.received, 1);
-    let checked = chunk.check(&names);
+    let checked = chunk.check(&names, Default::default());
     for again in request.chunks.items.into_iter().chain(read_json(data)) {
-        let again = again.check(&names);
+        let again = again.check(&names, Default::default());
         assert_eq!(checked.as_ref().map(known_by).ok(), again.as_ref().map(known_by).ok());
     }
     match checked {

@@ -16,7 +16,9 @@ use crate::config::{Config, OnFailure};
 use crate::encoder::Comparison;
 use crate::files;
 use crate::flow::Backoff;
-use crate::http::{Admission, Counts, IdempotencyCache, Limits, MeasuredDevice, ServiceInfo, State};
+use crate::http::{
+    Admission, ArrivalClock, Counts, IdempotencyCache, Limits, MeasuredDevice, ServiceInfo, State,
+};
 use crate::index::{ChangeSource, ChangedRow, Changes, Index, IndexIdentity, IndexOptions, SourceError};
 use crate::metrics;
 use crate::model::ModelIdentity;
@@ -125,10 +127,21 @@ impl App {
         let pipeline = Arc::new(Pipeline::start(tools, settings));
         pipeline.wait_for(|health| health.open).await;
         let admission = Admission::new(Limits { uploads: config.max_uploads, ..overrides.admission });
-        let (counts, idempotency) = (Counts::default(), IdempotencyCache::new(overrides.memory));
-        let llm = codes.llm;
-        let state =
-            State { pipeline, searcher, vectorizer, store, index, llm, info, counts, admission, idempotency };
+        let idempotency = IdempotencyCache::new(overrides.memory);
+        let (counts, arrivals, llm) = (Counts::default(), ArrivalClock::default(), codes.llm);
+        let state = State {
+            pipeline,
+            searcher,
+            vectorizer,
+            store,
+            index,
+            llm,
+            info,
+            counts,
+            admission,
+            idempotency,
+            arrivals,
+        };
         let state = web::Data::new(state);
         Ok(App { state, postgres })
     }

@@ -3,6 +3,8 @@
 use super::metadata::Metadata;
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
 use std::sync::Arc;
 
 /// The longest text, in bytes of UTF-8.
@@ -31,6 +33,37 @@ pub struct Placement {
     pub child_cpe_ids: Vec<String>,
 }
 
+/// What happens to a chunk whose id is stored with other content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnConflict {
+    /// It is rejected with `id_conflict`.
+    #[default]
+    Error,
+    /// The stored chunk stays, and the answer is `duplicate`.
+    Keep,
+    /// It takes the place of the stored chunk.
+    Replace,
+}
+
+/// The batch that a chunk was sent in. Not part of its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Batch {
+    /// The client named it.
+    Named(Arc<str>),
+    /// The client named none: an id was made for the answer. It says nothing about the chunk.
+    Generated(Arc<str>),
+}
+
+impl Batch {
+    /// The id of the batch.
+    pub fn id(&self) -> &str {
+        match self {
+            Batch::Named(id) | Batch::Generated(id) => id,
+        }
+    }
+}
+
 /// A chunk as the client sent it, not yet checked.
 #[derive(Debug, Clone, Default)]
 pub struct Draft {
@@ -38,8 +71,8 @@ pub struct Draft {
     pub id: Option<String>,
     /// The dataset of the id.
     pub dataset: Arc<str>,
-    /// The batch that the chunk was sent in. Not part of its content.
-    pub batch_id: Option<Arc<str>>,
+    /// The batch that the chunk was sent in.
+    pub batch: Option<Batch>,
     /// The text to classify, embed and store.
     pub text: String,
     /// Its position in its source.
@@ -48,6 +81,10 @@ pub struct Draft {
     pub metadata: Option<Metadata>,
     /// Domain, task and modifier code; used only when all three are present.
     pub codes: [Option<i64>; 3],
+    /// What the request wants when the id is stored with other content.
+    pub on_conflict: OnConflict,
+    /// When the chunk arrived. Becomes `created_at`.
+    pub received_at: DateTime<Utc>,
 }
 
 impl Draft {
@@ -85,7 +122,7 @@ fn check_names(draft: &Draft) -> Result<(), Rejection> {
     let named = [
         ("id", draft.id.as_deref()),
         ("dataset_source", Some(&*draft.dataset)),
-        ("batch_id", draft.batch_id.as_deref()),
+        ("batch_id", draft.batch.as_ref().map(Batch::id)),
         ("document_id", placement.document_id.as_deref()),
         ("source_document", placement.source_document.as_deref()),
         ("article_title", placement.article_title.as_deref()),

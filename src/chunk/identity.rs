@@ -75,16 +75,16 @@ pub(super) fn content_hash(draft: &Draft) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use crate::chunk::{Chunk, Draft, Placement};
+    use crate::chunk::{Batch, Chunk, Draft, Placement};
     use proptest::prelude::*;
 
     fn draft() -> impl Strategy<Value = Draft> {
         let name = || proptest::option::of("[a-c]{0,3}");
         ("[a-c]{1,3}", "[a-c]{1,3}", name(), name(), 0i64..3, name()).prop_map(
-            |(dataset, text, document_id, title, chunk_index, batch_id)| Draft {
+            |(dataset, text, document_id, title, chunk_index, batch)| Draft {
                 dataset: dataset.into(),
                 text,
-                batch_id: batch_id.map(Into::into),
+                batch: batch.map(|id| Batch::Named(id.into())),
                 placement: Placement {
                     document_id,
                     chunk_index,

@@ -9,13 +9,15 @@ mod metadata;
 mod sent;
 
 pub use draft::{
-    Draft, MAX_LINKS, MAX_NAME_BYTES, MAX_TEXT_BYTES, Placement, check_count, check_name, check_not_blank,
+    Batch, Draft, MAX_LINKS, MAX_NAME_BYTES, MAX_TEXT_BYTES, OnConflict, Placement, check_count, check_name,
+    check_not_blank,
 };
 pub use metadata::{MAX_METADATA_BYTES, Metadata};
 
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
 use crate::tmd::{AxisConfidence, Tmd};
+use chrono::{DateTime, Utc};
 use identity::{content_hash, derived_id, public_name};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,8 +41,8 @@ pub struct Chunk {
     pub cpe_id: Uuid,
     /// blake3 hash of everything the client sent except id, dataset and `batch_id`.
     pub content_hash: [u8; 32],
-    /// See [`Draft::batch_id`].
-    pub batch_id: Option<Arc<str>>,
+    /// See [`Draft::batch`].
+    pub batch: Option<Batch>,
     /// The text to classify, embed and store.
     pub text: String,
     /// Its position in its source.
@@ -51,6 +53,10 @@ pub struct Chunk {
     pub client_tmd: Option<Tmd>,
     /// The client's codes as sent. One or two of them are part of the content but not used.
     codes: [Option<i64>; 3],
+    /// See [`Draft::on_conflict`].
+    pub on_conflict: OnConflict,
+    /// See [`Draft::received_at`].
+    pub received_at: DateTime<Utc>,
 }
 
 impl Chunk {
@@ -84,12 +90,14 @@ impl Chunk {
             cpe_id,
             key,
             content_hash,
-            batch_id: draft.batch_id,
+            batch: draft.batch,
             text: draft.text,
             placement: draft.placement,
             metadata: draft.metadata,
             client_tmd,
             codes: draft.codes,
+            on_conflict: draft.on_conflict,
+            received_at: draft.received_at,
         })
     }
 

@@ -36,7 +36,7 @@ struct ChunkLine<'a> {
 }
 
 impl Chunk {
-    /// The JSON object that gives this chunk again when it is sent to the same dataset. `batch_id` is left out: it is
+    /// The JSON object that gives this chunk again when it is sent to the same dataset. The batch is left out: it is
     /// not part of the content.
     ///
     /// # Errors

@@ -118,16 +118,16 @@ fn object(letter: &StoredDeadLetter) -> serde_json::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use crate::chunk::Chunk;
+    use crate::chunk::{Batch, Chunk, OnConflict};
     use crate::wire::{SharedNames, WireChunk, read_json};
+    use chrono::DateTime;
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};
 
     fn made_of(json: &[u8]) -> Chunk {
-        read_json::<WireChunk>(json)
-            .unwrap()
-            .check(&SharedNames { dataset: "d".into(), batch_id: Some("b".into()) })
-            .unwrap()
+        let (dataset, batch) = ("d".into(), Some(Batch::Named("b".into())));
+        let names = SharedNames { dataset, batch, on_conflict: OnConflict::Error };
+        read_json::<WireChunk>(json).unwrap().check(&names, DateTime::UNIX_EPOCH).unwrap()
     }
 
     fn number() -> impl Strategy<Value = Value> {

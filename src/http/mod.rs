@@ -29,7 +29,7 @@ pub use drain::drain;
 pub use error::ApiError;
 pub use framework::is_logged;
 pub use info::{MeasuredDevice, ServiceInfo};
-pub use ingest::{CacheLimits, IdempotencyCache};
+pub use ingest::{ArrivalClock, CacheLimits, IdempotencyCache};
 pub use limits::{Admission, BodyTimeouts, Limits, Refusal};
 pub use routes::{ROUTES, Route, allowed};
 pub use search::{MAX_ANSWER_BYTES, MAX_QUERY_BYTES};

@@ -2,7 +2,7 @@
 
 use crate::http::error::ApiError;
 use crate::http::info::ServiceInfo;
-use crate::http::ingest::IdempotencyCache;
+use crate::http::ingest::{ArrivalClock, IdempotencyCache};
 use crate::http::limits::{Admission, AdmissionRequest, Permit, Refusal};
 use crate::index::Index;
 use crate::llm::Llm;
@@ -38,6 +38,8 @@ pub struct State {
     pub admission: Admission,
     /// Answers to requests with an `Idempotency-Key`.
     pub idempotency: IdempotencyCache,
+    /// The time of each chunk.
+    pub arrivals: ArrivalClock,
 }
 
 impl State {

@@ -13,7 +13,7 @@ use super::connection::PooledConnection;
 use super::dead_letters::{self, StoredKey};
 use super::read::{self, KnownChunk};
 use super::{ModelId, Store, StoreError};
-use crate::chunk::EmbeddedChunk;
+use crate::chunk::{Batch, EmbeddedChunk};
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -222,7 +222,7 @@ impl<'a> InsertBatch<'a> {
             article_indexes: column(rows, |row| row.chunk.placement.article_index),
             parent_cpe_ids: column(rows, |row| array_literal(&row.chunk.placement.parent_cpe_ids)),
             child_cpe_ids: column(rows, |row| array_literal(&row.chunk.placement.child_cpe_ids)),
-            batch_ids: column(rows, |row| row.chunk.batch_id.as_deref()),
+            batch_ids: column(rows, |row| row.chunk.batch.as_ref().map(Batch::id)),
             metadata: column(rows, |row| row.chunk.metadata.as_ref().map(|json| JsonText(json.as_str()))),
             domains: column(rows, |row| i16::from(row.tagging.tmd.domain())),
             tasks: column(rows, |row| i16::from(row.tagging.tmd.task())),

@@ -3,9 +3,12 @@
 use super::bounded::BoundedList;
 use super::json_guard;
 use super::metadata::SentMetadata;
-use crate::chunk::{Chunk, Draft, MAX_LINKS, Metadata, Placement, check_count, check_name, check_not_blank};
+use crate::chunk::{
+    Batch, Chunk, Draft, MAX_LINKS, Metadata, OnConflict, Placement, check_count, check_name, check_not_blank,
+};
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value};
@@ -30,6 +33,9 @@ pub struct IngestRequest {
     pub skip_cpesh: bool,
     /// See [`IngestOptions::chunking_time_ms`].
     pub chunking_time_ms: Option<f64>,
+    /// See [`IngestOptions::on_conflict`].
+    #[serde(default)]
+    pub on_conflict: OnConflict,
 }
 
 /// What applies to all chunks of a request. An NDJSON upload has it as query parameters.
@@ -46,6 +52,9 @@ pub struct IngestOptions {
     pub skip_cpesh: bool,
     /// Milliseconds that the client spent on chunking; repeated in the timings of the answer.
     pub chunking_time_ms: Option<f64>,
+    /// What happens to a chunk whose id is stored with other content.
+    #[serde(default)]
+    pub on_conflict: OnConflict,
 }
 
 fn user_input() -> String {
@@ -62,7 +71,11 @@ impl IngestOptions {
         check_not_blank("dataset_source", &self.dataset_source)?;
         let batch_id = self.batch_id.as_deref();
         batch_id.map_or(Ok(()), |batch| check_name("batch_id", batch))?;
-        Ok(SharedNames { dataset: self.dataset_source.as_str().into(), batch_id: batch_id.map(Into::into) })
+        Ok(SharedNames {
+            dataset: self.dataset_source.as_str().into(),
+            batch: batch_id.map(|id| Batch::Named(id.into())),
+            on_conflict: self.on_conflict,
+        })
     }
 }
 
@@ -72,7 +85,9 @@ pub struct SharedNames {
     /// See [`IngestOptions::dataset_source`].
     pub dataset: Arc<str>,
     /// See [`IngestOptions::batch_id`].
-    pub batch_id: Option<Arc<str>>,
+    pub batch: Option<Batch>,
+    /// See [`IngestOptions::on_conflict`].
+    pub on_conflict: OnConflict,
 }
 
 /// Explicit links of a chunk.
@@ -109,11 +124,11 @@ impl WireChunk {
         &self.text
     }
 
-    /// Makes a [`Chunk`] with these names.
+    /// Makes a [`Chunk`] with these names, which arrived at this time.
     ///
     /// # Errors
     /// Those of [`Chunk::new`].
-    pub fn check(self, names: &SharedNames) -> Result<Chunk, Rejection> {
+    pub fn check(self, names: &SharedNames, received_at: DateTime<Utc>) -> Result<Chunk, Rejection> {
         let mut metadata = self.metadata.map(|SentMetadata(read)| read).transpose()?;
         if let Some(episode) = self.episode_id {
             let fields = metadata.map_or_else(|| Metadata::new(Map::new()), Ok)?;
@@ -122,7 +137,7 @@ impl WireChunk {
         Chunk::new(Draft {
             id: self.id,
             dataset: names.dataset.clone(),
-            batch_id: names.batch_id.clone(),
+            batch: names.batch.clone(),
             text: self.text,
             placement: Placement {
                 document_id: self.document_id,
@@ -135,6 +150,8 @@ impl WireChunk {
             },
             metadata,
             codes: [self.domain_code, self.task_code, self.modifier_code],
+            on_conflict: names.on_conflict,
+            received_at,
         })
     }
 }
@@ -250,7 +267,7 @@ mod tests {
     use super::*;
 
     fn names() -> SharedNames {
-        SharedNames { dataset: "d".into(), batch_id: None }
+        SharedNames { dataset: "d".into(), batch: None, on_conflict: OnConflict::Error }
     }
 
     fn code(line: &[u8]) -> ErrorCode {
@@ -309,8 +326,12 @@ mod tests {
 
     #[test]
     fn lists_and_metadata_have_limits() {
-        let rejected =
-            |line: String| read_json::<WireChunk>(line.as_bytes()).unwrap().check(&names()).unwrap_err();
+        let rejected = |line: String| {
+            read_json::<WireChunk>(line.as_bytes())
+                .unwrap()
+                .check(&names(), DateTime::UNIX_EPOCH)
+                .unwrap_err()
+        };
         let links =
             |count: usize| format!(r#"{{"text":"a","child_cpe_ids":[{}]}}"#, vec!["\"\""; count].join(","));
         let error = rejected(links(1_000_000));
@@ -348,7 +369,7 @@ mod tests {
     fn names_of_real_clients_are_understood() {
         let line =
             br#"{"text":"a","sequence_index":7,"episode_id":"e","concept_vec":[1,2],"metadata":{"k":1}}"#;
-        let chunk = read_json::<WireChunk>(line).unwrap().check(&names()).unwrap();
+        let chunk = read_json::<WireChunk>(line).unwrap().check(&names(), DateTime::UNIX_EPOCH).unwrap();
         assert_eq!(chunk.placement.chunk_index, 7);
         assert_eq!(chunk.metadata.unwrap().as_str(), r#"{"episode_id":"e","k":1}"#);
     }

@@ -6,7 +6,7 @@ use crate::support::postgres::{connect, database};
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Float, Integer, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use lnsp_ingest::chunk::{Metadata, Placement};
+use lnsp_ingest::chunk::{Batch, Metadata, Placement};
 use lnsp_ingest::tmd::{Tmd, packing, projection};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -92,7 +92,7 @@ async fn the_old_tables_are_views_with_the_old_values() {
         parent_cpe_ids: vec!["p".into()],
         child_cpe_ids: vec![],
     };
-    sent.batch_id = Some("b-1".into());
+    sent.batch = Some(Batch::Named("b-1".into()));
     sent.metadata =
         Some(Metadata::new([("episode_id".to_owned(), "e1".into())].into_iter().collect()).unwrap());
     let row = embedded(sent, (15, 14, 9), &[0.6, 0.8, 0.0, 0.0]);

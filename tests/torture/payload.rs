@@ -1,7 +1,8 @@
 //! What is sent: a chunk is a number and a variant, and everything about it follows from those and the seed. So the
 //! judge makes again what must be stored, and no texts have to be kept.
 
-use lnsp_ingest::chunk::Chunk;
+use chrono::DateTime;
+use lnsp_ingest::chunk::{Chunk, OnConflict};
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokenizer, Tokens};
 use lnsp_ingest::model::ModelIdentity;
 use lnsp_ingest::wire::{SharedNames, WireChunk, read_json};
@@ -125,7 +126,8 @@ pub fn chunk_of(seed: u64, piece: Piece) -> Chunk {
 
 /// The chunk of a line of JSON, if it is one.
 pub fn read_back(line: &[u8]) -> Option<Chunk> {
-    read_json::<WireChunk>(line).ok()?.check(&SharedNames { dataset: DATASET.into(), batch_id: None }).ok()
+    let names = SharedNames { dataset: DATASET.into(), batch: None, on_conflict: OnConflict::Error };
+    read_json::<WireChunk>(line).ok()?.check(&names, DateTime::UNIX_EPOCH).ok()
 }
 
 /// Lines that are no chunks, with the code of the error that each must get.

@@ -3,7 +3,7 @@
 //! A request that is read completely is processed by a task of its own. The task runs to its end, and its answer is
 //! kept for its `Idempotency-Key`, also when the client disconnects.
 
-use crate::chunk::Chunk;
+use crate::chunk::{Batch, Chunk};
 use crate::error_code::ErrorCode;
 use crate::flow::receipt_channel;
 use crate::http::body::Body;
@@ -93,18 +93,26 @@ async fn work(body: Vec<u8>, state: &web::Data<State>, upload: &mut ActiveUpload
         let message = format!("expected at most {MAX_CHUNKS} chunks in a JSON body, received {received}");
         return Err(too_large(&message, INSTEAD));
     }
-    let options = IngestOptions {
+    let mut options = IngestOptions {
         dataset_source: request.dataset_source,
-        batch_id: Some(request.batch_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string())),
+        batch_id: request.batch_id,
         skip_cpesh: request.skip_cpesh,
         chunking_time_ms: request.chunking_time_ms,
+        on_conflict: request.on_conflict,
     };
-    let names = options.names().map_err(rejection_error)?;
+    let mut names = options.names().map_err(rejection_error)?;
+    if options.batch_id.is_none() {
+        let id = uuid::Uuid::new_v4().to_string();
+        names.batch = Some(Batch::Generated(id.as_str().into()));
+        options.batch_id = Some(id);
+    }
     let heads: Vec<String> = chunks.iter().map(|chunk| chunk.text().chars().take(50).collect()).collect();
     let count = heads.len();
     let (issuer, mut results) = receipt_channel(count);
+    let arrivals = state.arrivals.clone();
     let chunks = run_blocking(large, move || {
-        chunks.into_iter().map(|chunk| chunk.check(&names)).collect::<Vec<Result<Chunk, Rejection>>>()
+        let checked = chunks.into_iter().map(|chunk| chunk.check(&names, arrivals.next()));
+        checked.collect::<Vec<Result<Chunk, Rejection>>>()
     });
     let chunks = chunks.await?;
     let held: usize = chunks.iter().flatten().map(Chunk::weight).sum();

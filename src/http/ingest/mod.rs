@@ -1,12 +1,14 @@
 //! `POST /ingest`: admits an upload or refuses it, and reads it as JSON or NDJSON by its `Content-Type`.
 
 mod answers;
+mod arrivals;
 mod idempotency;
 mod json;
 mod ndjson;
 mod reply;
 mod upload;
 
+pub use arrivals::ArrivalClock;
 pub use idempotency::{CacheLimits, IdempotencyCache};
 
 use crate::http::body::{Body, RequestBodyGuard};

@@ -165,8 +165,9 @@ impl Reader {
 
     async fn check(&self, line: Result<Bytes, LineError>) -> Result<Chunk, Rejection> {
         let line = line.map_err(|error| Rejection::new(ErrorCode::LineTooLong, error.to_string()))?;
-        let (large, names) = (is_large(&line), self.names.clone());
-        let chunk = run_blocking(large, move || read_json::<WireChunk>(&line)?.check(&names)).await;
+        let (large, names, received_at) = (is_large(&line), self.names.clone(), self.state.arrivals.next());
+        let chunk =
+            run_blocking(large, move || read_json::<WireChunk>(&line)?.check(&names, received_at)).await;
         chunk.unwrap_or_else(|error| Err(Rejection::new(ErrorCode::Lost, error.to_string())))
     }
 }
