@@ -1,6 +1,7 @@
 //! The identity of a chunk: its derived id, its public name, and the hash of its content.
 
-use super::draft::Draft;
+use super::draft::Placement;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// blake3 over parts with their lengths in front, so that different lists of parts have different input.
@@ -23,6 +24,16 @@ impl Hasher {
         self.part(bytes.unwrap_or_default());
     }
 
+    /// The text, and everything that says where it comes from.
+    fn origin(&mut self, text: &str, placement: &Placement) {
+        self.part(text.as_bytes());
+        for name in [&placement.document_id, &placement.source_document, &placement.article_title] {
+            self.optional(name.as_deref().map(str::as_bytes));
+        }
+        self.part(&placement.chunk_index.to_le_bytes());
+        self.optional(placement.article_index.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
+    }
+
     fn finish(self) -> [u8; 32] {
         *self.0.finalize().as_bytes()
     }
@@ -35,14 +46,16 @@ impl Hasher {
     }
 }
 
-/// The id of a chunk that was sent without one: a hash of dataset, document, `chunk_index` and text. It does not depend
-/// on the position in the request.
-pub(super) fn derived_id(draft: &Draft) -> Uuid {
-    let mut hasher = Hasher::new("lnsp chunk id 1");
-    hasher.part(draft.dataset.as_bytes());
-    hasher.optional(draft.placement.document_id.as_deref().map(str::as_bytes));
-    hasher.part(&draft.placement.chunk_index.to_le_bytes());
-    hasher.part(draft.text.as_bytes());
+/// The version of the derived id and of the two hashes. Rows of an earlier version are brought up to date when a store
+/// is opened.
+pub const IDENTITY_VERSION: i16 = 2;
+
+/// The id of a chunk that was sent without one: a hash of its dataset, its text and everything that says where the text
+/// comes from. It does not depend on the position in the request.
+pub(super) fn derived_id(dataset: &str, text: &str, placement: &Placement) -> Uuid {
+    let mut hasher = Hasher::new("lnsp chunk id 2");
+    hasher.part(dataset.as_bytes());
+    hasher.origin(text, placement);
     hasher.finish_uuid()
 }
 
@@ -53,59 +66,89 @@ pub(super) fn public_name(dataset: &str, id: &str) -> Uuid {
     hasher.finish_uuid()
 }
 
-pub(super) fn content_hash(draft: &Draft) -> [u8; 32] {
-    let placement = &draft.placement;
-    let mut hasher = Hasher::new("lnsp content 1");
-    hasher.part(draft.text.as_bytes());
-    for name in [&placement.document_id, &placement.source_document, &placement.article_title] {
-        hasher.optional(name.as_deref().map(str::as_bytes));
-    }
-    hasher.part(&placement.chunk_index.to_le_bytes());
-    hasher.optional(placement.article_index.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
+/// The hash of what a chunk is: its text, and where that comes from. Two chunks with one id and different hashes are in
+/// conflict; a derived id implies the hash.
+pub(super) fn content_hash(text: &str, placement: &Placement) -> [u8; 32] {
+    let mut hasher = Hasher::new("lnsp content 2");
+    hasher.origin(text, placement);
+    hasher.finish()
+}
+
+/// The hash of what is kept with a chunk and can differ without a conflict: metadata and links. Its codes and its batch
+/// are compared by themselves.
+pub(super) fn details_hash(metadata_hash: Option<[u8; 32]>, placement: &Placement) -> [u8; 32] {
+    let mut hasher = Hasher::new("lnsp details 1");
+    hasher.optional(metadata_hash.as_ref().map(<[u8; 32]>::as_slice));
     for links in [&placement.parent_cpe_ids, &placement.child_cpe_ids] {
         hasher.part(&(links.len() as u64).to_le_bytes());
         links.iter().for_each(|link| hasher.part(link.as_bytes()));
     }
-    hasher.optional(draft.metadata.as_ref().map(|metadata| metadata.as_str().as_bytes()));
-    for code in draft.codes {
-        hasher.optional(code.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
-    }
     hasher.finish()
+}
+
+/// SHA-256 of a text, because PostgreSQL computes it too.
+pub(super) fn text_sha256(text: &str) -> [u8; 32] {
+    Sha256::digest(text.as_bytes()).into()
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::chunk::{Batch, Chunk, Draft, Placement};
+    use crate::chunk::{Batch, Chunk, Draft, Metadata, Placement};
     use proptest::prelude::*;
 
     fn draft() -> impl Strategy<Value = Draft> {
-        let name = || proptest::option::of("[a-c]{0,3}");
-        ("[a-c]{1,3}", "[a-c]{1,3}", name(), name(), 0i64..3, name()).prop_map(
-            |(dataset, text, document_id, title, chunk_index, batch)| Draft {
-                dataset: dataset.into(),
-                text,
-                batch: batch.map(|id| Batch::Named(id.into())),
-                placement: Placement {
-                    document_id,
-                    chunk_index,
-                    article_title: title,
-                    ..Placement::default()
-                },
-                ..Draft::default()
-            },
-        )
+        let name = || proptest::option::of("[a-b]{0,1}");
+        let links = || proptest::collection::vec("[a-b]{0,1}", 0..2);
+        let metadata = proptest::option::of(0..2).prop_map(|number| {
+            let metadata =
+                |number: i32| Metadata::new([("n".to_owned(), number.into())].into_iter().collect());
+            number.map(|number| metadata(number).unwrap())
+        });
+        let numbers = (0i64..2, proptest::option::of(0i64..2));
+        (("[a-b]", "[a-b]"), [name(), name(), name(), name()], numbers, [links(), links()], metadata)
+            .prop_map(|((dataset, text), names, (chunk_index, article_index), links, metadata)| {
+                let [document_id, source_document, article_title, batch] = names;
+                let [parent_cpe_ids, child_cpe_ids] = links;
+                Draft {
+                    dataset: dataset.into(),
+                    text,
+                    batch: batch.map(|id| Batch::Named(id.into())),
+                    placement: Placement {
+                        document_id,
+                        chunk_index,
+                        source_document,
+                        article_title,
+                        article_index,
+                        parent_cpe_ids,
+                        child_cpe_ids,
+                    },
+                    metadata,
+                    ..Draft::default()
+                }
+            })
     }
 
-    /// The input of the derived id.
-    fn identity(draft: &Draft) -> (String, Option<String>, i64, String) {
-        let placement = &draft.placement;
-        (draft.dataset.to_string(), placement.document_id.clone(), placement.chunk_index, draft.text.clone())
+    /// What says what a chunk is and where it comes from.
+    fn content(draft: &Draft) -> (String, Placement) {
+        let Placement { document_id, chunk_index, source_document, article_title, article_index, .. } =
+            draft.placement.clone();
+        let (parent_cpe_ids, child_cpe_ids) = (Vec::new(), Vec::new());
+        let placement = Placement {
+            document_id,
+            chunk_index,
+            source_document,
+            article_title,
+            article_index,
+            parent_cpe_ids,
+            child_cpe_ids,
+        };
+        (draft.text.clone(), placement)
     }
 
     proptest! {
         #[test]
-        fn a_derived_id_is_of_dataset_document_position_and_text_and_of_nothing_else(a in draft(), b in draft()) {
-            let same = identity(&a) == identity(&b);
+        fn a_derived_id_is_of_the_dataset_and_the_content_and_of_nothing_else(a in draft(), b in draft()) {
+            let same = a.dataset == b.dataset && content(&a) == content(&b);
             let (a, b) = (Chunk::new(a).unwrap(), Chunk::new(b).unwrap());
             prop_assert_eq!(a.key == b.key, same);
             prop_assert_eq!(a.cpe_id == b.cpe_id, same);
@@ -114,10 +157,19 @@ mod tests {
         }
 
         #[test]
-        fn the_content_is_everything_but_the_batch(a in draft(), b in draft()) {
-            let content = |draft: &Draft| (draft.text.clone(), draft.placement.clone());
+        fn the_content_is_the_text_and_where_it_comes_from(a in draft(), b in draft()) {
             let same = content(&a) == content(&b);
             prop_assert_eq!(Chunk::new(a).unwrap().content_hash == Chunk::new(b).unwrap().content_hash, same);
+        }
+
+        #[test]
+        fn details_are_metadata_and_links(a in draft(), b in draft()) {
+            let details = |draft: &Draft| {
+                let Placement { parent_cpe_ids, child_cpe_ids, .. } = draft.placement.clone();
+                (draft.metadata.clone(), parent_cpe_ids, child_cpe_ids)
+            };
+            let same = details(&a) == details(&b);
+            prop_assert_eq!(Chunk::new(a).unwrap().details_hash == Chunk::new(b).unwrap().details_hash, same);
         }
 
         #[test]

@@ -3,14 +3,26 @@
 
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 /// The longest metadata, in bytes of its text.
 pub const MAX_METADATA_BYTES: usize = 64 * 1024;
 
-/// A JSON object as text, with sorted keys and without white space: equal objects have equal texts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Metadata(Box<str>);
+/// A JSON object as text, with sorted keys and without white space. Two are equal when their values are: `1` and `1.0`
+/// are the same number.
+#[derive(Debug, Clone)]
+pub struct Metadata {
+    text: Box<str>,
+    hash: [u8; 32],
+}
+
+impl PartialEq for Metadata {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+}
+
+impl Eq for Metadata {}
 
 impl Metadata {
     /// The metadata with these fields.
@@ -31,7 +43,19 @@ impl Metadata {
             );
             return Err(Rejection::new(ErrorCode::MetadataTooLarge, message).param("metadata"));
         }
-        Ok(Metadata(text.into()))
+        Ok(Metadata::unchecked(&fields, text))
+    }
+
+    /// The metadata of a stored chunk, of any size. `None` for text that is no JSON object.
+    pub fn of_stored(text: String) -> Option<Metadata> {
+        let fields: Map<String, Value> = serde_json::from_str(&text).ok()?;
+        Some(Metadata::unchecked(&Value::Object(fields), text))
+    }
+
+    fn unchecked(fields: &Value, text: String) -> Metadata {
+        let mut canonical = Vec::with_capacity(text.len());
+        write_canonical(fields, &mut canonical);
+        Metadata { text: text.into(), hash: *blake3::hash(&canonical).as_bytes() }
     }
 
     /// The metadata with one more field, which replaces one of the same name.
@@ -46,14 +70,55 @@ impl Metadata {
 
     /// The object as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// blake3 of the object in a form in which equal objects are equal. `None` for an object without fields: it says as
+    /// much as none.
+    pub fn hash(&self) -> Option<[u8; 32]> {
+        (&*self.text != "{}").then_some(self.hash)
     }
 
     /// The fields of the object.
     pub fn fields(&self) -> Map<String, Value> {
         // The text was written from an object, so it is one.
-        serde_json::from_str(&self.0).unwrap_or_default()
+        serde_json::from_str(&self.text).unwrap_or_default()
     }
+}
+
+/// Writes a value as JSON in which equal numbers are written alike, as PostgreSQL's `jsonb` compares them.
+fn write_canonical(value: &Value, to: &mut Vec<u8>) {
+    match value {
+        Value::Number(number) => to.extend_from_slice(canonical_number(number).as_bytes()),
+        Value::Array(items) => {
+            to.push(b'[');
+            for item in items {
+                write_canonical(item, to);
+                to.push(b',');
+            }
+            to.push(b']');
+        }
+        Value::Object(fields) => {
+            to.push(b'{');
+            for (name, value) in fields {
+                to.extend_from_slice(Value::from(name.as_str()).to_string().as_bytes());
+                to.push(b':');
+                write_canonical(value, to);
+                to.push(b',');
+            }
+            to.push(b'}');
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => to.extend_from_slice(value.to_string().as_bytes()),
+    }
+}
+
+/// A whole number of up to 64 bits as its digits, however it was written; any other number as the shortest text that
+/// reads back as the same float.
+fn canonical_number(number: &Number) -> String {
+    let Some(float) = number.as_f64().filter(|_| number.is_f64()) else { return number.to_string() };
+    // Floats of this size and more are compared as floats: not every whole number has one.
+    let whole = float.fract() == 0.0 && float.abs() < 2f64.powi(64);
+    if whole { format!("{}", float as i128) } else { format!("{float:e}") }
 }
 
 fn contains_nul(value: &Value) -> bool {
@@ -85,6 +150,35 @@ mod tests {
         let more = one.with("ab", json!(null)).unwrap();
         assert_eq!(more, metadata(json!({"ab": null, "b": [1, 0.1], "a": "x"})).unwrap());
         assert_eq!(more.fields().len(), 3);
+    }
+
+    #[test]
+    fn numbers_are_equal_when_their_values_are() {
+        let of =
+            |text: &str| Metadata::new(serde_json::from_str(&format!("{{\"n\":{text}}}")).unwrap()).unwrap();
+        for (one, other) in [
+            ("1", "1.0"),
+            ("1e2", "100"),
+            ("0", "-0.0"),
+            ("1.5", "15e-1"),
+            ("18446744073709551615", "18446744073709551615"),
+            ("-9223372036854775808", "-9223372036854775808.0"),
+            ("1e300", "10e299"),
+            ("[1,{\"k\":2}]", "[1.0,{\"k\":2e0}]"),
+        ] {
+            assert_eq!(of(one), of(other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("1", "1.0000001"),
+            ("1", "\"1\""),
+            ("9007199254740993", "9007199254740992.0"),
+            ("18446744073709551615", "18446744073709551616.0"),
+            ("[1]", "1"),
+            ("null", "0"),
+        ] {
+            assert_ne!(of(one), of(other), "{one} {other}");
+        }
+        assert_eq!(metadata(json!({})).unwrap().hash(), None);
     }
 
     #[test]

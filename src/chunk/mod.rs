@@ -3,22 +3,25 @@
 //! Each stage takes one state and returns the next, so no chunk can skip a stage and no field is empty until later.
 //! [`Chunk::new`] is the only constructor and checks the content. Pure: no I/O, no runtime.
 
+mod differences;
 mod draft;
 mod identity;
 mod metadata;
 mod sent;
 
+pub use differences::{Differences, StoredFields, StoredLabels};
 pub use draft::{
     Batch, Draft, MAX_LINKS, MAX_NAME_BYTES, MAX_TEXT_BYTES, OnConflict, Placement, check_count, check_name,
     check_not_blank,
 };
+pub use identity::IDENTITY_VERSION;
 pub use metadata::{MAX_METADATA_BYTES, Metadata};
 
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
 use crate::tmd::{AxisConfidence, Tmd};
 use chrono::{DateTime, Utc};
-use identity::{content_hash, derived_id, public_name};
+use identity::{content_hash, derived_id, details_hash, public_name};
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -39,8 +42,10 @@ pub struct Chunk {
     pub key: ChunkKey,
     /// Its public name if it is new: `cpe_id` in rows, `global_id` in answers.
     pub cpe_id: Uuid,
-    /// blake3 hash of everything the client sent except id, dataset and `batch_id`.
+    /// blake3 hash of the text and of everything that says where it comes from.
     pub content_hash: [u8; 32],
+    /// blake3 hash of metadata and links, which can differ without a conflict.
+    pub details_hash: [u8; 32],
     /// See [`Draft::batch`].
     pub batch: Option<Batch>,
     /// The text to classify, embed and store.
@@ -75,21 +80,32 @@ impl Chunk {
         .map_err(|error| {
             Rejection::new(ErrorCode::CodeOutOfRange, error.to_string()).param(error.axis.field())
         })?;
-        let content_hash = content_hash(&draft);
+        Ok(Chunk::identified(draft, client_tmd))
+    }
+
+    /// The chunk of a stored row, or of a stored dead letter: it was checked when it came.
+    pub fn of_stored(draft: Draft) -> Chunk {
+        Chunk::identified(draft, None)
+    }
+
+    fn identified(draft: Draft, client_tmd: Option<Tmd>) -> Chunk {
+        let content_hash = content_hash(&draft.text, &draft.placement);
+        let details_hash = details_hash(draft.metadata.as_ref().and_then(Metadata::hash), &draft.placement);
         // A derived id is also the public name. A client's id is hashed with its dataset, because the public name must
         // be a UUID that is unique over all datasets.
         let (id, cpe_id) = match &draft.id {
             Some(id) => (id.as_str().into(), public_name(&draft.dataset, id)),
             None => {
-                let id = derived_id(&draft);
+                let id = derived_id(&draft.dataset, &draft.text, &draft.placement);
                 (id.to_string().into(), id)
             }
         };
         let key = ChunkKey { id, dataset: draft.dataset };
-        Ok(Chunk {
+        Chunk {
             cpe_id,
             key,
             content_hash,
+            details_hash,
             batch: draft.batch,
             text: draft.text,
             placement: draft.placement,
@@ -98,7 +114,11 @@ impl Chunk {
             codes: draft.codes,
             on_conflict: draft.on_conflict,
             received_at: draft.received_at,
-        })
+        }
+    }
+
+    fn metadata_hash(&self) -> Option<[u8; 32]> {
+        self.metadata.as_ref().and_then(Metadata::hash)
     }
 
     /// Bytes that the chunk counts while it is in flight: its text, metadata, names and links, and 1024 for the rest.
@@ -212,12 +232,14 @@ pub struct Embedding {
     pub vector: Arc<[f32]>,
     /// The text was longer than the model reads, so the vector is that of its beginning.
     pub truncated: bool,
+    /// The share of the characters of the text that the model's vocabulary does not know, where it is above one half.
+    pub unread: Option<f32>,
     /// Duration of the forward pass, which other texts shared.
     pub took: Duration,
 }
 
 /// A chunk with its codes and its vector, ready to be written.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct EmbeddedChunk {
     /// The chunk as sent.
     pub chunk: Arc<Chunk>,

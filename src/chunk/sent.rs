@@ -1,8 +1,8 @@
 //! A chunk as JSON in the field names of `POST /ingest`. Sent again, it gives the same id and content hash.
 
-use super::Chunk;
-use serde::Serialize;
-use serde_json::Value;
+use super::{Chunk, Draft, Metadata, Placement};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// A line of an upload. Absent fields stay absent, except those with a default that is part of the content.
 #[derive(Serialize)]
@@ -74,5 +74,55 @@ impl Chunk {
         };
         let only_episode = fields.is_empty() && episode.is_some();
         (Some(Value::Object(fields)).filter(|_| !only_episode), episode)
+    }
+}
+
+/// A [`ChunkLine`] that was stored, read back. Other fields do not occur.
+#[derive(Deserialize)]
+struct StoredLine {
+    id: Option<String>,
+    text: String,
+    document_id: Option<String>,
+    #[serde(default)]
+    chunk_index: i64,
+    source_document: Option<String>,
+    article_title: Option<String>,
+    article_index: Option<i64>,
+    #[serde(default)]
+    parent_cpe_ids: Vec<String>,
+    #[serde(default)]
+    child_cpe_ids: Vec<String>,
+    metadata: Option<Map<String, Value>>,
+    episode_id: Option<String>,
+}
+
+impl Chunk {
+    /// The chunk of a line that [`Self::as_sent`] wrote, without its codes. `None` for anything else.
+    pub fn of_sent(dataset: &str, line: &[u8]) -> Option<Chunk> {
+        let line: StoredLine = serde_json::from_slice(line).ok()?;
+        let mut fields = line.metadata;
+        if let Some(episode) = line.episode_id {
+            fields.get_or_insert_default().insert("episode_id".to_owned(), Value::String(episode));
+        }
+        let metadata = match fields {
+            Some(fields) => Some(Metadata::of_stored(Value::Object(fields).to_string())?),
+            None => None,
+        };
+        Some(Chunk::of_stored(Draft {
+            id: line.id,
+            dataset: dataset.into(),
+            text: line.text,
+            placement: Placement {
+                document_id: line.document_id,
+                chunk_index: line.chunk_index,
+                source_document: line.source_document,
+                article_title: line.article_title,
+                article_index: line.article_index,
+                parent_cpe_ids: line.parent_cpe_ids,
+                child_cpe_ids: line.child_cpe_ids,
+            },
+            metadata,
+            ..Draft::default()
+        }))
     }
 }

@@ -36,6 +36,9 @@ pub struct Replay {
     /// Only chunks of this dataset.
     #[arg(long)]
     dataset: Option<String>,
+    /// What happens to a chunk whose id is stored with other content.
+    #[arg(long, default_value = "error", value_parser = ["error", "keep", "replace"])]
+    on_conflict: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +75,7 @@ struct Letter {
 #[derive(Debug, Deserialize)]
 struct Summary {
     stored: u64,
+    replaced: u64,
     duplicates: u64,
     failed: u64,
     complete: bool,
@@ -93,7 +97,7 @@ struct ReplayTally {
 
 impl ReplayTally {
     fn add_summary(&mut self, summary: Summary) -> Result<(), ReplayError> {
-        self.stored += summary.stored;
+        self.stored += summary.stored + summary.replaced;
         self.duplicates += summary.duplicates;
         summary.errors.iter().enumerate().for_each(|(n, error)| complain(self.failed + n as u64, error));
         self.failed += summary.failed;
@@ -183,7 +187,7 @@ impl Sender {
     ) -> Result<(), ReplayError> {
         let Request { dataset, batch } = request;
         let post = || self.client.post(self.url("/ingest"));
-        let mut query = vec![("dataset_source", dataset)];
+        let mut query = vec![("dataset_source", dataset), ("on_conflict", &self.replay.on_conflict)];
         query.extend(batch.as_ref().map(|batch| ("batch_id", batch)));
         let lines: String = chunks.iter().map(|chunk| format!("{chunk}\n")).collect();
         let post = || post().query(&query).header("Content-Type", "application/x-ndjson").body(lines.clone());

@@ -155,12 +155,11 @@ pub async fn ready(state: web::Data<State>) -> HttpResponse {
 /// Handles `GET /stats`: counts since the start.
 pub async fn stats(state: web::Data<State>) -> HttpResponse {
     let tally = state.counts.tally();
-    let good = tally.stored + tally.duplicate;
-    let total = good + tally.failed;
+    let (good, total) = (tally.successful(), tally.total());
     let rate = if total == 0 { 0.0 } else { good as f64 * 100.0 / total as f64 };
     HttpResponse::Ok().json(json!({
         "total_chunks_processed": total, "successfully_ingested": good, "failed": tally.failed, "success_rate": rate,
-        "stored": tally.stored, "duplicates": tally.duplicate, "dead_letters": state.store.dead_letter_count(),
+        "stored": tally.stored, "replaced": tally.replaced, "duplicates": tally.duplicate, "dead_letters": state.store.dead_letter_count(),
         "store": state.store.store_id(),
     }))
 }

@@ -118,6 +118,7 @@ impl State {
 #[derive(Debug, Default)]
 pub struct Counts {
     stored: AtomicU64,
+    replaced: AtomicU64,
     duplicate: AtomicU64,
     failed: AtomicU64,
     pub(super) uploads: AtomicU64,
@@ -125,14 +126,28 @@ pub struct Counts {
 }
 
 /// The chunks that were answered, by result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Committed rows.
     pub stored: u64,
+    /// Committed rows that took the place of others.
+    pub replaced: u64,
     /// Chunks that were stored before.
     pub duplicate: u64,
     /// Rejected chunks.
     pub failed: u64,
+}
+
+impl Tally {
+    /// The chunks that are stored now.
+    pub fn successful(&self) -> u64 {
+        self.stored + self.replaced + self.duplicate
+    }
+
+    /// All answered chunks.
+    pub fn total(&self) -> u64 {
+        self.successful() + self.failed
+    }
 }
 
 impl Counts {
@@ -143,7 +158,12 @@ impl Counts {
     /// The chunks answered so far.
     pub fn tally(&self) -> Tally {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Tally { stored: read(&self.stored), duplicate: read(&self.duplicate), failed: read(&self.failed) }
+        Tally {
+            stored: read(&self.stored),
+            replaced: read(&self.replaced),
+            duplicate: read(&self.duplicate),
+            failed: read(&self.failed),
+        }
     }
 
     /// Uploads that are being read or answered now.
@@ -158,14 +178,14 @@ impl Counts {
 
     /// Chunks and lines that were taken and are not answered yet.
     pub fn unanswered(&self) -> u64 {
-        let Tally { stored, duplicate, failed } = self.tally();
-        self.issued.load(Ordering::Relaxed).saturating_sub(stored + duplicate + failed)
+        self.issued.load(Ordering::Relaxed).saturating_sub(self.tally().total())
     }
 
     /// Counts an outcome, here and in the metrics.
     pub fn count(&self, outcome: &Outcome) {
         let (counter, result) = match outcome {
             Outcome::Stored(_) => (&self.stored, "stored"),
+            Outcome::Replaced(_) => (&self.replaced, "replaced"),
             Outcome::Duplicate(_) => (&self.duplicate, "duplicate"),
             Outcome::Rejected(rejection) => (&self.failed, rejection.code.as_str()),
         };

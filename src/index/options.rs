@@ -40,7 +40,7 @@ pub struct IndexOptions {
     pub build_threads: usize,
     /// Threads of the rebuild at the start, when the service does nothing else.
     pub rebuild_threads: usize,
-    /// Threads that answer [`super::Index::search_async`].
+    /// Threads that answer [`super::Index::search_async`]. Large searches have one more.
     pub read_threads: usize,
     /// When the delta is built.
     pub policy: BuildPolicy,

@@ -4,17 +4,17 @@
 //! The keys are claimed first and looked up second: a chunk that finds its key free then finds the row of the chunk
 //! that had the key before.
 
-use super::generation::Generation;
+use super::generation::{Begin, Generation};
 use super::in_flight::{Arrival, Claim, Follower, InFlightKeys};
 use super::settings::PipelineSettings;
-use crate::chunk::{Chunk, ChunkKey};
+use crate::chunk::{Chunk, ChunkKey, EmbeddedChunk, Embedding, Tagging, TmdSource};
 use crate::error_code::ErrorCode;
 use crate::flow::{Backoff, Verdict, retry};
 use crate::metrics;
 use crate::outcome::Outcome;
 use crate::output::throttled;
 use crate::rejection::Rejection;
-use crate::stages::{Delivery, RedeliveryQueue, found};
+use crate::stages::{Delivery, KnownVerdict, RedeliveryQueue, compare};
 use crate::store::{KnownChunk, Store, StoreError};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +26,14 @@ use tokio_util::sync::CancellationToken;
 
 /// The pauses between look-ups while the database is away.
 const LOOK_UP_PAUSES: Backoff = Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) };
+
+/// What follows for a chunk from the look-up of its key.
+enum Fate {
+    /// Its answer.
+    Answered(Outcome),
+    /// It enters the stages.
+    Enters(Begin),
+}
 
 /// The way into the pipeline; cheap to clone.
 #[derive(Clone)]
@@ -114,43 +122,47 @@ impl Entrance {
         (leaders, full)
     }
 
-    /// Answers the known chunks, and admits the other leaders. Gives back the unknown chunks of `full`.
+    /// Answers the known chunks, and admits the other leaders. Gives back the chunks of `full` that are not answered.
     async fn admit_claimed(
         &self,
         leaders: Vec<Arrival>,
-        mut full: Vec<Arrival>,
+        full: Vec<Arrival>,
         waiting: &mut HeldChunks<'_>,
     ) -> Vec<Arrival> {
-        let both = leaders.iter().chain(&full);
-        let keys: Vec<ChunkKey> = both.map(|arrival| arrival.chunk.key.clone()).collect();
-        let known = match self.look_up(&keys, Instant::now() + self.patience).await {
-            Ok(known) => known,
+        let (count, mut left) = (leaders.len(), Vec::new());
+        let both: Vec<Arrival> = leaders.into_iter().chain(full).collect();
+        let chunks: Vec<&Arc<Chunk>> = both.iter().map(|arrival| &arrival.chunk).collect();
+        let fates = match self.look_up(&chunks, Instant::now() + self.patience).await {
+            Ok(fates) => fates,
             Err(error) => {
                 let message = format!("the database could not be asked: {error}; send it again");
                 let lost = Outcome::Rejected(Rejection::new(ErrorCode::Lost, message));
-                leaders.into_iter().chain(full).for_each(|a| a.receipt.settle(lost.clone()));
-                waiting.less(keys.len());
-                return Vec::new();
+                waiting.less(both.len());
+                both.into_iter().for_each(|arrival| arrival.receipt.settle(lost.clone()));
+                return left;
             }
         };
-        self.remove_letters(leaders.iter().chain(&full), &known).await;
-        for Arrival { chunk, receipt } in leaders {
-            match known.get(&chunk.key) {
-                Some(row) => receipt.settle(found(chunk, row.clone())),
-                None => {
-                    let weight = chunk.weight();
-                    self.enter(Delivery::new(chunk, weight, receipt, self.redelivery_queue.clone())).await;
+        self.remove_letters(&fates).await;
+        for (place, (arrival, fate)) in both.into_iter().zip(fates).enumerate() {
+            let begin = match fate {
+                Fate::Answered(outcome) => {
+                    arrival.receipt.settle(outcome);
+                    waiting.less(1);
+                    continue;
                 }
+                Fate::Enters(begin) => begin,
+            };
+            if place >= count {
+                left.push(arrival);
+                continue;
             }
+            let Arrival { chunk, receipt } = arrival;
+            let weight = chunk.weight();
+            let delivery = Delivery::new(chunk, weight, receipt, self.redelivery_queue.clone());
+            self.enter(delivery, &begin).await;
             waiting.less(1);
         }
-        for Arrival { chunk, receipt } in full.extract_if(.., |a| known.contains_key(&a.chunk.key)) {
-            if let Some(row) = known.get(&chunk.key) {
-                receipt.settle(found(chunk, row.clone()));
-            }
-            waiting.less(1);
-        }
-        full
+        left
     }
 
     /// Admits followers that are promoted to leader, for the life of the process. Each in a task of its own, so that
@@ -167,29 +179,29 @@ impl Entrance {
     }
 
     /// Removes the dead letters of chunks that are stored. Costs nothing while there are none.
-    async fn remove_letters<'a>(
-        &self,
-        arrivals: impl Iterator<Item = &'a Arrival>,
-        known: &HashMap<ChunkKey, KnownChunk>,
-    ) {
-        if known.is_empty() || self.store.dead_letter_count() == 0 {
+    async fn remove_letters(&self, fates: &[Fate]) {
+        if self.store.dead_letter_count() == 0 {
             return;
         }
-        let same =
-            |chunk: &&Chunk| known.get(&chunk.key).is_some_and(|row| row.content_hash == chunk.content_hash);
-        let stored = arrivals.map(|arrival| &*arrival.chunk).filter(same);
-        if let Err(error) = self.store.remove_dead_letters(stored).await {
+        let stored: Vec<&Chunk> = fates
+            .iter()
+            .filter_map(|fate| match fate {
+                Fate::Answered(Outcome::Duplicate(stored)) if !stored.differs.in_content() => {
+                    Some(&*stored.chunk)
+                }
+                _ => None,
+            })
+            .collect();
+        if !stored.is_empty()
+            && let Err(error) = self.store.remove_dead_letters(stored.into_iter()).await
+        {
             // They are removed when the chunk is sent once more.
             throttled!(warn, %error, "dead letters of stored chunks could not be removed");
         }
     }
 
-    /// Reads the rows of the keys; retries until the deadline while the database is away.
-    async fn look_up(
-        &self,
-        keys: &[ChunkKey],
-        deadline: Instant,
-    ) -> Result<HashMap<ChunkKey, KnownChunk>, StoreError> {
+    /// What follows for the chunks, from the rows of their keys; retries until the deadline while the database is away.
+    async fn look_up(&self, chunks: &[&Arc<Chunk>], deadline: Instant) -> Result<Vec<Fate>, StoreError> {
         let classify = |error: &StoreError, _| {
             let retry = error.is_transient() && Instant::now() < deadline && !self.draining.is_cancelled();
             if retry {
@@ -197,11 +209,36 @@ impl Entrance {
             }
             Verdict::retry_if(retry)
         };
-        retry(LOOK_UP_PAUSES, classify, || self.store.known(keys)).await
+        retry(LOOK_UP_PAUSES, classify, || self.fates(chunks)).await
     }
 
-    /// Brings one delivery into the first stage. Waits for a slot, and for the next generation when this one is gone.
-    async fn enter(&self, mut delivery: Delivery) {
+    async fn fates(&self, chunks: &[&Arc<Chunk>]) -> Result<Vec<Fate>, StoreError> {
+        let keys: Vec<ChunkKey> = chunks.iter().map(|chunk| chunk.key.clone()).collect();
+        let rows = self.store.known(&keys).await?;
+        let known = chunks.iter().filter_map(|chunk| Some((*chunk, rows.get(&chunk.key)?)));
+        let known: Vec<(&Arc<Chunk>, &KnownChunk)> = known.collect();
+        let mut verdicts = compare(&self.store, &known).await?;
+        let rewritten = verdicts.iter().filter_map(|verdict| match verdict {
+            KnownVerdict::Rewrite(known) => Some(known.item),
+            _ => None,
+        });
+        let rewritten: Vec<u32> = rewritten.collect();
+        let vectors =
+            if rewritten.is_empty() { HashMap::new() } else { self.store.vectors(&rewritten).await? };
+        let mut verdicts = verdicts.drain(..);
+        let fate = |chunk: &&Arc<Chunk>| match rows.get(&chunk.key).and_then(|_| verdicts.next()) {
+            Some(KnownVerdict::Answer(outcome)) => Fate::Answered(outcome),
+            Some(KnownVerdict::Rewrite(known)) => match vectors.get(&known.item) {
+                Some(vector) => Fate::Enters(Begin::AtWriter(rewritten_row(chunk, known, vector))),
+                None => Fate::Enters(Begin::AtExtractor),
+            },
+            Some(KnownVerdict::Process) | None => Fate::Enters(Begin::AtExtractor),
+        };
+        Ok(chunks.iter().map(fate).collect())
+    }
+
+    /// Brings one delivery into a stage. Waits for a slot, and for the next generation when this one is gone.
+    async fn enter(&self, mut delivery: Delivery, begin: &Begin) {
         let _turn = match &self.one_at_a_time {
             Some(turns) => Some(turns.lock().await),
             None => None,
@@ -224,7 +261,7 @@ impl Entrance {
                 },
             };
             let Some(generation) = generation else { continue };
-            match generation.admit(delivery).await {
+            match generation.admit(delivery, begin).await {
                 Ok(()) => {
                     if self.one_at_a_time.is_some() {
                         generation.all_free().await;
@@ -284,6 +321,22 @@ impl Entrance {
         self.in_flight.all_answered().await;
         self.all_free().await;
     }
+}
+
+/// A chunk with the codes and the vector of the row that it replaces, whose text is the same. Codes that were sent
+/// replace those of the row.
+fn rewritten_row(chunk: &Arc<Chunk>, known: KnownChunk, vector: &Arc<[f32]>) -> EmbeddedChunk {
+    let tagging = match chunk.client_tmd {
+        Some(tmd) => Tagging { tmd, source: TmdSource::Client, confidence: None, took: None },
+        None => known.tagging,
+    };
+    let embedding = Embedding {
+        vector: vector.clone(),
+        truncated: known.truncated,
+        unread: known.unread,
+        took: Duration::ZERO,
+    };
+    EmbeddedChunk { chunk: chunk.clone(), tagging, embedding }
 }
 
 fn settle_unadmitted(mut delivery: Delivery, code: ErrorCode) {

@@ -3,6 +3,7 @@
 //! Read [`Generation::build`] upwards: it is the way of a chunk.
 
 use super::settings::PipelineSettings;
+use crate::chunk::EmbeddedChunk;
 use crate::flow::{Capacity, SlotEvent, Slots, TaskRegistry};
 use crate::metrics;
 use crate::stages::{
@@ -52,11 +53,20 @@ pub(super) struct StageReports {
 pub(super) struct Generation {
     /// The number of the generation, from 1.
     pub(super) number: u64,
+    write: Inlet<EmbeddedChunk>,
     local: Inlet<NeedsNoLlm>,
     llm: Option<Inlet<NeedsLlm>>,
     /// Of chunks that wait for a language model, then of each stage, in the order in which a chunk passes them.
     slots: [Arc<Slots>; 4],
     retired: CancellationToken,
+}
+
+/// Where a chunk enters the stages.
+pub(super) enum Begin {
+    /// At the first one.
+    AtExtractor,
+    /// At the last one: it has the codes and the vector of the row that it replaces.
+    AtWriter(EmbeddedChunk),
 }
 
 impl Generation {
@@ -80,7 +90,7 @@ impl Generation {
         let to_writer = Inlet::new(write_slots.clone(), writer.recipient());
 
         let embed_slots = observed_slots(Stage::Embed.name(), settings.embed);
-        let embedder = Embedder::new(tools.embed.clone(), to_writer, context(Stage::Embed));
+        let embedder = Embedder::new(tools.embed.clone(), to_writer.clone(), context(Stage::Embed));
         let to_embedder = Inlet::new(embed_slots.clone(), spawn(settings.embed, embedder).recipient());
 
         let tmd_slots = observed_slots(Stage::Tmd.name(), settings.tmd);
@@ -90,18 +100,29 @@ impl Generation {
         let llm_slots = observed_slots("llm", settings.llm);
         let llm = tools.tmd.asks_llm().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
 
-        Generation { number, local, llm, slots: [llm_slots, tmd_slots, embed_slots, write_slots], retired }
+        let write = to_writer;
+        Generation {
+            number,
+            write,
+            local,
+            llm,
+            slots: [llm_slots, tmd_slots, embed_slots, write_slots],
+            retired,
+        }
     }
 
     /// Waits for a slot of the inlet that fits the chunk.
     ///
     /// # Errors
     /// The delivery, when the generation is gone.
-    pub(super) async fn admit(&self, delivery: Delivery) -> Result<(), Delivery> {
+    pub(super) async fn admit(&self, delivery: Delivery, begin: &Begin) -> Result<(), Delivery> {
         let chunk = delivery.origin().clone();
-        match &self.llm {
-            Some(llm) if chunk.client_tmd.is_none() => llm.admit(NeedsLlm(chunk), delivery).await,
-            _ => self.local.admit(NeedsNoLlm(chunk), delivery).await,
+        match (begin, &self.llm) {
+            (Begin::AtWriter(embedded), _) => self.write.admit(embedded.clone(), delivery).await,
+            (Begin::AtExtractor, Some(llm)) if chunk.client_tmd.is_none() => {
+                llm.admit(NeedsLlm(chunk), delivery).await
+            }
+            (Begin::AtExtractor, _) => self.local.admit(NeedsNoLlm(chunk), delivery).await,
         }
     }
 

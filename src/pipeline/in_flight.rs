@@ -4,12 +4,12 @@
 //! The first chunk is the leader. Its [`Receipt`] has a witness, so that its answer is seen wherever it is given, in
 //! any generation, also in a drop; nothing else ends a claim. The others are followers, each in a slot. They are
 //! answered as soon as the leader is: `duplicate`, `id_conflict`, or the same rejection. Where the leader's outcome
-//! says nothing about them, the next of them becomes the leader.
+//! says nothing about them, or they replace what is stored, the next of them becomes the leader.
 
 use super::generation::observed_slots;
-use crate::chunk::{Chunk, ChunkKey};
+use crate::chunk::{Batch, Chunk, ChunkKey, Differences, OnConflict};
 use crate::flow::{Capacity, Slot, Slots};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, StoredChunk};
 use crate::stages::Receipt;
 use crate::threads::lock;
 use std::collections::hash_map::Entry;
@@ -35,8 +35,7 @@ pub struct InFlightKeys {
 }
 
 struct KeyState {
-    /// The content hash of the leader.
-    content: [u8; 32],
+    leader: Arc<Chunk>,
     followers: VecDeque<Follower>,
 }
 
@@ -73,8 +72,8 @@ impl InFlightKeys {
         let mut states = lock(&self.states);
         match states.entry(arrival.chunk.key.clone()) {
             Entry::Vacant(vacant) => {
-                let (content, followers) = (arrival.chunk.content_hash, VecDeque::new());
-                vacant.insert(KeyState { content, followers });
+                let (leader, followers) = (arrival.chunk.clone(), VecDeque::new());
+                vacant.insert(KeyState { leader, followers });
                 self.keys.send_modify(|keys| *keys += 1);
                 drop(states);
                 Claim::Leader(self.witnessed(arrival))
@@ -149,14 +148,14 @@ impl InFlightKeys {
         let Some(state) = states.get_mut(key) else { return (Vec::new(), None) };
         let (mut answered, mut others) = (Vec::new(), VecDeque::new());
         for follower in std::mem::take(&mut state.followers) {
-            match implied(&follower.arrival.chunk, state.content, outcome) {
+            match implied(&follower.arrival.chunk, &state.leader, outcome) {
                 Some(answer) => answered.push((follower, answer)),
                 None => others.push_back(follower),
             }
         }
         let next = others.pop_front();
         match &next {
-            Some(next) => *state = KeyState { content: next.arrival.chunk.content_hash, followers: others },
+            Some(next) => *state = KeyState { leader: next.arrival.chunk.clone(), followers: others },
             None => {
                 states.remove(key);
                 self.keys.send_modify(|keys| *keys -= 1);
@@ -166,18 +165,33 @@ impl InFlightKeys {
     }
 }
 
-/// The outcome of `chunk` that follows from the outcome of another chunk with the same key and this `content` hash;
-/// `None` when it has to be tried.
-fn implied(chunk: &Arc<Chunk>, content: [u8; 32], outcome: &Outcome) -> Option<Outcome> {
-    let same = chunk.content_hash == content;
+/// The outcome of `chunk` that follows from the outcome of the leader of its key; `None` when it has to be tried.
+fn implied(chunk: &Arc<Chunk>, leader: &Chunk, outcome: &Outcome) -> Option<Outcome> {
     match outcome {
-        Outcome::Stored(stored) | Outcome::Duplicate(stored) if same => {
-            Some(Outcome::again(chunk.clone(), stored))
+        Outcome::Stored(stored) | Outcome::Replaced(stored) => repeated(chunk, stored),
+        // The row is what the leader sent, unless that differs. Its batch is known only if the leader named it.
+        Outcome::Duplicate(stored)
+            if stored.differs.fields().is_empty() && (!names_batch(chunk) || names_batch(leader)) =>
+        {
+            repeated(chunk, stored)
         }
-        Outcome::Stored(_) | Outcome::Duplicate(_) => Some(Outcome::conflict(chunk)),
-        Outcome::Rejected(rejection) if same && !rejection.code.retryable() => Some(outcome.clone()),
-        Outcome::Rejected(_) => None,
+        Outcome::Rejected(rejection) => {
+            let same = chunk.content_hash == leader.content_hash && chunk.on_conflict == leader.on_conflict;
+            (same && !rejection.code.retryable()).then(|| outcome.clone())
+        }
+        Outcome::Duplicate(_) => None,
     }
+}
+
+fn names_batch(chunk: &Chunk) -> bool {
+    matches!(chunk.batch, Some(Batch::Named(_)))
+}
+
+/// The outcome of a chunk whose key is that of a row that was made of another chunk.
+fn repeated(chunk: &Arc<Chunk>, stored: &StoredChunk) -> Option<Outcome> {
+    let differs = Differences::between(chunk, &stored.chunk, stored.row.tagging.tmd);
+    let replaces = chunk.on_conflict == OnConflict::Replace && differs.in_row();
+    (!replaces).then(|| Outcome::known(chunk.clone(), stored.row.clone(), differs))
 }
 
 #[cfg(test)]

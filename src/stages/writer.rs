@@ -4,19 +4,22 @@
 //! index's delta (which cannot fail), then the receipts. There is one transaction at a time.
 
 use super::context::{StageContext, TaskContext};
+use super::known::{KnownVerdict, compare};
 use super::stage::{POSTGRES, Parcel, Stage};
-use crate::chunk::{Chunk, EmbeddedChunk};
+use crate::chunk::{Chunk, Differences, EmbeddedChunk};
 use crate::error_code::ErrorCode;
-use crate::flow::{Backoff, Batch, Retries, Verdict, bisect};
+use crate::flow::{Backoff, Batch, Retries, Unsettled, Verdict, bisect, retry};
 use crate::index::{ChangedRow, Commit, Index};
 use crate::metrics;
-use crate::outcome::{ChunkTimings, Outcome, StoredChunk};
+use crate::outcome::{ChunkTimings, Outcome, StoredChunk, StoredRow};
 use crate::output::throttled;
 use crate::rejection::Rejection;
 use crate::store::{InsertOutcome, KnownChunk, ModelId, Store, StoreError};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
+use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
 /// How long an acknowledgement waits for an index that hangs: it neither follows nor says that it is degraded.
 const INDEX_GRACE: Duration = Duration::from_secs(30);
@@ -133,9 +136,12 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
                 let retried = parcels.iter().zip(&outcomes).filter(|(parcel, _)| ours(parcel));
                 let seen = wait_for_index(tools, retried.map(|(_, outcome)| outcome));
                 task.wait_for("the index", seen).await;
+                let outcomes = task.wait_for(POSTGRES, decide(tools, &parcels, outcomes, took)).await;
                 for (parcel, outcome) in parcels.into_iter().zip(outcomes) {
-                    let ours = ours(&parcel);
-                    settle(parcel, outcome, took, ours);
+                    if let Outcome::Stored(_) = outcome {
+                        metrics::acknowledged(parcel.age());
+                    }
+                    parcel.settle(outcome);
                 }
                 None
             }
@@ -161,7 +167,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
 async fn wait_for_index<'a>(tools: &WriteTools, ours: impl Iterator<Item = &'a InsertOutcome>) {
     let seqs = ours.filter_map(|outcome| match outcome {
         InsertOutcome::Present(known) => Some(known.seq),
-        InsertOutcome::Inserted { .. } => None,
+        InsertOutcome::Inserted { .. } | InsertOutcome::Replaced { .. } => None,
     });
     let Some(latest) = seqs.max() else { return };
     let followed = tokio::time::timeout(INDEX_GRACE, async {
@@ -176,23 +182,16 @@ async fn wait_for_index<'a>(tools: &WriteTools, ours: impl Iterator<Item = &'a I
     }
 }
 
-fn settle(parcel: Parcel<EmbeddedChunk>, inserted: InsertOutcome, took: Duration, ours: bool) {
-    let outcome = outcome(&parcel, inserted, took, ours);
-    if let Outcome::Stored(_) = outcome {
-        metrics::acknowledged(parcel.age());
-    }
-    parcel.settle(outcome);
-}
-
 fn count(error: &StoreError) {
     metrics::store_error(error.sqlstate_class(), error.is_transient());
 }
 
-/// What the index learns of a transaction: its new rows in the order of the clock, of which they took one unbroken
-/// range. `None` when nothing was new.
+/// What the index learns of a transaction: its new and replaced rows in the order of the clock, of which they took one unbroken
+/// range. `None` when nothing
+/// changed.
 fn commit(parcels: &[Parcel<EmbeddedChunk>], outcomes: &[InsertOutcome]) -> Option<Commit> {
     let row = |(parcel, outcome): (&Parcel<EmbeddedChunk>, &InsertOutcome)| match outcome {
-        InsertOutcome::Inserted { seq, item, .. } => {
+        InsertOutcome::Inserted { seq, item } | InsertOutcome::Replaced { seq, item, .. } => {
             Some(ChangedRow { seq: *seq, item: *item, vector: parcel.cargo().embedding.vector.clone() })
         }
         InsertOutcome::Present(_) => None,
@@ -203,47 +202,73 @@ fn commit(parcels: &[Parcel<EmbeddedChunk>], outcomes: &[InsertOutcome]) -> Opti
     Some(Commit { after, upto, rows, tombstones: Vec::new() })
 }
 
-fn outcome(parcel: &Parcel<EmbeddedChunk>, inserted: InsertOutcome, took: Duration, ours: bool) -> Outcome {
-    let embedded = parcel.cargo();
+/// The outcomes of committed chunks. Rows that were there before are compared with what was sent.
+async fn decide(
+    tools: &WriteTools,
+    parcels: &[Parcel<EmbeddedChunk>],
+    inserted: Vec<InsertOutcome>,
+    took: Duration,
+) -> Vec<Outcome> {
+    let present = parcels.iter().zip(&inserted).filter_map(|(parcel, inserted)| match inserted {
+        InsertOutcome::Present(known) => Some((parcel.origin(), known)),
+        _ => None,
+    });
+    let present: Vec<(&Arc<Chunk>, &KnownChunk)> = present.collect();
+    let classify = |error: &StoreError, _| Verdict::retry_if(error.is_transient());
+    let compared = retry(tools.retry, classify, || compare(&tools.store, &present)).await;
+    let mut verdicts = match compared {
+        Ok(verdicts) => verdicts.into_iter(),
+        Err(error) => {
+            count(&error);
+            throttled!(error, %error, "stored chunks could not be compared with what was sent");
+            Vec::new().into_iter()
+        }
+    };
+    let outcome = |(parcel, inserted): (&Parcel<EmbeddedChunk>, InsertOutcome)| {
+        let verdict = matches!(inserted, InsertOutcome::Present(_)).then(|| verdicts.next());
+        match inserted {
+            InsertOutcome::Inserted { seq, .. } => {
+                let Chunk { cpe_id, received_at, .. } = **parcel.origin();
+                Outcome::Stored(written(parcel, seq, (cpe_id, received_at), took))
+            }
+            InsertOutcome::Replaced { seq, cpe_id, created_at, .. } => {
+                Outcome::Replaced(written(parcel, seq, (cpe_id, created_at), took))
+            }
+            // An earlier try committed it without learning so: no other chunk has this time of arrival.
+            InsertOutcome::Present(known) if known.created_at == parcel.origin().received_at => {
+                Outcome::Stored(written(parcel, known.seq, (known.cpe_id, known.created_at), took))
+            }
+            InsertOutcome::Present(_) => match verdict.flatten() {
+                Some(KnownVerdict::Answer(outcome)) => outcome,
+                // The row was deleted after the transaction, or the comparison failed.
+                _ => Outcome::unsettled(),
+            },
+        }
+    };
+    parcels.iter().zip(inserted).map(outcome).collect()
+}
+
+/// A row that this transaction, or an earlier try of it, has written. A replaced row keeps its `cpe_id` and `created_at`.
+fn written(
+    parcel: &Parcel<EmbeddedChunk>,
+    seq: i64,
+    (cpe_id, created_at): (Uuid, DateTime<Utc>),
+    took: Duration,
+) -> Arc<StoredChunk> {
+    let EmbeddedChunk { chunk, tagging, embedding } = parcel.cargo();
+    let row = StoredRow {
+        cpe_id,
+        tagging: tagging.clone(),
+        seq,
+        created_at,
+        truncated: embedding.truncated,
+        unread: embedding.unread,
+    };
     let timings = ChunkTimings {
-        tmd: embedded.tagging.took,
-        embedding: Some(embedded.embedding.took),
+        tmd: tagging.took,
+        embedding: Some(embedding.took),
         postgres: Some(took),
         total: Some(parcel.age()),
     };
-    match inserted {
-        InsertOutcome::Inserted { seq, created_at, .. } => Outcome::Stored(Arc::new(StoredChunk {
-            cpe_id: embedded.chunk.cpe_id,
-            chunk: embedded.chunk.clone(),
-            tagging: embedded.tagging.clone(),
-            seq,
-            created_at,
-            truncated: embedded.embedding.truncated,
-            timings,
-        })),
-        InsertOutcome::Present(known) if ours && known.content_hash == embedded.chunk.content_hash => {
-            Outcome::Stored(Arc::new(stored(embedded.chunk.clone(), known, timings)))
-        }
-        InsertOutcome::Present(known) => found(embedded.chunk.clone(), known),
-    }
-}
-
-/// The answer for a chunk whose key is known: the same chunk again, or a conflict.
-pub fn found(chunk: Arc<Chunk>, known: KnownChunk) -> Outcome {
-    if known.content_hash == chunk.content_hash {
-        return Outcome::Duplicate(Arc::new(stored(chunk, known, ChunkTimings::default())));
-    }
-    Outcome::conflict(&chunk)
-}
-
-fn stored(chunk: Arc<Chunk>, known: KnownChunk, timings: ChunkTimings) -> StoredChunk {
-    StoredChunk {
-        cpe_id: known.cpe_id,
-        chunk,
-        tagging: known.tagging,
-        seq: known.seq,
-        created_at: known.created_at,
-        truncated: known.truncated,
-        timings,
-    }
+    Arc::new(StoredChunk { chunk: chunk.clone(), row, differs: Differences::default(), timings })
 }

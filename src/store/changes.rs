@@ -1,6 +1,6 @@
 //! Reading changes in the order of the clock, for the search index or a copy of the store.
 
-use super::read::{item_number, unreadable};
+use super::read::{floats, item_number};
 use super::{ModelId, Store, StoreError};
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -107,13 +107,4 @@ fn changes(found: Vec<ChangeRow>, limit: i64) -> Result<ChunkChanges, StoreError
     rows.retain(|row| row.seq <= through);
     tombstones.retain(|(seq, _)| *seq <= through);
     Ok(ChunkChanges { clock, through, rows, tombstones })
-}
-
-fn floats(bytes: &[u8]) -> Result<Vec<f32>, StoreError> {
-    let (parts, rest) = bytes.as_chunks::<4>();
-    if rest.is_empty() {
-        Ok(parts.iter().map(|b| f32::from_le_bytes(*b)).collect())
-    } else {
-        Err(unreadable("vector"))
-    }
 }

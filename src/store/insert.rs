@@ -11,23 +11,20 @@
 
 use super::connection::PooledConnection;
 use super::dead_letters::{self, StoredKey};
+use super::incoming::IncomingRows;
 use super::read::{self, KnownChunk};
+use super::replace::replace;
 use super::{ModelId, Store, StoreError};
-use crate::chunk::{Batch, EmbeddedChunk};
+use crate::chunk::EmbeddedChunk;
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::serialize::{self, IsNull, Output, ToSql};
-use diesel::sql_types::{
-    Array, BigInt, Binary, Bool, Float, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz,
-    Uuid as SqlUuid,
-};
+use diesel::sql_types::{BigInt, Integer};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use futures_util::future;
 use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::io::Write;
 use uuid::Uuid;
 
 /// The outcome of one row of a batch.
@@ -39,7 +36,16 @@ pub enum InsertOutcome {
         seq: i64,
         /// Its number in the search index.
         item: u32,
-        /// The start of the transaction, by the clock of the database.
+    },
+    /// It took the place of the row with its key, as [`OnConflict::Replace`] asks for, and is committed.
+    Replaced {
+        /// The clock value of the change.
+        seq: i64,
+        /// Its number in the search index: that of the row.
+        item: u32,
+        /// The public name of the row.
+        cpe_id: Uuid,
+        /// When the first chunk with this key arrived.
         created_at: DateTime<Utc>,
     },
     /// Its key was there before, or earlier in the same batch. Whether the content is the same shows in
@@ -51,7 +57,7 @@ impl InsertOutcome {
     /// Whether the content of `row` is stored.
     fn is_of(&self, row: &EmbeddedChunk) -> bool {
         match self {
-            InsertOutcome::Inserted { .. } => true,
+            InsertOutcome::Inserted { .. } | InsertOutcome::Replaced { .. } => true,
             InsertOutcome::Present(known) => known.content_hash == row.chunk.content_hash,
         }
     }
@@ -107,8 +113,8 @@ fn first_of_each_key<'a>(rows: &[&'a EmbeddedChunk]) -> Vec<&'a EmbeddedChunk> {
     firsts
 }
 
-/// Place in the batch from 1, `seq`, `item`, `created_at`, and the number of inserted rows.
-type NewRow = (i64, i64, i64, DateTime<Utc>, i64);
+/// Place in the batch from 1, `seq`, `item`, and the number of inserted rows.
+type NewRow = (i64, i64, i64, i64);
 
 /// Everything but the commit.
 async fn insert(
@@ -117,7 +123,7 @@ async fn insert(
     rows: &[&EmbeddedChunk],
 ) -> Result<Vec<InsertOutcome>, StoreError> {
     let firsts = first_of_each_key(rows);
-    let batch = InsertBatch::new(model, &firsts);
+    let batch = InsertBatch { model, rows: IncomingRows::new(&firsts) };
     let conn = &*connection.conn();
     let (mut first, mut second) = (conn, conn);
     // Both are sent at once. The order is safe: a future sends when it is first polled, `join` polls in order, and a
@@ -134,10 +140,8 @@ async fn insert(
     }
 
     let mut new = HashMap::new();
-    for (place, seq, item, created_at, _) in inserted {
-        let chunk = usize::try_from(place - 1).ok().and_then(|place| firsts.get(place));
-        let chunk = chunk.ok_or(StoreError::Unreadable { problem: "place in the batch".to_owned() })?;
-        new.insert(&chunk.chunk.key, (seq, read::item_number(item)?, created_at));
+    for (place, seq, item, _) in inserted {
+        new.insert(&at_place(&firsts, place)?.chunk.key, (seq, read::item_number(item)?));
     }
     let mut known = HashMap::new();
     if new.len() < firsts.len() {
@@ -145,13 +149,20 @@ async fn insert(
         let found = read::find_known(connection.conn(), keys).await;
         known = connection.checked(found)?.into_iter().map(read::known).collect::<Result<_, _>>()?;
     }
+    let mut replaced = replace(connection, model, &firsts, &known).await?;
     rows.iter()
         .map(|row| {
             let key = &row.chunk.key;
-            if let Some((seq, item, created_at)) = new.remove(key) {
+            if let Some((seq, item)) = new.remove(key) {
                 // Known from here on, for a second row with the same key.
-                known.insert(key.clone(), known_from(row, seq, item, created_at));
-                return Ok(InsertOutcome::Inserted { seq, item, created_at });
+                let (cpe_id, created_at) = (row.chunk.cpe_id, row.chunk.received_at);
+                known.insert(key.clone(), known_from(row, seq, item, cpe_id, created_at));
+                return Ok(InsertOutcome::Inserted { seq, item });
+            }
+            if let (Some((seq, item)), Some(before)) = (replaced.remove(key), known.get(key)) {
+                let (cpe_id, created_at) = (before.cpe_id, before.created_at);
+                known.insert(key.clone(), known_from(row, seq, item, cpe_id, created_at));
+                return Ok(InsertOutcome::Replaced { seq, item, cpe_id, created_at });
             }
             // Neither new nor known: the clock did not advance, because the store has another model.
             known.get(key).cloned().map(InsertOutcome::Present).ok_or(StoreError::ModelChanged)
@@ -159,87 +170,37 @@ async fn insert(
         .collect()
 }
 
-fn known_from(row: &EmbeddedChunk, seq: i64, item: u32, created_at: DateTime<Utc>) -> KnownChunk {
+/// The row at this place of the batch, from 1.
+pub(super) fn at_place<'a>(rows: &[&'a EmbeddedChunk], place: i64) -> Result<&'a EmbeddedChunk, StoreError> {
+    let row = usize::try_from(place - 1).ok().and_then(|place| rows.get(place)).copied();
+    row.ok_or(StoreError::Unreadable { problem: "place in the batch".to_owned() })
+}
+
+fn known_from(
+    row: &EmbeddedChunk,
+    seq: i64,
+    item: u32,
+    cpe_id: Uuid,
+    created_at: DateTime<Utc>,
+) -> KnownChunk {
     KnownChunk {
-        cpe_id: row.chunk.cpe_id,
+        cpe_id,
         content_hash: row.chunk.content_hash,
+        details_hash: Some(row.chunk.details_hash),
+        batch_id: row.chunk.batch.as_ref().map(|batch| batch.id().into()),
         tagging: row.tagging.clone(),
         seq,
         item,
         created_at,
         truncated: row.embedding.truncated,
+        unread: row.embedding.unread,
     }
 }
 
-/// The insert statement, with an array per column.
+/// The insert statement.
 struct InsertBatch<'a> {
     model: ModelId,
-    datasets: Vec<&'a str>,
-    ids: Vec<&'a str>,
-    cpe_ids: Vec<Uuid>,
-    content_hashes: Vec<&'a [u8]>,
-    texts: Vec<&'a str>,
-    document_ids: Vec<Option<&'a str>>,
-    chunk_indexes: Vec<i64>,
-    source_documents: Vec<Option<&'a str>>,
-    article_titles: Vec<Option<&'a str>>,
-    article_indexes: Vec<Option<i64>>,
-    parent_cpe_ids: Vec<String>,
-    child_cpe_ids: Vec<String>,
-    batch_ids: Vec<Option<&'a str>>,
-    metadata: Vec<Option<JsonText<'a>>>,
-    domains: Vec<i16>,
-    tasks: Vec<i16>,
-    modifiers: Vec<i16>,
-    tmd_sources: Vec<&'a str>,
-    tmd_models: Vec<Option<&'a str>>,
-    tmd_failures: Vec<Option<&'a str>>,
-    domain_confidences: Vec<Option<f32>>,
-    task_confidences: Vec<Option<f32>>,
-    modifier_confidences: Vec<Option<f32>>,
-    tmd_took_us: Vec<Option<i64>>,
-    truncated: Vec<bool>,
-    vectors: Vec<LittleEndian<'a>>,
-}
-
-impl<'a> InsertBatch<'a> {
-    fn new(model: ModelId, rows: &[&'a EmbeddedChunk]) -> Self {
-        fn column<'a, T>(rows: &[&'a EmbeddedChunk], field: impl Fn(&'a EmbeddedChunk) -> T) -> Vec<T> {
-            rows.iter().map(|row| field(row)).collect()
-        }
-        let sure = |row: &EmbeddedChunk| row.tagging.confidence;
-        InsertBatch {
-            model,
-            datasets: column(rows, |row| &*row.chunk.key.dataset),
-            ids: column(rows, |row| &*row.chunk.key.id),
-            cpe_ids: column(rows, |row| row.chunk.cpe_id),
-            content_hashes: column(rows, |row| row.chunk.content_hash.as_slice()),
-            texts: column(rows, |row| row.chunk.text.as_str()),
-            document_ids: column(rows, |row| row.chunk.placement.document_id.as_deref()),
-            chunk_indexes: column(rows, |row| row.chunk.placement.chunk_index),
-            source_documents: column(rows, |row| row.chunk.placement.source_document.as_deref()),
-            article_titles: column(rows, |row| row.chunk.placement.article_title.as_deref()),
-            article_indexes: column(rows, |row| row.chunk.placement.article_index),
-            parent_cpe_ids: column(rows, |row| array_literal(&row.chunk.placement.parent_cpe_ids)),
-            child_cpe_ids: column(rows, |row| array_literal(&row.chunk.placement.child_cpe_ids)),
-            batch_ids: column(rows, |row| row.chunk.batch.as_ref().map(Batch::id)),
-            metadata: column(rows, |row| row.chunk.metadata.as_ref().map(|json| JsonText(json.as_str()))),
-            domains: column(rows, |row| i16::from(row.tagging.tmd.domain())),
-            tasks: column(rows, |row| i16::from(row.tagging.tmd.task())),
-            modifiers: column(rows, |row| i16::from(row.tagging.tmd.modifier())),
-            tmd_sources: column(rows, |row| row.tagging.source.kind()),
-            tmd_models: column(rows, |row| row.tagging.source.model()),
-            tmd_failures: column(rows, |row| row.tagging.source.failure()),
-            domain_confidences: column(rows, |row| sure(row).map(|c| c.domain)),
-            task_confidences: column(rows, |row| sure(row).map(|c| c.task)),
-            modifier_confidences: column(rows, |row| sure(row).map(|c| c.modifier)),
-            tmd_took_us: column(rows, |row| {
-                Some(i64::try_from(row.tagging.took?.as_micros()).unwrap_or(i64::MAX))
-            }),
-            truncated: column(rows, |row| row.embedding.truncated),
-            vectors: column(rows, |row| LittleEndian(&row.embedding.vector)),
-        }
-    }
+    rows: IncomingRows<'a>,
 }
 
 /// The type identifies the statement, so each connection prepares it once.
@@ -249,45 +210,12 @@ impl QueryId for InsertBatch<'_> {
 }
 
 impl Query for InsertBatch<'_> {
-    type SqlType = (BigInt, BigInt, BigInt, Timestamptz, BigInt);
+    type SqlType = (BigInt, BigInt, BigInt, BigInt);
 }
 
 impl QueryFragment<Pg> for InsertBatch<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        /// One further array of the `unnest`.
-        macro_rules! array {
-            ($kind:ty, $field:ident) => {
-                out.push_sql(", ");
-                out.push_bind_param::<Array<$kind>, _>(&self.$field)?;
-            };
-        }
-        out.push_sql("WITH incoming AS (SELECT * FROM unnest(");
-        out.push_bind_param::<Array<Text>, _>(&self.datasets)?;
-        array!(Text, ids);
-        array!(SqlUuid, cpe_ids);
-        array!(Binary, content_hashes);
-        array!(Text, texts);
-        array!(Nullable<Text>, document_ids);
-        array!(BigInt, chunk_indexes);
-        array!(Nullable<Text>, source_documents);
-        array!(Nullable<Text>, article_titles);
-        array!(Nullable<BigInt>, article_indexes);
-        array!(Text, parent_cpe_ids);
-        array!(Text, child_cpe_ids);
-        array!(Nullable<Text>, batch_ids);
-        array!(Nullable<Jsonb>, metadata);
-        array!(SmallInt, domains);
-        array!(SmallInt, tasks);
-        array!(SmallInt, modifiers);
-        array!(Text, tmd_sources);
-        array!(Nullable<Text>, tmd_models);
-        array!(Nullable<Text>, tmd_failures);
-        array!(Nullable<Float>, domain_confidences);
-        array!(Nullable<Float>, task_confidences);
-        array!(Nullable<Float>, modifier_confidences);
-        array!(Nullable<BigInt>, tmd_took_us);
-        array!(Bool, truncated);
-        array!(Binary, vectors);
+        self.rows.walk(out.reborrow())?;
         out.push_sql(BETWEEN_ROWS_AND_MODEL);
         out.push_bind_param::<Integer, _>(&self.model.0)?;
         out.push_sql(AFTER_MODEL);
@@ -298,11 +226,7 @@ impl QueryFragment<Pg> for InsertBatch<'_> {
 /// LIMIT keeps the planner from replacing the index look-ups of the keys by another join. When `tick` has no row
 /// (nothing is new, or the store has another model), nothing is inserted.
 const BETWEEN_ROWS_AND_MODEL: &str = "
-) WITH ORDINALITY AS t (dataset_source, id, cpe_id, content_hash, text, document_id, chunk_index,
-    source_document, article_title, article_index, parent_cpe_ids, child_cpe_ids, batch_id, metadata,
-    domain_code, task_code, modifier_code, tmd_source, tmd_model, tmd_failure, domain_confidence,
-    task_confidence, modifier_confidence, tmd_took_us, truncated, vector, place)
-), fresh AS MATERIALIZED (
+, fresh AS MATERIALIZED (
     SELECT incoming.*, row_number() OVER (ORDER BY place) AS nth
     FROM incoming
     LEFT JOIN LATERAL (SELECT true AS there FROM chunks
@@ -317,14 +241,15 @@ const BETWEEN_ROWS_AND_MODEL: &str = "
 const AFTER_MODEL: &str = "
     RETURNING seq - new.rows AS seq, next_item - new.rows AS item, model_id
 ), filed AS (
-    INSERT INTO chunks (dataset_source, id, cpe_id, item, seq, content_hash, text, document_id, chunk_index,
-        source_document, article_title, article_index, parent_cpe_ids, child_cpe_ids, batch_id, metadata,
+    INSERT INTO chunks (dataset_source, id, cpe_id, item, seq, content_hash, details_hash, text, document_id,
+        chunk_index, source_document, article_title, article_index, parent_cpe_ids, child_cpe_ids, batch_id, metadata,
         domain_code, task_code, modifier_code, tmd_source, tmd_model, tmd_failure, domain_confidence,
-        task_confidence, modifier_confidence, tmd_took_us, truncated)
-    SELECT dataset_source, id, cpe_id, tick.item + nth - 1, tick.seq + nth, content_hash, text, document_id,
-        chunk_index, source_document, article_title, article_index, parent_cpe_ids::text[],
+        task_confidence, modifier_confidence, tmd_took_us, truncated, unread, created_at)
+    SELECT dataset_source, id, cpe_id, tick.item + nth - 1, tick.seq + nth, content_hash, details_hash, text,
+        document_id, chunk_index, source_document, article_title, article_index, parent_cpe_ids::text[],
         child_cpe_ids::text[], batch_id, metadata, domain_code, task_code, modifier_code, tmd_source, tmd_model,
-        tmd_failure, domain_confidence, task_confidence, modifier_confidence, tmd_took_us, truncated
+        tmd_failure, domain_confidence, task_confidence, modifier_confidence, tmd_took_us, truncated,
+        unread, created_at
     FROM fresh, tick
     ORDER BY nth
     ON CONFLICT (dataset_source, id) DO NOTHING
@@ -333,49 +258,4 @@ const AFTER_MODEL: &str = "
     INSERT INTO chunk_vectors (item, model_id, kind, vector)
     SELECT tick.item + nth - 1, tick.model_id, 'concept', vector FROM fresh, tick
 )
-SELECT place, tick.seq + nth, tick.item + nth - 1, now(), (SELECT count(*) FROM filed) FROM fresh, tick";
-
-/// A list as a PostgreSQL array literal, because `unnest` flattens an array of arrays.
-fn array_literal(values: &[String]) -> String {
-    let quoted = values.iter().map(|v| format!("\"{}\"", v.replace('\\', "\\\\").replace('"', "\\\"")));
-    format!("{{{}}}", quoted.collect::<Vec<_>>().join(","))
-}
-
-/// A vector as `bytea`: little-endian f32.
-#[derive(Debug)]
-struct LittleEndian<'a>(&'a [f32]);
-
-/// JSON that is text already.
-#[derive(Debug)]
-struct JsonText<'a>(&'a str);
-
-impl ToSql<Jsonb, Pg> for JsonText<'_> {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
-        // The version of the format, as PostgreSQL's jsonb_recv reads it, and the text.
-        out.write_all(&[1])?;
-        out.write_all(self.0.as_bytes())?;
-        Ok(IsNull::No)
-    }
-}
-
-impl ToSql<Binary, Pg> for LittleEndian<'_> {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
-        let bytes: Vec<u8> = self.0.iter().flat_map(|x| x.to_le_bytes()).collect();
-        out.write_all(&bytes)?;
-        Ok(IsNull::No)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_are_quoted() {
-        let list =
-            |values: &[&str]| array_literal(&values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>());
-        assert_eq!(list(&[]), "{}");
-        assert_eq!(list(&["a", "", "NULL"]), r#"{"a","","NULL"}"#);
-        assert_eq!(list(&[r#"a"b\c,{d}"#]), r#"{"a\"b\\c,{d}"}"#);
-    }
-}
+SELECT place, tick.seq + nth, tick.item + nth - 1, (SELECT count(*) FROM filed) FROM fresh, tick";

@@ -3,6 +3,9 @@
 //! ```text
 //! Store             open, adopt a model, look up keys, insert batches, read changes, rows for a search
 //!   insert          the batched insert, in the order of the change clock
+//!   replace         rows that take the place of stored ones, in the transaction of an insert
+//!   incoming        rows as arrays, for both
+//!   identity        brings the ids and hashes of an earlier version up to date
 //!   changes         changes after a number of that clock
 //!   read, model     look-ups; the one model of a store
 //!   hits            the rows of a search
@@ -25,12 +28,15 @@ mod dead_letters;
 mod dsn;
 mod error;
 mod hits;
+mod identity;
+mod incoming;
 mod insert;
 mod inspect;
 pub mod managed;
 mod migrate;
 mod model;
 mod read;
+mod replace;
 mod schema;
 mod sqlstate_sniffer;
 
@@ -96,6 +102,7 @@ impl Store {
         let store_id = connection.done(store_id)?;
         drop(connection);
         let store = Store { pool: Arc::new(pool), store_id, dead_letters: Arc::default() };
+        store.update_identities().await?;
         store.count_dead_letters().await?;
         Ok(store)
     }

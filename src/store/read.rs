@@ -1,16 +1,22 @@
 //! Look-ups: known keys, the clock.
 
-use super::schema::{change_clock, chunks};
+use super::hits::json_text;
+use super::schema::{change_clock, chunk_vectors, chunks};
 use super::{Store, StoreError};
-use crate::chunk::{ChunkKey, Tagging, TmdSource};
+use crate::chunk::{
+    Chunk, ChunkKey, Differences, Metadata, Placement, StoredFields, StoredLabels, Tagging, TmdSource,
+};
 use crate::tmd::{AxisConfidence, Tmd};
 use chrono::{DateTime, Utc};
+use diesel::dsl::sql;
+use diesel::expression::SqlLiteral;
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::sql_types::{Array, Text};
+use diesel::sql_types::{Array, Binary, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -19,8 +25,12 @@ use uuid::Uuid;
 pub struct KnownChunk {
     /// The public identifier of the chunk.
     pub cpe_id: Uuid,
-    /// BLAKE3 of the content. Tells a repetition from a conflict.
+    /// See [`Chunk::content_hash`]. Tells a repetition from a conflict.
     pub content_hash: [u8; 32],
+    /// See [`Chunk::details_hash`].
+    pub details_hash: Option<[u8; 32]>,
+    /// The id of its batch.
+    pub batch_id: Option<Arc<str>>,
     /// Its TMD codes and their source.
     pub tagging: Tagging,
     /// The clock value of its last change.
@@ -31,6 +41,26 @@ pub struct KnownChunk {
     pub created_at: DateTime<Utc>,
     /// The model read only the first part of its text.
     pub truncated: bool,
+    /// See [`crate::chunk::Embedding::unread`].
+    pub unread: Option<f32>,
+}
+
+impl KnownChunk {
+    /// Whether the row would change if this chunk replaced it. See [`Differences::in_row`].
+    pub fn would_change(&self, sent: &Chunk) -> bool {
+        !self.is_repeated_by(sent) || sent.client_tmd.is_some_and(|tmd| tmd != self.tagging.tmd)
+    }
+
+    /// The differences of a chunk with the same content and details; `None` if those differ, so that
+    /// [`Store::stored_fields`] has to be asked.
+    pub fn differences(&self, sent: &Chunk) -> Option<Differences> {
+        let stored = StoredLabels { batch_id: self.batch_id.as_deref(), tmd: self.tagging.tmd };
+        self.is_repeated_by(sent).then(|| Differences::in_labels(sent, stored))
+    }
+
+    fn is_repeated_by(&self, sent: &Chunk) -> bool {
+        self.content_hash == sent.content_hash && self.details_hash == Some(sent.details_hash)
+    }
 }
 
 impl Store {
@@ -45,6 +75,36 @@ impl Store {
         let mut connection = self.pool.get().await?;
         let found = find_known(connection.conn(), keys.iter()).await;
         connection.done(found)?.into_iter().map(known).collect()
+    }
+
+    /// The fields of the stored chunks with these keys, for a comparison with what was sent; keys that are not stored are
+    /// missing from the map.
+    ///
+    /// # Errors
+    /// As any query: transient while the server is away.
+    pub async fn stored_fields(
+        &self,
+        keys: &[&ChunkKey],
+    ) -> Result<HashMap<ChunkKey, StoredFields>, StoreError> {
+        let mut connection = self.pool.get().await?;
+        let found = by_keys::<FieldsRow>(keys.iter().copied()).load(connection.conn()).await;
+        connection.done(found)?.into_iter().map(stored_fields).collect()
+    }
+
+    /// The stored vectors of these items, of the model of the store.
+    ///
+    /// # Errors
+    /// As any query: transient while the server is away.
+    pub async fn vectors(&self, items: &[u32]) -> Result<HashMap<u32, Arc<[f32]>>, StoreError> {
+        let items: Vec<i64> = items.iter().map(|item| i64::from(*item)).collect();
+        let mut connection = self.pool.get().await?;
+        let query = chunk_vectors::table
+            .inner_join(change_clock::table.on(change_clock::model_id.eq(chunk_vectors::model_id.nullable())))
+            .select((chunk_vectors::item, chunk_vectors::vector))
+            .filter(chunk_vectors::kind.eq("concept").and(chunk_vectors::item.eq_any(items)));
+        let found = query.load::<(i64, Vec<u8>)>(connection.conn()).await;
+        let found = connection.done(found)?.into_iter();
+        found.map(|(item, bytes)| Ok((item_number(item)?, floats(&bytes)?.into()))).collect()
     }
 
     /// The clock value of the last committed change.
@@ -73,30 +133,41 @@ pub(super) async fn find_known<'k>(
     conn: &mut AsyncPgConnection,
     keys: impl Iterator<Item = &'k ChunkKey>,
 ) -> QueryResult<Vec<KnownRow>> {
-    let (datasets, ids) = keys.map(|key| (&*key.dataset, &*key.id)).unzip();
-    KnownKeys { columns: <KnownRow as Selectable<Pg>>::construct_selection(), datasets, ids }.load(conn).await
+    by_keys::<KnownRow>(keys).load(conn).await
 }
 
-type KnownColumns = <KnownRow as Selectable<Pg>>::SelectExpression;
+/// The query for the rows of these keys.
+fn by_keys<'k, Row: Selectable<Pg>>(keys: impl Iterator<Item = &'k ChunkKey>) -> ByKeys<'k, Row> {
+    let (datasets, ids) = keys.map(|key| (&*key.dataset, &*key.id)).unzip();
+    ByKeys { columns: Row::construct_selection(), datasets, ids }
+}
+
+type Columns<Row> = <Row as Selectable<Pg>>::SelectExpression;
 
 /// Raw SQL, because diesel has no `unnest`.
-struct KnownKeys<'a> {
-    columns: KnownColumns,
+struct ByKeys<'a, Row: Selectable<Pg>> {
+    columns: Columns<Row>,
     datasets: Vec<&'a str>,
     ids: Vec<&'a str>,
 }
 
 /// The type identifies the statement, so each connection prepares it once.
-impl QueryId for KnownKeys<'_> {
-    type QueryId = KnownKeys<'static>;
+impl<Row: Selectable<Pg> + 'static> QueryId for ByKeys<'_, Row> {
+    type QueryId = ByKeys<'static, Row>;
     const HAS_STATIC_QUERY_ID: bool = true;
 }
 
-impl Query for KnownKeys<'_> {
-    type SqlType = diesel::dsl::SqlTypeOf<KnownColumns>;
+impl<Row: Selectable<Pg>> Query for ByKeys<'_, Row>
+where
+    Columns<Row>: Expression,
+{
+    type SqlType = diesel::dsl::SqlTypeOf<Columns<Row>>;
 }
 
-impl QueryFragment<Pg> for KnownKeys<'_> {
+impl<Row: Selectable<Pg>> QueryFragment<Pg> for ByKeys<'_, Row>
+where
+    Columns<Row>: QueryFragment<Pg>,
+{
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("SELECT ");
         self.columns.walk_ast(out.reborrow())?;
@@ -121,6 +192,8 @@ pub(super) struct KnownRow {
     id: String,
     cpe_id: Uuid,
     content_hash: Vec<u8>,
+    details_hash: Option<Vec<u8>>,
+    batch_id: Option<String>,
     domain_code: i16,
     task_code: i16,
     modifier_code: i16,
@@ -135,6 +208,7 @@ pub(super) struct KnownRow {
     item: i64,
     created_at: DateTime<Utc>,
     truncated: bool,
+    unread: Option<f32>,
 }
 
 pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError> {
@@ -144,7 +218,9 @@ pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError>
     };
     let chunk = KnownChunk {
         cpe_id: row.cpe_id,
-        content_hash: row.content_hash.try_into().map_err(|_| unreadable("content_hash"))?,
+        content_hash: hash(row.content_hash, "content_hash")?,
+        details_hash: row.details_hash.map(|bytes| hash(bytes, "details_hash")).transpose()?,
+        batch_id: row.batch_id.map(Into::into),
         tagging: Tagging {
             tmd: tmd(row.domain_code, row.task_code, row.modifier_code)?,
             source: tmd_source(&row.tmd_source, row.tmd_model.as_deref(), row.tmd_failure.as_deref())?,
@@ -155,8 +231,85 @@ pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError>
         item: item_number(row.item)?,
         created_at: row.created_at,
         truncated: row.truncated,
+        unread: row.unread,
     };
     Ok((ChunkKey { dataset: row.dataset_source.into(), id: row.id.into() }, chunk))
+}
+
+/// The key of a stored chunk and the columns of its [`StoredFields`].
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = chunks, check_for_backend(Pg))]
+struct FieldsRow {
+    dataset_source: String,
+    id: String,
+    #[diesel(select_expression = sql::<Binary>("sha256(convert_to(chunks.text, 'UTF8'))"))]
+    #[diesel(select_expression_type = SqlLiteral<Binary>)]
+    text_sha256: Vec<u8>,
+    #[diesel(embed)]
+    placement: PlacementRow,
+    #[diesel(select_expression = json_text(chunks::metadata))]
+    metadata: Option<String>,
+    batch_id: Option<String>,
+    domain_code: i16,
+    task_code: i16,
+    modifier_code: i16,
+}
+
+/// The columns of a [`Placement`].
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = chunks, check_for_backend(Pg))]
+pub(super) struct PlacementRow {
+    document_id: Option<String>,
+    chunk_index: i64,
+    source_document: Option<String>,
+    article_title: Option<String>,
+    article_index: Option<i64>,
+    parent_cpe_ids: Vec<Option<String>>,
+    child_cpe_ids: Vec<Option<String>>,
+}
+
+impl From<PlacementRow> for Placement {
+    fn from(row: PlacementRow) -> Self {
+        Placement {
+            document_id: row.document_id,
+            chunk_index: row.chunk_index,
+            source_document: row.source_document,
+            article_title: row.article_title,
+            article_index: row.article_index,
+            parent_cpe_ids: row.parent_cpe_ids.into_iter().flatten().collect(),
+            child_cpe_ids: row.child_cpe_ids.into_iter().flatten().collect(),
+        }
+    }
+}
+
+fn stored_fields(row: FieldsRow) -> Result<(ChunkKey, StoredFields), StoreError> {
+    let fields = StoredFields {
+        text_sha256: hash(row.text_sha256, "text")?,
+        placement: row.placement.into(),
+        metadata_hash: metadata(row.metadata)?.as_ref().and_then(Metadata::hash),
+        batch_id: row.batch_id.map(Into::into),
+        tmd: tmd(row.domain_code, row.task_code, row.modifier_code)?,
+    };
+    Ok((ChunkKey { dataset: row.dataset_source.into(), id: row.id.into() }, fields))
+}
+
+/// The metadata of a row.
+pub(super) fn metadata(json: Option<String>) -> Result<Option<Metadata>, StoreError> {
+    json.map(|json| Metadata::of_stored(json).ok_or_else(|| unreadable("metadata"))).transpose()
+}
+
+fn hash(bytes: Vec<u8>, column: &str) -> Result<[u8; 32], StoreError> {
+    bytes.try_into().map_err(|_| unreadable(column))
+}
+
+/// A stored vector: little-endian f32.
+pub(super) fn floats(bytes: &[u8]) -> Result<Vec<f32>, StoreError> {
+    let (parts, rest) = bytes.as_chunks::<4>();
+    if rest.is_empty() {
+        Ok(parts.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    } else {
+        Err(unreadable("vector"))
+    }
 }
 
 pub(super) fn unreadable(problem: impl Into<String>) -> StoreError {

@@ -7,6 +7,7 @@ diesel::table! {
         next_item -> Int8,
         store_id -> Uuid,
         model_id -> Nullable<Int4>,
+        identity_version -> Int2,
     }
 }
 
@@ -49,6 +50,8 @@ diesel::table! {
         truncated -> Bool,
         created_at -> Timestamptz,
         tmd_failure -> Nullable<Text>,
+        details_hash -> Nullable<Bytea>,
+        unread -> Nullable<Float4>,
     }
 }
 

@@ -11,7 +11,7 @@ pub enum UploadResponse {
     Result {
         /// Its line in what was sent, from 1.
         line: u64,
-        /// `stored`, `duplicate` or `error`.
+        /// `stored`, `replaced`, `duplicate` or `error`.
         status: String,
         /// The failure, with the status `error`.
         error: Option<UploadFailure>,

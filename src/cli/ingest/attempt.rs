@@ -29,6 +29,8 @@ pub struct Target {
     pub url: String,
     /// The dataset they belong to.
     pub dataset: String,
+    /// What happens to chunks whose ids are stored with other content.
+    pub on_conflict: String,
 }
 
 /// Receives the results of an upload attempt.
@@ -145,7 +147,7 @@ impl Target {
         let request = self
             .client
             .post(format!("{}/ingest", self.url))
-            .query(&[("dataset_source", &self.dataset)])
+            .query(&[("dataset_source", &self.dataset), ("on_conflict", &self.on_conflict)])
             .header("Content-Type", "application/x-ndjson")
             .header("Content-Encoding", encoding.name())
             .header("Accept", "application/x-ndjson")

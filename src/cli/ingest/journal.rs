@@ -22,10 +22,17 @@ pub struct Subject {
     pub url: String,
     /// The dataset its chunks belong to.
     pub dataset: String,
+    /// What happens to chunks whose ids are stored with other content.
+    #[serde(default = "error")]
+    pub on_conflict: String,
     /// The size of the file, in bytes.
     pub bytes: u64,
     /// blake3 of its bytes, in hex.
     pub fingerprint: String,
+}
+
+fn error() -> String {
+    "error".to_owned()
 }
 
 #[derive(Serialize, Deserialize)]
@@ -157,7 +164,13 @@ mod tests {
 
     fn subject() -> Subject {
         let text = |text: &str| text.to_owned();
-        Subject { url: text("http://here"), dataset: text("d"), bytes: 7, fingerprint: text("f") }
+        Subject {
+            url: text("http://here"),
+            dataset: text("d"),
+            on_conflict: error(),
+            bytes: 7,
+            fingerprint: text("f"),
+        }
     }
 
     #[test]

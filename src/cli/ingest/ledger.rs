@@ -21,6 +21,7 @@ const COMPLAINT_BYTES: usize = 500;
 pub fn line_result(status: &str, error: Option<UploadFailure>) -> Result<LineResult, UploadFailure> {
     match (status, error) {
         ("stored", _) => Ok(LineResult::Stored),
+        ("replaced", _) => Ok(LineResult::Replaced),
         ("duplicate", _) => Ok(LineResult::Duplicate),
         (_, Some(error)) if error.retryable => Err(error),
         (_, error) => Ok(LineResult::Failed(error.unwrap_or_else(|| UploadFailure {
@@ -36,6 +37,9 @@ pub fn line_result(status: &str, error: Option<UploadFailure>) -> Result<LineRes
 pub struct UploadTally {
     /// Chunks that were committed.
     pub stored: u64,
+    /// Chunks that took the place of stored ones.
+    #[serde(default)]
+    pub replaced: u64,
     /// Chunks that were stored before.
     pub duplicates: u64,
     /// Failed for good.
@@ -45,12 +49,13 @@ pub struct UploadTally {
 impl UploadTally {
     /// All settled chunks.
     pub fn settled(&self) -> u64 {
-        self.stored + self.duplicates + self.failed
+        self.stored + self.replaced + self.duplicates + self.failed
     }
 
     /// Of several files together.
     pub fn add(&mut self, other: &UploadTally) {
         self.stored += other.stored;
+        self.replaced += other.replaced;
         self.duplicates += other.duplicates;
         self.failed += other.failed;
     }
@@ -58,8 +63,12 @@ impl UploadTally {
 
 impl fmt::Display for UploadTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let UploadTally { stored, duplicates, failed } = self;
-        write!(f, "{stored} stored, {duplicates} duplicates, {failed} failed")
+        let UploadTally { stored, replaced, duplicates, failed } = self;
+        write!(f, "{stored} stored, ")?;
+        if *replaced > 0 {
+            write!(f, "{replaced} replaced, ")?;
+        }
+        write!(f, "{duplicates} duplicates, {failed} failed")
     }
 }
 
@@ -68,6 +77,8 @@ impl fmt::Display for UploadTally {
 pub enum LineResult {
     /// The chunk was stored now.
     Stored,
+    /// The chunk took the place of a stored one.
+    Replaced,
     /// The chunk was stored before.
     Duplicate,
     /// And will not be, however often it is sent.
@@ -103,6 +114,7 @@ impl Ledger {
         }
         match result {
             LineResult::Stored => self.tally.stored += 1,
+            LineResult::Replaced => self.tally.replaced += 1,
             LineResult::Duplicate => self.tally.duplicates += 1,
             LineResult::Failed(failure) => {
                 self.tally.failed += 1;

@@ -49,6 +49,10 @@ pub struct Ingest {
     /// The dataset the chunks belong to.
     #[arg(long, default_value = "user_input")]
     dataset: String,
+    /// What happens to a chunk whose id is stored with other content: it is refused, the stored one is kept, or it takes
+    /// the place of the stored one.
+    #[arg(long, default_value = "error", value_parser = ["error", "keep", "replace"])]
+    on_conflict: String,
     /// How long to go on without any chunk being settled while the service is away, full, or failing: seconds, or with
     /// a unit like 90s, 10m, 2h. 0 tries everything once.
     #[arg(long, default_value = "10m")]
@@ -68,7 +72,8 @@ pub struct Ingest {
 pub fn run(ingest: Ingest) -> CommandResult {
     block_on(async {
         let url = ingest.url.trim_end_matches('/').to_owned();
-        let target = Target { client: client()?, url, dataset: ingest.dataset.clone() };
+        let (dataset, on_conflict) = (ingest.dataset.clone(), ingest.on_conflict.clone());
+        let target = Target { client: client()?, url, dataset, on_conflict };
         // A name that is misspelt is told before the files before it are sent.
         if let Some(error) = ingest.files.iter().find_map(|file| kind_of(file).err()) {
             print_error_line(format!("lnsp: {}", sentence(&error)));
@@ -135,6 +140,7 @@ impl Target {
         let subject = Subject {
             url: self.url.clone(),
             dataset: self.dataset.clone(),
+            on_conflict: self.on_conflict.clone(),
             bytes: survey.bytes,
             fingerprint: survey.fingerprint.clone(),
         };

@@ -7,6 +7,7 @@
 use crate::flow::ReceiptStream;
 use crate::http::body::UploadAbort;
 use crate::http::error::rejection_object;
+use crate::http::ingest::results::{add_notes, timestamp};
 use crate::http::ingest::upload::ActiveUpload;
 use crate::http::state::{State, Tally};
 use crate::metrics;
@@ -61,7 +62,7 @@ impl Answers {
         state: web::Data<State>,
         upload: Rc<ActiveUpload>,
     ) -> Self {
-        let tally = Tally { stored: 0, duplicate: 0, failed: 0 };
+        let tally = Tally::default();
         Answers { results, ending, state, started: Instant::now(), tally, _upload: upload }
     }
 
@@ -169,16 +170,17 @@ impl Answers {
         self.state.counts.count(outcome);
         match outcome {
             Outcome::Stored(_) => self.tally.stored += 1,
+            Outcome::Replaced(_) => self.tally.replaced += 1,
             Outcome::Duplicate(_) => self.tally.duplicate += 1,
             Outcome::Rejected(_) => self.tally.failed += 1,
         }
     }
 
     fn summary(&self, ended: &Result<(), UploadAbort>) -> Value {
-        let Tally { stored, duplicate, failed } = self.tally;
+        let Tally { stored, replaced, duplicate, failed } = self.tally;
         let mut summary = json!({
-            "type": "summary", "total_chunks": stored + duplicate + failed, "successful": stored + duplicate,
-            "stored": stored, "duplicates": duplicate, "failed": failed, "errors": failed > 0,
+            "type": "summary", "total_chunks": self.tally.total(), "successful": self.tally.successful(),
+            "stored": stored, "replaced": replaced, "duplicates": duplicate, "failed": failed, "errors": failed > 0,
             "complete": ended.is_ok(), "processing_time_ms": self.started.elapsed().as_millis() as u64,
         });
         if let Err(abort) = ended {
@@ -215,16 +217,20 @@ impl Unsent {
 
 fn result_line(line: u64, outcome: &Outcome) -> Value {
     let good = |stored: &StoredChunk, status| {
-        let tmd = stored.tagging.tmd;
-        json!({
-            "type": "result", "line": line, "id": stored.chunk.key.id, "cpe_id": stored.cpe_id,
-            "status": status, "seq": stored.seq, "truncated": stored.truncated,
+        let tmd = stored.row.tagging.tmd;
+        let mut result = json!({
+            "type": "result", "line": line, "id": stored.chunk.key.id, "cpe_id": stored.row.cpe_id,
+            "status": status, "seq": stored.row.seq, "truncated": stored.row.truncated,
+            "created_at": timestamp(stored.row.created_at),
             "tmd": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier(),
-                    "source": stored.tagging.source.kind()},
-        })
+                    "source": stored.row.tagging.source.kind()},
+        });
+        add_notes(&mut result, stored);
+        result
     };
     match outcome {
         Outcome::Stored(stored) => good(stored, "stored"),
+        Outcome::Replaced(stored) => good(stored, "replaced"),
         Outcome::Duplicate(stored) => good(stored, "duplicate"),
         Outcome::Rejected(rejection) => json!({
             "type": "result", "line": line, "status": "error", "error": rejection_object(rejection, Some(line)),

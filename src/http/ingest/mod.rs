@@ -6,6 +6,7 @@ mod idempotency;
 mod json;
 mod ndjson;
 mod reply;
+mod results;
 mod upload;
 
 pub use arrivals::ArrivalClock;

@@ -2,12 +2,14 @@
 
 use crate::chunk::TmdSource;
 use crate::http::error::rejection_object;
+use crate::http::ingest::results::{add_notes, timestamp};
 use crate::outcome::{Outcome, StoredChunk};
 use crate::quality::QualityMetrics;
 use crate::wire::IngestOptions;
 use actix_web::HttpResponse;
 use actix_web::http::{StatusCode, header};
 use bytes::Bytes;
+use chrono::Utc;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -58,11 +60,12 @@ impl Reply {
         for (position, ((outcome, head), links)) in outcomes.iter().zip(heads).zip(links).enumerate() {
             let result = match outcome {
                 Outcome::Stored(stored) => good(stored, "stored", links, options, embedding),
+                Outcome::Replaced(stored) => good(stored, "replaced", links, options, embedding),
                 Outcome::Duplicate(stored) => good(stored, "duplicate", links, options, embedding),
                 Outcome::Rejected(rejection) => json!({
                     "global_id": "", "concept_text": head, "tmd_codes": {}, "vector_dimension": 0,
                     "confidence_score": null, "quality_metrics": {"error": rejection.message},
-                    "created_at": now(), "parent_cpe_ids": [], "child_cpe_ids": [],
+                    "created_at": timestamp(Utc::now()), "parent_cpe_ids": [], "child_cpe_ids": [],
                     "success": false, "error": rejection.message, "timings_ms": timings(None, options), "backends": {},
                     "status": "error", "error_detail": rejection_object(rejection, None),
                 }),
@@ -97,19 +100,21 @@ fn good(
 ) -> Value {
     let chunk = &stored.chunk;
     let quality = QualityMetrics::of_text(&chunk.text, embedding.dims);
-    let tmd = stored.tagging.tmd;
-    json!({
-        "global_id": stored.cpe_id, "concept_text": chunk.text,
+    let tmd = stored.row.tagging.tmd;
+    let mut result = json!({
+        "global_id": stored.row.cpe_id, "concept_text": chunk.text,
         "tmd_codes": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier()},
         "vector_dimension": embedding.dims + 16,
         "confidence_score": quality.confidence(), "quality_metrics": quality,
-        "created_at": stored.created_at.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "created_at": timestamp(stored.row.created_at),
         "parent_cpe_ids": links.parents, "child_cpe_ids": links.children,
         "success": true, "error": null,
         "timings_ms": timings(Some(stored), options), "backends": backends(stored, options, embedding),
-        "status": status, "id": chunk.key.id, "seq": stored.seq, "truncated": stored.truncated,
-        "tmd_source": stored.tagging.source.kind(), "tmd_confidence": stored.tagging.confidence,
-    })
+        "status": status, "id": chunk.key.id, "seq": stored.row.seq, "truncated": stored.row.truncated,
+        "tmd_source": stored.row.tagging.source.kind(), "tmd_confidence": stored.row.tagging.confidence,
+    });
+    add_notes(&mut result, stored);
+    result
 }
 
 /// The times that were measured for this chunk.
@@ -134,7 +139,7 @@ fn timings(stored: Option<&StoredChunk>, options: &IngestOptions) -> Value {
 }
 
 fn backends(stored: &StoredChunk, options: &IngestOptions, embedding: &EmbeddingSource) -> Value {
-    let tmd = match &stored.tagging.source {
+    let tmd = match &stored.row.tagging.source {
         TmdSource::Client => "client-provided".to_owned(),
         TmdSource::Local { version } => format!("local:{version}"),
         TmdSource::Llm { model } => format!("llm:{model}"),
@@ -146,10 +151,6 @@ fn backends(stored: &StoredChunk, options: &IngestOptions, embedding: &Embedding
 
 fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
-}
-
-fn now() -> String {
-    chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// The public names of the neighbours of a chunk.
@@ -164,7 +165,10 @@ fn neighbours(outcomes: &[Outcome]) -> Vec<NeighbourLinks> {
     let mut links = vec![NeighbourLinks::default(); outcomes.len()];
     let mut previous = HashMap::<Option<&str>, (usize, &StoredChunk)>::new();
     for (position, outcome) in outcomes.iter().enumerate() {
-        let (Outcome::Stored(stored) | Outcome::Duplicate(stored)) = outcome else { continue };
+        let (Outcome::Stored(stored) | Outcome::Replaced(stored) | Outcome::Duplicate(stored)) = outcome
+        else {
+            continue;
+        };
         let placement = &stored.chunk.placement;
         if is_linked(stored) {
             links[position].parents.clone_from(&placement.parent_cpe_ids);
@@ -173,10 +177,10 @@ fn neighbours(outcomes: &[Outcome]) -> Vec<NeighbourLinks> {
         let before = previous.insert(placement.document_id.as_deref(), (position, stored));
         let Some((at, before)) = before else { continue };
         if !is_linked(stored) {
-            links[position].parents = vec![before.cpe_id.to_string()];
+            links[position].parents = vec![before.row.cpe_id.to_string()];
         }
         if !is_linked(before) {
-            links[at].children = vec![stored.cpe_id.to_string()];
+            links[at].children = vec![stored.row.cpe_id.to_string()];
         }
     }
     links

@@ -2,7 +2,7 @@ use super::*;
 use crate::chunk::{Draft, Tagging, TmdSource};
 use crate::error_code::ErrorCode;
 use crate::flow::{ReceiptIssuer, ReceiptStream, receipt_channel};
-use crate::outcome::{ChunkTimings, StoredChunk};
+use crate::outcome::{ChunkTimings, StoredRow};
 use crate::rejection::Rejection;
 use crate::tmd::Tmd;
 use futures_executor::block_on;
@@ -36,6 +36,7 @@ enum End {
 fn kind(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Stored(_) => "stored",
+        Outcome::Replaced(_) => "replaced",
         Outcome::Duplicate(_) => "duplicate",
         Outcome::Rejected(rejection) => rejection.code.as_str(),
     }
@@ -51,15 +52,16 @@ fn outcome(chunk: &Arc<Chunk>, end: End) -> Option<Outcome> {
     let tagging =
         Tagging { tmd: Tmd::new(1, 2, 3).unwrap(), source: TmdSource::Client, confidence: None, took: None };
     let stored = || {
-        Arc::new(StoredChunk {
-            chunk: chunk.clone(),
+        let row = StoredRow {
             cpe_id: chunk.cpe_id,
             tagging,
             seq: 1,
             created_at: chrono::Utc::now(),
             truncated: false,
-            timings: ChunkTimings::default(),
-        })
+            unread: None,
+        };
+        let (differs, timings) = (Differences::default(), ChunkTimings::default());
+        Arc::new(StoredChunk { chunk: chunk.clone(), row, differs, timings })
     };
     let rejected = |cause| Outcome::Rejected(Rejection::new(cause, "no"));
     match end {
@@ -67,7 +69,7 @@ fn outcome(chunk: &Arc<Chunk>, end: End) -> Option<Outcome> {
         End::Known => Some(Outcome::Duplicate(stored())),
         End::Poison => Some(rejected(ErrorCode::Poison)),
         End::LlmFailed => Some(rejected(ErrorCode::LlmFailed)),
-        End::Conflict => Some(Outcome::conflict(chunk)),
+        End::Conflict => Some(rejected(ErrorCode::IdConflict)),
         End::Dropped => None,
     }
 }
