@@ -232,7 +232,8 @@ pub struct Embedding {
     pub vector: Arc<[f32]>,
     /// The text was longer than the model reads, so the vector is that of its beginning.
     pub truncated: bool,
-    /// The share of the characters of the text that the model's vocabulary does not know, where it is above one half.
+    /// The share of characters that the model does not know, if it is above one half, so that the vector says little
+    /// about the text. `None` also for an embedding server, which does not tell.
     pub unread: Option<f32>,
     /// Duration of the forward pass, which other texts shared.
     pub took: Duration,

@@ -250,5 +250,5 @@ fn text(length: usize, seed: u32, shape: &Architecture) -> Tokens {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state as usize >> 8) % shape.vocabulary
     };
-    Tokens { ids: (0..length).map(|_| token() as i32).collect(), truncated: false }
+    Tokens { ids: (0..length).map(|_| token() as i32).collect(), truncated: false, unread: None }
 }

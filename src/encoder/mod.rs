@@ -34,6 +34,7 @@ mod t5;
 mod tch_encoder;
 mod tokens;
 mod torchscript;
+mod unread;
 mod weights;
 
 pub use architecture::{Activation, Architecture, Family, T5Shape};

@@ -3,19 +3,23 @@
 use super::error::{EncodeError, beginning};
 use super::json_file::FETCH_AGAIN;
 use super::model_files::ModelFiles;
+use super::unread;
 use crate::threads::catch_panic;
 use std::borrow::Cow;
 use std::fmt;
 use std::fs;
-use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::{Encoding, TruncationDirection, TruncationParams, TruncationStrategy};
 
 /// A tokenized text, including special tokens, without padding.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Tokens {
     /// The token ids, in order.
     pub ids: Box<[i32]>,
     /// Whether the text was truncated to the limit of the model.
     pub truncated: bool,
+    /// The share of characters that the vocabulary does not know, if it is above one half: of all that are not white
+    /// space, in the part of the text that the model reads.
+    pub unread: Option<f32>,
 }
 
 impl Tokens {
@@ -36,6 +40,8 @@ pub struct Tokenizer {
     max_tokens: usize,
     lowercase: bool,
     vocabulary: usize,
+    /// The token of what the vocabulary does not know; `None` if it knows every text, as those of bytes do.
+    unknown: Option<u32>,
     /// Whether tokens before white space are independent of the text after it.
     splits_at_white_space: bool,
 }
@@ -99,6 +105,7 @@ impl Tokenizer {
         }
         Ok(Tokenizer {
             splits_at_white_space: splits_at_white_space(&inner),
+            unknown: unread::unknown_token(json, &inner)?,
             inner,
             max_tokens: files.max_tokens,
             lowercase: files.lowercase,
@@ -138,27 +145,46 @@ impl Tokenizer {
         if self.splits_at_white_space {
             let mut bytes = self.max_tokens * BYTES_PER_TOKEN;
             while let Some(prefix) = prefix_up_to_white_space(&text, bytes) {
-                let tokens = self.run(prefix)?;
+                let encoding = self.run(prefix)?;
                 // The prefix has more tokens than the limit, so the rest of the text cannot change the result.
-                if tokens.truncated {
-                    return Ok(tokens);
+                if is_truncated(&encoding) {
+                    return self.tokens(prefix, &encoding);
                 }
                 bytes = prefix.len() * 2;
             }
         }
-        self.run(&text)
+        self.tokens(&text, &self.run(&text)?)
     }
 
-    fn run(&self, text: &str) -> Result<Tokens, EncodeError> {
-        let encoding = self
-            .inner
-            .encode_fast(text, true)
-            .map_err(|error| EncodeError::Tokenize { reason: error.to_string() })?;
+    fn run(&self, text: &str) -> Result<Encoding, EncodeError> {
+        self.inner.encode_fast(text, true).map_err(|error| failed(&*error))
+    }
+
+    fn tokens(&self, text: &str, encoding: &Encoding) -> Result<Tokens, EncodeError> {
         let ids = encoding.get_ids().iter().map(|&id| i32::try_from(id)).collect::<Result<_, _>>();
         Ok(Tokens {
-            ids: ids.map_err(|error| EncodeError::Tokenize { reason: error.to_string() })?,
-            truncated: !encoding.get_overflowing().is_empty(),
+            ids: ids.map_err(|error| failed(&error))?,
+            truncated: is_truncated(encoding),
+            unread: self.unread(text, encoding)?,
         })
+    }
+
+    /// The share of unknown characters, if it is above one half. `encoding` says where tokens are only if it is asked
+    /// to, which takes longer, so a text with an unknown token is tokenized a second time.
+    fn unread(&self, text: &str, encoding: &Encoding) -> Result<Option<f32>, EncodeError> {
+        if encoding.get_special_tokens_mask().iter().all(|&special| special == 1) {
+            // Not one token is of the text: its characters were removed, as control characters are.
+            return Ok(unread::share(text, [(0, text.len())]));
+        }
+        let Some(unknown) = self.unknown.filter(|id| encoding.get_ids().contains(id)) else {
+            return Ok(None);
+        };
+        let located = self.inner.encode(text, true).map_err(|error| failed(&*error))?;
+        let end = located.get_offsets().iter().map(|&(_, end)| end).max().unwrap_or_default();
+        let read = if is_truncated(&located) { text.get(..end).unwrap_or(text) } else { text };
+        let places = located.get_ids().iter().zip(located.get_offsets());
+        let places = places.filter(|(id, _)| **id == unknown).map(|(_, place)| *place);
+        Ok(unread::share(read, places))
     }
 }
 
@@ -166,6 +192,14 @@ impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokenizer").field("max_tokens", &self.max_tokens).finish_non_exhaustive()
     }
+}
+
+fn failed(error: &dyn std::error::Error) -> EncodeError {
+    EncodeError::Tokenize { reason: error.to_string() }
+}
+
+fn is_truncated(encoding: &Encoding) -> bool {
+    !encoding.get_overflowing().is_empty()
 }
 
 /// True for BERT's normalizer, which works per character, and BERT's pre-tokenizer, which splits at white space.

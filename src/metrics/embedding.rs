@@ -3,16 +3,23 @@
 use super::names::{
     EMBED_BATCH_SIZE, EMBED_BATCH_TOKENS, EMBED_INFERENCE_SECONDS, EMBED_NONFINITE_TOTAL,
     EMBED_PADDING_RATIO, EMBED_PASSES_FAILED_TOTAL, EMBED_REQUEST_DURATION_SECONDS, EMBED_REQUESTS_TOTAL,
-    EMBED_RETRIES_TOTAL, EMBED_TOKENIZE_SECONDS, EMBED_TRUNCATED_TOTAL,
+    EMBED_RETRIES_TOTAL, EMBED_TOKENIZE_SECONDS, EMBED_TRUNCATED_TOTAL, EMBED_UNREAD_TOTAL,
 };
 use std::time::Duration;
 
-/// Records the tokenization of one text, and counts it when it was truncated.
-pub fn tokenized(took: Duration, truncated: bool) {
+/// Records the tokenization of one text.
+pub fn tokenized(took: Duration) {
     EMBED_TOKENIZE_SECONDS.record([], took);
-    if truncated {
-        EMBED_TRUNCATED_TOTAL.add([], 1);
-    }
+}
+
+/// Counts a text that is longer than the model reads.
+pub fn truncated() {
+    EMBED_TRUNCATED_TOTAL.add([], 1);
+}
+
+/// Counts a text of which the model does not know most characters.
+pub fn unread() {
+    EMBED_UNREAD_TOTAL.add([], 1);
 }
 
 /// Records a forward pass: texts, tokens without and with padding, duration.

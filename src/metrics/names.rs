@@ -49,6 +49,7 @@ metrics! {
     Histogram EMBED_TOKENIZE_SECONDS "lnsp_embed_tokenize_seconds" [] "Tokenizing one text";
     Histogram EMBED_INFERENCE_SECONDS "lnsp_embed_inference_seconds" [] "One forward pass";
     Counter EMBED_TRUNCATED_TOTAL "lnsp_embed_truncated_total" [] "Texts longer than the model reads";
+    Counter EMBED_UNREAD_TOTAL "lnsp_embed_unread_total" [] "Texts of which the model does not know most characters";
     Counter EMBED_NONFINITE_TOTAL "lnsp_embed_nonfinite_total" [] "Vectors refused because they were not finite, or all zeros";
     Counter EMBED_PASSES_FAILED_TOTAL "lnsp_embed_passes_failed_total" ["cause"] "Forward passes that failed, by cause; a pass of several texts is repeated in halves";
     Counter EMBED_REQUESTS_TOTAL "lnsp_embed_requests_total" ["outcome"] "Requests to an embedding server, by outcome";

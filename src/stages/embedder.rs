@@ -176,7 +176,7 @@ fn finish(
             Some(parcel.at_rest().map(|Tokenized { tagged, text }| EmbeddedChunk {
                 chunk: tagged.chunk,
                 tagging: tagged.tagging,
-                embedding: Embedding { vector, truncated: text.truncated(), unread: None, took },
+                embedding: Embedding { vector, truncated: text.truncated(), unread: text.unread(), took },
             }))
         }
         Err(error) => {

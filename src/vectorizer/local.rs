@@ -29,7 +29,15 @@ impl Local {
         let tokens = self.tokenizer.run(lane, move |tokenizer| {
             let started = Instant::now();
             let tokens = tokenizer.tokenize(text.as_ref());
-            metrics::tokenized(started.elapsed(), tokens.as_ref().is_ok_and(|tokens| tokens.truncated));
+            metrics::tokenized(started.elapsed());
+            if let Ok(tokens) = &tokens {
+                if tokens.truncated {
+                    metrics::truncated();
+                }
+                if tokens.unread.is_some() {
+                    metrics::unread();
+                }
+            }
             tokens
         });
         Ok(Arc::new(tokens.await??))

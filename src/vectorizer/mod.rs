@@ -70,6 +70,15 @@ impl Text {
     pub fn truncated(&self) -> bool {
         matches!(&self.0, TextForm::Tokens(tokens) if tokens.truncated)
     }
+
+    /// The share of characters that the model does not know, if it is above one half. Always `None` with a server,
+    /// which does not report it.
+    pub fn unread(&self) -> Option<f32> {
+        match &self.0 {
+            TextForm::Tokens(tokens) => tokens.unread,
+            TextForm::Plain(_) => None,
+        }
+    }
 }
 
 /// The vector of one text.

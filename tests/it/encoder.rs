@@ -104,7 +104,7 @@ fn without_a_tuning_the_fastest_way_is_measured_and_taken() {
 fn a_bad_text_fails_alone() {
     let mut encoder = encoder(Dtype::F32);
     let good = TOKENIZER.tokenize("A good text among bad ones.").unwrap();
-    let tokens = |ids: &[i32]| Tokens { ids: ids.into(), truncated: false };
+    let tokens = |ids: &[i32]| Tokens { ids: ids.into(), truncated: false, unread: None };
     let bad = [tokens(&[]), tokens(&[101, 99_999, 102]), tokens(&[101, -1, 102]), tokens(&[7; 257])];
     let batch: Vec<&Tokens> = bad.iter().chain([&good]).collect();
     let vectors = encoder.encode(&batch).unwrap();

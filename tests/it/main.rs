@@ -56,6 +56,7 @@ mod store;
 mod store_sql;
 mod streams;
 mod support;
+mod unread;
 mod watchdog;
 
 /// The folder of the project.

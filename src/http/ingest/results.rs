@@ -17,6 +17,6 @@ pub fn add_notes(result: &mut Value, stored: &StoredChunk) {
         result["differs"] = json!(differs);
     }
     if let Some(share) = stored.row.unread {
-        result["unread"] = json!(share);
+        result["unread"] = json!((f64::from(share) * 1e3).round() / 1e3);
     }
 }
