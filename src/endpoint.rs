@@ -10,7 +10,8 @@ use std::time::Duration;
 /// The time limit for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An HTTP base address without a trailing slash, such as `http://localhost:11434`.
+/// An HTTP base address without a trailing slash, such as `http://localhost:11434`. Of the text `localhost:11434` it is
+/// the same address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint(String);
 
@@ -24,7 +25,8 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Endpoint, InvalidEndpoint> {
         let base = text.trim().trim_end_matches('/');
-        let url = Url::parse(base).ok().filter(Url::has_host);
+        let base = if is_host_and_port(base) { format!("http://{base}") } else { base.to_owned() };
+        let url = Url::parse(&base).ok().filter(Url::has_host);
         let url = url.ok_or(InvalidEndpoint("a base address like http://localhost:11434"))?;
         if url.scheme() != "http" {
             return Err(InvalidEndpoint("an address that begins with http:// (there is no TLS yet)"));
@@ -35,8 +37,14 @@ impl FromStr for Endpoint {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(InvalidEndpoint("a base address without ? and #"));
         }
-        Ok(Endpoint(base.to_owned()))
+        Ok(Endpoint(base))
     }
+}
+
+/// Whether the text is `host:port`, or begins so: an address whose scheme is left out.
+fn is_host_and_port(text: &str) -> bool {
+    let authority = text.split('/').next().unwrap_or_default();
+    authority.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 impl fmt::Display for Endpoint {
@@ -115,10 +123,22 @@ mod tests {
         let endpoint: Endpoint = " http://localhost:11434/ ".parse().unwrap();
         assert_eq!(endpoint.at("/api/tags"), "http://localhost:11434/api/tags");
         assert_eq!("http://gate/ollama".parse::<Endpoint>().unwrap().at("/x"), "http://gate/ollama/x");
+        for (short, long) in [
+            ("localhost:11434", "http://localhost:11434"),
+            ("192.168.0.7:80/", "http://192.168.0.7:80"),
+            ("[::1]:8767", "http://[::1]:8767"),
+            ("gate:8080/ollama", "http://gate:8080/ollama"),
+        ] {
+            assert_eq!(short.parse::<Endpoint>().unwrap().to_string(), long);
+        }
         for (wrong, why) in [
             ("", "base address"),
-            ("localhost:11434", "base address"),
             ("11434", "base address"),
+            (":11434", "base address"),
+            ("localhost", "base address"),
+            ("localhost:http", "base address"),
+            ("localhost:70000", "base address"),
+            ("me:secret@localhost:11434", "password"),
             ("https://localhost", "TLS"),
             ("ftp://localhost", "http://"),
             ("http://me:secret@localhost", "password"),

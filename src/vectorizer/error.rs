@@ -40,6 +40,14 @@ pub enum VectorError {
         /// The error of the request.
         error: RemoteError,
     },
+    /// An embedding server fails for this text, and works for another one.
+    #[error("the embedding server cannot embed this text, but others: the server at {endpoint} {error}")]
+    Refused {
+        /// The base address of the server.
+        endpoint: Arc<str>,
+        /// The error of the request with this text alone.
+        error: RemoteError,
+    },
 }
 
 impl VectorError {
@@ -50,7 +58,7 @@ impl VectorError {
             VectorError::OutOfMemory(_) => "out_of_memory",
             VectorError::Encode(_) | VectorError::Count { .. } => "error",
             VectorError::Loading | VectorError::Gone => "unavailable",
-            VectorError::Server { .. } => "server",
+            VectorError::Server { .. } | VectorError::Refused { .. } => "server",
         }
     }
 
@@ -58,8 +66,9 @@ impl VectorError {
     pub fn may_be_a_text(&self) -> bool {
         match self {
             VectorError::Loading | VectorError::Gone => false,
-            VectorError::Server { error, .. } => error.blames_a_text() || error.is_internal(),
-            VectorError::Broken
+            VectorError::Server { error, .. } => error.may_be_a_text(),
+            VectorError::Refused { .. }
+            | VectorError::Broken
             | VectorError::OutOfMemory(_)
             | VectorError::Encode(_)
             | VectorError::Count { .. } => true,
@@ -69,12 +78,20 @@ impl VectorError {
     /// Whether the same text can succeed later, because the text is not the cause.
     pub fn retryable(&self) -> bool {
         match self {
-            VectorError::Loading | VectorError::Gone => true,
-            VectorError::Server { error, .. } => !error.blames_a_text(),
-            VectorError::Broken
+            VectorError::Loading | VectorError::Gone | VectorError::Server { .. } => true,
+            VectorError::Refused { .. }
+            | VectorError::Broken
             | VectorError::OutOfMemory(_)
             | VectorError::Encode(_)
             | VectorError::Count { .. } => false,
+        }
+    }
+
+    /// The same error as that of the only text of the request.
+    pub(super) fn of_the_text(self) -> VectorError {
+        match self {
+            VectorError::Server { endpoint, error } => VectorError::Refused { endpoint, error },
+            error => error,
         }
     }
 }

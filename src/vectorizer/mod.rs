@@ -12,6 +12,7 @@ mod error;
 mod lists;
 mod local;
 mod remote;
+mod remote_answer;
 mod remote_error;
 
 pub use error::VectorError;
@@ -168,28 +169,51 @@ impl Vectorizer {
     }
 
     /// Embeds the texts in one pass. If the pass fails as a whole and a text may be the cause, its halves are embedded
-    /// separately, recursively, so a bad text is isolated and the others succeed. The size of later passes is not
-    /// reduced.
+    /// separately, recursively, so a bad text is isolated and the others succeed. A server that turns out to fail for
+    /// every text is not asked again. The size of later passes is not reduced.
     pub async fn embed(&self, lane: Lane, texts: &[Text]) -> PassResult {
         let mut passed = PassResult { vectors: Vec::with_capacity(texts.len()), busy: Duration::ZERO };
+        let mut failing: Option<VectorError> = None;
         bisect(texts.iter().collect(), async |part: Vec<&Text>| {
-            match self.pass(lane, &part, part.len() == texts.len()).await {
+            if let Some(error) = &failing {
+                passed.vectors.extend(part.iter().map(|_| Err(error.clone())));
+                return None;
+            }
+            let whole = part.len() == texts.len();
+            let error = match self.pass(lane, &part, whole).await {
                 Ok((vectors, took)) => {
                     passed.busy += took;
                     passed.vectors.extend(vectors.into_iter().map(|vector| checked(vector, took)));
+                    return None;
                 }
-                Err(error) => {
-                    metrics::pass_failed(error.cause());
-                    if part.len() > 1 && error.may_be_a_text() {
-                        return Some(part);
-                    }
-                    passed.vectors.extend(part.iter().map(|_| Err(error.clone())));
-                }
-            }
+                Err(error) => error,
+            };
+            metrics::pass_failed(error.cause());
+            let error = match self.blame(lane, error, part.len(), whole).await {
+                Blame::OneOfTheTexts => return Some(part),
+                Blame::TheText(error) | Blame::ThePass(error) => error,
+                Blame::TheServer(error) => failing.insert(error).clone(),
+            };
+            passed.vectors.extend(part.iter().map(|_| Err(error.clone())));
             None
         })
         .await;
         passed
+    }
+
+    /// Finds the cause of a failed pass over so many texts. A server is asked about another text, before the halves and
+    /// before a text is rejected.
+    async fn blame(&self, lane: Lane, error: VectorError, texts: usize, whole: bool) -> Blame {
+        if !error.may_be_a_text() {
+            return Blame::ThePass(error);
+        }
+        if let Backend::Remote(remote) = &self.backend
+            && (whole || texts == 1)
+            && let Err(error) = remote.still_works(lane, error.clone()).await
+        {
+            return Blame::TheServer(error);
+        }
+        if texts > 1 { Blame::OneOfTheTexts } else { Blame::TheText(error.of_the_text()) }
     }
 
     /// The vector of one text, computed in the express lane; for searches.
@@ -232,6 +256,18 @@ impl Vectorizer {
             false => Err(VectorError::Count { expected: texts.len(), received: vectors.len() }),
         }
     }
+}
+
+/// The cause of a failed pass.
+enum Blame {
+    /// Unknown, but not every text.
+    OneOfTheTexts,
+    /// The only text of the pass.
+    TheText(VectorError),
+    /// Something else; another pass may succeed.
+    ThePass(VectorError),
+    /// The server, which fails for every text.
+    TheServer(VectorError),
 }
 
 /// Counts unusable vectors in the metrics.

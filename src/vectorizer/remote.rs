@@ -1,13 +1,15 @@
 //! The client of another embedding server, used instead of a local model: `GET /health` identifies the model,
 //! `POST /embed` returns vectors.
 //!
-//! The identity reported at startup is recorded in the store: a response with another encoder, another number of
-//! dimensions or another number of vectors is an error. Transient errors (no connection, time-out, 429, 5xx) are
-//! retried with exponential backoff. Searches have their own permits and do not wait for requests of ingest.
+//! The identity reported at startup is recorded in the store: a response with another encoder or other dimensions is an
+//! error. Transient errors (no connection, time-out, 429, 5xx) are retried with exponential backoff. After an error that
+//! a text may cause, [`Remote::still_works`] asks for a vector that the server has computed before: if it fails too, the
+//! server is the cause. Searches have their own permits and do not wait for requests of ingest.
 
 use super::error::VectorError;
+use super::remote_answer::{EmbedResponse, parse, vectors};
 use super::remote_error::RemoteError;
-use crate::encoder::{Vector, length};
+use crate::encoder::Vector;
 use crate::endpoint::{self, Endpoint, Unread, beginning, cause};
 use crate::flow::{Backoff, Verdict, retry};
 use crate::metrics;
@@ -20,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The recipe in the identity of a remote model: all that is known about its processing.
 const RECIPE: &str = "remote, normalised";
@@ -32,6 +34,8 @@ const NUMBER_BYTES: usize = 32;
 const RESPONSE_OVERHEAD: usize = 64 * 1024;
 /// Failures older than this are not reported by `/health`.
 const FAILURE_MEMORY: Duration = Duration::from_secs(30);
+/// The text that the server is asked about at the start, and again when it may have failed because of another text.
+const PROBE: &str = "The quick brown fox jumps over the lazy dog.";
 /// A larger `Retry-After` is reduced to this.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(15);
 
@@ -68,6 +72,8 @@ struct RemoteInner {
     settings: RemoteSettings,
     name: Arc<str>,
     identity: ModelIdentity,
+    /// The name of the encoder in the responses of `/embed`. The old service has another one in those of `/health`.
+    encoder: String,
     device: String,
     bulk: Semaphore,
     express: Semaphore,
@@ -92,19 +98,12 @@ struct EmbedRequest<'a> {
     normalize: bool,
 }
 
-#[derive(Deserialize)]
-struct EmbedResponse {
-    /// Many servers write a number that is not finite as null, because JSON has no other way.
-    embeddings: Vec<Vec<Option<f32>>>,
-    #[serde(default)]
-    encoder: Option<String>,
-}
-
 impl Remote {
-    /// Requests the identity of a server from `GET /health`.
+    /// Requests the identity of a server from `GET /health`, and one vector.
     ///
     /// # Errors
-    /// [`VectorError::Server`] if it cannot be reached or its response has no encoder and dimension.
+    /// [`VectorError::Server`] if it cannot be reached, its response has no encoder and dimension, or it gives no vector
+    /// of that dimension.
     pub async fn connect(settings: RemoteSettings) -> Result<Remote, VectorError> {
         let name: Arc<str> = settings.endpoint.to_string().into();
         let failed = |error| VectorError::Server { endpoint: name.clone(), error };
@@ -113,16 +112,40 @@ impl Remote {
         let at = settings.endpoint.at("/health");
         let ask = || send("/health", client.get(&at), HEALTH_TIMEOUT, RESPONSE_OVERHEAD);
         let health = with_retries(&settings, settings.repeats, ask).await.map_err(failed)?;
-        let health: HealthResponse = read("/health", &health).map_err(failed)?;
+        let health: HealthResponse = parse("/health", &health).map_err(failed)?;
         if health.dimension == 0 || health.encoder.trim().is_empty() {
             let said = format!("dimension {}, encoder '{}'", health.dimension, beginning(&health.encoder));
             return Err(failed(RemoteError::Foreign { path: "/health", said }));
         }
+        let ask = || embed(&client, &settings, health.dimension, &[PROBE]);
+        let answer = with_retries(&settings, settings.repeats, ask).await.map_err(failed)?;
+        let encoder = answer.encoder.clone().unwrap_or_else(|| health.encoder.clone());
+        let identity = identity(&health, &encoder);
+        let probe = vectors(answer, 1, &identity, &encoder).map_err(|error| {
+            failed(match error {
+                RemoteError::Dimensions { expected, received } => {
+                    RemoteError::Contradiction { expected, received }
+                }
+                error => error,
+            })
+        })?;
+        for vector in probe {
+            vector.map_err(VectorError::Encode)?;
+        }
         let permits = || Semaphore::new(settings.calls);
         let (bulk, express, failure) = (permits(), permits(), Mutex::default());
         let device = health.device.as_deref().map_or_else(|| "unknown".to_owned(), beginning);
-        let identity = identity(&health);
-        Ok(Remote(Arc::new(RemoteInner { client, settings, name, identity, device, bulk, express, failure })))
+        Ok(Remote(Arc::new(RemoteInner {
+            client,
+            settings,
+            name,
+            identity,
+            encoder,
+            device,
+            bulk,
+            express,
+            failure,
+        })))
     }
 
     /// The base address of the server.
@@ -160,31 +183,65 @@ impl Remote {
         whole: bool,
     ) -> Result<(Vec<Vector>, Duration), VectorError> {
         let inner = &*self.0;
-        let (permits, repeats) = match lane {
-            Lane::Bulk => (&inner.bulk, inner.settings.repeats),
+        let repeats = match lane {
+            Lane::Bulk => inner.settings.repeats,
             // A client waits and can repeat the search.
-            Lane::Express => (&inner.express, 1),
+            Lane::Express => 1,
         };
-        // The semaphore is never closed.
-        let _permit = permits.acquire().await;
+        let _permit = self.permit(lane).await;
         let repeats = if whole { repeats } else { 0 };
         let asked = with_retries(&inner.settings, repeats, || self.ask(texts)).await;
         let asked = asked.map_err(|error| VectorError::Server { endpoint: inner.name.clone(), error });
-        self.note(asked.as_ref().err().filter(|error| error.retryable()));
+        match &asked {
+            Ok(_) => self.note(None),
+            // Whose fault it is will be known later.
+            Err(error) if error.may_be_a_text() => {}
+            Err(error) => self.note(Some(error)),
+        }
         asked
     }
 
-    async fn ask(&self, texts: &[&str]) -> Result<(Vec<Vector>, Duration), RemoteError> {
-        let RemoteInner { client, settings, identity, .. } = &*self.0;
-        let started = Instant::now();
-        let request =
-            client.post(settings.endpoint.at("/embed")).json(&EmbedRequest { texts, normalize: true });
-        let limit = texts.len() * identity.dims * NUMBER_BYTES + RESPONSE_OVERHEAD;
-        let vectors = async {
-            let body = send("/embed", request, settings.timeout, limit).await?;
-            vectors(read("/embed", &body)?, texts.len(), identity)
+    /// Asks once for the vector of a text that the server could embed at the start, after `error` of a request with
+    /// other texts. If there is one, those texts are the cause of the error.
+    ///
+    /// # Errors
+    /// The error of the server itself, which fails for every text: `error`, or what shows that it has another model now.
+    pub(super) async fn still_works(&self, lane: Lane, error: VectorError) -> Result<(), VectorError> {
+        let _permit = self.permit(lane).await;
+        let failure = match self.ask(&[PROBE]).await {
+            Ok((vectors, _)) if vectors.iter().all(Result::is_ok) => {
+                self.note(None);
+                return Ok(());
+            }
+            Ok(_) => error,
+            Err(RemoteError::Dimensions { expected, received }) => {
+                let (expected, received) = (expected.to_string(), received.to_string());
+                let other = RemoteError::OtherModel { what: "dimensions", expected, received };
+                VectorError::Server { endpoint: self.0.name.clone(), error: other }
+            }
+            Err(other @ RemoteError::OtherModel { .. }) => {
+                VectorError::Server { endpoint: self.0.name.clone(), error: other }
+            }
+            Err(_) => error,
         };
-        let vectors = vectors.await;
+        self.note(Some(&failure));
+        Err(failure)
+    }
+
+    async fn permit(&self, lane: Lane) -> Option<SemaphorePermit<'_>> {
+        let permits = match lane {
+            Lane::Bulk => &self.0.bulk,
+            Lane::Express => &self.0.express,
+        };
+        // The semaphore is never closed.
+        permits.acquire().await.ok()
+    }
+
+    async fn ask(&self, texts: &[&str]) -> Result<(Vec<Vector>, Duration), RemoteError> {
+        let RemoteInner { client, settings, identity, encoder, .. } = &*self.0;
+        let started = Instant::now();
+        let answer = embed(client, settings, identity.dims, texts).await;
+        let vectors = answer.and_then(|answer| vectors(answer, texts.len(), identity, encoder));
         let took = started.elapsed();
         metrics::embed_request(vectors.as_ref().err().map_or("ok", RemoteError::kind), took);
         let vectors = vectors?;
@@ -205,6 +262,18 @@ impl Remote {
             _ => {}
         }
     }
+}
+
+/// One request for the vectors of `texts`.
+async fn embed(
+    client: &Client,
+    settings: &RemoteSettings,
+    dims: usize,
+    texts: &[&str],
+) -> Result<EmbedResponse, RemoteError> {
+    let request = client.post(settings.endpoint.at("/embed")).json(&EmbedRequest { texts, normalize: true });
+    let limit = texts.len() * dims * NUMBER_BYTES + RESPONSE_OVERHEAD;
+    parse("/embed", &send("/embed", request, settings.timeout, limit).await?)
 }
 
 /// Calls `ask` until it succeeds, fails permanently, or the retries are used up. A time-out is retried once: more
@@ -253,56 +322,16 @@ async fn send(
     tokio::time::timeout(time, call).await.unwrap_or(Err(RemoteError::Timeout { limit: time }))
 }
 
-fn read<T: for<'a> Deserialize<'a>>(path: &'static str, body: &[u8]) -> Result<T, RemoteError> {
-    let foreign = |_| RemoteError::Foreign {
-        path,
-        said: beginning(&String::from_utf8_lossy(&body[..body.len().min(1024)])),
-    };
-    serde_json::from_slice(body).map_err(foreign)
-}
-
-/// Checks the model and the number of vectors of a response, and normalises the vectors.
-fn vectors(
-    answer: EmbedResponse,
-    expected: usize,
-    identity: &ModelIdentity,
-) -> Result<Vec<Vector>, RemoteError> {
-    if let Some(received) = answer.encoder.filter(|encoder| *encoder != identity.name) {
-        let (expected, received) = (identity.name.clone(), beginning(&received));
-        return Err(RemoteError::OtherModel { what: "encoder", expected, received });
-    }
-    let received = answer.embeddings.len();
-    if received != expected {
-        return Err(RemoteError::Count { expected, received });
-    }
-    if let Some(other) = answer.embeddings.iter().find(|vector| vector.len() != identity.dims) {
-        let (expected, received) = (identity.dims.to_string(), other.len().to_string());
-        return Err(RemoteError::OtherModel { what: "dimensions", expected, received });
-    }
-    Ok(answer.embeddings.into_iter().map(unit).collect())
-}
-
-/// Scales a vector to unit length. A vector whose length is within 0.001 of 1 is not changed.
-fn unit(numbers: Vec<Option<f32>>) -> Vector {
-    const NEARLY: f64 = 1e-3;
-    // JSON has no number that is not finite: servers send null.
-    let finite = numbers.into_iter().map(|number| number.unwrap_or(f32::NAN));
-    let numbers: Vec<f32> = finite.collect();
-    let length = length(&numbers)?;
-    if (length - 1.0).abs() <= NEARLY {
-        return Ok(numbers.into());
-    }
-    Ok(numbers.into_iter().map(|x| (f64::from(x) / length) as f32).collect())
-}
-
 /// The identity of the model behind a server. The fingerprint hashes the reported names; only another lnsp reports a
-/// fingerprint of its files, which then is part of the hash.
-fn identity(health: &HealthResponse) -> ModelIdentity {
+/// fingerprint of its files, which then is part of the hash. So is `encoder`, the name in responses with vectors, if it
+/// differs from the one in `health`.
+fn identity(health: &HealthResponse, encoder: &str) -> ModelIdentity {
     let model = health.model.as_str().or_else(|| health.model["name"].as_str()).unwrap_or_default();
     let files = health.model["fingerprint"].as_str().unwrap_or_default();
     let dims = health.dimension;
     let mut hash = blake3::Hasher::new();
-    for part in [RECIPE, &health.encoder, model, files, &dims.to_string()] {
+    let other = (encoder != health.encoder).then_some(encoder);
+    for part in [RECIPE, &health.encoder, model, files, &dims.to_string()].into_iter().chain(other) {
         hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
     }
     let fingerprint = hash.finalize().to_hex().to_string();
@@ -312,7 +341,6 @@ fn identity(health: &HealthResponse) -> ModelIdentity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encoder::EncodeError;
 
     fn health(text: &str) -> HealthResponse {
         serde_json::from_str(text).unwrap()
@@ -322,24 +350,19 @@ mod tests {
     fn the_identity_depends_on_names_and_not_on_what_changes_between_starts() {
         let plain = health(r#"{"encoder":"e","model":"m","dimension":3,"device":"cpu","status":"healthy"}"#);
         let moved = health(r#"{"encoder":"e","model":"m","dimension":3,"device":"cuda:0"}"#);
-        assert_eq!(identity(&plain), identity(&moved));
+        assert_eq!(identity(&plain, "e"), identity(&moved, "e"));
+        assert_ne!(identity(&plain, "e").fingerprint, identity(&plain, "other").fingerprint);
         for other in [
             r#"{"encoder":"f","model":"m","dimension":3}"#,
             r#"{"encoder":"e","model":"n","dimension":3}"#,
             r#"{"encoder":"e","model":"m","dimension":4}"#,
             r#"{"encoder":"e","model":{"name":"m","fingerprint":"f"},"dimension":3}"#,
         ] {
-            assert_ne!(identity(&plain).fingerprint, identity(&health(other)).fingerprint, "{other}");
-        }
-    }
-
-    #[test]
-    fn vectors_are_scaled_to_unit_length_and_unusable_ones_rejected() {
-        let exact = [0.6, 0.8];
-        assert_eq!(*unit(exact.map(Some).into()).unwrap(), exact, "not touched");
-        assert_eq!(*unit(vec![Some(3.0), Some(4.0)]).unwrap(), exact);
-        for bad in [[Some(1.0), None], [Some(f32::INFINITY), Some(0.0)], [Some(0.0), Some(0.0)]] {
-            assert!(matches!(unit(bad.into()), Err(EncodeError::UnusableVector { .. })), "{bad:?}");
+            assert_ne!(
+                identity(&plain, "e").fingerprint,
+                identity(&health(other), "e").fingerprint,
+                "{other}"
+            );
         }
     }
 }

@@ -56,6 +56,25 @@ pub enum RemoteError {
         /// Its value in this response.
         received: String,
     },
+    /// Not one vector has the dimensions reported at startup.
+    #[error("gave a vector of another length: expected {expected} numbers, received {received}")]
+    Dimensions {
+        /// The number of dimensions.
+        expected: usize,
+        /// The length of the first vector, or 0.
+        received: usize,
+    },
+    /// The vectors have other dimensions than `/health` says.
+    #[error(
+        "contradicts itself: /health says {expected} dimensions, and /embed gave {received}; mend it, or name another \
+         in LNSP_EMBEDDING_ENDPOINT"
+    )]
+    Contradiction {
+        /// The dimensions in the response of `/health`.
+        expected: usize,
+        /// The length of the vector.
+        received: usize,
+    },
     /// The number of vectors differs from the number of texts.
     #[error("gave a wrong number of vectors: expected {expected}, received {received}")]
     Count {
@@ -88,7 +107,8 @@ impl RemoteError {
             RemoteError::Status { status: 500.., .. } => "http_5xx",
             RemoteError::Status { status: 400.., .. } => "http_4xx",
             RemoteError::Status { .. } | RemoteError::Foreign { .. } => "foreign",
-            RemoteError::OtherModel { .. } => "other_model",
+            RemoteError::OtherModel { .. } | RemoteError::Contradiction { .. } => "other_model",
+            RemoteError::Dimensions { .. } => "dimensions",
             RemoteError::Count { .. } => "count",
             RemoteError::TooLong { .. } => "too_long",
             RemoteError::Client { .. } => "client",
@@ -104,14 +124,24 @@ impl RemoteError {
         }
     }
 
-    /// Whether the server rejects the content of the request (400, 413 or 422).
-    pub fn blames_a_text(&self) -> bool {
-        matches!(self, RemoteError::Status { status: 400 | 413 | 422, .. })
-    }
-
-    /// Whether the server failed while processing the request (500), possibly because of one of its texts.
-    pub fn is_internal(&self) -> bool {
-        matches!(self, RemoteError::Status { status: 500, .. })
+    /// Whether a text of the request may be the cause. Not if the error says that the server cannot be reached, is
+    /// busy, has another model, or refuses this client or this address.
+    pub fn may_be_a_text(&self) -> bool {
+        match self {
+            RemoteError::Status { status, .. } => match status {
+                401..=405 | 407 | 408 | 410 | 421 | 425 | 426 | 429 | 503 => false,
+                status => *status >= 400,
+            },
+            RemoteError::Foreign { .. }
+            | RemoteError::Count { .. }
+            | RemoteError::Dimensions { .. }
+            | RemoteError::TooLong { .. } => true,
+            RemoteError::Connect { .. }
+            | RemoteError::Timeout { .. }
+            | RemoteError::OtherModel { .. }
+            | RemoteError::Contradiction { .. }
+            | RemoteError::Client { .. } => false,
+        }
     }
 
     /// The pause that the server asked for before a retry.

@@ -95,12 +95,9 @@ async fn a_server_that_is_silent_or_gone_is_no_fault_of_the_texts() {
 }
 
 #[actix_web::test]
-async fn an_invalid_response_is_not_retried() {
+async fn a_response_that_no_text_can_cause_is_not_retried() {
     let cases = [
-        (Step::Dimensions(7), "dimensions expected 8, received 7"),
-        (Step::OneLess, "expected 5, received 4"),
         (Step::Encoder("other"), "encoder expected scripted, received other"),
-        (Step::Rubbish, "/embed gave \"<html>hello</html>\""),
         (Step::Status(401), "answered /embed with 401"),
     ];
     for (step, why) in cases {
@@ -109,9 +106,51 @@ async fn an_invalid_response_is_not_retried() {
         let answers = pass(&vectorizer, 5).await;
         let error = failure(&answers);
         assert!(error.retryable() && error.to_string().contains(why), "{why}: {error}");
-        assert_eq!(server.requests(), [5], "{why}");
+        assert_eq!((server.requests(), server.probes()), (vec![5], 1), "{why}");
+        assert_eq!(vectorizer.server().unwrap().problem(), Some(error.to_string()));
         assert!(right(&pass(&vectorizer, 5).await), "{why}: the next one is an answer");
     }
+}
+
+#[actix_web::test]
+async fn a_response_that_was_wrong_once_is_asked_for_in_halves() {
+    for step in [Step::Dimensions(7), Step::OneLess, Step::Rubbish, Step::Status(422)] {
+        let server = ScriptedEmbedder::start([step]);
+        let vectorizer = connect(settings(&server.url)).await;
+        assert!(right(&pass(&vectorizer, 5).await));
+        assert_eq!((server.requests(), server.probes()), (vec![5, 2, 3], 2));
+        assert_eq!(vectorizer.server().unwrap().problem(), None);
+    }
+}
+
+/// A probe tells: a text that the server could embed at the start.
+#[actix_web::test]
+async fn a_server_that_fails_for_every_text_is_not_asked_about_each() {
+    let cases = [
+        (Step::Dimensions(7), "another model than at the start: dimensions expected 8, received 7"),
+        (Step::OneLess, "expected 5, received 4"),
+        (Step::Rubbish, "/embed gave \"<html>hello</html>\""),
+        (Step::Status(422), "answered /embed with 422"),
+        (Step::Status(404), "answered /embed with 404"),
+    ];
+    for (step, why) in cases {
+        let server = ScriptedEmbedder::start([]);
+        let vectorizer = connect(settings(&server.url)).await;
+        server.break_after_probes(1, step);
+        let answers = pass(&vectorizer, 5).await;
+        let error = failure(&answers);
+        assert!(error.retryable() && error.to_string().contains(why), "{why}: {error}");
+        assert_eq!(server.requests(), [5], "{why}");
+        assert_eq!(vectorizer.server().unwrap().problem(), Some(error.to_string()));
+    }
+    // It breaks while it is asked in halves: the first text that fails alone shows it.
+    let server = ScriptedEmbedder::start([]);
+    let vectorizer = connect(settings(&server.url)).await;
+    server.refuse_text("This is fact number 5.", 422);
+    server.break_after_probes(2, Step::Status(422));
+    let answers = pass(&vectorizer, 8).await;
+    assert!(failure(&answers).retryable());
+    assert_eq!((server.requests(), server.probes()), (vec![8, 4, 2, 1], 3));
 }
 
 #[actix_web::test]
@@ -133,20 +172,53 @@ async fn a_vector_that_is_not_finite_fails_its_text_alone_and_one_of_another_len
 #[actix_web::test]
 async fn a_rejected_text_is_isolated_by_bisection() {
     let halves = [64, 32, 32, 16, 16, 8, 8, 4, 4, 2, 2, 1, 1];
-    for (status, asked, retryable) in
-        [(422, &halves[..], false), (500, &[&[64, 64], &halves[..]].concat(), true)]
-    {
+    let retried = [&[64, 64], &halves[..]].concat();
+    for (step, asked, why) in [
+        (Step::Status(422), &halves[..], "as the script says (422)"),
+        (Step::Status(413), &halves, "as the script says (413)"),
+        (Step::Status(418), &halves, "as the script says (418)"),
+        (Step::Status(500), &retried, "as the script says (500)"),
+        (Step::Status(502), &retried, "as the script says (502)"),
+        (Step::OneLess, &halves, "expected 1, received 0"),
+        (Step::Rubbish, &halves, "<html>hello</html>"),
+        (Step::Dimensions(7), &halves, "expected 8 numbers, received 7"),
+    ] {
         let server = ScriptedEmbedder::start([]);
-        server.refuse_text("This is fact number 31.", status);
+        server.spoil_text("This is fact number 31.", step);
         let vectorizer = connect(settings(&server.url)).await;
         let mut answers = pass(&vectorizer, 64).await;
         let bad = answers.remove(31).unwrap_err();
-        assert_eq!(bad.retryable(), retryable, "{bad}");
-        assert!(bad.to_string().contains("as the script says"), "{bad}");
-        assert!(answers.iter().all(Result::is_ok), "{status}");
+        let sentence = bad.to_string();
+        assert!(!bad.retryable() && sentence.contains("cannot embed this text, but others"), "{sentence}");
+        assert!(sentence.contains(why), "{why}: {sentence}");
+        assert!(answers.iter().all(Result::is_ok), "{why}");
         let mut requests = server.requests();
         requests.sort_unstable_by(|a, b| b.cmp(a));
-        assert_eq!(requests, asked, "{status}");
+        assert_eq!(requests, asked, "{why}");
+        assert_eq!(server.probes(), 3, "at the start, before halving, before the text is rejected");
+    }
+}
+
+/// Python writes numbers that JSON does not have; other servers write null, or nothing.
+#[actix_web::test]
+async fn a_text_without_a_usable_vector_fails_alone_and_nothing_is_asked_twice() {
+    for (instead, received) in [
+        ("[NaN, 0, 0, 0, 0, 0, 0, 0]", "received values that are not finite"),
+        ("[0, 0, 0, 0, 0, 0, 0, -Infinity]", "received values that are not finite"),
+        ("[1e300, 0, 0, 0, 0, 0, 0, 0]", "received values that are not finite"),
+        ("[1e999, 0, 0, 0, 0, 0, 0, 0]", "received values that are not finite"),
+        ("[0.5, 0.5]", "received one of another length"),
+        ("[]", "received one of another length"),
+        ("null", "received none"),
+    ] {
+        let server = ScriptedEmbedder::start([]);
+        server.spoil_text("This is fact number 3.", Step::Instead(instead));
+        let vectorizer = connect(settings(&server.url)).await;
+        let mut answers = pass(&vectorizer, 8).await;
+        let bad = answers.remove(3).unwrap_err();
+        assert!(!bad.retryable() && bad.to_string().contains(received), "{instead}: {bad}");
+        assert!(right(&answers[..3].to_vec()) && answers[3..].iter().all(Result::is_ok), "{instead}");
+        assert_eq!((server.requests(), server.probes()), (vec![8], 1), "{instead}");
     }
 }
 
@@ -181,10 +253,33 @@ async fn the_identity_of_a_server_is_requested_at_startup() {
     let identity = remote.identity();
     assert_eq!((identity.name.as_str(), identity.dims, remote.device()), ("scripted", DIMS, "cpu"));
     assert_eq!(identity.recipe, "remote, normalised");
+    assert_eq!((server.requests(), server.probes()), (Vec::new(), 1));
     for health in [json!({"status": "ok"}), json!({"encoder": " ", "dimension": 3}), json!([1])] {
         let other = ScriptedEmbedder::saying(health, []);
         let error = Remote::connect(settings(&other.url)).await.err().unwrap().to_string();
         assert!(error.contains("is none: /health gave") && error.contains("POST /embed"), "{error}");
+    }
+    let server = ScriptedEmbedder::saying(json!({"encoder": "scripted", "dimension": 9}), []);
+    let error = Remote::connect(settings(&server.url)).await.err().unwrap().to_string();
+    assert!(error.contains("/health says 9 dimensions, and /embed gave 8"), "{error}");
+}
+
+/// The old service does: its `/health` names the code that computes, its `/embed` the model.
+#[actix_web::test]
+async fn a_server_may_name_its_encoder_in_two_ways_but_not_change_them() {
+    let health = json!({
+        "status": "healthy", "model": "sentence-transformers/gtr-t5-base", "dimension": DIMS,
+        "encoder": "orchestrator", "device": "cpu",
+    });
+    let server = ScriptedEmbedder::saying(health, []);
+    let vectorizer = connect(settings(&server.url)).await;
+    assert_eq!(vectorizer.server().unwrap().identity().name, "orchestrator");
+    assert!(right(&pass(&vectorizer, 5).await));
+    for other in ["other", "orchestrator"] {
+        server.spoil_text("This is fact number 0.", Step::Encoder(other));
+        let answers = pass(&vectorizer, 2).await;
+        let error = failure(&answers).to_string();
+        assert!(error.contains(&format!("encoder expected scripted, received {other}")), "{error}");
     }
 }
 

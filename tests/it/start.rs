@@ -24,8 +24,8 @@ fn values_that_are_not_allowed_stop_the_start_with_one_sentence() {
     refused(&["--enable-parallel", "perhaps"], &["LNSP_ENABLE_PARALLEL", "perhaps", "true or false"]);
     refused(&["--tmd-backend", "oracle"], &["LNSP_TMD_BACKEND", "oracle", "auto, llm or local"]);
     refused(&["--tmd-on-failure", "guess"], &["LNSP_TMD_ON_FAILURE", "guess", "local or reject"]);
-    refused(&["--llm-endpoint", "localhost:11434"], &["LNSP_LLM_ENDPOINT", "http://localhost:11434"]);
-    refused(&["--embedding-endpoint", "localhost:8767"], &["LNSP_EMBEDDING_ENDPOINT", "base address"]);
+    refused(&["--llm-endpoint", "localhost"], &["LNSP_LLM_ENDPOINT", "http://localhost:11434"]);
+    refused(&["--embedding-endpoint", "8767"], &["LNSP_EMBEDDING_ENDPOINT", "base address"]);
     refused(&["--llm-timeout-s", "0"], &["LNSP_LLM_TIMEOUT_S", "'0'", "1 to 600"]);
     refused(&["--tmd-llm-model", " "], &["LNSP_TMD_LLM_MODEL", "llama3.1:8b"]);
     refused(&["--port", "99999"], &["LNSP_PORT", "99999"]);

@@ -10,7 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use tokio::sync::Semaphore;
 
+/// The text that is asked about at the start, and when the server may be at fault.
+pub const PROBE: &str = "The quick brown fox jumps over the lazy dog.";
+
 /// What becomes of one request; those after the last step are answered.
+#[derive(Clone)]
 pub enum Step {
     /// Answers with this HTTP status.
     Status(u16),
@@ -22,6 +26,8 @@ pub enum Step {
     OneLess,
     /// `null` in the vector of this text.
     Null(usize),
+    /// This instead of the vector of the spoiled text.
+    Instead(&'static str),
     /// Vectors that are not of unit length.
     Long,
     /// The vectors of another encoder.
@@ -33,10 +39,13 @@ pub enum Step {
 #[derive(Default)]
 struct ServerState {
     steps: VecDeque<Step>,
-    /// A request with this text gets this status, whenever it comes.
-    bad: Option<(String, u16)>,
-    /// Texts of each request.
+    /// A request with this text takes this step, whenever it comes.
+    bad: Option<(String, Step)>,
+    /// After so many probes, every request takes this step.
+    broken: Option<(usize, Step)>,
+    /// Texts of each request, but for probes.
     requests: Vec<usize>,
+    probes: usize,
     inside: usize,
     most_inside: usize,
 }
@@ -96,7 +105,17 @@ impl ScriptedEmbedder {
 
     /// Answers each request with this text so.
     pub fn refuse_text(&self, text: &str, status: u16) {
-        self.shared.state.lock().unwrap().bad = Some((text.to_owned(), status));
+        self.spoil_text(text, Step::Status(status));
+    }
+
+    /// Takes this step for each request with this text.
+    pub fn spoil_text(&self, text: &str, step: Step) {
+        self.shared.state.lock().unwrap().bad = Some((text.to_owned(), step));
+    }
+
+    /// Takes this step for every request, when there have been so many probes.
+    pub fn break_after_probes(&self, probes: usize, step: Step) {
+        self.shared.state.lock().unwrap().broken = Some((probes, step));
     }
 
     /// Answers no request until [`Self::open`].
@@ -109,7 +128,12 @@ impl ScriptedEmbedder {
         self.shared.door.add_permits(1000);
     }
 
-    /// The texts of each request so far.
+    /// The probes so far.
+    pub fn probes(&self) -> usize {
+        self.shared.state.lock().unwrap().probes
+    }
+
+    /// The number of texts of each request so far, but for probes.
     pub fn requests(&self) -> Vec<usize> {
         self.shared.state.lock().unwrap().requests.clone()
     }
@@ -155,16 +179,22 @@ async fn embed(question: web::Json<Question>, shared: web::Data<Shared>) -> Http
     assert!(normalize, "unit vectors are wanted");
     let step = {
         let mut state = shared.state.lock().unwrap();
-        state.requests.push(texts.len());
+        let broken = state.broken.as_ref().filter(|(probes, _)| state.probes >= *probes);
+        let broken = broken.map(|(_, step)| step.clone());
+        let probe = texts == [PROBE];
+        if probe {
+            state.probes += 1;
+        } else {
+            state.requests.push(texts.len());
+        }
         state.inside += 1;
         state.most_inside = state.most_inside.max(state.inside);
-        let bad = state
-            .bad
-            .as_ref()
-            .filter(|(bad, _)| texts.contains(bad))
-            .map(|(_, status)| Step::Status(*status));
-        bad.or_else(|| state.steps.pop_front())
+        let bad = state.bad.as_ref().filter(|(bad, _)| texts.contains(bad)).map(|(_, step)| step.clone());
+        let special = broken.or(bad);
+        if probe { special } else { special.or_else(|| state.steps.pop_front()) }
     };
+    let bad = shared.state.lock().unwrap().bad.clone();
+    let spoiled = texts.iter().position(|text| bad.as_ref().is_some_and(|(bad, _)| bad == text));
     drop(shared.door.acquire().await);
     shared.state.lock().unwrap().inside -= 1;
     let mut vectors: Vec<Value> = texts.iter().map(|text| json!(direction(text))).collect();
@@ -180,6 +210,12 @@ async fn embed(question: web::Json<Question>, shared: web::Data<Shared>) -> Http
         Some(Step::Dimensions(dims)) => vectors = vec![json!(vec![0.5; dims]); texts.len()],
         Some(Step::OneLess) => drop(vectors.pop()),
         Some(Step::Null(text)) => vectors[text][3] = Value::Null,
+        Some(Step::Instead(literal)) => {
+            let vectors: Vec<String> = vectors.iter().map(Value::to_string).collect();
+            let with = |(place, vector)| if Some(place) == spoiled { literal } else { vector };
+            let vectors: Vec<&str> = vectors.iter().map(String::as_str).enumerate().map(with).collect();
+            return HttpResponse::Ok().body(format!("{{\"embeddings\": [{}]}}", vectors.join(", ")));
+        }
         Some(Step::Long) => {
             let longer = |text: &String| json!(direction(text).iter().map(|x| x * 3.0).collect::<Vec<_>>());
             vectors = texts.iter().map(longer).collect();
