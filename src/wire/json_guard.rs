@@ -64,14 +64,27 @@ fn is_numeric(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E')
 }
 
-/// The parser reads a whole number beyond 64 bits as a float, which loses digits.
+/// The parser reads a whole number beyond 64 bits as a float, which loses digits. It does not where the number is how a
+/// float is written in full, as PostgreSQL writes those of `jsonb`.
 fn keeps_its_value(number: &[u8]) -> bool {
     let digits = number.strip_prefix(b"-").unwrap_or(number);
     // Eighteen digits always fit. Anything but digits is a fraction or not a number.
     if digits.len() < 19 || !digits.iter().all(u8::is_ascii_digit) {
         return true;
     }
-    std::str::from_utf8(number).is_ok_and(|text| text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok())
+    let text = std::str::from_utf8(number).unwrap_or_default();
+    text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok() || is_float_in_full(text)
+}
+
+/// Whether these digits are the shortest ones of a float, followed by zeros.
+fn is_float_in_full(number: &str) -> bool {
+    let Some(float) = number.parse::<f64>().ok().filter(|float| float.is_finite()) else { return false };
+    let shortest = format!("{:e}", float.abs());
+    let digits = number.trim_start_matches('-');
+    shortest.split_once('e').is_some_and(|(mantissa, exponent)| {
+        let zeros_cut = digits.trim_end_matches('0');
+        mantissa.replace('.', "") == zeros_cut && exponent.parse() == Ok(digits.len() - 1)
+    })
 }
 
 #[cfg(test)]
@@ -93,7 +106,16 @@ mod tests {
 
     #[test]
     fn whole_numbers_are_kept_or_refused_and_never_rounded() {
-        for good in ["18446744073709551615", "-9223372036854775808", "1.00000000000000000001", "1e300", "-"] {
+        let googol = format!("1{}", "0".repeat(100));
+        for good in [
+            &googol,
+            "-12345678900000000000000",
+            "18446744073709551615",
+            "-9223372036854775808",
+            "1.00000000000000000001",
+            "1e300",
+            "-",
+        ] {
             assert_eq!(code(good), None, "{good}");
         }
         for bad in

@@ -53,7 +53,7 @@ async fn the_ten_chunks_of_the_seed_are_answered_field_by_field() {
         assert_eq!(quality["text_length"], text.chars().count());
         assert_eq!(quality["total_negatives"], 0);
         let created = result["created_at"].as_str().unwrap();
-        chrono::NaiveDateTime::parse_from_str(created, "%Y-%m-%dT%H:%M:%SZ").unwrap();
+        chrono::NaiveDateTime::parse_from_str(created, "%Y-%m-%dT%H:%M:%S%.6fZ").unwrap();
         // No document: the request itself is the sequence.
         assert_eq!(result["parent_cpe_ids"], if position == 0 { json!([]) } else { id(position - 1) });
         assert_eq!(result["child_cpe_ids"], if position == 9 { json!([]) } else { id(position + 1) });

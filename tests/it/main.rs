@@ -33,6 +33,7 @@ mod hostile_output;
 mod hub;
 mod hub_command;
 mod idempotency;
+mod identity;
 mod index;
 mod ingest_client;
 mod layers;
