@@ -88,7 +88,7 @@ error_codes! {
     NulCharacter "nul_character" 422 InvalidRequest false "PostgreSQL text cannot hold NUL: remove the character.";
     CodeOutOfRange "code_out_of_range" 422 InvalidRequest false "A TMD code is outside its axis: domain 0 to 15, task 0 to 31, modifier 0 to 63.";
     InvalidName "invalid_name" 422 InvalidRequest false "An id, dataset or other name is blank or longer than 512 bytes: shorten it.";
-    IdConflict "id_conflict" 422 InvalidRequest false "The id is stored with other content: send the chunk under another id.";
+    IdConflict "id_conflict" 422 InvalidRequest false "The id is stored with other content: send the chunk under another id, or say with `on_conflict` what is wanted.";
     TmdFailed "tmd_failed" 422 ProcessingFailed false "No source could give TMD codes for this text: send the three codes, or report the text.";
     LlmFailed "llm_failed" 503 Unavailable true "The language model did not answer, and no other source may: send the chunk again.";
     EmbedFailed "embed_failed" 422 ProcessingFailed false "The model gives no usable vector for this text: change the text.";
