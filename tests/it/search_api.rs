@@ -14,6 +14,9 @@ const LONG: usize = 64 * 1024;
 /// Chunks whose answer would be twice as large as an answer can be.
 const CHUNKS: usize = 42;
 
+/// No client is cut.
+const NEVER: Duration = Duration::from_secs(3600);
+
 /// The scripted encoder, with these limits.
 fn limited(change: impl FnOnce(&mut Limits)) -> Overrides {
     let mut overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };
@@ -117,7 +120,7 @@ async fn a_row_that_fits_into_no_answer_is_left_out_and_hides_no_other() {
 
 #[actix_web::test]
 async fn searches_are_limited_until_their_answers_are_read_and_keep_no_upload_out() {
-    let service = stuffed(|limits| limits.searches = 2).await;
+    let service = stuffed(|limits| (limits.searches, limits.cut_after) = (2, NEVER)).await;
     let admission = &service.state.admission;
     let mut first = slow_reader(&service).await;
     let second = slow_reader(&service).await;
@@ -137,6 +140,28 @@ async fn searches_are_limited_until_their_answers_are_read_and_keep_no_upload_ou
         found(&service, &json!({"query": "A new one.", "top_k": 1})).await.1["results"][0]["id"],
         "new"
     );
+    service.stop().await;
+}
+
+#[actix_web::test]
+async fn clients_that_read_slowly_keep_no_search_out() {
+    let service = stuffed(|limits| (limits.searches, limits.cut_after) = (2, Duration::from_millis(1))).await;
+    let mut slow = [slow_reader(&service).await, slow_reader(&service).await];
+    for reader in &mut slow {
+        reader.read_until("200 OK").await;
+    }
+    for _ in 0..10 {
+        let (status, answer) = service.post("/search", r#"{"query":"anything","top_k":1}"#).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    // One permit was enough for them all.
+    until("one client has lost its permit", || service.state.admission.in_use() == 1).await;
+    let [one, other] = &mut slow;
+    let (cut, _) =
+        futures_util::future::select(Box::pin(one.rest()), Box::pin(other.rest())).await.factor_first();
+    assert!(!cut.ends_with("\r\n0\r\n\r\n"), "it is not taken for a whole answer");
+    drop(slow);
+    until("all permits are back", || service.state.admission.in_use() == 0).await;
     service.stop().await;
 }
 

@@ -1,5 +1,6 @@
-//! The JSON bodies that are being read into memory. When memory or permits are short, the body whose client made the
-//! service wait the longest is cut, so that slow clients never lock out the others.
+//! The JSON bodies that are being read into memory, and the answers to searches that are being taken. When memory or
+//! permits are short, the one whose client made the service wait the longest is cut, so that slow clients never lock out
+//! the others.
 
 use crate::threads::lock;
 use std::sync::{Arc, Mutex};

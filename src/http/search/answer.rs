@@ -5,16 +5,18 @@
 use crate::http::error::{ApiError, no_answer};
 use crate::http::limits::{AdmissionRequest, Permit};
 use crate::http::state::State;
+use crate::output::throttled;
 use crate::search::{RankedItem, Ranking};
 use crate::store::{Hit, Store};
 use crate::tmd::Axis;
-use actix_web::HttpResponse;
+use actix_web::{HttpResponse, web};
 use bytes::Bytes;
 use chrono::SecondsFormat;
-use futures_util::{StreamExt, stream};
+use futures_util::stream;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
+use tokio::sync::{mpsc, oneshot};
 
 /// The largest answer, in bytes of JSON.
 pub const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
@@ -90,14 +92,51 @@ impl Answer {
     ///
     /// # Errors
     /// The errors of the database. When a later piece fails, the connection ends before the answer is complete.
-    pub(super) async fn into_response(mut self) -> Result<HttpResponse, ApiError> {
+    pub(super) async fn into_response(mut self, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
         let first = self.piece().await?;
-        let rest = stream::try_unfold(self, |mut answer| async move {
-            let piece = answer.piece().await?;
-            Ok::<_, ApiError>(piece.map(|piece| (piece, answer)))
+        let (pieces, received) = mpsc::channel(1);
+        let (complete, completed) = oneshot::channel();
+        // In its own task: the framework does not poll the stream of a connection that is not read.
+        actix_web::rt::spawn(async move {
+            if self.send(first, &pieces, &state).await {
+                // After a disconnect the receiver is gone.
+                let _gone = complete.send(());
+            }
         });
-        let pieces = stream::iter(first.map(Ok)).chain(rest);
+        let pieces = stream::unfold((received, Some(completed)), |(mut received, completed)| async move {
+            if let Some(piece) = received.recv().await {
+                return Some((Ok(piece), (received, completed)));
+            }
+            // An answer that was not completed must not look like a whole one.
+            completed?.await.err().map(|_| (Err(no_answer()), (received, None)))
+        });
         Ok(HttpResponse::Ok().content_type("application/json").streaming(pieces))
+    }
+
+    /// Sends the pieces as the client takes them. Returns whether all were sent: not when the client is gone, the
+    /// database has failed, or the client is slow and others need its permit.
+    async fn send(
+        &mut self,
+        first: Option<Bytes>,
+        pieces: &mpsc::Sender<Bytes>,
+        state: &web::Data<State>,
+    ) -> bool {
+        let client = state.admission.searches().read_body();
+        let mut next = first;
+        while let Some(piece) = next {
+            if !matches!(client.wait(pieces.send(piece)).await, Some(Ok(()))) {
+                return false;
+            }
+            next = match self.piece().await {
+                Ok(piece) => piece,
+                Err(error) => {
+                    throttled!(warn, %error, "the answer to a search could not be completed");
+                    return false;
+                }
+            };
+        }
+        // The last piece may still wait for the client.
+        client.wait(pieces.reserve()).await.is_some_and(|place| place.is_ok())
     }
 
     /// The next piece; `None` after the last.
@@ -201,7 +240,7 @@ fn write_result(text: &mut Vec<u8>, score: f32, hit: &Hit) -> serde_json::Result
         chunk_index: hit.chunk_index,
         article_title: hit.article_title.as_deref(),
         source_document: hit.source_document.as_deref(),
-        created_at: hit.created_at.to_rfc3339_opts(SecondsFormat::Millis, true),
+        created_at: hit.created_at.to_rfc3339_opts(SecondsFormat::Micros, true),
         seq: hit.seq,
     };
     serde_json::to_writer(&mut *text, &fields)?;

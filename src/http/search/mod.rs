@@ -91,13 +91,13 @@ pub async fn search(
     answer(body, permit, &state).await
 }
 
-async fn answer(body: Body, mut permit: Permit, state: &State) -> Result<HttpResponse, ApiError> {
+async fn answer(body: Body, mut permit: Permit, state: &web::Data<State>) -> Result<HttpResponse, ApiError> {
     let body =
         read_body(body, state, (state.admission.searches(), &mut permit), MAX_QUERY_BYTES, INSTEAD).await?;
     let large = is_large(&body);
     let wire: WireQuery = run_blocking(large, move || read_json(&body).map_err(shape_error)).await??;
     let ranking = state.searcher.search(query(wire)?).await?;
-    Answer::new(ranking, state, permit).await?.into_response().await
+    Answer::new(ranking, state, permit).await?.into_response(state.clone()).await
 }
 
 fn query(wire: WireQuery) -> Result<SearchQuery, ApiError> {
