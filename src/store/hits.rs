@@ -2,7 +2,7 @@
 //!
 //! Three queries, so that texts are read only for the results, and only as many at a time as their sizes allow.
 
-use super::read::{item_number, tmd, tmd_source};
+use super::read::{CodesRow, item_number, tmd};
 use super::schema::chunks;
 use super::{Store, StoreError};
 use crate::chunk::TmdSource;
@@ -148,12 +148,8 @@ struct HitRow {
     id: String,
     cpe_id: Uuid,
     text: String,
-    domain_code: i16,
-    task_code: i16,
-    modifier_code: i16,
-    tmd_source: String,
-    tmd_model: Option<String>,
-    tmd_failure: Option<String>,
+    #[diesel(embed)]
+    codes: CodesRow,
     document_id: Option<String>,
     chunk_index: i64,
     article_title: Option<String>,
@@ -167,8 +163,8 @@ struct HitRow {
 fn hit(row: HitRow) -> Result<Hit, StoreError> {
     Ok(Hit {
         item: item_number(row.item)?,
-        tmd: tmd(row.domain_code, row.task_code, row.modifier_code)?,
-        tmd_source: tmd_source(&row.tmd_source, row.tmd_model.as_deref(), row.tmd_failure.as_deref())?,
+        tmd: row.codes.tmd()?,
+        tmd_source: row.codes.source()?,
         dataset_source: row.dataset_source,
         id: row.id,
         cpe_id: row.cpe_id,

@@ -194,12 +194,8 @@ pub(super) struct KnownRow {
     content_hash: Vec<u8>,
     details_hash: Option<Vec<u8>>,
     batch_id: Option<String>,
-    domain_code: i16,
-    task_code: i16,
-    modifier_code: i16,
-    tmd_source: String,
-    tmd_model: Option<String>,
-    tmd_failure: Option<String>,
+    #[diesel(embed)]
+    codes: CodesRow,
     domain_confidence: Option<f32>,
     task_confidence: Option<f32>,
     modifier_confidence: Option<f32>,
@@ -222,8 +218,8 @@ pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError>
         details_hash: row.details_hash.map(|bytes| hash(bytes, "details_hash")).transpose()?,
         batch_id: row.batch_id.map(Into::into),
         tagging: Tagging {
-            tmd: tmd(row.domain_code, row.task_code, row.modifier_code)?,
-            source: tmd_source(&row.tmd_source, row.tmd_model.as_deref(), row.tmd_failure.as_deref())?,
+            tmd: row.codes.tmd()?,
+            source: row.codes.source()?,
             confidence,
             took: row.tmd_took_us.and_then(|us| u64::try_from(us).ok()).map(Duration::from_micros),
         },
@@ -250,9 +246,31 @@ struct FieldsRow {
     #[diesel(select_expression = json_text(chunks::metadata))]
     metadata: Option<String>,
     batch_id: Option<String>,
+    #[diesel(embed)]
+    codes: CodesRow,
+}
+
+/// The columns of a code triple and its source.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = chunks, check_for_backend(Pg))]
+pub(super) struct CodesRow {
     domain_code: i16,
     task_code: i16,
     modifier_code: i16,
+    tmd_source: String,
+    tmd_model: Option<String>,
+    tmd_failure: Option<String>,
+}
+
+impl CodesRow {
+    pub(super) fn tmd(&self) -> Result<Tmd, StoreError> {
+        tmd(self.domain_code, self.task_code, self.modifier_code)
+    }
+
+    pub(super) fn source(&self) -> Result<TmdSource, StoreError> {
+        TmdSource::from_parts(&self.tmd_source, self.tmd_model.as_deref(), self.tmd_failure.as_deref())
+            .ok_or_else(|| unreadable("tmd_source"))
+    }
 }
 
 /// The columns of a [`Placement`].
@@ -288,7 +306,7 @@ fn stored_fields(row: FieldsRow) -> Result<(ChunkKey, StoredFields), StoreError>
         placement: row.placement.into(),
         metadata_hash: metadata(row.metadata)?.as_ref().and_then(Metadata::hash),
         batch_id: row.batch_id.map(Into::into),
-        tmd: tmd(row.domain_code, row.task_code, row.modifier_code)?,
+        tmd: row.codes.tmd()?,
     };
     Ok((ChunkKey { dataset: row.dataset_source.into(), id: row.id.into() }, fields))
 }
@@ -318,14 +336,6 @@ pub(super) fn unreadable(problem: impl Into<String>) -> StoreError {
 
 pub(super) fn tmd(domain: i16, task: i16, modifier: i16) -> Result<Tmd, StoreError> {
     Tmd::new(domain, task, modifier).map_err(|error| unreadable(error.to_string()))
-}
-
-pub(super) fn tmd_source(
-    kind: &str,
-    model: Option<&str>,
-    failure: Option<&str>,
-) -> Result<TmdSource, StoreError> {
-    TmdSource::from_parts(kind, model, failure).ok_or_else(|| unreadable("tmd_source"))
 }
 
 pub(super) fn item_number(item: i64) -> Result<u32, StoreError> {
