@@ -200,7 +200,11 @@ async fn open_store(
     report: &mut dyn FnMut(String),
 ) -> Result<(Store, Option<ManagedPostgres>), StartError> {
     let (dsn, postgres, whose) = match config.database() {
-        Some(dsn) => (dsn.parse::<Dsn>()?, None, "as configured".to_owned()),
+        Some(address) => {
+            let dsn: Dsn = address.parse()?;
+            let ignored = dsn.ignored_driver().map(|name| format!("; the driver {name} has no meaning here"));
+            (dsn, None, format!("as configured{}", ignored.unwrap_or_default()))
+        }
         None => {
             let postgres = ManagedPostgres::start(data_dir)?;
             let whose = format!("own server {} in {}", postgres.version(), postgres.folder().display());

@@ -10,7 +10,7 @@ pub async fn checks(config: &Config, model: Option<&ModelIdentity>) -> Vec<Check
     let name = "database";
     let (whose, dsn) = match config.database() {
         Some(text) => match text.parse::<Dsn>() {
-            Ok(dsn) => (format!("as configured, {dsn}"), dsn),
+            Ok(dsn) => (as_configured(&dsn), dsn),
             Err(error) => return vec![Check::failure(name, error, "")],
         },
         None => match managed::inspect(&config.data_dir) {
@@ -29,7 +29,17 @@ pub async fn checks(config: &Config, model: Option<&ModelIdentity>) -> Vec<Check
     };
     match inspect(dsn).await {
         Ok(info) => [Some(server(name, &whose, &info)), stored(info, model)].into_iter().flatten().collect(),
-        Err(error) => vec![Check::failure(name, error, "start it, or correct DATABASE_URL (or PG_DSN)")],
+        Err(error @ StoreError::Connect { .. }) => {
+            vec![Check::failure(name, error, "start it, or correct DATABASE_URL (or PG_DSN)")]
+        }
+        Err(error) => vec![Check::failure(name, error, "")],
+    }
+}
+
+fn as_configured(dsn: &Dsn) -> String {
+    match dsn.ignored_driver() {
+        Some(driver) => format!("as configured, {dsn} (the driver {driver} has no meaning here)"),
+        None => format!("as configured, {dsn}"),
     }
 }
 
@@ -37,10 +47,7 @@ fn server(name: &'static str, whose: &str, info: &DatabaseInfo) -> Check {
     let settings: Vec<String> =
         info.durability.iter().map(|(setting, value)| format!("{setting}={value}")).collect();
     let finding = format!("{whose}: {}, {}", info.version, settings.join(" "));
-    match &info.refused {
-        Some(error) => Check::failure(name, format!("{finding}; {error}"), ""),
-        None => Check::ok(name, finding),
-    }
+    Check::ok(name, finding)
 }
 
 /// Whether its vectors are of the configured model.

@@ -5,50 +5,54 @@
 //! Queries may be polled from any runtime.
 
 use super::dsn::Dsn;
-use super::error::StoreError;
-use super::sqlstate_sniffer::{LastError, SniffedStream};
+use super::error::{SqlState, StoreError};
+use super::opening::{OpenedConnection, open};
+use super::server::ServerFacts;
+use super::sqlstate_sniffer::LastError;
 use crate::threads::lock;
 use deadpool::managed::{self, Manager, Metrics, Object, PoolError, RecycleError, RecycleResult, Timeouts};
+use diesel::dsl::sql;
+use diesel::sql_types::{Integer, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
-use tokio_postgres::NoTls;
 
 /// How long a call waits for a free connection before it fails. Shorter than any deadline of a chunk.
 const POOL_WAIT: Duration = Duration::from_secs(10);
-/// The timeout of one attempt to connect. A server in recovery refuses at once.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// The timeout of the check that a pooled connection still works.
 const RECYCLE_WITHIN: Duration = Duration::from_secs(5);
-
-/// Every statement of the store finds its rows by key or along an index. A plan made while a table is small must also
-/// suit a large table, so sequential scans and the joins that need them are off, and one generic plan serves all
-/// batches. The idle timeout keeps a frozen service from holding the lock of the clock for ever.
-const SESSION: &str = "
-    SET synchronous_commit = on;
-    SET plan_cache_mode = force_generic_plan;
-    SET enable_seqscan = off;
-    SET enable_bitmapscan = off;
-    SET enable_mergejoin = off;
-    SET enable_hashjoin = off;
-    SET jit = off;
-    SET idle_in_transaction_session_timeout = '60s';";
 
 /// One connection, with the last error the server reported on it.
 pub(super) struct Connection {
     conn: AsyncPgConnection,
     errors: Arc<LastError>,
-    /// True from the first statement of a call to its end. A connection that is dropped in between (the caller was
+    /// The process of the server that runs the session.
+    backend: i32,
+    use_state: UseState,
+}
+
+/// Whether the next call may have the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UseState {
+    Free,
+    /// From the first statement of a call to its end. A connection that is dropped in between (the caller was
     /// cancelled) may be inside a transaction and is never reused.
-    busy: bool,
+    InCall,
+    /// The server said that the session is of no further use, see [`SqlState::ends_session`].
+    Spent,
 }
 
 impl Connection {
+    fn new(opened: OpenedConnection) -> Connection {
+        let OpenedConnection { conn, errors, facts } = opened;
+        Connection { conn, errors, backend: facts.backend, use_state: UseState::Free }
+    }
+
     /// The diesel connection, for the next statement. Pass the result to [`Self::done`] or [`Self::checked`].
     pub fn conn(&mut self) -> &mut AsyncPgConnection {
-        self.busy = true;
+        self.enter(UseState::InCall);
         self.errors.take();
         &mut self.conn
     }
@@ -56,18 +60,31 @@ impl Connection {
     /// Ends the call: outside a transaction, or after its commit or rollback.
     pub fn done<T>(&mut self, result: diesel::QueryResult<T>) -> Result<T, StoreError> {
         let result = self.checked(result);
-        self.busy = false;
+        self.enter(UseState::Free);
         result
     }
 
     /// Checks one step of a transaction; the call goes on.
-    pub fn checked<T>(&self, result: diesel::QueryResult<T>) -> Result<T, StoreError> {
-        result.map_err(|error| StoreError::from_diesel(&error, self.errors.take()))
+    pub fn checked<T>(&mut self, result: diesel::QueryResult<T>) -> Result<T, StoreError> {
+        let result = result.map_err(|error| StoreError::from_diesel(&error, self.errors.take()));
+        if result.as_ref().is_err_and(|error| error.sqlstate().is_some_and(SqlState::ends_session)) {
+            self.enter(UseState::Spent);
+        }
+        result
     }
 
     /// Rolls a failed transaction back, so that the connection can be reused.
     pub async fn roll_back(&mut self) {
-        self.busy = self.conn.batch_execute("ROLLBACK").await.is_err();
+        if self.conn.batch_execute("ROLLBACK").await.is_ok() {
+            self.enter(UseState::Free);
+        }
+    }
+
+    /// Once spent, always spent.
+    fn enter(&mut self, next: UseState) {
+        if self.use_state != UseState::Spent {
+            self.use_state = next;
+        }
     }
 
     pub fn into_conn(self) -> AsyncPgConnection {
@@ -102,8 +119,7 @@ impl Pool {
             })
             .map_err(thread_error)?;
         let connector = Connector { dsn, handle, alive: Mutex::new(Some(alive)) };
-        let timeouts =
-            Timeouts { wait: Some(POOL_WAIT), create: Some(CONNECT_WITHIN), recycle: Some(RECYCLE_WITHIN) };
+        let timeouts = Timeouts { wait: Some(POOL_WAIT), create: None, recycle: Some(RECYCLE_WITHIN) };
         let pool = managed::Pool::builder(connector)
             .max_size(size.max(1))
             .timeouts(timeouts)
@@ -113,7 +129,8 @@ impl Pool {
         Ok(Pool { pool, ended: Mutex::new(Some(ended)) })
     }
 
-    /// A connection from the pool, checked just before.
+    /// A connection from the pool, checked just before. A new one that cannot be had is a transient error, whatever the
+    /// reason: a call is not at fault when the server of an open store has become unfit, and goes on when that is mended.
     pub async fn get(&self) -> Result<PooledConnection, StoreError> {
         self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => error,
@@ -123,8 +140,10 @@ impl Pool {
     }
 
     /// Opens a connection outside of the pool, on the same thread.
-    pub async fn connect(&self) -> Result<Connection, StoreError> {
-        self.pool.manager().create().await
+    pub async fn connect(&self) -> Result<(Connection, ServerFacts), StoreError> {
+        let opened = self.pool.manager().open().await?;
+        let facts = opened.facts.clone();
+        Ok((Connection::new(opened), facts))
     }
 
     /// The runtime that drives the connections.
@@ -153,52 +172,50 @@ pub(super) struct Connector {
     alive: Mutex<Option<mpsc::Sender<()>>>,
 }
 
-impl Manager for Connector {
-    type Type = Connection;
-    type Error = StoreError;
-
-    async fn create(&self) -> Result<Connection, StoreError> {
+impl Connector {
+    async fn open(&self) -> Result<OpenedConnection, StoreError> {
         let alive = lock(&self.alive).clone();
         let alive = alive.ok_or(StoreError::Closed)?;
         let opening = self.handle.spawn(open(self.dsn.clone(), alive));
         opening.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<StoreError> {
-        if connection.busy {
-            return Err(RecycleError::message("the call before was cancelled"));
+    /// See [`Pool::get`].
+    fn for_now(&self, error: StoreError) -> StoreError {
+        match error {
+            error if error.is_transient() => error,
+            StoreError::Closed => StoreError::Closed,
+            StoreError::Connect { to, problem, .. } => StoreError::Connect { to, state: None, problem },
+            other => {
+                StoreError::Connect { to: self.dsn.to_string(), state: None, problem: other.to_string() }
+            }
         }
-        // Takes about 20 us, and finds a killed backend before a batch does.
-        let alive = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("1"));
-        let answer = alive.get_result::<i32>(connection.conn()).await;
-        connection.done(answer).map(|_| ()).map_err(RecycleError::Backend)
     }
 }
 
-async fn open(dsn: Dsn, alive: mpsc::Sender<()>) -> Result<Connection, StoreError> {
-    let refused = |state, problem: String| StoreError::Connect { to: dsn.to_string(), state, problem };
-    let errors = Arc::new(LastError::default());
-    let within = dsn.config().get_connect_timeout().copied().unwrap_or(CONNECT_WITHIN);
-    let wire =
-        match tokio::time::timeout(within, SniffedStream::open(dsn.config(), Arc::clone(&errors))).await {
-            Ok(wire) => wire.map_err(|error| refused(None, error.to_string()))?,
-            Err(_) => return Err(refused(None, "it does not answer".to_owned())),
-        };
-    let (client, driver) = dsn.config().connect_raw(wire, NoTls).await.map_err(|error| {
-        let answer = error.as_db_error().map(|answer| answer.message().to_owned());
-        refused(errors.take(), answer.unwrap_or_else(|| error.to_string()))
-    })?;
-    tokio::spawn(async move {
-        if let Err(error) = driver.await {
-            tracing::debug!(%error, "a database connection ended");
+impl Manager for Connector {
+    type Type = Connection;
+    type Error = StoreError;
+
+    async fn create(&self) -> Result<Connection, StoreError> {
+        self.open().await.map(Connection::new).map_err(|error| self.for_now(error))
+    }
+
+    /// Takes about 20 us, and finds a killed backend before a batch does. A server that takes no writes any more is
+    /// found, too, and a pooler that has begun to share sessions.
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<StoreError> {
+        if connection.use_state != UseState::Free {
+            return Err(RecycleError::message("the call before was cancelled, or its session is spent"));
         }
-        drop(alive);
-    });
-    let mut conn = AsyncPgConnection::try_from(client)
-        .await
-        .map_err(|error| refused(errors.take(), error.to_string()))?;
-    let prepared = conn.batch_execute(SESSION).await;
-    let mut connection = Connection { conn, errors, busy: false };
-    connection.done(prepared)?;
-    Ok(connection)
+        let backend = sql::<Integer>("pg_backend_pid()");
+        let read_only = sql::<Text>("current_setting('transaction_read_only')");
+        let answer =
+            diesel::select((backend, read_only)).get_result::<(i32, String)>(connection.conn()).await;
+        let (backend, read_only) = connection.done(answer).map_err(RecycleError::Backend)?;
+        match (backend == connection.backend, read_only.as_str()) {
+            (false, _) => Err(RecycleError::message("the session belongs to another connection")),
+            (true, "off") => Ok(()),
+            (true, _) => Err(RecycleError::message("the server takes no writes any more")),
+        }
+    }
 }

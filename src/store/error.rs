@@ -31,9 +31,15 @@ impl SqlState {
         match self.class() {
             "08" | "40" | "53" => true,
             "57" => self.as_str() != "57P04",
-            // Read-only after a failover, idle-in-transaction timeout, lock timeout.
-            _ => matches!(self.as_str(), "25006" | "25P03" | "55P03"),
+            // Idle-in-transaction timeout, lock timeout.
+            _ => self.ends_session() || matches!(self.as_str(), "25P03" | "55P03"),
         }
+    }
+
+    /// The session is of no further use, while another one may be: after a failover the server takes no writes (25006),
+    /// or its backend is not the one that prepared the statements (26000, 42P05).
+    pub(super) fn ends_session(self) -> bool {
+        matches!(self.as_str(), "25006" | "26000" | "42P05")
     }
 }
 
@@ -46,6 +52,37 @@ impl fmt::Display for SqlState {
 impl fmt::Debug for SqlState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SqlState({self})")
+    }
+}
+
+/// Why a server takes no writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadOnlyCause {
+    /// It follows another server.
+    Standby,
+    /// `default_transaction_read_only` is on.
+    Setting,
+}
+
+impl ReadOnlyCause {
+    fn remedy(self) -> &'static str {
+        match self {
+            ReadOnlyCause::Standby => {
+                "name the primary in DATABASE_URL, or all hosts of the cluster, separated by commas"
+            }
+            ReadOnlyCause::Setting => {
+                "turn it off for the server, the database and the role, or name another server in DATABASE_URL"
+            }
+        }
+    }
+}
+
+impl fmt::Display for ReadOnlyCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ReadOnlyCause::Standby => "it is a standby",
+            ReadOnlyCause::Setting => "default_transaction_read_only is on",
+        })
     }
 }
 
@@ -109,6 +146,35 @@ pub enum StoreError {
         setting: &'static str,
         /// The value it has.
         found: String,
+    },
+    /// Permanent: not every text could be stored.
+    #[error(
+        "the database {to} has the encoding {found}, which cannot hold every text: expected UTF8; make one with \
+         CREATE DATABASE name ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0, and name it in DATABASE_URL"
+    )]
+    Encoding {
+        /// The address, without its password.
+        to: String,
+        /// The encoding of the database.
+        found: String,
+    },
+    /// Permanent until the server takes writes.
+    #[error("the database {to} takes no writes: {cause}; {}", cause.remedy())]
+    ReadOnly {
+        /// The address, without its password.
+        to: String,
+        /// Why it takes none.
+        cause: ReadOnlyCause,
+    },
+    /// Permanent: transactions would lose the settings and the prepared statements of their session.
+    #[error(
+        "at {to} there is a connection pooler that gives each transaction another session, as PgBouncer does with \
+         pool_mode=transaction: expected a session for each connection; set pool_mode=session for this database, or \
+         name the server itself in DATABASE_URL"
+    )]
+    SharedSession {
+        /// The address, without its password.
+        to: String,
     },
     /// Permanent: the server lacks what the migrations need.
     #[error("the database is PostgreSQL {found}; version 14 or newer is needed")]
@@ -234,8 +300,9 @@ mod tests {
 
     #[test]
     fn the_state_decides_what_to_do() {
-        for code in ["08006", "40001", "40P01", "53100", "53300", "57P01", "57P02", "57P03", "57014", "25006"]
-        {
+        for code in [
+            "08006", "40001", "40P01", "53100", "53300", "57P01", "57P02", "57P03", "57014", "25006", "26000",
+        ] {
             assert!(database(code).is_transient() && !database(code).is_data_error(), "{code}");
         }
         for code in ["22021", "22003", "23505", "23514", "23503"] {

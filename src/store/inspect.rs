@@ -3,7 +3,7 @@
 use super::connection::Pool;
 use super::model::current_model;
 use super::schema::chunk_vectors;
-use super::{Dsn, StoreError, check, settings};
+use super::{Dsn, StoreError};
 use crate::model::ModelIdentity;
 use diesel::OptionalExtension;
 use diesel::prelude::*;
@@ -20,8 +20,6 @@ pub struct DatabaseInfo {
     /// Names and values of the settings that decide whether a commit survives a crash, as seen by a session of the
     /// service.
     pub durability: [(&'static str, String); 3],
-    /// The error with which [`super::Store::open`] would refuse the server.
-    pub refused: Option<StoreError>,
     /// The model of the store; `None` before the first one is adopted.
     pub model: Option<ModelIdentity>,
     /// Whether the store holds any vectors.
@@ -31,7 +29,7 @@ pub struct DatabaseInfo {
 /// Connects and reads, over one connection that is closed afterwards.
 ///
 /// # Errors
-/// When the server cannot be reached, or does not answer a query.
+/// When the server cannot be reached, does not answer a query, or is one that [`super::Store::open`] refuses.
 pub async fn inspect(dsn: Dsn) -> Result<DatabaseInfo, StoreError> {
     let pool = Pool::new(dsn, 1)?;
     let info = read_info(&pool).await;
@@ -40,10 +38,7 @@ pub async fn inspect(dsn: Dsn) -> Result<DatabaseInfo, StoreError> {
 }
 
 async fn read_info(pool: &Pool) -> Result<DatabaseInfo, StoreError> {
-    let mut connection = pool.connect().await?;
-    let found = settings(connection.conn()).await;
-    let found = connection.done(found)?;
-    let refused = check(&found).err();
+    let (mut connection, facts) = pool.connect().await?;
     let current = current_model(connection.conn()).await;
     let model = match connection.done(current) {
         Ok(model) => model.map(|(_, identity)| identity),
@@ -56,10 +51,6 @@ async fn read_info(pool: &Pool) -> Result<DatabaseInfo, StoreError> {
     } else {
         false
     };
-    let durability = [
-        ("fsync", found.fsync),
-        ("full_page_writes", found.full_page_writes),
-        ("synchronous_commit", found.synchronous_commit),
-    ];
-    Ok(DatabaseInfo { version: found.version, durability, refused, model, has_vectors })
+    let version = facts.version.clone();
+    Ok(DatabaseInfo { version, durability: facts.durability(), model, has_vectors })
 }

@@ -11,6 +11,8 @@
 //!   hits            the rows of a search
 //!   dead_letters    chunks that could not be stored, kept to be sent again
 //!   connection      the connection pool and its thread
+//!   opening         how a connection is opened: the hosts, the server's fitness, the session's settings
+//!   session_lock    whether a session belongs to its connection, or to a pooler that shares it
 //!   sqlstate_sniffer  the SQLSTATE of an error, read from the connection's bytes
 //!   inspect         version, settings and model of a database, without changing it
 //! managed           a PostgreSQL server that the service installs and runs itself
@@ -28,6 +30,7 @@ mod dead_letters;
 mod dsn;
 mod error;
 mod hits;
+mod hosts;
 mod identity;
 mod incoming;
 mod insert;
@@ -35,15 +38,18 @@ mod inspect;
 pub mod managed;
 mod migrate;
 mod model;
+mod opening;
 mod read;
 mod replace;
 mod schema;
+mod server;
+mod session_lock;
 mod sqlstate_sniffer;
 
 pub use changes::{ChangedChunk, ChunkChanges};
 pub use dead_letters::{DeadLetter, DeadLetterFilter, StoredDeadLetter};
 pub use dsn::Dsn;
-pub use error::{SqlState, StoreError};
+pub use error::{ReadOnlyCause, SqlState, StoreError};
 pub use hits::{Hit, SearchFilter};
 pub use insert::InsertOutcome;
 pub use inspect::{DatabaseInfo, inspect};
@@ -53,12 +59,9 @@ pub use read::KnownChunk;
 use connection::Pool;
 use dead_letter_count::DeadLetterCount;
 use diesel::prelude::*;
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use std::sync::Arc;
 use uuid::Uuid;
-
-/// The oldest server version that runs the migrations, in the form of `server_version_num`.
-const OLDEST_SERVER: i32 = 140_000;
 
 /// Where the store is and how many connections it may use.
 #[derive(Debug, Clone)]
@@ -85,16 +88,15 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Connects, refuses a server that would lose acknowledged chunks, and runs the pending migrations.
+    /// Connects, refuses a server that would lose acknowledged chunks or cannot hold every text, one that takes no
+    /// writes, and a pooler that shares sessions; then runs the pending migrations.
     ///
     /// # Errors
-    /// Transient while the server cannot be reached. Permanent when the server is too old or unsafe, was migrated by a
-    /// later version of this program, or refuses the migrations; the message says what to do.
+    /// Transient while the server cannot be reached. Permanent when the server is unfit, was migrated by a later version
+    /// of this program, or refuses the migrations; the message says what to do.
     pub async fn open(options: StoreOptions) -> Result<Store, StoreError> {
         let pool = Pool::new(options.dsn, options.pool_size)?;
-        let mut connection = pool.connect().await?;
-        let settings = settings(connection.conn()).await;
-        check(&connection.done(settings)?)?;
+        let (connection, _) = pool.connect().await?;
         migrate::run(connection.into_conn()).await?;
         let mut connection = pool.get().await?;
         let store_id = schema::change_clock::table.select(schema::change_clock::store_id);
@@ -129,74 +131,5 @@ impl Store {
     /// progress.
     pub async fn close(&self) {
         self.pool.close().await;
-    }
-}
-
-#[derive(Debug, QueryableByName)]
-struct ServerSettings {
-    #[diesel(sql_type = diesel::sql_types::Integer)]
-    number: i32,
-    #[diesel(sql_type = diesel::sql_types::Text)]
-    version: String,
-    #[diesel(sql_type = diesel::sql_types::Text)]
-    fsync: String,
-    #[diesel(sql_type = diesel::sql_types::Text)]
-    full_page_writes: String,
-    #[diesel(sql_type = diesel::sql_types::Text)]
-    synchronous_commit: String,
-}
-
-async fn settings(conn: &mut AsyncPgConnection) -> QueryResult<ServerSettings> {
-    let shown = diesel::sql_query(
-        "SELECT current_setting('server_version_num')::integer AS number,
-                current_setting('server_version') AS version,
-                current_setting('fsync') AS fsync,
-                current_setting('full_page_writes') AS full_page_writes,
-                current_setting('synchronous_commit') AS synchronous_commit",
-    );
-    shown.get_result(conn).await
-}
-
-fn check(settings: &ServerSettings) -> Result<(), StoreError> {
-    if settings.number < OLDEST_SERVER {
-        return Err(StoreError::TooOld { found: settings.version.clone() });
-    }
-    let durability = [
-        ("fsync", &settings.fsync),
-        ("full_page_writes", &settings.full_page_writes),
-        ("synchronous_commit", &settings.synchronous_commit),
-    ];
-    match durability.into_iter().find(|(_, value)| *value != "on") {
-        Some((setting, found)) => Err(StoreError::Unsafe { setting, found: found.clone() }),
-        None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn server() -> ServerSettings {
-        let on = || "on".to_owned();
-        let (fsync, full_page_writes, synchronous_commit) = (on(), on(), on());
-        ServerSettings {
-            number: 150_018,
-            version: "15.18".into(),
-            fsync,
-            full_page_writes,
-            synchronous_commit,
-        }
-    }
-
-    #[test]
-    fn a_server_that_loses_what_it_commits_is_refused() {
-        assert!(check(&server()).is_ok());
-        let error = check(&ServerSettings { fsync: "off".into(), ..server() }).unwrap_err();
-        assert!(!error.is_transient() && error.to_string().contains("fsync=off"), "{error}");
-        let error = check(&ServerSettings { full_page_writes: "off".into(), ..server() }).unwrap_err();
-        assert!(error.to_string().contains("full_page_writes"), "{error}");
-        let error =
-            check(&ServerSettings { number: 130_012, version: "13.12".into(), ..server() }).unwrap_err();
-        assert!(error.to_string().contains("13.12"), "{error}");
     }
 }

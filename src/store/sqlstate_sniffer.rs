@@ -5,17 +5,13 @@
 //! for error messages in what it reads. It changes no byte.
 
 use super::error::SqlState;
+use super::hosts::ServerSocket;
 use crate::threads::lock;
 use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
-use tokio_postgres::Config;
-use tokio_postgres::config::Host;
 
 /// The first error that the server reported on a connection since the last [`Self::take`].
 #[derive(Debug, Default)]
@@ -40,71 +36,9 @@ pub(super) struct SniffedStream {
     errors: Arc<LastError>,
 }
 
-#[derive(Debug)]
-enum ServerSocket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
 impl SniffedStream {
-    /// Connects to the first host that answers.
-    pub async fn open(config: &Config, errors: Arc<LastError>) -> io::Result<SniffedStream> {
-        let mut problem = io::Error::new(io::ErrorKind::InvalidInput, "no host is named");
-        for target in targets(config) {
-            match target.connect().await {
-                Ok(socket) => {
-                    return Ok(SniffedStream { socket, messages: MessageParser::default(), errors });
-                }
-                Err(error) => problem = error,
-            }
-        }
-        Err(problem)
-    }
-}
-
-enum HostAddress {
-    Path(PathBuf),
-    Name(String, u16),
-    Address(SocketAddr),
-}
-
-/// Hosts, addresses and ports are parallel lists. An address replaces the DNS look-up of its host; a single port
-/// applies to all.
-fn targets(config: &Config) -> Vec<HostAddress> {
-    let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
-    (0..hosts.len().max(addresses.len()))
-        .filter_map(|i| {
-            let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
-            match (addresses.get(i), hosts.get(i)) {
-                (Some(address), _) => Some(HostAddress::Address(SocketAddr::new(*address, port))),
-                (None, Some(Host::Unix(folder))) => {
-                    Some(HostAddress::Path(folder.join(format!(".s.PGSQL.{port}"))))
-                }
-                (None, Some(Host::Tcp(name))) => Some(HostAddress::Name(name.clone(), port)),
-                (None, None) => None,
-            }
-        })
-        .collect()
-}
-
-impl HostAddress {
-    async fn connect(self) -> io::Result<ServerSocket> {
-        let addresses = match self {
-            HostAddress::Path(path) => return UnixStream::connect(path).await.map(ServerSocket::Unix),
-            HostAddress::Address(address) => vec![address],
-            HostAddress::Name(name, port) => lookup_host((name, port)).await?.collect(),
-        };
-        let mut problem = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-        for address in addresses {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-            socket.set_keepalive(true)?;
-            socket.set_nodelay(true)?;
-            match socket.connect(address).await {
-                Ok(stream) => return Ok(ServerSocket::Tcp(stream)),
-                Err(error) => problem = error,
-            }
-        }
-        Err(problem)
+    pub fn new(socket: ServerSocket, errors: Arc<LastError>) -> SniffedStream {
+        SniffedStream { socket, messages: MessageParser::default(), errors }
     }
 }
 
