@@ -9,7 +9,7 @@ use super::in_flight::{Arrival, Claim, Follower, InFlightKeys};
 use super::settings::PipelineSettings;
 use crate::chunk::{Chunk, ChunkKey, EmbeddedChunk, Embedding, Tagging, TmdSource};
 use crate::error_code::ErrorCode;
-use crate::flow::{Backoff, Verdict, retry};
+use crate::flow::{Backoff, Verdict, bisect, retry};
 use crate::metrics;
 use crate::outcome::Outcome;
 use crate::output::throttled;
@@ -201,6 +201,7 @@ impl Entrance {
     }
 
     /// What follows for the chunks, from the rows of their keys; retries until the deadline while the database is away.
+    /// A chunk whose key the database refuses is found by halving and fails alone.
     async fn look_up(&self, chunks: &[&Arc<Chunk>], deadline: Instant) -> Result<Vec<Fate>, StoreError> {
         let classify = |error: &StoreError, _| {
             let retry = error.is_transient() && Instant::now() < deadline && !self.draining.is_cancelled();
@@ -209,7 +210,21 @@ impl Entrance {
             }
             Verdict::retry_if(retry)
         };
-        retry(LOOK_UP_PAUSES, classify, || self.fates(chunks)).await
+        let (mut fates, mut failed) = (Vec::with_capacity(chunks.len()), None);
+        bisect(chunks.to_vec(), async |part: Vec<&Arc<Chunk>>| {
+            if failed.is_some() {
+                return None;
+            }
+            match retry(LOOK_UP_PAUSES, classify, || self.fates(&part)).await {
+                Ok(found) => fates.extend(found),
+                Err(error) if error.is_data_error() && part.len() > 1 => return Some(part),
+                Err(error) if error.is_data_error() => fates.push(Fate::Answered(refused_key(&error))),
+                Err(error) => failed = Some(error),
+            }
+            None
+        })
+        .await;
+        failed.map_or(Ok(fates), Err)
     }
 
     async fn fates(&self, chunks: &[&Arc<Chunk>]) -> Result<Vec<Fate>, StoreError> {
@@ -337,6 +352,13 @@ fn rewritten_row(chunk: &Arc<Chunk>, known: KnownChunk, vector: &Arc<[f32]>) -> 
         took: Duration::ZERO,
     };
     EmbeddedChunk { chunk: chunk.clone(), tagging, embedding }
+}
+
+/// It is not kept as a dead letter: that has the same key.
+fn refused_key(error: &StoreError) -> Outcome {
+    metrics::store_error(error.sqlstate_class(), false);
+    let message = format!("the database refused the id or the dataset of this chunk: {error}");
+    Outcome::Rejected(Rejection::new(ErrorCode::StoreFailed, message))
 }
 
 fn settle_unadmitted(mut delivery: Delivery, code: ErrorCode) {
