@@ -26,12 +26,12 @@ pub(super) struct SessionLock {
     key: i64,
 }
 
-/// Where the lock is.
+/// Which session has the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LockHolder {
-    ThisSession,
-    AnotherSession,
-    NoSession,
+enum HeldBy {
+    This,
+    Another,
+    None,
 }
 
 impl SessionLock {
@@ -43,7 +43,7 @@ impl SessionLock {
     pub async fn take(self, first: &Client) -> Result<bool, Error> {
         // Two queries, and so two transactions.
         first.simple_query(&format!("SELECT pg_advisory_lock({})", self.key)).await?;
-        Ok(self.holder(first).await? == LockHolder::ThisSession)
+        Ok(self.holder(first).await? == HeldBy::This)
     }
 
     /// Says whether the session of the first connection, which was closed, has ended.
@@ -52,30 +52,30 @@ impl SessionLock {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.holder(second).await? {
-                LockHolder::NoSession => return Ok(true),
-                LockHolder::ThisSession => {
+                HeldBy::None => return Ok(true),
+                HeldBy::This => {
                     self.release(second).await?;
                     return Ok(false);
                 }
-                LockHolder::AnotherSession if Instant::now() < deadline => {
+                HeldBy::Another if Instant::now() < deadline => {
                     sleep(pause).await;
                     pause *= 2;
                 }
-                LockHolder::AnotherSession => return Ok(false),
+                HeldBy::Another => return Ok(false),
             }
         }
     }
 
-    async fn holder(self, client: &Client) -> Result<LockHolder, Error> {
+    async fn holder(self, client: &Client) -> Result<HeldBy, Error> {
         let answer = client.simple_query(&format!("SELECT {}", self.held_here())).await?;
         let held_here = answer.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => row.get(0),
             _ => None,
         });
         Ok(match held_here {
-            Some("t") => LockHolder::ThisSession,
-            Some(_) => LockHolder::AnotherSession,
-            None => LockHolder::NoSession,
+            Some("t") => HeldBy::This,
+            Some(_) => HeldBy::Another,
+            None => HeldBy::None,
         })
     }
 

@@ -23,7 +23,7 @@ pub fn lnsp(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lnsp"));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
-        if name.starts_with("LNSP_") || name == "DATABASE_URL" || name == "PG_DSN" {
+        if name.starts_with("LNSP_") || name.starts_with("PG") || name == "DATABASE_URL" {
             command.env_remove(&*name);
         }
     }
