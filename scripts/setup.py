@@ -469,6 +469,28 @@ def write_as_root(path, text):
     )
 
 
+# ---------------------------------------------------------------- PgBouncer
+
+
+def want_pgbouncer():
+    """The pooler of some tests, which say that they are skipped where it is missing."""
+    part = "PgBouncer"
+    places = ("/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/opt/homebrew/bin/pgbouncer")
+
+    def present():
+        return any(os.access(place, os.X_OK) for place in places)
+
+    if not present() and platform.system() == "Linux" and not Path("/run/systemd/system").exists():
+        say(part, "installing")
+        with contextlib.suppress(Stop):
+            apt_install("pgbouncer")
+    if present():
+        say(part, "ready")
+    else:
+        # With systemd the package would start a pooler of the machine's own: that is not for us to decide.
+        say(part, "left out, its tests are skipped (Debian and Ubuntu: apt-get install pgbouncer)")
+
+
 # ---------------------------------------------------------------- classifier
 
 
@@ -527,6 +549,10 @@ def alone():
 
 
 def main():
+    unknown = [argument for argument in sys.argv[1:] if argument != "--tests"]
+    if unknown:
+        print(f"setup: expected nothing or --tests, received {unknown[0]}", file=sys.stderr)
+        return 2
     os.chdir(ROOT)
     try:
         with alone():
@@ -537,6 +563,8 @@ def main():
             need_model()
             need_postgres()
             need_classifier()
+            if "--tests" in sys.argv:
+                want_pgbouncer()
     except Stop as stop:
         print(f"setup: {stop}", file=sys.stderr)
         return 1
