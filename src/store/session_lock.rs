@@ -79,7 +79,7 @@ impl SessionLock {
         })
     }
 
-    /// A lock that stayed in a session of a pooler is in the way of nobody; still, it is taken back where it is met.
+    /// A lock that stayed in a session of a pooler blocks nothing; still, it is released where it is met.
     async fn release(self, client: &Client) -> Result<(), Error> {
         let release = format!("SELECT pg_advisory_unlock({}) WHERE ({})", self.key, self.held_here());
         client.simple_query(&release).await.map(drop)

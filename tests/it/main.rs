@@ -24,6 +24,7 @@ mod encoder_parallelism;
 mod encoder_plan;
 mod failover;
 mod flow_of_chunks;
+mod foreign_database;
 mod framework;
 mod fresh;
 mod fuzz;

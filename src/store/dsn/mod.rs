@@ -104,6 +104,19 @@ impl fmt::Debug for Dsn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_text_is_repeated_in_a_refusal(before in "\\PC{0,30}", after in "[@/?=:&%,' a-z]{0,30}") {
+            for scheme in ["", "postgres://", "postgresql+driver://u:", "host=h password="] {
+                let text = format!("{scheme}{before}s3cret{after}");
+                if let Err(error) = Dsn::read(&text, |_| None) {
+                    assert!(!error.to_string().contains("s3cret"), "{text}: {error}");
+                }
+            }
+        }
+    }
 
     /// An address in an environment without variables.
     fn read(text: &str) -> Dsn {
