@@ -75,7 +75,7 @@ error_codes! {
     InvalidUtf8 "invalid_utf8" 422 InvalidRequest false "The line or body is not UTF-8: encode it as UTF-8.";
     LineTooLong "line_too_long" 422 InvalidRequest false "The line is longer than 1 MiB: split the text into smaller chunks.";
     WrongType "wrong_type" 422 InvalidRequest false "A field has the wrong JSON type: see the message for the type that is expected.";
-    UnknownField "unknown_field" 422 InvalidRequest false "A field or query parameter is not known: remove it, or move it into `metadata`.";
+    UnknownField "unknown_field" 422 InvalidRequest false "A field or parameter of the request is not known, or a field of a chunk where `unknown_fields` is `refuse`: remove it, or move it into `metadata`.";
     MissingField "missing_field" 422 InvalidRequest false "A required field is missing or empty: add it. `POST /embed` without texts answers 400.";
     DuplicateKey "duplicate_key" 422 InvalidRequest false "An object has the same key twice: remove one.";
     TooManyKeys "too_many_keys" 422 InvalidRequest false "An object in `metadata` has more than 64 keys: send fewer.";
@@ -83,7 +83,7 @@ error_codes! {
     MetadataTooLarge "metadata_too_large" 422 InvalidRequest false "`metadata` has more than 64 KiB of JSON or 1,024 values: send less.";
     NestedTooDeep "nested_too_deep" 422 InvalidRequest false "Arrays and objects are nested deeper than 32 levels: flatten them.";
     NumberOutOfRange "number_out_of_range" 422 InvalidRequest false "A number does not fit into 64 bits: send it as text or as a fraction.";
-    TextEmpty "text_empty" 422 InvalidRequest false "The text is empty or blank: leave the chunk out.";
+    TextEmpty "text_empty" 422 InvalidRequest false "The text is empty or has only invisible characters: leave the chunk out.";
     TextTooLong "text_too_long" 422 InvalidRequest false "The text is longer than 64 KiB: split it.";
     NulCharacter "nul_character" 422 InvalidRequest false "PostgreSQL text cannot hold NUL: remove the character.";
     CodeOutOfRange "code_out_of_range" 422 InvalidRequest false "A TMD code is outside its axis: domain 0 to 15, task 0 to 31, modifier 0 to 63.";
@@ -111,6 +111,7 @@ error_codes! {
     IndexBehind "index_behind" 503 Unavailable true "The index has not reached the requested commit: send the request again.";
     BodyTooLarge "body_too_large" 413 InvalidRequest false "The body has too many bytes or items: send less at once, or stream NDJSON.";
     UnsupportedMediaType "unsupported_media_type" 415 InvalidRequest false "The Content-Type is not supported: the message names those that are.";
+    WrongFormat "wrong_format" 422 InvalidRequest false "The body is not in the format that the request names: the message says what it is and how to send it.";
     UnsupportedEncoding "unsupported_encoding" 415 InvalidRequest false "The Content-Encoding is not supported: use gzip, zstd or none.";
     InvalidQuery "invalid_query" 422 InvalidRequest false "A parameter is outside its range: the message says what is expected.";
     InvalidIdempotencyKey "invalid_idempotency_key" 400 InvalidRequest false "The Idempotency-Key header cannot be used: the message says what is expected.";

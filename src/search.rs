@@ -4,6 +4,7 @@
 //! Uses the vectorizer, index and store of the pipeline. A search has priority over ingest in the vectorizer and the
 //! classifier.
 
+use crate::chunk::{MAX_TEXT_BYTES, is_blank};
 use crate::classifier::LocalClassifier;
 use crate::index::{Effort, Index, IndexError, SearchMode};
 use crate::metrics;
@@ -193,16 +194,12 @@ impl Searcher {
             );
         }
         match &query.target {
-            SearchTarget::Text(text) if text.trim().is_empty() => {
-                wrong("query", "query is empty or blank".into())
+            SearchTarget::Text(text) if is_blank(text) => {
+                wrong("query", "query is empty or has only invisible characters".into())
             }
-            SearchTarget::Text(text) if text.len() > crate::chunk::MAX_TEXT_BYTES => wrong(
+            SearchTarget::Text(text) if text.len() > MAX_TEXT_BYTES => wrong(
                 "query",
-                format!(
-                    "query too long: expected at most {} bytes, received {}",
-                    crate::chunk::MAX_TEXT_BYTES,
-                    text.len()
-                ),
+                format!("query too long: expected at most {MAX_TEXT_BYTES} bytes, received {}", text.len()),
             ),
             SearchTarget::Vector(_) if query.tmd_weight > 0.0 => wrong(
                 "tmd_weight",

@@ -10,8 +10,7 @@ use lnsp_ingest::llm::read_answer;
 use lnsp_ingest::rejection::Rejection;
 use lnsp_ingest::tmd::Axis;
 use lnsp_ingest::wire::{
-    ContentEncoding, Inflate, InflateError, LineDecoder, LineError, ShapeError, SharedNames, WireChunk,
-    read_json, read_request,
+    ContentEncoding, Inflate, InflateError, LineDecoder, LineError, SharedNames, WireChunk, read_request,
 };
 use std::fs;
 use std::io::Write;
@@ -57,24 +56,30 @@ fn lines_as_told(limit: usize, bytes: &[u8]) -> Vec<NumberedLine> {
 }
 
 /// A chunk that is accepted keeps its promises, is the same in a request as on a line, and the same when it is read
-/// again; one that is refused is refused in few words.
+/// again; one that is refused is refused in few words. Its neighbours in the request are read whatever it is.
 pub fn request(data: &[u8]) {
     if let Err(error) = read_request(data) {
-        assert_brief(&error);
+        assert_brief(&Rejection::from(error));
     }
-    let names = SharedNames { dataset: "d".into(), batch: None, on_conflict: Default::default() };
-    let chunk = match read_json::<WireChunk>(data) {
+    let names = SharedNames {
+        dataset: "d".into(),
+        batch: None,
+        on_conflict: Default::default(),
+        unknown_fields: Default::default(),
+    };
+    let chunk = match WireChunk::read(data) {
         Ok(chunk) => chunk,
         Err(error) => return assert_brief(&error),
     };
     let text = chunk.text().to_owned();
-    let request = [b"{\"chunks\":[", data, b"]}"].concat();
+    let request = [b"{\"chunks\":[{\"text\":1},", data, b",{\"text\":\"good\"}]}"].concat();
     // What is a chunk on a line is one in a request.
     let request = read_request(&request).unwrap();
-    assert_eq!(request.chunks.received, 1);
+    assert_eq!((request.received, request.chunks.len()), (3, 3));
+    assert!(WireChunk::read(request.chunks[0]).is_err() && WireChunk::read(request.chunks[2]).is_ok());
     let checked = chunk.check(&names, Default::default());
-    for again in request.chunks.items.into_iter().chain(read_json(data)) {
-        let again = again.check(&names, Default::default());
+    for again in [request.chunks[1], data] {
+        let again = WireChunk::read(again).unwrap().check(&names, Default::default());
         assert_eq!(checked.as_ref().map(known_by).ok(), again.as_ref().map(known_by).ok());
     }
     match checked {
@@ -83,15 +88,14 @@ pub fn request(data: &[u8]) {
             assert!(!text.trim().is_empty() && text.len() <= MAX_TEXT_BYTES && !text.contains('\0'));
             assert!(!chunk.key.id.is_empty() && !chunk.key.id.contains('\0'));
         }
-        Err(rejection) => assert!(rejection.message.len() < BRIEF, "{}", rejection.message),
+        Err(rejection) => assert_brief(&rejection),
     }
 }
 
 /// A message, with what it quotes of the client.
 const BRIEF: usize = 1000;
 
-fn assert_brief(error: &ShapeError) {
-    let rejection = Rejection::from(error.clone());
+fn assert_brief(rejection: &Rejection) {
     assert!(!rejection.message.is_empty() && rejection.message.len() < BRIEF, "{}", rejection.message);
 }
 

@@ -4,6 +4,8 @@ use super::metadata::Metadata;
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
 use chrono::{DateTime, Utc};
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
+use icu_properties::{CodePointMapData, CodePointSetData};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -106,10 +108,23 @@ fn check_text(text: &str) -> Result<(), Rejection> {
             Rejection::new(ErrorCode::NulCharacter, "text contains a NUL character; remove it").param("text")
         );
     }
-    if text.trim().is_empty() {
-        return Err(Rejection::new(ErrorCode::TextEmpty, "text is empty or blank").param("text"));
+    if is_blank(text) {
+        let message = "text is empty or has only invisible characters";
+        return Err(Rejection::new(ErrorCode::TextEmpty, message).param("text"));
     }
     Ok(())
+}
+
+/// Whether there is nothing to read in a text: it has only white space, and characters that Unicode says are not
+/// displayed (zero-width and bidirectional marks, soft hyphens, variation selectors, fillers, controls).
+pub fn is_blank(text: &str) -> bool {
+    let ignorable = CodePointSetData::new::<DefaultIgnorableCodePoint>();
+    let category = CodePointMapData::<GeneralCategory>::new();
+    text.chars().all(|c| {
+        c.is_whitespace()
+            || ignorable.contains(c)
+            || matches!(category.get(c), GeneralCategory::Control | GeneralCategory::Format)
+    })
 }
 
 fn check_names(draft: &Draft) -> Result<(), Rejection> {
@@ -170,11 +185,41 @@ pub fn check_name(field: &'static str, name: &str) -> Result<(), Rejection> {
 /// Checks a name that must say something.
 ///
 /// # Errors
-/// A name that is empty or only white space.
+/// A name that is empty, or has only white space and invisible characters.
 pub fn check_not_blank(field: &'static str, name: &str) -> Result<(), Rejection> {
-    if !name.trim().is_empty() {
+    if !is_blank(name) {
         return Ok(());
     }
     let message = format!("{field} is blank; give a name or leave the field out");
     Err(Rejection::new(ErrorCode::InvalidName, message).param(field))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_without_a_visible_character_is_blank() {
+        for blank in [
+            "",
+            " \n\t\u{a0}\u{3000}\u{2028}\u{85}",
+            "\u{200b}",
+            "\u{feff}\u{ad}",
+            "\u{2060}\u{200d}",
+            "\u{202e}\u{2066}\u{2069}\u{200e}\u{200f}\u{61c}",
+            "\u{fe0f}\u{e0100}",
+            "\u{3164}\u{115f}\u{1160}\u{ffa0}",
+            "\u{1}\u{7f}\u{9f}",
+            "\u{180e}\u{34f}\u{17b4}",
+            "\u{e0041}\u{1d173}",
+            " \u{200b} ",
+        ] {
+            assert!(is_blank(blank), "{blank:?}");
+        }
+        for visible in
+            ["a", "\u{200b}a", ".", "\u{1f600}", "\u{2764}\u{fe0f}", "\u{e4}", "\u{6c34}", "\u{301}"]
+        {
+            assert!(!is_blank(visible), "{visible:?}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ mod sent;
 pub use differences::{Differences, StoredFields, StoredLabels};
 pub use draft::{
     Batch, Draft, MAX_LINKS, MAX_NAME_BYTES, MAX_TEXT_BYTES, OnConflict, Placement, check_count, check_name,
-    check_not_blank,
+    check_not_blank, is_blank,
 };
 pub use identity::IDENTITY_VERSION;
 pub use metadata::{MAX_METADATA_BYTES, Metadata};

@@ -9,6 +9,7 @@ use crate::http::parameters;
 use crate::http::state::State;
 use crate::metrics;
 use crate::store::{DeadLetterFilter, StoreError, StoredDeadLetter};
+use crate::wire::WholeNumber;
 use actix_web::body::SizedStream;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -31,22 +32,18 @@ const PAGE_BYTES: usize = 4 * 1024 * 1024;
 struct WirePage {
     cause: Option<String>,
     dataset_source: Option<String>,
-    #[serde(default = "usual_page")]
-    limit: u32,
-    #[serde(default)]
-    after: i64,
-}
-
-fn usual_page() -> u32 {
-    USUAL_PAGE
+    limit: Option<WholeNumber>,
+    after: Option<WholeNumber>,
 }
 
 /// Handles `GET /dead-letters`.
 pub async fn dead_letters(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     let page: WirePage = parameters::of_query(&request)?;
-    if !(1..=MAX_PAGE).contains(&page.limit) {
-        return Err(invalid("limit", &format!("1 to {MAX_PAGE}"), &page.limit.to_string()));
-    }
+    let WholeNumber(limit) = page.limit.unwrap_or(WholeNumber(USUAL_PAGE.into()));
+    let Some(limit) = u32::try_from(limit).ok().filter(|limit| (1..=MAX_PAGE).contains(limit)) else {
+        return Err(invalid("limit", &format!("1 to {MAX_PAGE}"), &limit.to_string()));
+    };
+    let WholeNumber(after) = page.after.unwrap_or(WholeNumber(0));
     let cause = page.cause.as_deref().map(cause_of).transpose()?;
     if let Some(dataset) = &page.dataset_source {
         parameters::check_name("dataset_source", dataset)?;
@@ -54,7 +51,7 @@ pub async fn dead_letters(request: HttpRequest, state: web::Data<State>) -> Resu
     let permit = state.admit_standalone(AdmissionRequest::Page).await?;
     let filter = DeadLetterFilter { cause, dataset_source: page.dataset_source };
     let letters = async {
-        let letters = state.store.dead_letters(&filter, page.after, page.limit, PAGE_BYTES).await?;
+        let letters = state.store.dead_letters(&filter, after, limit, PAGE_BYTES).await?;
         Ok::<_, StoreError>((letters, state.store.count_dead_letters().await?))
     };
     let (letters, total) = letters.await?;
@@ -119,15 +116,16 @@ fn object(letter: &StoredDeadLetter) -> serde_json::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use crate::chunk::{Batch, Chunk, OnConflict};
-    use crate::wire::{SharedNames, WireChunk, read_json};
+    use crate::wire::{SharedNames, UnknownFieldPolicy, WireChunk};
     use chrono::DateTime;
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};
 
     fn made_of(json: &[u8]) -> Chunk {
         let (dataset, batch) = ("d".into(), Some(Batch::Named("b".into())));
-        let names = SharedNames { dataset, batch, on_conflict: OnConflict::Error };
-        read_json::<WireChunk>(json).unwrap().check(&names, DateTime::UNIX_EPOCH).unwrap()
+        let unknown_fields = UnknownFieldPolicy::Refuse;
+        let names = SharedNames { dataset, batch, on_conflict: OnConflict::Error, unknown_fields };
+        WireChunk::read(json).unwrap().check(&names, DateTime::UNIX_EPOCH).unwrap()
     }
 
     fn number() -> impl Strategy<Value = Value> {

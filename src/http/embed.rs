@@ -4,16 +4,16 @@
 //! A list takes a permit for JSON requests, for the bytes of its body and of its vectors. The answer is written in
 //! pieces, so that its text is never in memory as a whole. [`crate::vectorizer`] limits its share of the model.
 
-use crate::chunk::MAX_TEXT_BYTES;
+use crate::chunk::{MAX_TEXT_BYTES, is_blank};
 use crate::error_code::ErrorCode;
 use crate::http::body::{Body, RequestBodyGuard};
 use crate::http::error::ApiError;
 use crate::http::limits::{AdmissionRequest, Permit};
 use crate::http::parameters;
-use crate::http::request::{MAX_BODY_BYTES, is_large, json_body, read_body, run_blocking, shape_error};
+use crate::http::request::{MAX_BODY_BYTES, is_large, json_body, read_body, read_document, run_blocking};
 use crate::http::settings::Settings;
 use crate::http::state::State;
-use crate::wire::{BoundedList, read_json};
+use crate::wire::{BoundedList, Truth};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -31,13 +31,8 @@ const INSTEAD: &str = "send fewer texts at a time";
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WireTexts {
-    texts: BoundedList<String, MAX_TEXTS>,
-    #[serde(default = "yes")]
-    normalize: bool,
-}
-
-fn yes() -> bool {
-    true
+    texts: Option<BoundedList<String, MAX_TEXTS>>,
+    normalize: Option<Truth>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -60,6 +55,7 @@ pub async fn embed(
     state: web::Data<State>,
     settings: web::Data<Settings>,
 ) -> Result<HttpResponse, ApiError> {
+    parameters::none(&request)?;
     let (body, announced) = json_body(request.headers(), guard, &settings, MAX_BODY_BYTES, INSTEAD)?;
     let permit = state.admit_standalone(AdmissionRequest::Request(announced)).await?;
     answer(body, permit, &state).await
@@ -67,8 +63,7 @@ pub async fn embed(
 
 /// Handles `POST /embed/single`.
 pub async fn single(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
-    let WireText { text } = parameters::of_query(&request)
-        .map_err(|error| invalid(format!("{}; expected text=..", error.message())))?;
+    let WireText { text } = parameters::of_query(&request)?;
     check("text", &text)?;
     let dimension = state.info.model.dims;
     let _permit = state.admit_standalone(AdmissionRequest::Request(0)).await?;
@@ -83,9 +78,12 @@ async fn answer(body: Body, mut permit: Permit, state: &State) -> Result<HttpRes
         read_body(body, state, (state.admission.requests(), &mut permit), MAX_BODY_BYTES, INSTEAD).await?;
     let bytes = body.len();
     let large = is_large(&body);
-    let texts: WireTexts = run_blocking(large, move || read_json(&body).map_err(shape_error)).await??;
+    let texts: WireTexts = run_blocking(large, move || read_document(&body)).await??;
     let WireTexts { texts, normalize } = texts;
-    let BoundedList { items: texts, received } = texts;
+    let Some(BoundedList { items: texts, received }) = texts else {
+        let message = "missing field `texts`: expected a list of texts";
+        return Err(ApiError::new(ErrorCode::MissingField, message).param("texts"));
+    };
     if texts.is_empty() {
         let message = "texts: expected at least one, received none";
         return Err(ApiError::new(ErrorCode::MissingField, message)
@@ -96,10 +94,10 @@ async fn answer(body: Body, mut permit: Permit, state: &State) -> Result<HttpRes
         let message = format!("expected at most {MAX_TEXTS} texts, received {received}; {INSTEAD}");
         return Err(ApiError::new(ErrorCode::BodyTooLarge, message).param("texts"));
     }
-    if !normalize {
+    if normalize == Some(Truth(false)) {
         let message = "normalize: expected true, received false: vectors have unit length here, and what length \
                        they had before is not kept";
-        return Err(invalid(message.to_owned()).param("normalize"));
+        return Err(ApiError::new(ErrorCode::InvalidQuery, message).param("normalize"));
     }
     for (place, text) in texts.iter().enumerate() {
         check(&format!("texts[{place}]"), text)?;
@@ -120,15 +118,15 @@ async fn answer(body: Body, mut permit: Permit, state: &State) -> Result<HttpRes
 }
 
 fn check(param: &str, text: &str) -> Result<(), ApiError> {
-    if text.len() <= MAX_TEXT_BYTES {
+    let (code, message) = if text.len() > MAX_TEXT_BYTES {
+        let message = format!("{param}: expected at most {MAX_TEXT_BYTES} bytes, received {}", text.len());
+        (ErrorCode::TextTooLong, message)
+    } else if is_blank(text) {
+        (ErrorCode::TextEmpty, format!("{param} is empty or has only invisible characters"))
+    } else {
         return Ok(());
-    }
-    let message = format!("{param}: expected at most {MAX_TEXT_BYTES} bytes, received {}", text.len());
-    Err(ApiError::new(ErrorCode::TextTooLong, message).param(param))
-}
-
-fn invalid(message: String) -> ApiError {
-    ApiError::new(ErrorCode::InvalidQuery, message)
+    };
+    Err(ApiError::new(code, message).param(param))
 }
 
 /// The answer, written while the client reads it. The permit is held until the last piece.

@@ -4,8 +4,10 @@ use crate::chunk;
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
 use crate::http::request::rejection_error;
+use crate::wire::problem;
 use actix_web::HttpRequest;
 use percent_encoding::percent_decode_str;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_urlencoded::Deserializer;
 use url::form_urlencoded;
@@ -22,24 +24,37 @@ pub fn of_query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, ApiErro
     check_encoding(query)?;
     let pairs = Deserializer::new(form_urlencoded::parse(query.as_bytes()));
     serde_path_to_error::deserialize(pairs).map_err(|error| {
-        let param = Some(error.path().to_string()).filter(|path| path != ".");
-        let problem = error.into_inner().to_string();
-        let code = if problem.starts_with("unknown field") {
-            ErrorCode::UnknownField
-        } else if problem.starts_with("missing field") {
-            ErrorCode::MissingField
-        } else if problem.starts_with("duplicate field") {
-            ErrorCode::DuplicateKey
-        } else {
-            ErrorCode::InvalidQuery
+        let path = Some(error.path().to_string()).filter(|path| path != ".").map(|path| quoted(&path));
+        let problem = problem(&error.into_inner().to_string());
+        let code = match problem.code {
+            ErrorCode::WrongType | ErrorCode::NumberOutOfRange => ErrorCode::InvalidQuery,
+            code => code,
         };
-        let place = param.as_deref().map(|param| format!("{}: ", quoted(param))).unwrap_or_default();
-        let error = ApiError::new(code, format!("query parameters: {place}{}", cut(&problem, 3 * MAX_QUOTE)));
-        match param {
-            Some(param) => error.param(quoted(&param)),
+        let place = match (&path, &problem.field) {
+            (Some(param), None) => format!("{param}: "),
+            _ => String::new(),
+        };
+        let message = format!("query parameters: {place}{}", cut(&problem.message, 4 * MAX_QUOTE));
+        let error = ApiError::new(code, message);
+        match problem.field.or(path) {
+            Some(param) => error.param(param),
             None => error,
         }
     })
+}
+
+/// A query without parameters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoParameters {}
+
+/// Checks that the query of a request has no parameters, where the body says everything: one that is ignored would be
+/// missed.
+///
+/// # Errors
+/// 422 that names the parameter.
+pub fn none(request: &HttpRequest) -> Result<(), ApiError> {
+    of_query::<NoParameters>(request).map(|NoParameters {}| ())
 }
 
 /// The decoder would replace bytes that are not UTF-8, and the request would mean something else.
@@ -80,17 +95,16 @@ fn cut(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{Truth, WholeNumber};
     use actix_web::test::TestRequest;
-    use serde::Deserialize;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     #[expect(dead_code, reason = "only read from a query")]
     struct Parameters {
         name: String,
-        number: Option<u32>,
-        #[serde(default)]
-        flag: bool,
+        number: Option<WholeNumber>,
+        flag: Option<Truth>,
     }
 
     fn refused(query: &str) -> (String, String) {
@@ -107,20 +121,26 @@ mod tests {
         assert_eq!(of_query::<Parameters>(&request).unwrap().name, "a\0b \u{e9}");
         let long = "n".repeat(10_000);
         for (query, code, param) in [
-            ("", "missing_field", ""),
+            ("", "missing_field", "name"),
             ("name=a&colour=red", "unknown_field", "colour"),
-            ("name=a&name=b", "duplicate_key", ""),
-            ("name=a&number=-1", "invalid_query", "number"),
-            ("name=a&number=4294967296", "invalid_query", "number"),
+            ("name=a&name=b", "duplicate_key", "name"),
+            ("name=a&number=abc", "invalid_query", "number"),
+            ("name=a&number=", "invalid_query", "number"),
+            ("name=a&number=1.5", "invalid_query", "number"),
+            ("name=a&number=9223372036854775808", "invalid_query", "number"),
             ("name=a&flag=perhaps", "invalid_query", "flag"),
             ("name=%FF", "invalid_utf8", "name"),
             ("name=a&n%FF=a", "invalid_utf8", "n\u{fffd}"),
         ] {
             let (found, named) = refused(query);
             assert_eq!(found, code, "{query}");
-            assert!(param.is_empty() || named == param, "{query}: {named}");
+            assert_eq!(named, param, "{query}");
         }
         assert_eq!(refused(&format!("{long}=1")).0, "unknown_field");
+        for good in ["number=3.0", "number=005", "flag=True", "flag=1", "flag=no", "flag=YES"] {
+            let request = TestRequest::with_uri(&format!("/x?name=a&{good}")).to_http_request();
+            assert!(of_query::<Parameters>(&request).is_ok(), "{good}");
+        }
     }
 
     #[test]

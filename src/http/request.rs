@@ -8,12 +8,13 @@ use crate::http::settings::Settings;
 use crate::http::state::State;
 use crate::metrics;
 use crate::rejection::Rejection;
-use crate::wire::{ContentEncoding, ShapeError};
+use crate::wire::{ContentEncoding, ShapeError, WrongFormat, document, read_json};
 use actix_web::http::header::{self, HeaderMap, HeaderName};
 use actix_web::web;
+use serde::de::DeserializeOwned;
 
 /// The longest JSON body, inflated.
-pub const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 /// Larger bodies are parsed, and larger answers written, on a blocking thread: the other clients of the HTTP worker
 /// would wait for them.
 const LARGE: usize = 64 * 1024;
@@ -136,9 +137,20 @@ pub async fn read_body(
             let message = format!("expected a JSON body of at most {most} bytes, inflated, received more");
             return Err(too_large(&message, instead));
         }
+        grow(&mut whole, piece.len(), most);
         whole.extend_from_slice(piece);
         let resized = slots.resize(permit, whole.capacity(), reading.waited()).await;
         resized.map_err(|_| state.no_room())?;
+    }
+}
+
+/// Makes room for more bytes: twice as much as before, so that the bytes are copied rarely, but not beyond the longest
+/// body.
+fn grow(whole: &mut Vec<u8>, more: usize, most: usize) {
+    let needed = whole.len() + more;
+    if needed > whole.capacity() {
+        let room = (2 * whole.capacity()).clamp(needed, most.max(needed));
+        whole.reserve_exact(room - whole.len());
     }
 }
 
@@ -173,10 +185,25 @@ pub fn too_large(message: &str, instead: &str) -> ApiError {
     ApiError::new(ErrorCode::BodyTooLarge, format!("{message}; {instead}"))
 }
 
+/// Reads the object in a JSON body.
+///
+/// # Errors
+/// 422 that says what is wrong, and where.
+pub fn read_document<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    let json = document(body).map_err(wrong_format)?;
+    read_json(json).map_err(shape_error)
+}
+
+/// The error of a body that is something else than JSON in UTF-8.
+pub fn wrong_format(wrong: WrongFormat) -> ApiError {
+    ApiError::new(ErrorCode::WrongFormat, wrong.to_string())
+}
+
 /// The error of a body that has a wrong shape.
 pub fn shape_error(error: ShapeError) -> ApiError {
-    let answer = ApiError::new(error.code, error.message);
-    match error.path {
+    let path = error.path.clone();
+    let answer = rejection_error(Rejection::from(error));
+    match path {
         Some(path) => answer.param(path),
         None => answer,
     }

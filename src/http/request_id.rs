@@ -10,8 +10,9 @@ use crate::http::request::content_length;
 use crate::http::routes;
 use crate::metrics;
 use actix_http::{ConnectionType, Request};
-use actix_web::body::{BoxBody, MessageBody};
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Version;
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpResponse, ResponseError};
@@ -39,6 +40,7 @@ pub async fn around_handler(
     let connection = request.conn_data::<Rc<ClientConnection>>().cloned();
     let length = content_length(request.headers());
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
+    let before_chunks = request.version() < Version::HTTP_11;
     let has_body = chunked || length.is_some_and(|length| length > 0);
     let active = connection.as_ref().map(|connection| connection.begin_request(has_body));
     let guard = RequestBodyGuard::new(request.take_payload());
@@ -52,6 +54,11 @@ pub async fn around_handler(
         // The framework can take the end of a chunked body for the start of another request. Nothing after it counts.
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
         connection.iter().for_each(|connection| connection.end_after_request());
+    }
+    if before_chunks && response.response().body().size() == BodySize::Stream {
+        // HTTP/1.0 knows no chunks: the end of the connection is the end of the answer.
+        response.response_mut().head_mut().no_chunking(true);
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(HEADER, value);

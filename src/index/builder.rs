@@ -6,7 +6,7 @@ use super::error::{IndexError, SourceError};
 use super::folder::Folder;
 use super::forests::BuildParams;
 use super::options::{IndexIdentity, IndexOptions};
-use super::source::{Change, ChangePage, ChangeSource};
+use super::source::{Change, ChangePage, ChangeSource, usable};
 use super::status::RebuildReason;
 use super::volume::{Volume, VolumeMeta};
 use std::collections::BTreeSet;
@@ -123,7 +123,8 @@ impl RebuildContext<'_> {
         if let Some(row) = self.query_source(|source| source.row_at(seq))? {
             let txn = opened.volume.read()?;
             let built = opened.volume.vector(&txn, &opened.meta, item)?;
-            let same = row.item == item && built.as_deref() == Some(&row.vector[..]);
+            let held = usable(&row.vector, self.options.identity.dims).map(|(vector, _)| vector);
+            let same = row.item == item && built.as_deref() == held.as_deref();
             return Ok((!same).then_some(RebuildReason::StoreRestored));
         }
         // No row at that number: if the history is the same, a later change updated or deleted the item.

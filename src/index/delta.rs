@@ -182,11 +182,12 @@ impl Delta {
         let mut kept = 0;
         let mut segment = Segment::with_capacity(rows.len());
         for row in rows {
-            let norm = usable(&row.vector, self.dims);
-            self.refused += u64::from(norm.is_none());
-            if self.note(row.item, Newest { seq: row.seq, gone: norm.is_none() }) {
+            let held = usable(&row.vector, self.dims);
+            self.refused += u64::from(held.is_none());
+            if self.note(row.item, Newest { seq: row.seq, gone: held.is_none() }) {
                 kept += 1;
-                segment.extend(norm.map(|norm| DeltaRow { row, norm }));
+                segment
+                    .extend(held.map(|(vector, norm)| DeltaRow { row: ChangedRow { vector, ..row }, norm }));
             }
         }
         for (seq, item) in tombstones {

@@ -133,18 +133,20 @@ impl Forests {
             touched.insert(forest);
             let writer = Writer::new(self.vectors, forest, self.dims);
             match change {
-                Change::Put(row) if usable(&row.vector, self.dims).is_some() => {
-                    writer.add_item(txn, row.item, &row.vector).map_err(|error| self.wrap(error))?;
-                }
-                Change::Put(row) => {
-                    throttled!(
-                        error,
-                        item = row.item,
-                        seq = row.seq,
-                        "vector is not usable; left out of the index"
-                    );
-                    writer.del_item(txn, row.item).map_err(|error| self.wrap(error))?;
-                }
+                Change::Put(row) => match usable(&row.vector, self.dims) {
+                    Some((vector, _)) => {
+                        writer.add_item(txn, row.item, &vector).map_err(|error| self.wrap(error))?;
+                    }
+                    None => {
+                        throttled!(
+                            error,
+                            item = row.item,
+                            seq = row.seq,
+                            "vector is not usable; left out of the index"
+                        );
+                        writer.del_item(txn, row.item).map_err(|error| self.wrap(error))?;
+                    }
+                },
                 Change::Gone { item, .. } => {
                     writer.del_item(txn, *item).map_err(|error| self.wrap(error))?;
                 }

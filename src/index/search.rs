@@ -79,7 +79,7 @@ impl View<'_> {
         if query.len() != dims {
             return Err(IndexError::WrongDims { expected: dims, received: query.len() });
         }
-        let length = usable(query, dims).ok_or(IndexError::UnusableQuery)?;
+        let (query, length) = usable(&query.into(), dims).ok_or(IndexError::UnusableQuery)?;
         let query: Vec<f32> = query.iter().map(|x| x / length).collect();
 
         let txn = self.volume.read()?;

@@ -2,6 +2,7 @@
 
 use super::error::SourceError;
 use super::scan::norm;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// A row with its vector, as committed.
@@ -119,11 +120,23 @@ impl ChangePage {
     }
 }
 
-/// The norm of a vector that the index can hold: the right number of dimensions, finite, not zero. Arroy itself does
-/// not check.
-pub(super) fn usable(vector: &[f32], dims: usize) -> Option<f32> {
-    let length = norm(vector);
-    (vector.len() == dims && length.is_finite() && length > 0.0).then_some(length)
+/// Lengths whose squares, and their products with other vectors, single precision can hold.
+const PLAIN_LENGTHS: RangeInclusive<f64> = 1e-6..=1e6;
+
+/// A vector as the index holds it, and its norm: the right number of dimensions, finite, not zero. Arroy itself does not
+/// check. Only the direction counts, so a vector that is very long or very short is held at unit length.
+pub(super) fn usable(vector: &Arc<[f32]>, dims: usize) -> Option<(Arc<[f32]>, f32)> {
+    let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    if vector.len() != dims || !length.is_finite() || length == 0.0 {
+        return None;
+    }
+    let held = if PLAIN_LENGTHS.contains(&length) {
+        vector.clone()
+    } else {
+        vector.iter().map(|x| (f64::from(*x) / length) as f32).collect()
+    };
+    let norm = norm(&held);
+    Some((held, norm))
 }
 
 #[cfg(test)]
@@ -142,6 +155,20 @@ mod tests {
         };
         let page = ChangePage::new(changes, limit);
         (page.changes.iter().map(Change::seq).collect(), page.upto, page.last)
+    }
+
+    #[test]
+    fn every_finite_vector_that_is_not_zero_is_usable() {
+        let held =
+            |numbers: [f32; 2]| usable(&Arc::from(numbers), 2).map(|(held, norm)| (held.to_vec(), norm));
+        assert_eq!(held([3.0, 4.0]), Some((vec![3.0, 4.0], 5.0)), "as it is");
+        for length in [f32::MAX, 1e38, 1e-30, f32::from_bits(1)] {
+            assert_eq!(held([0.0, -length]), Some((vec![0.0, -1.0], 1.0)), "{length}");
+        }
+        for bad in [[0.0, 0.0], [f32::NAN, 1.0], [f32::INFINITY, 1.0]] {
+            assert_eq!(held(bad), None);
+        }
+        assert_eq!(usable(&Arc::from([1.0]), 2), None);
     }
 
     #[test]
@@ -164,9 +191,9 @@ mod tests {
 
     #[test]
     fn unusable_vectors_are_recognised() {
-        assert_eq!(usable(&[3.0, 4.0], 2), Some(5.0));
+        assert_eq!(usable(&Arc::from([3.0, 4.0]), 2).map(|(_, norm)| norm), Some(5.0));
         for vector in [&[0.0, 0.0][..], &[f32::NAN, 1.0], &[f32::INFINITY, 0.0], &[1.0]] {
-            assert_eq!(usable(vector, 2), None, "{vector:?}");
+            assert_eq!(usable(&Arc::from(vector), 2), None, "{vector:?}");
         }
     }
 }

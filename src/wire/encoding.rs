@@ -2,7 +2,8 @@
 //!
 //! [`Inflate::step`] never writes more than the buffer it is given, so a small body that inflates to a large one
 //! costs time, not memory; [`InflateError::Ratio`] stops a decompression bomb. Several gzip members or zstd frames in
-//! a row are one body (RFC 1952, RFC 8878). A truncated body is always an error.
+//! a row are one body (RFC 1952, RFC 8878), and zeros after a gzip member are padding. A truncated body is always an
+//! error. What was inflated before the damage is given first, and the error with the next step.
 
 use flate2::{Decompress, FlushDecompress, Status};
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
@@ -79,6 +80,8 @@ pub enum InflateError {
 /// A streaming decoder for one body.
 pub struct Inflate {
     decoder: FormatDecoder,
+    /// Found behind the bytes that the last step has given.
+    damage: Option<InflateError>,
     taken: u64,
     inflated: u64,
 }
@@ -100,7 +103,7 @@ impl Inflate {
             ContentEncoding::Gzip => FormatDecoder::Gzip(GzipDecoder::new()),
             ContentEncoding::Zstd => FormatDecoder::Zstd(ZstdDecoder::new()?),
         };
-        Ok(Inflate { decoder, taken: 0, inflated: 0 })
+        Ok(Inflate { decoder, damage: None, taken: 0, inflated: 0 })
     }
 
     /// Takes bytes from the front of `input` and writes to `output` until one of them is used up. Returns the number of
@@ -109,8 +112,11 @@ impl Inflate {
     /// # Errors
     /// See [`InflateError`]. The decoder cannot be used after an error.
     pub fn step(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, InflateError> {
+        if let Some(damage) = self.damage.take() {
+            return Err(damage);
+        }
         let before = input.len();
-        let written = match &mut self.decoder {
+        let (written, damage) = match &mut self.decoder {
             FormatDecoder::Identity => {
                 let count = input.len().min(output.len());
                 let (now, later) = input.split_at(count);
@@ -118,9 +124,13 @@ impl Inflate {
                 *input = later;
                 return Ok(count);
             }
-            FormatDecoder::Gzip(gzip) => gzip.step(input, output)?,
-            FormatDecoder::Zstd(zstd) => zstd.step(input, output)?,
+            FormatDecoder::Gzip(gzip) => gzip.step(input, output),
+            FormatDecoder::Zstd(zstd) => zstd.step(input, output),
         };
+        match damage {
+            Err(damage) if written == 0 => return Err(damage),
+            damage => self.damage = damage.err(),
+        }
         self.taken += (before - input.len()) as u64;
         self.inflated += written as u64;
         if self.inflated > RATIO_FREE_BYTES && self.inflated / MAX_RATIO > self.taken {
@@ -129,11 +139,19 @@ impl Inflate {
         Ok(written)
     }
 
+    /// The next step reports damage, whatever its input.
+    pub fn is_damaged(&self) -> bool {
+        self.damage.is_some()
+    }
+
     /// Checks that the body is complete. Call after all of it went through [`Self::step`].
     ///
     /// # Errors
     /// [`InflateError::Truncated`] when the end is missing.
     pub fn finish(&self) -> Result<(), InflateError> {
+        if let Some(damage) = &self.damage {
+            return Err(damage.clone());
+        }
         let (whole, encoding) = match &self.decoder {
             FormatDecoder::Identity => (true, ContentEncoding::Identity),
             FormatDecoder::Gzip(gzip) => (gzip.whole, ContentEncoding::Gzip),
@@ -159,26 +177,30 @@ impl GzipDecoder {
         GzipDecoder { decoder: Decompress::new_gzip(GZIP_WINDOW_LOG), whole: false }
     }
 
-    fn step(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, InflateError> {
+    /// The number of bytes written, and the damage behind them.
+    fn step(&mut self, input: &mut &[u8], output: &mut [u8]) -> (usize, Result<(), InflateError>) {
         let mut written = 0;
         loop {
             if self.whole {
+                // Tapes and some writers fill their blocks with zeros. No member begins with one.
+                let padding = input.iter().take_while(|byte| **byte == 0).count();
+                *input = &input[padding..];
                 if input.is_empty() || written == output.len() {
-                    return Ok(written);
+                    return (written, Ok(()));
                 }
                 self.decoder.reset(true);
                 self.whole = false;
             }
             let (taken, made) = (self.decoder.total_in(), self.decoder.total_out());
             let status = self.decoder.decompress(input, &mut output[written..], FlushDecompress::None);
-            let status = status.map_err(|error| corrupt(ContentEncoding::Gzip, error))?;
             // Both counts are bounded by the lengths of the slices.
             *input = &input[(self.decoder.total_in() - taken) as usize..];
             written += (self.decoder.total_out() - made) as usize;
             match status {
-                Status::StreamEnd => self.whole = true,
-                Status::Ok if !input.is_empty() && written < output.len() => {}
-                Status::Ok | Status::BufError => return Ok(written),
+                Ok(Status::StreamEnd) => self.whole = true,
+                Ok(Status::Ok) if !input.is_empty() && written < output.len() => {}
+                Ok(Status::Ok | Status::BufError) => return (written, Ok(())),
+                Err(error) => return (written, Err(corrupt(ContentEncoding::Gzip, error))),
             }
         }
     }
@@ -189,6 +211,9 @@ struct ZstdDecoder {
     decoder: Decoder<'static>,
     /// The first bytes of a frame, at most four.
     magic: Vec<u8>,
+    /// The bytes that the library wants next: a header, or a block. With no more than these it works on one block at a
+    /// time, so that damage in the next block takes nothing from this one.
+    wanted: usize,
     /// A frame has just ended.
     whole: bool,
 }
@@ -200,10 +225,11 @@ impl ZstdDecoder {
             Ok(decoder)
         });
         let decoder = decoder.map_err(|error| corrupt(ContentEncoding::Zstd, error))?;
-        Ok(ZstdDecoder { decoder, magic: Vec::with_capacity(4), whole: false })
+        Ok(ZstdDecoder { decoder, magic: Vec::with_capacity(4), wanted: 0, whole: false })
     }
 
-    fn step(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, InflateError> {
+    /// The number of bytes written, and the damage behind them.
+    fn step(&mut self, input: &mut &[u8], output: &mut [u8]) -> (usize, Result<(), InflateError>) {
         let mut written = 0;
         while written < output.len() {
             if self.magic.len() < 4 {
@@ -212,29 +238,34 @@ impl ZstdDecoder {
                 self.whole = false;
                 self.magic.push(*first);
                 if self.magic.len() == 4 {
-                    check_magic(&self.magic)?;
                     let magic = std::mem::take(&mut self.magic);
-                    self.run(&mut magic.as_slice(), &mut output[written..])?;
+                    self.wanted = magic.len();
+                    let begun = check_magic(&magic).and_then(|()| self.run(&mut magic.as_slice(), &mut []));
+                    if let Err(damage) = begun {
+                        return (written, Err(damage));
+                    }
                     self.magic = magic;
                 }
                 continue;
             }
             let before = input.len();
-            let made = self.run(input, &mut output[written..])?;
-            written += made;
-            if made == 0 && before == input.len() {
-                break;
+            match self.run(input, &mut output[written..]) {
+                Ok(0) if before == input.len() => break,
+                Ok(made) => written += made,
+                Err(damage) => return (written, Err(damage)),
             }
         }
-        Ok(written)
+        (written, Ok(()))
     }
 
     fn run(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, InflateError> {
-        let (mut from, mut to) = (InBuffer::around(input), OutBuffer::around(output));
+        let now = &input[..input.len().min(self.wanted)];
+        let (mut from, mut to) = (InBuffer::around(now), OutBuffer::around(output));
         let hint =
             self.decoder.run(&mut from, &mut to).map_err(|error| corrupt(ContentEncoding::Zstd, error))?;
         let (taken, made) = (from.pos(), to.pos());
         *input = &input[taken..];
+        self.wanted = hint;
         if hint == 0 {
             self.whole = true;
             self.magic.clear();

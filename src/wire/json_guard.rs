@@ -49,7 +49,7 @@ pub fn check(json: &[u8], nesting: usize) -> Result<(), (ErrorCode, String)> {
 }
 
 /// Index of the quote that ends the string whose first character is at `at`; `json.len()` when there is none.
-fn end_of_string(json: &[u8], mut at: usize) -> usize {
+pub(super) fn end_of_string(json: &[u8], mut at: usize) -> usize {
     while let Some(found) = json.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
         at += found;
         if json[at] == b'"' {

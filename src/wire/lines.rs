@@ -7,7 +7,7 @@ use memchr::memchr;
 pub const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 /// The UTF-8 byte order mark, which some editors write at the start of a file.
-const MARK: &[u8] = b"\xef\xbb\xbf";
+pub(super) const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A line that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

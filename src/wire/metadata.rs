@@ -1,10 +1,10 @@
-//! Reads the metadata of a chunk: any JSON object, kept as it was sent. What cannot be kept is refused by name:
-//! duplicate keys (one value would be lost silently), objects with too many keys, and metadata with too many values:
-//! the tree that the parser builds takes up to seventy times the bytes of its text.
+//! Reads the metadata of a chunk: any JSON object, kept as it was sent, and the fields of the chunk that are not known,
+//! which are kept there too. What cannot be kept is refused by name: duplicate keys (one value would be lost silently),
+//! objects with too many keys, and metadata with too many values: the tree that the parser builds takes up to seventy
+//! times the bytes of its text.
 
-use crate::chunk::Metadata;
-use crate::rejection::Rejection;
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use super::words::{DUPLICATE_KEY, TOO_MANY_KEYS, TOO_MANY_VALUES};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::cell::Cell;
 use std::fmt;
@@ -13,25 +13,106 @@ use std::fmt;
 pub const MAX_KEYS: usize = 64;
 /// The most values, arrays and objects in the metadata of a chunk, at all depths together.
 pub const MAX_VALUES: usize = 1024;
-/// The beginning of the message about a duplicate key.
-pub const DUPLICATE: &str = "duplicate key";
-/// The beginning of the message about too many keys.
-pub const TOO_MANY: &str = "too many keys";
-/// The beginning of the message about too many values.
-pub const TOO_LARGE: &str = "too many values";
+/// The metadata of one chunk while it is read.
+#[derive(Debug, Default)]
+pub(super) struct MetadataReader {
+    /// The object `metadata`.
+    pub(super) fields: Option<Map<String, Value>>,
+    /// Fields of the chunk that are not known.
+    pub(super) unknown: Map<String, Value>,
+    /// The number of values that were read.
+    values: Cell<usize>,
+}
 
-/// The metadata object of a chunk as it was sent. The tree is gone: its text is kept, or what is wrong with it.
-#[derive(Debug)]
-pub struct SentMetadata(pub Result<Metadata, Rejection>);
+impl MetadataReader {
+    /// Reads the value of the chunk's field `metadata`.
+    pub(super) fn read_fields<'de, A: MapAccess<'de>>(&mut self, chunk: &mut A) -> Result<(), A::Error> {
+        self.fields = chunk.next_value_seed(OptionalObjectSeed(&self.values))?;
+        Ok(())
+    }
 
-impl<'de> Deserialize<'de> for SentMetadata {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let fields = deserializer.deserialize_map(ObjectVisitor(&Cell::new(MAX_VALUES)))?;
-        Ok(SentMetadata(Metadata::new(fields)))
+    /// Reads the value of a field that is not known.
+    pub(super) fn read_unknown<'de, A: MapAccess<'de>>(
+        &mut self,
+        name: String,
+        chunk: &mut A,
+    ) -> Result<(), A::Error> {
+        if self.unknown.contains_key(&name) {
+            return Err(A::Error::custom(format_args!("{DUPLICATE_KEY} `{name}`")));
+        }
+        if self.unknown.len() == MAX_KEYS {
+            return Err(too_many_keys());
+        }
+        let value = chunk.next_value_seed(ValueSeed(&self.values))?;
+        self.unknown.insert(name, value);
+        Ok(())
+    }
+
+    /// The metadata with the unknown fields, and their names. A field of the same name that is in the metadata already
+    /// stays as it is.
+    pub(super) fn finish<E: Error>(self) -> Result<ReadMetadata, E> {
+        let names: Vec<String> = self.unknown.keys().cloned().collect();
+        if names.is_empty() {
+            return Ok(ReadMetadata { fields: self.fields, unknown: names });
+        }
+        let mut fields = self.fields.unwrap_or_default();
+        for (name, value) in self.unknown {
+            fields.entry(name).or_insert(value);
+        }
+        if fields.len() > MAX_KEYS {
+            return Err(too_many_keys());
+        }
+        Ok(ReadMetadata { fields: Some(fields), unknown: names })
     }
 }
 
-/// Reads an object; the cell has the number of values that may still follow.
+/// The metadata of one chunk.
+#[derive(Debug)]
+pub(super) struct ReadMetadata {
+    /// Its fields; absent without metadata and unknown fields.
+    pub(super) fields: Option<Map<String, Value>>,
+    /// The names of the unknown fields.
+    pub(super) unknown: Vec<String>,
+}
+
+fn too_many_keys<E: Error>() -> E {
+    E::custom(format_args!(
+        "{TOO_MANY_KEYS}: expected at most {MAX_KEYS} in an object; fields that are not known count as keys of the metadata"
+    ))
+}
+
+/// Reads an object or `null`; the cell has the number of values so far.
+struct OptionalObjectSeed<'a>(&'a Cell<usize>);
+
+impl<'de> DeserializeSeed<'de> for OptionalObjectSeed<'_> {
+    type Value = Option<Map<String, Value>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OptionalObjectSeed<'_> {
+    type Value = Option<Map<String, Value>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(self.0)).map(Some)
+    }
+}
+
+/// Reads an object; the cell has the number of values so far.
 struct ObjectVisitor<'a>(&'a Cell<usize>);
 
 impl<'de> Visitor<'de> for ObjectVisitor<'_> {
@@ -45,12 +126,10 @@ impl<'de> Visitor<'de> for ObjectVisitor<'_> {
         let mut fields = Map::new();
         while let Some(key) = object.next_key::<String>()? {
             if fields.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("{DUPLICATE} `{key}`")));
+                return Err(A::Error::custom(format_args!("{DUPLICATE_KEY} `{key}`")));
             }
             if fields.len() == MAX_KEYS {
-                return Err(A::Error::custom(format_args!(
-                    "{TOO_MANY}: expected at most {MAX_KEYS} in an object"
-                )));
+                return Err(too_many_keys());
             }
             let value = object.next_value_seed(ValueSeed(self.0))?;
             fields.insert(key, value);
@@ -67,10 +146,11 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        let left = self.0.get().checked_sub(1).ok_or_else(|| {
-            D::Error::custom(format_args!("{TOO_LARGE}: expected at most {MAX_VALUES} in the metadata"))
-        })?;
-        self.0.set(left);
+        if self.0.get() == MAX_VALUES {
+            let message = format_args!("{TOO_MANY_VALUES}: expected at most {MAX_VALUES} in the metadata");
+            return Err(D::Error::custom(message));
+        }
+        self.0.set(self.0.get() + 1);
         deserializer.deserialize_any(self)
     }
 }
@@ -128,6 +208,36 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::from_str;
+
+    /// What is read of an object whose field `m` is the metadata; all others are unknown.
+    struct Read(Option<Map<String, Value>>, Vec<String>);
+
+    impl<'de> serde::Deserialize<'de> for Read {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct ReadVisitor;
+            impl<'de> Visitor<'de> for ReadVisitor {
+                type Value = Read;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("an object")
+                }
+
+                fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Read, A::Error> {
+                    let mut reader = MetadataReader::default();
+                    while let Some(key) = object.next_key::<String>()? {
+                        if key == "m" {
+                            reader.read_fields(&mut object)?;
+                        } else {
+                            reader.read_unknown(key, &mut object)?;
+                        }
+                    }
+                    reader.finish().map(|ReadMetadata { fields, unknown }| Read(fields, unknown))
+                }
+            }
+            deserializer.deserialize_map(ReadVisitor)
+        }
+    }
 
     fn object(keys: usize) -> String {
         let fields: Vec<String> = (0..keys).map(|n| format!("\"k{n}\":{n}")).collect();
@@ -136,16 +246,35 @@ mod tests {
 
     #[test]
     fn what_could_not_be_kept_is_refused_by_name_at_any_depth() {
-        let refused = |json: &str| serde_json::from_str::<SentMetadata>(json).unwrap_err().to_string();
+        let is_read = |json: &str| from_str::<Read>(&format!("{{\"m\":{json}}}")).is_ok();
+        let refused = |json: &str| from_str::<Read>(&format!("{{\"m\":{json}}}")).err().unwrap().to_string();
         assert!(refused(r#"{"a":1,"b":2,"a":1}"#).starts_with("duplicate key `a`"));
         assert!(refused(r#"{"a":[{"b":{"c":1,"c":2}}]}"#).starts_with("duplicate key `c`"));
         assert!(refused(&object(MAX_KEYS + 1)).starts_with("too many keys: expected at most 64"));
         assert!(refused(&format!("{{\"a\":{}}}", object(MAX_KEYS + 1))).starts_with("too many keys"));
-        assert!(serde_json::from_str::<SentMetadata>(&object(MAX_KEYS)).is_ok());
+        assert!(is_read(&object(MAX_KEYS)) && is_read("null"));
         let values = |count: usize| format!("{{\"a\":[{}]}}", vec!["0"; count - 1].join(","));
         assert!(refused(&values(MAX_VALUES + 1)).starts_with("too many values: expected at most 1024"));
-        assert!(serde_json::from_str::<SentMetadata>(&values(MAX_VALUES)).is_ok());
+        assert!(is_read(&values(MAX_VALUES)));
         assert!(refused("[1]").starts_with("invalid type: sequence, expected an object"));
+    }
+
+    #[test]
+    fn unknown_fields_are_kept_beside_the_metadata_and_never_in_its_place() {
+        let Read(fields, names) =
+            from_str(r#"{"b":[1],"m":{"a":"mine","c":1},"a":"other","d":null}"#).unwrap();
+        assert_eq!(Value::Object(fields.unwrap()).to_string(), r#"{"a":"mine","b":[1],"c":1,"d":null}"#);
+        assert_eq!(names, ["a", "b", "d"]);
+        let Read(fields, names) = from_str("{}").unwrap();
+        assert!(fields.is_none() && names.is_empty());
+        let refused = |json: String| from_str::<Read>(&json).err().unwrap().to_string();
+        assert!(refused(r#"{"b":1,"b":1}"#.to_owned()).starts_with("duplicate key `b`"));
+        assert!(refused(object(MAX_KEYS + 1)).starts_with("too many keys"));
+        let together = |keys: usize| format!("{{\"m\":{},\"x\":1}}", object(keys));
+        assert!(from_str::<Read>(&together(MAX_KEYS - 1)).is_ok());
+        assert!(refused(together(MAX_KEYS)).starts_with("too many keys"));
+        let values = format!("{{\"m\":{{\"a\":[{}]}},\"x\":1}}", vec!["0"; MAX_VALUES - 1].join(","));
+        assert!(refused(values).starts_with("too many values"), "both count together");
     }
 
     fn any_value() -> impl Strategy<Value = Value> {
@@ -169,10 +298,10 @@ mod tests {
     proptest! {
         #[test]
         fn everything_else_is_kept_as_it_is(value in any_value()) {
-            let json = serde_json::json!({ "k": value }).to_string();
-            let expected: Map<String, Value> = serde_json::from_str(&json).unwrap();
-            let SentMetadata(read) = serde_json::from_str(&json).unwrap();
-            prop_assert_eq!(read.map(|read| read.fields()), Metadata::new(expected.clone()).map(|_| expected));
+            let json = serde_json::json!({ "m": { "k": value } });
+            let Read(fields, names) = from_str(&json.to_string()).unwrap();
+            prop_assert_eq!(Value::Object(fields.unwrap()), json["m"].clone());
+            prop_assert!(names.is_empty());
         }
     }
 }

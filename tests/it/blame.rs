@@ -37,8 +37,7 @@ fn wrong_searches() -> Vec<(String, &'static str, Option<&'static str>)> {
         (filter("domain", nul), "invalid_query", Some("filter.domain")),
         (filter("task", json!(-1)), "invalid_query", Some("filter.task")),
         (filter("modifier", json!(64)), "invalid_query", Some("filter.modifier")),
-        (filter("colour", json!(1)), "unknown_field", None),
-        (same("1e39"), "number_out_of_range", Some("vector[0]")),
+        (filter("colour", json!(1)), "unknown_field", Some("filter.colour")),
         (same("0"), "invalid_query", Some("vector")),
         (same("null"), "wrong_type", None),
         (same("1e999"), "number_out_of_range", None),
@@ -47,16 +46,21 @@ fn wrong_searches() -> Vec<(String, &'static str, Option<&'static str>)> {
         (vector("1".to_owned()), "invalid_query", Some("vector")),
         (with("vector", json!([1.0])), "missing_field", Some("query")),
         ("{}".to_owned(), "missing_field", Some("query")),
-        (with("query", json!(" ")), "invalid_query", Some("query")),
+        (with("query", json!(" ")), "text_empty", Some("query")),
+        (with("query", json!("\u{200b}\u{feff}")), "text_empty", Some("query")),
         (with("query", json!("a".repeat(64 * 1024 + 1))), "invalid_query", Some("query")),
         (with("query", json!(7)), "wrong_type", Some("query")),
         (with("top_k", json!(0)), "invalid_query", Some("top_k")),
         (with("top_k", json!(1001)), "invalid_query", Some("top_k")),
-        (with("top_k", json!(u64::MAX)), "invalid_query", Some("top_k")),
-        (with("top_k", json!(-1)), "number_out_of_range", Some("top_k")),
-        (with("top_k", json!(1e30)), "wrong_type", Some("top_k")),
+        (with("top_k", json!(u64::MAX)), "number_out_of_range", Some("top_k")),
+        (with("top_k", json!(-1)), "invalid_query", Some("top_k")),
+        (with("top_k", json!(1e30)), "number_out_of_range", Some("top_k")),
+        (with("top_k", json!(2.5)), "wrong_type", Some("top_k")),
+        (with("filter", json!(["Science"])), "wrong_type", Some("filter")),
+        (filter("document_id", json!(1.5)), "wrong_type", Some("filter.document_id")),
+        ("[\"anything\"]".to_owned(), "wrong_type", None),
         (with("tmd_weight", json!(-0.1)), "invalid_query", Some("tmd_weight")),
-        (with("tmd_weight", json!(1e39)), "number_out_of_range", Some("tmd_weight")),
+        (with("tmd_weight", json!(1e39)), "invalid_query", Some("tmd_weight")),
         (with("min_seq", json!(i64::MAX)), "invalid_query", Some("min_seq")),
         (with("min_seq", json!(u64::MAX)), "number_out_of_range", Some("min_seq")),
         ("{\"query\":".to_owned(), "invalid_json", None),
@@ -90,9 +94,18 @@ async fn a_search_that_only_looks_wrong_succeeds() {
     // Only the direction of a vector counts, also where the squares of its numbers are too large, or vanish.
     let same = |number: &str| format!("{{\"vector\":[{}]}}", vec![number; Scripted::DIMS].join(","));
     let expected = ids(same("1")).await;
-    for number in ["3e38", "1e-30", "1e-45"] {
+    for number in ["1e300", "3e38", "1e-3", "1e-30", "1e-45", "1e-320", "\"0.5\""] {
         assert_eq!(ids(same(number)).await, expected, "{number}");
     }
+    // `null` is absence, whole numbers are whole numbers however they are written, and ids may be numbers.
+    let absent = json!({"query": "anything", "vector": null, "top_k": null, "filter": null, "tmd_weight": null,
+        "min_seq": null});
+    assert_eq!(ids(absent.to_string()).await.len(), 3);
+    assert_eq!(ids(with("filter", json!({"domain": null, "document_id": null}))).await.len(), 3);
+    for top_k in [json!(2.0), json!("2"), json!("002")] {
+        assert_eq!(ids(with("top_k", top_k)).await.len(), 2);
+    }
+    assert_eq!(ids(with("filter", json!({"dataset_source": 7}))).await, Vec::<Value>::new());
     assert_eq!(ids(with("query", json!("a\0b"))).await.len(), 3);
     assert_eq!(ids(with("min_seq", json!(i64::MIN))).await.len(), 3);
     assert_eq!(ids(with("filter", json!({"document_id": ""}))).await, Vec::<Value>::new());
@@ -140,7 +153,15 @@ async fn a_wrong_parameter_of_a_query_is_named() {
     }
 
     let text = service.post("/embed/single?text=%FF", "").await;
-    blames(&text, 422, "invalid_query", None, "a text that is not UTF-8");
+    blames(&text, 422, "invalid_utf8", Some("text"), "a text that is not UTF-8");
+    let blank = service.post("/embed/single?text=%E2%80%8B", "").await;
+    blames(&blank, 422, "text_empty", Some("text"), "an invisible text");
+    for (path, body) in [("/search", "{\"query\":\"a\"}"), ("/embed", "{\"texts\":[\"a\"]}")] {
+        let answer = service.post(&format!("{path}?top_k=5"), body).await;
+        blames(&answer, 422, "unknown_field", Some("top_k"), path);
+        let answer = service.post(&format!("{path}?a=%E9"), body).await;
+        blames(&answer, 422, "invalid_utf8", Some("a"), path);
+    }
     assert_eq!(service.post("/embed/single?text=a%00b", "").await.0, 200);
     assert_eq!(service.post("/embed", json!({"texts": ["a\0b"]}).to_string()).await.0, 200);
     let many = json!({"texts": vec![""; 500_000]}).to_string();

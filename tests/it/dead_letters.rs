@@ -118,7 +118,7 @@ async fn each_stage_leaves_letters_and_errors_of_the_client_leave_none() {
         (coded("good", "Other content."), "id_conflict"),
         (coded("empty", "  "), "text_empty"),
         (coded("odd", "a\0"), "nul_character"),
-        ("{\"txt\":1}".to_owned(), "unknown_field"),
+        ("{\"txt\":1}".to_owned(), "missing_field"),
     ] {
         assert_eq!(error_code(&service.stream(line).await), code);
     }
@@ -239,7 +239,7 @@ async fn the_longest_chunk_that_is_taken_fits_into_a_line_and_is_sent_again() {
     let links = vec![long(512); 64];
     let text = format!("{BAD}{}", long((64 << 10) - BAD.len()));
     let chunk = json!({
-        "id": long(512), "text": text, "document_id": long(512), "source_document": long(512),
+        "id": format!("i{}", long(511)), "text": text, "document_id": long(512), "source_document": long(512),
         "article_title": long(512), "parent_cpe_ids": links, "child_cpe_ids": links,
         "metadata": {"long": "x".repeat((64 << 10) - 11)},
     });

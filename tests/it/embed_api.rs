@@ -36,7 +36,7 @@ fn sixty_four(bad: &str) -> Vec<String> {
 #[actix_web::test]
 async fn the_vectors_are_those_that_ingest_and_search_use() {
     let service = TestService::real().await;
-    let texts = ["Plants turn light into sugar.", "", "Ξένη γλῶσσα 🦉", "Plants turn light into sugar."];
+    let texts = ["Plants turn light into sugar.", ".", "Ξένη γλῶσσα 🦉", "Plants turn light into sugar."];
     let (status, answer) = service.post("/embed", json!({ "texts": texts }).to_string()).await;
     assert_eq!(
         (status, &answer["count"], &answer["dimension"], &answer["encoder"]),
@@ -71,14 +71,19 @@ async fn what_is_refused_says_what_to_mend() {
     let long = "b".repeat(64 * 1024 + 1);
     let cases = [
         (json!({"texts": []}), 400, "missing_field", Some("texts")),
-        (json!({}), 422, "missing_field", None),
+        (json!({}), 422, "missing_field", Some("texts")),
+        (json!({"texts": null}), 422, "missing_field", Some("texts")),
+        (json!([["a"]]), 422, "wrong_type", None),
+        (json!({"texts": ["a", "\u{200b}"]}), 422, "text_empty", Some("texts[1]")),
+        (json!({"texts": ["a", ""]}), 422, "text_empty", Some("texts[1]")),
+        (json!({"texts": ["a"], "normalize": "perhaps"}), 422, "wrong_type", Some("normalize")),
         (json!({"texts": "one"}), 422, "wrong_type", Some("texts")),
         (json!({"texts": ["a", 7]}), 422, "wrong_type", Some("texts[1]")),
         (json!({"texts": ["a"], "pooling": "cls"}), 422, "unknown_field", Some("pooling")),
         (json!({"texts": ["a"], "normalize": false}), 422, "invalid_query", Some("normalize")),
         (json!({"texts": ["a", long]}), 422, "text_too_long", Some("texts[1]")),
         (json!({"texts": many}), 413, "body_too_large", Some("texts")),
-        (json!({"texts": ["c".repeat(9 << 20)]}), 413, "body_too_large", None),
+        (json!({"texts": ["c".repeat(33 << 20)]}), 413, "body_too_large", None),
     ];
     for (body, status, code, param) in cases {
         let body = body.to_string();
@@ -91,10 +96,19 @@ async fn what_is_refused_says_what_to_mend() {
     assert_eq!(service.post_as("/embed", "text/plain", "x").await.0, 415);
     assert_eq!(service.post_as("/embed", "application/x-ndjson", "{}\n").await.0, 415);
     assert_eq!(service.get("/embed").await.0, 405);
-    for query in ["", "?txt=a", "?text=a&normalize=false"] {
+    for (query, code, param) in [
+        ("", "missing_field", "text"),
+        ("?txt=a", "unknown_field", "txt"),
+        ("?text=a&normalize=false", "unknown_field", "normalize"),
+    ] {
         let (status, answer) = service.post(&format!("/embed/single{query}"), "").await;
-        assert_eq!((status, &answer["error"]["code"]), (422, &json!("invalid_query")), "{query}");
+        assert_eq!((status, &answer["error"]["code"]), (422, &json!(code)), "{query}");
+        assert_eq!(answer["error"]["param"], param, "{query}");
     }
+    let body = json!({"texts": ["a"], "normalize": null}).to_string();
+    assert_eq!(service.post("/embed", body).await.0, 200);
+    let marked = [&b"\xef\xbb\xbf"[..], br#"{"texts": ["a"], "normalize": "True"}"#].concat();
+    assert_eq!(service.post("/embed", marked).await.0, 200);
     assert_eq!(embed(&service, &vec!["a"; 4096]).await.len(), 4096, "the most there can be");
     service.stop().await;
 }

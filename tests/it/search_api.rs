@@ -24,14 +24,16 @@ fn limited(change: impl FnOnce(&mut Limits)) -> Overrides {
     overrides
 }
 
+/// A text of control characters, and a visible one, without which it would be empty.
+fn long_text() -> String {
+    format!("a{}", "\u{1}".repeat(LONG - 1))
+}
+
 /// A service with chunks of control characters: each is 64 KiB, and 384 KiB in an answer.
 async fn stuffed(change: impl FnOnce(&mut Limits)) -> TestService {
     let service = TestService::build(limited(change), &[]).await;
     let lines: String = (0..CHUNKS)
-        .map(|n| {
-            json!({"id": format!("c{n}"), "text": "\u{1}".repeat(LONG), "metadata": {"n": n}}).to_string()
-                + "\n"
-        })
+        .map(|n| json!({"id": format!("c{n}"), "text": long_text(), "metadata": {"n": n}}).to_string() + "\n")
         .collect();
     assert_eq!(tally(&service.stream(lines).await), (CHUNKS, 0, 0));
     service
@@ -85,7 +87,7 @@ async fn an_answer_is_bounded_in_bytes_and_says_that_results_are_missing() {
     let best = ids(&all);
     assert_eq!((best.len(), &all["truncated_results"]), (21, &json!(true)));
     let first = &all["results"][0];
-    assert_eq!(first["text"].as_str().unwrap(), "\u{1}".repeat(LONG));
+    assert_eq!(first["text"].as_str().unwrap(), long_text());
     assert_eq!(format!("c{}", first["metadata"]["n"]), best[0]);
 
     let (_, few) = found(&service, &json!({"query": "anything", "top_k": 9})).await;

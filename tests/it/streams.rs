@@ -51,7 +51,7 @@ pub fn malformed_lines() -> Vec<(Vec<u8>, &'static str)> {
         (metadata("123456789012345678901234567890".into()), "number_out_of_range"),
         (metadata("1e999".into()), "number_out_of_range"),
         (text("\"domain_code\":16,\"task_code\":0,\"modifier_code\":0"), "code_out_of_range"),
-        ("{\"txt\":\"a\"}".into(), "unknown_field"),
+        ("{\"txt\":\"a\"}".into(), "missing_field"),
         ("{}".into(), "missing_field"),
         (text("\"text\":\"b\""), "duplicate_key"),
         (text("\"metadata\":{\"k\":1,\"l\":{\"m\":1,\"m\":1}}"), "duplicate_key"),

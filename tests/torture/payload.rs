@@ -5,7 +5,7 @@ use chrono::DateTime;
 use lnsp_ingest::chunk::{Chunk, OnConflict};
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokenizer, Tokens};
 use lnsp_ingest::model::ModelIdentity;
-use lnsp_ingest::wire::{SharedNames, WireChunk, read_json};
+use lnsp_ingest::wire::{SharedNames, UnknownFieldPolicy, WireChunk};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -126,8 +126,9 @@ pub fn chunk_of(seed: u64, piece: Piece) -> Chunk {
 
 /// The chunk of a line of JSON, if it is one.
 pub fn read_back(line: &[u8]) -> Option<Chunk> {
-    let names = SharedNames { dataset: DATASET.into(), batch: None, on_conflict: OnConflict::Error };
-    read_json::<WireChunk>(line).ok()?.check(&names, DateTime::UNIX_EPOCH).ok()
+    let (dataset, unknown_fields) = (DATASET.into(), UnknownFieldPolicy::Keep);
+    let names = SharedNames { dataset, batch: None, on_conflict: OnConflict::Error, unknown_fields };
+    WireChunk::read(line).ok()?.check(&names, DateTime::UNIX_EPOCH).ok()
 }
 
 /// Lines that are no chunks, with the code of the error that each must get.
@@ -135,7 +136,7 @@ pub fn bad_line(dice: &mut StdRng, number: u64) -> (String, &'static str) {
     let id = format!("\"id\":\"bad-{number}\"");
     match dice.random_range(0..7) {
         0 => (format!("{{{id},\"text\":\"cut of"), "invalid_json"),
-        1 => (format!("{{{id},\"text\":\"x\",\"txet\":1}}"), "unknown_field"),
+        1 => (format!("{{{id},\"txet\":\"x\"}}"), "missing_field"),
         2 => (format!("{{{id},\"text\":7}}"), "wrong_type"),
         3 => (format!("{{{id}}}"), "missing_field"),
         4 => (format!("{{{id},\"text\":\" \\n \"}}"), "text_empty"),

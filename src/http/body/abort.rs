@@ -2,7 +2,7 @@
 
 use crate::error_code::ErrorCode;
 use crate::http::error::{ApiError, error_object, status_of};
-use crate::wire::InflateError;
+use crate::wire::{InflateError, WrongFormat};
 use actix_web::http::StatusCode;
 use serde_json::Value;
 use std::time::Duration;
@@ -16,6 +16,9 @@ pub enum UploadAbort {
     /// The body cannot be inflated.
     #[error(transparent)]
     Inflate(#[from] InflateError),
+    /// The body is not lines of JSON, but something else.
+    #[error(transparent)]
+    WrongFormat(#[from] WrongFormat),
     /// Results waited for the client, and it read none of them for this long.
     #[error(
         "the client did not read its results for {0:?}, and those that waited are dropped; read while sending, or \
@@ -44,6 +47,7 @@ impl UploadAbort {
                 ErrorCode::CorruptBody
             }
             UploadAbort::Inflate(InflateError::Ratio) => ErrorCode::InflateRatio,
+            UploadAbort::WrongFormat(_) => ErrorCode::WrongFormat,
             UploadAbort::ClientNotReading(_) => ErrorCode::ClientNotReading,
             UploadAbort::ClientIdle(_) => ErrorCode::ClientIdle,
             UploadAbort::ClientTooSlow(_) => ErrorCode::ClientTooSlow,

@@ -31,7 +31,7 @@ pub struct Body {
     plain: Bytes,
     /// The buffer for inflated pieces; empty for an uncompressed body.
     output: Box<[u8]>,
-    /// The last piece filled `output`, so the decoder may hold more.
+    /// The decoder may hold more: the last piece filled `output`, or damage follows it.
     more: bool,
 }
 
@@ -77,7 +77,7 @@ impl Body {
             let written = self.inflate.step(&mut input, &mut self.output)?;
             let left = input.len();
             self.input.advance(self.input.len() - left);
-            self.more = written == self.output.len();
+            self.more = written == self.output.len() || self.inflate.is_damaged();
             tokio::task::yield_now().await;
             if written > 0 {
                 return Ok(Some(&self.output[..written]));

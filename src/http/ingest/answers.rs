@@ -12,6 +12,7 @@ use crate::http::ingest::upload::ActiveUpload;
 use crate::http::state::{State, Tally};
 use crate::metrics;
 use crate::outcome::{Outcome, StoredChunk};
+use crate::wire::UnknownFieldCounts;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
@@ -33,8 +34,16 @@ const PIECE: usize = 16 * 1024;
 /// The maximum number of errors that a summary lists; the others are counted.
 const LISTED_ERRORS: usize = 1000;
 
-/// Receives the result of reading the body.
-pub type Ending = oneshot::Receiver<Result<(), UploadAbort>>;
+/// The end of reading a body.
+pub struct UploadEnd {
+    /// Why it was not read to its end, if it was not.
+    pub result: Result<(), UploadAbort>,
+    /// The unknown fields of its chunks.
+    pub unknown: UnknownFieldCounts,
+}
+
+/// Receives the end of reading the body.
+pub type Ending = oneshot::Receiver<UploadEnd>;
 
 /// The answer to one upload.
 pub struct Answers {
@@ -131,10 +140,10 @@ impl Answers {
             let room = unsent.bytes < UNSENT_BYTES;
             signals.room.send_if_modified(|before| std::mem::replace(before, room) != room);
         }
-        let ended = match abort {
-            Some(abort) => Err(abort),
-            None => self.ended().await,
-        };
+        let mut ended = self.ended().await;
+        if let Some(abort) = abort {
+            ended.result = Err(abort);
+        }
         self.summary(&ended)
     }
 
@@ -153,17 +162,20 @@ impl Answers {
         let mut body = self.summary(&ended);
         body["errors_truncated"] = json!(self.tally.failed > errors.len() as u64);
         body["errors"] = Value::Array(errors);
-        let status = ended.as_ref().map_or_else(UploadAbort::status, |()| StatusCode::OK);
+        let status = ended.result.as_ref().map_or_else(UploadAbort::status, |()| StatusCode::OK);
         let mut response = HttpResponse::build(status);
-        if ended == Err(UploadAbort::Draining) {
+        if ended.result == Err(UploadAbort::Draining) {
             response.insert_header((header::RETRY_AFTER, self.state.retry_after().to_string()));
         }
         response.json(body)
     }
 
-    async fn ended(&mut self) -> Result<(), UploadAbort> {
+    async fn ended(&mut self) -> UploadEnd {
         let ended = (&mut self.ending).await;
-        ended.unwrap_or_else(|_| Err(UploadAbort::Incomplete("the service stopped reading it".to_owned())))
+        ended.unwrap_or_else(|_| {
+            let result = Err(UploadAbort::Incomplete("the service stopped reading it".to_owned()));
+            UploadEnd { result, unknown: UnknownFieldCounts::default() }
+        })
     }
 
     fn count(&mut self, outcome: &Outcome) {
@@ -176,14 +188,17 @@ impl Answers {
         }
     }
 
-    fn summary(&self, ended: &Result<(), UploadAbort>) -> Value {
+    fn summary(&self, ended: &UploadEnd) -> Value {
         let Tally { stored, replaced, duplicate, failed } = self.tally;
         let mut summary = json!({
             "type": "summary", "total_chunks": self.tally.total(), "successful": self.tally.successful(),
             "stored": stored, "replaced": replaced, "duplicates": duplicate, "failed": failed, "errors": failed > 0,
-            "complete": ended.is_ok(), "processing_time_ms": self.started.elapsed().as_millis() as u64,
+            "complete": ended.result.is_ok(), "processing_time_ms": self.started.elapsed().as_millis() as u64,
         });
-        if let Err(abort) = ended {
+        if let Some(counts) = ended.unknown.object() {
+            summary["unknown_fields"] = counts;
+        }
+        if let Err(abort) = &ended.result {
             metrics::upload_cut(abort.code().as_str());
             summary["error"] = abort.object();
         }

@@ -121,9 +121,10 @@ impl IdempotencyCache {
         IdempotencyCache { limits, state: Arc::default() }
     }
 
-    /// Looks up the key of a request that arrived now with this body.
-    pub fn look_up(&self, key: IdempotencyKey, body: &[u8], now: Instant) -> Lookup {
-        let body = blake3::hash(body);
+    /// Looks up the key of a request that arrived now with this query and body.
+    pub fn look_up(&self, key: IdempotencyKey, query: &str, body: &[u8], now: Instant) -> Lookup {
+        // The options of the request are in both. A query has no line ends.
+        let body = blake3::Hasher::new().update(query.as_bytes()).update(b"\n").update(body).finalize();
         let mut cache = lock(&self.state);
         cache.expire(now, self.limits.time);
         let (lookup, label) = match cache.by_key.get(&key) {
@@ -212,7 +213,7 @@ impl Drop for PendingEntry {
 
 /// The error for [`Lookup::Reused`].
 pub fn reused() -> ApiError {
-    let message = "this Idempotency-Key was used with another body; take a new key for each request, and the same one \
+    let message = "this Idempotency-Key was used with another body or query; take a new key for each request, and the same one \
                    only to send the same bytes again";
     ApiError::new(ErrorCode::IdempotencyKeyReused, message).param("Idempotency-Key")
 }
@@ -237,27 +238,28 @@ mod tests {
 
     /// Sends a first request and answers it.
     fn answered(cache: &IdempotencyCache, name: &str, answer: &IngestAnswer) {
-        let Lookup::First(pending) = cache.look_up(key(name), b"body", Instant::now()) else {
+        let Lookup::First(pending) = cache.look_up(key(name), "", b"body", Instant::now()) else {
             panic!("{name}")
         };
         pending.done(answer);
     }
 
     fn is_known(cache: &IdempotencyCache, name: &str) -> bool {
-        matches!(cache.look_up(key(name), b"body", Instant::now()), Lookup::Answered(_))
+        matches!(cache.look_up(key(name), "", b"body", Instant::now()), Lookup::Answered(_))
     }
 
     #[test]
     fn the_same_key_is_first_then_waits_then_is_answered_again_and_never_with_another_body() {
         let cache = cache(10, 1000);
         let now = Instant::now();
-        let Lookup::First(pending) = cache.look_up(key("a"), b"body", now) else { panic!() };
-        let Lookup::Wait(answer) = cache.look_up(key("a"), b"body", now) else { panic!() };
-        assert!(matches!(cache.look_up(key("a"), b"other", now), Lookup::Reused));
+        let Lookup::First(pending) = cache.look_up(key("a"), "", b"body", now) else { panic!() };
+        let Lookup::Wait(answer) = cache.look_up(key("a"), "", b"body", now) else { panic!() };
+        assert!(matches!(cache.look_up(key("a"), "", b"other", now), Lookup::Reused));
         pending.done(&reply(5, true));
         assert_eq!(answer.borrow().as_ref().unwrap().as_ref().unwrap().body.len(), 5);
         assert!(is_known(&cache, "a"));
-        assert!(matches!(cache.look_up(key("a"), b"other", now), Lookup::Reused));
+        assert!(matches!(cache.look_up(key("a"), "", b"other", now), Lookup::Reused));
+        assert!(matches!(cache.look_up(key("a"), "on_conflict=replace", b"body", now), Lookup::Reused));
         assert_eq!(cache.kept(), (1, 6));
     }
 
@@ -267,12 +269,14 @@ mod tests {
         let overloaded = Err(ApiError::new(ErrorCode::Overloaded, "later"));
         let broken = Err(ApiError::new(ErrorCode::Internal, "broken"));
         for answer in [reply(5, false), overloaded, broken] {
-            let Lookup::First(pending) = cache.look_up(key("a"), b"body", Instant::now()) else { panic!() };
-            let Lookup::Wait(told) = cache.look_up(key("a"), b"body", Instant::now()) else { panic!() };
+            let Lookup::First(pending) = cache.look_up(key("a"), "", b"body", Instant::now()) else {
+                panic!()
+            };
+            let Lookup::Wait(told) = cache.look_up(key("a"), "", b"body", Instant::now()) else { panic!() };
             pending.done(&answer);
             assert!(told.borrow().is_some());
         }
-        drop(cache.look_up(key("a"), b"body", Instant::now()));
+        drop(cache.look_up(key("a"), "", b"body", Instant::now()));
         answered(&cache, "a", &Err(ApiError::new(ErrorCode::InvalidJson, "no")));
         assert!(is_known(&cache, "a"), "a wrong request stays wrong");
     }
@@ -290,7 +294,7 @@ mod tests {
         answered(&cache, "f", &reply(100, true));
         assert_eq!(cache.kept(), (2, 100), "one that is larger than all the limits is not kept");
         let later = Instant::now() + Duration::from_secs(101);
-        assert!(matches!(cache.look_up(key("e"), b"body", later), Lookup::First(_)));
+        assert!(matches!(cache.look_up(key("e"), "", b"body", later), Lookup::First(_)));
         assert_eq!(cache.kept(), (0, 0));
     }
 }

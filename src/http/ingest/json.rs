@@ -8,16 +8,17 @@ use crate::error_code::ErrorCode;
 use crate::flow::receipt_channel;
 use crate::http::body::Body;
 use crate::http::error::{ApiError, no_answer};
+use crate::http::ingest::arrivals::ArrivalClock;
 use crate::http::ingest::idempotency::{self, IdempotencyKey, IngestAnswer, Lookup};
 use crate::http::ingest::reply::{EmbeddingSource, Reply};
-use crate::http::ingest::upload::{ActiveUpload, GROUP, arrive};
+use crate::http::ingest::upload::{ActiveUpload, GROUP, ReadChunk, arrive};
+use crate::http::parameters;
 use crate::http::request::{
-    MAX_BODY_BYTES, is_large, read_body, rejection_error, run_blocking, shape_error, too_large,
+    MAX_BODY_BYTES, is_large, read_body, rejection_error, run_blocking, shape_error, too_large, wrong_format,
 };
 use crate::http::state::State;
 use crate::outcome::Outcome;
-use crate::rejection::Rejection;
-use crate::wire::{BoundedList, IngestOptions, IngestRequest, MAX_CHUNKS, read_request};
+use crate::wire::{IngestOptions, MAX_CHUNKS, OptionFields, UnknownFieldCounts, document, read_request};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use std::time::Instant;
@@ -35,12 +36,13 @@ pub async fn ingest(
     mut upload: ActiveUpload,
 ) -> Result<HttpResponse, ApiError> {
     let key = IdempotencyKey::of(request)?;
+    let query: OptionFields = parameters::of_query(request)?;
     let body =
         read_body(body, &state, (state.admission.requests(), upload.permit()), MAX_BODY_BYTES, INSTEAD)
             .await?;
     let entry = match key {
         None => None,
-        Some(key) => match state.idempotency.look_up(key, &body, Instant::now()) {
+        Some(key) => match state.idempotency.look_up(key, request.query_string(), &body, Instant::now()) {
             Lookup::First(entry) => Some(entry),
             Lookup::Answered(answer) => return Ok(replayed(&state, answer)),
             Lookup::Reused => return Err(idempotency::reused()),
@@ -54,7 +56,7 @@ pub async fn ingest(
     let work = actix_web::rt::spawn({
         let state = state.clone();
         async move {
-            let answer = work(body, &state, &mut upload).await;
+            let answer = work(body, query, &state, &mut upload).await;
             if let Some(entry) = entry {
                 entry.done(&answer);
             }
@@ -76,48 +78,58 @@ fn replayed(state: &State, answer: IngestAnswer) -> HttpResponse {
     response
 }
 
-/// Parses the body, sends its chunks through the pipeline and makes the answer.
-async fn work(body: Vec<u8>, state: &web::Data<State>, upload: &mut ActiveUpload) -> IngestAnswer {
-    let started = Instant::now();
-    let bytes = body.len();
-    let large = is_large(&body);
-    let request: IngestRequest =
-        run_blocking(large, move || read_request(&body).map_err(shape_error)).await??;
-    let BoundedList { items: chunks, received } = request.chunks;
-    if received == 0 {
-        let error =
-            ApiError::new(ErrorCode::MissingField, "chunks: expected at least one chunk, received none");
-        return Err(error.param("chunks"));
-    }
-    if received > MAX_CHUNKS {
+/// What a body holds.
+struct ReadRequest {
+    chunks: Vec<ReadChunk>,
+    options: IngestOptions,
+}
+
+/// Reads all chunks of a body, each alone. Options that it does not give are those of the query.
+fn read(body: &[u8], query: OptionFields, arrivals: &ArrivalClock) -> Result<ReadRequest, ApiError> {
+    let json = document(body).map_err(wrong_format)?;
+    let request = read_request(json).map_err(shape_error)?;
+    if request.received > MAX_CHUNKS {
+        let received = request.received;
         let message = format!("expected at most {MAX_CHUNKS} chunks in a JSON body, received {received}");
-        return Err(too_large(&message, INSTEAD));
+        return Err(too_large(&message, INSTEAD).param("chunks"));
     }
-    let mut options = IngestOptions {
-        dataset_source: request.dataset_source,
-        batch_id: request.batch_id,
-        skip_cpesh: request.skip_cpesh,
-        chunking_time_ms: request.chunking_time_ms,
-        on_conflict: request.on_conflict,
-    };
+    let mut options = request.options.or(query).complete();
     let mut names = options.names().map_err(rejection_error)?;
     if options.batch_id.is_none() {
         let id = uuid::Uuid::new_v4().to_string();
         names.batch = Some(Batch::Generated(id.as_str().into()));
         options.batch_id = Some(id);
     }
-    let heads: Vec<String> = chunks.iter().map(|chunk| chunk.text().chars().take(50).collect()).collect();
-    let count = heads.len();
+    let read = request.chunks.iter().map(|json| ReadChunk::new(json, &names, arrivals.next()));
+    Ok(ReadRequest { chunks: read.collect(), options })
+}
+
+/// Parses the body, sends its chunks through the pipeline and makes the answer.
+async fn work(
+    body: Vec<u8>,
+    query: OptionFields,
+    state: &web::Data<State>,
+    upload: &mut ActiveUpload,
+) -> IngestAnswer {
+    let started = Instant::now();
+    let (large, arrivals) = (is_large(&body), state.arrivals.clone());
+    let request = run_blocking(large, move || read(&body, query, &arrivals)).await??;
+    let options = request.options;
+    let mut unknown = UnknownFieldCounts::default();
+    let (mut heads, mut chunks) = (Vec::new(), Vec::new());
+    for read in request.chunks {
+        unknown.add(&read.kept);
+        heads.push(read.head);
+        chunks.push(read.chunk);
+    }
+    let count = chunks.len();
     let (issuer, mut results) = receipt_channel(count);
-    let arrivals = state.arrivals.clone();
-    let chunks = run_blocking(large, move || {
-        let checked = chunks.into_iter().map(|chunk| chunk.check(&names, arrivals.next()));
-        checked.collect::<Vec<Result<Chunk, Rejection>>>()
-    });
-    let chunks = chunks.await?;
     let held: usize = chunks.iter().flatten().map(Chunk::weight).sum();
-    // An escaped text is not longer in the answer than it was in the body.
-    state.resize(upload.permit(), held + bytes + count * ANSWER_BYTES).await?;
+    let answers: usize =
+        chunks.iter().flatten().map(|chunk| escaped_length(&chunk.text) + ANSWER_BYTES).sum();
+    let rejected = chunks.iter().filter(|chunk| chunk.is_err()).count();
+    // The body is gone: what was in it besides the chunks counts no more.
+    state.resize(upload.permit(), held + answers + rejected * ANSWER_BYTES).await?;
     let mut chunks = chunks.into_iter();
 
     // Admission waits for room. The results need not be read meanwhile: the channel has room for all of them.
@@ -149,7 +161,12 @@ async fn work(body: Vec<u8>, state: &web::Data<State>, upload: &mut ActiveUpload
     let model = &state.info.model;
     let embedding = EmbeddingSource { name: format!("{place}:{}", model.name), dims: model.dims };
     let took = started.elapsed();
-    run_blocking(large, move || Reply::new(&outcomes, &heads, &options, &embedding, took)).await
+    run_blocking(large, move || Reply::new(&outcomes, &heads, &options, &unknown, &embedding, took)).await
+}
+
+/// The most bytes that a text takes in JSON.
+fn escaped_length(text: &str) -> usize {
+    text.bytes().map(|byte| if byte < 0x20 { 6 } else { 1 + usize::from(matches!(byte, b'"' | b'\\')) }).sum()
 }
 
 fn lost() -> ApiError {

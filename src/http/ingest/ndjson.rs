@@ -4,20 +4,19 @@
 //! that is the backpressure. With `Accept: application/x-ndjson` each result is sent when it is settled, while the
 //! upload is still open, and a summary ends the answer. Otherwise the summary is the answer.
 
-use crate::chunk::Chunk;
 use crate::error_code::ErrorCode;
 use crate::flow::{ReceiptIssuer, receipt_channel};
 use crate::http::body::{Body, UploadAbort};
 use crate::http::error::ApiError;
-use crate::http::ingest::answers::{Answers, Signals};
-use crate::http::ingest::upload::{ActiveUpload, GROUP, arrive};
+use crate::http::ingest::answers::{Answers, Signals, UploadEnd};
+use crate::http::ingest::upload::{ActiveUpload, GROUP, ReadChunk, arrive};
 use crate::http::parameters;
 use crate::http::request::{header_text, is_large, rejection_error, run_blocking};
 use crate::http::state::State;
 use crate::outcome::Outcome;
 use crate::pipeline::Receipt;
 use crate::rejection::Rejection;
-use crate::wire::{IngestOptions, LineDecoder, LineError, SharedNames, WireChunk, read_json};
+use crate::wire::{BodyStart, LineDecoder, LineError, OptionFields, SharedNames, UnknownFieldCounts};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -35,11 +34,8 @@ pub async fn ingest(
     upload: ActiveUpload,
     read_timeout: Duration,
 ) -> Result<HttpResponse, ApiError> {
-    let options: IngestOptions = parameters::of_query(request)?;
-    if options.chunking_time_ms.is_some_and(|time| !time.is_finite()) {
-        let message = "query parameters: chunking_time_ms: expected a finite number";
-        return Err(ApiError::new(ErrorCode::InvalidQuery, message).param("chunking_time_ms"));
-    }
+    let options: OptionFields = parameters::of_query(request)?;
+    let names = options.complete().names().map_err(rejection_error)?;
     // Room for all chunks that the pipeline can hold and for the group on its way in, so that the pipeline is the bound.
     let (issuer, results) = receipt_channel(state.pipeline.capacity() + GROUP);
     let (ended, ending) = oneshot::channel();
@@ -48,7 +44,8 @@ pub async fn ingest(
     let upload = Rc::new(upload);
     let reader = Reader {
         state: state.clone(),
-        names: options.names().map_err(rejection_error)?,
+        names,
+        unknown: UnknownFieldCounts::default(),
         issuer,
         has_room,
         over: over.clone(),
@@ -57,7 +54,7 @@ pub async fn ingest(
     // In its own task: actix drops the handler when the client disconnects, and accepted chunks are still committed.
     actix_web::rt::spawn(async move {
         // After a disconnect the receiver is gone.
-        drop(ended.send(reader.read(body).await));
+        drop(ended.send(reader.run(body).await));
     });
     let answers = Answers::new(results, ending, state, upload);
     let accept = header_text(request.headers(), &header::ACCEPT).unwrap_or_default();
@@ -80,6 +77,7 @@ type Line = (u64, Result<Bytes, LineError>);
 struct Reader {
     state: web::Data<State>,
     names: SharedNames,
+    unknown: UnknownFieldCounts,
     issuer: ReceiptIssuer<Outcome>,
     has_room: watch::Receiver<bool>,
     over: CancellationToken,
@@ -87,9 +85,16 @@ struct Reader {
 }
 
 impl Reader {
+    /// Reads the body, and tells what the summary says about it.
+    async fn run(mut self, body: Body) -> UploadEnd {
+        let result = self.read(body).await;
+        UploadEnd { result, unknown: self.unknown }
+    }
+
     /// Reads the body to its end, or to that of the service.
-    async fn read(mut self, mut body: Body) -> Result<(), UploadAbort> {
+    async fn read(&mut self, mut body: Body) -> Result<(), UploadAbort> {
         let mut lines = LineDecoder::default();
+        let mut start = BodyStart::default();
         let (over, state) = (self.over.clone(), self.state.clone());
         let closed = state.pipeline.entrance().closed();
         loop {
@@ -100,15 +105,17 @@ impl Reader {
                 piece = body.next(|| self.issuer.owes()) => piece?,
             };
             let Some(piece) = piece else { break };
-            lines.feed(piece);
+            start.feed(piece, &mut lines)?;
             if let Err(abort) = self.take(|| lines.next_line()).await {
                 return self.end(abort, || lines.next_line()).await;
             }
         }
+        start.finish(&mut lines)?;
         // An aborted body has no last line: the rest is a fragment.
-        match self.take(|| lines.last_line()).await {
+        let mut rest = || lines.next_line().or_else(|| lines.last_line());
+        match self.take(&mut rest).await {
             Ok(()) => Ok(()),
-            Err(abort) => self.end(abort, || lines.last_line()).await,
+            Err(abort) => self.end(abort, rest).await,
         }
     }
 
@@ -152,7 +159,9 @@ impl Reader {
             {
                 taken += 1;
                 let Some(receipt) = self.issue(number).await else { return Err(gone()) };
-                group.extend(arrive(self.check(line).await, receipt));
+                let read = self.read_line(line).await;
+                self.unknown.add(&read.kept);
+                group.extend(arrive(read.chunk, receipt));
             }
             if !group.is_empty() {
                 self.state.pipeline.entrance().admit(group).await;
@@ -163,12 +172,16 @@ impl Reader {
         }
     }
 
-    async fn check(&self, line: Result<Bytes, LineError>) -> Result<Chunk, Rejection> {
-        let line = line.map_err(|error| Rejection::new(ErrorCode::LineTooLong, error.to_string()))?;
+    async fn read_line(&self, line: Result<Bytes, LineError>) -> ReadChunk {
+        let line = match line {
+            Ok(line) => line,
+            Err(error) => {
+                return ReadChunk::rejected(Rejection::new(ErrorCode::LineTooLong, error.to_string()));
+            }
+        };
         let (large, names, received_at) = (is_large(&line), self.names.clone(), self.state.arrivals.next());
-        let chunk =
-            run_blocking(large, move || read_json::<WireChunk>(&line)?.check(&names, received_at)).await;
-        chunk.unwrap_or_else(|error| Err(Rejection::new(ErrorCode::Lost, error.to_string())))
+        let read = run_blocking(large, move || ReadChunk::new(&line, &names, received_at)).await;
+        read.unwrap_or_else(|error| ReadChunk::rejected(Rejection::new(ErrorCode::Lost, error.to_string())))
     }
 }
 

@@ -5,7 +5,7 @@ use crate::http::error::rejection_object;
 use crate::http::ingest::results::{add_notes, timestamp};
 use crate::outcome::{Outcome, StoredChunk};
 use crate::quality::QualityMetrics;
-use crate::wire::IngestOptions;
+use crate::wire::{IngestOptions, UnknownFieldCounts};
 use actix_web::HttpResponse;
 use actix_web::http::{StatusCode, header};
 use bytes::Bytes;
@@ -51,6 +51,7 @@ impl Reply {
         outcomes: &[Outcome],
         heads: &[String],
         options: &IngestOptions,
+        unknown: &UnknownFieldCounts,
         embedding: &EmbeddingSource,
         took: Duration,
     ) -> Self {
@@ -78,6 +79,9 @@ impl Reply {
             "total_chunks": outcomes.len(), "successful": outcomes.len() - failed, "failed": failed,
             "batch_id": options.batch_id, "processing_time_ms": millis(took),
         });
+        if let Some(counts) = unknown.object() {
+            body["unknown_fields"] = counts;
+        }
         // The chunks that failed for a transient reason are to be sent again.
         let own = outcomes.iter().any(|o| matches!(o, Outcome::Rejected(r) if r.code.retryable()));
         let mut status = StatusCode::OK;

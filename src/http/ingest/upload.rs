@@ -1,5 +1,6 @@
 //! What both modes of ingest share: an upload that counts as active, and chunks on their way to the entrance.
 
+use crate::chunk::Chunk;
 use crate::http::error::ApiError;
 use crate::http::limits::{AdmissionRequest, Permit};
 use crate::http::state::State;
@@ -7,7 +8,9 @@ use crate::metrics;
 use crate::outcome::Outcome;
 use crate::pipeline::{Arrival, Receipt};
 use crate::rejection::Rejection;
+use crate::wire::{SharedNames, UnknownFieldPolicy, WireChunk};
 use actix_web::web;
+use chrono::{DateTime, Utc};
 use std::sync::atomic::Ordering;
 
 /// Chunks that are looked up with one query.
@@ -45,8 +48,44 @@ impl Drop for ActiveUpload {
     }
 }
 
+/// The most characters of a rejected text that the answer repeats.
+const HEAD: usize = 50;
+
+/// A chunk that was read from its JSON.
+pub struct ReadChunk {
+    /// The chunk, or why it is none.
+    pub chunk: Result<Chunk, Rejection>,
+    /// The beginning of its text, as far as it could be read; empty for a good chunk.
+    pub head: String,
+    /// The names of the unknown fields that are kept in its metadata.
+    pub kept: Vec<String>,
+}
+
+impl ReadChunk {
+    /// Reads and checks the JSON of a chunk that arrived at this time.
+    pub fn new(json: &[u8], names: &SharedNames, received_at: DateTime<Utc>) -> ReadChunk {
+        let read = match WireChunk::read(json) {
+            Ok(read) => read,
+            Err(rejection) => return ReadChunk::rejected(rejection),
+        };
+        let kept = match names.unknown_fields {
+            UnknownFieldPolicy::Keep => read.unknown_fields().to_vec(),
+            UnknownFieldPolicy::Refuse => Vec::new(),
+        };
+        let head: String = read.text().chars().take(HEAD).collect();
+        let chunk = read.check(names, received_at);
+        let head = if chunk.is_ok() { String::new() } else { head };
+        ReadChunk { chunk, head, kept }
+    }
+
+    /// A chunk that could not be read.
+    pub fn rejected(rejection: Rejection) -> ReadChunk {
+        ReadChunk { chunk: Err(rejection), head: String::new(), kept: Vec::new() }
+    }
+}
+
 /// Pairs a checked chunk with its receipt. The receipt of an invalid one is settled with the rejection.
-pub fn arrive(chunk: Result<crate::chunk::Chunk, Rejection>, receipt: Receipt) -> Option<Arrival> {
+pub fn arrive(chunk: Result<Chunk, Rejection>, receipt: Receipt) -> Option<Arrival> {
     match chunk {
         Ok(chunk) => Some(Arrival { chunk: chunk.into(), receipt }),
         Err(rejection) => {

@@ -7,18 +7,19 @@ mod answer;
 
 pub use answer::MAX_ANSWER_BYTES;
 
+use crate::chunk::is_blank;
 use crate::error_code::ErrorCode;
 use crate::http::body::{Body, RequestBodyGuard};
 use crate::http::error::ApiError;
 use crate::http::limits::{AdmissionRequest, Permit};
-use crate::http::parameters::check_name;
-use crate::http::request::{is_large, json_body, read_body, run_blocking, shape_error};
+use crate::http::parameters::{self, check_name, quoted};
+use crate::http::request::{is_large, json_body, read_body, read_document, run_blocking};
 use crate::http::settings::Settings;
 use crate::http::state::State;
-use crate::search::{SearchQuery, SearchTarget};
+use crate::search::{MAX_RESULTS, SearchQuery, SearchTarget};
 use crate::store::SearchFilter;
 use crate::tmd::Axis;
-use crate::wire::read_json;
+use crate::wire::{AnyNumber, Fields, Name, WholeNumber};
 use actix_web::{HttpRequest, HttpResponse, web};
 use answer::Answer;
 use serde::Deserialize;
@@ -32,51 +33,41 @@ const INSTEAD: &str = "send a query text of at most 64 KiB, or one vector";
 #[serde(deny_unknown_fields)]
 struct WireQuery {
     query: Option<String>,
-    vector: Option<Vec<f32>>,
-    #[serde(default = "ten")]
-    top_k: usize,
-    #[serde(default)]
-    filter: WireFilter,
-    #[serde(default)]
-    tmd_weight: f32,
-    min_seq: Option<i64>,
+    vector: Option<Vec<AnyNumber>>,
+    top_k: Option<WholeNumber>,
+    filter: Option<Fields<WireFilter>>,
+    tmd_weight: Option<AnyNumber>,
+    min_seq: Option<WholeNumber>,
 }
 
-fn ten() -> usize {
-    10
-}
+/// The number of results without `top_k`.
+const USUAL_RESULTS: i64 = 10;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WireFilter {
-    domain: Option<Label>,
-    task: Option<Label>,
-    modifier: Option<Label>,
-    dataset_source: Option<String>,
-    document_id: Option<String>,
+    // A code, or its canonical name.
+    domain: Option<Name>,
+    task: Option<Name>,
+    modifier: Option<Name>,
+    dataset_source: Option<Name>,
+    document_id: Option<Name>,
 }
 
-/// A code, or its canonical name.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Label {
-    Code(i64),
-    Name(String),
-}
-
-impl Label {
-    fn code(&self, axis: Axis) -> Result<u8, ApiError> {
-        let names = axis.names();
-        let code = match self {
-            Label::Code(code) => usize::try_from(*code).ok().filter(|code| *code < names.len()),
-            Label::Name(name) => names.iter().position(|known| known.eq_ignore_ascii_case(name)),
-        };
-        code.and_then(|code| u8::try_from(code).ok()).ok_or_else(|| {
-            let message = format!("filter.{axis}: expected a code from 0 to {} or its name", names.len() - 1);
-            let error = ApiError::new(ErrorCode::InvalidQuery, message);
-            error.param(format!("filter.{axis}"))
-        })
-    }
+/// The code that a label names.
+fn code(label: Option<Name>, axis: Axis) -> Result<Option<u8>, ApiError> {
+    let Some(Name(label)) = label else { return Ok(None) };
+    let names = axis.names();
+    let number = label.trim().parse::<usize>().ok().filter(|code| *code < names.len());
+    let code = number.or_else(|| names.iter().position(|known| known.eq_ignore_ascii_case(label.trim())));
+    let code = code.and_then(|code| u8::try_from(code).ok()).ok_or_else(|| {
+        let received = quoted(&label);
+        let last = names.len() - 1;
+        let message =
+            format!("filter.{axis}: expected a code from 0 to {last} or its name, received '{received}'");
+        ApiError::new(ErrorCode::InvalidQuery, message).param(format!("filter.{axis}"))
+    });
+    code.map(Some)
 }
 
 /// Handles `POST /search`.
@@ -86,6 +77,7 @@ pub async fn search(
     state: web::Data<State>,
     settings: web::Data<Settings>,
 ) -> Result<HttpResponse, ApiError> {
+    parameters::none(&request)?;
     let (body, _) = json_body(request.headers(), guard, &settings, MAX_QUERY_BYTES, INSTEAD)?;
     let permit = state.admit_standalone(AdmissionRequest::Search).await?;
     answer(body, permit, &state).await
@@ -95,39 +87,87 @@ async fn answer(body: Body, mut permit: Permit, state: &web::Data<State>) -> Res
     let body =
         read_body(body, state, (state.admission.searches(), &mut permit), MAX_QUERY_BYTES, INSTEAD).await?;
     let large = is_large(&body);
-    let wire: WireQuery = run_blocking(large, move || read_json(&body).map_err(shape_error)).await??;
+    let wire: WireQuery = run_blocking(large, move || read_document(&body)).await??;
     let ranking = state.searcher.search(query(wire)?).await?;
     Answer::new(ranking, state, permit).await?.into_response(state.clone()).await
 }
 
 fn query(wire: WireQuery) -> Result<SearchQuery, ApiError> {
     let target = match (wire.query, wire.vector) {
+        (Some(text), None) if is_blank(&text) => {
+            let message = "query is empty or has only invisible characters";
+            return Err(ApiError::new(ErrorCode::TextEmpty, message).param("query"));
+        }
         (Some(text), None) => SearchTarget::Text(text),
-        (None, Some(vector)) => SearchTarget::Vector(vector),
-        _ => {
-            return Err(
-                ApiError::new(ErrorCode::MissingField, "expected either query or vector").param("query")
-            );
+        (None, Some(vector)) => SearchTarget::Vector(scaled(&vector)),
+        (query, _) => {
+            let received = if query.is_some() { "both" } else { "none" };
+            let message = format!("expected either query or vector, received {received}");
+            return Err(ApiError::new(ErrorCode::MissingField, message).param("query"));
         }
     };
-    let code = |label: &Option<Label>, axis| label.as_ref().map(|label| label.code(axis)).transpose();
+    let WholeNumber(top_k) = wire.top_k.unwrap_or(WholeNumber(USUAL_RESULTS));
+    let Some(top_k) = usize::try_from(top_k).ok().filter(|top_k| (1..=MAX_RESULTS).contains(top_k)) else {
+        let message = format!("top_k: expected 1 to {MAX_RESULTS}, received {top_k}");
+        return Err(ApiError::new(ErrorCode::InvalidQuery, message).param("top_k"));
+    };
+    let AnyNumber(tmd_weight) = wire.tmd_weight.unwrap_or(AnyNumber(0.0));
+    if !(0.0..=1.0).contains(&tmd_weight) {
+        let message = format!("tmd_weight: expected 0 to 1, received {tmd_weight}");
+        return Err(ApiError::new(ErrorCode::InvalidQuery, message).param("tmd_weight"));
+    }
+    let Fields(filter) = wire.filter.unwrap_or_default();
     Ok(SearchQuery {
         target,
-        top_k: wire.top_k,
+        top_k,
         filter: SearchFilter {
-            domain: code(&wire.filter.domain, Axis::Domain)?,
-            task: code(&wire.filter.task, Axis::Task)?,
-            modifier: code(&wire.filter.modifier, Axis::Modifier)?,
-            dataset_source: name("filter.dataset_source", wire.filter.dataset_source)?,
-            document_id: name("filter.document_id", wire.filter.document_id)?,
+            domain: code(filter.domain, Axis::Domain)?,
+            task: code(filter.task, Axis::Task)?,
+            modifier: code(filter.modifier, Axis::Modifier)?,
+            dataset_source: name("filter.dataset_source", filter.dataset_source)?,
+            document_id: name("filter.document_id", filter.document_id)?,
         },
-        tmd_weight: wire.tmd_weight,
-        min_seq: wire.min_seq,
+        tmd_weight: tmd_weight as f32,
+        min_seq: wire.min_seq.map(|WholeNumber(seq)| seq),
     })
 }
 
+/// A vector of the same direction whose largest number is 1: every finite one that is not zero then fits into the
+/// numbers of the index.
+fn scaled(vector: &[AnyNumber]) -> Vec<f32> {
+    let largest = vector.iter().map(|AnyNumber(x)| x.abs()).fold(0.0, f64::max);
+    let scale = |x: f64| if largest > 0.0 { (x / largest) as f32 } else { 0.0 };
+    vector.iter().map(|AnyNumber(x)| scale(*x)).collect()
+}
+
 /// A name of the filter, if the database can hold it.
-fn name(param: &'static str, name: Option<String>) -> Result<Option<String>, ApiError> {
+fn name(param: &'static str, name: Option<Name>) -> Result<Option<String>, ApiError> {
+    let name = name.map(|Name(name)| name);
     name.as_deref().map_or(Ok(()), |name| check_name(param, name))?;
     Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_finite_vector_is_scaled_to_its_direction() {
+        for length in [f64::MAX, 1e300, 1e38, 1.0, 1e-3, 1e-30, 1e-300, f64::from_bits(1)] {
+            let vector = scaled(&[AnyNumber(length), AnyNumber(-length), AnyNumber(0.0)]);
+            assert_eq!(vector, [1.0, -1.0, 0.0], "{length}");
+        }
+        assert_eq!(scaled(&[AnyNumber(0.0), AnyNumber(-0.0)]), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_label_is_a_code_or_a_name() {
+        let code = |label: &str| code(Some(Name(label.to_owned())), Axis::Domain).ok().flatten();
+        assert_eq!(
+            [code("3"), code(" 003 "), code("15"), code("16"), code("-1")],
+            [Some(3), Some(3), Some(15), None, None]
+        );
+        let name = Axis::Domain.names()[2];
+        assert_eq!([code(name), code(&name.to_uppercase()), code("no such label")], [Some(2), Some(2), None]);
+    }
 }

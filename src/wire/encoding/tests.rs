@@ -78,6 +78,60 @@ fn members_and_frames_one_after_the_other_are_one_body() {
 }
 
 #[test]
+fn zeros_after_a_gzip_member_are_padding() {
+    let member = |text: &str| compress(ContentEncoding::Gzip, text.as_bytes());
+    for padding in [1, 7, 512, 100_000] {
+        let zeros = vec![0; padding];
+        let body = [&member("one\n")[..], &zeros, &member("two\n"), &zeros].concat();
+        for room in [1, 3, 64] {
+            assert_eq!(inflate(ContentEncoding::Gzip, &[&body], room).unwrap(), b"one\ntwo\n");
+            let pieces: Vec<&[u8]> = body.chunks(5).collect();
+            assert_eq!(inflate(ContentEncoding::Gzip, &pieces, room).unwrap(), b"one\ntwo\n");
+        }
+        let rubbish = [&member("one\n")[..], &zeros, b"x"].concat();
+        assert!(is_corrupt(&inflate(ContentEncoding::Gzip, &[&rubbish], 64)));
+    }
+    assert!(is_corrupt(&inflate(ContentEncoding::Gzip, &[&[0; 512]], 64)), "padding of nothing");
+}
+
+/// What is inflated before the damage.
+fn before_damage(encoding: ContentEncoding, body: &[u8], room: usize) -> (Vec<u8>, InflateError) {
+    let mut inflate = Inflate::new(encoding).unwrap();
+    let (mut whole, mut output, mut input) = (Vec::new(), vec![0; room], body);
+    loop {
+        match inflate.step(&mut input, &mut output) {
+            Ok(0) => return (whole, inflate.finish().unwrap_err()),
+            Ok(written) => whole.extend_from_slice(&output[..written]),
+            Err(damage) => return (whole, damage),
+        }
+    }
+}
+
+#[test]
+fn what_comes_before_the_damage_is_given() {
+    let lines: String =
+        (0..20_000).map(|n| format!("{{\"text\":\"Fact {n} of {}.\"}}\n", n * n % 7919)).collect();
+    for encoding in BOTH {
+        let whole = compress(encoding, lines.as_bytes());
+        for room in [100, 64 << 10, 4 << 20] {
+            let (given, _) = before_damage(encoding, &[&whole[..], b"no member and no frame"].concat(), room);
+            assert!(given == lines.as_bytes(), "{encoding:?}: {} of {} bytes", given.len(), lines.len());
+            let mut damaged = whole.clone();
+            let checksum = damaged.len() - 6;
+            damaged[checksum] ^= 0x55;
+            let (given, _) = before_damage(encoding, &damaged, room);
+            assert!(lines.as_bytes().starts_with(&given));
+            assert!(
+                given.len() + (128 << 10) >= lines.len(),
+                "{encoding:?}: {} bytes of {}",
+                given.len(),
+                lines.len()
+            );
+        }
+    }
+}
+
+#[test]
 fn a_body_that_is_cut_anywhere_is_never_a_whole_one() {
     for encoding in BOTH {
         let body = [compress(encoding, b"one\n"), compress(encoding, b"two\n")].concat();

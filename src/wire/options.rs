@@ -1,0 +1,205 @@
+//! What applies to all chunks of a request: fields of a JSON body, or query parameters. Both may be there; a field of
+//! the body wins.
+
+use super::shape::{ShapeError, read_value};
+use super::unknown::UnknownFieldPolicy;
+use super::values::{AnyNumber, Name, Truth, one_of};
+use super::words::quoted;
+use crate::chunk::{Batch, OnConflict, check_name, check_not_blank};
+use crate::error_code::ErrorCode;
+use crate::rejection::Rejection;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use std::sync::Arc;
+
+/// The options that a request gives.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptionFields {
+    dataset_source: Option<Name>,
+    batch_id: Option<Name>,
+    skip_cpesh: Option<Truth>,
+    chunking_time_ms: Option<AnyNumber>,
+    on_conflict: Option<ConflictOption>,
+    unknown_fields: Option<UnknownFieldPolicy>,
+}
+
+/// [`OnConflict`] by its name.
+#[derive(Debug, Clone, Copy)]
+struct ConflictOption(OnConflict);
+
+impl<'de> Deserialize<'de> for ConflictOption {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let words =
+            [("error", OnConflict::Error), ("keep", OnConflict::Keep), ("replace", OnConflict::Replace)];
+        one_of(deserializer, &words).map(ConflictOption)
+    }
+}
+
+impl OptionFields {
+    /// The names of all options.
+    pub const NAMES: [&str; 6] =
+        ["dataset_source", "batch_id", "skip_cpesh", "chunking_time_ms", "on_conflict", "unknown_fields"];
+
+    /// Reads the JSON value of the option with this name.
+    ///
+    /// # Errors
+    /// A value of the wrong type; a name that is no option.
+    pub(super) fn read(&mut self, name: &str, json: &[u8]) -> Result<(), ShapeError> {
+        match name {
+            "dataset_source" => self.dataset_source = read_option(json)?,
+            "batch_id" => self.batch_id = read_option(json)?,
+            "skip_cpesh" => self.skip_cpesh = read_option(json)?,
+            "chunking_time_ms" => self.chunking_time_ms = read_option(json)?,
+            "on_conflict" => self.on_conflict = read_option(json)?,
+            "unknown_fields" => self.unknown_fields = read_option(json)?,
+            _ => {
+                let names = Self::NAMES.join(", ");
+                let message = format!("unknown field `{}`, expected one of chunks, {names}", quoted(name));
+                return Err(ShapeError::plain(ErrorCode::UnknownField, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// These options, and for those that are absent the others.
+    #[must_use]
+    pub fn or(self, others: OptionFields) -> OptionFields {
+        OptionFields {
+            dataset_source: self.dataset_source.or(others.dataset_source),
+            batch_id: self.batch_id.or(others.batch_id),
+            skip_cpesh: self.skip_cpesh.or(others.skip_cpesh),
+            chunking_time_ms: self.chunking_time_ms.or(others.chunking_time_ms),
+            on_conflict: self.on_conflict.or(others.on_conflict),
+            unknown_fields: self.unknown_fields.or(others.unknown_fields),
+        }
+    }
+
+    /// The options with their defaults.
+    pub fn complete(self) -> IngestOptions {
+        IngestOptions {
+            dataset_source: self.dataset_source.map_or_else(|| "user_input".to_owned(), |Name(name)| name),
+            batch_id: self.batch_id.map(|Name(name)| name),
+            skip_cpesh: self.skip_cpesh.is_some_and(|Truth(skip)| skip),
+            chunking_time_ms: self.chunking_time_ms.map(|AnyNumber(time)| time),
+            on_conflict: self.on_conflict.map_or_else(OnConflict::default, |ConflictOption(wanted)| wanted),
+            unknown_fields: self.unknown_fields.unwrap_or_default(),
+        }
+    }
+}
+
+fn read_option<T: DeserializeOwned>(json: &[u8]) -> Result<Option<T>, ShapeError> {
+    read_value(json)
+}
+
+/// What applies to all chunks of a request.
+#[derive(Debug, Clone)]
+pub struct IngestOptions {
+    /// The dataset of the chunks; chunk ids are unique within a dataset.
+    pub dataset_source: String,
+    /// Stored with each chunk that has none of its own; not part of its content.
+    pub batch_id: Option<String>,
+    /// Accepted for old clients. Concept, probe and answer are never made so far, whatever the value.
+    pub skip_cpesh: bool,
+    /// Milliseconds that the client spent on chunking; repeated in the timings of the answer.
+    pub chunking_time_ms: Option<f64>,
+    /// What happens to a chunk whose id is stored with other content.
+    pub on_conflict: OnConflict,
+    /// What happens to chunks with unknown fields.
+    pub unknown_fields: UnknownFieldPolicy,
+}
+
+impl IngestOptions {
+    /// Checks the names that all chunks share and returns them.
+    ///
+    /// # Errors
+    /// A dataset or a batch id that no chunk could have.
+    pub fn names(&self) -> Result<SharedNames, Rejection> {
+        check_name("dataset_source", &self.dataset_source)?;
+        check_not_blank("dataset_source", &self.dataset_source)?;
+        let batch_id = self.batch_id.as_deref();
+        batch_id.map_or(Ok(()), |batch| check_name("batch_id", batch))?;
+        Ok(SharedNames {
+            dataset: self.dataset_source.as_str().into(),
+            batch: batch_id.map(|id| Batch::Named(id.into())),
+            on_conflict: self.on_conflict,
+            unknown_fields: self.unknown_fields,
+        })
+    }
+}
+
+/// What all chunks of a request share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SharedNames {
+    /// See [`IngestOptions::dataset_source`].
+    pub dataset: Arc<str>,
+    /// See [`IngestOptions::batch_id`].
+    pub batch: Option<Batch>,
+    /// See [`IngestOptions::on_conflict`].
+    pub on_conflict: OnConflict,
+    /// See [`IngestOptions::unknown_fields`].
+    pub unknown_fields: UnknownFieldPolicy,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_that_all_chunks_share_are_checked_once() {
+        let names = |dataset: &str, batch: &str| {
+            let fields = json!({ "dataset_source": dataset, "batch_id": batch });
+            let options = serde_json::from_value::<OptionFields>(fields).unwrap().complete();
+            options.names().map_err(|error| (error.code, error.param)).err()
+        };
+        assert_eq!(names("d", ""), None);
+        assert_eq!(names("d", &"b".repeat(513)), Some((ErrorCode::InvalidName, Some("batch_id"))));
+        assert_eq!(names(" ", "b"), Some((ErrorCode::InvalidName, Some("dataset_source"))));
+        assert_eq!(names("d\0", "b"), Some((ErrorCode::NulCharacter, Some("dataset_source"))));
+    }
+
+    #[test]
+    fn a_field_of_the_body_wins_and_null_is_absence() {
+        let query: OptionFields = serde_json::from_value(
+            json!({"dataset_source": "query", "batch_id": 7, "skip_cpesh": "True", "unknown_fields": "refuse"}),
+        )
+        .unwrap();
+        let mut body = OptionFields::default();
+        for (name, value) in
+            [("dataset_source", "\"body\""), ("batch_id", "null"), ("chunking_time_ms", "1.5")]
+        {
+            body.read(name, value.as_bytes()).unwrap();
+        }
+        let options = body.or(query).complete();
+        assert_eq!((options.dataset_source.as_str(), options.batch_id.as_deref()), ("body", Some("7")));
+        assert_eq!((options.skip_cpesh, options.chunking_time_ms), (true, Some(1.5)));
+        assert_eq!(options.unknown_fields, UnknownFieldPolicy::Refuse);
+        for (word, wanted) in [
+            ("\"keep\"", OnConflict::Keep),
+            ("\"Replace\"", OnConflict::Replace),
+            ("null", OnConflict::Error),
+        ] {
+            let mut fields = OptionFields::default();
+            fields.read("on_conflict", word.as_bytes()).unwrap();
+            assert_eq!(fields.complete().on_conflict, wanted);
+        }
+        assert_eq!(
+            OptionFields::default().read("on_conflict", b"\"merge\"").unwrap_err().code,
+            ErrorCode::InvalidQuery
+        );
+        let defaults = OptionFields::default().complete();
+        assert_eq!((defaults.dataset_source.as_str(), defaults.skip_cpesh), ("user_input", false));
+    }
+
+    #[test]
+    fn every_option_can_be_read_from_json_and_others_are_refused() {
+        for name in OptionFields::NAMES {
+            OptionFields::default().read(name, b"null").unwrap();
+            let query: Result<OptionFields, _> = serde_json::from_value(json!({ name: null }));
+            assert!(query.is_ok(), "{name}");
+        }
+        let error = OptionFields::default().read("mode", b"1").unwrap_err();
+        assert_eq!(error.code, ErrorCode::UnknownField);
+    }
+}
