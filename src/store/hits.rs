@@ -2,7 +2,7 @@
 //!
 //! Three queries, so that texts are read only for the results, and only as many at a time as their sizes allow.
 
-use super::read::{CodesRow, item_number, tmd};
+use super::read::{CodesRow, item_number, json_text, tmd};
 use super::schema::chunks;
 use super::{Store, StoreError};
 use crate::chunk::TmdSource;
@@ -10,7 +10,7 @@ use crate::tmd::Tmd;
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::{Jsonb, Nullable, Text};
+use diesel::sql_types::{Nullable, Text};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
@@ -66,12 +66,6 @@ diesel::define_sql_function! {
     /// The bytes of a text; a text that is stored elsewhere is not read for it.
     #[sql_name = "octet_length"]
     fn text_bytes(text: Nullable<Text>) -> Nullable<Integer>;
-}
-
-diesel::define_sql_function! {
-    /// JSON as PostgreSQL writes it: the cast to text.
-    #[sql_name = "text"]
-    fn json_text(json: Nullable<Jsonb>) -> Nullable<Text>;
 }
 
 impl Store {

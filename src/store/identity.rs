@@ -1,8 +1,7 @@
 //! Brings the ids and hashes of rows up to date that an earlier version of the program wrote, so that a chunk which is
 //! sent again is found. A row keeps its item, its number in the clock and its public name.
 
-use super::hits::json_text;
-use super::read::{self, PlacementRow};
+use super::read::{self, PlacementRow, json_text};
 use super::schema::{change_clock, chunks, dead_letters};
 use super::{Store, StoreError};
 use crate::chunk::{Chunk, Draft, IDENTITY_VERSION};

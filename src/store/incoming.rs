@@ -1,6 +1,7 @@
 //! Rows on their way into the database: an array a column, as the statements of [`super::insert`] and
 //! [`super::replace`] take them.
 
+use super::StoreError;
 use crate::chunk::{Batch, EmbeddedChunk};
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
@@ -129,6 +130,12 @@ impl<'a> IncomingRows<'a> {
         out.push_sql(COLUMNS);
         Ok(())
     }
+}
+
+/// The row at this place of the batch, from 1.
+pub(super) fn at_place<'a>(rows: &[&'a EmbeddedChunk], place: i64) -> Result<&'a EmbeddedChunk, StoreError> {
+    let row = usize::try_from(place - 1).ok().and_then(|place| rows.get(place)).copied();
+    row.ok_or(StoreError::Unreadable { problem: "place in the batch".to_owned() })
 }
 
 const COLUMNS: &str = "

@@ -11,7 +11,7 @@
 
 use super::connection::PooledConnection;
 use super::dead_letters::{self, StoredKey};
-use super::incoming::IncomingRows;
+use super::incoming::{IncomingRows, at_place};
 use super::read::{self, KnownChunk};
 use super::replace::replace;
 use super::{ModelId, Store, StoreError};
@@ -168,12 +168,6 @@ async fn insert(
             known.get(key).cloned().map(InsertOutcome::Present).ok_or(StoreError::ModelChanged)
         })
         .collect()
-}
-
-/// The row at this place of the batch, from 1.
-pub(super) fn at_place<'a>(rows: &[&'a EmbeddedChunk], place: i64) -> Result<&'a EmbeddedChunk, StoreError> {
-    let row = usize::try_from(place - 1).ok().and_then(|place| rows.get(place)).copied();
-    row.ok_or(StoreError::Unreadable { problem: "place in the batch".to_owned() })
 }
 
 fn known_from(

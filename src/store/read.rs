@@ -1,6 +1,5 @@
 //! Look-ups: known keys, the clock.
 
-use super::hits::json_text;
 use super::schema::{change_clock, chunk_vectors, chunks};
 use super::{Store, StoreError};
 use crate::chunk::{
@@ -13,7 +12,7 @@ use diesel::expression::SqlLiteral;
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::sql_types::{Array, Binary, Text};
+use diesel::sql_types::{Array, Binary, Jsonb, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -182,6 +181,12 @@ where
         );
         Ok(())
     }
+}
+
+diesel::define_sql_function! {
+    /// JSON as PostgreSQL writes it: the cast to text.
+    #[sql_name = "text"]
+    fn json_text(json: Nullable<Jsonb>) -> Nullable<Text>;
 }
 
 /// The key of a stored chunk and the columns of its [`KnownChunk`].

@@ -1,8 +1,7 @@
 //! Replacing stored rows by chunks with other content: the second half of an insert, in its transaction.
 
 use super::connection::PooledConnection;
-use super::incoming::IncomingRows;
-use super::insert::at_place;
+use super::incoming::{IncomingRows, at_place};
 use super::read::{self, KnownChunk};
 use super::{ModelId, StoreError};
 use crate::chunk::{ChunkKey, EmbeddedChunk, OnConflict};
