@@ -3,11 +3,18 @@
 //! A value that is not allowed stops the start with one sentence that names the variable, the value, and what is
 //! allowed.
 
+use crate::allowed_host::AllowedHost;
 use crate::endpoint::Endpoint;
-use clap::Args;
+use clap::{Args, Command};
+use std::ffi::OsStr;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+/// What numbers of settings are, in sentences.
+const NUMBER: &str = "a whole number";
+const SECONDS: &str = "a whole number of seconds";
 
 /// What can be set.
 #[derive(Debug, Clone, Args)]
@@ -19,9 +26,14 @@ pub struct Config {
     #[arg(long, env = "LNSP_PORT", default_value = "8004", value_parser = port)]
     pub port: u16,
     /// Hosts that requests may name in `Host`, besides those of loopback, when the service listens on loopback: those
-    /// that a proxy passes on. Separated by commas; `*` allows every host.
-    #[arg(long, env = "LNSP_ALLOWED_HOSTS", value_delimiter = ',')]
-    pub allowed_hosts: Vec<String>,
+    /// that a proxy passes on, each with or without a port. Separated by commas; `*` allows every host.
+    #[arg(
+        long,
+        env = "LNSP_ALLOWED_HOSTS",
+        value_delimiter = ',',
+        value_parser = parsed::<AllowedHost>("LNSP_ALLOWED_HOSTS")
+    )]
+    pub allowed_hosts: Vec<AllowedHost>,
     /// Where PostgreSQL's files (when it is our own) and the index are kept.
     #[arg(long, env = "LNSP_DATA_DIR", default_value = "./data")]
     pub data_dir: PathBuf,
@@ -48,7 +60,12 @@ pub struct Config {
     #[arg(long, env = "LNSP_TMD_ON_FAILURE", default_value = "local", value_parser = on_failure)]
     pub tmd_on_failure: OnFailure,
     /// Seconds for one call to the language model.
-    #[arg(long, env = "LNSP_LLM_TIMEOUT_S", default_value = "20", value_parser = timeout)]
+    #[arg(
+        long,
+        env = "LNSP_LLM_TIMEOUT_S",
+        default_value = "20",
+        value_parser = within::<u64>("LNSP_LLM_TIMEOUT_S", SECONDS, 1..=600)
+    )]
     pub llm_timeout_s: u64,
     /// Many chunks at once; `false` takes one chunk at a time all the way to its commit.
     #[arg(
@@ -60,7 +77,12 @@ pub struct Config {
     )]
     pub enable_parallel: bool,
     /// Calls to a language model at the same time.
-    #[arg(long, env = "LNSP_MAX_PARALLEL_WORKERS", default_value = "10", value_parser = workers)]
+    #[arg(
+        long,
+        env = "LNSP_MAX_PARALLEL_WORKERS",
+        default_value = "10",
+        value_parser = within::<usize>("LNSP_MAX_PARALLEL_WORKERS", NUMBER, 1..=1024)
+    )]
     pub max_parallel_workers: usize,
     /// Many texts in a forward pass; `false` embeds one text at a time.
     #[arg(
@@ -72,21 +94,40 @@ pub struct Config {
     )]
     pub enable_batch_embeddings: bool,
     /// NDJSON uploads at a time; further ones are refused, with the time after which to come again.
-    #[arg(long, env = "LNSP_MAX_UPLOADS", default_value = "64", value_parser = uploads)]
+    #[arg(
+        long,
+        env = "LNSP_MAX_UPLOADS",
+        default_value = "64",
+        value_parser = within::<usize>("LNSP_MAX_UPLOADS", NUMBER, 1..=10_000)
+    )]
     pub max_uploads: usize,
     /// Seconds that accepted chunks have to be finished when the service is told to stop.
-    #[arg(long, env = "LNSP_DRAIN_S", default_value = "30", value_parser = drain)]
+    #[arg(
+        long,
+        env = "LNSP_DRAIN_S",
+        default_value = "30",
+        value_parser = within::<u64>("LNSP_DRAIN_S", SECONDS, 1..=3600)
+    )]
     pub drain_s: u64,
     /// Seconds after which a thread or a piece of work that shows no progress is taken to hang. Work is then started
     /// anew; a thread cannot be, and the service exits. Waiting for PostgreSQL or a language model is not hanging.
-    #[arg(long, env = "LNSP_HANG_DEADLINE_S", default_value = "120", value_parser = hang_deadline)]
+    #[arg(
+        long,
+        env = "LNSP_HANG_DEADLINE_S",
+        default_value = "120",
+        value_parser = within::<u64>("LNSP_HANG_DEADLINE_S", SECONDS, 1..=86_400)
+    )]
     pub hang_deadline_s: u64,
     /// A folder in Hugging Face layout, or the name of a model that set-up has fetched.
     #[arg(long, env = "LNSP_EMBEDDING_MODEL", default_value = "all-minilm-l6-v2")]
     pub embedding_model: String,
     /// Tokens that the model reads of a text, instead of what its own files say. Vectors made with another number are
     /// those of another model.
-    #[arg(long, env = "LNSP_EMBEDDING_MAX_TOKENS", value_parser = max_tokens)]
+    #[arg(
+        long,
+        env = "LNSP_EMBEDDING_MAX_TOKENS",
+        value_parser = within::<usize>("LNSP_EMBEDDING_MAX_TOKENS", NUMBER, 2..=65_536)
+    )]
     pub embedding_max_tokens: Option<usize>,
     /// Base address of an embedding server that is asked instead of a model of our own (`POST /embed`): another lnsp,
     /// or one that speaks like the old service's. The model's own settings then have no effect.
@@ -149,27 +190,31 @@ pub struct InvalidSetting {
     expected: String,
 }
 
-fn invalid(name: &'static str, received: &str, expected: impl Into<String>) -> InvalidSetting {
-    InvalidSetting { name, received: received.to_owned(), expected: expected.into() }
+impl InvalidSetting {
+    /// That the setting `name` has this value, and what is allowed.
+    pub fn new(name: &'static str, received: &str, expected: impl Into<String>) -> InvalidSetting {
+        InvalidSetting { name, received: received.to_owned(), expected: expected.into() }
+    }
 }
 
 fn port(value: &str) -> Result<u16, InvalidSetting> {
-    value.parse().map_err(|_| invalid("LNSP_PORT", value, "a whole number from 0 to 65535"))
+    value.parse().map_err(|_| InvalidSetting::new("LNSP_PORT", value, "a whole number from 0 to 65535"))
 }
 
-fn workers(value: &str) -> Result<usize, InvalidSetting> {
-    let number = value.parse().ok().filter(|number| (1..=1024).contains(number));
-    number.ok_or_else(|| invalid("LNSP_MAX_PARALLEL_WORKERS", value, "a whole number from 1 to 1024"))
-}
-
-fn uploads(value: &str) -> Result<usize, InvalidSetting> {
-    let number = value.parse().ok().filter(|number| (1..=10_000).contains(number));
-    number.ok_or_else(|| invalid("LNSP_MAX_UPLOADS", value, "a whole number from 1 to 10000"))
-}
-
-fn drain(value: &str) -> Result<u64, InvalidSetting> {
-    let seconds = value.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
-    seconds.ok_or_else(|| invalid("LNSP_DRAIN_S", value, "a whole number of seconds from 1 to 3600"))
+/// A parser of numbers in a range; `what` they are, for the sentence.
+fn within<T>(
+    name: &'static str,
+    what: &'static str,
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, InvalidSetting> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + fmt::Display + Clone + Send + Sync + 'static,
+{
+    move |value| {
+        let number = value.parse().ok().filter(|number| range.contains(number));
+        let expected = || format!("{what} from {} to {}", range.start(), range.end());
+        number.ok_or_else(|| InvalidSetting::new(name, value, expected()))
+    }
 }
 
 fn tmd_backend(value: &str) -> Result<TmdBackend, InvalidSetting> {
@@ -177,7 +222,7 @@ fn tmd_backend(value: &str) -> Result<TmdBackend, InvalidSetting> {
         "auto" => Ok(TmdBackend::Auto),
         "llm" => Ok(TmdBackend::Llm),
         "local" => Ok(TmdBackend::Local),
-        _ => Err(invalid("LNSP_TMD_BACKEND", value, "auto, llm or local")),
+        _ => Err(InvalidSetting::new("LNSP_TMD_BACKEND", value, "auto, llm or local")),
     }
 }
 
@@ -185,31 +230,16 @@ fn on_failure(value: &str) -> Result<OnFailure, InvalidSetting> {
     match value.to_ascii_lowercase().as_str() {
         "local" => Ok(OnFailure::Local),
         "reject" => Ok(OnFailure::Reject),
-        _ => Err(invalid("LNSP_TMD_ON_FAILURE", value, "local or reject")),
+        _ => Err(InvalidSetting::new("LNSP_TMD_ON_FAILURE", value, "local or reject")),
     }
 }
 
 fn model_name(value: &str) -> Result<String, InvalidSetting> {
     let name = value.trim();
     let usable = !name.is_empty() && !name.contains(char::is_whitespace);
-    usable
-        .then(|| name.to_owned())
-        .ok_or_else(|| invalid("LNSP_TMD_LLM_MODEL", value, "the name of a model, like llama3.1:8b"))
-}
-
-fn timeout(value: &str) -> Result<u64, InvalidSetting> {
-    let seconds = value.parse().ok().filter(|seconds| (1..=600).contains(seconds));
-    seconds.ok_or_else(|| invalid("LNSP_LLM_TIMEOUT_S", value, "a whole number of seconds from 1 to 600"))
-}
-
-fn hang_deadline(value: &str) -> Result<u64, InvalidSetting> {
-    let seconds = value.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
-    seconds.ok_or_else(|| invalid("LNSP_HANG_DEADLINE_S", value, "a whole number of seconds from 1 to 86400"))
-}
-
-fn max_tokens(value: &str) -> Result<usize, InvalidSetting> {
-    let number = value.parse().ok().filter(|number| (2..=65_536).contains(number));
-    number.ok_or_else(|| invalid("LNSP_EMBEDDING_MAX_TOKENS", value, "a whole number from 2 to 65536"))
+    usable.then(|| name.to_owned()).ok_or_else(|| {
+        InvalidSetting::new("LNSP_TMD_LLM_MODEL", value, "the name of a model, like llama3.1:8b")
+    })
 }
 
 fn switch(
@@ -218,7 +248,7 @@ fn switch(
     move |value| match value.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err(invalid(name, value, "true or false")),
+        _ => Err(InvalidSetting::new(name, value, "true or false")),
     }
 }
 
@@ -226,13 +256,31 @@ fn parsed<T>(name: &'static str) -> impl Fn(&str) -> Result<T, InvalidSetting> +
 where
     T: FromStr<Err: fmt::Display> + Clone + Send + Sync + 'static,
 {
-    move |value| value.parse().map_err(|error: T::Err| invalid(name, value, error.to_string()))
+    move |value| value.parse().map_err(|error: T::Err| InvalidSetting::new(name, value, error.to_string()))
+}
+
+/// The value of an environment variable. An empty one counts as unset.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !is_empty(value.as_ref()))
+}
+
+/// The command, in which an empty environment variable of a setting counts as unset: its subcommands do not read it.
+pub fn without_empty_variables(command: Command) -> Command {
+    let command = command.mut_args(|setting| {
+        let value = setting.get_env().and_then(std::env::var_os);
+        if value.is_some_and(|value| is_empty(&value)) { setting.env(None::<&'static str>) } else { setting }
+    });
+    command.mut_subcommands(without_empty_variables)
+}
+
+fn is_empty(value: &OsStr) -> bool {
+    value.to_string_lossy().trim().is_empty()
 }
 
 impl Config {
     /// The database to use, if it is not our own: `DATABASE_URL`, else `PG_DSN`.
     pub fn database(&self) -> Option<String> {
-        let given = self.database_url.clone().or_else(|| std::env::var("PG_DSN").ok());
+        let given = self.database_url.clone().or_else(|| variable("PG_DSN"));
         given.filter(|dsn| !dsn.trim().is_empty())
     }
 }

@@ -18,7 +18,8 @@
 //!       |
 //!     domain                          outcome, chunk, rejection, error_code, tmd, model, quality: pure
 //!
-//!   leaves: memory, metrics, threads, endpoint (other servers), files (private ones), output (terminal and log)
+//!   leaves: memory, metrics, threads, endpoint (other servers), allowed_host (of this one), files (private ones),
+//!           output (terminal and log)
 //!   simulated_llm: a language model server for measurements and tests
 //! ```
 //!
@@ -57,6 +58,7 @@
 //! | volume, delta | the index on disk, and the rows in memory that are committed but not yet built into it |
 //! | vectorizer | the source of vectors: the encoder of this process or an embedding server |
 
+pub mod allowed_host;
 pub mod app;
 pub mod chunk;
 pub mod classifier;

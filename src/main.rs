@@ -1,7 +1,7 @@
 //! The `lnsp` program: what can be asked of it, and nothing else.
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use lnsp_ingest::config::Config;
+use lnsp_ingest::config::{Config, without_empty_variables};
 use lnsp_ingest::output::{escape, print_error_block, print_error_line};
 use lnsp_ingest::{cli, threads};
 use std::error::Error;
@@ -37,7 +37,7 @@ enum Command {
 
 fn main() -> ExitCode {
     threads::report_panics(|line| print_error_line(line));
-    let command = match Arguments::command().try_get_matches().and_then(|m| Arguments::from_arg_matches(&m)) {
+    let command = match grammar().try_get_matches().and_then(|m| Arguments::from_arg_matches(&m)) {
         Ok(arguments) => arguments.command,
         Err(error) => return explain(&error),
     };
@@ -57,6 +57,11 @@ fn main() -> ExitCode {
     })
 }
 
+/// What can be asked.
+fn grammar() -> clap::Command {
+    without_empty_variables(Arguments::command())
+}
+
 /// A value that is not allowed is explained by its own sentence; everything else by clap.
 fn explain(error: &clap::Error) -> ExitCode {
     if let (clap::error::ErrorKind::ValueValidation, Some(sentence)) = (error.kind(), error.source()) {
@@ -66,7 +71,7 @@ fn explain(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
         // It quotes arguments, which can be names of files, and their line breaks are not ours.
         let escaped = std::env::args_os().map(|argument| escape(&argument.to_string_lossy()));
-        let again = Arguments::command().try_get_matches_from(escaped).err();
+        let again = grammar().try_get_matches_from(escaped).err();
         print_error_block(again.as_ref().unwrap_or(error).render().to_string().trim_end_matches('\n'));
     } else {
         // Help and version are "errors" here too; printing them can only fail when nobody reads.

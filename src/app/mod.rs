@@ -17,7 +17,7 @@ use crate::encoder::Comparison;
 use crate::files;
 use crate::flow::Backoff;
 use crate::http::{
-    Admission, ArrivalClock, Counts, IdempotencyCache, Limits, MeasuredDevice, ServiceInfo, State,
+    Admission, ArrivalClock, Counts, HeldCache, IdempotencyCache, Limits, MeasuredDevice, ServiceInfo, State,
 };
 use crate::index::{ChangeSource, ChangedRow, Changes, Index, IndexIdentity, IndexOptions, SourceError};
 use crate::metrics;
@@ -141,6 +141,7 @@ impl App {
             admission,
             idempotency,
             arrivals,
+            held: HeldCache::default(),
         };
         let state = web::Data::new(state);
         Ok(App { state, postgres })

@@ -11,8 +11,11 @@ pub mod search;
 pub mod serve;
 pub mod simulate_llm;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use nix::sys::signal::{SigHandler, Signal};
 use std::error::Error;
+use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -53,32 +56,44 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, std::io::Error> {
     Ok(done)
 }
 
-/// Listens for SIGINT and SIGTERM from this call on; what it gives ends with the first of them. Call it before
-/// telling anybody that there is something to stop.
+/// Listens for SIGINT, SIGTERM and SIGHUP, which a terminal sends when it is closed, from this call on; what it gives
+/// ends with the first of them. Call it before telling anybody that there is something to stop.
 fn signalled() -> impl Future<Output = ()> {
-    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let hangup = (!ignores_hangup()).then(SignalKind::hangup);
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate()].into_iter().chain(hangup);
+    let signals: Vec<_> = kinds.filter_map(|kind| signal(kind).ok()).collect();
     async move {
-        match signals {
-            (Ok(mut interrupt), Ok(mut terminate)) => {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-            }
+        let mut first: FuturesUnordered<_> =
+            signals.into_iter().map(|mut signal| async move { signal.recv().await }).collect();
+        if first.next().await.is_none() {
             // Without signal handlers the default applies: the signal ends the process, and the promise carries it.
-            _ => std::future::pending().await,
+            std::future::pending::<()>().await;
         }
     }
 }
 
-/// From now on SIGINT and SIGTERM do what they do to a program that does not listen: end it at once.
-#[expect(unsafe_code, reason = "what a signal does can be set in no other way")]
+/// From now on SIGINT and SIGTERM do what they do to a program that does not listen: end it at once. Not so SIGHUP: of
+/// a terminal that is closed, the kernel and the shell may each send one.
 fn stop_listening() {
-    for each in [Signal::SIGINT, Signal::SIGTERM] {
-        // SAFETY: the default action is no handler that could run into anything. The handlers that it takes the place
-        // of are never asked for again.
-        if let Err(error) = unsafe { nix::sys::signal::signal(each, SigHandler::SigDfl) } {
-            tracing::warn!("a second {each} will not end the service at once: {error}");
+    let (default, ignore) = (SigHandler::SigDfl, SigHandler::SigIgn);
+    for (each, action) in [(Signal::SIGHUP, ignore), (Signal::SIGINT, default), (Signal::SIGTERM, default)] {
+        if let Err(error) = set_action(each, action) {
+            tracing::warn!("a second {each} will be handled like the first: {error}");
         }
     }
+}
+
+/// Whether this process was started with SIGHUP ignored, as by `nohup`: it shall outlive its terminal.
+fn ignores_hangup() -> bool {
+    static IGNORED: OnceLock<bool> = OnceLock::new();
+    // The action can be read only by setting one; a handler, or the default, is set right after.
+    *IGNORED.get_or_init(|| matches!(set_action(Signal::SIGHUP, SigHandler::SigIgn), Ok(SigHandler::SigIgn)))
+}
+
+/// Sets what a signal does, which must be no handler; returns what it did before.
+#[expect(unsafe_code, reason = "what a signal does can be set in no other way")]
+fn set_action(signal: Signal, action: SigHandler) -> nix::Result<SigHandler> {
+    // SAFETY: to ignore a signal and the default action are no handlers that could run into anything. A handler that
+    // they take the place of is never asked for again.
+    unsafe { nix::sys::signal::signal(signal, action) }
 }

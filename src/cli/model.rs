@@ -2,6 +2,7 @@
 
 use super::{CommandResult, block_on, signalled};
 use crate::app::model_folders;
+use crate::config::variable;
 use crate::encoder::{EncodeError, locate};
 use crate::files;
 use crate::hub::{self, Address, CATALOGUE, FetchRetry, Hub, Manifest, ModelSource, PullObserver, Token};
@@ -75,7 +76,7 @@ fn address(name: &'static str) -> impl Fn(&str) -> Result<Address, String> + Clo
 
 impl Pull {
     fn address(&self) -> Result<Address, String> {
-        match (&self.hub, known("HF_ENDPOINT")) {
+        match (&self.hub, variable("HF_ENDPOINT")) {
             (Some(hub), _) => Ok(hub.clone()),
             (None, Some(text)) => address("HF_ENDPOINT")(&text),
             (None, None) => address("LNSP_HUB_ENDPOINT")(HUB),
@@ -83,14 +84,9 @@ impl Pull {
     }
 }
 
-/// What a variable holds, if it holds something.
-fn known(variable: &str) -> Option<String> {
-    std::env::var(variable).ok().filter(|text| !text.trim().is_empty())
-}
-
 fn token() -> Result<Option<Token>, &'static str> {
     let unusable = "HF_TOKEN cannot be sent: expected a token like hf_..., without spaces";
-    known("HF_TOKEN").map(|text| Token::new(&text).ok_or(unusable)).transpose()
+    variable("HF_TOKEN").map(|text| Token::new(&text).ok_or(unusable)).transpose()
 }
 
 fn pull(flags: &Pull) -> CommandResult {

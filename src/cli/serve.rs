@@ -1,8 +1,9 @@
-//! `lnsp serve`: starts the house, binds the port, says what runs, and takes it apart on SIGINT or SIGTERM.
+//! `lnsp serve`: starts the house, binds the port, says what runs, and takes it apart on SIGINT, SIGTERM or
+//! SIGHUP.
 
 use super::{CommandResult, signalled, stop_listening};
 use crate::app::{App, Overrides, StartError};
-use crate::config::Config;
+use crate::config::{Config, InvalidSetting, variable};
 use crate::http::{self, ServiceInfo};
 use crate::output::{EscapedFields, print_error_line, print_line};
 use crate::pipeline::exit_at_once;
@@ -38,20 +39,26 @@ pub enum ServeError {
 
 /// Runs until a signal.
 pub fn run(config: Config) -> CommandResult {
-    start_log();
+    start_log()?;
     more_descriptors();
     Ok(actix_web::rt::System::new().block_on(serve(config))?)
 }
 
+/// The filter of the log without `LNSP_LOG`.
+const LOG: &str = "warn,lnsp_ingest=info";
+
 /// The log: a line an event, on the standard error output. Nothing in it commands a terminal, and no client fills it.
-fn start_log() {
-    let filter =
-        EnvFilter::try_from_env("LNSP_LOG").unwrap_or_else(|_| EnvFilter::new("warn,lnsp_ingest=info"));
+fn start_log() -> Result<(), InvalidSetting> {
+    let filter = variable("LNSP_LOG").unwrap_or_else(|| LOG.to_owned());
+    let filter = EnvFilter::try_new(&filter).map_err(|error| {
+        InvalidSetting::new("LNSP_LOG", &filter, format!("a log filter like {LOG} ({error})"))
+    })?;
     let filter = filter.and(dynamic_filter_fn(|event, _| http::is_logged(event)));
     let lines =
         tracing_subscriber::fmt::layer().with_target(false).with_ansi(std::io::stderr().is_terminal());
     let lines = lines.fmt_fields(EscapedFields).with_writer(std::io::stderr).with_filter(filter);
     tracing_subscriber::registry().with(lines).init();
+    Ok(())
 }
 
 async fn serve(config: Config) -> Result<ExitCode, ServeError> {
@@ -67,7 +74,7 @@ async fn serve(config: Config) -> Result<ExitCode, ServeError> {
         .await
 }
 
-/// Serves `app` until SIGINT or SIGTERM, and then ends it in order; when not every chunk that was taken got its answer,
+/// Serves `app` until a signal, and then ends it in order; when not every chunk that was taken got its answer,
 /// it ends the process, with code 1. `ready` is called with the address once signals are handled.
 ///
 /// # Errors

@@ -1,12 +1,13 @@
 //! What was decided at the start of the service.
 
+use crate::allowed_host::AllowedHost;
 use crate::model::ModelIdentity;
 
 /// What was decided at the start of the service, for `/health` and the answers.
 #[derive(Debug, Clone)]
 pub struct ServiceInfo {
     /// Hosts that requests may name besides those of loopback.
-    pub allowed_hosts: Vec<String>,
+    pub allowed_hosts: Vec<AllowedHost>,
     /// The embedding model of the store.
     pub model: ModelIdentity,
     /// The device that the model runs on.

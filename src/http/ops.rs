@@ -152,7 +152,7 @@ pub async fn ready(state: web::Data<State>) -> HttpResponse {
     HttpResponse::build(status).json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))
 }
 
-/// Handles `GET /stats`: counts since the start.
+/// Handles `GET /stats`: counts since the start, and what is held.
 pub async fn stats(state: web::Data<State>) -> HttpResponse {
     let tally = state.counts.tally();
     let (good, total) = (tally.successful(), tally.total());
@@ -160,7 +160,7 @@ pub async fn stats(state: web::Data<State>) -> HttpResponse {
     HttpResponse::Ok().json(json!({
         "total_chunks_processed": total, "successfully_ingested": good, "failed": tally.failed, "success_rate": rate,
         "stored": tally.stored, "replaced": tally.replaced, "duplicates": tally.duplicate, "dead_letters": state.store.dead_letter_count(),
-        "store": state.store.store_id(),
+        "store": state.store.store_id(), "held": state.held.get(&state.store, &state.index).await,
     }))
 }
 

@@ -4,6 +4,7 @@
 //! 127.0.0.1 (DNS rebinding), or by a form or a script that needs no permission of the service. The first has a foreign
 //! `Host`, the second a foreign `Origin` or `Sec-Fetch-Site`. Programs send neither.
 
+use crate::allowed_host::{AllowedHost, lower};
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
 use crate::http::request::header_text;
@@ -19,31 +20,33 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 #[derive(Debug, Clone)]
 pub enum AllowedHosts {
     /// Every host is allowed.
-    Any,
-    /// Loopback addresses, `localhost`, and these names, in lower case.
-    Loopback(Vec<String>),
+    All,
+    /// Loopback addresses, `localhost`, and these.
+    Loopback(Vec<AllowedHost>),
 }
 
 impl AllowedHosts {
     /// The hosts of a service that listens on `address`: only those of loopback and `more` if it is a loopback address,
-    /// else all. `*` in `more` allows all.
-    pub fn new(address: SocketAddr, more: &[String]) -> AllowedHosts {
-        if !address.ip().is_loopback() || more.iter().any(|host| host == "*") {
-            return AllowedHosts::Any;
+    /// else all.
+    pub fn new(address: SocketAddr, more: &[AllowedHost]) -> AllowedHosts {
+        match address.ip().is_loopback() {
+            true => AllowedHosts::Loopback(more.to_vec()),
+            false => AllowedHosts::All,
         }
-        AllowedHosts::Loopback(more.iter().map(|host| host.to_ascii_lowercase()).collect())
     }
 
     fn allow(&self, host: &str) -> bool {
         let AllowedHosts::Loopback(more) = self else { return true };
+        if more.contains(&AllowedHost::Any) {
+            return true;
+        }
         let Ok(authority) = host.parse::<Authority>() else { return false };
-        let host = authority.host().to_ascii_lowercase();
-        let host = host.trim_end_matches('.');
+        let host = lower(authority.host());
         let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         host == "localhost"
             || host.ends_with(".localhost")
             || address.is_ok_and(|address| address.is_loopback())
-            || more.iter().any(|allowed| allowed == host)
+            || more.iter().any(|allowed| allowed.allows(&authority))
     }
 }
 
@@ -86,7 +89,8 @@ mod tests {
     use actix_web::test::TestRequest;
 
     fn loopback() -> AllowedHosts {
-        AllowedHosts::new(([127, 0, 0, 1], 8004).into(), &["lnsp.example".to_owned()])
+        let more = ["lnsp.example", "gate.example:8443"].map(|host| host.parse().unwrap());
+        AllowedHosts::new(([127, 0, 0, 1], 8004).into(), &more)
     }
 
     fn code(method: Method, headers: &[(&'static str, &'static str)]) -> Option<ErrorCode> {
@@ -110,17 +114,27 @@ mod tests {
             "a.localhost",
             "lnsp.example:8004",
             "LNSP.example",
+            "lnsp.example.",
+            "gate.example:8443",
         ] {
             assert_eq!(code(Method::GET, &[("host", host)]), None, "{host}");
         }
-        for host in
-            ["evil.example", "localhost.evil.example", "10.0.0.1", "evil@x", "", "[::2]", "lnsp.example.evil"]
-        {
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "10.0.0.1",
+            "evil@x",
+            "",
+            "[::2]",
+            "lnsp.example.evil",
+            "gate.example",
+            "gate.example:443",
+        ] {
             assert_eq!(code(Method::GET, &[("host", host)]), Some(ErrorCode::HostNotAllowed), "{host}");
         }
         assert_eq!(code(Method::GET, &[]), None);
         let public = AllowedHosts::new(([0, 0, 0, 0], 8004).into(), &[]);
-        let any = AllowedHosts::new(([127, 0, 0, 1], 8004).into(), &["*".to_owned()]);
+        let any = AllowedHosts::new(([127, 0, 0, 1], 8004).into(), &[AllowedHost::Any]);
         assert!(public.allow("evil.example") && any.allow("evil.example"));
     }
 

@@ -1,6 +1,7 @@
 //! The state that all handlers share.
 
 use crate::http::error::ApiError;
+use crate::http::held::HeldCache;
 use crate::http::info::ServiceInfo;
 use crate::http::ingest::{ArrivalClock, IdempotencyCache};
 use crate::http::limits::{Admission, AdmissionRequest, Permit, Refusal};
@@ -34,6 +35,8 @@ pub struct State {
     pub info: ServiceInfo,
     /// Counts since the start.
     pub counts: Counts,
+    /// What is held, for `/stats`.
+    pub held: HeldCache,
     /// Admits requests with a body.
     pub admission: Admission,
     /// Answers to requests with an `Idempotency-Key`.

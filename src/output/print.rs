@@ -2,7 +2,7 @@
 
 use super::escape::{escape, escape_lines};
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 /// Prints one line to the standard output, escaped.
 pub fn print_line(text: impl Display) {
@@ -15,9 +15,14 @@ pub fn print_block(text: impl Display) {
 }
 
 /// Prints a JSON document to the standard output as it is: JSON has escapes of its own.
-#[expect(clippy::print_stdout, reason = "the one place")]
+///
+/// Who reads it may be gone, and what runs must end in order all the same: what cannot be printed is dropped.
 pub fn print_json(document: &str) {
-    println!("{document}");
+    if let Err(error) = writeln!(std::io::stdout().lock(), "{document}")
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        to_standard_error(&format!("lnsp: the standard output cannot be written: {error}"));
+    }
 }
 
 /// Prints one line to the standard error output, escaped.

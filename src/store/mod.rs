@@ -9,6 +9,7 @@
 //!   changes         changes after a number of that clock
 //!   read, model     look-ups; the one model of a store
 //!   hits            the rows of a search
+//!   holdings        how much there is
 //!   dead_letters    chunks that could not be stored, kept to be sent again
 //!   connection      the connection pool and its thread
 //!   opening         how a connection is opened: the hosts, the server's fitness, the session's settings
@@ -30,6 +31,7 @@ mod dead_letters;
 mod dsn;
 mod error;
 mod hits;
+mod holdings;
 mod hosts;
 mod identity;
 mod incoming;
@@ -51,6 +53,7 @@ pub use dead_letters::{DeadLetter, DeadLetterFilter, StoredDeadLetter};
 pub use dsn::Dsn;
 pub use error::{ReadOnlyCause, SqlState, StoreError};
 pub use hits::{Hit, SearchFilter};
+pub use holdings::{Amount, Holdings};
 pub use insert::InsertOutcome;
 pub use inspect::{DatabaseInfo, inspect};
 pub use model::ModelId;

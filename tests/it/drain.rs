@@ -2,7 +2,7 @@
 
 use crate::streams::zstd;
 use crate::support::database::Database;
-use crate::support::process::Service;
+use crate::support::process::{Service, lnsp};
 use crate::support::raw_connection::RawConnection;
 use crate::support::test_service::{Scripted, TestService, numbered, overrides};
 use crate::support::wait::until;
@@ -10,7 +10,9 @@ use lnsp_ingest::app::Overrides;
 use lnsp_ingest::flow::Capacity;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const CLOCK: &str = "SELECT seq FROM change_clock FOR UPDATE";
@@ -171,6 +173,60 @@ async fn a_signal_ends_the_service_in_order_and_the_index_is_built() {
     );
     drop(raw);
     assert!(again.terminate().success());
+}
+
+/// A terminal that is closed takes what would be printed with it, and the shell may send a second signal.
+#[actix_web::test]
+async fn a_closed_terminal_ends_the_service_in_order() {
+    let (database, data) = (Database::new().await, tempfile::tempdir().unwrap());
+    let flags = ["serve", "--port", "0", "--dtype", "f32", "--data-dir", data.path().to_str().unwrap()];
+    let mut command = lnsp(&[&flags[..], &["--database-url", database.dsn()]].concat());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("ready on ") {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0, "it has ended");
+    }
+    let url = line.trim().split_once("ready on ").unwrap().1.to_owned();
+    let held = database.hold(CLOCK).await;
+    let accept = "Accept: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
+    let mut upload = RawConnection::upload_with(&url, accept).await;
+    upload.send(numbered(0..10)).await;
+    let mut health = RawConnection::connect(&url).await.unwrap();
+    while health.ask("GET /health", "", "").await.1["pipeline"]["inside"] != serde_json::json!([0, 0, 0, 10])
+    {
+    }
+    drop((output, child.stderr.take(), health));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, Signal::SIGHUP).unwrap();
+    while RawConnection::connect(&url).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    nix::sys::signal::kill(pid, Signal::SIGHUP).unwrap();
+    held.release().await;
+    let seen = upload.read_until("\"type\":\"summary\"").await;
+    assert_eq!(count(&seen, "\"stored\",\"tmd\""), 10, "{seen}");
+    assert!(child.wait().unwrap().success());
+    assert_eq!(database.number("SELECT count(*) FROM chunks").await, 10);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn started_by_nohup_it_ignores_the_end_of_its_terminal() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" simulate-llm --port 0", env!("CARGO_BIN_EXE_lnsp")]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("ready on "), "{line}");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+    assert_eq!(ignored >> (Signal::SIGHUP as u32 - 1) & 1, 1, "{status}");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[actix_web::test]

@@ -5,8 +5,9 @@ use crate::support::process::Service;
 use crate::support::test_service::{TestService, client};
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 
 /// A number in a scrape.
 fn number(scrape: &str, series: &str) -> u64 {
@@ -46,6 +47,51 @@ async fn malformed_heads_are_counted_and_fill_no_log() {
     let (status, complaint) = service.end();
     assert!(status.success(), "{complaint}");
     assert!(!complaint.contains("ERROR") && !complaint.contains("stream error"), "{complaint}");
+}
+
+/// The first message of a client that takes the port for one with TLS.
+fn tls_hello() -> Vec<u8> {
+    let name = b"localhost";
+    let server_name = [&[0, 0, 0, 14, 0, 12, 0, 0, 9], &name[..]].concat();
+    let extensions = [&(server_name.len() as u16).to_be_bytes()[..], &server_name].concat();
+    let suites = [0, 4, 0x13, 1, 0x13, 2, 1, 0];
+    let body = [&[3, 3], &[7; 32][..], &[0], &suites, &extensions].concat();
+    let handshake = [&[1, 0], &(body.len() as u16).to_be_bytes()[..], &body].concat();
+    [&[22, 3, 1], &(handshake.len() as u16).to_be_bytes()[..], &handshake].concat()
+}
+
+#[actix_web::test]
+async fn port_scans_and_clients_of_other_protocols_are_no_errors() {
+    let (database, data) = (Database::new().await, tempfile::tempdir().unwrap());
+    let service = Service::start(data.path(), &["--database-url", database.dsn()]);
+    let address: SocketAddr = service.url.trim_start_matches("http://").parse().unwrap();
+    let hello = tls_hello();
+    let probes: [&[u8]; 7] = [
+        &hello,
+        b"",
+        b"\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x03\x00\x00\x13\x0e\xe0\x00\x00\x00\x00\x00\x01\x00\x08\x00\x03\x00\x00\x00",
+        b"GET / HTTP/1.1\r\nHost: loc",
+    ];
+    for probe in probes {
+        // They close in order, read what comes, or reset.
+        for end in [Shutdown::Write, Shutdown::Both] {
+            let mut socket = TcpStream::connect(address).unwrap();
+            socket.write_all(probe).unwrap();
+            drop(socket.shutdown(end));
+            drop(socket.read_to_end(&mut Vec::new()));
+        }
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        socket.write_all(probe).await.unwrap();
+        socket.set_zero_linger().unwrap();
+    }
+    service.signal(Signal::SIGTERM);
+    let (status, complaint) = service.end();
+    // A new data folder has no index yet.
+    let worse = |line: &&str| line.contains("ERROR") || line.contains("WARN") && !line.contains("rebuilding");
+    assert!(status.success() && !complaint.lines().any(|line| worse(&line)), "{complaint}");
 }
 
 #[cfg(target_os = "linux")]

@@ -27,6 +27,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("metrics", vec![]);
     layers.insert("threads", vec![]);
     layers.insert("endpoint", vec![]);
+    layers.insert("allowed_host", vec![]);
     layers.insert("files", vec![]);
     layers.insert("output", vec![]);
     layers.insert("simulated_llm", vec![]);
@@ -57,6 +58,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         with(&[
             &DOMAIN,
             &[
+                "allowed_host",
                 "wire",
                 "llm",
                 "store",
@@ -73,7 +75,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         ]),
     );
     // Composition.
-    layers.insert("config", vec!["encoder", "endpoint"]);
+    layers.insert("config", vec!["allowed_host", "encoder", "endpoint"]);
     let below = with(&[
         &DOMAIN,
         &PORTS,

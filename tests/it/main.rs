@@ -60,6 +60,7 @@ mod search_api;
 mod shapes;
 mod simulated_llm;
 mod start;
+mod stats;
 mod store;
 mod store_sql;
 mod streams;

@@ -4,6 +4,8 @@ use crate::support::database::Database;
 use crate::support::postgres::DataFolder;
 use crate::support::process::{Service, lnsp, run};
 use crate::support::wait::until;
+use clap::Args;
+use lnsp_ingest::config::Config;
 use std::fs;
 use std::net::TcpListener;
 
@@ -29,8 +31,39 @@ fn values_that_are_not_allowed_stop_the_start_with_one_sentence() {
     refused(&["--llm-timeout-s", "0"], &["LNSP_LLM_TIMEOUT_S", "'0'", "1 to 600"]);
     refused(&["--tmd-llm-model", " "], &["LNSP_TMD_LLM_MODEL", "llama3.1:8b"]);
     refused(&["--port", "99999"], &["LNSP_PORT", "99999"]);
+    for wrong in ["http://lnsp.example", "lnsp.example/search", "lnsp example", "lnsp.example, gate", ""] {
+        refused(&["--allowed-hosts", wrong], &["LNSP_ALLOWED_HOSTS", "lnsp.example:8443", "without http://"]);
+    }
     let (code, _, complaint) = run(lnsp(&["serve"]).env("LNSP_MAX_PARALLEL_WORKERS", "0"));
     assert!(code == Some(2) && complaint.contains("LNSP_MAX_PARALLEL_WORKERS is '0'"), "{complaint}");
+    let (code, _, complaint) = run(lnsp(&["serve"]).env("LNSP_LOG", "loud,=x"));
+    assert!(code == Some(1) && complaint.starts_with("lnsp: LNSP_LOG is 'loud,=x': expected"), "{complaint}");
+}
+
+#[test]
+fn empty_variables_count_as_unset() {
+    let settings = Config::augment_args(clap::Command::new("serve"));
+    let variables: Vec<_> = settings.get_arguments().filter_map(clap::Arg::get_env).collect();
+    assert!(variables.len() > 15);
+    // A port in use ends the start after the settings are read, and before anything is done.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for empty in ["", " "] {
+        let mut command = lnsp(&["serve", "--port", &port]);
+        for variable in variables.iter().filter(|variable| **variable != "LNSP_PORT") {
+            command.env(variable, empty);
+        }
+        let (code, _, complaint) = run(command.env("LNSP_LOG", empty).env("PG_DSN", empty));
+        let sentence = format!("lnsp: cannot listen on 127.0.0.1:{port}");
+        assert!(code == Some(1) && complaint.starts_with(&sentence), "{complaint}");
+    }
+    // An empty DATABASE_URL is none, so the other name counts.
+    let data = tempfile::tempdir().unwrap();
+    let doctor = ["doctor", "--no-measure", "--port", "0", "--data-dir", data.path().to_str().unwrap()];
+    let mut doctor = lnsp(&doctor);
+    doctor.env("DATABASE_URL", "").env("PG_DSN", "postgres://nobody@127.0.0.1:1/nothing");
+    let (_, out, complaint) = run(&mut doctor);
+    assert!(out.contains("cannot connect to the database host=127.0.0.1 port=1"), "{out}{complaint}");
 }
 
 #[test]

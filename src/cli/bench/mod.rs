@@ -16,18 +16,15 @@ mod verdict;
 
 pub use llm::{BenchLlm, InvalidLlm};
 
-use super::{CommandResult, block_on, client};
+use super::{CommandResult, block_on, client, signalled};
 use crate::output::print_block;
 use child::{ChildError, say};
 use clap::Args;
 use client_pool::ClientPool;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use report::{BenchReport, Measured};
 use round::Witness;
 use service::{Mode, RoundError, Service};
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// What a shell gives when a command was interrupted.
 const INTERRUPTED: u8 = 130;
@@ -72,17 +69,11 @@ pub fn run(bench: Bench) -> CommandResult {
     })?
 }
 
-/// Listens from this call on; what it gives ends with SIGINT, SIGTERM, or when the terminal is gone.
+/// Listens from this call on; what it gives ends with the first signal.
 fn interrupted() -> impl Future<Output = ()> {
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-    let signals = kinds.into_iter().filter_map(|kind| signal(kind).ok());
-    let mut first: FuturesUnordered<_> =
-        signals.map(|mut signal| async move { signal.recv().await }).collect();
+    let signalled = signalled();
     async move {
-        if first.next().await.is_none() {
-            // Nobody could be told to listen: then a signal ends this process in its own way.
-            std::future::pending::<()>().await;
-        }
+        signalled.await;
         say("interrupted: what was started is being ended; there is no report");
     }
 }
