@@ -66,7 +66,7 @@ pub struct StoredRow {
 pub struct StoredChunk {
     /// The chunk that this request sent.
     pub chunk: Arc<Chunk>,
-    /// Its row.
+    /// The row of the chunk.
     pub row: StoredRow,
     /// The fields of a duplicate that are not those of the row; empty otherwise.
     pub differs: Differences,

@@ -1,6 +1,6 @@
 //! What differs between a chunk and the stored one with its key.
 
-use super::draft::{Batch, Placement};
+use super::draft::{BatchId, Placement};
 use super::{Chunk, identity};
 use crate::tmd::Tmd;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub struct StoredFields {
     pub metadata_hash: Option<[u8; 32]>,
     /// The id of its batch.
     pub batch_id: Option<Arc<str>>,
-    /// Its codes.
+    /// The codes of the row.
     pub tmd: Tmd,
 }
 
@@ -25,7 +25,7 @@ pub struct StoredFields {
 pub struct StoredLabels<'a> {
     /// The id of its batch.
     pub batch_id: Option<&'a str>,
-    /// Its codes.
+    /// The codes of the row.
     pub tmd: Tmd,
 }
 
@@ -56,7 +56,7 @@ impl Differences {
 
     /// Of `sent` to a row that was made of another chunk and has these codes.
     pub fn between(sent: &Chunk, made_of: &Chunk, tmd: Tmd) -> Differences {
-        let batch_id = made_of.batch.as_ref().map(|batch| batch.id().into());
+        let batch_id = made_of.batch.as_ref().map(|batch| batch.as_str().into());
         let stored = StoredFields {
             text_sha256: identity::text_sha256(&made_of.text),
             placement: made_of.placement.clone(),
@@ -76,7 +76,7 @@ impl Differences {
             compare("task_code", tmd.task() != stored.tmd.task());
             compare("modifier_code", tmd.modifier() != stored.tmd.modifier());
         }
-        let other_batch = matches!(&sent.batch, Some(Batch::Named(id)) if Some(&**id) != stored.batch_id);
+        let other_batch = matches!(&sent.batch, Some(BatchId::Named(id)) if Some(&**id) != stored.batch_id);
         compare("batch_id", other_batch);
         Differences(fields)
     }

@@ -48,20 +48,20 @@ pub enum OnConflict {
     Replace,
 }
 
-/// The batch that a chunk was sent in. Not part of its content.
+/// The id of the batch that a chunk was sent in. Not part of its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Batch {
+pub enum BatchId {
     /// The client named it.
     Named(Arc<str>),
-    /// The client named none: an id was made for the answer. It says nothing about the chunk.
+    /// The client named none: it was made for the answer, and says nothing about the chunk.
     Generated(Arc<str>),
 }
 
-impl Batch {
-    /// The id of the batch.
-    pub fn id(&self) -> &str {
+impl BatchId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
         match self {
-            Batch::Named(id) | Batch::Generated(id) => id,
+            BatchId::Named(id) | BatchId::Generated(id) => id,
         }
     }
 }
@@ -74,7 +74,7 @@ pub struct Draft {
     /// The dataset of the id.
     pub dataset: Arc<str>,
     /// The batch that the chunk was sent in.
-    pub batch: Option<Batch>,
+    pub batch: Option<BatchId>,
     /// The text to classify, embed and store.
     pub text: String,
     /// Its position in its source.
@@ -137,7 +137,7 @@ fn check_names(draft: &Draft) -> Result<(), Rejection> {
     let named = [
         ("id", draft.id.as_deref()),
         ("dataset_source", Some(&*draft.dataset)),
-        ("batch_id", draft.batch.as_ref().map(Batch::id)),
+        ("batch_id", draft.batch.as_ref().map(BatchId::as_str)),
         ("document_id", placement.document_id.as_deref()),
         ("source_document", placement.source_document.as_deref()),
         ("article_title", placement.article_title.as_deref()),

@@ -93,7 +93,7 @@ pub(super) fn text_sha256(text: &str) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use crate::chunk::{Batch, Chunk, Draft, Metadata, Placement};
+    use crate::chunk::{BatchId, Chunk, Draft, Metadata, Placement};
     use proptest::prelude::*;
 
     fn draft() -> impl Strategy<Value = Draft> {
@@ -112,7 +112,7 @@ mod tests {
                 Draft {
                     dataset: dataset.into(),
                     text,
-                    batch: batch.map(|id| Batch::Named(id.into())),
+                    batch: batch.map(|id| BatchId::Named(id.into())),
                     placement: Placement {
                         document_id,
                         chunk_index,

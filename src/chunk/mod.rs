@@ -11,8 +11,8 @@ mod sent;
 
 pub use differences::{Differences, StoredFields, StoredLabels};
 pub use draft::{
-    Batch, Draft, MAX_LINKS, MAX_NAME_BYTES, MAX_TEXT_BYTES, OnConflict, Placement, check_count, check_name,
-    check_not_blank, is_blank,
+    BatchId, Draft, MAX_LINKS, MAX_NAME_BYTES, MAX_TEXT_BYTES, OnConflict, Placement, check_count,
+    check_name, check_not_blank, is_blank,
 };
 pub use identity::IDENTITY_VERSION;
 pub use metadata::{MAX_METADATA_BYTES, Metadata};
@@ -47,7 +47,7 @@ pub struct Chunk {
     /// blake3 hash of metadata and links, which can differ without a conflict.
     pub details_hash: [u8; 32],
     /// See [`Draft::batch`].
-    pub batch: Option<Batch>,
+    pub batch: Option<BatchId>,
     /// The text to classify, embed and store.
     pub text: String,
     /// Its position in its source.

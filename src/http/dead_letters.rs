@@ -115,14 +115,14 @@ fn object(letter: &StoredDeadLetter) -> serde_json::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use crate::chunk::{Batch, Chunk, OnConflict};
+    use crate::chunk::{BatchId, Chunk, OnConflict};
     use crate::wire::{SharedNames, UnknownFieldPolicy, WireChunk};
     use chrono::DateTime;
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};
 
     fn made_of(json: &[u8]) -> Chunk {
-        let (dataset, batch) = ("d".into(), Some(Batch::Named("b".into())));
+        let (dataset, batch) = ("d".into(), Some(BatchId::Named("b".into())));
         let unknown_fields = UnknownFieldPolicy::Refuse;
         let names = SharedNames { dataset, batch, on_conflict: OnConflict::Error, unknown_fields };
         WireChunk::read(json).unwrap().check(&names, DateTime::UNIX_EPOCH).unwrap()

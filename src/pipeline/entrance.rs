@@ -29,7 +29,7 @@ const LOOK_UP_PAUSES: Backoff = Backoff { first: Duration::from_millis(50), ceil
 
 /// What follows for a chunk from the look-up of its key.
 enum Fate {
-    /// Its answer.
+    /// It needs no work.
     Answered(Outcome),
     /// It enters the stages.
     Enters(Begin),

@@ -7,7 +7,7 @@
 //! says nothing about them, or they replace what is stored, the next of them becomes the leader.
 
 use super::generation::observed_slots;
-use crate::chunk::{Batch, Chunk, ChunkKey, Differences, OnConflict};
+use crate::chunk::{BatchId, Chunk, ChunkKey, Differences, OnConflict};
 use crate::flow::{Capacity, Slot, Slots};
 use crate::outcome::{Outcome, StoredChunk};
 use crate::stages::Receipt;
@@ -184,7 +184,7 @@ fn implied(chunk: &Arc<Chunk>, leader: &Chunk, outcome: &Outcome) -> Option<Outc
 }
 
 fn names_batch(chunk: &Chunk) -> bool {
-    matches!(chunk.batch, Some(Batch::Named(_)))
+    matches!(chunk.batch, Some(BatchId::Named(_)))
 }
 
 /// The outcome of a chunk whose key is that of a row that was made of another chunk.

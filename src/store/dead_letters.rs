@@ -5,7 +5,7 @@
 
 use super::schema::dead_letters;
 use super::{Store, StoreError};
-use crate::chunk::{Batch, Chunk, ChunkKey};
+use crate::chunk::{BatchId, Chunk, ChunkKey};
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -105,7 +105,7 @@ impl<'a> NewDeadLetter<'a> {
             message: letter.message.replace('\0', ""),
             attempts: i64::from(letter.attempts),
             input,
-            batch_id: chunk.batch.as_ref().map(Batch::id),
+            batch_id: chunk.batch.as_ref().map(BatchId::as_str),
             first_failed_at: letter.failed_at,
             last_failed_at: letter.failed_at,
         })

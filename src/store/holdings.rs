@@ -134,7 +134,7 @@ async fn distinct(connection: &mut PooledConnection, column: &str, rows: u64) ->
     let found = diesel::sql_query(DISTINCT).bind::<Text, _>(column);
     let found = found.load::<Distinct>(connection.conn()).await;
     let found = connection.checked(found)?;
-    Ok(found.iter().next().map_or(Amount::Unknown, |found| Amount::Estimate(found.of(rows))))
+    Ok(found.into_iter().next().map_or(Amount::Unknown, |found| Amount::Estimate(found.of(rows))))
 }
 
 impl Distinct {

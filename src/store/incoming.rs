@@ -2,7 +2,7 @@
 //! [`super::replace`] take them.
 
 use super::StoreError;
-use crate::chunk::{Batch, EmbeddedChunk};
+use crate::chunk::{BatchId, EmbeddedChunk};
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -67,7 +67,7 @@ impl<'a> IncomingRows<'a> {
             article_indexes: column(rows, |row| row.chunk.placement.article_index),
             parent_cpe_ids: column(rows, |row| array_literal(&row.chunk.placement.parent_cpe_ids)),
             child_cpe_ids: column(rows, |row| array_literal(&row.chunk.placement.child_cpe_ids)),
-            batch_ids: column(rows, |row| row.chunk.batch.as_ref().map(Batch::id)),
+            batch_ids: column(rows, |row| row.chunk.batch.as_ref().map(BatchId::as_str)),
             metadata: column(rows, |row| row.chunk.metadata.as_ref().map(|json| JsonText(json.as_str()))),
             domains: column(rows, |row| i16::from(row.tagging.tmd.domain())),
             tasks: column(rows, |row| i16::from(row.tagging.tmd.task())),

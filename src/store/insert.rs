@@ -181,7 +181,7 @@ fn known_from(
         cpe_id,
         content_hash: row.chunk.content_hash,
         details_hash: Some(row.chunk.details_hash),
-        batch_id: row.chunk.batch.as_ref().map(|batch| batch.id().into()),
+        batch_id: row.chunk.batch.as_ref().map(|batch| batch.as_str().into()),
         tagging: row.tagging.clone(),
         seq,
         item,

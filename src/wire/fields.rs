@@ -7,7 +7,7 @@ use super::shape::{ShapeError, read_json};
 use super::unknown::UnknownFieldPolicy;
 use super::values::{Name, WholeNumber};
 use super::words::quoted;
-use crate::chunk::{Batch, Chunk, Draft, MAX_LINKS, Metadata, Placement, check_count};
+use crate::chunk::{BatchId, Chunk, Draft, MAX_LINKS, Metadata, Placement, check_count};
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
 use chrono::{DateTime, Utc};
@@ -97,7 +97,7 @@ impl WireChunk {
         Chunk::new(Draft {
             id: name(self.id),
             dataset: names.dataset.clone(),
-            batch: name(self.batch_id).map(|id| Batch::Named(id.into())).or_else(|| names.batch.clone()),
+            batch: name(self.batch_id).map(|id| BatchId::Named(id.into())).or_else(|| names.batch.clone()),
             text: self.text,
             placement: Placement {
                 document_id: name(self.document_id),

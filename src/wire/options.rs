@@ -5,7 +5,7 @@ use super::shape::{ShapeError, read_value};
 use super::unknown::UnknownFieldPolicy;
 use super::values::{AnyNumber, Name, Truth, one_of};
 use super::words::quoted;
-use crate::chunk::{Batch, OnConflict, check_name, check_not_blank};
+use crate::chunk::{BatchId, OnConflict, check_name, check_not_blank};
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
 use serde::de::DeserializeOwned;
@@ -121,7 +121,7 @@ impl IngestOptions {
         batch_id.map_or(Ok(()), |batch| check_name("batch_id", batch))?;
         Ok(SharedNames {
             dataset: self.dataset_source.as_str().into(),
-            batch: batch_id.map(|id| Batch::Named(id.into())),
+            batch: batch_id.map(|id| BatchId::Named(id.into())),
             on_conflict: self.on_conflict,
             unknown_fields: self.unknown_fields,
         })
@@ -134,7 +134,7 @@ pub struct SharedNames {
     /// See [`IngestOptions::dataset_source`].
     pub dataset: Arc<str>,
     /// See [`IngestOptions::batch_id`].
-    pub batch: Option<Batch>,
+    pub batch: Option<BatchId>,
     /// See [`IngestOptions::on_conflict`].
     pub on_conflict: OnConflict,
     /// See [`IngestOptions::unknown_fields`].

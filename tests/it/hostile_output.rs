@@ -78,7 +78,7 @@ fn answers_of_a_service_are_shown_as_characters() {
 
 #[actix_web::test]
 async fn an_embedding_server_and_a_model_are_shown_as_characters() {
-    let health = json!({"encoder": BAD, "dimension": 384, "model": BAD, "device": BAD});
+    let health = json!({"encoder": BAD, "dimension": 8, "model": BAD, "device": BAD});
     let embedder = ScriptedEmbedder::saying(health, []);
     let data = tempfile::tempdir().unwrap();
     let data_dir = data.path().to_str().unwrap();

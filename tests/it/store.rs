@@ -8,7 +8,7 @@ use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use lnsp_ingest::chunk::{
-    Batch, Chunk, ChunkKey, Draft, EmbeddedChunk, Embedding, Metadata, Placement, Tagging, TmdSource,
+    BatchId, Chunk, ChunkKey, Draft, EmbeddedChunk, Embedding, Metadata, Placement, Tagging, TmdSource,
 };
 use lnsp_ingest::model::ModelIdentity;
 use lnsp_ingest::store::{Dsn, InsertOutcome, ModelId, SearchFilter, Store, StoreError};
@@ -91,7 +91,7 @@ async fn what_goes_in_comes_out() {
     let whole = Draft {
         placement: placement.clone(),
         metadata: Some(Metadata::new(metadata.as_object().unwrap().clone()).unwrap()),
-        batch: Some(Batch::Named("batch 1".into())),
+        batch: Some(BatchId::Named("batch 1".into())),
         ..draft("data \"set\"", "id/1", text)
     };
     // Every float comes back bit for bit: the smallest denormals, both zeros, the ends of the range.
@@ -145,7 +145,7 @@ async fn links_and_batch_are_stored_as_sent() {
     let (store, model, dsn) = fresh().await;
     let mut linked = draft("info", "1", "text");
     linked.placement.parent_cpe_ids = vec!["a\"b\\c".into(), String::new(), "NULL".into(), "{x,y}".into()];
-    linked.batch = Some(Batch::Named("batch 1".into()));
+    linked.batch = Some(BatchId::Named("batch 1".into()));
     store.insert(model, &[embedded(linked.clone(), (0, 0, 0), &[1.0])]).await.unwrap();
 
     #[derive(QueryableByName)]
@@ -162,7 +162,7 @@ async fn links_and_batch_are_stored_as_sent() {
     assert_eq!(stored.parent_cpe_ids, linked.placement.parent_cpe_ids);
     assert_eq!(
         (stored.child_cpe_ids, stored.batch_id),
-        (vec![], linked.batch.as_ref().map(|batch| batch.id().to_owned()))
+        (vec![], linked.batch.as_ref().map(|batch| batch.as_str().to_owned()))
     );
 }
 

@@ -6,7 +6,7 @@ use crate::support::postgres::{connect, database};
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Float, Integer, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use lnsp_ingest::chunk::{Batch, Metadata, Placement};
+use lnsp_ingest::chunk::{BatchId, Metadata, Placement};
 use lnsp_ingest::tmd::{Tmd, packing, projection};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -92,7 +92,7 @@ async fn the_old_tables_are_views_with_the_old_values() {
         parent_cpe_ids: vec!["p".into()],
         child_cpe_ids: vec![],
     };
-    sent.batch = Some(Batch::Named("b-1".into()));
+    sent.batch = Some(BatchId::Named("b-1".into()));
     sent.metadata =
         Some(Metadata::new([("episode_id".to_owned(), "e1".into())].into_iter().collect()).unwrap());
     let row = embedded(sent, (15, 14, 9), &[0.6, 0.8, 0.0, 0.0]);
@@ -230,7 +230,7 @@ async fn the_migrations_can_be_taken_back() {
     let folders = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations")).unwrap();
     let mut folders: Vec<_> = folders.map(|folder| folder.unwrap().path()).collect();
     folders.sort();
-    assert_eq!(folders.len(), 4);
+    assert_eq!(folders.len(), 5);
     for folder in folders.iter().rev() {
         conn.batch_execute(&std::fs::read_to_string(folder.join("down.sql")).unwrap()).await.unwrap();
     }

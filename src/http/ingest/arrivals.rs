@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 pub struct ArrivalClock(Arc<AtomicI64>);
 
 impl ArrivalClock {
-    /// The time of a chunk that arrives now. Ahead of the system's clock while that stands still or goes back.
+    /// The time of a chunk that arrives now. Ahead of the system's clock while that stops or goes back.
     pub fn next(&self) -> DateTime<Utc> {
         let now = Utc::now();
         let after = |last: i64| now.timestamp_micros().max(last.saturating_add(1));

@@ -3,7 +3,7 @@
 //! A request that is read completely is processed by a task of its own. The task runs to its end, and its answer is
 //! kept for its `Idempotency-Key`, also when the client disconnects.
 
-use crate::chunk::{Batch, Chunk};
+use crate::chunk::{BatchId, Chunk};
 use crate::error_code::ErrorCode;
 use crate::flow::receipt_channel;
 use crate::http::body::Body;
@@ -97,7 +97,7 @@ fn read(body: &[u8], query: OptionFields, arrivals: &ArrivalClock) -> Result<Rea
     let mut names = options.names().map_err(rejection_error)?;
     if options.batch_id.is_none() {
         let id = uuid::Uuid::new_v4().to_string();
-        names.batch = Some(Batch::Generated(id.as_str().into()));
+        names.batch = Some(BatchId::Generated(id.as_str().into()));
         options.batch_id = Some(id);
     }
     let read = request.chunks.iter().map(|json| ReadChunk::new(json, &names, arrivals.next()));

@@ -6,7 +6,7 @@ use crate::wire::shape::{MAX_NESTING, MAX_QUOTE};
 use serde_json::json;
 
 fn names() -> SharedNames {
-    let batch = Some(Batch::Named("of the request".into()));
+    let batch = Some(BatchId::Named("of the request".into()));
     SharedNames {
         dataset: "d".into(),
         batch,
@@ -106,7 +106,7 @@ fn ids_may_be_whole_numbers_and_whole_numbers_may_be_texts() {
     }));
     let placement = &chunk.placement;
     assert_eq!((&*chunk.key.id, placement.document_id.as_deref()), ("7", Some("42")));
-    assert_eq!(chunk.batch.as_ref().map(Batch::id), Some("9"), "that of the chunk wins");
+    assert_eq!(chunk.batch.as_ref().map(BatchId::as_str), Some("9"), "that of the chunk wins");
     assert_eq!(
         (placement.source_document.as_deref(), placement.article_title.as_deref()),
         (Some("1"), Some("1984"))
@@ -129,7 +129,7 @@ fn null_is_absence_in_every_field() {
         .collect();
     let (chunk, absent) = (read(Value::Object(all)), read(json!({"text": "a"})));
     assert_eq!(chunk, absent);
-    assert_eq!(chunk.batch.as_ref().map(Batch::id), Some("of the request"));
+    assert_eq!(chunk.batch.as_ref().map(BatchId::as_str), Some("of the request"));
 }
 
 #[test]
