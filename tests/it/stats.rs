@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 fn lines() -> String {
     let line = |n: usize| {
         let mut line = json!({"id": format!("n{n}"), "text": format!("Fäct {:02}", n % 100)});
-        if n % 3 > 0 {
+        if !n.is_multiple_of(3) {
             line["document_id"] = json!(format!("d{}", n % 20));
         }
         line.to_string() + "\n"
