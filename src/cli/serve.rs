@@ -5,7 +5,7 @@ use super::{CommandResult, signalled, stop_listening};
 use crate::app::{App, Overrides, StartError};
 use crate::config::{Config, InvalidSetting, variable};
 use crate::http::{self, ServiceInfo};
-use crate::output::{EscapedFields, print_error_line, print_line};
+use crate::output::{self, EscapedFields, Suppressed, print_error_line, print_line, report_suppressed};
 use crate::pipeline::exit_at_once;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::IsTerminal;
@@ -90,6 +90,7 @@ pub async fn attend(
     let server = http::serve(listener, app.state.clone(), settings).map_err(ServeError::Http)?;
     let handle = server.handle();
     let mut server = actix_web::rt::spawn(server);
+    let reports = actix_web::rt::spawn(report_suppressed_lines());
     let signalled = signalled();
     ready(address);
     tokio::select! {
@@ -109,17 +110,29 @@ pub async fn attend(
     let deadline = Instant::now() + settings.drain;
     let left = http::drain(&app.state, &handle, door, deadline).await;
     server.abort();
+    reports.abort();
     if left > 0 {
         print_error_line(format!(
             "lnsp: stopped after {seconds} s with {left} chunks unanswered, because something they need does not \
              answer (see the log); they are not acknowledged: send them again"
         ));
         app.abandon().iter().for_each(print_error_line);
+        report_suppressed(Suppressed::All);
         exit_at_once(1);
     }
     app.stop().await.iter().for_each(print_error_line);
+    report_suppressed(Suppressed::All);
     print_line("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Lines of the log that were left out are counted in it, also if no further line of their kind comes.
+async fn report_suppressed_lines() {
+    let mut again = tokio::time::interval(output::INTERVAL);
+    loop {
+        again.tick().await;
+        report_suppressed(Suppressed::Overdue);
+    }
 }
 
 /// Connections are descriptors, and what a shell allows by default is far below what the system does.

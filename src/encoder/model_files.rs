@@ -5,7 +5,7 @@
 
 use super::architecture::{Architecture, read_architecture};
 use super::error::EncodeError;
-use super::json_file::{FETCH_AGAIN, missing, read_json};
+use super::json_file::{FETCH_AGAIN, inside, missing, read_json};
 use super::modules::{DenseFiles, Modules, Pooling, read_modules, read_pooling};
 use crate::model::{ModelIdentity, folder_name};
 use serde::Deserialize;
@@ -63,8 +63,7 @@ impl ModelFiles {
     /// # Errors
     /// The file that is missing, invalid or not supported. The weights must exist but are not read.
     pub fn open(folder: &Path) -> Result<Self, EncodeError> {
-        let Modules { transformer, pooling, dense } = read_modules(folder)?;
-        let network = folder.join(transformer);
+        let Modules { transformer: network, pooling, dense } = read_modules(folder)?;
         let architecture =
             read_architecture(&network.join("config.json"), || missing(&network, "config.json"))?;
         let tokenizer = network.join("tokenizer.json");
@@ -91,7 +90,7 @@ impl ModelFiles {
         Ok(ModelFiles {
             name: absolute.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             weights: find_weights(&network)?,
-            pooling: read_pooling(folder, pooling.as_deref())?,
+            pooling: read_pooling(pooling.as_deref())?,
             dense: dense.map(|dense| dense.open(architecture.hidden)).transpose()?,
             folder: folder.to_owned(),
             tokenizer,
@@ -218,7 +217,7 @@ fn find_weights(folder: &Path) -> Result<Vec<PathBuf>, EncodeError> {
     shards
         .into_iter()
         .map(|shard| {
-            let path = folder.join(&shard);
+            let path = inside(folder, "model.safetensors.index.json", &shard)?;
             if path.is_file() { Ok(path) } else { Err(missing(folder, &shard)) }
         })
         .collect()

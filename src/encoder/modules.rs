@@ -2,7 +2,7 @@
 
 use super::architecture::WIDEST;
 use super::error::EncodeError;
-use super::json_file::{missing, read_json};
+use super::json_file::{inside, missing, read_json};
 use serde::Deserialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -71,10 +71,10 @@ struct ModuleEntry {
 
 /// The contents of `modules.json`.
 pub(super) struct Modules {
-    /// The folder of the network, relative to the model folder.
-    pub(super) transformer: String,
+    /// The folder of the network.
+    pub(super) transformer: PathBuf,
     /// The folder of the pooling configuration, for [`read_pooling`].
-    pub(super) pooling: Option<String>,
+    pub(super) pooling: Option<PathBuf>,
     pub(super) dense: Option<DenseModule>,
 }
 
@@ -82,14 +82,13 @@ pub(super) struct Modules {
 /// `Normalize` may be absent, because all vectors are normalised anyway.
 pub(super) fn read_modules(folder: &Path) -> Result<Modules, EncodeError> {
     let path = folder.join("modules.json");
-    let (mut transformer, mut pooling, mut dense) = (String::new(), None, None);
+    let (mut transformer, mut pooling, mut dense) = (folder.to_owned(), None, None);
     for module in read_json::<Vec<ModuleEntry>>(&path)?.unwrap_or_default() {
+        let place = inside(folder, "modules.json", &module.path)?;
         match module.kind.rsplit('.').next() {
-            Some("Transformer") => transformer = module.path,
-            Some("Pooling") => pooling = Some(module.path),
-            Some("Dense") if dense.is_none() => {
-                dense = Some(DenseModule { folder: folder.join(module.path) });
-            }
+            Some("Transformer") => transformer = place,
+            Some("Pooling") => pooling = Some(place),
+            Some("Dense") if dense.is_none() => dense = Some(DenseModule { folder: place }),
             Some("Normalize") => {}
             _ => {
                 return Err(EncodeError::Unsupported {
@@ -103,12 +102,11 @@ pub(super) fn read_modules(folder: &Path) -> Result<Modules, EncodeError> {
     Ok(Modules { transformer, pooling, dense })
 }
 
-pub(super) fn read_pooling(folder: &Path, module: Option<&str>) -> Result<Pooling, EncodeError> {
-    let Some(module) = module else { return Ok(Pooling::Mean) };
-    let folder = folder.join(module);
+pub(super) fn read_pooling(folder: Option<&Path>) -> Result<Pooling, EncodeError> {
+    let Some(folder) = folder else { return Ok(Pooling::Mean) };
     let path = folder.join("config.json");
     let config: serde_json::Map<String, serde_json::Value> =
-        read_json(&path)?.ok_or_else(|| missing(&folder, "config.json"))?;
+        read_json(&path)?.ok_or_else(|| missing(folder, "config.json"))?;
     let modes: Vec<&str> = config
         .iter()
         .filter_map(|(key, value)| match key.strip_prefix("pooling_mode")? {

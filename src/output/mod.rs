@@ -13,5 +13,5 @@ mod throttle;
 pub use escape::{LONGEST_LINE, escape, escape_lines};
 pub use fields::EscapedFields;
 pub use print::{print_block, print_error_block, print_error_line, print_json, print_line};
-pub use throttle::Throttle;
 pub(crate) use throttle::throttled;
+pub use throttle::{INTERVAL, Suppressed, Throttle, message, report_suppressed};

@@ -100,6 +100,45 @@ fn a_model_is_read_or_refused_in_one_sentence_that_names_the_file() {
     }
 }
 
+/// Links are another matter: only who made the folder can have put them there.
+#[test]
+fn no_file_of_a_model_leads_out_of_its_folder() {
+    let outside = tempfile::tempdir().unwrap();
+    copy(&crate::root().join("tests/data/t5/plain-dense"), outside.path());
+    let elsewhere = outside.path().to_str().unwrap();
+    let modules = |kind: &str, path: &str| {
+        let mut modules: Value = serde_json::from_slice(&file_of("plain-dense", "modules.json")).unwrap();
+        let ends_so = |module: &&mut Value| module["type"].as_str().unwrap().ends_with(kind);
+        modules.as_array_mut().unwrap().iter_mut().find(ends_so).unwrap()["path"] = path.into();
+        modules.to_string()
+    };
+    let dense = format!("{elsewhere}/2_Dense");
+    for (kind, path) in [
+        ("Transformer", elsewhere),
+        ("Transformer", ".."),
+        ("Pooling", "../1_Pooling"),
+        ("Dense", "2_Dense/../../2_Dense"),
+        ("Dense", dense.as_str()),
+    ] {
+        let folder = broken("modules.json", modules(kind, path));
+        let sentence = read(folder.path()).unwrap_err().to_string();
+        assert!(sentence.contains("modules.json: expected paths inside the folder"), "{kind}: {sentence}");
+        assert!(sentence.contains(&format!("received `{path}`")), "{sentence}");
+    }
+    let folder = broken("modules.json", modules("Dense", "./2_Dense/"));
+    read(folder.path()).unwrap();
+
+    let shard = format!("{elsewhere}/model.safetensors");
+    for named in ["../model.safetensors", "a/../../model.safetensors", shard.as_str()] {
+        let index = serde_json::json!({"weight_map": {"shared.weight": named}}).to_string();
+        let folder = broken("model.safetensors.index.json", index);
+        fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+        let sentence = read(folder.path()).unwrap_err().to_string();
+        let file = "model.safetensors.index.json: expected paths inside the folder";
+        assert!(sentence.contains(file) && sentence.contains(named), "{sentence}");
+    }
+}
+
 #[test]
 fn weights_without_a_direction_are_refused() {
     for byte in [0, 0xff] {

@@ -1,7 +1,7 @@
 //! What clients can do to the HTTP framework: fill neither the log nor the queue of new connections.
 
 use crate::support::database::Database;
-use crate::support::process::Service;
+use crate::support::process::{Service, lnsp};
 use crate::support::test_service::{TestService, client};
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
@@ -47,6 +47,34 @@ async fn malformed_heads_are_counted_and_fill_no_log() {
     let (status, complaint) = service.end();
     assert!(status.success(), "{complaint}");
     assert!(!complaint.contains("ERROR") && !complaint.contains("stream error"), "{complaint}");
+}
+
+/// One line in a hundred tells of the others, also if no further one comes.
+#[actix_web::test]
+async fn what_a_flood_of_lines_left_out_is_told_at_the_end() {
+    let (database, data) = (Database::new().await, tempfile::tempdir().unwrap());
+    let flags = ["serve", "--port", "0", "--dtype", "f32", "--data-dir", data.path().to_str().unwrap()];
+    let mut command = lnsp(&[&flags[..], &["--database-url", database.dsn()]].concat());
+    command.env("LNSP_LOG", "warn,lnsp_ingest=debug");
+    let service = Service::start_as(command);
+    let address: SocketAddr = service.url.trim_start_matches("http://").parse().unwrap();
+    for _ in 0..100 {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.write_all(b"no request\r\n\r\n").unwrap();
+        drop(socket.read_to_end(&mut Vec::new()));
+    }
+    service.signal(Signal::SIGTERM);
+    let (status, complaint) = service.end();
+    assert!(status.success(), "{complaint}");
+    // Some may be told by lines between, if this takes more than ten seconds.
+    let lines = complaint.lines().filter(|line| line.contains("a connection ended: ")).count();
+    assert!(lines < 100, "{complaint}");
+    let told = complaint.lines().filter_map(|line| line.split("suppressed=").nth(1)?.split(' ').next());
+    let told: usize = told.map(|number| number.parse::<usize>().unwrap()).sum();
+    let last = "more lines like this were left out: a connection ended: {error}";
+    assert!(complaint.contains(last), "{complaint}");
+    // That line is no line of the kind.
+    assert_eq!(told + lines - 1, 100, "{complaint}");
 }
 
 /// The first message of a client that takes the port for one with TLS.

@@ -1,7 +1,7 @@
 //! Texts of other people reach a terminal only as characters: names of files, files of models, answers of servers.
 
 use crate::support::process::{lnsp, run};
-use crate::support::scripted_embedder::ScriptedEmbedder;
+use crate::support::scripted_embedder::{DIMS, ScriptedEmbedder};
 use serde_json::json;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -78,7 +78,7 @@ fn answers_of_a_service_are_shown_as_characters() {
 
 #[actix_web::test]
 async fn an_embedding_server_and_a_model_are_shown_as_characters() {
-    let health = json!({"encoder": BAD, "dimension": 8, "model": BAD, "device": BAD});
+    let health = json!({"encoder": BAD, "dimension": DIMS, "model": BAD, "device": BAD});
     let embedder = ScriptedEmbedder::saying(health, []);
     let data = tempfile::tempdir().unwrap();
     let data_dir = data.path().to_str().unwrap();

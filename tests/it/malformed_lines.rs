@@ -7,41 +7,38 @@ use crate::support::process::Service;
 use crate::support::test_service::{stream_as, stream_to, tally};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
-/// The largest anonymous memory of a process that was seen, looked at all the time.
+/// The most memory that a process has had, as the kernel counts it.
 struct Peak {
-    most: Arc<AtomicU64>,
-    over: Arc<AtomicBool>,
-    looker: Option<std::thread::JoinHandle<()>>,
+    pid: u32,
+    before: u64,
 }
 
 impl Peak {
+    /// From now on.
     fn of(service: &Service) -> Peak {
-        let (most, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (seen, ended) = (most.clone(), over.clone());
-        let pid = service.pid();
-        let looker = std::thread::spawn(move || {
-            while !ended.load(Ordering::Relaxed) {
-                seen.fetch_max(crate::support::process::anonymous_memory(pid), Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        });
-        Peak { most, over, looker: Some(looker) }
+        let mut peak = Peak { pid: service.pid(), before: 0 };
+        peak.forget();
+        peak.before = peak.most();
+        peak
     }
 
-    /// How far it has ever been above `before` since the last question.
-    fn above(&self, before: u64) -> u64 {
-        self.most.swap(0, Ordering::Relaxed).saturating_sub(before)
+    /// How far it has ever been above the memory at first, since the last question.
+    fn above(&self) -> u64 {
+        let most = self.most();
+        self.forget();
+        most.saturating_sub(self.before)
     }
-}
 
-impl Drop for Peak {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        drop(self.looker.take().map(std::thread::JoinHandle::join));
+    fn most(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+    }
+
+    /// The peak is what there is now.
+    fn forget(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid), "5").unwrap();
     }
 }
 
@@ -76,10 +73,9 @@ async fn malformed_lines_are_answered_one_by_one_and_leave_no_trace_in_memory() 
     for said in expected.values_mut().filter(|said| *said == "stored") {
         *said = "duplicate".to_owned();
     }
-    let before = service.anonymous_memory();
     let peak = Peak::of(&service);
     let flat = |what: &str| {
-        let above = peak.above(before);
+        let above = peak.above();
         println!("{what}: {} KiB above idle", above >> 10);
         assert!(above < 16 << 20, "{what}: {above} bytes above idle");
     };
@@ -127,7 +123,5 @@ async fn malformed_lines_are_answered_one_by_one_and_leave_no_trace_in_memory() 
     flat("a million lines of white space");
     let stored = expected.values().filter(|said| *said == "duplicate").count();
     assert_eq!(database.number("SELECT count(*) FROM chunks").await, stored as i64);
-    // Before the process that it looks at.
-    drop(peak);
     service.kill();
 }

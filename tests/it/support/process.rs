@@ -48,7 +48,11 @@ impl Service {
     /// Starts it on this port.
     pub fn start_on(port: &str, data: &Path, flags: &[&str]) -> Service {
         let base = ["serve", "--port", port, "--dtype", "f32", "--data-dir", data.to_str().unwrap()];
-        let mut command = lnsp(&[&base[..], flags].concat());
+        Service::start_as(lnsp(&[&base[..], flags].concat()))
+    }
+
+    /// Starts it by this command.
+    pub fn start_as(mut command: Command) -> Service {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let complaints = child.stderr.take().unwrap();
         let complaints = std::thread::spawn(move || {
