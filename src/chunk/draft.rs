@@ -121,7 +121,9 @@ pub fn is_blank(text: &str) -> bool {
     let ignorable = CodePointSetData::new::<DefaultIgnorableCodePoint>();
     let category = CodePointMapData::<GeneralCategory>::new();
     text.chars().all(|c| {
+        // The blank among the Braille patterns counts as a symbol.
         c.is_whitespace()
+            || c == '\u{2800}'
             || ignorable.contains(c)
             || matches!(category.get(c), GeneralCategory::Control | GeneralCategory::Format)
     })
@@ -213,6 +215,7 @@ mod tests {
             "\u{180e}\u{34f}\u{17b4}",
             "\u{e0041}\u{1d173}",
             " \u{200b} ",
+            "\u{2800}\u{2800}",
         ] {
             assert!(is_blank(blank), "{blank:?}");
         }

@@ -217,3 +217,22 @@ pub fn rejection_error(rejection: Rejection) -> ApiError {
         None => error,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_takes_no_more_room_than_the_longest_one() {
+        let (most, mut whole) = (100_000, Vec::new());
+        let mut grown = 0;
+        for _ in 0..1000 {
+            let before = whole.capacity();
+            grow(&mut whole, 100, most);
+            grown += usize::from(whole.capacity() > before);
+            whole.extend_from_slice(&[0; 100]);
+        }
+        assert!(whole.len() == most && whole.capacity() == most, "{}", whole.capacity());
+        assert!(grown < 20, "it was copied {grown} times");
+    }
+}

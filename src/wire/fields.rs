@@ -90,8 +90,9 @@ impl WireChunk {
         }
         let name = |name: Option<Name>| name.map(|Name(name)| name);
         let number = |number: Option<WholeNumber>| number.map(|WholeNumber(number)| number);
-        let mut metadata = self.metadata;
+        let (mut metadata, mut kept) = (self.metadata, self.unknown);
         if let Some(Name(episode)) = self.episode_id {
+            kept.push("episode_id".to_owned());
             metadata.get_or_insert_default().insert("episode_id".to_owned(), Value::String(episode));
         }
         Chunk::new(Draft {
@@ -111,7 +112,7 @@ impl WireChunk {
             metadata: metadata
                 .map(Metadata::new)
                 .transpose()
-                .map_err(|rejection| with_names(rejection, &self.unknown))?,
+                .map_err(|rejection| with_names(rejection, &kept))?,
             codes: self.codes.map(number),
             on_conflict: names.on_conflict,
             received_at,
@@ -125,12 +126,10 @@ fn links(field: &'static str, sent: WireLinks) -> Result<Vec<String>, Rejection>
     Ok(links.items.into_iter().flatten().map(|Name(name)| name).collect())
 }
 
-/// The error of metadata in which unknown fields are kept: one of them may be the reason.
-fn with_names(mut rejection: Rejection, unknown: &[String]) -> Rejection {
-    if !unknown.is_empty() {
-        rejection
-            .message
-            .push_str(&format!("; fields that are not known are kept in it: {}", listed(unknown)));
+/// The error of metadata in which other fields are kept: one of them may be the reason.
+fn with_names(mut rejection: Rejection, kept: &[String]) -> Rejection {
+    if !kept.is_empty() {
+        rejection.message.push_str(&format!("; these fields are kept in it: {}", listed(kept)));
     }
     rejection
 }
@@ -138,8 +137,8 @@ fn with_names(mut rejection: Rejection, unknown: &[String]) -> Rejection {
 /// The most names that a message lists.
 const LISTED_NAMES: usize = 5;
 
-fn listed(unknown: &[String]) -> String {
-    unknown.iter().take(LISTED_NAMES).map(|name| format!("`{name:.40}`")).collect::<Vec<_>>().join(", ")
+fn listed(names: &[String]) -> String {
+    names.iter().take(LISTED_NAMES).map(|name| format!("`{name:.40}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// The error of one chunk. It names the field of the chunk, also when the value that is wrong is deep inside it.

@@ -66,6 +66,18 @@ async fn unknown_fields_are_kept_and_told_once() {
 }
 
 #[actix_web::test]
+async fn a_vector_of_another_model_is_kept_as_every_unknown_field() {
+    let service = TestService::scripted().await;
+    let vector: Vec<f64> = (0..1536).map(|n| f64::from(n) / 1537.0).collect();
+    let answer = ingest(&service, json!({"chunks": [{"text": "With a vector.", "embedding": vector}]})).await;
+    assert_eq!((&answer["successful"], &answer["unknown_fields"]), (&json!(1), &json!({"embedding": 1})));
+    let kept =
+        service.database.number("SELECT jsonb_array_length(metadata->'embedding')::bigint FROM chunks").await;
+    assert_eq!(kept, 1536);
+    service.stop().await;
+}
+
+#[actix_web::test]
 async fn the_names_of_unknown_fields_are_bounded() {
     let service = TestService::scripted().await;
     let body: String = (0..300)

@@ -18,6 +18,7 @@ use crate::http::request::{
 };
 use crate::http::state::State;
 use crate::outcome::Outcome;
+use crate::rejection::Rejection;
 use crate::wire::{IngestOptions, MAX_CHUNKS, OptionFields, UnknownFieldCounts, document, read_request};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
@@ -80,8 +81,11 @@ fn replayed(state: &State, answer: IngestAnswer) -> HttpResponse {
 
 /// What a body holds.
 struct ReadRequest {
-    chunks: Vec<ReadChunk>,
+    chunks: Vec<Result<Chunk, Rejection>>,
+    /// The beginnings of the texts of rejected chunks, in the same order.
+    heads: Vec<String>,
     options: IngestOptions,
+    unknown: UnknownFieldCounts,
 }
 
 /// Reads all chunks of a body, each alone. Options that it does not give are those of the query.
@@ -100,8 +104,15 @@ fn read(body: &[u8], query: OptionFields, arrivals: &ArrivalClock) -> Result<Rea
         names.batch = Some(BatchId::Generated(id.as_str().into()));
         options.batch_id = Some(id);
     }
-    let read = request.chunks.iter().map(|json| ReadChunk::new(json, &names, arrivals.next()));
-    Ok(ReadRequest { chunks: read.collect(), options })
+    let mut unknown = UnknownFieldCounts::default();
+    let (mut chunks, mut heads) = (Vec::new(), Vec::new());
+    for json in request.chunks {
+        let read = ReadChunk::new(json, &names, arrivals.next());
+        unknown.add(&read.kept);
+        chunks.push(read.chunk);
+        heads.push(read.head);
+    }
+    Ok(ReadRequest { chunks, heads, options, unknown })
 }
 
 /// Parses the body, sends its chunks through the pipeline and makes the answer.
@@ -114,14 +125,7 @@ async fn work(
     let started = Instant::now();
     let (large, arrivals) = (is_large(&body), state.arrivals.clone());
     let request = run_blocking(large, move || read(&body, query, &arrivals)).await??;
-    let options = request.options;
-    let mut unknown = UnknownFieldCounts::default();
-    let (mut heads, mut chunks) = (Vec::new(), Vec::new());
-    for read in request.chunks {
-        unknown.add(&read.kept);
-        heads.push(read.head);
-        chunks.push(read.chunk);
-    }
+    let ReadRequest { chunks, heads, options, unknown } = request;
     let count = chunks.len();
     let (issuer, mut results) = receipt_channel(count);
     let held: usize = chunks.iter().flatten().map(Chunk::weight).sum();
