@@ -2,6 +2,7 @@
 //! name, a list in the place of lines. Each is refused once, with what to do; and what only looks odd is taken.
 
 use crate::streams::{gzip, zstd};
+use crate::support::process::lnsp;
 use crate::support::raw_connection::RawConnection;
 use crate::support::test_service::{TestService, client, numbered, stream_as, tally};
 use crate::support::wait::until;
@@ -57,6 +58,34 @@ async fn a_body_in_another_format_is_refused_once_and_nothing_of_it_is_stored() 
     // Compressed twice.
     let twice = stream_as(&service.url, "gzip", gzip(gzip(LINES))).await;
     assert!(twice[0]["error"]["message"].as_str().unwrap().contains("compress it once"), "{}", twice[0]);
+    service.stop().await;
+}
+
+/// What `lnsp ingest` says about a file.
+async fn ingested(service: &TestService, name: &str, content: &[u8]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(name);
+    std::fs::write(&file, content).unwrap();
+    let command = lnsp(&["ingest", "--url", &service.url, file.to_str().unwrap()]);
+    let output = tokio::process::Command::from(command).output().await.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[actix_web::test]
+async fn the_command_line_tells_what_the_service_says_about_a_file() {
+    let service = TestService::scripted().await;
+    let (code, said) =
+        ingested(&service, "a.ndjson", b"{\"text\":\"A.\",\"colour\":1}\n{\"text\":\"B.\"}\n").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("2 stored") && said.contains("not known") && said.contains("colour (1)"), "{said}");
+    for (content, word) in
+        [(&b"id,text\n1,Some text.\n"[..], "table"), (b"[\n{\"text\":\"a\"}\n]\n", "array")]
+    {
+        let (code, said) = ingested(&service, "b.ndjson", content).await;
+        assert!(code == Some(2) && said.contains(word), "{code:?}: {said}");
+    }
+    assert_eq!(service.stored().await, 2);
     service.stop().await;
 }
 

@@ -1,6 +1,7 @@
 //! The lines of the service's answer, as far as this command reads them.
 
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A line of the answer.
@@ -22,6 +23,9 @@ pub enum UploadResponse {
         complete: bool,
         /// Why it was not.
         error: Option<UploadFailure>,
+        /// Fields that are not known, with the number of chunks that have them.
+        #[serde(default)]
+        unknown_fields: BTreeMap<String, u64>,
     },
 }
 

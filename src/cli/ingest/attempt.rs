@@ -8,6 +8,7 @@ use crate::wire::{ContentEncoding, LineDecoder};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,6 +38,8 @@ pub struct Target {
 pub trait Listener {
     /// A line is settled, or is to be sent again.
     fn on_result(&mut self, line: u64, result: Result<LineResult, UploadFailure>);
+    /// The chunks of the upload have fields that are not known.
+    fn on_unknown_fields(&mut self, counts: &BTreeMap<String, u64>);
     /// Called after each piece of the answer, and every [`TICK`] while none comes.
     fn on_tick(&mut self);
 }
@@ -224,10 +227,14 @@ async fn read_answer(
                 Some(UploadResponse::Result { line, status, error }) => {
                     listener.on_result(line, line_result(&status, error));
                 }
-                Some(UploadResponse::Summary { complete: true, .. }) => return End::Complete,
-                Some(UploadResponse::Summary { error, .. }) => {
+                Some(UploadResponse::Summary { complete, error, unknown_fields }) => {
+                    if !unknown_fields.is_empty() {
+                        listener.on_unknown_fields(&unknown_fields);
+                    }
                     let error = error.unwrap_or_default();
-                    return if error.retryable {
+                    return if complete {
+                        End::Complete
+                    } else if error.retryable {
                         End::Cut(error.message)
                     } else {
                         End::Partly(error.message)

@@ -5,6 +5,7 @@ use super::attempt::Listener;
 use super::journal::{Journal, JournalState};
 use super::ledger::{KEPT_COMPLAINTS, Ledger, LineResult, UploadTally};
 use super::progress_line::ProgressLine;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// The journal is written when so much time has passed since the last time, or so many lines were settled.
@@ -157,6 +158,15 @@ impl Listener for UploadState {
                 }
             }
         }
+    }
+
+    fn on_unknown_fields(&mut self, counts: &BTreeMap<String, u64>) {
+        let named: Vec<String> = counts.iter().map(|(name, count)| format!("{name} ({count})")).collect();
+        let sentence = format!(
+            "has fields that are not known and are kept in the metadata of their chunks: {}",
+            named.join(", ")
+        );
+        self.progress.say(&sentence);
     }
 
     fn on_tick(&mut self) {
