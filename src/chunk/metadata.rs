@@ -7,6 +7,8 @@ use serde_json::{Map, Number, Value};
 
 /// The longest metadata, in bytes of its text.
 pub const MAX_METADATA_BYTES: usize = 64 * 1024;
+/// The most characters of a name that a message quotes.
+const QUOTED_NAME: usize = 40;
 
 /// A JSON object as text, with sorted keys and without white space. Two are equal when their values are: `1` and `1.0`
 /// are the same number.
@@ -30,11 +32,14 @@ impl Metadata {
     /// # Errors
     /// A [`Rejection`] for a NUL character in a key or a text, and for more than [`MAX_METADATA_BYTES`].
     pub fn new(fields: Map<String, Value>) -> Result<Metadata, Rejection> {
-        let fields = Value::Object(fields);
-        if contains_nul(&fields) {
-            let message = "metadata contains a NUL character; remove it";
+        let nul = fields.iter().find(|(name, value)| name.contains('\0') || contains_nul(value));
+        if let Some((name, _)) = nul {
+            let name: String = name.chars().take(QUOTED_NAME).collect();
+            let message =
+                format!("metadata contains a NUL character in `{}`; remove it", name.escape_debug());
             return Err(Rejection::new(ErrorCode::NulCharacter, message).param("metadata"));
         }
+        let fields = Value::Object(fields);
         let text = fields.to_string();
         if text.len() > MAX_METADATA_BYTES {
             let message = format!(
@@ -187,7 +192,9 @@ mod tests {
         assert_eq!(of(MAX_METADATA_BYTES).unwrap().as_str().len(), MAX_METADATA_BYTES);
         assert_eq!(of(MAX_METADATA_BYTES + 1).unwrap_err().code, ErrorCode::MetadataTooLarge);
         for bad in [json!({"a\0": 1}), json!({"a": [{"b": "\0"}]}), json!({"a": [{"\0": 1}]})] {
-            assert_eq!(metadata(bad).unwrap_err().code, ErrorCode::NulCharacter);
+            let error = metadata(bad).unwrap_err();
+            assert_eq!(error.code, ErrorCode::NulCharacter);
+            assert!(error.message.contains("in `a"), "{}", error.message);
         }
         assert!(metadata(json!({"a": "\\u0000"})).is_ok(), "the text of an escape is no NUL");
     }

@@ -55,7 +55,9 @@ impl OptionFields {
             "unknown_fields" => self.unknown_fields = read_option(json)?,
             _ => {
                 let names = Self::NAMES.join(", ");
-                let message = format!("unknown field `{}`, expected one of chunks, {names}", quoted(name));
+                let hint = if name == "text" { "; put a chunk into the array `chunks`" } else { "" };
+                let message =
+                    format!("unknown field `{}`, expected one of chunks, {names}{hint}", quoted(name));
                 return Err(ShapeError::plain(ErrorCode::UnknownField, message));
             }
         }

@@ -62,6 +62,9 @@ pub(super) fn read_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ShapeEr
         let message = format!("not UTF-8 at byte {}", error.valid_up_to());
         ShapeError::plain(ErrorCode::InvalidUtf8, message)
     })?;
+    if text.trim_ascii().is_empty() {
+        return Err(ShapeError::plain(ErrorCode::InvalidJson, "expected a JSON value, received nothing"));
+    }
     json_guard::check(text.as_bytes(), MAX_NESTING)
         .map_err(|(code, message)| ShapeError::plain(code, message))?;
     let mut json = serde_json::Deserializer::from_str(text);
@@ -206,7 +209,7 @@ mod tests {
                 "expected true or false, received an object",
             ),
             (r#"{"text":"","text":""}"#, ErrorCode::DuplicateKey, "text", "duplicate field `text`"),
-            ("", ErrorCode::InvalidJson, "", "the JSON ends where a value is expected at column 0"),
+            ("", ErrorCode::InvalidJson, "", "expected a JSON value, received nothing"),
             ("{\"text\":\"\\ud83d\"}", ErrorCode::InvalidJson, "text", "half of a surrogate pair"),
         ] {
             let received = refused(json);

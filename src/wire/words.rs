@@ -71,7 +71,7 @@ pub fn plain(raw: &str) -> String {
     };
     match (cut, raw) {
         (Some(cut), _) => cut.to_owned(),
-        (None, "expected ident") => "expected a JSON value".to_owned(),
+        (None, "expected ident" | "expected value") => "expected a JSON value".to_owned(),
         (None, "lone leading surrogate in hex escape" | "unexpected end of hex escape") => {
             "half of a surrogate pair in an escape: send both halves, or the character itself".to_owned()
         }

@@ -66,6 +66,9 @@ fn mutate(request: &Value, dice: &mut StdRng) -> Mutation {
     let (parent, name) = place.rsplit_once('/').unwrap();
     let values = values();
     let value = values[dice.random_range(0..values.len())].clone();
+    // An error of metadata names the metadata.
+    let of_metadata = parent.starts_with("/metadata");
+    let field = if of_metadata { "metadata" } else { name };
     let shown: String = value.to_string().chars().take(40).collect();
     let object = changed.pointer_mut(parent).unwrap().as_object_mut().unwrap();
     match dice.random_range(0..8) {
@@ -77,13 +80,13 @@ fn mutate(request: &Value, dice: &mut StdRng) -> Mutation {
             object.insert("surplus".to_owned(), value);
             Mutation {
                 request: changed,
-                field: "surplus".to_owned(),
+                field: if of_metadata { "metadata" } else { "surplus" }.to_owned(),
                 what: format!("{parent}/surplus {shown}"),
             }
         }
         _ => {
             object.insert(name.to_owned(), value);
-            Mutation { request: changed, field: name.to_owned(), what: format!("{place} {shown}") }
+            Mutation { request: changed, field: field.to_owned(), what: format!("{place} {shown}") }
         }
     }
 }
