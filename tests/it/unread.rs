@@ -104,5 +104,20 @@ async fn such_a_text_is_stored_and_its_result_says_so() {
         |id: &str| -> Option<&Value> { lines.iter().find(|line| line["id"] == id).unwrap().get("unread") };
     assert_eq!((unread("again"), unread("read")), (Some(&json!(1.0)), None));
     assert_eq!(service.stored().await, 5);
+
+    // The row has it, so the answer to a repetition does.
+    let (_, again) = service.post("/ingest", chunks.to_string()).await;
+    let unread = |place: usize| (&again["results"][place]["status"], again["results"][place].get("unread"));
+    let duplicate = json!("duplicate");
+    assert_eq!((unread(0), unread(1)), ((&duplicate, Some(&json!(1.0))), (&duplicate, None)));
+    assert_eq!(unread(2), (&duplicate, Some(&json!(0.909))));
+    let flagged = async || service.database.number("SELECT count(*) FROM chunks WHERE unread > 0.5").await;
+    assert_eq!(flagged().await, 3);
+    // It goes with the text.
+    let replacing =
+        json!({"chunks": [{"id": "amharic", "text": english}], "on_conflict": "replace"}).to_string();
+    let (_, replaced) = service.post("/ingest", replacing).await;
+    assert_eq!((&replaced["results"][0]["status"], flagged().await), (&json!("replaced"), 2), "{replaced}");
+    assert_eq!(replaced["results"][0].get("unread"), None);
     service.stop().await;
 }
