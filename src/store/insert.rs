@@ -37,7 +37,7 @@ pub enum InsertOutcome {
         /// Its number in the search index.
         item: u32,
     },
-    /// It took the place of the row with its key, as [`OnConflict::Replace`] asks for, and is committed.
+    /// It took the place of the row with its key, as [`OnConflict::Replace`](crate::chunk::OnConflict::Replace) asks for, and is committed.
     Replaced {
         /// The clock value of the change.
         seq: i64,

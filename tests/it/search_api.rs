@@ -152,8 +152,11 @@ async fn clients_that_read_slowly_keep_no_search_out() {
     for reader in &mut slow {
         reader.read_until("200 OK").await;
     }
+    // Until a client has made the service wait, both only read: then the answer is 429.
+    let small = r#"{"query":"anything","top_k":1}"#;
+    while service.post("/search", small).await.0 != 200 {}
     for _ in 0..10 {
-        let (status, answer) = service.post("/search", r#"{"query":"anything","top_k":1}"#).await;
+        let (status, answer) = service.post("/search", small).await;
         assert_eq!(status, 200, "{answer}");
     }
     // One permit was enough for them all.
