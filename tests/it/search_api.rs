@@ -154,7 +154,8 @@ async fn clients_that_read_slowly_keep_no_search_out() {
     }
     // Until a client has made the service wait, both only read: then the answer is 429.
     let small = r#"{"query":"anything","top_k":1}"#;
-    while service.post("/search", small).await.0 != 200 {}
+    let let_in = async { while service.post("/search", small).await.0 != 200 {} };
+    tokio::time::timeout(Duration::from_secs(60), let_in).await.expect("a slow client is cut");
     for _ in 0..10 {
         let (status, answer) = service.post("/search", small).await;
         assert_eq!(status, 200, "{answer}");
