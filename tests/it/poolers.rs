@@ -124,6 +124,10 @@ async fn a_pooler_that_begins_to_share_sessions_costs_a_pause_and_no_chunk() {
     assert_eq!(tally(&service.stream(numbered(0..50)).await), (50, 0, 0));
 
     pooler.reload("pool_mode = transaction").await;
+    // A connection that is open keeps its session while no other wants it. So the sessions end, and new ones are opened.
+    let sessions = "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity
+                    WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    Database::at(database.clone()).texts(sessions).await;
     let upload = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(50..100)));
     let waits = || service.state.admission.unavailable().is_some();
     until("the service says that its database is away", waits).await;
