@@ -18,6 +18,7 @@ mod architecture;
 mod attention;
 mod bert;
 mod calibrate;
+mod charsmap;
 mod comparison;
 mod device;
 mod error;

@@ -1,5 +1,6 @@
 //! Text to tokens.
 
+use super::charsmap::check_charsmaps;
 use super::error::{EncodeError, beginning};
 use super::json_file::FETCH_AGAIN;
 use super::model_files::ModelFiles;
@@ -85,6 +86,7 @@ impl Tokenizer {
 
     fn build(json: &[u8], files: &ModelFiles) -> Result<Self, String> {
         let bad = |error: tokenizers::Error| error.to_string();
+        check_charsmaps(json)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(bad)?;
         // The padding and truncation in the file are left over from training.
         inner.with_padding(None);

@@ -79,6 +79,8 @@ fn a_model_is_read_or_refused_in_one_sentence_that_names_the_file() {
         ("tokenizer.json", charsmap("AQ==").into()),
         ("tokenizer.json", charsmap("BAAAAA==").into()),
         ("tokenizer.json", charsmap("CAAAAP////////94AA==").into()),
+        // Its table claims two GiB, and the library would take their room.
+        ("tokenizer.json", charsmap("////fwAA").into()),
         ("tokenizer.json", tokenizer_with("post_processor", many).into()),
         ("model.safetensors", b"".into()),
         ("model.safetensors", b"\xff\xff\xff\xff\xff\xff\xff\x7f{}".into()),
