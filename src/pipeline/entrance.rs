@@ -243,9 +243,12 @@ impl Entrance {
         let mut verdicts = verdicts.drain(..);
         let fate = |chunk: &&Arc<Chunk>| match rows.get(&chunk.key).and_then(|_| verdicts.next()) {
             Some(KnownVerdict::Answer(outcome)) => Fate::Answered(outcome),
+            // The vector is that of the text which was compared if no other service changed the row meanwhile.
             Some(KnownVerdict::Rewrite(known)) => match vectors.get(&known.item) {
-                Some(vector) => Fate::Enters(Begin::AtWriter(rewritten_row(chunk, known, vector))),
-                None => Fate::Enters(Begin::AtExtractor),
+                Some((seq, vector)) if *seq == known.seq => {
+                    Fate::Enters(Begin::AtWriter(rewritten_row(chunk, known, vector)))
+                }
+                _ => Fate::Enters(Begin::AtExtractor),
             },
             Some(KnownVerdict::Process) | None => Fate::Enters(Begin::AtExtractor),
         };

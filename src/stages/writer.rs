@@ -138,7 +138,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
                 task.wait_for("the index", seen).await;
                 let outcomes = task.wait_for(POSTGRES, decide(tools, &parcels, outcomes, took)).await;
                 for (parcel, outcome) in parcels.into_iter().zip(outcomes) {
-                    if let Outcome::Stored(_) = outcome {
+                    if let Outcome::Stored(_) | Outcome::Replaced(_) = outcome {
                         metrics::acknowledged(parcel.age());
                     }
                     parcel.settle(outcome);

@@ -90,20 +90,21 @@ impl Store {
         connection.done(found)?.into_iter().map(stored_fields).collect()
     }
 
-    /// The stored vectors of these items, of the model of the store.
+    /// The stored vectors of these items, of the model of the store, with the clock value of the row's last change.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
-    pub async fn vectors(&self, items: &[u32]) -> Result<HashMap<u32, Arc<[f32]>>, StoreError> {
+    pub async fn vectors(&self, items: &[u32]) -> Result<HashMap<u32, (i64, Arc<[f32]>)>, StoreError> {
         let items: Vec<i64> = items.iter().map(|item| i64::from(*item)).collect();
         let mut connection = self.pool.get().await?;
         let query = chunk_vectors::table
             .inner_join(change_clock::table.on(change_clock::model_id.eq(chunk_vectors::model_id.nullable())))
-            .select((chunk_vectors::item, chunk_vectors::vector))
+            .inner_join(chunks::table.on(chunks::item.eq(chunk_vectors::item)))
+            .select((chunk_vectors::item, chunks::seq, chunk_vectors::vector))
             .filter(chunk_vectors::kind.eq("concept").and(chunk_vectors::item.eq_any(items)));
-        let found = query.load::<(i64, Vec<u8>)>(connection.conn()).await;
+        let found = query.load::<(i64, i64, Vec<u8>)>(connection.conn()).await;
         let found = connection.done(found)?.into_iter();
-        found.map(|(item, bytes)| Ok((item_number(item)?, floats(&bytes)?.into()))).collect()
+        found.map(|(item, seq, bytes)| Ok((item_number(item)?, (seq, floats(&bytes)?.into())))).collect()
     }
 
     /// The clock value of the last committed change.

@@ -11,9 +11,8 @@ use std::fmt;
 
 /// The most keys in one object, at any depth.
 pub const MAX_KEYS: usize = 64;
-/// The most values, arrays and objects in the metadata of a chunk, at all depths together: room for a vector of another
-/// model, which files often have in a field of its own.
-pub const MAX_VALUES: usize = 4096;
+/// The most values, arrays and objects in the metadata of a chunk, at all depths together.
+pub const MAX_VALUES: usize = 1024;
 /// The metadata of one chunk while it is read.
 #[derive(Debug, Default)]
 pub(super) struct MetadataReader {
@@ -255,7 +254,7 @@ mod tests {
         assert!(refused(&format!("{{\"a\":{}}}", object(MAX_KEYS + 1))).starts_with("too many keys"));
         assert!(is_read(&object(MAX_KEYS)) && is_read("null"));
         let values = |count: usize| format!("{{\"a\":[{}]}}", vec!["0"; count - 1].join(","));
-        assert!(refused(&values(MAX_VALUES + 1)).starts_with("too many values: expected at most 4096"));
+        assert!(refused(&values(MAX_VALUES + 1)).starts_with("too many values: expected at most 1024"));
         assert!(is_read(&values(MAX_VALUES)));
         assert!(refused("[1]").starts_with("invalid type: sequence, expected an object"));
     }

@@ -66,14 +66,19 @@ async fn unknown_fields_are_kept_and_told_once() {
 }
 
 #[actix_web::test]
-async fn a_vector_of_another_model_is_kept_as_every_unknown_field() {
+async fn a_vector_of_another_model_is_kept_or_refused_by_its_name() {
     let service = TestService::scripted().await;
-    let vector: Vec<f64> = (0..1536).map(|n| f64::from(n) / 1537.0).collect();
-    let answer = ingest(&service, json!({"chunks": [{"text": "With a vector.", "embedding": vector}]})).await;
-    assert_eq!((&answer["successful"], &answer["unknown_fields"]), (&json!(1), &json!({"embedding": 1})));
+    let vector = |length: u32| -> Vec<f64> { (0..length).map(|n| f64::from(n) / 1537.0).collect() };
+    let chunks = json!([{"text": "With a vector.", "embedding": vector(768)},
+                        {"text": "With a long one.", "embedding": vector(1536)}]);
+    let answer = ingest(&service, json!({ "chunks": chunks })).await;
+    assert_eq!((&answer["successful"], &answer["failed"]), (&json!(1), &json!(1)));
+    let error = &answer["results"][1]["error_detail"];
+    assert_eq!(error["code"], "metadata_too_large");
+    assert!(error["message"].as_str().unwrap().contains("embedding"), "{error}");
     let kept =
         service.database.number("SELECT jsonb_array_length(metadata->'embedding')::bigint FROM chunks").await;
-    assert_eq!(kept, 1536);
+    assert_eq!(kept, 768);
     service.stop().await;
 }
 
