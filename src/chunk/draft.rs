@@ -1,5 +1,6 @@
 //! A chunk before it is checked, and the checks of its content.
 
+use super::cpesh::Cpesh;
 use super::metadata::Metadata;
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
@@ -81,6 +82,8 @@ pub struct Draft {
     pub placement: Placement,
     /// Any other JSON object to store with the chunk, unchanged.
     pub metadata: Option<Metadata>,
+    /// What the client extracted from the text.
+    pub cpesh: Cpesh,
     /// Domain, task and modifier code; used only when all three are present.
     pub codes: [Option<i64>; 3],
     /// What the request wants when the id is stored with other content.
@@ -90,9 +93,10 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Checks text, names and metadata; codes are checked by [`crate::tmd::Tmd::new`].
+    /// Checks text, CPESH parts and names; codes are checked by [`crate::tmd::Tmd::new`].
     pub(super) fn check(&self) -> Result<(), Rejection> {
         check_text(&self.text)?;
+        self.cpesh.check()?;
         check_names(self)
     }
 }

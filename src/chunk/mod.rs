@@ -3,12 +3,14 @@
 //! Each stage takes one state and returns the next, so no chunk can skip a stage and no field is empty until later.
 //! [`Chunk::new`] is the only constructor and checks the content. Pure: no I/O, no runtime.
 
+mod cpesh;
 mod differences;
 mod draft;
 mod identity;
 mod metadata;
 mod sent;
 
+pub use cpesh::{Cpesh, MAX_NEGATIVE_BYTES, MAX_NEGATIVES, MAX_PART_BYTES, check_negative_count};
 pub use differences::{Differences, StoredFields, StoredLabels};
 pub use draft::{
     BatchId, Draft, MAX_LINKS, MAX_NAME_BYTES, MAX_TEXT_BYTES, OnConflict, Placement, check_count,
@@ -44,7 +46,7 @@ pub struct Chunk {
     pub cpe_id: Uuid,
     /// blake3 hash of the text and of everything that says where it comes from.
     pub content_hash: [u8; 32],
-    /// blake3 hash of metadata and links, which can differ without a conflict.
+    /// blake3 hash of metadata, links and CPESH parts, which can differ without a conflict.
     pub details_hash: [u8; 32],
     /// See [`Draft::batch`].
     pub batch: Option<BatchId>,
@@ -54,6 +56,8 @@ pub struct Chunk {
     pub placement: Placement,
     /// See [`Draft::metadata`].
     pub metadata: Option<Metadata>,
+    /// See [`Draft::cpesh`]; `None` when the client extracted nothing.
+    pub cpesh: Option<Cpesh>,
     /// The client's codes, when all three are present.
     pub client_tmd: Option<Tmd>,
     /// The client's codes as sent. One or two of them are part of the content but not used.
@@ -90,7 +94,9 @@ impl Chunk {
 
     fn identified(draft: Draft, client_tmd: Option<Tmd>) -> Chunk {
         let content_hash = content_hash(&draft.text, &draft.placement);
-        let details_hash = details_hash(draft.metadata.as_ref().and_then(Metadata::hash), &draft.placement);
+        let cpesh = draft.cpesh.given(&draft.text);
+        let metadata_hash = draft.metadata.as_ref().and_then(Metadata::hash);
+        let details_hash = details_hash(metadata_hash, &draft.placement, cpesh.as_ref());
         // A derived id is also the public name. A client's id is hashed with its dataset, because the public name must
         // be a UUID that is unique over all datasets.
         let (id, cpe_id) = match &draft.id {
@@ -110,6 +116,7 @@ impl Chunk {
             text: draft.text,
             placement: draft.placement,
             metadata: draft.metadata,
+            cpesh,
             client_tmd,
             codes: draft.codes,
             on_conflict: draft.on_conflict,
@@ -121,7 +128,13 @@ impl Chunk {
         self.metadata.as_ref().and_then(Metadata::hash)
     }
 
-    /// Bytes that the chunk counts while it is in flight: its text, metadata, names and links, and 1024 for the rest.
+    /// The text that is embedded: the concept where there is one.
+    pub fn embedded_text(&self) -> &str {
+        self.cpesh.as_ref().and_then(|cpesh| cpesh.concept_text.as_deref()).unwrap_or(&self.text)
+    }
+
+    /// Bytes that the chunk counts while it is in flight: its text, CPESH parts, metadata, names and links, and 1024 for
+    /// the rest.
     pub fn weight(&self) -> usize {
         let placement = &self.placement;
         let names = [&placement.document_id, &placement.source_document, &placement.article_title];
@@ -129,7 +142,8 @@ impl Chunk {
         let links = placement.parent_cpe_ids.iter().chain(&placement.child_cpe_ids);
         let links: usize = links.map(|link| link.len() + size_of::<String>()).sum();
         let metadata = self.metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
-        self.text.len() + metadata + names + links + self.key.id.len() + 1024
+        let cpesh = self.cpesh.as_ref().map_or(0, Cpesh::weight);
+        self.text.len() + cpesh + metadata + names + links + self.key.id.len() + 1024
     }
 }
 

@@ -1,6 +1,6 @@
 //! A chunk as JSON in the field names of `POST /ingest`. Sent again, it gives the same id and content hash.
 
-use super::{Chunk, Draft, Metadata, Placement};
+use super::{Chunk, Cpesh, Draft, Metadata, Placement};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -29,6 +29,8 @@ struct ChunkLine<'a> {
     task_code: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     modifier_code: Option<i64>,
+    #[serde(flatten)]
+    cpesh: Option<&'a Cpesh>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,6 +61,7 @@ impl Chunk {
             domain_code,
             task_code,
             modifier_code,
+            cpesh: self.cpesh.as_ref(),
             metadata,
             episode_id,
         })
@@ -92,6 +95,8 @@ struct StoredLine {
     parent_cpe_ids: Vec<String>,
     #[serde(default)]
     child_cpe_ids: Vec<String>,
+    #[serde(flatten)]
+    cpesh: Cpesh,
     metadata: Option<Map<String, Value>>,
     episode_id: Option<String>,
 }
@@ -122,6 +127,7 @@ impl Chunk {
                 child_cpe_ids: line.child_cpe_ids,
             },
             metadata,
+            cpesh: line.cpesh,
             ..Draft::default()
         }))
     }

@@ -7,6 +7,7 @@ use super::shape::{ShapeError, read_json};
 use super::unknown::UnknownFieldPolicy;
 use super::values::{Name, WholeNumber};
 use super::words::quoted;
+use super::cpesh::WireCpesh;
 use crate::chunk::{BatchId, Chunk, Draft, MAX_LINKS, Metadata, Placement, check_count};
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
@@ -16,7 +17,7 @@ use serde_json::{Map, Value};
 use std::fmt;
 
 /// The names of the fields of a chunk.
-pub const CHUNK_FIELDS: [&str; 17] = [
+pub const CHUNK_FIELDS: [&str; 22] = [
     "id",
     "text",
     "document_id",
@@ -32,6 +33,11 @@ pub const CHUNK_FIELDS: [&str; 17] = [
     "domain_code",
     "task_code",
     "modifier_code",
+    "concept_text",
+    "probe_question",
+    "expected_answer",
+    "soft_negatives",
+    "hard_negatives",
     "episode_id",
     "concept_vec",
 ];
@@ -51,6 +57,7 @@ pub struct WireChunk {
     parent_cpe_ids: WireLinks,
     child_cpe_ids: WireLinks,
     codes: [Option<WholeNumber>; 3],
+    cpesh: WireCpesh,
     // Stored in the metadata.
     episode_id: Option<Name>,
     unknown: Vec<String>,
@@ -113,6 +120,7 @@ impl WireChunk {
                 .map(Metadata::new)
                 .transpose()
                 .map_err(|rejection| with_names(rejection, &kept))?,
+            cpesh: self.cpesh.check()?,
             codes: self.codes.map(number),
             on_conflict: names.on_conflict,
             received_at,
@@ -197,6 +205,11 @@ impl<'de> Visitor<'de> for WireChunkVisitor {
                 "domain_code" => chunk.codes[0] = object.next_value()?,
                 "task_code" => chunk.codes[1] = object.next_value()?,
                 "modifier_code" => chunk.codes[2] = object.next_value()?,
+                "concept_text" => chunk.cpesh.concept_text = object.next_value()?,
+                "probe_question" => chunk.cpesh.probe_question = object.next_value()?,
+                "expected_answer" => chunk.cpesh.expected_answer = object.next_value()?,
+                "soft_negatives" => chunk.cpesh.soft_negatives = object.next_value()?,
+                "hard_negatives" => chunk.cpesh.hard_negatives = object.next_value()?,
                 "episode_id" => chunk.episode_id = object.next_value()?,
                 // Old clients send their own vector. It is ignored: all vectors of a store come from one model.
                 "concept_vec" => drop(object.next_value::<IgnoredAny>()?),

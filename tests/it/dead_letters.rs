@@ -48,6 +48,8 @@ fn whole() -> Value {
         "id": "bad", "text": BAD, "document_id": "doc", "chunk_index": 7, "source_document": "crawl",
         "article_title": "Title", "article_index": 12, "parent_cpe_ids": ["p"], "child_cpe_ids": ["c", "d"],
         "domain_code": 3, "task_code": 4, "modifier_code": 5,
+        "concept_text": "A concept.", "probe_question": "What?", "expected_answer": "This.",
+        "soft_negatives": ["that"], "hard_negatives": ["tax", "rain"],
         "metadata": {"k": [0.1, -7, {"deep": null}]}, "episode_id": "e1",
     })
 }

@@ -17,7 +17,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("error_code", vec![]),
         ("tmd", vec![]),
         ("model", vec![]),
-        ("quality", vec![]),
+        ("quality", vec!["chunk"]),
         ("rejection", vec!["error_code"]),
         ("chunk", vec!["error_code", "rejection", "tmd"]),
         ("outcome", vec!["chunk", "error_code", "rejection"]),
