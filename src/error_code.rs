@@ -81,7 +81,7 @@ error_codes! {
     TooManyKeys "too_many_keys" 422 InvalidRequest false "An object in `metadata` has more than 64 keys: send fewer.";
     TooManyLinks "too_many_links" 422 InvalidRequest false "`parent_cpe_ids` or `child_cpe_ids` has more than 64 links: send fewer.";
     MetadataTooLarge "metadata_too_large" 422 InvalidRequest false "`metadata` has more than 64 KiB of JSON or 1,024 values: send less.";
-    CpeshTooLarge "cpesh_too_large" 422 InvalidRequest false "`concept_text`, `probe_question` or `expected_answer` is longer than 64 KiB, or a list of negatives has more than 16 texts or one longer than 4 KiB: shorten it.";
+    CpeshTooLarge "cpesh_too_large" 422 InvalidRequest false "The CPESH fields have more than 64 KiB of JSON together, or a list of negatives has more than 16 texts: send less.";
     NestedTooDeep "nested_too_deep" 422 InvalidRequest false "Arrays and objects are nested deeper than 32 levels: flatten them.";
     NumberOutOfRange "number_out_of_range" 422 InvalidRequest false "A number does not fit into 64 bits: send it as text or as a fraction.";
     TextEmpty "text_empty" 422 InvalidRequest false "The text is empty or has only invisible characters: leave the chunk out.";

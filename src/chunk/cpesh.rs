@@ -1,16 +1,14 @@
 //! The CPESH parts of a chunk: concept, probe question, expected answer, soft and hard negatives.
 
-use super::draft::{MAX_TEXT_BYTES, is_blank};
+use super::blank::is_blank;
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
 use serde::{Deserialize, Serialize};
 
 /// The most soft negatives, and the most hard negatives.
 pub const MAX_NEGATIVES: usize = 16;
-/// The longest negative, in bytes of UTF-8.
-pub const MAX_NEGATIVE_BYTES: usize = 4 * 1024;
-/// The longest concept, question or answer, in bytes of UTF-8: a concept can be the text itself.
-pub const MAX_PART_BYTES: usize = MAX_TEXT_BYTES;
+/// The most bytes of all parts together, as JSON. Like that of the metadata it is a part of the longest line of an upload.
+pub const MAX_CPESH_BYTES: usize = 64 * 1024;
 
 /// What is extracted from the text of a chunk, to search by it and to train with it. A part that is absent was not
 /// extracted. In a [`Chunk`](super::Chunk) at least one part is present, and none is blank. As JSON it has the fields of
@@ -52,16 +50,33 @@ impl Cpesh {
         (parts != Cpesh::default()).then_some(parts)
     }
 
-    /// Checks the lengths of the parts, and that none has a NUL character.
+    /// Checks the length of the parts, and that none has a NUL character.
     pub(super) fn check(&self) -> Result<(), Rejection> {
-        for (field, part) in self.named_parts() {
-            part.map_or(Ok(()), |part| check_part(field, part, MAX_PART_BYTES))?;
-        }
         for (field, negatives) in self.named_lists() {
             check_negative_count(field, negatives.len())?;
-            negatives.iter().try_for_each(|negative| check_part(field, negative, MAX_NEGATIVE_BYTES))?;
         }
-        Ok(())
+        let lists = self.named_lists().into_iter().flat_map(|(field, list)| list.iter().map(move |text| (field, &**text)));
+        let parts = self.named_parts().into_iter().filter_map(|(field, part)| Some((field, part?)));
+        let parts: Vec<(&str, &str)> = parts.chain(lists).collect();
+        let Some(longest) = parts.iter().max_by_key(|(_, part)| part.len()) else { return Ok(()) };
+        // What is too long already is not written.
+        let bytes = parts.iter().map(|(_, part)| part.len()).sum::<usize>();
+        let bytes = if bytes > MAX_CPESH_BYTES { bytes } else { serde_json::to_vec(self).map_or(bytes, |json| json.len()) };
+        if bytes > MAX_CPESH_BYTES {
+            let message = format!(
+                "CPESH fields too long: expected at most {MAX_CPESH_BYTES} bytes of JSON together, received {bytes}, most of \
+                 them in {}",
+                longest.0
+            );
+            return Err(Rejection::new(ErrorCode::CpeshTooLarge, message).param(longest.0));
+        }
+        match parts.iter().find(|(_, part)| part.contains('\0')) {
+            Some((field, _)) => {
+                let message = format!("{field} contains a NUL character; remove it");
+                Err(Rejection::new(ErrorCode::NulCharacter, message).param(field))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The single parts, with the names of their fields.
@@ -98,18 +113,6 @@ pub fn check_negative_count(field: &'static str, count: usize) -> Result<(), Rej
     Err(Rejection::new(ErrorCode::CpeshTooLarge, message).param(field))
 }
 
-fn check_part(field: &'static str, part: &str, limit: usize) -> Result<(), Rejection> {
-    if part.len() > limit {
-        let message = format!("{field} too long: expected at most {limit} bytes, received {}", part.len());
-        return Err(Rejection::new(ErrorCode::CpeshTooLarge, message).param(field));
-    }
-    if part.contains('\0') {
-        let message = format!("{field} contains a NUL character; remove it");
-        return Err(Rejection::new(ErrorCode::NulCharacter, message).param(field));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,16 +143,19 @@ mod tests {
             let rejection = parts.check().unwrap_err();
             (rejection.code, rejection.param)
         };
-        let long = "x".repeat(MAX_PART_BYTES + 1);
+        let long = "x".repeat(MAX_CPESH_BYTES);
         assert_eq!(refused(parts(&long, "", &[])), (ErrorCode::CpeshTooLarge, Some("concept_text")));
         assert_eq!(refused(parts("", "a\0", &[])), (ErrorCode::NulCharacter, Some("probe_question")));
-        let long = "x".repeat(MAX_NEGATIVE_BYTES + 1);
-        assert_eq!(refused(parts("", "", &[&long])), (ErrorCode::CpeshTooLarge, Some("soft_negatives")));
+        assert_eq!(refused(parts("", "", &["n", &long])), (ErrorCode::CpeshTooLarge, Some("soft_negatives")));
         assert_eq!(
             refused(parts("", "", &["n"; MAX_NEGATIVES + 1])),
             (ErrorCode::CpeshTooLarge, Some("soft_negatives"))
         );
-        let whole = "x".repeat(MAX_PART_BYTES);
-        assert!(parts(&whole, &whole, &["n"; MAX_NEGATIVES]).check().is_ok());
+        let bare = serde_json::to_vec(&parts("", "?", &["n"; MAX_NEGATIVES])).unwrap().len();
+        let whole = "x".repeat(MAX_CPESH_BYTES - bare);
+        assert!(parts(&whole, "?", &["n"; MAX_NEGATIVES]).check().is_ok());
+        assert!(parts(&(whole + "x"), "?", &["n"; MAX_NEGATIVES]).check().is_err());
+        // A control character takes six bytes.
+        assert!(parts(&"\u{1}".repeat(MAX_CPESH_BYTES / 6), "", &[]).check().is_err());
     }
 }

@@ -3,6 +3,7 @@
 //! Each stage takes one state and returns the next, so no chunk can skip a stage and no field is empty until later.
 //! [`Chunk::new`] is the only constructor and checks the content. Pure: no I/O, no runtime.
 
+mod blank;
 mod cpesh;
 mod differences;
 mod draft;
@@ -10,11 +11,12 @@ mod identity;
 mod metadata;
 mod sent;
 
-pub use cpesh::{Cpesh, MAX_NEGATIVE_BYTES, MAX_NEGATIVES, MAX_PART_BYTES, check_negative_count};
+pub use blank::is_blank;
+pub use cpesh::{Cpesh, MAX_CPESH_BYTES, MAX_NEGATIVES, check_negative_count};
 pub use differences::{Differences, StoredFields, StoredLabels};
 pub use draft::{
     BatchId, Draft, MAX_LINKS, MAX_NAME_BYTES, MAX_TEXT_BYTES, OnConflict, Placement, check_count,
-    check_name, check_not_blank, is_blank,
+    check_name, check_not_blank,
 };
 pub use identity::IDENTITY_VERSION;
 pub use metadata::{MAX_METADATA_BYTES, Metadata};
@@ -74,7 +76,8 @@ impl Chunk {
     /// # Errors
     /// A permanent [`Rejection`] with the field to correct: blank or too long text, NUL, a code out of range, an
     /// invalid id.
-    pub fn new(draft: Draft) -> Result<Chunk, Rejection> {
+    pub fn new(mut draft: Draft) -> Result<Chunk, Rejection> {
+        draft.cpesh = draft.cpesh.given(&draft.text).unwrap_or_default();
         draft.check()?;
         let client_tmd = match draft.codes {
             [Some(domain), Some(task), Some(modifier)] => Some(Tmd::new(domain, task, modifier)),
