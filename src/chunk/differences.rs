@@ -71,7 +71,7 @@ impl Differences {
     pub fn in_labels(sent: &Chunk, stored: StoredLabels<'_>) -> Differences {
         let mut fields = Vec::new();
         let mut compare = |name, differs: bool| fields.extend(differs.then_some(name));
-        if let Some(tmd) = sent.client_tmd {
+        if let Some(tmd) = sent.client_tmd() {
             compare("domain_code", tmd.domain() != stored.tmd.domain());
             compare("task_code", tmd.task() != stored.tmd.task());
             compare("modifier_code", tmd.modifier() != stored.tmd.modifier());

@@ -10,6 +10,7 @@ mod lines;
 mod metadata;
 mod options;
 mod request;
+mod restored;
 mod shape;
 mod slices;
 mod unknown;
