@@ -9,6 +9,7 @@
 //!   changes         changes after a number of that clock
 //!   read, model     look-ups; the one model of a store
 //!   hits            the rows of a search
+//!   selection       which chunks a call is about
 //!   holdings        how much there is
 //!   dead_letters    chunks that could not be stored, kept to be sent again
 //!   connection      the connection pool and its thread
@@ -44,6 +45,7 @@ mod opening;
 mod read;
 mod replace;
 mod schema;
+mod selection;
 mod server;
 mod session_lock;
 mod sqlstate_sniffer;
@@ -58,6 +60,7 @@ pub use insert::InsertOutcome;
 pub use inspect::{DatabaseInfo, inspect};
 pub use model::ModelId;
 pub use read::KnownChunk;
+pub use selection::Selection;
 
 use connection::Pool;
 use dead_letter_count::DeadLetterCount;
