@@ -89,6 +89,8 @@ error_codes! {
     NulCharacter "nul_character" 422 InvalidRequest false "PostgreSQL text cannot hold NUL: remove the character.";
     CodeOutOfRange "code_out_of_range" 422 InvalidRequest false "A TMD code is outside its axis: domain 0 to 15, task 0 to 31, modifier 0 to 63.";
     InvalidName "invalid_name" 422 InvalidRequest false "An id, dataset or other name is blank or longer than 512 bytes: shorten it.";
+    InvalidProvenance "invalid_provenance" 422 InvalidRequest false "`tmd_source` and the fields beside it do not fit together, or the three codes are missing: send them as they were exported, or leave them out.";
+    InvalidVector "invalid_vector" 422 InvalidRequest false "The vector cannot be one of the model that `vector_model` names: send it as it was exported, or leave it out.";
     IdConflict "id_conflict" 422 InvalidRequest false "The id is stored with other content: send the chunk under another id, or say with `on_conflict` what is wanted.";
     TmdFailed "tmd_failed" 422 ProcessingFailed false "No source could give TMD codes for this text: send the three codes, or report the text.";
     LlmFailed "llm_failed" 503 Unavailable true "The language model did not answer, and no other source may: send the chunk again.";

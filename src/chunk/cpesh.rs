@@ -55,13 +55,20 @@ impl Cpesh {
         for (field, negatives) in self.named_lists() {
             check_negative_count(field, negatives.len())?;
         }
-        let lists = self.named_lists().into_iter().flat_map(|(field, list)| list.iter().map(move |text| (field, &**text)));
+        let lists = self
+            .named_lists()
+            .into_iter()
+            .flat_map(|(field, list)| list.iter().map(move |text| (field, &**text)));
         let parts = self.named_parts().into_iter().filter_map(|(field, part)| Some((field, part?)));
         let parts: Vec<(&str, &str)> = parts.chain(lists).collect();
         let Some(longest) = parts.iter().max_by_key(|(_, part)| part.len()) else { return Ok(()) };
         // What is too long already is not written.
         let bytes = parts.iter().map(|(_, part)| part.len()).sum::<usize>();
-        let bytes = if bytes > MAX_CPESH_BYTES { bytes } else { serde_json::to_vec(self).map_or(bytes, |json| json.len()) };
+        let bytes = if bytes > MAX_CPESH_BYTES {
+            bytes
+        } else {
+            serde_json::to_vec(self).map_or(bytes, |json| json.len())
+        };
         if bytes > MAX_CPESH_BYTES {
             let message = format!(
                 "CPESH fields too long: expected at most {MAX_CPESH_BYTES} bytes of JSON together, received {bytes}, most of \

@@ -53,7 +53,8 @@ impl Differences {
         compare("parent_cpe_ids", ours.parent_cpe_ids != theirs.parent_cpe_ids);
         compare("child_cpe_ids", ours.child_cpe_ids != theirs.child_cpe_ids);
         let (none_sent, none_stored) = (Cpesh::default(), Cpesh::default());
-        let (ours, theirs) = (sent.cpesh.as_ref().unwrap_or(&none_sent), stored.cpesh.as_ref().unwrap_or(&none_stored));
+        let (ours, theirs) =
+            (sent.cpesh.as_ref().unwrap_or(&none_sent), stored.cpesh.as_ref().unwrap_or(&none_stored));
         for ((name, ours), (_, theirs)) in ours.named_parts().into_iter().zip(theirs.named_parts()) {
             compare(name, ours != theirs);
         }
@@ -83,7 +84,7 @@ impl Differences {
     pub fn in_labels(sent: &Chunk, stored: StoredLabels<'_>) -> Differences {
         let mut fields = Vec::new();
         let mut compare = |name, differs: bool| fields.extend(differs.then_some(name));
-        if let Some(tmd) = sent.client_tmd {
+        if let Some(tmd) = sent.client_tmd() {
             compare("domain_code", tmd.domain() != stored.tmd.domain());
             compare("task_code", tmd.task() != stored.tmd.task());
             compare("modifier_code", tmd.modifier() != stored.tmd.modifier());

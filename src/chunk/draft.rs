@@ -3,6 +3,9 @@
 use super::blank::is_blank;
 use super::cpesh::Cpesh;
 use super::metadata::Metadata;
+use super::provenance::Provenance;
+use super::tagging::TmdSource;
+use super::vector::VectorSource;
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
 use chrono::{DateTime, Utc};
@@ -85,6 +88,10 @@ pub struct Draft {
     pub cpesh: Cpesh,
     /// Domain, task and modifier code; used only when all three are present.
     pub codes: [Option<i64>; 3],
+    /// Where the codes come from, if the client says so: only together with all three.
+    pub provenance: Option<Provenance>,
+    /// Where its vector comes from.
+    pub vector: VectorSource,
     /// What the request wants when the id is stored with other content.
     pub on_conflict: OnConflict,
     /// When the chunk arrived. Becomes `created_at`.
@@ -125,6 +132,7 @@ fn check_names(draft: &Draft) -> Result<(), Rejection> {
     {
         check_count(field, links.len())?;
     }
+    let source = draft.provenance.as_ref().map(Provenance::source);
     let named = [
         ("id", draft.id.as_deref()),
         ("dataset_source", Some(&*draft.dataset)),
@@ -132,6 +140,8 @@ fn check_names(draft: &Draft) -> Result<(), Rejection> {
         ("document_id", placement.document_id.as_deref()),
         ("source_document", placement.source_document.as_deref()),
         ("article_title", placement.article_title.as_deref()),
+        ("tmd_model", source.and_then(TmdSource::model)),
+        ("tmd_failure", source.and_then(TmdSource::failure)),
     ];
     let links = placement.parent_cpe_ids.iter().map(|id| ("parent_cpe_ids", Some(id.as_str())));
     let links = links.chain(placement.child_cpe_ids.iter().map(|id| ("child_cpe_ids", Some(id.as_str()))));

@@ -9,7 +9,10 @@ mod differences;
 mod draft;
 mod identity;
 mod metadata;
+mod provenance;
 mod sent;
+mod tagging;
+mod vector;
 
 pub use blank::is_blank;
 pub use cpesh::{Cpesh, MAX_CPESH_BYTES, MAX_NEGATIVES, check_negative_count};
@@ -20,14 +23,17 @@ pub use draft::{
 };
 pub use identity::IDENTITY_VERSION;
 pub use metadata::{MAX_METADATA_BYTES, Metadata};
+pub use provenance::Provenance;
+pub use sent::{ChunkLine, VectorField};
+pub use tagging::{Tagging, TmdSource};
+pub use vector::{Embedding, EncodingFormat, VectorSource, base64_of, floats_of_base64};
 
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
-use crate::tmd::{AxisConfidence, Tmd};
+use crate::tmd::Tmd;
 use chrono::{DateTime, Utc};
 use identity::{content_hash, derived_id, details_hash, public_name};
 use std::sync::Arc;
-use std::time::Duration;
 use uuid::Uuid;
 
 /// Identifies a chunk when it is sent again.
@@ -60,8 +66,10 @@ pub struct Chunk {
     pub metadata: Option<Metadata>,
     /// See [`Draft::cpesh`]; `None` when the client extracted nothing.
     pub cpesh: Option<Cpesh>,
-    /// The client's codes, when all three are present.
-    pub client_tmd: Option<Tmd>,
+    /// The client's codes, when all three are present, with the source that the client names; else the client itself.
+    pub client_tagging: Option<Tagging>,
+    /// See [`Draft::vector`].
+    pub vector: VectorSource,
     /// The client's codes as sent. One or two of them are part of the content but not used.
     codes: [Option<i64>; 3],
     /// See [`Draft::on_conflict`].
@@ -75,7 +83,7 @@ impl Chunk {
     ///
     /// # Errors
     /// A permanent [`Rejection`] with the field to correct: blank or too long text, NUL, a code out of range, an
-    /// invalid id.
+    /// invalid id, a source of codes without the three codes.
     pub fn new(mut draft: Draft) -> Result<Chunk, Rejection> {
         draft.cpesh = draft.cpesh.given(&draft.text).unwrap_or_default();
         draft.check()?;
@@ -87,7 +95,13 @@ impl Chunk {
         .map_err(|error| {
             Rejection::new(ErrorCode::CodeOutOfRange, error.to_string()).param(error.axis.field())
         })?;
-        Ok(Chunk::identified(draft, client_tmd))
+        let client_tagging = match (client_tmd, &draft.provenance) {
+            (Some(tmd), Some(provenance)) => Some(provenance.clone().tagging(tmd)),
+            (Some(tmd), None) => Some(Tagging::by_client(tmd)),
+            (None, Some(_)) => return Err(Provenance::without_codes()),
+            (None, None) => None,
+        };
+        Ok(Chunk::identified(draft, client_tagging))
     }
 
     /// The chunk of a stored row, or of a stored dead letter: it was checked when it came.
@@ -95,7 +109,7 @@ impl Chunk {
         Chunk::identified(draft, None)
     }
 
-    fn identified(draft: Draft, client_tmd: Option<Tmd>) -> Chunk {
+    fn identified(draft: Draft, client_tagging: Option<Tagging>) -> Chunk {
         let content_hash = content_hash(&draft.text, &draft.placement);
         let cpesh = draft.cpesh.given(&draft.text);
         let metadata_hash = draft.metadata.as_ref().and_then(Metadata::hash);
@@ -120,11 +134,17 @@ impl Chunk {
             placement: draft.placement,
             metadata: draft.metadata,
             cpesh,
-            client_tmd,
+            client_tagging,
+            vector: draft.vector,
             codes: draft.codes,
             on_conflict: draft.on_conflict,
             received_at: draft.received_at,
         }
+    }
+
+    /// The client's codes, when all three are present.
+    pub fn client_tmd(&self) -> Option<Tmd> {
+        self.client_tagging.as_ref().map(|tagging| tagging.tmd)
     }
 
     fn metadata_hash(&self) -> Option<[u8; 32]> {
@@ -136,8 +156,8 @@ impl Chunk {
         self.cpesh.as_ref().and_then(|cpesh| cpesh.concept_text.as_deref()).unwrap_or(&self.text)
     }
 
-    /// Bytes that the chunk counts while it is in flight: its text, CPESH parts, metadata, names and links, and 1024 for
-    /// the rest.
+    /// Bytes that the chunk counts while it is in flight: its text, CPESH parts, metadata, vector, names and links, and
+    /// 1024 for the rest.
     pub fn weight(&self) -> usize {
         let placement = &self.placement;
         let names = [&placement.document_id, &placement.source_document, &placement.article_title];
@@ -146,91 +166,8 @@ impl Chunk {
         let links: usize = links.map(|link| link.len() + size_of::<String>()).sum();
         let metadata = self.metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
         let cpesh = self.cpesh.as_ref().map_or(0, Cpesh::weight);
-        self.text.len() + cpesh + metadata + names + links + self.key.id.len() + 1024
+        self.text.len() + cpesh + metadata + self.vector.bytes() + names + links + self.key.id.len() + 1024
     }
-}
-
-/// The source of a code triple.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TmdSource {
-    /// The client sent the three codes.
-    Client,
-    /// The local classifier.
-    Local {
-        /// Version of the classifier's artefact.
-        version: Arc<str>,
-    },
-    /// The language model.
-    Llm {
-        /// The model's name on its server.
-        model: Arc<str>,
-    },
-    /// The local classifier, because the language model gave no answer.
-    Fallback {
-        /// Version of the classifier's artefact.
-        version: Arc<str>,
-        /// Why the language model gave no answer: one of a closed set of names.
-        reason: Arc<str>,
-    },
-}
-
-impl TmdSource {
-    /// The name in rows, answers and metric labels: `client`, `local`, `llm` or `fallback`.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            TmdSource::Client => "client",
-            TmdSource::Local { .. } => "local",
-            TmdSource::Llm { .. } => "llm",
-            TmdSource::Fallback { .. } => "fallback",
-        }
-    }
-
-    /// The model or artefact version; `None` for codes of the client.
-    pub fn model(&self) -> Option<&str> {
-        match self {
-            TmdSource::Client => None,
-            TmdSource::Local { version: name }
-            | TmdSource::Llm { model: name }
-            | TmdSource::Fallback { version: name, .. } => Some(name),
-        }
-    }
-
-    /// Why the language model gave no answer; `None` unless this is a fallback.
-    pub fn failure(&self) -> Option<&str> {
-        match self {
-            TmdSource::Fallback { reason, .. } => Some(reason),
-            TmdSource::Client | TmdSource::Local { .. } | TmdSource::Llm { .. } => None,
-        }
-    }
-
-    /// The inverse of [`Self::kind`], [`Self::model`] and [`Self::failure`]. `None` for a kind that this version does
-    /// not know.
-    pub fn from_parts(kind: &str, model: Option<&str>, failure: Option<&str>) -> Option<TmdSource> {
-        let name = || Arc::from(model.unwrap_or_default());
-        match kind {
-            "client" => Some(TmdSource::Client),
-            "local" => Some(TmdSource::Local { version: name() }),
-            "llm" => Some(TmdSource::Llm { model: name() }),
-            "fallback" => {
-                let reason = failure.unwrap_or_default().into();
-                Some(TmdSource::Fallback { version: name(), reason })
-            }
-            _ => None,
-        }
-    }
-}
-
-/// A code triple with its source.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tagging {
-    /// The three codes.
-    pub tmd: Tmd,
-    /// Where the codes came from.
-    pub source: TmdSource,
-    /// The confidence of the source; absent for codes of the client.
-    pub confidence: Option<AxisConfidence>,
-    /// How long the source took; absent for codes of the client.
-    pub took: Option<Duration>,
 }
 
 /// A chunk with its codes.
@@ -240,20 +177,6 @@ pub struct TaggedChunk {
     pub chunk: Arc<Chunk>,
     /// Its codes and their source.
     pub tagging: Tagging,
-}
-
-/// A vector and how it was made.
-#[derive(Debug, Clone)]
-pub struct Embedding {
-    /// The vector: unit length, all values finite.
-    pub vector: Arc<[f32]>,
-    /// The text was longer than the model reads, so the vector is that of its beginning.
-    pub truncated: bool,
-    /// The share of characters that the model does not know, if it is above one half, so that the vector says little
-    /// about the text. `None` also for an embedding server, which does not tell.
-    pub unread: Option<f32>,
-    /// Duration of the forward pass, which other texts shared.
-    pub took: Duration,
 }
 
 /// A chunk with its codes and its vector, ready to be written.

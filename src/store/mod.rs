@@ -9,12 +9,14 @@
 //!   changes         changes after a number of that clock
 //!   read, model     look-ups; the one model of a store
 //!   hits            the rows of a search
+//!   selection       which chunks a call is about
 //!   holdings        how much there is
 //!   dead_letters    chunks that could not be stored, kept to be sent again
 //!   connection      the connection pool and its thread
 //!   opening         how a connection is opened: the hosts, the server's fitness, the session's settings
 //!   session_lock    whether a session belongs to its connection, or to a pooler that shares it
 //!   sqlstate_sniffer  the SQLSTATE of an error, read from the connection's bytes
+//!   old_tables      reads the tables of the old service
 //!   old_service     recognises a database of the old service
 //!   inspect         version, settings and model of a database, without changing it
 //! managed           a PostgreSQL server that the service installs and runs itself
@@ -42,10 +44,12 @@ pub mod managed;
 mod migrate;
 mod model;
 mod old_service;
+mod old_tables;
 mod opening;
 mod read;
 mod replace;
 mod schema;
+mod selection;
 mod server;
 mod session_lock;
 mod sqlstate_sniffer;
@@ -59,7 +63,9 @@ pub use holdings::{Amount, Holdings};
 pub use insert::InsertOutcome;
 pub use inspect::{DatabaseInfo, inspect};
 pub use model::ModelId;
+pub use old_tables::{OldTables, OldTablesError};
 pub use read::KnownChunk;
+pub use selection::Selection;
 
 use connection::Pool;
 use dead_letter_count::DeadLetterCount;

@@ -47,7 +47,7 @@ pub struct KnownChunk {
 impl KnownChunk {
     /// Whether the row would change if this chunk replaced it. See [`Differences::in_row`].
     pub fn would_change(&self, sent: &Chunk) -> bool {
-        !self.is_repeated_by(sent) || sent.client_tmd.is_some_and(|tmd| tmd != self.tagging.tmd)
+        !self.is_repeated_by(sent) || sent.client_tmd().is_some_and(|tmd| tmd != self.tagging.tmd)
     }
 
     /// The differences of a chunk with the same content and details; `None` if those differ, so that

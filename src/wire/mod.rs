@@ -11,6 +11,7 @@ mod lines;
 mod metadata;
 mod options;
 mod request;
+mod restored;
 mod shape;
 mod slices;
 mod unknown;

@@ -10,7 +10,8 @@ use lnsp_ingest::chunk::{Chunk, Cpesh};
 use lnsp_ingest::quality::QualityMetrics;
 use serde_json::{Value, json};
 
-const TEXT: &str = "Chlorophyll in the leaves of plants takes up light, and sugar is made of water and air with it.";
+const TEXT: &str =
+    "Chlorophyll in the leaves of plants takes up light, and sugar is made of water and air with it.";
 
 /// A chunk with all five parts.
 fn whole() -> Value {
@@ -154,10 +155,7 @@ async fn other_parts_are_no_conflict_and_only_another_concept_is_embedded_again(
     assert_ne!(after, before);
 
     // Without parts the text is its own concept again.
-    assert_eq!(
-        send(&service, "replace", json!({"id": "leaf", "text": TEXT})).await["status"],
-        "replaced"
-    );
+    assert_eq!(send(&service, "replace", json!({"id": "leaf", "text": TEXT})).await["status"], "replaced");
     assert_eq!(vector(&service, "leaf").await, vector(&service, "plain").await);
     assert_eq!(service.database.number("SELECT count(*) FROM chunk_cpesh").await, 0);
     service.stop().await;

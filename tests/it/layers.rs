@@ -19,7 +19,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("model", vec![]),
         ("quality", vec!["chunk"]),
         ("rejection", vec!["error_code"]),
-        ("chunk", vec!["error_code", "rejection", "tmd"]),
+        ("chunk", vec!["error_code", "model", "rejection", "tmd"]),
         ("outcome", vec!["chunk", "error_code", "rejection"]),
     ]);
     // Leaves.

@@ -212,7 +212,8 @@ async fn a_question_vector_is_used_where_there_is_one() {
         [1.0]
     );
     assert_eq!(count(&mut conn, "cpe_vectors").await, 1);
-    let same = "cpe_vectors_json JOIN cpe_vectors USING (cpe_id, fused_vec, question_vec, concept_vec, tmd_dense)";
+    let same =
+        "cpe_vectors_json JOIN cpe_vectors USING (cpe_id, fused_vec, question_vec, concept_vec, tmd_dense)";
     assert_eq!(count(&mut conn, same).await, 1);
     // A follower is shown concepts only.
     let changes = store.changes_after(0, 10, model).await.unwrap();

@@ -3,9 +3,10 @@
 use crate::chunk::TmdSource;
 use crate::http::error::rejection_object;
 use crate::http::ingest::results::{add_notes, timestamp};
+use crate::http::ingest::upload::UploadNotes;
 use crate::outcome::{Outcome, StoredChunk};
 use crate::quality::QualityMetrics;
-use crate::wire::{IngestOptions, UnknownFieldCounts};
+use crate::wire::IngestOptions;
 use actix_web::HttpResponse;
 use actix_web::http::{StatusCode, header};
 use bytes::Bytes;
@@ -51,7 +52,7 @@ impl Reply {
         outcomes: &[Outcome],
         heads: &[String],
         options: &IngestOptions,
-        unknown: &UnknownFieldCounts,
+        notes: &UploadNotes,
         embedding: &EmbeddingSource,
         took: Duration,
     ) -> Self {
@@ -79,9 +80,7 @@ impl Reply {
             "total_chunks": outcomes.len(), "successful": outcomes.len() - failed, "failed": failed,
             "batch_id": options.batch_id, "processing_time_ms": millis(took),
         });
-        if let Some(counts) = unknown.object() {
-            body["unknown_fields"] = counts;
-        }
+        notes.write(&mut body);
         // The chunks that failed for a transient reason are to be sent again.
         let own = outcomes.iter().any(|o| matches!(o, Outcome::Rejected(r) if r.code.retryable()));
         let mut status = StatusCode::OK;
