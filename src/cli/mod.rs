@@ -10,6 +10,7 @@ pub mod replay;
 pub mod search;
 pub mod serve;
 pub mod simulate_llm;
+pub mod upload;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
