@@ -11,6 +11,7 @@ pub mod replay;
 pub mod search;
 pub mod serve;
 pub mod simulate_llm;
+pub mod upload;
 
 use crate::endpoint::Endpoint;
 use futures_util::StreamExt;

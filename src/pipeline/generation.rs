@@ -119,7 +119,7 @@ impl Generation {
         let chunk = delivery.origin().clone();
         match (begin, &self.llm) {
             (Begin::AtWriter(embedded), _) => self.write.admit(embedded.clone(), delivery).await,
-            (Begin::AtExtractor, Some(llm)) if chunk.client_tmd.is_none() => {
+            (Begin::AtExtractor, Some(llm)) if chunk.client_tagging.is_none() => {
                 llm.admit(NeedsLlm(chunk), delivery).await
             }
             (Begin::AtExtractor, _) => self.local.admit(NeedsNoLlm(chunk), delivery).await,

@@ -3,7 +3,7 @@
 use super::schema::{change_clock, chunk_vectors, chunks};
 use super::{Store, StoreError};
 use crate::chunk::{
-    Chunk, ChunkKey, Differences, Metadata, Placement, StoredFields, StoredLabels, Tagging, TmdSource,
+    Chunk, ChunkKey, Cpesh, Differences, Metadata, Placement, StoredFields, StoredLabels, Tagging, TmdSource,
 };
 use crate::tmd::{AxisConfidence, Tmd};
 use chrono::{DateTime, Utc};
@@ -47,7 +47,7 @@ pub struct KnownChunk {
 impl KnownChunk {
     /// Whether the row would change if this chunk replaced it. See [`Differences::in_row`].
     pub fn would_change(&self, sent: &Chunk) -> bool {
-        !self.is_repeated_by(sent) || sent.client_tmd.is_some_and(|tmd| tmd != self.tagging.tmd)
+        !self.is_repeated_by(sent) || sent.client_tmd().is_some_and(|tmd| tmd != self.tagging.tmd)
     }
 
     /// The differences of a chunk with the same content and details; `None` if those differ, so that
@@ -233,6 +233,10 @@ pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError>
     Ok((ChunkKey { dataset: row.dataset_source.into(), id: row.id.into() }, chunk))
 }
 
+/// The CPESH parts that a client gave, as JSON.
+const CLIENT_CPESH: &str =
+    "(SELECT to_jsonb(p)::text FROM chunk_cpesh p WHERE p.item = chunks.item AND p.source = 'client')";
+
 /// The key of a stored chunk and the columns of its [`StoredFields`].
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = chunks, check_for_backend(Pg))]
@@ -246,6 +250,9 @@ struct FieldsRow {
     placement: PlacementRow,
     #[diesel(select_expression = json_text(chunks::metadata))]
     metadata: Option<String>,
+    #[diesel(select_expression = sql::<Nullable<Text>>(CLIENT_CPESH))]
+    #[diesel(select_expression_type = SqlLiteral<Nullable<Text>>)]
+    cpesh: Option<String>,
     batch_id: Option<String>,
     #[diesel(embed)]
     codes: CodesRow,
@@ -326,6 +333,7 @@ fn stored_fields(row: FieldsRow) -> Result<(ChunkKey, StoredFields), StoreError>
         text_sha256: hash(row.text_sha256, "text")?,
         placement: row.placement.into(),
         metadata_hash: metadata(row.metadata)?.as_ref().and_then(Metadata::hash),
+        cpesh: row.cpesh.map(|json| cpesh(&json)).transpose()?,
         batch_id: row.batch_id.map(Into::into),
         tmd: row.codes.tmd()?,
     };
@@ -335,6 +343,10 @@ fn stored_fields(row: FieldsRow) -> Result<(ChunkKey, StoredFields), StoreError>
 /// The metadata of a row.
 pub(super) fn metadata(json: Option<String>) -> Result<Option<Metadata>, StoreError> {
     json.map(|json| Metadata::of_stored(json).ok_or_else(|| unreadable("metadata"))).transpose()
+}
+
+fn cpesh(json: &str) -> Result<Cpesh, StoreError> {
+    serde_json::from_str(json).map_err(|_| unreadable("chunk_cpesh"))
 }
 
 fn hash(bytes: Vec<u8>, column: &str) -> Result<[u8; 32], StoreError> {

@@ -14,6 +14,7 @@ mod classifier;
 mod clocks;
 mod connections;
 mod contract;
+mod cpesh;
 mod crash;
 mod dead_letters;
 mod doctor;
