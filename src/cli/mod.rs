@@ -10,10 +10,10 @@ pub mod model;
 pub mod replay;
 pub mod search;
 pub mod serve;
+mod service_url;
 pub mod simulate_llm;
 pub mod upload;
 
-use crate::endpoint::Endpoint;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nix::sys::signal::{SigHandler, Signal};
@@ -40,14 +40,6 @@ pub fn sentence(error: &dyn Error) -> String {
         cause = error.source();
     }
     sentence
-}
-
-/// Reads the address of the service; one that cannot work is refused before anything is sent.
-fn service_address(text: &str) -> Result<Endpoint, String> {
-    text.parse().map_err(|_| {
-        let example = "an address like http://127.0.0.1:8004 (there is no TLS yet)";
-        format!("--url or LNSP_URL: expected {example}, received '{text}'")
-    })
 }
 
 /// The client of the commands: loopback and operator-given addresses only, so no proxy and no redirects.

@@ -1,7 +1,7 @@
 //! `lnsp search "text"`: asks the service and prints the results, or its answer as JSON.
 
-use super::{CommandResult, block_on, client, service_address};
-use crate::endpoint::Endpoint;
+use super::service_url::ServiceUrl;
+use super::{CommandResult, block_on, client};
 use crate::output::{escape, print_block, print_error_line, print_foreign_json, print_line, terminal_width};
 use clap::Args;
 use serde::Deserialize;
@@ -19,8 +19,8 @@ Exit codes: 0 answered, also when nothing was found; 1 the service refused the s
 lnsp labels lists the names of domains, tasks and modifiers.")]
 pub struct Search {
     /// Where the service is.
-    #[arg(long, env = "LNSP_URL", default_value = "http://127.0.0.1:8004", value_parser = service_address)]
-    url: Endpoint,
+    #[arg(long, env = "LNSP_URL", default_value = "http://127.0.0.1:8004")]
+    url: ServiceUrl,
     /// How many results.
     #[arg(long, short = 'k', default_value_t = 5)]
     top_k: usize,
