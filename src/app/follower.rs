@@ -56,7 +56,8 @@ impl Follower {
             let rows = changes.rows.into_iter();
             let rows = rows.map(|row| ChangedRow { seq: row.seq, item: row.item, vector: row.vector.into() });
             let (rows, tombstones) = (rows.collect(), changes.tombstones);
-            self.index.apply_committed(slots, Commit { after: known, upto: changes.through, rows, tombstones });
+            self.index
+                .apply_committed(slots, Commit { after: known, upto: changes.through, rows, tombstones });
         }
     }
 }

@@ -100,7 +100,7 @@ struct DeletionAnswer {
     on_disk: String,
 }
 
-enum Answer {
+enum DeletionReply {
     Deleted(DeletionAnswer),
     /// Nothing was deleted, because it is not confirmed, or the number is another one.
     Unconfirmed(SelectedCount),
@@ -150,7 +150,10 @@ pub fn run(delete: Delete) -> CommandResult {
                 return Err(error.into());
             }
         }
-        print_line(format!("deleted: {}", amount(SelectedCount { count: tally.deleted, letters: tally.letters })));
+        print_line(format!(
+            "deleted: {}",
+            amount(SelectedCount { count: tally.deleted, letters: tally.letters })
+        ));
         if !tally.on_disk.is_empty() {
             print_line(tally.on_disk);
         }
@@ -167,7 +170,8 @@ impl Delete {
             filter[name] = json!(value);
         }
         if !self.conditions.is_empty() {
-            filter["metadata"] = self.conditions.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+            filter["metadata"] =
+                self.conditions.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
         }
         let Some(file) = &self.ids else { return Ok(vec![filter]) };
         let ids = read_ids(file)?;
@@ -206,8 +210,8 @@ struct Requests {
 impl Requests {
     async fn count(&self, filter: &Value) -> Result<SelectedCount, DeleteError> {
         match self.send(filter, None).await? {
-            Answer::Unconfirmed(count) => Ok(count),
-            Answer::Deleted(_) => {
+            DeletionReply::Unconfirmed(count) => Ok(count),
+            DeletionReply::Deleted(_) => {
                 let message = "it deleted without a confirmation".to_owned();
                 Err(DeleteError::Refused { status: 200, message })
             }
@@ -225,7 +229,7 @@ impl Requests {
         let mut changes = 0;
         loop {
             match self.send(filter, Some(count)).await? {
-                Answer::Deleted(answer) => {
+                DeletionReply::Deleted(answer) => {
                     tally.deleted += answer.deleted;
                     tally.letters += answer.letters;
                     tally.on_disk = answer.on_disk;
@@ -233,10 +237,16 @@ impl Requests {
                         return Ok(());
                     }
                     (count, changes) = (answer.remaining, 0);
-                    print_error_line(format!("{} deleted, {} to go", chunks(tally.deleted), thousands(count)));
+                    print_error_line(format!(
+                        "{} deleted, {} to go",
+                        chunks(tally.deleted),
+                        thousands(count)
+                    ));
                 }
-                Answer::Unconfirmed(_) if changes == CHANGES => return Err(DeleteError::AlwaysChanging),
-                Answer::Unconfirmed(now) => {
+                DeletionReply::Unconfirmed(_) if changes == CHANGES => {
+                    return Err(DeleteError::AlwaysChanging);
+                }
+                DeletionReply::Unconfirmed(now) => {
                     changes += 1;
                     if now.count > count && !self.delete.yes {
                         ask(&format!("It is {} now. Delete them?", amount(now)))?;
@@ -248,7 +258,7 @@ impl Requests {
     }
 
     /// Asks until the service has time.
-    async fn send(&self, filter: &Value, confirm: Option<u64>) -> Result<Answer, DeleteError> {
+    async fn send(&self, filter: &Value, confirm: Option<u64>) -> Result<DeletionReply, DeleteError> {
         let url = format!("{}/chunks", self.delete.url.trim_end_matches('/'));
         let mut body = json!({ "filter": filter });
         if let Some(count) = confirm {
@@ -258,17 +268,18 @@ impl Requests {
         let mut tries = 1;
         loop {
             let unreachable = |error| DeleteError::Unreachable { url: self.delete.url.clone(), error };
-            let request = self.client.delete(&url).header("Content-Type", "application/json").body(body.clone());
+            let request =
+                self.client.delete(&url).header("Content-Type", "application/json").body(body.clone());
             let response = request.send().await.map_err(unreachable)?;
             let status = response.status();
             let wait =
                 response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
             let mut answer: Value = response.json().await.map_err(unreachable)?;
             if status.is_success() {
-                return Ok(Answer::Deleted(read(answer)?));
+                return Ok(DeletionReply::Deleted(read(answer)?));
             }
             if answer["error"]["code"] == "confirmation_needed" {
-                return Ok(Answer::Unconfirmed(read(answer["error"].take())?));
+                return Ok(DeletionReply::Unconfirmed(read(answer["error"].take())?));
             }
             let busy = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
             if !busy || tries == TRIES {

@@ -31,7 +31,8 @@ impl Store {
             let page = self.dead_letters(&filter, after, PAGE, PAGE_BYTES).await?;
             let Some(last) = page.last() else { return Ok(selected) };
             after = last.letter;
-            let fitting = page.into_iter().filter_map(|letter| fitting(letter, selection, ids.as_ref())).collect();
+            let fitting =
+                page.into_iter().filter_map(|letter| fitting(letter, selection, ids.as_ref())).collect();
             selected.append(&mut self.with_metadata(fitting, selection).await?);
         }
     }
@@ -59,7 +60,9 @@ impl Store {
             return Ok(letters.into_iter().map(|(letter, _)| letter).collect());
         }
         let metadata = Selection { metadata: selection.metadata.clone(), ..Selection::default() };
-        let with = letters.iter().filter_map(|(letter, object)| Some((*letter, JsonText(object.as_ref()?.as_str()))));
+        let with = letters
+            .iter()
+            .filter_map(|(letter, object)| Some((*letter, JsonText(object.as_ref()?.as_str()))));
         let (numbers, objects) = with.unzip();
         let query = WithMetadata { numbers, objects, condition: metadata.condition() };
         let mut connection = self.pool.get().await?;

@@ -14,8 +14,7 @@ use uuid::Uuid;
 /// Rows of one transaction.
 const PAGE: i64 = 500;
 /// The setting tells the trigger on `chunks` that ids and hashes are changed by the program, and not by hand.
-const BEGIN: &str =
-    "BEGIN; SELECT FROM change_clock FOR UPDATE; SET LOCAL lnsp.identity_update = on";
+const BEGIN: &str = "BEGIN; SELECT FROM change_clock FOR UPDATE; SET LOCAL lnsp.identity_update = on";
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = chunks, check_for_backend(Pg))]
