@@ -6,7 +6,7 @@
 //!         |
 //!       http                          knows pipeline, search, vectorizer and wire; not the stages
 //!       /   \
-//!    pipeline  search                 pipeline builds all stages, in order, in one function
+//!    pipeline  search, deletion       pipeline builds all stages, in order, in one function
 //!       |     /
 //!     stages /                        TmdExtractor -> Embedder -> Writer; a stage never knows another
 //!     /   | /
@@ -65,6 +65,7 @@ pub mod chunk;
 pub mod classifier;
 pub mod cli;
 pub mod config;
+pub mod deletion;
 pub mod doctor;
 pub mod encoder;
 pub mod endpoint;

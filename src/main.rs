@@ -23,6 +23,8 @@ enum Command {
     Doctor(Box<cli::doctor::Doctor>),
     /// Sends NDJSON files, one chunk a line, and shows the progress.
     Ingest(cli::ingest::Ingest),
+    /// Deletes chunks, after a question.
+    Delete(cli::delete::Delete),
     /// Sends chunks again on which the service has failed, from its dead letters.
     Replay(cli::replay::Replay),
     /// Searches, and prints the results.
@@ -33,6 +35,8 @@ enum Command {
     Bench(cli::bench::Bench),
     /// Fetches embedding models, and lists them.
     Model(cli::model::Model),
+    /// Opens psql on the database of the service.
+    Psql(cli::psql::Psql),
     /// Plays a language model server with a set speed, for benchmarks and tries.
     SimulateLlm(cli::simulate_llm::SimulateLlm),
 }
@@ -47,11 +51,13 @@ fn main() -> ExitCode {
         Command::Serve(config) => cli::serve::run(*config),
         Command::Doctor(doctor) => cli::doctor::run(*doctor),
         Command::Ingest(ingest) => cli::ingest::run(ingest),
+        Command::Delete(delete) => cli::delete::run(delete),
         Command::Replay(replay) => cli::replay::run(replay),
         Command::Search(search) => cli::search::run(search),
         Command::Labels(labels) => cli::labels::run(labels),
         Command::Bench(bench) => cli::bench::run(bench),
         Command::Model(model) => cli::model::run(model),
+        Command::Psql(psql) => cli::psql::run(psql),
         Command::SimulateLlm(flags) => cli::simulate_llm::run(flags),
     };
     result.unwrap_or_else(|error| {

@@ -10,6 +10,7 @@
 //!   read, model     look-ups; the one model of a store
 //!   hits            the rows of a search
 //!   selection       which chunks a call is about
+//!   delete          their deletion; delete_letters: that of their dead letters
 //!   holdings        how much there is
 //!   dead_letters    chunks that could not be stored, kept to be sent again
 //!   connection      the connection pool and its thread
@@ -31,6 +32,8 @@ mod changes;
 mod connection;
 mod dead_letter_count;
 mod dead_letters;
+mod delete;
+mod delete_letters;
 mod dsn;
 mod error;
 mod hits;
@@ -56,6 +59,7 @@ mod sqlstate_sniffer;
 
 pub use changes::{ChangedChunk, ChunkChanges};
 pub use dead_letters::{DeadLetter, DeadLetterFilter, StoredDeadLetter};
+pub use delete::{DeletedItems, SelectedItems};
 pub use dsn::Dsn;
 pub use error::{ReadOnlyCause, SqlState, StoreError};
 pub use hits::{Hit, SearchFilter};

@@ -54,12 +54,14 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         with(&[&DOMAIN, &["store", "flow", "metrics", "output", "threads", "stages", "vectorizer"]]),
     );
     layers.insert("search", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "threads", "vectorizer"]]));
+    layers.insert("deletion", vec!["store", "index", "metrics"]);
     layers.insert(
         "http",
         with(&[
             &DOMAIN,
             &[
                 "allowed_host",
+                "deletion",
                 "wire",
                 "llm",
                 "store",
@@ -91,6 +93,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
             "stages",
             "pipeline",
             "search",
+            "deletion",
             "wire",
             "http",
             "config",
