@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod doctor;
+pub mod import;
 pub mod ingest;
 pub mod model;
 pub mod replay;
