@@ -6,10 +6,12 @@ pub mod bench;
 pub mod doctor;
 pub mod import;
 pub mod ingest;
+pub mod labels;
 pub mod model;
 pub mod replay;
 pub mod search;
 pub mod serve;
+mod service_url;
 pub mod simulate_llm;
 pub mod upload;
 

@@ -202,9 +202,8 @@ pub(super) struct KnownRow {
     batch_id: Option<String>,
     #[diesel(embed)]
     codes: CodesRow,
-    domain_confidence: Option<f32>,
-    task_confidence: Option<f32>,
-    modifier_confidence: Option<f32>,
+    #[diesel(embed)]
+    confidence: ConfidenceRow,
     tmd_took_us: Option<i64>,
     seq: i64,
     item: i64,
@@ -214,10 +213,6 @@ pub(super) struct KnownRow {
 }
 
 pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError> {
-    let confidence = match (row.domain_confidence, row.task_confidence, row.modifier_confidence) {
-        (Some(domain), Some(task), Some(modifier)) => Some(AxisConfidence { domain, task, modifier }),
-        _ => None,
-    };
     let chunk = KnownChunk {
         cpe_id: row.cpe_id,
         content_hash: hash(row.content_hash, "content_hash")?,
@@ -226,7 +221,7 @@ pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError>
         tagging: Tagging {
             tmd: row.codes.tmd()?,
             source: row.codes.source()?,
-            confidence,
+            confidence: row.confidence.into(),
             took: row.tmd_took_us.and_then(|us| u64::try_from(us).ok()).map(Duration::from_micros),
         },
         seq: row.seq,
@@ -283,6 +278,26 @@ impl CodesRow {
     pub(super) fn source(&self) -> Result<TmdSource, StoreError> {
         TmdSource::from_parts(&self.tmd_source, self.tmd_model.as_deref(), self.tmd_failure.as_deref())
             .ok_or_else(|| unreadable("tmd_source"))
+    }
+}
+
+/// The columns of an [`AxisConfidence`].
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = chunks, check_for_backend(Pg))]
+pub(super) struct ConfidenceRow {
+    domain_confidence: Option<f32>,
+    task_confidence: Option<f32>,
+    modifier_confidence: Option<f32>,
+}
+
+impl From<ConfidenceRow> for Option<AxisConfidence> {
+    fn from(row: ConfidenceRow) -> Self {
+        let ConfidenceRow { domain_confidence, task_confidence, modifier_confidence } = row;
+        Some(AxisConfidence {
+            domain: domain_confidence?,
+            task: task_confidence?,
+            modifier: modifier_confidence?,
+        })
     }
 }
 

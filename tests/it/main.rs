@@ -59,6 +59,7 @@ mod routes;
 mod rules;
 mod same_key;
 mod search_api;
+mod search_command;
 mod shapes;
 mod simulated_llm;
 mod start;

@@ -4,7 +4,6 @@
 //! ([`retry_policy`]), what is settled ([`ledger`]) and why lines were refused ([`refusals`]). What is settled is
 //! known in memory only: a command that is killed is run again, and chunks that are stored are answered `duplicate`.
 
-mod address;
 mod answer;
 mod attempt;
 mod error;
@@ -19,7 +18,7 @@ mod service_state;
 mod source;
 mod state;
 
-pub use address::{InvalidServiceUrl, ServiceUrl};
+pub use super::service_url::ServiceUrl;
 pub use answer::UploadFailure;
 pub use attempt::Target;
 pub use error::UploadError;

@@ -20,6 +20,11 @@ pub enum InvalidServiceUrl {
          tunnel, like ssh -L 8004:localhost:8004 HOST, and name http://127.0.0.1:8004"
     )]
     Tls(String),
+    /// The service asks for none, and they would stand in messages.
+    #[error(
+        "the address of the service has a user name or a password: expected one like http://127.0.0.1:8004"
+    )]
+    Credentials,
     /// Something else is wrong with it.
     #[error("the address of the service is '{0}': {1}; expected one like http://127.0.0.1:8004")]
     Malformed(String, String),
@@ -29,6 +34,11 @@ impl ServiceUrl {
     /// The address as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The address of `path`, which begins with a slash.
+    pub fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.0)
     }
 }
 
@@ -53,6 +63,10 @@ impl FromStr for ServiceUrl {
             _ => return Err(InvalidServiceUrl::Scheme(text.to_owned())),
         }
         let url = Url::parse(trimmed).map_err(|error| malformed(&error.to_string()))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            // Not quoted: it may be on the screen of others.
+            return Err(InvalidServiceUrl::Credentials);
+        }
         if url.query().is_some() || url.fragment().is_some() {
             return Err(malformed("it has a query or a fragment"));
         }
@@ -81,9 +95,11 @@ mod tests {
             ("http://", "empty host"),
             ("http://host:99999", "invalid port"),
             ("http://host?x=1", "a query"),
+            ("http://me:secret@host", "a password"),
         ] {
             let error = wrong.parse::<ServiceUrl>().unwrap_err().to_string();
             assert!(error.contains(words) && error.contains("http://127.0.0.1:8004"), "{wrong}: {error}");
+            assert!(!error.contains("secret"));
         }
     }
 }
