@@ -281,6 +281,7 @@ fn every_flag_of_an_lnsp_command_exists() {
     let commands = [
         Config::augment_args(Command::new("serve")),
         cli::doctor::Doctor::augment_args(Command::new("doctor")),
+        cli::import::Import::augment_args(Command::new("import")),
         cli::ingest::Ingest::augment_args(Command::new("ingest")),
         cli::replay::Replay::augment_args(Command::new("replay")),
         cli::search::Search::augment_args(Command::new("search")),

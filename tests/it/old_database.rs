@@ -5,7 +5,7 @@ use crate::support::postgres;
 use crate::support::process::{lnsp, run};
 use crate::support::test_service::TestService;
 use futures_util::{StreamExt, TryStreamExt};
-use lnsp_ingest::store::{Dsn, OldTables};
+use lnsp_ingest::store::{Dsn, OldTables, OldTablesError};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -254,6 +254,22 @@ async fn rows_are_read_in_one_snapshot_from_the_first_on_as_often_as_they_are_as
         (&row["created_at"], row.get("lane_index")),
         (&json!("2025-10-12T03:04:05.5+00:00"), Some(&json!(0)))
     );
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_says_what_to_do() {
+    let old = old().await;
+    let tables = OldTables::open(&old.dsn().parse().unwrap()).await.unwrap();
+    let mut rows = tables.read().boxed();
+    assert!(rows.next().await.unwrap().is_ok());
+    old.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    .await;
+    let lost = rows.try_collect::<Vec<_>>().await.unwrap_err();
+    assert!(matches!(lost, OldTablesError::Lost { .. }), "{lost:?}");
+    assert!(lost.to_string().contains("run the same command again"), "{lost}");
 }
 
 #[actix_web::test]
