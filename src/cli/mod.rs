@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod delete;
 pub mod doctor;
+pub mod import;
 pub mod ingest;
 pub mod labels;
 pub mod model;
