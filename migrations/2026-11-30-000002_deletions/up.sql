@@ -128,24 +128,22 @@ CREATE FUNCTION chunk_vectors_changed() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
 AS $$
 DECLARE
-    wrong record;
+    wanted integer;
 BEGIN
-    IF EXISTS (SELECT FROM old_rows LEFT JOIN new_rows USING (item, model_id, kind) WHERE new_rows.item IS NULL) THEN
+    IF (NEW.item, NEW.model_id, NEW.kind) IS DISTINCT FROM (OLD.item, OLD.model_id, OLD.kind) THEN
         RAISE EXCEPTION USING ERRCODE = 'restrict_violation',
             MESSAGE = 'item, model_id and kind of a stored vector cannot be changed: insert another vector instead';
     END IF;
-    SELECT new_rows.item, octet_length(new_rows.vector) AS bytes, models.dims INTO wrong
-    FROM new_rows JOIN models USING (model_id) WHERE octet_length(new_rows.vector) <> 4 * models.dims LIMIT 1;
-    IF FOUND THEN
+    SELECT 4 * dims INTO wanted FROM models WHERE model_id = NEW.model_id;
+    IF octet_length(NEW.vector) <> wanted THEN
         RAISE EXCEPTION USING ERRCODE = 'restrict_violation', MESSAGE = format(
             'the vector of item %s has the wrong length: expected %s bytes (%s little-endian f32), received %s',
-            wrong.item, 4 * wrong.dims, wrong.dims, wrong.bytes);
+            NEW.item, wanted, wanted / 4, octet_length(NEW.vector));
     END IF;
-    -- Rows that this transaction has changed have their numbers already.
-    UPDATE chunks SET seq = change_clock_take(1)
-    WHERE xmin <> pg_current_xact_id()::xid AND item IN (
-        SELECT item FROM old_rows JOIN new_rows USING (item, model_id, kind) JOIN change_clock USING (model_id)
-        WHERE kind = 'concept' AND old_rows.vector <> new_rows.vector);
+    IF NEW.kind = 'concept' AND NEW.vector <> OLD.vector AND NEW.model_id = (SELECT model_id FROM change_clock) THEN
+        -- A row that this transaction has changed has its number already.
+        UPDATE chunks SET seq = change_clock_take(1) WHERE item = NEW.item AND xmin <> pg_current_xact_id()::xid;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -188,8 +186,8 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON chunks
 
 CREATE TRIGGER clock_first BEFORE UPDATE ON chunk_vectors
     FOR EACH STATEMENT EXECUTE FUNCTION change_clock_lock();
-CREATE TRIGGER changed AFTER UPDATE ON chunk_vectors REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION chunk_vectors_changed();
+CREATE TRIGGER changed AFTER UPDATE ON chunk_vectors
+    FOR EACH ROW EXECUTE FUNCTION chunk_vectors_changed();
 CREATE TRIGGER deleted AFTER DELETE ON chunk_vectors
     FOR EACH ROW EXECUTE FUNCTION chunk_vectors_deleted();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON chunk_vectors
