@@ -81,6 +81,7 @@ error_codes! {
     TooManyKeys "too_many_keys" 422 InvalidRequest false "An object in `metadata` has more than 64 keys: send fewer.";
     TooManyLinks "too_many_links" 422 InvalidRequest false "`parent_cpe_ids` or `child_cpe_ids` has more than 64 links: send fewer.";
     MetadataTooLarge "metadata_too_large" 422 InvalidRequest false "`metadata` has more than 64 KiB of JSON or 1,024 values: send less.";
+    CpeshTooLarge "cpesh_too_large" 422 InvalidRequest false "The CPESH fields have more than 64 KiB of JSON together, or a list of negatives has more than 16 texts: send less.";
     NestedTooDeep "nested_too_deep" 422 InvalidRequest false "Arrays and objects are nested deeper than 32 levels: flatten them.";
     NumberOutOfRange "number_out_of_range" 422 InvalidRequest false "A number does not fit into 64 bits: send it as text or as a fraction.";
     TextEmpty "text_empty" 422 InvalidRequest false "The text is empty or has only invisible characters: leave the chunk out.";
@@ -88,6 +89,8 @@ error_codes! {
     NulCharacter "nul_character" 422 InvalidRequest false "PostgreSQL text cannot hold NUL: remove the character.";
     CodeOutOfRange "code_out_of_range" 422 InvalidRequest false "A TMD code is outside its axis: domain 0 to 15, task 0 to 31, modifier 0 to 63.";
     InvalidName "invalid_name" 422 InvalidRequest false "An id, dataset or other name is blank or longer than 512 bytes: shorten it.";
+    InvalidProvenance "invalid_provenance" 422 InvalidRequest false "`tmd_source` and the fields beside it do not fit together, or the three codes are missing: send them as they were exported, or leave them out.";
+    InvalidVector "invalid_vector" 422 InvalidRequest false "The vector cannot be one of the model that `vector_model` names: send it as it was exported, or leave it out.";
     IdConflict "id_conflict" 422 InvalidRequest false "The id is stored with other content: send the chunk under another id, or say with `on_conflict` what is wanted.";
     TmdFailed "tmd_failed" 422 ProcessingFailed false "No source could give TMD codes for this text: send the three codes, or report the text.";
     LlmFailed "llm_failed" 503 Unavailable true "The language model did not answer, and no other source may: send the chunk again.";

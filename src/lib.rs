@@ -14,7 +14,8 @@
 //!   |     |
 //!   ports   flow                      ports: llm, classifier, encoder, hub, store, index; flow: inlet, parcel, retry
 //!     \     /
-//!      wire                           the formats that HTTP and the command line share: DTOs, lines, encodings
+//!      wire                           the formats that HTTP and the command line share: DTOs, lines, encodings;
+//!       |                             input: files as people have them, as chunks
 //!       |
 //!     domain                          outcome, chunk, rejection, error_code, tmd, model, quality: pure
 //!
@@ -74,6 +75,7 @@ pub mod flow;
 pub mod http;
 pub mod hub;
 pub mod index;
+pub mod input;
 pub mod llm;
 pub mod memory;
 pub mod metrics;

@@ -27,8 +27,10 @@ enum Command {
     Delete(cli::delete::Delete),
     /// Sends chunks again on which the service has failed, from its dead letters.
     Replay(cli::replay::Replay),
-    /// Searches, and prints a table.
+    /// Searches, and prints the results.
     Search(cli::search::Search),
+    /// Lists the names of domains, tasks and modifiers with their codes.
+    Labels(cli::labels::LabelList),
     /// Measures ten chunks one after the other and in parallel, and prints a report.
     Bench(cli::bench::Bench),
     /// Fetches embedding models, and lists them.
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Delete(delete) => cli::delete::run(delete),
         Command::Replay(replay) => cli::replay::run(replay),
         Command::Search(search) => cli::search::run(search),
+        Command::Labels(labels) => cli::labels::run(labels),
         Command::Bench(bench) => cli::bench::run(bench),
         Command::Model(model) => cli::model::run(model),
         Command::Psql(psql) => cli::psql::run(psql),

@@ -95,7 +95,7 @@ impl Drop for Process {
 }
 
 /// Without the environment's own settings.
-fn lnsp() -> Command {
+pub fn lnsp() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lnsp"));
     command.env("LNSP_LOG", "error").env_remove("DATABASE_URL").env_remove("PG_DSN");
     command

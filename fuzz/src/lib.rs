@@ -7,6 +7,7 @@ use flate2::write::GzEncoder;
 use lnsp_ingest::chunk::{Chunk, MAX_TEXT_BYTES};
 use lnsp_ingest::encoder::{Activation, Architecture, EncodeError, Family, ModelFiles, Pooling, Tokenizer};
 use lnsp_ingest::llm::read_answer;
+use lnsp_ingest::model::ModelIdentity;
 use lnsp_ingest::rejection::Rejection;
 use lnsp_ingest::tmd::Axis;
 use lnsp_ingest::wire::{
@@ -61,11 +62,18 @@ pub fn request(data: &[u8]) {
     if let Err(error) = read_request(data) {
         assert_brief(&Rejection::from(error));
     }
+    let text = || "fuzz".to_owned();
     let names = SharedNames {
         dataset: "d".into(),
         batch: None,
         on_conflict: Default::default(),
         unknown_fields: Default::default(),
+        model: std::sync::Arc::new(ModelIdentity {
+            name: text(),
+            recipe: text(),
+            fingerprint: text(),
+            dims: 2,
+        }),
     };
     let chunk = match WireChunk::read(data) {
         Ok(chunk) => chunk,

@@ -85,7 +85,7 @@ impl App {
         let vectorizer = embed.vectorizer;
         let info = ServiceInfo {
             allowed_hosts: config.allowed_hosts.clone(),
-            model: identity.clone(),
+            model: Arc::new(identity.clone()),
             device: embed.device,
             devices: measured_devices(&embed.devices),
             dtype: embed.dtype,

@@ -1,38 +1,118 @@
 //! A chunk as JSON in the field names of `POST /ingest`. Sent again, it gives the same id and content hash.
 
-use super::{Chunk, Draft, Metadata, Placement};
-use serde::{Deserialize, Serialize};
+use super::vector::{EncodingFormat, VectorSource, base64_of};
+use super::{Chunk, Cpesh, Draft, Metadata, Placement, Tagging, TmdSource};
+use crate::tmd::AxisConfidence;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 /// A line of an upload. Absent fields stay absent, except those with a default that is part of the content.
-#[derive(Serialize)]
-struct ChunkLine<'a> {
+#[derive(Debug, Default, Serialize)]
+pub struct ChunkLine<'a> {
+    /// The client's id; absent for a derived one, which is derived again, together with its public name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
-    text: &'a str,
+    pub id: Option<&'a str>,
+    /// See [`Draft::dataset`]; absent where the upload says it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    document_id: Option<&'a str>,
-    chunk_index: i64,
+    pub dataset_source: Option<&'a str>,
+    /// See [`Draft::batch`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    source_document: Option<&'a str>,
+    pub batch_id: Option<&'a str>,
+    /// See [`Draft::text`].
+    pub text: &'a str,
+    /// See [`Placement::document_id`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    article_title: Option<&'a str>,
+    pub document_id: Option<&'a str>,
+    /// See [`Placement::chunk_index`].
+    pub chunk_index: i64,
+    /// See [`Placement::source_document`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    article_index: Option<i64>,
+    pub source_document: Option<&'a str>,
+    /// See [`Placement::article_title`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub article_title: Option<&'a str>,
+    /// See [`Placement::article_index`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub article_index: Option<i64>,
+    /// See [`Placement::parent_cpe_ids`].
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    parent_cpe_ids: &'a [String],
+    pub parent_cpe_ids: &'a [String],
+    /// See [`Placement::child_cpe_ids`].
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    child_cpe_ids: &'a [String],
+    pub child_cpe_ids: &'a [String],
+    /// The first of the three codes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    domain_code: Option<i64>,
+    pub domain_code: Option<i64>,
+    /// The second of the three codes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    task_code: Option<i64>,
+    pub task_code: Option<i64>,
+    /// The third of the three codes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    modifier_code: Option<i64>,
+    pub modifier_code: Option<i64>,
+    /// See [`Draft::cpesh`].
+    #[serde(flatten)]
+    pub cpesh: Option<&'a Cpesh>,
+    /// See [`TmdSource::kind`]; absent for codes of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
-    metadata: Option<Value>,
+    pub tmd_source: Option<&'a str>,
+    /// See [`TmdSource::model`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    episode_id: Option<Value>,
+    pub tmd_model: Option<&'a str>,
+    /// See [`TmdSource::failure`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tmd_failure: Option<&'a str>,
+    /// See [`Tagging::confidence`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tmd_confidence: Option<AxisConfidence>,
+    /// See [`Tagging::took`], in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tmd_took_us: Option<i64>,
+    /// See [`Draft::metadata`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Value>,
+    /// A field of the metadata that was sent as a field of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub episode_id: Option<Value>,
+    /// The fingerprint of the model that made the vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vector_model: Option<&'a str>,
+    /// The text was longer than the model reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vector_truncated: Option<bool>,
+    /// See [`super::Embedding::unread`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vector_unread: Option<f32>,
+    /// The vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vector: Option<VectorField<'a>>,
+}
+
+/// A vector as a field of a line.
+#[derive(Debug, Clone, Copy)]
+pub struct VectorField<'a>(pub &'a [f32], pub EncodingFormat);
+
+impl Serialize for VectorField<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.1 {
+            EncodingFormat::Float => self.0.serialize(serializer),
+            EncodingFormat::Base64 => serializer.serialize_str(&base64_of(self.0)),
+        }
+    }
+}
+
+impl<'a> ChunkLine<'a> {
+    /// Adds where codes come from. Nothing for those of the client: that is what a line without says.
+    #[must_use]
+    pub fn with_provenance(mut self, tagging: &'a Tagging) -> Self {
+        if tagging.source != TmdSource::Client || tagging.confidence.is_some() || tagging.took.is_some() {
+            self.tmd_source = Some(tagging.source.kind());
+            self.tmd_model = tagging.source.model();
+            self.tmd_failure = tagging.source.failure();
+            self.tmd_confidence = tagging.confidence;
+            self.tmd_took_us = tagging.took.map(|took| i64::try_from(took.as_micros()).unwrap_or(i64::MAX));
+        }
+        self
+    }
 }
 
 impl Chunk {
@@ -45,7 +125,7 @@ impl Chunk {
         let placement = &self.placement;
         let (metadata, episode_id) = self.split_metadata();
         let [domain_code, task_code, modifier_code] = self.codes;
-        serde_json::to_vec(&ChunkLine {
+        let mut line = ChunkLine {
             // A derived id is left out: it is derived again, together with its public name.
             id: Some(&*self.key.id).filter(|id| **id != *self.cpe_id.to_string()),
             text: &self.text,
@@ -59,9 +139,21 @@ impl Chunk {
             domain_code,
             task_code,
             modifier_code,
+            cpesh: self.cpesh.as_ref(),
             metadata,
             episode_id,
-        })
+            ..ChunkLine::default()
+        };
+        if let Some(tagging) = &self.client_tagging {
+            line = line.with_provenance(tagging);
+        }
+        if let VectorSource::Given { model, embedding } = &self.vector {
+            line.vector_model = Some(model);
+            line.vector_truncated = Some(embedding.truncated);
+            line.vector_unread = embedding.unread;
+            line.vector = Some(VectorField(&embedding.vector, EncodingFormat::Base64));
+        }
+        serde_json::to_vec(&line)
     }
 
     /// Metadata and `episode_id`, which was sent as a field of its own. Within the metadata it may be one key too many.
@@ -92,6 +184,8 @@ struct StoredLine {
     parent_cpe_ids: Vec<String>,
     #[serde(default)]
     child_cpe_ids: Vec<String>,
+    #[serde(flatten)]
+    cpesh: Cpesh,
     metadata: Option<Map<String, Value>>,
     episode_id: Option<String>,
 }
@@ -122,6 +216,7 @@ impl Chunk {
                 child_cpe_ids: line.child_cpe_ids,
             },
             metadata,
+            cpesh: line.cpesh,
             ..Draft::default()
         }))
     }

@@ -6,12 +6,15 @@ pub mod bench;
 pub mod delete;
 pub mod doctor;
 pub mod ingest;
+pub mod labels;
 pub mod model;
 pub mod psql;
 pub mod replay;
 pub mod search;
 pub mod serve;
+mod service_url;
 pub mod simulate_llm;
+pub mod upload;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;

@@ -116,6 +116,7 @@ fn object(letter: &StoredDeadLetter) -> serde_json::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use crate::chunk::{BatchId, Chunk, OnConflict};
+    use crate::model::ModelIdentity;
     use crate::wire::{SharedNames, UnknownFieldPolicy, WireChunk};
     use chrono::DateTime;
     use proptest::prelude::*;
@@ -124,7 +125,9 @@ mod tests {
     fn made_of(json: &[u8]) -> Chunk {
         let (dataset, batch) = ("d".into(), Some(BatchId::Named("b".into())));
         let unknown_fields = UnknownFieldPolicy::Refuse;
-        let names = SharedNames { dataset, batch, on_conflict: OnConflict::Error, unknown_fields };
+        let text = || "m".to_owned();
+        let model = ModelIdentity { name: text(), recipe: text(), fingerprint: text(), dims: 2 }.into();
+        let names = SharedNames { dataset, batch, on_conflict: OnConflict::Error, unknown_fields, model };
         WireChunk::read(json).unwrap().check(&names, DateTime::UNIX_EPOCH).unwrap()
     }
 

@@ -2,6 +2,7 @@
 
 use crate::allowed_host::AllowedHost;
 use crate::model::ModelIdentity;
+use std::sync::Arc;
 
 /// What was decided at the start of the service, for `/health` and the answers.
 #[derive(Debug, Clone)]
@@ -9,7 +10,7 @@ pub struct ServiceInfo {
     /// Hosts that requests may name besides those of loopback.
     pub allowed_hosts: Vec<AllowedHost>,
     /// The embedding model of the store.
-    pub model: ModelIdentity,
+    pub model: Arc<ModelIdentity>,
     /// The device that the model runs on.
     pub device: String,
     /// The devices it was chosen from; empty with a single device.

@@ -7,7 +7,7 @@
 use super::generation::{Begin, Generation};
 use super::in_flight::{Arrival, Claim, Follower, InFlightKeys};
 use super::settings::PipelineSettings;
-use crate::chunk::{Chunk, ChunkKey, EmbeddedChunk, Embedding, Tagging, TmdSource};
+use crate::chunk::{Chunk, ChunkKey, EmbeddedChunk, Embedding};
 use crate::error_code::ErrorCode;
 use crate::flow::{Backoff, Verdict, bisect, retry};
 use crate::metrics;
@@ -299,6 +299,11 @@ impl Entrance {
         self.generation.borrow().as_ref().map(Generation::used)
     }
 
+    /// As [`Self::inside`], each with the number of slots there are.
+    pub(super) fn fill(&self) -> Option<[(usize, usize); 4]> {
+        self.generation.borrow().as_ref().map(Generation::fill)
+    }
+
     /// The number of chunks that the entrance itself holds: accepted, and waiting for the look-up or for a slot.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
@@ -344,10 +349,7 @@ impl Entrance {
 /// A chunk with the codes and the vector of the row that it replaces, whose text is the same. Codes that were sent
 /// replace those of the row.
 fn rewritten_row(chunk: &Arc<Chunk>, known: KnownChunk, vector: &Arc<[f32]>) -> EmbeddedChunk {
-    let tagging = match chunk.client_tmd {
-        Some(tmd) => Tagging { tmd, source: TmdSource::Client, confidence: None, took: None },
-        None => known.tagging,
-    };
+    let tagging = chunk.client_tagging.clone().unwrap_or(known.tagging);
     let embedding = Embedding {
         vector: vector.clone(),
         truncated: known.truncated,

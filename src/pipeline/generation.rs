@@ -119,7 +119,7 @@ impl Generation {
         let chunk = delivery.origin().clone();
         match (begin, &self.llm) {
             (Begin::AtWriter(embedded), _) => self.write.admit(embedded.clone(), delivery).await,
-            (Begin::AtExtractor, Some(llm)) if chunk.client_tmd.is_none() => {
+            (Begin::AtExtractor, Some(llm)) if chunk.client_tagging.is_none() => {
                 llm.admit(NeedsLlm(chunk), delivery).await
             }
             (Begin::AtExtractor, _) => self.local.admit(NeedsNoLlm(chunk), delivery).await,
@@ -137,6 +137,11 @@ impl Generation {
     /// Slots in use: for chunks that wait for a language model, then of each stage.
     pub(super) fn used(&self) -> [usize; 4] {
         self.slots.each_ref().map(|slots| slots.used())
+    }
+
+    /// As [`Self::used`], each with the number of slots there are.
+    pub(super) fn fill(&self) -> [(usize, usize); 4] {
+        self.slots.each_ref().map(|slots| (slots.used(), slots.total().items))
     }
 
     /// Ends the generation. Its chunks go to the redelivery queue, or are answered if their transaction has begun.

@@ -1,4 +1,4 @@
-//! The second stage: gives each chunk its vector.
+//! The second stage: gives each chunk its vector. A chunk that brings one goes on with it.
 //!
 //! Texts are tokenized as they arrive, and wait. Whenever one of the model's encoders is free, the next batch is taken
 //! from the waiting texts: texts of similar length around the oldest one, as many as fit the budget of a pass, fewer
@@ -6,7 +6,7 @@
 
 use super::context::{StageContext, TaskContext};
 use super::stage::{Inlet, Parcel, ROOM, Stage};
-use crate::chunk::{Chunk, EmbeddedChunk, Embedding, TaggedChunk};
+use crate::chunk::{Chunk, EmbeddedChunk, Embedding, TaggedChunk, VectorSource};
 use crate::encoder::plan::choose;
 use crate::error_code::ErrorCode;
 use crate::flow::Batch;
@@ -108,6 +108,12 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
 
     fn handle(&mut self, mut parcel: Parcel<TaggedChunk>, context: &mut Context<Self>) {
         self.stage_context.begin_work(&mut parcel);
+        if let VectorSource::Given { embedding, .. } = &parcel.cargo().chunk.vector {
+            let embedding = embedding.clone();
+            let given = |TaggedChunk { chunk, tagging }| EmbeddedChunk { chunk, tagging, embedding };
+            self.push(vec![parcel.at_rest().map(given)]);
+            return;
+        }
         let vectorizer = self.vectorizer.clone();
         let reading = self.stage_context.run_critical(|task| async move {
             task.inject_faults(std::slice::from_ref(&parcel)).await;
@@ -127,12 +133,12 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
     }
 }
 
-/// A chunk in the place of its text, which is not copied.
+/// A chunk in the place of the text that is embedded, which is not copied.
 struct TextOf(Arc<Chunk>);
 
 impl AsRef<str> for TextOf {
     fn as_ref(&self) -> &str {
-        &self.0.text
+        self.0.embedded_text()
     }
 }
 

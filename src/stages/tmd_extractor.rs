@@ -122,8 +122,8 @@ impl Handler<Parcel<NeedsLlm>> for TmdExtractor {
 }
 
 async fn tag(tools: &TmdTools, chunk: Arc<Chunk>, task: &TaskContext) -> Result<Tagging, Rejection> {
-    if let Some(tmd) = chunk.client_tmd {
-        return Ok(Tagging { tmd, source: TmdSource::Client, confidence: None, took: None });
+    if let Some(tagging) = &chunk.client_tagging {
+        return Ok(tagging.clone());
     }
     let started = Instant::now();
     let local = |version| TmdSource::Local { version };

@@ -128,8 +128,7 @@ async fn insert(
     let (mut first, mut second) = (conn, conn);
     // Both are sent at once. The order is safe: a future sends when it is first polled, `join` polls in order, and a
     // statement that must still be prepared is sent later.
-    let locked =
-        first.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT FROM change_clock FOR UPDATE");
+    let locked = first.batch_execute(BEGIN);
     let (locked, inserted) = future::join(locked, batch.load::<NewRow>(&mut second)).await;
     connection.checked(locked)?;
     let inserted = connection.checked(inserted)?;
@@ -191,6 +190,10 @@ fn known_from(
     }
 }
 
+/// The setting tells the triggers that the program takes the numbers and that its rows are true.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lnsp.writer = on; \
+                     SELECT FROM change_clock FOR UPDATE";
+
 /// The insert statement.
 struct InsertBatch<'a> {
     model: ModelId,
@@ -251,5 +254,12 @@ const AFTER_MODEL: &str = "
 ), vectors AS (
     INSERT INTO chunk_vectors (item, model_id, kind, vector)
     SELECT tick.item + nth - 1, tick.model_id, 'concept', vector FROM fresh, tick
+), cpesh AS (
+    INSERT INTO chunk_cpesh (item, concept_text, probe_question, expected_answer, soft_negatives, hard_negatives,
+        source)
+    SELECT tick.item + nth - 1, concept_text, probe_question, expected_answer, soft_negatives::text[],
+        hard_negatives::text[], 'client'
+    FROM fresh, tick
+    WHERE soft_negatives IS NOT NULL
 )
 SELECT place, tick.seq + nth, tick.item + nth - 1, (SELECT count(*) FROM filed) FROM fresh, tick";

@@ -17,6 +17,8 @@
 //!   opening         how a connection is opened: the hosts, the server's fitness, the session's settings
 //!   session_lock    whether a session belongs to its connection, or to a pooler that shares it
 //!   sqlstate_sniffer  the SQLSTATE of an error, read from the connection's bytes
+//!   old_tables      reads the tables of the old service
+//!   old_service     recognises a database of the old service
 //!   inspect         version, settings and model of a database, without changing it
 //! managed           a PostgreSQL server that the service installs and runs itself
 //! ```
@@ -44,6 +46,8 @@ mod inspect;
 pub mod managed;
 mod migrate;
 mod model;
+mod old_service;
+mod old_tables;
 mod opening;
 mod read;
 mod replace;
@@ -63,6 +67,7 @@ pub use holdings::{Amount, Holdings};
 pub use insert::InsertOutcome;
 pub use inspect::{DatabaseInfo, inspect};
 pub use model::ModelId;
+pub use old_tables::{OldTables, OldTablesError};
 pub use read::KnownChunk;
 pub use selection::Selection;
 
@@ -102,11 +107,13 @@ impl Store {
     /// writes, and a pooler that shares sessions; then runs the pending migrations.
     ///
     /// # Errors
-    /// Transient while the server cannot be reached. Permanent when the server is unfit, was migrated by a later version
+    /// Transient while the server cannot be reached. Permanent when the server is unfit, the database is one of the old
+    /// service, was migrated by a later version
     /// of this program, or refuses the migrations; the message says what to do.
     pub async fn open(options: StoreOptions) -> Result<Store, StoreError> {
-        let pool = Pool::new(options.dsn, options.pool_size)?;
-        let (connection, _) = pool.connect().await?;
+        let pool = Pool::new(options.dsn.clone(), options.pool_size)?;
+        let (mut connection, _) = pool.connect().await?;
+        old_service::refuse(&mut connection, &options.dsn).await?;
         migrate::run(connection.into_conn()).await?;
         let mut connection = pool.get().await?;
         let store_id = schema::change_clock::table.select(schema::change_clock::store_id);

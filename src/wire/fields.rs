@@ -1,13 +1,15 @@
 //! A chunk as clients send it: an object with fields of known names, in the words of the old service, and any others.
 
 use super::bounded::BoundedList;
+use super::cpesh::WireCpesh;
 use super::metadata::MetadataReader;
 use super::options::SharedNames;
+use super::restored::{WireProvenance, WireVector};
 use super::shape::{ShapeError, read_json};
 use super::unknown::UnknownFieldPolicy;
 use super::values::{Name, WholeNumber};
 use super::words::quoted;
-use crate::chunk::{BatchId, Chunk, Draft, MAX_LINKS, Metadata, Placement, check_count};
+use crate::chunk::{BatchId, Chunk, Draft, MAX_LINKS, Metadata, Placement, check_count, check_not_blank};
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
 use chrono::{DateTime, Utc};
@@ -16,8 +18,9 @@ use serde_json::{Map, Value};
 use std::fmt;
 
 /// The names of the fields of a chunk.
-pub const CHUNK_FIELDS: [&str; 17] = [
+pub const CHUNK_FIELDS: [&str; 32] = [
     "id",
+    "dataset_source",
     "text",
     "document_id",
     "chunk_index",
@@ -32,14 +35,33 @@ pub const CHUNK_FIELDS: [&str; 17] = [
     "domain_code",
     "task_code",
     "modifier_code",
+    "concept_text",
+    "probe_question",
+    "expected_answer",
+    "soft_negatives",
+    "hard_negatives",
     "episode_id",
     "concept_vec",
+    "tmd_source",
+    "tmd_model",
+    "tmd_failure",
+    "tmd_confidence",
+    "tmd_took_us",
+    "vector_model",
+    "vector",
+    "vector_truncated",
+    "vector_unread",
 ];
+
+/// The fields of a vector that was made before, the last of [`CHUNK_FIELDS`]. A chunk has them only if it has the first
+/// two: in any other they are not known, as they are in files that were made for other programs.
+const VECTOR_FIELDS: [&str; 4] = ["vector_model", "vector", "vector_truncated", "vector_unread"];
 
 /// A chunk as an element of `chunks` or as an NDJSON line.
 #[derive(Debug, Default)]
 pub struct WireChunk {
     id: Option<Name>,
+    dataset_source: Option<Name>,
     text: String,
     document_id: Option<Name>,
     chunk_index: Option<WholeNumber>,
@@ -51,6 +73,9 @@ pub struct WireChunk {
     parent_cpe_ids: WireLinks,
     child_cpe_ids: WireLinks,
     codes: [Option<WholeNumber>; 3],
+    cpesh: WireCpesh,
+    provenance: WireProvenance,
+    vector: WireVector,
     // Stored in the metadata.
     episode_id: Option<Name>,
     unknown: Vec<String>,
@@ -65,6 +90,12 @@ impl WireChunk {
     /// # Errors
     /// The bytes are not JSON, or not that of a chunk.
     pub fn read(json: &[u8]) -> Result<WireChunk, Rejection> {
+        if memchr::memmem::find(json, b"\"vector_model\"").is_some() {
+            let WithVector(chunk) = read_json(json).map_err(rejection)?;
+            if chunk.vector.is_whole() {
+                return Ok(chunk);
+            }
+        }
         read_json(json).map_err(rejection)
     }
 
@@ -90,6 +121,13 @@ impl WireChunk {
         }
         let name = |name: Option<Name>| name.map(|Name(name)| name);
         let number = |number: Option<WholeNumber>| number.map(|WholeNumber(number)| number);
+        let dataset = match self.dataset_source {
+            Some(Name(dataset)) => {
+                check_not_blank("dataset_source", &dataset)?;
+                dataset.into()
+            }
+            None => names.dataset.clone(),
+        };
         let (mut metadata, mut kept) = (self.metadata, self.unknown);
         if let Some(Name(episode)) = self.episode_id {
             kept.push("episode_id".to_owned());
@@ -97,7 +135,7 @@ impl WireChunk {
         }
         Chunk::new(Draft {
             id: name(self.id),
-            dataset: names.dataset.clone(),
+            dataset,
             batch: name(self.batch_id).map(|id| BatchId::Named(id.into())).or_else(|| names.batch.clone()),
             text: self.text,
             placement: Placement {
@@ -113,7 +151,10 @@ impl WireChunk {
                 .map(Metadata::new)
                 .transpose()
                 .map_err(|rejection| with_names(rejection, &kept))?,
+            cpesh: self.cpesh.check()?,
             codes: self.codes.map(number),
+            provenance: self.provenance.check()?,
+            vector: self.vector.check(&names.model)?,
             on_conflict: names.on_conflict,
             received_at,
         })
@@ -155,11 +196,23 @@ fn rejection(error: ShapeError) -> Rejection {
 
 impl<'de> Deserialize<'de> for WireChunk {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(WireChunkVisitor)
+        deserializer.deserialize_map(WireChunkVisitor { with_vector: false })
     }
 }
 
-struct WireChunkVisitor;
+/// A chunk that may have a vector.
+struct WithVector(WireChunk);
+
+impl<'de> Deserialize<'de> for WithVector {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(WireChunkVisitor { with_vector: true }).map(WithVector)
+    }
+}
+
+struct WireChunkVisitor {
+    /// Whether [`VECTOR_FIELDS`] are known.
+    with_vector: bool,
+}
 
 impl<'de> Visitor<'de> for WireChunkVisitor {
     type Value = WireChunk;
@@ -175,7 +228,8 @@ impl<'de> Visitor<'de> for WireChunkVisitor {
         let mut sequence_index = None;
         let mut seen = [false; CHUNK_FIELDS.len()];
         while let Some(name) = object.next_key::<String>()? {
-            let known = CHUNK_FIELDS.iter().position(|known| *known == name);
+            let is_known = self.with_vector || !VECTOR_FIELDS.contains(&name.as_str());
+            let known = CHUNK_FIELDS.iter().position(|known| is_known && *known == name);
             if let Some(place) = known
                 && std::mem::replace(&mut seen[place], true)
             {
@@ -183,6 +237,7 @@ impl<'de> Visitor<'de> for WireChunkVisitor {
             }
             match name.as_str() {
                 "id" => chunk.id = object.next_value()?,
+                "dataset_source" => chunk.dataset_source = object.next_value()?,
                 "text" => text = object.next_value::<Option<String>>()?,
                 "document_id" => chunk.document_id = object.next_value()?,
                 "chunk_index" => chunk.chunk_index = object.next_value()?,
@@ -197,9 +252,23 @@ impl<'de> Visitor<'de> for WireChunkVisitor {
                 "domain_code" => chunk.codes[0] = object.next_value()?,
                 "task_code" => chunk.codes[1] = object.next_value()?,
                 "modifier_code" => chunk.codes[2] = object.next_value()?,
+                "concept_text" => chunk.cpesh.concept_text = object.next_value()?,
+                "probe_question" => chunk.cpesh.probe_question = object.next_value()?,
+                "expected_answer" => chunk.cpesh.expected_answer = object.next_value()?,
+                "soft_negatives" => chunk.cpesh.soft_negatives = object.next_value()?,
+                "hard_negatives" => chunk.cpesh.hard_negatives = object.next_value()?,
                 "episode_id" => chunk.episode_id = object.next_value()?,
                 // Old clients send their own vector. It is ignored: all vectors of a store come from one model.
                 "concept_vec" => drop(object.next_value::<IgnoredAny>()?),
+                "tmd_source" => chunk.provenance.source = object.next_value()?,
+                "tmd_model" => chunk.provenance.model = object.next_value()?,
+                "tmd_failure" => chunk.provenance.failure = object.next_value()?,
+                "tmd_confidence" => chunk.provenance.confidence = object.next_value()?,
+                "tmd_took_us" => chunk.provenance.took_us = object.next_value()?,
+                "vector_model" if is_known => chunk.vector.model = object.next_value()?,
+                "vector" if is_known => chunk.vector.values = object.next_value()?,
+                "vector_truncated" if is_known => chunk.vector.truncated = object.next_value()?,
+                "vector_unread" if is_known => chunk.vector.unread = object.next_value()?,
                 _ => metadata.read_unknown(name, &mut object)?,
             }
         }

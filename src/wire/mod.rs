@@ -3,6 +3,7 @@
 
 mod body_start;
 mod bounded;
+mod cpesh;
 mod encoding;
 mod fields;
 mod json_guard;
@@ -10,6 +11,7 @@ mod lines;
 mod metadata;
 mod options;
 mod request;
+mod restored;
 mod shape;
 mod slices;
 mod unknown;

@@ -7,6 +7,7 @@ use super::values::{AnyNumber, Name, Truth, one_of};
 use super::words::quoted;
 use crate::chunk::{BatchId, OnConflict, check_name, check_not_blank};
 use crate::error_code::ErrorCode;
+use crate::model::ModelIdentity;
 use crate::rejection::Rejection;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -112,11 +113,11 @@ pub struct IngestOptions {
 }
 
 impl IngestOptions {
-    /// Checks the names that all chunks share and returns them.
+    /// Checks the names that all chunks share and returns them. `model` is that of the store.
     ///
     /// # Errors
     /// A dataset or a batch id that no chunk could have.
-    pub fn names(&self) -> Result<SharedNames, Rejection> {
+    pub fn names(&self, model: Arc<ModelIdentity>) -> Result<SharedNames, Rejection> {
         check_name("dataset_source", &self.dataset_source)?;
         check_not_blank("dataset_source", &self.dataset_source)?;
         let batch_id = self.batch_id.as_deref();
@@ -126,6 +127,7 @@ impl IngestOptions {
             batch: batch_id.map(|id| BatchId::Named(id.into())),
             on_conflict: self.on_conflict,
             unknown_fields: self.unknown_fields,
+            model,
         })
     }
 }
@@ -133,7 +135,7 @@ impl IngestOptions {
 /// What all chunks of a request share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SharedNames {
-    /// See [`IngestOptions::dataset_source`].
+    /// The dataset of chunks that name none.
     pub dataset: Arc<str>,
     /// See [`IngestOptions::batch_id`].
     pub batch: Option<BatchId>,
@@ -141,6 +143,8 @@ pub struct SharedNames {
     pub on_conflict: OnConflict,
     /// See [`IngestOptions::unknown_fields`].
     pub unknown_fields: UnknownFieldPolicy,
+    /// The model of the store: vectors of it are taken from chunks that bring them.
+    pub model: Arc<ModelIdentity>,
 }
 
 #[cfg(test)]
@@ -148,12 +152,17 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn model() -> Arc<ModelIdentity> {
+        let text = || "m".to_owned();
+        Arc::new(ModelIdentity { name: text(), recipe: text(), fingerprint: text(), dims: 1 })
+    }
+
     #[test]
     fn names_that_all_chunks_share_are_checked_once() {
         let names = |dataset: &str, batch: &str| {
             let fields = json!({ "dataset_source": dataset, "batch_id": batch });
             let options = serde_json::from_value::<OptionFields>(fields).unwrap().complete();
-            options.names().map_err(|error| (error.code, error.param)).err()
+            options.names(model()).map_err(|error| (error.code, error.param)).err()
         };
         assert_eq!(names("d", ""), None);
         assert_eq!(names("d", &"b".repeat(513)), Some((ErrorCode::InvalidName, Some("batch_id"))));

@@ -17,9 +17,9 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("error_code", vec![]),
         ("tmd", vec![]),
         ("model", vec![]),
-        ("quality", vec![]),
+        ("quality", vec!["chunk"]),
         ("rejection", vec!["error_code"]),
-        ("chunk", vec!["error_code", "rejection", "tmd"]),
+        ("chunk", vec!["error_code", "model", "rejection", "tmd"]),
         ("outcome", vec!["chunk", "error_code", "rejection"]),
     ]);
     // Leaves.
@@ -33,6 +33,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("simulated_llm", vec![]);
     // Ports, and what they speak.
     layers.insert("wire", DOMAIN.to_vec());
+    layers.insert("input", with(&[&DOMAIN, &["wire"]]));
     layers.insert("classifier", DOMAIN.to_vec());
     layers.insert("encoder", with(&[&DOMAIN, &["memory", "threads"]]));
     layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));
@@ -103,7 +104,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         "doctor",
         with(&[&DOMAIN, &PORTS, &["config", "app", "endpoint", "files", "vectorizer", "threads"]]),
     );
-    layers.insert("cli", with(&[&below, &["app", "doctor", "hub", "simulated_llm"]]));
+    layers.insert("cli", with(&[&below, &["app", "doctor", "hub", "input", "simulated_llm"]]));
     layers
 }
 

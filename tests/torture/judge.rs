@@ -190,7 +190,7 @@ fn differences<'a>(
 ) -> impl Iterator<Item = &'static str> + 'a {
     let vector = remaking.vector(&chunk.text);
     let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let sent = chunk.client_tmd.map(|tmd| [tmd.domain(), tmd.task(), tmd.modifier()].map(i16::from));
+    let sent = chunk.client_tmd().map(|tmd| [tmd.domain(), tmd.task(), tmd.modifier()].map(i16::from));
     let by_client = row.source == "client";
     let alike = [
         ("key", row.dataset == *chunk.key.dataset && row.id == *chunk.key.id),

@@ -8,11 +8,10 @@ use crate::flow::ReceiptStream;
 use crate::http::body::UploadAbort;
 use crate::http::error::rejection_object;
 use crate::http::ingest::results::{add_notes, timestamp};
-use crate::http::ingest::upload::ActiveUpload;
+use crate::http::ingest::upload::{ActiveUpload, UploadNotes};
 use crate::http::state::{State, Tally};
 use crate::metrics;
 use crate::outcome::{Outcome, StoredChunk};
-use crate::wire::UnknownFieldCounts;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
@@ -38,8 +37,8 @@ const LISTED_ERRORS: usize = 1000;
 pub struct UploadEnd {
     /// Why it was not read to its end, if it was not.
     pub result: Result<(), UploadAbort>,
-    /// The unknown fields of its chunks.
-    pub unknown: UnknownFieldCounts,
+    /// What there is to say about the fields of its chunks.
+    pub notes: UploadNotes,
 }
 
 /// Receives the end of reading the body.
@@ -174,7 +173,7 @@ impl Answers {
         let ended = (&mut self.ending).await;
         ended.unwrap_or_else(|_| {
             let result = Err(UploadAbort::Incomplete("the service stopped reading it".to_owned()));
-            UploadEnd { result, unknown: UnknownFieldCounts::default() }
+            UploadEnd { result, notes: UploadNotes::default() }
         })
     }
 
@@ -195,9 +194,7 @@ impl Answers {
             "stored": stored, "replaced": replaced, "duplicates": duplicate, "failed": failed, "errors": failed > 0,
             "complete": ended.result.is_ok(), "processing_time_ms": self.started.elapsed().as_millis() as u64,
         });
-        if let Some(counts) = ended.unknown.object() {
-            summary["unknown_fields"] = counts;
-        }
+        ended.notes.write(&mut summary);
         if let Err(abort) = &ended.result {
             metrics::upload_cut(abort.code().as_str());
             summary["error"] = abort.object();

@@ -11,17 +11,19 @@ use crate::http::error::{ApiError, no_answer};
 use crate::http::ingest::arrivals::ArrivalClock;
 use crate::http::ingest::idempotency::{self, IdempotencyKey, IngestAnswer, Lookup};
 use crate::http::ingest::reply::{EmbeddingSource, Reply};
-use crate::http::ingest::upload::{ActiveUpload, GROUP, ReadChunk, arrive};
+use crate::http::ingest::upload::{ActiveUpload, GROUP, ReadChunk, UploadNotes, arrive};
 use crate::http::parameters;
 use crate::http::request::{
     MAX_BODY_BYTES, is_large, read_body, rejection_error, run_blocking, shape_error, too_large, wrong_format,
 };
 use crate::http::state::State;
+use crate::model::ModelIdentity;
 use crate::outcome::Outcome;
 use crate::rejection::Rejection;
-use crate::wire::{IngestOptions, MAX_CHUNKS, OptionFields, UnknownFieldCounts, document, read_request};
+use crate::wire::{IngestOptions, MAX_CHUNKS, OptionFields, document, read_request};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The bytes of the answer for a chunk, without its text.
@@ -85,11 +87,16 @@ struct ReadRequest {
     /// The beginnings of the texts of rejected chunks, in the same order.
     heads: Vec<String>,
     options: IngestOptions,
-    unknown: UnknownFieldCounts,
+    notes: UploadNotes,
 }
 
 /// Reads all chunks of a body, each alone. Options that it does not give are those of the query.
-fn read(body: &[u8], query: OptionFields, arrivals: &ArrivalClock) -> Result<ReadRequest, ApiError> {
+fn read(
+    body: &[u8],
+    query: OptionFields,
+    model: Arc<ModelIdentity>,
+    arrivals: &ArrivalClock,
+) -> Result<ReadRequest, ApiError> {
     let json = document(body).map_err(wrong_format)?;
     let request = read_request(json).map_err(shape_error)?;
     if request.received > MAX_CHUNKS {
@@ -98,21 +105,21 @@ fn read(body: &[u8], query: OptionFields, arrivals: &ArrivalClock) -> Result<Rea
         return Err(too_large(&message, INSTEAD).param("chunks"));
     }
     let mut options = request.options.or(query).complete();
-    let mut names = options.names().map_err(rejection_error)?;
+    let mut names = options.names(model).map_err(rejection_error)?;
     if options.batch_id.is_none() {
         let id = uuid::Uuid::new_v4().to_string();
         names.batch = Some(BatchId::Generated(id.as_str().into()));
         options.batch_id = Some(id);
     }
-    let mut unknown = UnknownFieldCounts::default();
+    let mut notes = UploadNotes::default();
     let (mut chunks, mut heads) = (Vec::new(), Vec::new());
     for json in request.chunks {
         let read = ReadChunk::new(json, &names, arrivals.next());
-        unknown.add(&read.kept);
+        notes.add(&read);
         chunks.push(read.chunk);
         heads.push(read.head);
     }
-    Ok(ReadRequest { chunks, heads, options, unknown })
+    Ok(ReadRequest { chunks, heads, options, notes })
 }
 
 /// Parses the body, sends its chunks through the pipeline and makes the answer.
@@ -123,9 +130,9 @@ async fn work(
     upload: &mut ActiveUpload,
 ) -> IngestAnswer {
     let started = Instant::now();
-    let (large, arrivals) = (is_large(&body), state.arrivals.clone());
-    let request = run_blocking(large, move || read(&body, query, &arrivals)).await??;
-    let ReadRequest { chunks, heads, options, unknown } = request;
+    let (large, arrivals, model) = (is_large(&body), state.arrivals.clone(), state.info.model.clone());
+    let request = run_blocking(large, move || read(&body, query, model, &arrivals)).await??;
+    let ReadRequest { chunks, heads, options, notes } = request;
     let count = chunks.len();
     let (issuer, mut results) = receipt_channel(count);
     let held: usize = chunks.iter().flatten().map(Chunk::weight).sum();
@@ -165,7 +172,7 @@ async fn work(
     let model = &state.info.model;
     let embedding = EmbeddingSource { name: format!("{place}:{}", model.name), dims: model.dims };
     let took = started.elapsed();
-    run_blocking(large, move || Reply::new(&outcomes, &heads, &options, &unknown, &embedding, took)).await
+    run_blocking(large, move || Reply::new(&outcomes, &heads, &options, &notes, &embedding, took)).await
 }
 
 /// The most bytes that a text takes in JSON.

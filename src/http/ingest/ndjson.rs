@@ -9,14 +9,14 @@ use crate::flow::{ReceiptIssuer, receipt_channel};
 use crate::http::body::{Body, UploadAbort};
 use crate::http::error::ApiError;
 use crate::http::ingest::answers::{Answers, Signals, UploadEnd};
-use crate::http::ingest::upload::{ActiveUpload, GROUP, ReadChunk, arrive};
+use crate::http::ingest::upload::{ActiveUpload, GROUP, ReadChunk, UploadNotes, arrive};
 use crate::http::parameters;
 use crate::http::request::{header_text, is_large, rejection_error, run_blocking};
 use crate::http::state::State;
 use crate::outcome::Outcome;
 use crate::pipeline::Receipt;
 use crate::rejection::Rejection;
-use crate::wire::{BodyStart, LineDecoder, LineError, OptionFields, SharedNames, UnknownFieldCounts};
+use crate::wire::{BodyStart, LineDecoder, LineError, OptionFields, SharedNames};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -35,7 +35,7 @@ pub async fn ingest(
     read_timeout: Duration,
 ) -> Result<HttpResponse, ApiError> {
     let options: OptionFields = parameters::of_query(request)?;
-    let names = options.complete().names().map_err(rejection_error)?;
+    let names = options.complete().names(state.info.model.clone()).map_err(rejection_error)?;
     // Room for all chunks that the pipeline can hold and for the group on its way in, so that the pipeline is the bound.
     let (issuer, results) = receipt_channel(state.pipeline.capacity() + GROUP);
     let (ended, ending) = oneshot::channel();
@@ -45,7 +45,7 @@ pub async fn ingest(
     let reader = Reader {
         state: state.clone(),
         names,
-        unknown: UnknownFieldCounts::default(),
+        notes: UploadNotes::default(),
         issuer,
         has_room,
         over: over.clone(),
@@ -77,7 +77,7 @@ type Line = (u64, Result<Bytes, LineError>);
 struct Reader {
     state: web::Data<State>,
     names: SharedNames,
-    unknown: UnknownFieldCounts,
+    notes: UploadNotes,
     issuer: ReceiptIssuer<Outcome>,
     has_room: watch::Receiver<bool>,
     over: CancellationToken,
@@ -88,7 +88,7 @@ impl Reader {
     /// Reads the body, and tells what the summary says about it.
     async fn run(mut self, body: Body) -> UploadEnd {
         let result = self.read(body).await;
-        UploadEnd { result, unknown: self.unknown }
+        UploadEnd { result, notes: self.notes }
     }
 
     /// Reads the body to its end, or to that of the service.
@@ -160,7 +160,7 @@ impl Reader {
                 taken += 1;
                 let Some(receipt) = self.issue(number).await else { return Err(gone()) };
                 let read = self.read_line(line).await;
-                self.unknown.add(&read.kept);
+                self.notes.add(&read);
                 group.extend(arrive(read.chunk, receipt));
             }
             if !group.is_empty() {

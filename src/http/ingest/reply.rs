@@ -3,9 +3,10 @@
 use crate::chunk::TmdSource;
 use crate::http::error::rejection_object;
 use crate::http::ingest::results::{add_notes, timestamp};
+use crate::http::ingest::upload::UploadNotes;
 use crate::outcome::{Outcome, StoredChunk};
 use crate::quality::QualityMetrics;
-use crate::wire::{IngestOptions, UnknownFieldCounts};
+use crate::wire::IngestOptions;
 use actix_web::HttpResponse;
 use actix_web::http::{StatusCode, header};
 use bytes::Bytes;
@@ -51,7 +52,7 @@ impl Reply {
         outcomes: &[Outcome],
         heads: &[String],
         options: &IngestOptions,
-        unknown: &UnknownFieldCounts,
+        notes: &UploadNotes,
         embedding: &EmbeddingSource,
         took: Duration,
     ) -> Self {
@@ -79,9 +80,7 @@ impl Reply {
             "total_chunks": outcomes.len(), "successful": outcomes.len() - failed, "failed": failed,
             "batch_id": options.batch_id, "processing_time_ms": millis(took),
         });
-        if let Some(counts) = unknown.object() {
-            body["unknown_fields"] = counts;
-        }
+        notes.write(&mut body);
         // The chunks that failed for a transient reason are to be sent again.
         let own = outcomes.iter().any(|o| matches!(o, Outcome::Rejected(r) if r.code.retryable()));
         let mut status = StatusCode::OK;
@@ -103,10 +102,10 @@ fn good(
     embedding: &EmbeddingSource,
 ) -> Value {
     let chunk = &stored.chunk;
-    let quality = QualityMetrics::of_text(&chunk.text, embedding.dims);
+    let quality = QualityMetrics::new(&chunk.text, chunk.cpesh.as_ref(), embedding.dims);
     let tmd = stored.row.tagging.tmd;
     let mut result = json!({
-        "global_id": stored.row.cpe_id, "concept_text": chunk.text,
+        "global_id": stored.row.cpe_id, "concept_text": chunk.embedded_text(),
         "tmd_codes": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier()},
         "vector_dimension": embedding.dims + 16,
         "confidence_score": quality.confidence(), "quality_metrics": quality,
@@ -149,7 +148,11 @@ fn backends(stored: &StoredChunk, options: &IngestOptions, embedding: &Embedding
         TmdSource::Llm { model } => format!("llm:{model}"),
         TmdSource::Fallback { version, reason } => format!("local:{version} (llm: {reason})"),
     };
-    let cpesh = if options.skip_cpesh { "disabled" } else { "env-disabled" };
+    let cpesh = match &stored.chunk.cpesh {
+        Some(_) => "client-provided",
+        None if options.skip_cpesh => "disabled",
+        None => "env-disabled",
+    };
     json!({"cpesh": cpesh, "tmd": tmd, "embedding": embedding.name, "index": "inproc:arroy"})
 }
 

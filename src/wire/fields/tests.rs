@@ -1,9 +1,16 @@
 //! What chunks may look like, and that what is wrong with one is said in words of JSON.
 
 use super::*;
-use crate::chunk::OnConflict;
+use crate::chunk::{OnConflict, VectorSource};
+use crate::model::ModelIdentity;
 use crate::wire::shape::{MAX_NESTING, MAX_QUOTE};
 use serde_json::json;
+use std::sync::Arc;
+
+fn model() -> Arc<ModelIdentity> {
+    let text = |text: &str| text.to_owned();
+    Arc::new(ModelIdentity { name: text("m"), recipe: text("r"), fingerprint: text("print"), dims: 2 })
+}
 
 fn names() -> SharedNames {
     let batch = Some(BatchId::Named("of the request".into()));
@@ -12,6 +19,7 @@ fn names() -> SharedNames {
         batch,
         on_conflict: OnConflict::Error,
         unknown_fields: UnknownFieldPolicy::Keep,
+        model: model(),
     }
 }
 
@@ -116,7 +124,7 @@ fn ids_may_be_whole_numbers_and_whole_numbers_may_be_texts() {
         (placement.parent_cpe_ids.as_slice(), placement.child_cpe_ids.len()),
         (&["1".to_owned(), "b".to_owned()][..], 0)
     );
-    let codes = chunk.client_tmd.unwrap();
+    let codes = chunk.client_tmd().unwrap();
     assert_eq!((codes.domain(), codes.task(), codes.modifier()), (5, 4, 6));
     assert_eq!(chunk.metadata.unwrap().as_str(), r#"{"episode_id":"5"}"#);
 }
@@ -160,6 +168,80 @@ fn a_missing_text_names_what_is_there_instead() {
     assert!(refused(r#"{"chunks":[]}"#).message.contains("application/json"));
     assert_eq!(refused("{}").message, "missing field `text`");
     assert_eq!(refused("{}").param, Some("text"));
+}
+
+#[test]
+fn a_vector_is_taken_with_its_model_in_any_order_and_is_an_unknown_field_without() {
+    let read = |line: &str| WireChunk::read(line.as_bytes()).unwrap();
+    let check = |line: &str| read(line).check(&names(), DateTime::UNIX_EPOCH);
+    for line in [
+        r#"{"text":"a","vector_model":"print","vector":[0.6,0.8],"vector_truncated":true,"vector_unread":0.75}"#,
+        r#"{"vector":[0.6,0.8],"vector_unread":0.75,"vector_truncated":1,"text":"a","vector_model":"print"}"#,
+        r#"{"text":"a","vector":"mpkZP83MTD8=","vector_model":"print","vector_unread":0.75,"vector_truncated":true}"#,
+    ] {
+        let chunk = check(line).unwrap();
+        let VectorSource::Given { embedding, .. } = &chunk.vector else { panic!("{line}") };
+        assert_eq!(embedding.vector[..], [0.6, 0.8], "{line}");
+        assert_eq!((embedding.truncated, embedding.unread, chunk.metadata), (true, Some(0.75), None));
+    }
+    let other = check(r#"{"text":"a","vector_model":"another","vector":[1,2,3]}"#).unwrap();
+    assert_eq!((other.vector, other.metadata), (VectorSource::OtherModel, None));
+    // As before: fields of other programs, kept as they are.
+    for (line, metadata) in [
+        (r#"{"text":"a","vector":[0.1,"x"]}"#, r#"{"vector":[0.1,"x"]}"#),
+        (r#"{"text":"a","vector_model":"print"}"#, r#"{"vector_model":"print"}"#),
+        (r#"{"text":"a","vector":{"k":1},"vector_unread":"?"}"#, r#"{"vector":{"k":1},"vector_unread":"?"}"#),
+        (
+            r#"{"text":"a","vector":[0.1],"metadata":{"vector_model":"x"}}"#,
+            r#"{"vector":[0.1],"vector_model":"x"}"#,
+        ),
+    ] {
+        let chunk = check(line).unwrap();
+        assert_eq!(chunk.vector, VectorSource::Text, "{line}");
+        assert_eq!(chunk.metadata.unwrap().as_str(), metadata);
+    }
+    let error = check(r#"{"text":"a","vector_model":"print","vector":[3,4]}"#).unwrap_err();
+    assert_eq!((error.code, error.param), (ErrorCode::InvalidVector, Some("vector")));
+    let error = refused(r#"{"text":"a","vector_model":"print","vector":"no base64"}"#);
+    assert_eq!((error.code, error.param), (ErrorCode::WrongType, Some("vector")), "{}", error.message);
+}
+
+#[test]
+fn every_number_of_a_vector_is_the_nearest_f32_of_its_text() {
+    // By way of a 64-bit number, each of these is rounded twice and gets another last bit.
+    let doubly = ["1.0000001788139343261718749", "-1.0000001788139343261718749"];
+    for text in doubly {
+        let line = format!(r#"{{"text":"a","vector_model":"another model","vector":[{text}]}}"#);
+        let WithVector(chunk) = read_json(line.as_bytes()).unwrap();
+        let nearest: f32 = text.parse().unwrap();
+        assert_eq!(chunk.vector.values.unwrap().bits(), [nearest.to_bits()], "{text}");
+        assert_ne!((text.parse::<f64>().unwrap() as f32).to_bits(), nearest.to_bits(), "{text}");
+    }
+}
+
+#[test]
+fn a_chunk_may_name_its_own_dataset_and_where_its_codes_come_from() {
+    let chunk = read(json!({
+        "text": "a", "dataset_source": "own", "domain_code": 1, "task_code": 2, "modifier_code": 3, "tmd_source": "llm",
+        "tmd_model": "m", "tmd_confidence": {"domain": 0.5, "task": 1, "modifier": 0.25}, "tmd_took_us": 7,
+    }));
+    assert_eq!(&*chunk.key.dataset, "own");
+    let tagging = chunk.client_tagging.unwrap();
+    assert_eq!((tagging.source.kind(), tagging.source.model()), ("llm", Some("m")));
+    assert_eq!((tagging.confidence.unwrap().modifier, tagging.took.unwrap().as_micros()), (0.25, 7));
+    for (line, code, param) in [
+        (r#"{"text":"a","dataset_source":" "}"#, ErrorCode::InvalidName, "dataset_source"),
+        (r#"{"text":"a","tmd_source":"llm","tmd_model":"m"}"#, ErrorCode::InvalidProvenance, "tmd_source"),
+        (r#"{"text":"a","tmd_model":"m"}"#, ErrorCode::InvalidProvenance, "tmd_model"),
+        (
+            r#"{"text":"a","tmd_source":"client","tmd_took_us":-1}"#,
+            ErrorCode::InvalidProvenance,
+            "tmd_took_us",
+        ),
+    ] {
+        let error = refused(line);
+        assert_eq!((error.code, error.param), (code, Some(param)), "{line}");
+    }
 }
 
 /// Words of this program's language and libraries that mean nothing to a client.
