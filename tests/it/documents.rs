@@ -272,7 +272,8 @@ fn lnsp_calls(text: &str) -> Vec<Vec<&str>> {
         let start = line.find("lnsp ").filter(|at| *at == 0 || line[..*at].ends_with(['/', ' ']))?;
         Some(&line[start + 5..])
     });
-    let stop = |word: &&str| !["#", "|", "&", ">"].contains(word);
+    // After `--` come those of another program.
+    let stop = |word: &&str| !["--", "#", "|", "&", ">"].contains(word);
     lines.map(|line| line.split_whitespace().take_while(stop).collect()).collect()
 }
 
@@ -288,6 +289,8 @@ fn every_flag_of_an_lnsp_command_exists() {
         cli::bench::Bench::augment_args(Command::new("bench")),
         cli::model::Model::augment_args(Command::new("model")),
         cli::simulate_llm::SimulateLlm::augment_args(Command::new("simulate-llm")),
+        cli::delete::Delete::augment_args(Command::new("delete")),
+        cli::psql::Psql::augment_args(Command::new("psql")),
     ];
     let mut seen = 0;
     for document in documents() {
