@@ -14,7 +14,8 @@
 //!   |     |
 //!   ports   flow                      ports: llm, classifier, encoder, hub, store, index; flow: inlet, parcel, retry
 //!     \     /
-//!      wire                           the formats that HTTP and the command line share: DTOs, lines, encodings
+//!      wire, export                   wire: the formats that HTTP and the command line share: DTOs, lines, encodings;
+//!       |                             export: files for other programs
 //!       |
 //!     domain                          outcome, chunk, rejection, error_code, tmd, model, quality: pure
 //!
@@ -68,6 +69,7 @@ pub mod doctor;
 pub mod encoder;
 pub mod endpoint;
 pub mod error_code;
+pub mod export;
 pub mod files;
 pub mod flow;
 pub mod http;

@@ -23,6 +23,8 @@ enum Command {
     Doctor(Box<cli::doctor::Doctor>),
     /// Sends NDJSON files, one chunk a line, and shows the progress.
     Ingest(cli::ingest::Ingest),
+    /// Writes what is stored as NDJSON, Parquet or NPZ.
+    Export(cli::export::Export),
     /// Sends chunks again on which the service has failed, from its dead letters.
     Replay(cli::replay::Replay),
     /// Searches, and prints a table.
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Serve(config) => cli::serve::run(*config),
         Command::Doctor(doctor) => cli::doctor::run(*doctor),
         Command::Ingest(ingest) => cli::ingest::run(ingest),
+        Command::Export(export) => cli::export::run(export),
         Command::Replay(replay) => cli::replay::run(replay),
         Command::Search(search) => cli::search::run(search),
         Command::Bench(bench) => cli::bench::run(bench),

@@ -1,9 +1,10 @@
 //! The commands of `lnsp`: `serve` runs the service in this process, `simulate-llm` a language model server to try it
 //! with, `bench` both in processes of their own, `model` fetches models, `doctor` looks whether a service would run
-//! here; the others talk to one over HTTP.
+//! here, `export` can read a database without a service; the others talk to one over HTTP.
 
 pub mod bench;
 pub mod doctor;
+pub mod export;
 pub mod ingest;
 pub mod model;
 pub mod replay;

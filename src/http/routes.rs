@@ -2,7 +2,7 @@
 
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
-use crate::http::{dead_letters, embed, ingest, ops, parameters, search};
+use crate::http::{dead_letters, embed, export, ingest, ops, parameters, search};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, Route as Handler, web};
 use serde_json::json;
@@ -33,6 +33,7 @@ pub const ROUTES: &[Route] = &[
     post("/search", || web::to(search::search)),
     post("/embed", || web::to(embed::embed)),
     post("/embed/single", || web::to(embed::single)),
+    get("/export", || web::to(export::export)),
     get("/dead-letters", || web::to(dead_letters::dead_letters)),
     get("/health", || web::to(ops::health)),
     get("/ready", || web::to(ops::ready)),

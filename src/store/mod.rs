@@ -8,6 +8,7 @@
 //!   identity        brings the ids and hashes of an earlier version up to date
 //!   changes         changes after a number of that clock
 //!   read, model     look-ups; the one model of a store
+//!   export          everything again, in order
 //!   hits            the rows of a search
 //!   selection       which chunks a call is about
 //!   holdings        how much there is
@@ -31,6 +32,7 @@ mod dead_letter_count;
 mod dead_letters;
 mod dsn;
 mod error;
+mod export;
 mod hits;
 mod holdings;
 mod hosts;
@@ -54,6 +56,7 @@ pub use changes::{ChangedChunk, ChunkChanges};
 pub use dead_letters::{DeadLetter, DeadLetterFilter, StoredDeadLetter};
 pub use dsn::Dsn;
 pub use error::{ReadOnlyCause, SqlState, StoreError};
+pub use export::ChunkExport;
 pub use hits::{Hit, SearchFilter};
 pub use holdings::{Amount, Holdings};
 pub use insert::InsertOutcome;

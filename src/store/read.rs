@@ -214,10 +214,7 @@ pub(super) struct KnownRow {
 }
 
 pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError> {
-    let confidence = match (row.domain_confidence, row.task_confidence, row.modifier_confidence) {
-        (Some(domain), Some(task), Some(modifier)) => Some(AxisConfidence { domain, task, modifier }),
-        _ => None,
-    };
+    let confidence = confidence(row.domain_confidence, row.task_confidence, row.modifier_confidence);
     let chunk = KnownChunk {
         cpe_id: row.cpe_id,
         content_hash: hash(row.content_hash, "content_hash")?,
@@ -236,6 +233,15 @@ pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError>
         unread: row.unread,
     };
     Ok((ChunkKey { dataset: row.dataset_source.into(), id: row.id.into() }, chunk))
+}
+
+/// The confidence in the codes of a row, which is there for all three or for none.
+pub(super) fn confidence(
+    domain: Option<f32>,
+    task: Option<f32>,
+    modifier: Option<f32>,
+) -> Option<AxisConfidence> {
+    Some(AxisConfidence { domain: domain?, task: task?, modifier: modifier? })
 }
 
 /// The key of a stored chunk and the columns of its [`StoredFields`].

@@ -33,6 +33,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("simulated_llm", vec![]);
     // Ports, and what they speak.
     layers.insert("wire", DOMAIN.to_vec());
+    layers.insert("export", DOMAIN.to_vec());
     layers.insert("classifier", DOMAIN.to_vec());
     layers.insert("encoder", with(&[&DOMAIN, &["memory", "threads"]]));
     layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));
@@ -100,7 +101,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         "doctor",
         with(&[&DOMAIN, &PORTS, &["config", "app", "endpoint", "files", "vectorizer", "threads"]]),
     );
-    layers.insert("cli", with(&[&below, &["app", "doctor", "hub", "simulated_llm"]]));
+    layers.insert("cli", with(&[&below, &["app", "doctor", "export", "hub", "simulated_llm"]]));
     layers
 }
 
