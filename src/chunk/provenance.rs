@@ -29,8 +29,10 @@ impl Provenance {
     ) -> Result<Provenance, Rejection> {
         let Some(source) = TmdSource::from_parts(kind, model, failure) else {
             let kind: String = kind.chars().take(40).collect();
-            let message =
-                format!("tmd_source: expected client, llm, local or fallback, received '{}'", kind.escape_debug());
+            let message = format!(
+                "tmd_source: expected client, llm, local or fallback, received '{}'",
+                kind.escape_debug()
+            );
             return Err(invalid(message, "tmd_source"));
         };
         let wrong = |field, expected: bool| {
@@ -85,7 +87,9 @@ mod tests {
     fn the_parts_fit_together_or_the_wrong_one_is_named() {
         let of = |kind, model, failure, confidence: Option<f32>| {
             let confidence = confidence.map(|c| AxisConfidence { domain: c, task: 1.0, modifier: 0.5 });
-            Provenance::new(kind, model, failure, confidence, None).map_err(|error| error.param.unwrap()).err()
+            Provenance::new(kind, model, failure, confidence, None)
+                .map_err(|error| error.param.unwrap())
+                .err()
         };
         assert_eq!(of("client", None, None, None), None);
         assert_eq!(of("llm", Some("m"), None, Some(0.25)), None);

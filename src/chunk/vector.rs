@@ -117,13 +117,16 @@ mod tests {
     #[test]
     fn only_a_vector_that_the_model_can_have_made_is_taken() {
         let given = |model: &str, vector: &[f32], unread| {
-            VectorSource::given(model, vector.to_vec(), (false, unread), &store()).map_err(|error| error.param)
+            VectorSource::given(model, vector.to_vec(), (false, unread), &store())
+                .map_err(|error| error.param)
         };
         let unit = [0.5, 0.5, -0.5, 0.5];
         let VectorSource::Given { embedding, .. } = given("f", &unit, Some(0.75)).unwrap() else { panic!() };
         assert_eq!((&embedding.vector[..], embedding.unread), (&unit[..], Some(0.75)));
         assert_eq!(given("other", &[1.0], None), Ok(VectorSource::OtherModel));
-        for wrong in [&[1.0][..], &[0.0; 4], &[2.0, 0.0, 0.0, 0.0], &[f32::NAN, 0.0, 0.0, 1.0], &[f32::MAX; 4]] {
+        for wrong in
+            [&[1.0][..], &[0.0; 4], &[2.0, 0.0, 0.0, 0.0], &[f32::NAN, 0.0, 0.0, 1.0], &[f32::MAX; 4]]
+        {
             assert_eq!(given("f", wrong, None), Err(Some("vector")), "{wrong:?}");
         }
         assert_eq!(given("f", &unit, Some(0.5)), Err(Some("vector_unread")));

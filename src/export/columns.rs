@@ -133,9 +133,7 @@ pub const COLUMNS: &[Column] = &[
     optional("tmd_failure", ColumnKind::Text, |row| row.tagging.source.failure().map_or(Cell::Absent, text)),
     optional("domain_confidence", ColumnKind::Real, |row| real(row.tagging.confidence.map(|c| c.domain))),
     optional("task_confidence", ColumnKind::Real, |row| real(row.tagging.confidence.map(|c| c.task))),
-    optional("modifier_confidence", ColumnKind::Real, |row| {
-        real(row.tagging.confidence.map(|c| c.modifier))
-    }),
+    optional("modifier_confidence", ColumnKind::Real, |row| real(row.tagging.confidence.map(|c| c.modifier))),
     optional("tmd_took_us", ColumnKind::Whole, |row| row.tagging.took.map_or(Cell::Absent, micros)),
     column("truncated", ColumnKind::Truth, |row| Cell::Truth(row.truncated)),
     optional("unread", ColumnKind::Real, |row| real(row.unread)),

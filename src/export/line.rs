@@ -62,10 +62,8 @@ pub fn row_of_line(line: &[u8]) -> Result<ExportRow, String> {
     let tmd =
         Tmd::new(line.domain_code, line.task_code, line.modifier_code).map_err(|error| error.to_string())?;
     let source = match line.tmd_source {
-        Some(kind) => {
-            TmdSource::from_parts(&kind, line.tmd_model.as_deref(), line.tmd_failure.as_deref())
-                .ok_or_else(|| format!("the source of codes '{kind}' is not known"))?
-        }
+        Some(kind) => TmdSource::from_parts(&kind, line.tmd_model.as_deref(), line.tmd_failure.as_deref())
+            .ok_or_else(|| format!("the source of codes '{kind}' is not known"))?,
         None => TmdSource::Client,
     };
     let confidence = line

@@ -197,7 +197,8 @@ impl NpzWriter {
     pub fn finish<W: Write + Seek>(self, output: W) -> Result<W, ExportError> {
         let mut archive = ZipWriter::new(output);
         // Arrays may be longer than 4 GiB. They are not compressed, as numpy writes them.
-        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
+        let options =
+            SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
         for arrays in self.columns {
             for (array, shape) in arrays.into_arrays(self.rows) {
                 let mut file = array.file.into_inner().map_err(io::IntoInnerError::into_error)?;

@@ -178,7 +178,8 @@ impl<W: Write + Send> ParquetWriter<W> {
             .set_dictionary_page_size_limit(PAGE_BYTES);
         for column in columns.iter().filter(|column| column.kind == ColumnKind::Reals) {
             // Floats of vectors do not repeat, and do not compress.
-            let path = ColumnPath::from(vec![column.name.to_owned(), "list".to_owned(), "element".to_owned()]);
+            let path =
+                ColumnPath::from(vec![column.name.to_owned(), "list".to_owned(), "element".to_owned()]);
             properties = properties
                 .set_column_dictionary_enabled(path.clone(), false)
                 .set_column_encoding(path.clone(), Encoding::PLAIN)

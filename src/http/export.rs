@@ -67,8 +67,7 @@ pub async fn export(
     let with_vectors = is_set(wire.vectors);
     let permit = state.admit_standalone(AdmissionRequest::Export).await?;
     let export = state.store.export(&selection, with_vectors).await?;
-    let vector_model =
-        export.model().filter(|_| with_vectors).map(|identity| identity.fingerprint.clone());
+    let vector_model = export.model().filter(|_| with_vectors).map(|identity| identity.fingerprint.clone());
     let options = LineOptions { encoding, vector_model, row_fields: is_set(wire.row_fields) };
     let timeouts = BodyTimeouts {
         silence: settings.read_timeout,

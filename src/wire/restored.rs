@@ -62,7 +62,8 @@ impl WireProvenance {
         });
         let name = |name: &Option<Name>| name.as_ref().map(|Name(name)| name.clone());
         let (model, failure) = (name(&self.model), name(&self.failure));
-        Provenance::new(&source, model.as_deref(), failure.as_deref(), confidence, took.transpose()?).map(Some)
+        Provenance::new(&source, model.as_deref(), failure.as_deref(), confidence, took.transpose()?)
+            .map(Some)
     }
 }
 

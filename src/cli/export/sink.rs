@@ -54,12 +54,8 @@ impl Sink {
         let output = Counted { output, end: 0, at: 0 };
         let format = match export.format {
             FileFormat::Ndjson => FormatWriter::Ndjson { output, line: Vec::new() },
-            FileFormat::Parquet => {
-                FormatWriter::Parquet(Box::new(ParquetWriter::new(output, columns)?))
-            }
-            FileFormat::Npz => {
-                FormatWriter::Npz { writer: NpzWriter::new(&beside, &columns)?, output }
-            }
+            FileFormat::Parquet => FormatWriter::Parquet(Box::new(ParquetWriter::new(output, columns)?)),
+            FileFormat::Npz => FormatWriter::Npz { writer: NpzWriter::new(&beside, &columns)?, output },
         };
         Ok(Sink { format, rows: 0 })
     }

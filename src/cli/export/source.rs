@@ -42,7 +42,8 @@ impl ServiceSource {
     pub async fn open(export: &Export) -> Result<ServiceSource, ExportFailure> {
         let url = format!("{}/export", export.url.trim_end_matches('/'));
         let is_table = export.format != super::FileFormat::Ndjson;
-        let mut query = vec![("vectors", export.with_vectors.to_string()), ("row_fields", is_table.to_string())];
+        let mut query =
+            vec![("vectors", export.with_vectors.to_string()), ("row_fields", is_table.to_string())];
         if export.encoding() == EncodingFormat::Base64 {
             query.push(("encoding_format", "base64".to_owned()));
         }
@@ -57,7 +58,8 @@ impl ServiceSource {
             if status == StatusCode::OK {
                 return Ok(ServiceSource { response, held: Vec::new(), rows: 0, summary: None });
             }
-            let wait = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+            let wait =
+                response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
             let body: Value = response.json().await.unwrap_or_default();
             if !matches!(status.as_u16(), 429 | 503) || tries == TRIES {
                 let message = body["error"]["message"].as_str().unwrap_or("without a reason").to_owned();
@@ -72,7 +74,8 @@ impl ServiceSource {
     pub async fn next_lines(&mut self) -> Result<Option<Vec<u8>>, ExportFailure> {
         loop {
             let piece = self.response.chunk().await;
-            let piece = piece.map_err(|error| ExportFailure::Broken { rows: self.rows, error: Some(error) })?;
+            let piece =
+                piece.map_err(|error| ExportFailure::Broken { rows: self.rows, error: Some(error) })?;
             let Some(piece) = piece else { break };
             if let Some(lines) = self.take(&piece) {
                 return Ok(Some(lines));

@@ -220,8 +220,7 @@ impl Admission {
 
     /// The number of permits in use; a search counts once, with or without its answer.
     pub fn in_use(&self) -> usize {
-        let kinds =
-            [&self.uploads, self.requests.slots(), self.searches.slots(), &self.pages, &self.exports];
+        let kinds = [&self.uploads, self.requests.slots(), self.searches.slots(), &self.pages, &self.exports];
         kinds.iter().map(|slots| slots.used()).sum()
     }
 

@@ -191,7 +191,10 @@ fn a_vector_is_taken_with_its_model_in_any_order_and_is_an_unknown_field_without
         (r#"{"text":"a","vector":[0.1,"x"]}"#, r#"{"vector":[0.1,"x"]}"#),
         (r#"{"text":"a","vector_model":"print"}"#, r#"{"vector_model":"print"}"#),
         (r#"{"text":"a","vector":{"k":1},"vector_unread":"?"}"#, r#"{"vector":{"k":1},"vector_unread":"?"}"#),
-        (r#"{"text":"a","vector":[0.1],"metadata":{"vector_model":"x"}}"#, r#"{"vector":[0.1],"vector_model":"x"}"#),
+        (
+            r#"{"text":"a","vector":[0.1],"metadata":{"vector_model":"x"}}"#,
+            r#"{"vector":[0.1],"vector_model":"x"}"#,
+        ),
     ] {
         let chunk = check(line).unwrap();
         assert_eq!(chunk.vector, VectorSource::Text, "{line}");
@@ -230,7 +233,11 @@ fn a_chunk_may_name_its_own_dataset_and_where_its_codes_come_from() {
         (r#"{"text":"a","dataset_source":" "}"#, ErrorCode::InvalidName, "dataset_source"),
         (r#"{"text":"a","tmd_source":"llm","tmd_model":"m"}"#, ErrorCode::InvalidProvenance, "tmd_source"),
         (r#"{"text":"a","tmd_model":"m"}"#, ErrorCode::InvalidProvenance, "tmd_model"),
-        (r#"{"text":"a","tmd_source":"client","tmd_took_us":-1}"#, ErrorCode::InvalidProvenance, "tmd_took_us"),
+        (
+            r#"{"text":"a","tmd_source":"client","tmd_took_us":-1}"#,
+            ErrorCode::InvalidProvenance,
+            "tmd_took_us",
+        ),
     ] {
         let error = refused(line);
         assert_eq!((error.code, error.param), (code, Some(param)), "{line}");

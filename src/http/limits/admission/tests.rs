@@ -4,13 +4,7 @@ use super::*;
 
 fn admission() -> Admission {
     let cut_after = Duration::MAX;
-    Admission::new(Limits {
-        uploads: 2,
-        requests: 3,
-        request_bytes: 10_000,
-        cut_after,
-        ..Limits::default()
-    })
+    Admission::new(Limits { uploads: 2, requests: 3, request_bytes: 10_000, cut_after, ..Limits::default() })
 }
 
 #[tokio::test]
