@@ -54,7 +54,7 @@ impl Process {
     }
 
     fn service(mut command: Command, flags: &[&str]) -> Result<Process> {
-        let data = data_folder()?;
+        let data = shared_folder()?;
         command.args(["--port", "0", "--data-dir"]).arg(data.path()).args(flags);
         if !flags.contains(&"--tmd-backend") {
             command.args(["--tmd-backend", "local"]);
@@ -95,14 +95,14 @@ impl Drop for Process {
 }
 
 /// Without the environment's own settings.
-fn lnsp() -> Command {
+pub fn lnsp() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lnsp"));
     command.env("LNSP_LOG", "error").env_remove("DATABASE_URL").env_remove("PG_DSN");
     command
 }
 
 /// As root our PostgreSQL runs under another account, which has to get to its folder.
-fn data_folder() -> Result<tempfile::TempDir> {
+pub fn shared_folder() -> Result<tempfile::TempDir> {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir()?;
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;

@@ -68,7 +68,12 @@ pub fn request(data: &[u8]) {
         batch: None,
         on_conflict: Default::default(),
         unknown_fields: Default::default(),
-        model: std::sync::Arc::new(ModelIdentity { name: text(), recipe: text(), fingerprint: text(), dims: 2 }),
+        model: std::sync::Arc::new(ModelIdentity {
+            name: text(),
+            recipe: text(),
+            fingerprint: text(),
+            dims: 2,
+        }),
     };
     let chunk = match WireChunk::read(data) {
         Ok(chunk) => chunk,

@@ -34,8 +34,8 @@ pub fn canonical_16d(tmd: Tmd) -> [f32; 16] {
         row.iter()
             .enumerate()
             .filter(|(bit, _)| code >> (14 - bit) & 1 == 1)
-            .map(|(_, weight)| weight)
-            .sum::<f32>()
+            // Not `sum`, which gives -0 of nothing.
+            .fold(0.0, |sum: f32, (_, weight)| sum + weight)
     });
     normalised(vector)
 }

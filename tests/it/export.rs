@@ -130,8 +130,8 @@ async fn vectors_of_another_model_are_counted_and_made_anew() {
     let count = fill(&service).await;
     let before = (rows(&service.database).await, vectors(&service.database).await);
     let (_folder, file) = exported(&["--url", &service.url, "--with-vectors"], "all.ndjson").await;
-    let of_another =
-        fs::read_to_string(&file).unwrap().replace("\"vector_model\":\"scripted\"", "\"vector_model\":\"x\"");
+    let fingerprint = &service.state.info.model.fingerprint;
+    let of_another = fs::read_to_string(&file).unwrap().replace(fingerprint, "x");
     service.database.run("DELETE FROM chunks").await;
     let answer = stream_to(service.url.clone(), of_another).await;
     let summary = answer.last().unwrap();
@@ -147,8 +147,8 @@ async fn vectors_of_another_model_are_counted_and_made_anew() {
     let long = vec![1.0; Scripted::DIMS];
     let body = json!({"chunks": [
         {"text": "One.", "vector_model": "x", "vector": [1, 2]},
-        {"text": "Two.", "vector_model": "scripted", "vector": [1, 0]},
-        {"text": "Three.", "vector_model": "scripted", "vector": long},
+        {"text": "Two.", "vector_model": fingerprint, "vector": [1, 0]},
+        {"text": "Three.", "vector_model": fingerprint, "vector": long},
         {"text": "Four.", "vector": [1, 2]},
     ]});
     let (_, answer) = service.post("/ingest", body.to_string()).await;
@@ -167,9 +167,10 @@ async fn vectors_of_another_model_are_counted_and_made_anew() {
 async fn a_chunk_with_its_vector_and_without_codes_is_classified_and_not_embedded() {
     let gate = GatedEncoder::default();
     let service = TestService::build(Overrides { encoder: Some(gate.factory()), ..overrides() }, &[]).await;
+    let fingerprint = &service.state.info.model.fingerprint;
     let mut vector = vec![0.0; Scripted::DIMS];
     vector[7] = 1.0;
-    let line = json!({"id": "v", "text": "Photosynthesis.", "vector_model": "scripted", "vector": vector});
+    let line = json!({"id": "v", "text": "Photosynthesis.", "vector_model": fingerprint, "vector": vector});
     let answer = stream_to(service.url.clone(), format!("{line}\n")).await;
     assert_eq!((&answer[0]["status"], &answer[0]["tmd"]["source"]), (&json!("stored"), &json!("local")));
     assert_eq!(gate.texts(), 0);
@@ -207,7 +208,10 @@ async fn an_export_is_in_order_and_only_of_what_was_asked_for() {
     let (other, _) = lines(&service, "dataset_source=an%20other%20one").await;
     assert_eq!((other.len(), &other[0]["text"]), (1, &json!("Elsewhere.")));
     let (document, summary) = lines(&service, "document_id=d3&vectors=true&row_fields=1").await;
-    assert_eq!((document.len(), &summary["vector_model"]), (43, &json!("scripted")));
+    assert_eq!(
+        (document.len(), &summary["vector_model"]),
+        (43, &json!(service.state.info.model.fingerprint))
+    );
     assert_eq!(document[1]["vector"].as_array().unwrap().len(), Scripted::DIMS);
     assert_eq!((&document[1]["text"], &document[1]["chunk_index"]), (&json!("Fact 10."), &json!(1)));
     assert_eq!(document[1]["row"]["truncated"], false);
@@ -395,7 +399,8 @@ fn printed(column: &Column, row: &ExportRow, lists_are_json: bool) -> Value {
     }
 }
 
-fn compare(file: &Path, rows: &[ExportRow], with_vectors: bool) {
+fn compare(file: &Path, rows: &[ExportRow], vector_model: Option<&str>) {
+    let with_vectors = vector_model.is_some();
     let is_npz = file.extension().is_some_and(|extension| extension == "npz");
     let read = readers::read(file);
     let mut columns: Map<String, Value> = read["columns"].as_object().unwrap().clone();
@@ -418,7 +423,7 @@ fn compare(file: &Path, rows: &[ExportRow], with_vectors: bool) {
         assert_eq!(values.len(), expected.len(), "{name}");
     }
     assert_eq!(columns.keys().collect::<Vec<_>>(), Vec::<&String>::new(), "columns that are not known");
-    assert_eq!(read["vector_model"], if with_vectors { "scripted" } else { "" });
+    assert_eq!(read["vector_model"], vector_model.unwrap_or_default());
 }
 
 #[actix_web::test]
@@ -432,14 +437,14 @@ async fn numpy_and_pyarrow_read_every_column() {
     service.database.run("DELETE FROM chunk_vectors WHERE item IN (SELECT item FROM chunks WHERE text = 'Fact 0.' OR id = 'own')").await;
     let rows = export_rows(&service).await;
     assert_eq!(rows.iter().filter(|row| row.vector.is_none()).count(), 2);
-    let dsn = service.database.dsn();
+    let (dsn, fingerprint) = (service.database.dsn(), service.state.info.model.fingerprint.as_str());
     for source in [["--url", &service.url], ["--from", dsn]] {
         for format in ["parquet", "npz"] {
             for with_vectors in [true, false] {
                 let vectors: &[&str] = if with_vectors { &["--with-vectors"] } else { &[] };
                 let flags = [&source[..], &["--format", format], vectors].concat();
                 let (_folder, file) = exported(&flags, &format!("chunks.{format}")).await;
-                compare(&file, &rows, with_vectors);
+                compare(&file, &rows, with_vectors.then_some(fingerprint));
             }
             // A store without rows, and some columns alone.
             let flags =
