@@ -25,6 +25,7 @@ mod embed_api;
 mod encoder;
 mod encoder_parallelism;
 mod encoder_plan;
+mod export;
 mod failover;
 mod flow_of_chunks;
 mod foreign_database;
