@@ -48,6 +48,7 @@ mod lost_commits;
 mod malformed_lines;
 mod managed;
 mod mutations;
+mod nightly_import;
 mod old_database;
 mod ollama_script;
 mod other_model;

@@ -27,7 +27,8 @@ async fn send(service: &TestService, file: &Path, more: &[&str]) -> (Option<i32>
 
 /// The ids and texts that a search finds.
 async fn found(service: &TestService, top_k: usize) -> Vec<(String, String)> {
-    let body = json!({"query": "ticket", "top_k": top_k, "filter": {"dataset_source": "tickets"}}).to_string();
+    let body =
+        json!({"query": "ticket", "top_k": top_k, "filter": {"dataset_source": "tickets"}}).to_string();
     let (status, answer) = service.post("/search", body).await;
     assert_eq!(status, 200, "{answer}");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -54,7 +55,8 @@ async fn an_edited_row_is_named_and_replaced_on_request() {
     assert!(code == Some(0) && said.contains("300 duplicates"), "{said}");
 
     let found = found(&service, 1000).await;
-    let edited: Vec<_> = found.iter().filter(|(_, text)| text.contains("edited")).map(|(id, _)| &**id).collect();
+    let edited: Vec<_> =
+        found.iter().filter(|(_, text)| text.contains("edited")).map(|(id, _)| &**id).collect();
     assert_eq!((found.len(), edited), (300, vec!["T-250", "T-7"]), "the old texts are not found");
     service.stop().await;
 }
@@ -68,14 +70,18 @@ async fn rows_that_were_deleted_are_stored_again_and_no_others() {
 
     service.database.run("DELETE FROM chunks WHERE id LIKE 'T-1%'").await;
     let gone = 1 + 10 + 100;
-    let (_, counted) = service.post("/search", json!({"query": "ticket", "top_k": 1000}).to_string()).await;
-    assert_eq!(counted["results"].as_array().unwrap().len(), 300 - gone);
+    assert_eq!(found(&service, 1000).await.len(), 300 - gone, "no row that is gone is found");
     let (code, said) = send(&service, &file, &[]).await;
     assert!(code == Some(0) && said.contains(&format!("{gone} stored, {} duplicates", 300 - gone)), "{said}");
 
-    let query = "/chunks?dataset_source=tickets&document_id=queue-0";
-    let delete = service.delete(query).await;
-    assert_eq!(delete.0, 409, "the number has to be confirmed: {}", delete.1);
+    let delete =
+        ["delete", "--url", &service.url, "--dataset", "tickets", "--where", "queue=queue-0", "--yes"];
+    let mut delete = lnsp(&delete);
+    let (code, out, complaint) = tokio::task::spawn_blocking(move || run(&mut delete)).await.unwrap();
+    assert!(code == Some(0) && out.contains("deleted: 100 chunks"), "{out}{complaint}");
+    assert_eq!(found(&service, 1000).await.len(), 200, "at once");
+    let (code, said) = send(&service, &file, &[]).await;
+    assert!(code == Some(0) && said.contains("100 stored, 200 duplicates"), "{said}");
     assert_eq!(found(&service, 1000).await, before);
     service.stop().await;
 }
