@@ -15,7 +15,7 @@
 //!   ports   flow                      ports: llm, classifier, encoder, hub, store, index; flow: inlet, parcel, retry
 //!     \     /
 //!      wire                           the formats that HTTP and the command line share: DTOs, lines, encodings;
-//!       |                             input: files as people have them, as chunks
+//!       |                             input: files as people have them, as chunks; export: files for other programs
 //!       |
 //!     domain                          outcome, chunk, rejection, error_code, tmd, model, quality: pure
 //!
@@ -70,6 +70,7 @@ pub mod doctor;
 pub mod encoder;
 pub mod endpoint;
 pub mod error_code;
+pub mod export;
 pub mod files;
 pub mod flow;
 pub mod http;

@@ -10,6 +10,7 @@ mod dead_letters;
 mod drain;
 mod embed;
 mod error;
+mod export;
 mod framework;
 mod held;
 mod info;

@@ -8,6 +8,7 @@
 //!   identity        brings the ids and hashes of an earlier version up to date
 //!   changes         changes after a number of that clock
 //!   read, model     look-ups; the one model of a store
+//!   export          everything again, in order
 //!   hits            the rows of a search
 //!   selection       which chunks a call is about
 //!   delete          their deletion; delete_letters: that of their dead letters
@@ -36,6 +37,7 @@ mod delete;
 mod delete_letters;
 mod dsn;
 mod error;
+mod export;
 mod hits;
 mod holdings;
 mod hosts;
@@ -62,6 +64,7 @@ pub use dead_letters::{DeadLetter, DeadLetterFilter, StoredDeadLetter};
 pub use delete::{DeletedItems, SelectedItems};
 pub use dsn::Dsn;
 pub use error::{ReadOnlyCause, SqlState, StoreError};
+pub use export::ChunkExport;
 pub use hits::{Hit, SearchFilter};
 pub use holdings::{Amount, Holdings};
 pub use insert::InsertOutcome;

@@ -34,6 +34,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     // Ports, and what they speak.
     layers.insert("wire", DOMAIN.to_vec());
     layers.insert("input", with(&[&DOMAIN, &["wire"]]));
+    layers.insert("export", DOMAIN.to_vec());
     layers.insert("classifier", DOMAIN.to_vec());
     layers.insert("encoder", with(&[&DOMAIN, &["memory", "threads"]]));
     layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));
@@ -104,7 +105,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         "doctor",
         with(&[&DOMAIN, &PORTS, &["config", "app", "endpoint", "files", "vectorizer", "threads"]]),
     );
-    layers.insert("cli", with(&[&below, &["app", "doctor", "hub", "input", "simulated_llm"]]));
+    layers.insert("cli", with(&[&below, &["app", "doctor", "export", "hub", "input", "simulated_llm"]]));
     layers
 }
 
