@@ -14,7 +14,7 @@ pub const MAX_ROWS: u32 = 100_000;
 /// What a selection means at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SelectionSize {
-    /// Stored chunks.
+    /// Chunks that are stored.
     pub chunks: u64,
     /// Dead letters: chunks that could not be stored.
     pub letters: u64,

@@ -15,13 +15,13 @@ const PAGE: i64 = 512;
 const MOST_READ: i64 = 8 * PAGE;
 
 /// Follows the clock of a store with its index.
-pub(super) struct Follower {
+pub(super) struct ClockFollower {
     pub store: Store,
     pub model: ModelId,
     pub index: Index,
 }
 
-impl Follower {
+impl ClockFollower {
     /// Follows until it is dropped. While the database does not answer, or the index has no room, it tries again.
     pub async fn run(self) {
         let mut clock_before = 0;

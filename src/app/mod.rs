@@ -34,7 +34,7 @@ use actix_web::web;
 use codes::code_source;
 use embedding::{CPU_QUEUE, ONE, embedding};
 pub use embedding::{model_files, model_folders};
-use follower::Follower;
+use follower::ClockFollower;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,7 +148,8 @@ impl App {
             held: HeldCache::default(),
         };
         let state = web::Data::new(state);
-        let follower = Follower { store: state.store.clone(), model: model_id, index: state.index.clone() };
+        let follower =
+            ClockFollower { store: state.store.clone(), model: model_id, index: state.index.clone() };
         Ok(App { state, postgres, follower: actix_web::rt::spawn(follower.run()) })
     }
 

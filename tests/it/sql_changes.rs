@@ -57,6 +57,7 @@ async fn the_index_follows_deletions_by_sql_and_the_same_file_stores_exactly_wha
         ("CREATE ROLE janitor; GRANT SELECT, DELETE ON chunks TO janitor; SET ROLE janitor; SET search_path = '';
           DELETE FROM public.chunks WHERE id = 'n12'; RESET ROLE; DROP OWNED BY janitor; DROP ROLE janitor", 1),
         ("DELETE FROM chunks WHERE chunk_index = 0 AND id ~ '^n2.$'", 10),
+        ("DELETE FROM cpe_vectors_json WHERE cpe_id IN (SELECT cpe_id FROM chunks WHERE id = 'n30')", 1),
     ] {
         service.database.run(statement).await;
         left -= deleted;
@@ -65,9 +66,9 @@ async fn the_index_follows_deletions_by_sql_and_the_same_file_stores_exactly_wha
         until(statement, || service.state.index.len().unwrap() == left).await;
         assert_eq!((service.stored().await, found(&service).await.len()), (left, count), "{statement}");
     }
-    assert_eq!(service.database.number("SELECT count(*) FROM tombstones").await, 19);
+    assert_eq!(service.database.number("SELECT count(*) FROM tombstones").await, 20);
     assert_equal(&service).await;
-    assert_eq!(tally(&service.stream(numbered(0..300)).await), (19, 281, 0));
+    assert_eq!(tally(&service.stream(numbered(0..300)).await), (20, 280, 0));
     assert_eq!(service.stored().await, 300);
     // What was built and what was rebuilt from the tables are the same.
     service.state.index.flush().await.unwrap();
@@ -96,6 +97,13 @@ async fn what_only_the_program_can_change_is_refused_with_what_to_do() {
         ("UPDATE cpe_vectors SET fused_norm = 1", "UPDATE of cpe_vectors is refused"),
         ("INSERT INTO cpe_entry (mission_text) VALUES ('x')", "POST /ingest"),
         ("INSERT INTO cpe_vectors (fused_norm) VALUES (1)", "POST /ingest"),
+        ("UPDATE chunks SET seq = 7", "seq of a stored chunk"),
+        (
+            "INSERT INTO chunk_cpesh SELECT item, 'a concept', NULL, NULL, '{}', '{}', 'client' FROM chunks",
+            "concept_text",
+        ),
+        ("TRUNCATE chunk_cpesh", "TRUNCATE of chunk_cpesh is refused"),
+        ("UPDATE cpe_vectors_json SET fused_norm = 1", "UPDATE of cpe_vectors is refused"),
         (
             "UPDATE chunk_vectors SET vector = '\\x0000803f'",
             "expected 1536 bytes (384 little-endian f32), received 4",
@@ -165,10 +173,26 @@ async fn what_sql_may_change_takes_a_number_and_stays_true() {
     assert_eq!(row("seq, parent_cpe_ids, details_hash IS NULL").await, "6 {} f");
     assert_eq!(service.state.index.status().applied_seq, 6);
 
+    // The CPESH parts belong to the chunk.
+    let chunk = json!({"id": "a", "text": "A fact.", "metadata": {"k": 1}, "probe_question": "Which?"});
+    let replace = json!({"chunks": [chunk], "dataset_source": "user_input", "on_conflict": "replace"});
+    assert_eq!(service.post("/ingest", replace.to_string()).await.1["results"][0]["status"], "replaced");
+    assert_eq!(row("seq, details_hash IS NULL").await, "7 f");
+    service.database.run("UPDATE chunk_cpesh SET expected_answer = 'That.'").await;
+    assert_eq!(row("seq, details_hash IS NULL").await, "8 t");
+    let again = service.stream(chunk.to_string()).await;
+    assert_eq!(again[0]["status"], "duplicate");
+    assert_eq!(again[0]["differs"].as_array().map(Vec::len), Some(1), "{again:?}");
+    service.database.run("DELETE FROM chunk_cpesh").await;
+    service.database.run("INSERT INTO chunk_cpesh (item, probe_question, source) SELECT item, 'Which?', 'client' FROM chunks").await;
+    assert_eq!(row("seq").await, "10");
+    let again = service.stream(chunk.to_string()).await;
+    assert_eq!((&again[0]["status"], again[0].get("differs")), (&json!("duplicate"), None), "{again:?}");
+
     // A vector is what a search compares with.
     let turned = "UPDATE chunk_vectors SET vector = overlay(vector PLACING substr(vector, 5, 4) FROM 1)";
     service.database.run(turned).await;
-    assert_eq!(row("seq").await, "7");
+    assert_eq!(row("seq").await, "11");
     followed(&service).await;
     assert_equal(&service).await;
     service.stop().await;
