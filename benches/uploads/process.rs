@@ -54,7 +54,7 @@ impl Process {
     }
 
     fn service(mut command: Command, flags: &[&str]) -> Result<Process> {
-        let data = data_folder()?;
+        let data = shared_folder()?;
         command.args(["--port", "0", "--data-dir"]).arg(data.path()).args(flags);
         if !flags.contains(&"--tmd-backend") {
             command.args(["--tmd-backend", "local"]);
@@ -102,7 +102,7 @@ pub fn lnsp() -> Command {
 }
 
 /// As root our PostgreSQL runs under another account, which has to get to its folder.
-fn data_folder() -> Result<tempfile::TempDir> {
+pub fn shared_folder() -> Result<tempfile::TempDir> {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir()?;
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;

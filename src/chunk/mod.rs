@@ -7,6 +7,7 @@ mod blank;
 mod cpesh;
 mod differences;
 mod draft;
+mod export_row;
 mod identity;
 mod metadata;
 mod provenance;
@@ -21,6 +22,7 @@ pub use draft::{
     BatchId, Draft, MAX_LINKS, MAX_NAME_BYTES, MAX_TEXT_BYTES, OnConflict, Placement, check_count,
     check_name, check_not_blank,
 };
+pub use export_row::{ExportRow, LineOptions};
 pub use identity::IDENTITY_VERSION;
 pub use metadata::{MAX_METADATA_BYTES, Metadata};
 pub use provenance::Provenance;

@@ -4,11 +4,13 @@
 //! but not the stages behind them.
 
 mod body;
+mod chunks;
 mod connection;
 mod dead_letters;
 mod drain;
 mod embed;
 mod error;
+mod export;
 mod framework;
 mod held;
 mod info;

@@ -137,6 +137,15 @@ pub enum StoreError {
         /// The message of the server.
         problem: String,
     },
+    /// Permanent: there is nothing to read.
+    #[error(
+        "the database {to} has no tables of this version of the service; name another one, or start the service with \
+         it once"
+    )]
+    NoStore {
+        /// The address, without its password.
+        to: String,
+    },
     /// Permanent: acknowledged chunks would not survive a crash.
     #[error(
         "the database runs with {setting}={found}, which loses acknowledged chunks in a crash; set {setting}=on"

@@ -180,7 +180,7 @@ struct LittleEndian<'a>(&'a [f32]);
 
 /// JSON that is text already.
 #[derive(Debug)]
-struct JsonText<'a>(&'a str);
+pub(super) struct JsonText<'a>(pub(super) &'a str);
 
 impl ToSql<Jsonb, Pg> for JsonText<'_> {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {

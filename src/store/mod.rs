@@ -8,8 +8,10 @@
 //!   identity        brings the ids and hashes of an earlier version up to date
 //!   changes         changes after a number of that clock
 //!   read, model     look-ups; the one model of a store
+//!   export          everything again, in order
 //!   hits            the rows of a search
 //!   selection       which chunks a call is about
+//!   delete          their deletion; delete_letters: that of their dead letters
 //!   holdings        how much there is
 //!   dead_letters    chunks that could not be stored, kept to be sent again
 //!   connection      the connection pool and its thread
@@ -31,8 +33,11 @@ mod changes;
 mod connection;
 mod dead_letter_count;
 mod dead_letters;
+mod delete;
+mod delete_letters;
 mod dsn;
 mod error;
+mod export;
 mod hits;
 mod holdings;
 mod hosts;
@@ -56,8 +61,10 @@ mod sqlstate_sniffer;
 
 pub use changes::{ChangedChunk, ChunkChanges};
 pub use dead_letters::{DeadLetter, DeadLetterFilter, StoredDeadLetter};
+pub use delete::{DeletedItems, SelectedItems};
 pub use dsn::Dsn;
 pub use error::{ReadOnlyCause, SqlState, StoreError};
+pub use export::ChunkExport;
 pub use hits::{Hit, SearchFilter};
 pub use holdings::{Amount, Holdings};
 pub use insert::InsertOutcome;

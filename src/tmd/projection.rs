@@ -30,16 +30,27 @@ const PROJECTION: [[f32; 15]; 16] = [
 /// the fixed projection, then normalised. The result has unit length, except for 0.0.0: the zero vector.
 pub fn canonical_16d(tmd: Tmd) -> [f32; 16] {
     let code = super::packing::lane_index(tmd);
-    let mut vector = PROJECTION.map(|row| {
+    let vector = PROJECTION.map(|row| {
         row.iter()
             .enumerate()
             .filter(|(bit, _)| code >> (14 - bit) & 1 == 1)
-            .map(|(_, weight)| weight)
-            .sum::<f32>()
+            // Not `sum`, which gives -0 of nothing.
+            .fold(0.0, |sum: f32, (_, weight)| sum + weight)
     });
-    let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    normalised(vector)
+}
+
+/// The length of a vector: the SQL function `real_array_norm`, bit for bit.
+pub fn length(vector: &[f32]) -> f32 {
+    vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() as f32
+}
+
+/// The vector at unit length, a zero vector as it is: the SQL function `real_array_normalised`, bit for bit.
+pub fn normalised<V: AsMut<[f32]>>(mut vector: V) -> V {
+    let values = vector.as_mut();
+    let norm = length(values);
     if norm > 1e-12 {
-        vector.iter_mut().for_each(|x| *x /= norm);
+        values.iter_mut().for_each(|x| *x /= norm);
     }
     vector
 }

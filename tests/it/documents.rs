@@ -7,6 +7,7 @@ use lnsp_ingest::chunk::{MAX_CPESH_BYTES, MAX_NAME_BYTES, MAX_NEGATIVES, MAX_TEX
 use lnsp_ingest::cli;
 use lnsp_ingest::config::Config;
 use lnsp_ingest::error_code::ErrorCode;
+use lnsp_ingest::export::COLUMNS;
 use lnsp_ingest::http::{Limits, MAX_ANSWER_BYTES, MAX_QUERY_BYTES, ROUTES};
 use lnsp_ingest::metrics::{self, MetricKind};
 use lnsp_ingest::pipeline::PipelineSettings;
@@ -125,6 +126,23 @@ fn http_lists_every_route_and_no_other() {
 }
 
 #[test]
+fn export_lists_every_column_and_flag_and_no_other() {
+    let text = read("docs/export.md");
+    let documented: Vec<[String; 2]> = rows(section(&text, "Columns"))
+        .into_iter()
+        .filter(|cells| cells[0].starts_with('`'))
+        .map(|cells| [cells[0], cells[1]].map(|cell| cell.trim_matches('`').to_owned()))
+        .collect();
+    let columns: Vec<[String; 2]> =
+        COLUMNS.iter().map(|column| [column.name, column.array].map(str::to_owned)).collect();
+    assert_eq!(documented, columns);
+    let command = cli::export::Export::augment_args(Command::new("export"));
+    for flag in command.get_arguments().filter_map(|flag| flag.get_long()) {
+        assert!(text.contains(&format!("`--{flag}`")), "docs/export.md does not name --{flag}");
+    }
+}
+
+#[test]
 fn metrics_lists_every_metric_with_kind_and_labels_and_no_other() {
     let text = read("docs/metrics.md");
     let all = section(&text, "All of them");
@@ -202,6 +220,7 @@ fn limits_are_those_of_the_code() {
             format!("{}, and {} MiB", admitted.searches, admitted.answer_bytes / 1024 / 1024),
         ),
         ("pages of dead letters at once", format!("{},", admitted.pages)),
+        ("exports at once", format!("{},", admitted.exports)),
     ] {
         let row = rows(limits).into_iter().find(|cells| cells[0] == what);
         let row = row.unwrap_or_else(|| panic!("no row for {what}"));
@@ -272,7 +291,8 @@ fn lnsp_calls(text: &str) -> Vec<Vec<&str>> {
         let start = line.find("lnsp ").filter(|at| *at == 0 || line[..*at].ends_with(['/', ' ']))?;
         Some(&line[start + 5..])
     });
-    let stop = |word: &&str| !["#", "|", "&", ">"].contains(word);
+    // After `--` come those of another program.
+    let stop = |word: &&str| !["--", "#", "|", "&", ">"].contains(word);
     lines.map(|line| line.split_whitespace().take_while(stop).collect()).collect()
 }
 
@@ -283,11 +303,14 @@ fn every_flag_of_an_lnsp_command_exists() {
         cli::doctor::Doctor::augment_args(Command::new("doctor")),
         cli::import::Import::augment_args(Command::new("import")),
         cli::ingest::Ingest::augment_args(Command::new("ingest")),
+        cli::export::Export::augment_args(Command::new("export")),
         cli::replay::Replay::augment_args(Command::new("replay")),
         cli::search::Search::augment_args(Command::new("search")),
         cli::bench::Bench::augment_args(Command::new("bench")),
         cli::model::Model::augment_args(Command::new("model")),
         cli::simulate_llm::SimulateLlm::augment_args(Command::new("simulate-llm")),
+        cli::delete::Delete::augment_args(Command::new("delete")),
+        cli::psql::Psql::augment_args(Command::new("psql")),
     ];
     let mut seen = 0;
     for document in documents() {

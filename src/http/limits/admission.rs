@@ -1,6 +1,6 @@
 //! Admission: a permit before the first byte of a body, or a refusal with `Retry-After`.
 //!
-//! NDJSON uploads, JSON requests, searches and pages of dead letters have separate permits, so none of them can take
+//! NDJSON uploads, JSON requests, searches, exports and pages of dead letters have separate permits, so none of them can take
 //! all. A JSON body is held in memory, so its bytes need permits too: as they arrive, because a client can announce any
 //! length. So do the bytes that the answer to a search holds while its client reads it. When permits or bytes are short,
 //! the body whose client is slowest is cut. A refusal makes no call: [`super::availability`] keeps what it has to know.
@@ -36,6 +36,8 @@ pub struct Limits {
     pub answer_bytes: usize,
     /// Pages of dead letters at once. One holds 4 MiB, or a single letter that is larger.
     pub pages: usize,
+    /// Exports at once. Each has a database connection of its own, and a few MiB.
+    pub exports: usize,
     /// A client that made the service wait this long for its JSON body is cut when others need its place.
     pub cut_after: Duration,
     /// The database or the pipeline may be unavailable this long before requests are refused for it.
@@ -51,6 +53,7 @@ impl Default for Limits {
             searches: 64,
             answer_bytes: 64 * 1024 * 1024,
             pages: 4,
+            exports: 2,
             cut_after: Duration::from_secs(1),
             grace: Duration::from_secs(2),
         }
@@ -71,6 +74,8 @@ pub enum AdmissionRequest {
     Answer(usize),
     /// A page of dead letters.
     Page,
+    /// An export of any length.
+    Export,
 }
 
 /// A part of the service that requests need and that is unavailable.
@@ -97,6 +102,8 @@ pub enum Refusal {
     AnswerBytes,
     /// All permits for pages of dead letters are in use.
     Pages,
+    /// All permits for exports are in use.
+    Exports,
     /// The service is going down.
     Draining,
     /// A part of the service is unavailable.
@@ -113,6 +120,7 @@ impl Refusal {
             Refusal::Searches => "searches",
             Refusal::AnswerBytes => "answer_bytes",
             Refusal::Pages => "pages",
+            Refusal::Exports => "exports",
             Refusal::Draining => "draining",
             Refusal::Unavailable(Unavailable::Healing) => "healing",
             Refusal::Unavailable(Unavailable::Store) => "store",
@@ -126,7 +134,8 @@ impl Refusal {
             | Refusal::RequestBytes
             | Refusal::Searches
             | Refusal::AnswerBytes
-            | Refusal::Pages => ErrorCode::Overloaded,
+            | Refusal::Pages
+            | Refusal::Exports => ErrorCode::Overloaded,
             Refusal::Draining => ErrorCode::Draining,
             Refusal::Unavailable(Unavailable::Healing) => ErrorCode::Healing,
             Refusal::Unavailable(Unavailable::Store) => ErrorCode::StoreUnavailable,
@@ -150,6 +159,7 @@ impl Refusal {
             Refusal::Pages => {
                 format!("{} pages of dead letters are being read, which is the limit", limits.pages)
             }
+            Refusal::Exports => format!("{} exports are under way, which is the limit", limits.exports),
             Refusal::Draining => "the service is going down".to_owned(),
             Refusal::Unavailable(Unavailable::Healing) => {
                 "the pipeline is being rebuilt after a failure".to_owned()
@@ -170,6 +180,7 @@ pub struct Admission {
     searches: BodySlots,
     answers: Arc<Slots>,
     pages: Arc<Slots>,
+    exports: Arc<Slots>,
     unavailable: AtomicU8,
     rate: Mutex<RateEstimator>,
 }
@@ -186,6 +197,7 @@ impl Admission {
         metrics::admission_limit("search", limits.searches);
         metrics::admission_limit("answer_bytes", limits.answer_bytes);
         metrics::admission_limit("page", limits.pages);
+        metrics::admission_limit("export", limits.exports);
         let only = |items| Capacity { items, bytes: 0 };
         let requests = Capacity { items: limits.requests, bytes: limits.request_bytes };
         let searches = Capacity { items: limits.searches, bytes: limits.searches * SEARCH_BYTES };
@@ -200,6 +212,7 @@ impl Admission {
             searches: BodySlots::new(searches, limits.cut_after, |event| count(Some("search"), None, event)),
             answers: Slots::new(answers, |event| count(None, Some("answer_bytes"), event)),
             pages: Slots::new(only(limits.pages), |event| count(Some("page"), None, event)),
+            exports: Slots::new(only(limits.exports), |event| count(Some("export"), None, event)),
             unavailable: AtomicU8::new(0),
             rate: Mutex::default(),
         }
@@ -207,14 +220,14 @@ impl Admission {
 
     /// The number of permits in use; a search counts once, with or without its answer.
     pub fn in_use(&self) -> usize {
-        let kinds = [&self.uploads, self.requests.slots(), self.searches.slots(), &self.pages];
+        let kinds = [&self.uploads, self.requests.slots(), self.searches.slots(), &self.pages, &self.exports];
         kinds.iter().map(|slots| slots.used()).sum()
     }
 
     /// Waits until all permits are free. Only while no new ones are issued.
     pub async fn all_free(&self) {
         let (requests, searches) = (self.requests.slots(), self.searches.slots());
-        for slots in [&self.uploads, requests, searches, &self.answers, &self.pages] {
+        for slots in [&self.uploads, requests, searches, &self.answers, &self.pages, &self.exports] {
             slots.all_free().await;
         }
     }
@@ -272,6 +285,7 @@ impl Admission {
             AdmissionRequest::Search => self.searches.acquire(0).await,
             AdmissionRequest::Answer(bytes) => self.answers.try_acquire(bytes),
             AdmissionRequest::Page => self.pages.try_acquire(0),
+            AdmissionRequest::Export => self.exports.try_acquire(0),
         };
         permit.map_err(|full| refusal(request, full))
     }
@@ -284,6 +298,7 @@ impl Admission {
             AdmissionRequest::Search => self.searches.full_for(0),
             AdmissionRequest::Answer(bytes) => self.answers.full_for(bytes),
             AdmissionRequest::Page => self.pages.full_for(0),
+            AdmissionRequest::Export => self.exports.full_for(0),
         };
         full.map(|full| refusal(request, full))
     }
@@ -307,6 +322,7 @@ fn refusal(request: AdmissionRequest, full: Full) -> Refusal {
         (AdmissionRequest::Search, _) => Refusal::Searches,
         (AdmissionRequest::Answer(_), _) => Refusal::AnswerBytes,
         (AdmissionRequest::Page, _) => Refusal::Pages,
+        (AdmissionRequest::Export, _) => Refusal::Exports,
     }
 }
 
@@ -327,109 +343,4 @@ fn count(kind: Option<&'static str>, bytes: Option<&'static str>, event: SlotEve
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn admission() -> Admission {
-        let cut_after = Duration::MAX;
-        Admission::new(Limits {
-            uploads: 2,
-            requests: 3,
-            request_bytes: 10_000,
-            cut_after,
-            ..Limits::default()
-        })
-    }
-
-    #[tokio::test]
-    async fn uploads_and_requests_do_not_keep_each_other_out() {
-        let admission = admission();
-        let take = async |request, count: usize| {
-            let mut permits = Vec::new();
-            for _ in 0..count {
-                permits.push(admission.acquire(request).await.ok().unwrap());
-            }
-            permits
-        };
-        let (upload, request) = (AdmissionRequest::Upload, AdmissionRequest::Request(10));
-        let uploads = take(upload, 2).await;
-        assert_eq!(admission.acquire(upload).await.err(), Some(Refusal::Uploads));
-        let requests = take(request, 3).await;
-        assert_eq!(admission.acquire(request).await.err(), Some(Refusal::Requests));
-        assert_eq!((admission.would_refuse(upload), admission.in_use()), (Some(Refusal::Uploads), 5));
-        drop(uploads);
-        assert_eq!((admission.would_refuse(upload), admission.in_use()), (None, 3));
-        assert_eq!(admission.would_refuse(request), Some(Refusal::Requests));
-        drop(requests);
-        assert_eq!((admission.would_refuse(request), admission.in_use()), (None, 0));
-    }
-
-    #[tokio::test]
-    async fn searches_are_bounded_in_number_and_their_answers_in_bytes() {
-        let (searches, cut_after) = (2, Duration::MAX);
-        let limits = Limits { searches, answer_bytes: 10_000, pages: 1, cut_after, ..Limits::default() };
-        let admission = Admission::new(limits);
-        let page = admission.acquire(AdmissionRequest::Page).await.ok().unwrap();
-        assert_eq!(admission.acquire(AdmissionRequest::Page).await.err(), Some(Refusal::Pages));
-        let first = admission.acquire(AdmissionRequest::Search).await.ok().unwrap();
-        let second = admission.acquire(AdmissionRequest::Search).await.ok().unwrap();
-        assert_eq!(admission.acquire(AdmissionRequest::Search).await.err(), Some(Refusal::Searches));
-        assert_eq!(admission.would_refuse(AdmissionRequest::Request(10)), None);
-        let answer = admission.acquire(AdmissionRequest::Answer(9_000)).await.ok().unwrap();
-        let third = admission.acquire(AdmissionRequest::Answer(2_000)).await;
-        assert_eq!((third.err(), admission.in_use()), (Some(Refusal::AnswerBytes), 3));
-        drop((answer, first, second, page));
-        let largest = admission.acquire(AdmissionRequest::Answer(1 << 40)).await.ok().unwrap();
-        assert_eq!(admission.would_refuse(AdmissionRequest::Answer(1)), Some(Refusal::AnswerBytes));
-        assert_eq!(admission.in_use(), 0);
-        drop(largest);
-    }
-
-    #[tokio::test]
-    async fn bytes_are_counted_as_they_arrive_and_a_request_that_is_too_large_goes_alone() {
-        let admission = admission();
-        let request = AdmissionRequest::Request;
-        let mut one = admission.acquire(request(9_000)).await.ok().unwrap();
-        let mut two = admission.acquire(request(9_000)).await.ok().unwrap();
-        let at_once = Duration::ZERO;
-        assert_eq!(
-            admission.requests().resize(&mut one, 9_000, at_once).await,
-            Ok(()),
-            "an announcement reserves nothing"
-        );
-        assert_eq!(admission.requests().resize(&mut two, 2_000, at_once).await, Err(Full::Bytes));
-        assert_eq!(admission.acquire(request(2_000)).await.err(), Some(Refusal::RequestBytes));
-        assert_eq!(admission.would_refuse(request(2_000)), Some(Refusal::RequestBytes));
-        assert_eq!(admission.in_use(), 2, "a refused one holds no place");
-        drop(two);
-        assert_eq!(admission.requests().resize(&mut one, 1 << 40, at_once).await, Ok(()));
-        assert_eq!(admission.acquire(request(1)).await.err(), Some(Refusal::RequestBytes));
-        drop(one);
-        assert!(admission.acquire(request(1)).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn slow_clients_give_way_to_others_in_number_and_in_bytes() {
-        let cut_after = Duration::ZERO;
-        let limits = Limits { requests: 3, request_bytes: 10_000, cut_after, ..Limits::default() };
-        let admission = Admission::new(limits);
-        let mut slow = Vec::new();
-        for bytes in [4_000, 4_000, 1_000] {
-            let mut permit = admission.acquire(AdmissionRequest::Request(bytes)).await.ok().unwrap();
-            admission.requests().resize(&mut permit, bytes, Duration::ZERO).await.unwrap();
-            slow.push(permit);
-        }
-        let cut = |permit: Permit| async {
-            let _held = permit;
-            admission.requests().read_body().wait(std::future::pending::<()>()).await
-        };
-        let slow = futures_util::future::join_all(slow.into_iter().map(cut));
-        let honest = async {
-            assert_eq!(admission.would_refuse(AdmissionRequest::Request(9_000)), None);
-            let mut permit = admission.acquire(AdmissionRequest::Request(9_000)).await.ok().unwrap();
-            admission.requests().resize(&mut permit, 10_000, Duration::ZERO).await
-        };
-        assert_eq!(tokio::join!(slow, honest), (vec![None; 3], Ok(())));
-        assert_eq!(admission.in_use(), 0);
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod raw_connection;
+pub mod readers;
 pub mod scripted_embedder;
 pub mod scripted_encoder;
 pub mod scripted_service;

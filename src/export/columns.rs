@@ -1,0 +1,202 @@
+//! The columns of an exported table: what both formats have in common.
+
+use super::error::ExportError;
+use crate::chunk::ExportRow;
+use crate::tmd::projection::{canonical_16d, ingest_16d, length, normalised};
+use crate::tmd::{Axis, packing};
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// The value of a column in one row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cell<'a> {
+    /// The row has no value.
+    Absent,
+    /// A text.
+    Text(Cow<'a, str>),
+    /// A list of texts.
+    Texts(&'a [String]),
+    /// A whole number; of a time, the microseconds since 1970.
+    Whole(i64),
+    /// A number.
+    Real(f32),
+    /// A truth value.
+    Truth(bool),
+    /// A vector.
+    Reals(Cow<'a, [f32]>),
+}
+
+/// The type of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColumnKind {
+    /// UTF-8.
+    Text,
+    /// A UUID as text of 36 characters.
+    Uuid,
+    /// Lists of texts.
+    Texts,
+    /// Whole numbers from 0 to 255.
+    Byte,
+    /// Whole numbers from 0 to 65,535.
+    Short,
+    /// Whole numbers of 64 bits.
+    Whole,
+    /// 32-bit floats.
+    Real,
+    /// Truth values.
+    Truth,
+    /// Times in microseconds, UTC.
+    Micros,
+    /// Vectors of 32-bit floats, all of one length.
+    Reals,
+}
+
+/// A column of an exported table.
+#[derive(Debug)]
+pub struct Column {
+    /// Its name in Parquet, and in `--columns`.
+    pub name: &'static str,
+    /// The name of its array in NPZ.
+    pub array: &'static str,
+    /// The type of its values.
+    pub kind: ColumnKind,
+    /// Whether a row may have no value.
+    pub optional: bool,
+    /// Whether it is made of the vector of the row.
+    pub of_vector: bool,
+    /// Its value in a row.
+    pub cell: for<'a> fn(&'a ExportRow) -> Cell<'a>,
+}
+
+const fn column(name: &'static str, kind: ColumnKind, cell: for<'a> fn(&'a ExportRow) -> Cell<'a>) -> Column {
+    Column { name, array: name, kind, optional: false, of_vector: false, cell }
+}
+
+const fn optional(
+    name: &'static str,
+    kind: ColumnKind,
+    cell: for<'a> fn(&'a ExportRow) -> Cell<'a>,
+) -> Column {
+    Column { optional: true, ..column(name, kind, cell) }
+}
+
+const fn of_vector(
+    name: &'static str,
+    kind: ColumnKind,
+    cell: for<'a> fn(&'a ExportRow) -> Cell<'a>,
+) -> Column {
+    Column { of_vector: true, ..optional(name, kind, cell) }
+}
+
+/// The same under the name that readers of older NPZ files know.
+const fn known_as(array: &'static str, column: Column) -> Column {
+    Column { array, ..column }
+}
+
+/// Every column, in the order of a table.
+pub const COLUMNS: &[Column] = &[
+    column("id", ColumnKind::Text, |row| text(&row.id)),
+    known_as(
+        "cpe_ids",
+        column("cpe_id", ColumnKind::Uuid, |row| Cell::Text(Cow::Owned(row.cpe_id.to_string()))),
+    ),
+    column("dataset_source", ColumnKind::Text, |row| text(&row.dataset_source)),
+    optional("document_id", ColumnKind::Text, |row| optional_text(&row.placement.document_id)),
+    column("chunk_index", ColumnKind::Whole, |row| Cell::Whole(row.placement.chunk_index)),
+    column("text", ColumnKind::Text, |row| text(&row.text)),
+    optional("source_document", ColumnKind::Text, |row| optional_text(&row.placement.source_document)),
+    optional("article_title", ColumnKind::Text, |row| optional_text(&row.placement.article_title)),
+    optional("article_index", ColumnKind::Whole, |row| {
+        row.placement.article_index.map_or(Cell::Absent, Cell::Whole)
+    }),
+    column("parent_cpe_ids", ColumnKind::Texts, |row| Cell::Texts(&row.placement.parent_cpe_ids)),
+    column("child_cpe_ids", ColumnKind::Texts, |row| Cell::Texts(&row.placement.child_cpe_ids)),
+    optional("batch_id", ColumnKind::Text, |row| optional_text(&row.batch_id)),
+    optional("metadata", ColumnKind::Text, |row| optional_text(&row.metadata)),
+    column("domain_code", ColumnKind::Byte, |row| Cell::Whole(row.tagging.tmd.domain().into())),
+    column("task_code", ColumnKind::Byte, |row| Cell::Whole(row.tagging.tmd.task().into())),
+    column("modifier_code", ColumnKind::Byte, |row| Cell::Whole(row.tagging.tmd.modifier().into())),
+    column("domain", ColumnKind::Text, |row| text(row.tagging.tmd.name(Axis::Domain))),
+    column("task", ColumnKind::Text, |row| text(row.tagging.tmd.name(Axis::Task))),
+    column("modifier", ColumnKind::Text, |row| text(row.tagging.tmd.name(Axis::Modifier))),
+    known_as(
+        "lane_indices",
+        column("lane_index", ColumnKind::Short, |row| {
+            Cell::Whole(packing::lane_index(row.tagging.tmd).into())
+        }),
+    ),
+    column("tmd_bits_canonical", ColumnKind::Short, |row| {
+        Cell::Whole(packing::canonical_bits(row.tagging.tmd).into())
+    }),
+    column("tmd_source", ColumnKind::Text, |row| text(row.tagging.source.kind())),
+    optional("tmd_model", ColumnKind::Text, |row| row.tagging.source.model().map_or(Cell::Absent, text)),
+    optional("tmd_failure", ColumnKind::Text, |row| row.tagging.source.failure().map_or(Cell::Absent, text)),
+    optional("domain_confidence", ColumnKind::Real, |row| real(row.tagging.confidence.map(|c| c.domain))),
+    optional("task_confidence", ColumnKind::Real, |row| real(row.tagging.confidence.map(|c| c.task))),
+    optional("modifier_confidence", ColumnKind::Real, |row| real(row.tagging.confidence.map(|c| c.modifier))),
+    optional("tmd_took_us", ColumnKind::Whole, |row| row.tagging.took.map_or(Cell::Absent, micros)),
+    column("truncated", ColumnKind::Truth, |row| Cell::Truth(row.truncated)),
+    optional("unread", ColumnKind::Real, |row| real(row.unread)),
+    column("seq", ColumnKind::Whole, |row| Cell::Whole(row.seq)),
+    column("created_at", ColumnKind::Micros, |row| Cell::Whole(row.created_at.timestamp_micros())),
+    column("tmd_dense", ColumnKind::Reals, |row| reals(ingest_16d(row.tagging.tmd))),
+    column("tmd_dense_canonical", ColumnKind::Reals, |row| reals(canonical_16d(row.tagging.tmd))),
+    known_as(
+        "vectors",
+        of_vector("vector", ColumnKind::Reals, |row| {
+            row.vector.as_deref().map_or(Cell::Absent, |vector| Cell::Reals(Cow::Borrowed(vector)))
+        }),
+    ),
+    of_vector("fused_vec", ColumnKind::Reals, |row| fused(row).map_or(Cell::Absent, reals)),
+    of_vector("fused_norm", ColumnKind::Real, |row| real(fused(row).map(|fused| length(&fused)))),
+    of_vector("fused_vec_canonical", ColumnKind::Reals, |row| {
+        let canonical = row.vector.as_ref().map(|vector| {
+            let fused: Vec<f32> =
+                canonical_16d(row.tagging.tmd).into_iter().chain(vector.iter().copied()).collect();
+            normalised(fused)
+        });
+        canonical.map_or(Cell::Absent, reals)
+    }),
+];
+
+/// The columns with these names in the order of a table; all of them without names. Those that are made of vectors only
+/// where there are vectors.
+///
+/// # Errors
+/// A name that is no column.
+pub fn choose(names: &[String], with_vectors: bool) -> Result<Vec<&'static Column>, ExportError> {
+    let known: Vec<&Column> = COLUMNS.iter().filter(|column| with_vectors || !column.of_vector).collect();
+    let is_known = |name: &&String| known.iter().any(|column| column.name == **name);
+    if let Some(name) = names.iter().find(|name| !is_known(name)) {
+        let expected = known.iter().map(|column| column.name).collect::<Vec<_>>().join(", ");
+        return Err(ExportError::UnknownColumn { name: name.clone(), expected });
+    }
+    let chosen = |column: &&Column| names.is_empty() || names.iter().any(|name| name == column.name);
+    Ok(known.into_iter().filter(chosen).collect())
+}
+
+/// Concept, then encoding B, as the old ingest service wrote it.
+fn fused(row: &ExportRow) -> Option<Vec<f32>> {
+    let vector = row.vector.as_ref()?;
+    Some(vector.iter().copied().chain(ingest_16d(row.tagging.tmd)).collect())
+}
+
+fn text(text: &str) -> Cell<'_> {
+    Cell::Text(Cow::Borrowed(text))
+}
+
+fn optional_text(value: &Option<String>) -> Cell<'_> {
+    value.as_deref().map_or(Cell::Absent, text)
+}
+
+fn real(value: Option<f32>) -> Cell<'static> {
+    value.map_or(Cell::Absent, Cell::Real)
+}
+
+fn reals(vector: impl Into<Vec<f32>>) -> Cell<'static> {
+    Cell::Reals(Cow::Owned(vector.into()))
+}
+
+fn micros(time: Duration) -> Cell<'static> {
+    Cell::Whole(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,101 @@
+//! Reads the lines of a service back into rows.
+
+use crate::chunk::{ExportRow, Placement, Tagging, TmdSource, floats_of_base64};
+use crate::tmd::{AxisConfidence, Tmd};
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// A line of `GET /export` with `row_fields=true` and `encoding_format=base64`.
+#[derive(Deserialize)]
+struct ExportedLine {
+    id: Option<String>,
+    dataset_source: String,
+    batch_id: Option<String>,
+    text: String,
+    document_id: Option<String>,
+    chunk_index: i64,
+    source_document: Option<String>,
+    article_title: Option<String>,
+    article_index: Option<i64>,
+    #[serde(default)]
+    parent_cpe_ids: Vec<String>,
+    #[serde(default)]
+    child_cpe_ids: Vec<String>,
+    domain_code: i64,
+    task_code: i64,
+    modifier_code: i64,
+    tmd_source: Option<String>,
+    tmd_model: Option<String>,
+    tmd_failure: Option<String>,
+    tmd_confidence: Option<ExportedConfidence>,
+    tmd_took_us: Option<u64>,
+    metadata: Option<Map<String, Value>>,
+    vector: Option<String>,
+    row: RowFields,
+}
+
+#[derive(Deserialize)]
+struct ExportedConfidence {
+    domain: f32,
+    task: f32,
+    modifier: f32,
+}
+
+#[derive(Deserialize)]
+struct RowFields {
+    cpe_id: Uuid,
+    seq: i64,
+    created_at: String,
+    truncated: bool,
+    unread: Option<f32>,
+}
+
+/// The row of a line of `GET /export` with `row_fields=true` and `encoding_format=base64`.
+///
+/// # Errors
+/// What is wrong with the line, in the words of the parser.
+pub fn row_of_line(line: &[u8]) -> Result<ExportRow, String> {
+    let line: ExportedLine = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let tmd =
+        Tmd::new(line.domain_code, line.task_code, line.modifier_code).map_err(|error| error.to_string())?;
+    let source = match line.tmd_source {
+        Some(kind) => TmdSource::from_parts(&kind, line.tmd_model.as_deref(), line.tmd_failure.as_deref())
+            .ok_or_else(|| format!("the source of codes '{kind}' is not known"))?,
+        None => TmdSource::Client,
+    };
+    let confidence = line
+        .tmd_confidence
+        .map(|ExportedConfidence { domain, task, modifier }| AxisConfidence { domain, task, modifier });
+    let vector = match line.vector {
+        Some(text) => Some(floats_of_base64(&text).ok_or("the vector is no base64 of 32-bit floats")?),
+        None => None,
+    };
+    let RowFields { cpe_id, seq, created_at, truncated, unread } = line.row;
+    let created_at = DateTime::parse_from_rfc3339(&created_at).map_err(|error| error.to_string())?;
+    Ok(ExportRow {
+        dataset_source: line.dataset_source,
+        id: line.id.unwrap_or_else(|| cpe_id.to_string()),
+        cpe_id,
+        seq,
+        created_at: created_at.with_timezone(&Utc),
+        text: line.text,
+        placement: Placement {
+            document_id: line.document_id,
+            chunk_index: line.chunk_index,
+            source_document: line.source_document,
+            article_title: line.article_title,
+            article_index: line.article_index,
+            parent_cpe_ids: line.parent_cpe_ids,
+            child_cpe_ids: line.child_cpe_ids,
+        },
+        batch_id: line.batch_id,
+        metadata: line.metadata.map(|fields| Value::Object(fields).to_string()),
+        tagging: Tagging { tmd, source, confidence, took: line.tmd_took_us.map(Duration::from_micros) },
+        truncated,
+        unread,
+        vector,
+    })
+}
