@@ -81,6 +81,7 @@ error_codes! {
     TooManyKeys "too_many_keys" 422 InvalidRequest false "An object in `metadata` has more than 64 keys: send fewer.";
     TooManyLinks "too_many_links" 422 InvalidRequest false "`parent_cpe_ids` or `child_cpe_ids` has more than 64 links: send fewer.";
     MetadataTooLarge "metadata_too_large" 422 InvalidRequest false "`metadata` has more than 64 KiB of JSON or 1,024 values: send less.";
+    CpeshTooLarge "cpesh_too_large" 422 InvalidRequest false "The CPESH fields have more than 64 KiB of JSON together, or a list of negatives has more than 16 texts: send less.";
     NestedTooDeep "nested_too_deep" 422 InvalidRequest false "Arrays and objects are nested deeper than 32 levels: flatten them.";
     NumberOutOfRange "number_out_of_range" 422 InvalidRequest false "A number does not fit into 64 bits: send it as text or as a fraction.";
     TextEmpty "text_empty" 422 InvalidRequest false "The text is empty or has only invisible characters: leave the chunk out.";
@@ -116,6 +117,7 @@ error_codes! {
     WrongFormat "wrong_format" 422 InvalidRequest false "The body is not in the format that the request names: the message says what it is and how to send it.";
     UnsupportedEncoding "unsupported_encoding" 415 InvalidRequest false "The Content-Encoding is not supported: use gzip, zstd or none.";
     InvalidQuery "invalid_query" 422 InvalidRequest false "A parameter is outside its range: the message says what is expected.";
+    ConfirmationNeeded "confirmation_needed" 409 InvalidRequest false "A deletion has to say how many chunks it deletes: send it again with the `count` of this answer as `confirm`.";
     InvalidIdempotencyKey "invalid_idempotency_key" 400 InvalidRequest false "The Idempotency-Key header cannot be used: the message says what is expected.";
     IdempotencyKeyReused "idempotency_key_reused" 422 InvalidRequest false "The Idempotency-Key belongs to another body: use a new key.";
     NotFound "not_found" 404 InvalidRequest false "There is nothing at this path: `GET /` lists the endpoints.";

@@ -6,7 +6,7 @@
 //!         |
 //!       http                          knows pipeline, search, vectorizer and wire; not the stages
 //!       /   \
-//!    pipeline  search                 pipeline builds all stages, in order, in one function
+//!    pipeline  search, deletion       pipeline builds all stages, in order, in one function
 //!       |     /
 //!     stages /                        TmdExtractor -> Embedder -> Writer; a stage never knows another
 //!     /   | /
@@ -14,8 +14,8 @@
 //!   |     |
 //!   ports   flow                      ports: llm, classifier, encoder, hub, store, index; flow: inlet, parcel, retry
 //!     \     /
-//!      wire, export                   wire: the formats that HTTP and the command line share: DTOs, lines, encodings;
-//!       |                             export: files for other programs
+//!      wire, input, export            wire: the formats that HTTP and the command line share: DTOs, lines, encodings;
+//!       |                             input: files as people have them, as chunks; export: files for other programs
 //!       |
 //!     domain                          outcome, chunk, rejection, error_code, tmd, model, quality: pure
 //!
@@ -65,6 +65,7 @@ pub mod chunk;
 pub mod classifier;
 pub mod cli;
 pub mod config;
+pub mod deletion;
 pub mod doctor;
 pub mod encoder;
 pub mod endpoint;
@@ -75,6 +76,7 @@ pub mod flow;
 pub mod http;
 pub mod hub;
 pub mod index;
+pub mod input;
 pub mod llm;
 pub mod memory;
 pub mod metrics;

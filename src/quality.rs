@@ -1,5 +1,6 @@
 //! The quality metrics and the confidence score of the old service, which clients still read. Pure.
 
+use crate::chunk::Cpesh;
 use serde::Serialize;
 
 /// The `quality_metrics` object of an answer.
@@ -25,18 +26,23 @@ pub struct QualityMetrics {
 }
 
 impl QualityMetrics {
-    /// The metrics of a chunk that is its own concept, without probe, answer and negatives.
-    pub fn of_text(text: &str, dims: usize) -> Self {
-        let length = text.chars().count();
+    /// The metrics of a chunk with this text and these CPESH parts. Without a concept, the text is its own concept.
+    pub fn new(text: &str, cpesh: Option<&Cpesh>, dims: usize) -> Self {
+        let none = Cpesh::default();
+        let cpesh = cpesh.unwrap_or(&none);
+        let (soft, hard) = (cpesh.soft_negatives.len(), cpesh.hard_negatives.len());
+        let present =
+            [true, cpesh.probe_question.is_some(), cpesh.expected_answer.is_some(), soft > 0, hard > 0];
+        let present = present.into_iter().filter(|present| *present).count();
         QualityMetrics {
-            cpesh_completeness: 0.2,
+            cpesh_completeness: present as f64 / 5.0,
             vector_norm: 1.0,
             vector_dimension: dims,
-            text_length: length,
-            concept_length: length,
-            soft_negatives_count: 0,
-            hard_negatives_count: 0,
-            total_negatives: 0,
+            text_length: text.chars().count(),
+            concept_length: cpesh.concept_text.as_deref().unwrap_or(text).chars().count(),
+            soft_negatives_count: soft,
+            hard_negatives_count: hard,
+            total_negatives: soft + hard,
         }
     }
 
@@ -64,10 +70,18 @@ mod tests {
 
     #[test]
     fn confidence_follows_the_published_formula() {
-        let plain = QualityMetrics::of_text("Ein Satz über Größe.", 384);
+        let plain = QualityMetrics::new("Ein Satz über Größe.", None, 384);
         assert_eq!(plain.text_length, 20);
         assert!((plain.confidence() - 0.09).abs() < 1e-12);
-        let full = QualityMetrics { cpesh_completeness: 1.0, concept_length: 4, total_negatives: 6, ..plain };
+        let parts = Cpesh {
+            concept_text: Some("Satz".to_owned()),
+            probe_question: Some("Was?".to_owned()),
+            expected_answer: Some("Satz".to_owned()),
+            soft_negatives: vec!["nein".to_owned(); 3],
+            hard_negatives: vec!["doch".to_owned(); 3],
+        };
+        let full = QualityMetrics::new("Ein Satz über Größe.", Some(&parts), 384);
+        assert_eq!((full.cpesh_completeness, full.concept_length, full.total_negatives), (1.0, 4, 6));
         assert!((full.confidence() - 0.91).abs() < 1e-12);
     }
 }

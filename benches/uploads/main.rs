@@ -1,7 +1,7 @@
 //! Figures about uploads and exports that are large, hostile, or many: what they cost in memory, and what they do to each other.
 //!
 //! `cargo bench --bench uploads [PART...]`, the parts being `long`, `short`, `bomb`, `beside`, `idle`,
-//! `overload`, `hostile` and `export`,
+//! `overload`, `hostile`, `known` and `export`,
 //! and of the first three also `long.gzip` and the like. `LNSP_BENCH_SCALE` (1.0) makes them smaller, and what was
 //! run is printed. Every service is a process of its own: its memory is what `/proc` says of it, and nothing else.
 //!
@@ -15,6 +15,7 @@ mod export;
 mod gigabyte;
 mod hostile;
 mod idle;
+mod known;
 mod overload;
 mod process;
 mod upload;
@@ -40,7 +41,8 @@ fn main() -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(bench(&arguments))
 }
 
-const PARTS: [&str; 8] = ["long", "short", "bomb", "beside", "idle", "overload", "hostile", "export"];
+const PARTS: [&str; 9] =
+    ["long", "short", "bomb", "beside", "idle", "overload", "hostile", "known", "export"];
 
 async fn bench(wanted: &[String]) -> Result<()> {
     let scale: f64 = std::env::var("LNSP_BENCH_SCALE").ok().map_or(Ok(1.0), |text| text.parse())?;
@@ -63,6 +65,9 @@ async fn bench(wanted: &[String]) -> Result<()> {
     }
     if wants("hostile") {
         hostile::figures(scale).await?;
+    }
+    if wants("known") {
+        known::figures(scale)?;
     }
     if wants("export") {
         export::figures(scale).await?;

@@ -5,6 +5,7 @@
 
 mod codes;
 mod embedding;
+mod follower;
 mod overrides;
 mod start_error;
 
@@ -28,10 +29,12 @@ use crate::stages::{TmdTools, WriteTools};
 use crate::store::managed::ManagedPostgres;
 use crate::store::{Dsn, ModelId, Store, StoreOptions};
 use crate::threads::{Lane, Worker};
+use actix_web::rt::task::JoinHandle;
 use actix_web::web;
 use codes::code_source;
 use embedding::{CPU_QUEUE, ONE, embedding};
 pub use embedding::{model_files, model_folders};
+use follower::Follower;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +44,7 @@ pub struct App {
     /// What the HTTP face works with.
     pub state: web::Data<State>,
     postgres: Option<ManagedPostgres>,
+    follower: JoinHandle<()>,
 }
 
 impl App {
@@ -144,13 +148,15 @@ impl App {
             held: HeldCache::default(),
         };
         let state = web::Data::new(state);
-        Ok(App { state, postgres })
+        let follower = Follower { store: state.store.clone(), model: model_id, index: state.index.clone() };
+        Ok(App { state, postgres, follower: actix_web::rt::spawn(follower.run()) })
     }
 
     /// Answers what was accepted, builds the index, stops our own PostgreSQL. Returns what went wrong on the way,
     /// in sentences; nothing acknowledged depends on it.
     pub async fn stop(self) -> Vec<String> {
         let mut troubles = Vec::new();
+        self.follower.abort();
         self.state.pipeline.stop().await;
         if let Err(error) = self.state.index.close(true).await {
             troubles.push(format!("the index will catch up at the next start: {error}"));
@@ -165,7 +171,8 @@ impl App {
     /// Stops our own PostgreSQL and lets everything else lie as it is: some chunks are not answered, and whatever
     /// holds them up would hold up an orderly end too. The process has to end now.
     pub fn abandon(self) -> Vec<String> {
-        let App { state, postgres } = self;
+        let App { state, postgres, follower } = self;
+        follower.abort();
         std::mem::forget(state);
         let stopped = postgres.map(ManagedPostgres::stop);
         stopped.and_then(Result::err).map(|error| error.to_string()).into_iter().collect()
@@ -214,7 +221,18 @@ async fn open_store(
     };
     let store = Store::open(StoreOptions { dsn, pool_size: POOL }).await?;
     report(format!("✅ PostgreSQL connected: {whose}"));
+    report(match &postgres {
+        Some(_) => format!("   SQL: lnsp psql --data-dir {}", shell_word(data_dir)),
+        None => "   SQL: lnsp psql, with the same DATABASE_URL".to_owned(),
+    });
     Ok((store, postgres))
+}
+
+/// A path as a word of a shell command.
+fn shell_word(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@".contains(c);
+    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 /// Connections: the writer has one, the others serve look-ups, searches and the index.

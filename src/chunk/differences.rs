@@ -1,5 +1,6 @@
 //! What differs between a chunk and the stored one with its key.
 
+use super::cpesh::Cpesh;
 use super::draft::{BatchId, Placement};
 use super::{Chunk, identity};
 use crate::tmd::Tmd;
@@ -14,6 +15,8 @@ pub struct StoredFields {
     pub placement: Placement,
     /// The hash of the metadata, see [`super::Metadata::hash`]; `None` without metadata.
     pub metadata_hash: Option<[u8; 32]>,
+    /// The CPESH parts that a client gave.
+    pub cpesh: Option<Cpesh>,
     /// The id of its batch.
     pub batch_id: Option<Arc<str>>,
     /// The codes of the row.
@@ -49,6 +52,15 @@ impl Differences {
         compare("metadata", sent.metadata_hash() != stored.metadata_hash);
         compare("parent_cpe_ids", ours.parent_cpe_ids != theirs.parent_cpe_ids);
         compare("child_cpe_ids", ours.child_cpe_ids != theirs.child_cpe_ids);
+        let (none_sent, none_stored) = (Cpesh::default(), Cpesh::default());
+        let (ours, theirs) =
+            (sent.cpesh.as_ref().unwrap_or(&none_sent), stored.cpesh.as_ref().unwrap_or(&none_stored));
+        for ((name, ours), (_, theirs)) in ours.named_parts().into_iter().zip(theirs.named_parts()) {
+            compare(name, ours != theirs);
+        }
+        for ((name, ours), (_, theirs)) in ours.named_lists().into_iter().zip(theirs.named_lists()) {
+            compare(name, ours != theirs);
+        }
         let labels = StoredLabels { batch_id: stored.batch_id.as_deref(), tmd: stored.tmd };
         fields.extend(Differences::in_labels(sent, labels).0);
         Differences(fields)
@@ -61,6 +73,7 @@ impl Differences {
             text_sha256: identity::text_sha256(&made_of.text),
             placement: made_of.placement.clone(),
             metadata_hash: made_of.metadata_hash(),
+            cpesh: made_of.cpesh.clone(),
             batch_id,
             tmd,
         };
@@ -86,9 +99,9 @@ impl Differences {
         &self.0
     }
 
-    /// Whether the text differs, so that the stored vector is not that of the chunk.
-    pub fn in_text(&self) -> bool {
-        self.0.contains(&"text")
+    /// Whether the text or the concept differs, so that the stored vector is not that of the chunk.
+    pub fn in_embedded_text(&self) -> bool {
+        self.0.iter().any(|field| matches!(*field, "text" | "concept_text"))
     }
 
     /// Whether a field differs that says what the chunk is or where it comes from. Two such chunks cannot have one id.

@@ -1,5 +1,7 @@
 //! A chunk before it is checked, and the checks of its content.
 
+use super::blank::is_blank;
+use super::cpesh::Cpesh;
 use super::metadata::Metadata;
 use super::provenance::Provenance;
 use super::tagging::TmdSource;
@@ -7,8 +9,6 @@ use super::vector::VectorSource;
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
 use chrono::{DateTime, Utc};
-use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
-use icu_properties::{CodePointMapData, CodePointSetData};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -84,6 +84,8 @@ pub struct Draft {
     pub placement: Placement,
     /// Any other JSON object to store with the chunk, unchanged.
     pub metadata: Option<Metadata>,
+    /// What the client extracted from the text.
+    pub cpesh: Cpesh,
     /// Domain, task and modifier code; used only when all three are present.
     pub codes: [Option<i64>; 3],
     /// Where the codes come from, if the client says so: only together with all three.
@@ -97,9 +99,10 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Checks text, names and metadata; codes are checked by [`crate::tmd::Tmd::new`].
+    /// Checks text, CPESH parts and names; codes are checked by [`crate::tmd::Tmd::new`].
     pub(super) fn check(&self) -> Result<(), Rejection> {
         check_text(&self.text)?;
+        self.cpesh.check()?;
         check_names(self)
     }
 }
@@ -120,20 +123,6 @@ fn check_text(text: &str) -> Result<(), Rejection> {
         return Err(Rejection::new(ErrorCode::TextEmpty, message).param("text"));
     }
     Ok(())
-}
-
-/// Whether there is nothing to read in a text: it has only white space, and characters that Unicode says are not
-/// displayed (zero-width and bidirectional marks, soft hyphens, variation selectors, fillers, controls).
-pub fn is_blank(text: &str) -> bool {
-    let ignorable = CodePointSetData::new::<DefaultIgnorableCodePoint>();
-    let category = CodePointMapData::<GeneralCategory>::new();
-    text.chars().all(|c| {
-        // The blank among the Braille patterns counts as a symbol.
-        c.is_whitespace()
-            || c == '\u{2800}'
-            || ignorable.contains(c)
-            || matches!(category.get(c), GeneralCategory::Control | GeneralCategory::Format)
-    })
 }
 
 fn check_names(draft: &Draft) -> Result<(), Rejection> {
@@ -204,35 +193,4 @@ pub fn check_not_blank(field: &'static str, name: &str) -> Result<(), Rejection>
     }
     let message = format!("{field} is blank; give a name or leave the field out");
     Err(Rejection::new(ErrorCode::InvalidName, message).param(field))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_text_without_a_visible_character_is_blank() {
-        for blank in [
-            "",
-            " \n\t\u{a0}\u{3000}\u{2028}\u{85}",
-            "\u{200b}",
-            "\u{feff}\u{ad}",
-            "\u{2060}\u{200d}",
-            "\u{202e}\u{2066}\u{2069}\u{200e}\u{200f}\u{61c}",
-            "\u{fe0f}\u{e0100}",
-            "\u{3164}\u{115f}\u{1160}\u{ffa0}",
-            "\u{1}\u{7f}\u{9f}",
-            "\u{180e}\u{34f}\u{17b4}",
-            "\u{e0041}\u{1d173}",
-            " \u{200b} ",
-            "\u{2800}\u{2800}",
-        ] {
-            assert!(is_blank(blank), "{blank:?}");
-        }
-        for visible in
-            ["a", "\u{200b}a", ".", "\u{1f600}", "\u{2764}\u{fe0f}", "\u{e4}", "\u{6c34}", "\u{301}"]
-        {
-            assert!(!is_blank(visible), "{visible:?}");
-        }
-    }
 }

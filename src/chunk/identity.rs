@@ -1,5 +1,6 @@
 //! The identity of a chunk: its derived id, its public name, and the hash of its content.
 
+use super::cpesh::Cpesh;
 use super::draft::Placement;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -74,14 +75,27 @@ pub(super) fn content_hash(text: &str, placement: &Placement) -> [u8; 32] {
     hasher.finish()
 }
 
-/// The hash of what is kept with a chunk and can differ without a conflict: metadata and links. Its codes and its batch
-/// are compared by themselves.
-pub(super) fn details_hash(metadata_hash: Option<[u8; 32]>, placement: &Placement) -> [u8; 32] {
+/// The hash of what is kept with a chunk and can differ without a conflict: metadata, links and CPESH parts. Its codes
+/// and its batch are compared by themselves. Without CPESH parts it is what it was before there were any.
+pub(super) fn details_hash(
+    metadata_hash: Option<[u8; 32]>,
+    placement: &Placement,
+    cpesh: Option<&Cpesh>,
+) -> [u8; 32] {
     let mut hasher = Hasher::new("lnsp details 1");
     hasher.optional(metadata_hash.as_ref().map(<[u8; 32]>::as_slice));
     for links in [&placement.parent_cpe_ids, &placement.child_cpe_ids] {
         hasher.part(&(links.len() as u64).to_le_bytes());
         links.iter().for_each(|link| hasher.part(link.as_bytes()));
+    }
+    if let Some(cpesh) = cpesh {
+        for (_, part) in cpesh.named_parts() {
+            hasher.optional(part.map(str::as_bytes));
+        }
+        for (_, negatives) in cpesh.named_lists() {
+            hasher.part(&(negatives.len() as u64).to_le_bytes());
+            negatives.iter().for_each(|negative| hasher.part(negative.as_bytes()));
+        }
     }
     hasher.finish()
 }
@@ -93,7 +107,7 @@ pub(super) fn text_sha256(text: &str) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use crate::chunk::{BatchId, Chunk, Draft, Metadata, Placement};
+    use crate::chunk::{BatchId, Chunk, Cpesh, Draft, Metadata, Placement};
     use proptest::prelude::*;
 
     fn draft() -> impl Strategy<Value = Draft> {
@@ -105,8 +119,14 @@ mod tests {
             number.map(|number| metadata(number).unwrap())
         });
         let numbers = (0i64..2, proptest::option::of(0i64..2));
-        (("[a-b]", "[a-b]"), [name(), name(), name(), name()], numbers, [links(), links()], metadata)
-            .prop_map(|((dataset, text), names, (chunk_index, article_index), links, metadata)| {
+        let negatives = || proptest::collection::vec("[c-d]", 0..2);
+        let cpesh = ([name(), name()], [negatives(), negatives()]).prop_map(|(parts, lists)| {
+            let [probe_question, expected_answer] = parts;
+            let [soft_negatives, hard_negatives] = lists;
+            Cpesh { concept_text: None, probe_question, expected_answer, soft_negatives, hard_negatives }
+        });
+        (("[a-b]", "[a-b]"), [name(), name(), name(), name()], numbers, [links(), links()], (metadata, cpesh))
+            .prop_map(|((dataset, text), names, (chunk_index, article_index), links, (metadata, cpesh))| {
                 let [document_id, source_document, article_title, batch] = names;
                 let [parent_cpe_ids, child_cpe_ids] = links;
                 Draft {
@@ -123,6 +143,7 @@ mod tests {
                         child_cpe_ids,
                     },
                     metadata,
+                    cpesh,
                     ..Draft::default()
                 }
             })
@@ -163,10 +184,11 @@ mod tests {
         }
 
         #[test]
-        fn details_are_metadata_and_links(a in draft(), b in draft()) {
+        fn details_are_metadata_links_and_cpesh_parts(a in draft(), b in draft()) {
             let details = |draft: &Draft| {
                 let Placement { parent_cpe_ids, child_cpe_ids, .. } = draft.placement.clone();
-                (draft.metadata.clone(), parent_cpe_ids, child_cpe_ids)
+                let cpesh = draft.cpesh.clone().given(&draft.text);
+                (draft.metadata.clone(), parent_cpe_ids, child_cpe_ids, cpesh)
             };
             let same = details(&a) == details(&b);
             prop_assert_eq!(Chunk::new(a).unwrap().details_hash == Chunk::new(b).unwrap().details_hash, same);

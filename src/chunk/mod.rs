@@ -3,6 +3,8 @@
 //! Each stage takes one state and returns the next, so no chunk can skip a stage and no field is empty until later.
 //! [`Chunk::new`] is the only constructor and checks the content. Pure: no I/O, no runtime.
 
+mod blank;
+mod cpesh;
 mod differences;
 mod draft;
 mod export_row;
@@ -13,10 +15,12 @@ mod sent;
 mod tagging;
 mod vector;
 
+pub use blank::is_blank;
+pub use cpesh::{Cpesh, MAX_CPESH_BYTES, MAX_NEGATIVES, check_negative_count};
 pub use differences::{Differences, StoredFields, StoredLabels};
 pub use draft::{
     BatchId, Draft, MAX_LINKS, MAX_NAME_BYTES, MAX_TEXT_BYTES, OnConflict, Placement, check_count,
-    check_name, check_not_blank, is_blank,
+    check_name, check_not_blank,
 };
 pub use export_row::{ExportRow, LineOptions};
 pub use identity::IDENTITY_VERSION;
@@ -52,7 +56,7 @@ pub struct Chunk {
     pub cpe_id: Uuid,
     /// blake3 hash of the text and of everything that says where it comes from.
     pub content_hash: [u8; 32],
-    /// blake3 hash of metadata and links, which can differ without a conflict.
+    /// blake3 hash of metadata, links and CPESH parts, which can differ without a conflict.
     pub details_hash: [u8; 32],
     /// See [`Draft::batch`].
     pub batch: Option<BatchId>,
@@ -62,6 +66,8 @@ pub struct Chunk {
     pub placement: Placement,
     /// See [`Draft::metadata`].
     pub metadata: Option<Metadata>,
+    /// See [`Draft::cpesh`]; `None` when the client extracted nothing.
+    pub cpesh: Option<Cpesh>,
     /// The client's codes, when all three are present, with the source that the client names; else the client itself.
     pub client_tagging: Option<Tagging>,
     /// See [`Draft::vector`].
@@ -80,7 +86,8 @@ impl Chunk {
     /// # Errors
     /// A permanent [`Rejection`] with the field to correct: blank or too long text, NUL, a code out of range, an
     /// invalid id, a source of codes without the three codes.
-    pub fn new(draft: Draft) -> Result<Chunk, Rejection> {
+    pub fn new(mut draft: Draft) -> Result<Chunk, Rejection> {
+        draft.cpesh = draft.cpesh.given(&draft.text).unwrap_or_default();
         draft.check()?;
         let client_tmd = match draft.codes {
             [Some(domain), Some(task), Some(modifier)] => Some(Tmd::new(domain, task, modifier)),
@@ -106,7 +113,9 @@ impl Chunk {
 
     fn identified(draft: Draft, client_tagging: Option<Tagging>) -> Chunk {
         let content_hash = content_hash(&draft.text, &draft.placement);
-        let details_hash = details_hash(draft.metadata.as_ref().and_then(Metadata::hash), &draft.placement);
+        let cpesh = draft.cpesh.given(&draft.text);
+        let metadata_hash = draft.metadata.as_ref().and_then(Metadata::hash);
+        let details_hash = details_hash(metadata_hash, &draft.placement, cpesh.as_ref());
         // A derived id is also the public name. A client's id is hashed with its dataset, because the public name must
         // be a UUID that is unique over all datasets.
         let (id, cpe_id) = match &draft.id {
@@ -126,6 +135,7 @@ impl Chunk {
             text: draft.text,
             placement: draft.placement,
             metadata: draft.metadata,
+            cpesh,
             client_tagging,
             vector: draft.vector,
             codes: draft.codes,
@@ -143,8 +153,13 @@ impl Chunk {
         self.metadata.as_ref().and_then(Metadata::hash)
     }
 
-    /// Bytes that the chunk counts while it is in flight: its text, metadata, vector, names and links, and 1024 for the
-    /// rest.
+    /// The text that is embedded: the concept where there is one.
+    pub fn embedded_text(&self) -> &str {
+        self.cpesh.as_ref().and_then(|cpesh| cpesh.concept_text.as_deref()).unwrap_or(&self.text)
+    }
+
+    /// Bytes that the chunk counts while it is in flight: its text, CPESH parts, metadata, vector, names and links, and
+    /// 1024 for the rest.
     pub fn weight(&self) -> usize {
         let placement = &self.placement;
         let names = [&placement.document_id, &placement.source_document, &placement.article_title];
@@ -152,7 +167,8 @@ impl Chunk {
         let links = placement.parent_cpe_ids.iter().chain(&placement.child_cpe_ids);
         let links: usize = links.map(|link| link.len() + size_of::<String>()).sum();
         let metadata = self.metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
-        self.text.len() + metadata + self.vector.bytes() + names + links + self.key.id.len() + 1024
+        let cpesh = self.cpesh.as_ref().map_or(0, Cpesh::weight);
+        self.text.len() + cpesh + metadata + self.vector.bytes() + names + links + self.key.id.len() + 1024
     }
 }
 

@@ -1,7 +1,7 @@
 //! A chunk as JSON in the field names of `POST /ingest`. Sent again, it gives the same id and content hash.
 
 use super::vector::{EncodingFormat, VectorSource, base64_of};
-use super::{Chunk, Draft, Metadata, Placement, Tagging, TmdSource};
+use super::{Chunk, Cpesh, Draft, Metadata, Placement, Tagging, TmdSource};
 use crate::tmd::AxisConfidence;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -49,6 +49,9 @@ pub struct ChunkLine<'a> {
     /// The third of the three codes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub modifier_code: Option<i64>,
+    /// See [`Draft::cpesh`].
+    #[serde(flatten)]
+    pub cpesh: Option<&'a Cpesh>,
     /// See [`TmdSource::kind`]; absent for codes of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tmd_source: Option<&'a str>,
@@ -136,6 +139,7 @@ impl Chunk {
             domain_code,
             task_code,
             modifier_code,
+            cpesh: self.cpesh.as_ref(),
             metadata,
             episode_id,
             ..ChunkLine::default()
@@ -180,6 +184,8 @@ struct StoredLine {
     parent_cpe_ids: Vec<String>,
     #[serde(default)]
     child_cpe_ids: Vec<String>,
+    #[serde(flatten)]
+    cpesh: Cpesh,
     metadata: Option<Map<String, Value>>,
     episode_id: Option<String>,
 }
@@ -210,6 +216,7 @@ impl Chunk {
                 child_cpe_ids: line.child_cpe_ids,
             },
             metadata,
+            cpesh: line.cpesh,
             ..Draft::default()
         }))
     }

@@ -1,16 +1,21 @@
 //! The commands of `lnsp`: `serve` runs the service in this process, `simulate-llm` a language model server to try it
 //! with, `bench` both in processes of their own, `model` fetches models, `doctor` looks whether a service would run
-//! here, `export` can read a database without a service; the others talk to one over HTTP.
+//! here, `psql` opens its database, `export` can read one without a service; the others talk to one over HTTP.
 
 pub mod bench;
+pub mod delete;
 pub mod doctor;
 pub mod export;
 pub mod ingest;
+pub mod labels;
 pub mod model;
+pub mod psql;
 pub mod replay;
 pub mod search;
 pub mod serve;
+mod service_url;
 pub mod simulate_llm;
+pub mod upload;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;

@@ -1,6 +1,7 @@
 //! `lnsp replay`: reads the dead letters and sends their chunks again, page by page. What is stored then leaves the
 //! table by itself; what fails again stays, and is counted there.
 
+use super::service_url::ServiceUrl;
 use super::{CommandResult, block_on, client};
 use crate::output::{print_error_line, print_line};
 use clap::Args;
@@ -29,7 +30,7 @@ const PRINTED_ERRORS: u64 = 20;
 pub struct Replay {
     /// Where the service is.
     #[arg(long, env = "LNSP_URL", default_value = "http://127.0.0.1:8004")]
-    url: String,
+    url: ServiceUrl,
     /// Only chunks with this error, for example llm_failed.
     #[arg(long)]
     cause: Option<String>,
@@ -168,15 +169,11 @@ struct Sender {
 }
 
 impl Sender {
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.replay.url.trim_end_matches('/'))
-    }
-
     async fn page(&self, after: i64) -> Result<LetterPage, ReplayError> {
         let mut query = vec![("limit", PAGE.to_string()), ("after", after.to_string())];
         query.extend(self.replay.cause.clone().map(|cause| ("cause", cause)));
         query.extend(self.replay.dataset.clone().map(|dataset| ("dataset_source", dataset)));
-        read(self.ask(|| self.client.get(self.url("/dead-letters")).query(&query)).await?)
+        read(self.ask(|| self.client.get(self.replay.url.at("/dead-letters")).query(&query)).await?)
     }
 
     async fn send(
@@ -186,7 +183,7 @@ impl Sender {
         tally: &mut ReplayTally,
     ) -> Result<(), ReplayError> {
         let Request { dataset, batch } = request;
-        let post = || self.client.post(self.url("/ingest"));
+        let post = || self.client.post(self.replay.url.at("/ingest"));
         let mut query = vec![("dataset_source", dataset), ("on_conflict", &self.replay.on_conflict)];
         query.extend(batch.as_ref().map(|batch| ("batch_id", batch)));
         let lines: String = chunks.iter().map(|chunk| format!("{chunk}\n")).collect();
@@ -198,7 +195,7 @@ impl Sender {
     async fn ask(&self, request: impl Fn() -> RequestBuilder) -> Result<Value, ReplayError> {
         let mut tries = 1;
         loop {
-            let unreachable = |error| ReplayError::Unreachable { url: self.replay.url.clone(), error };
+            let unreachable = |error| ReplayError::Unreachable { url: self.replay.url.to_string(), error };
             let response = request().send().await.map_err(unreachable)?;
             let status = response.status();
             let wait =

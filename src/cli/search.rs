@@ -1,91 +1,263 @@
-//! `lnsp search "text"`: asks the service and prints a table.
+//! `lnsp search "text"`: asks the service and prints the results, or its answer as JSON.
 
+use super::service_url::ServiceUrl;
 use super::{CommandResult, block_on, client};
-use crate::output::{escape, print_block, print_error_line, print_line};
+use crate::output::{escape, print_block, print_error_line, print_foreign_json, print_line, terminal_width};
 use clap::Args;
-use comfy_table::{ContentArrangement, Table, presets};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 use std::process::ExitCode;
+
+/// Filters that have options of their own.
+const FILTERS: [&str; 5] = ["dataset_source", "document_id", "domain", "task", "modifier"];
 
 /// The arguments of `lnsp search`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Exit codes: 0 answered, also when nothing was found; 1 the service refused the search or did not answer.
+
+lnsp labels lists the names of domains, tasks and modifiers.")]
 pub struct Search {
     /// Where the service is.
     #[arg(long, env = "LNSP_URL", default_value = "http://127.0.0.1:8004")]
-    url: String,
+    url: ServiceUrl,
     /// How many results.
     #[arg(long, short = 'k', default_value_t = 5)]
     top_k: usize,
+    /// Only this dataset.
+    #[arg(long)]
+    dataset: Option<String>,
+    /// Only this document.
+    #[arg(long)]
+    document: Option<String>,
     /// Only this domain, by name or code.
     #[arg(long)]
     domain: Option<String>,
+    /// Only this task, by name or code.
+    #[arg(long)]
+    task: Option<String>,
+    /// Only this modifier, by name or code.
+    #[arg(long)]
+    modifier: Option<String>,
+    /// Only chunks with this value of a field: dataset_source, document_id, domain, task or modifier. Can be repeated.
+    #[arg(long, value_name = "FIELD=VALUE", value_parser = filter)]
+    filter: Vec<(String, String)>,
+    /// Prints the answer of the service as JSON.
+    #[arg(long)]
+    json: bool,
     /// What to look for.
     text: String,
+}
+
+/// Reads `field=value`.
+fn filter(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((field, value)) if FILTERS.contains(&field.trim()) => {
+            Ok((field.trim().to_owned(), value.to_owned()))
+        }
+        _ => Err(format!(
+            "--filter: expected FIELD=VALUE with a field of {}, received '{text}'",
+            FILTERS.join(", ")
+        )),
+    }
+}
+
+impl Search {
+    /// The body of the request.
+    fn query(&self) -> Value {
+        let options = [&self.dataset, &self.document, &self.domain, &self.task, &self.modifier];
+        let options = FILTERS.into_iter().zip(options);
+        let options = options.filter_map(|(field, value)| Some((field.to_owned(), json!(value.as_ref()?))));
+        let filters = self.filter.iter().map(|(field, value)| (field.clone(), json!(value)));
+        let filter: Map<String, Value> = filters.chain(options).collect();
+        json!({ "query": self.text, "top_k": self.top_k, "filter": filter })
+    }
+}
+
+/// A result, as far as it is printed.
+#[derive(Debug, Deserialize)]
+struct FoundChunk {
+    id: String,
+    score: f64,
+    text: String,
+    dataset_source: String,
+    document_id: Option<String>,
+    article_title: Option<String>,
+    names: AxisLabels,
+    tmd: LabelOrigin,
+}
+
+#[derive(Debug, Deserialize)]
+struct AxisLabels {
+    domain: String,
+    task: String,
+    modifier: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct LabelOrigin {
+    source: String,
+    confidence: Option<LabelConfidence>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct LabelConfidence {
+    domain: f64,
+    task: f64,
+    modifier: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct SearchAnswer {
+    results: Vec<FoundChunk>,
+    #[serde(default)]
+    truncated_results: bool,
 }
 
 /// Prints the best results, or says that there are none.
 pub fn run(search: Search) -> CommandResult {
     block_on(async {
-        let mut body = json!({ "query": search.text, "top_k": search.top_k });
-        if let Some(domain) = search.domain {
-            body["filter"] =
-                json!({ "domain": domain.parse::<i64>().map_or_else(|_| json!(domain), |code| json!(code)) });
-        }
-        let url = format!("{}/search", search.url.trim_end_matches('/'));
-        let response = client()?
-            .post(url)
-            .header("Content-Type", "application/json")
-            .body(body.to_string())
-            .send()
-            .await
-            .map_err(|error| {
-                format!("no answer from {}; is the service running? (lnsp serve): {error}", search.url)
-            })?;
+        let request = client()?.post(search.url.at("/search")).header("Content-Type", "application/json");
+        let response = request.body(search.query().to_string()).send().await.map_err(|error| {
+            format!("no answer from {}; is the service running? (lnsp serve): {error}", search.url)
+        })?;
         let status = response.status();
-        let answer: Value = response.json().await?;
+        let body = response.text().await?;
         if !status.is_success() {
+            let answer: Value = serde_json::from_str(&body).unwrap_or_default();
             let message = answer["error"]["message"].as_str().unwrap_or("without a reason");
             return Err(format!("the service refused the search: {message}").into());
         }
-        match answer["results"].as_array().map(Vec::as_slice) {
-            Some([]) | None => print_line("nothing found"),
-            Some(results) => print_block(table(results)),
+        if search.json {
+            print_foreign_json(body.trim());
+            return Ok(ExitCode::SUCCESS);
         }
-        if answer["truncated_results"] == true {
+        let answer: SearchAnswer = serde_json::from_str(&body).map_err(|error| {
+            format!("the answer of the service cannot be read: {error}; are both of one version?")
+        })?;
+        let width = terminal_width();
+        for (place, found) in answer.results.iter().enumerate() {
+            print_block(block(place + 1, found, width));
+        }
+        if answer.results.is_empty() {
+            print_line("nothing found");
+        }
+        if answer.truncated_results {
             print_error_line("further results did not fit into the answer; ask for fewer with --top-k");
         }
         Ok(ExitCode::SUCCESS)
     })?
 }
 
-fn table(results: &[Value]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(["score", "text", "domain", "task", "modifier", "document"]);
-    for result in results {
-        let text = |value: &Value| escape(value.as_str().unwrap_or_default());
-        let document = [&result["article_title"], &result["document_id"]].into_iter().find(|v| v.is_string());
-        table.add_row([
-            format!("{:.3}", result["score"].as_f64().unwrap_or_default()),
-            shorten(result["text"].as_str().unwrap_or_default()),
-            text(&result["names"]["domain"]),
-            text(&result["names"]["task"]),
-            text(&result["names"]["modifier"]),
-            document.map(text).unwrap_or_default(),
-        ]);
+/// The most lines of text that are printed of a result.
+const TEXT_LINES: usize = 3;
+const INDENT: &str = "   ";
+
+/// A result as lines of at most `width` columns: score and id, where it is from, its labels, the beginning of its text.
+fn block(place: usize, found: &FoundChunk, width: usize) -> String {
+    let head = format!("{place}. {:.3}  {}", found.score, fitted(&found.id, width.saturating_sub(10)));
+    let mut from = format!("dataset {}", escape(&found.dataset_source));
+    for (what, name) in [("document", &found.document_id), ("title", &found.article_title)] {
+        from.extend(name.iter().map(|name| format!(", {what} {}", escape(name))));
     }
-    table
+    let labels = labels(found);
+    let blank = |c: char| if c.is_whitespace() { ' ' } else { c };
+    // More would not fit, whatever is in it.
+    let text: String = found.text.chars().map(blank).take(TEXT_LINES * width).collect();
+    let mut lines = vec![head];
+    lines.extend(wrapped(&from, width, 2));
+    lines.extend(wrapped(&labels, width, 2));
+    lines.extend(wrapped(&escape(&text), width, TEXT_LINES));
+    lines.join("\n")
 }
 
-/// The beginning of a text as one line, so that a row stays readable: white space is a blank, everything else that
-/// cannot be seen becomes an escape.
-fn shorten(text: &str) -> String {
-    const LONGEST: usize = 160;
-    let blank = |c: char| if c.is_whitespace() { ' ' } else { c };
-    let line: String = text.chars().map(blank).take(LONGEST + 1).collect();
-    if line.chars().count() > LONGEST {
-        format!("{}...", escape(&line.chars().take(LONGEST).collect::<String>()))
-    } else {
-        escape(&line)
+fn labels(found: &FoundChunk) -> String {
+    let confidence = found.tmd.confidence;
+    let label = |name: &str, sure: fn(&LabelConfidence) -> f64| match confidence.as_ref().map(sure) {
+        Some(sure) => format!("{} {sure:.2}", escape(name)),
+        None => escape(name),
+    };
+    let AxisLabels { domain, task, modifier } = &found.names;
+    let each = [label(domain, |c| c.domain), label(task, |c| c.task), label(modifier, |c| c.modifier)];
+    format!("{} (from {})", each.join(", "), escape(&found.tmd.source))
+}
+
+/// At most `most` lines, indented; a text that is longer ends with `...`.
+fn wrapped(text: &str, width: usize, most: usize) -> Vec<String> {
+    let options = textwrap::Options::new(width.max(20)).initial_indent(INDENT).subsequent_indent(INDENT);
+    let mut lines: Vec<String> =
+        textwrap::wrap(text.trim(), options).into_iter().map(std::borrow::Cow::into_owned).collect();
+    if lines.len() > most {
+        lines.truncate(most);
+        if let Some(last) = lines.last_mut() {
+            let kept = textwrap::core::display_width(last).min(width.max(20) - 4);
+            *last = format!("{} ...", fitted(last, kept));
+        }
+    }
+    lines
+}
+
+/// The beginning of a text that takes at most `width` columns.
+fn fitted(text: &str, width: usize) -> String {
+    let mut fitted = escape(text);
+    while textwrap::core::display_width(&fitted) > width {
+        fitted.pop();
+    }
+    fitted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found() -> FoundChunk {
+        serde_json::from_value(json!({
+            "id": "n-1", "score": 0.81234, "text": "word ".repeat(100), "dataset_source": "d", "document_id": "doc",
+            "names": {"domain": "Science", "task": "Fact Retrieval", "modifier": "Historical"},
+            "tmd": {"source": "local", "confidence": {"domain": 0.934, "task": 0.5, "modifier": 1.0}},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_result_says_what_it_is_where_it_is_from_and_how_sure_its_labels_are() {
+        let expected = "\
+1. 0.812  n-1
+   dataset d, document doc
+   Science 0.93, Fact Retrieval 0.50, Historical 1.00 (from local)
+   word word";
+        assert!(block(1, &found(), 80).starts_with(expected), "{}", block(1, &found(), 80));
+        let from_client =
+            FoundChunk { tmd: LabelOrigin { source: "client".to_owned(), confidence: None }, ..found() };
+        assert_eq!(labels(&from_client), "Science, Fact Retrieval, Historical (from client)");
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal_whatever_a_result_holds() {
+        let wide = "漢字👩‍👩‍👧\u{1b}[2J".repeat(200);
+        let found = FoundChunk {
+            id: wide.clone(),
+            text: wide.clone(),
+            dataset_source: wide.clone(),
+            document_id: Some("x".repeat(512)),
+            ..found()
+        };
+        for width in [20, 40, 80, 200] {
+            let block = block(10, &found, width);
+            assert!(!block.contains('\u{1b}'));
+            for line in block.lines() {
+                assert!(textwrap::core::display_width(line) <= width, "{width}: {line}");
+            }
+            assert!(block.lines().count() <= 1 + 2 + 2 + TEXT_LINES);
+        }
+    }
+
+    #[test]
+    fn a_filter_names_a_field_that_can_be_filtered() {
+        assert_eq!(filter("domain=Law"), Ok(("domain".to_owned(), "Law".to_owned())));
+        assert_eq!(filter("document_id=a=b").unwrap().1, "a=b");
+        for wrong in ["domain", "colour=red", "=x", ""] {
+            assert!(filter(wrong).unwrap_err().contains("dataset_source, document_id, domain"), "{wrong}");
+        }
     }
 }

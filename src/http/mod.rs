@@ -4,6 +4,7 @@
 //! but not the stages behind them.
 
 mod body;
+mod chunks;
 mod connection;
 mod dead_letters;
 mod drain;

@@ -5,7 +5,7 @@ use crate::http::error::ApiError;
 use crate::http::state::State;
 use crate::index::Effort;
 use crate::metrics::{self, IndexGauges};
-use crate::pipeline::{Deaths, Stage};
+use crate::pipeline::{Bottleneck, Deaths, Stage};
 use crate::threads::Lane;
 use crate::vectorizer::Remote;
 use actix_web::http::StatusCode;
@@ -160,6 +160,7 @@ pub async fn stats(state: web::Data<State>) -> HttpResponse {
     HttpResponse::Ok().json(json!({
         "total_chunks_processed": total, "successfully_ingested": good, "failed": tally.failed, "success_rate": rate,
         "stored": tally.stored, "replaced": tally.replaced, "duplicates": tally.duplicate, "dead_letters": state.store.dead_letter_count(),
+        "limited_by": state.pipeline.bottleneck().map(Bottleneck::name),
         "store": state.store.store_id(), "held": state.held.get(&state.store, &state.index).await,
     }))
 }

@@ -2,14 +2,14 @@
 
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
-use crate::http::{dead_letters, embed, export, ingest, ops, parameters, search};
+use crate::http::{chunks, dead_letters, embed, export, ingest, ops, parameters, search};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, Route as Handler, web};
 use serde_json::json;
 
 /// A method of a path.
 pub struct Route {
-    /// `GET` or `POST`. A path with GET also has HEAD.
+    /// `GET`, `POST` or `DELETE`. A path with GET also has HEAD.
     pub method: Method,
     /// The path of the request.
     pub path: &'static str,
@@ -26,6 +26,10 @@ const fn post(path: &'static str, handler: fn() -> Handler) -> Route {
     Route { method: Method::POST, path, label: path, handler }
 }
 
+const fn delete(path: &'static str, handler: fn() -> Handler) -> Route {
+    Route { method: Method::DELETE, path, label: path, handler }
+}
+
 /// Every route of the service.
 pub const ROUTES: &[Route] = &[
     get("/", || web::to(about)),
@@ -33,6 +37,7 @@ pub const ROUTES: &[Route] = &[
     post("/search", || web::to(search::search)),
     post("/embed", || web::to(embed::embed)),
     post("/embed/single", || web::to(embed::single)),
+    delete("/chunks", || web::to(chunks::delete)),
     get("/export", || web::to(export::export)),
     get("/dead-letters", || web::to(dead_letters::dead_letters)),
     get("/health", || web::to(ops::health)),

@@ -1,5 +1,6 @@
 //! The state that all handlers share.
 
+use crate::deletion::Deleter;
 use crate::http::error::ApiError;
 use crate::http::held::HeldCache;
 use crate::http::info::ServiceInfo;
@@ -46,6 +47,11 @@ pub struct State {
 }
 
 impl State {
+    /// Deletes chunks from the store and the index.
+    pub fn deleter(&self) -> Deleter {
+        Deleter { store: self.store.clone(), index: self.index.clone() }
+    }
+
     /// Admits a request that needs the pipeline and the database.
     ///
     /// # Errors

@@ -1,9 +1,10 @@
 //! What is counted where chunks are committed, indexed and found.
 
 use super::names::{
-    DEAD_LETTERS, DEAD_LETTERS_TOTAL, DEAD_LETTERS_UNWRITTEN_TOTAL, INDEX_APPLIED_SEQ, INDEX_BUILDS_TOTAL,
-    INDEX_ITEMS, INDEX_LAG_ROWS, INDEX_LAST_BUILD_SECONDS, INDEX_MAP_SIZE_BYTES, INDEX_MAP_USED_BYTES,
-    SEARCH_DURATION_SECONDS, STORE_BATCH_ROWS, STORE_COMMIT_SECONDS, STORE_ERRORS_TOTAL, STORE_MAX_SEQ,
+    CHUNKS_DELETED_TOTAL, DEAD_LETTERS, DEAD_LETTERS_TOTAL, DEAD_LETTERS_UNWRITTEN_TOTAL, INDEX_APPLIED_SEQ,
+    INDEX_BUILDS_TOTAL, INDEX_ITEMS, INDEX_LAG_ROWS, INDEX_LAST_BUILD_SECONDS, INDEX_MAP_SIZE_BYTES,
+    INDEX_MAP_USED_BYTES, SEARCH_DURATION_SECONDS, STORE_BATCH_ROWS, STORE_COMMIT_SECONDS,
+    STORE_ERRORS_TOTAL, STORE_MAX_SEQ,
 };
 use std::time::Duration;
 
@@ -18,6 +19,11 @@ pub fn store_error(class: Option<String>, retryable: bool) {
     let class = class.unwrap_or_else(|| "none".to_owned());
     let retryable = if retryable { "true" } else { "false" };
     STORE_ERRORS_TOTAL.add([class.into(), retryable.into()], 1);
+}
+
+/// Counts chunks that were deleted.
+pub fn chunks_deleted(count: u64) {
+    CHUNKS_DELETED_TOTAL.add([], count);
 }
 
 /// Counts a dead letter that was written.

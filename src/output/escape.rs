@@ -23,6 +23,23 @@ pub fn escape_lines(text: &str) -> String {
     escaped
 }
 
+/// A JSON document that others have written, as the same document without characters that change the terminal. They can
+/// only stand in its strings, where JSON has escapes for them; line breaks between its values stay.
+pub fn escape_json(document: &str) -> String {
+    let mut escaped = String::with_capacity(document.len());
+    for character in document.chars() {
+        match character {
+            '\n' | '\r' | '\t' => escaped.push(character),
+            // All of them have at most four hexadecimal digits.
+            character if changes_the_terminal(character) => {
+                escaped.push_str(&format!("\\u{:04x}", u32::from(character)));
+            }
+            character => escaped.push(character),
+        }
+    }
+    escaped
+}
+
 fn push_escaped(escaped: &mut String, text: &str) {
     let mut length = 0;
     for character in text.chars() {
@@ -62,6 +79,15 @@ mod tests {
         let plain = "Gödel 漢字 שלום مرحبا 👩‍👩‍👧 ✅ \\ \"x\" e\u{301}";
         assert_eq!(escape(plain), plain);
         assert_eq!(escape_lines("a\nb\u{1b}\r\n"), "a\nb\\u{1b}\\r\n");
+    }
+
+    #[test]
+    fn foreign_json_stays_the_same_document() {
+        let document = "{\"a\":\n \"\u{9b}2J\u{202e}x\u{7f}\u{2028}漢\"}";
+        let escaped = escape_json(document);
+        assert_eq!(escaped, "{\"a\":\n \"\\u009b2J\\u202ex\\u007f\\u2028漢\"}");
+        let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(read(&escaped), read(document));
     }
 
     #[test]

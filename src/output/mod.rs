@@ -10,8 +10,11 @@ mod fields;
 mod print;
 mod throttle;
 
-pub use escape::{LONGEST_LINE, escape, escape_lines};
+pub use escape::{LONGEST_LINE, escape, escape_json, escape_lines};
 pub use fields::EscapedFields;
-pub use print::{print_block, print_error_block, print_error_line, print_json, print_line};
+pub use print::{
+    print_block, print_error_block, print_error_line, print_foreign_json, print_json, print_line,
+    terminal_width,
+};
 pub(crate) use throttle::throttled;
 pub use throttle::{INTERVAL, Suppressed, Throttle, message, report_suppressed};

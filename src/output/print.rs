@@ -1,6 +1,6 @@
 //! The only functions that print; clippy forbids the macros of the standard library elsewhere.
 
-use super::escape::{escape, escape_lines};
+use super::escape::{escape, escape_json, escape_lines};
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
@@ -22,6 +22,20 @@ pub fn print_json(document: &str) {
         && error.kind() != ErrorKind::BrokenPipe
     {
         to_standard_error(&format!("lnsp: the standard output cannot be written: {error}"));
+    }
+}
+
+/// Prints a JSON document of others to the standard output: the same document, without characters that change the
+/// terminal.
+pub fn print_foreign_json(document: &str) {
+    print_json(&escape_json(document));
+}
+
+/// The columns of the terminal; 80 where there is none, or where it does not say.
+pub fn terminal_width() -> usize {
+    match terminal_size::terminal_size() {
+        Some((terminal_size::Width(columns @ 1..), _)) => usize::from(columns),
+        _ => 80,
     }
 }
 

@@ -299,6 +299,11 @@ impl Entrance {
         self.generation.borrow().as_ref().map(Generation::used)
     }
 
+    /// As [`Self::inside`], each with the number of slots there are.
+    pub(super) fn fill(&self) -> Option<[(usize, usize); 4]> {
+        self.generation.borrow().as_ref().map(Generation::fill)
+    }
+
     /// The number of chunks that the entrance itself holds: accepted, and waiting for the look-up or for a slot.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)

@@ -139,6 +139,11 @@ impl Generation {
         self.slots.each_ref().map(|slots| slots.used())
     }
 
+    /// As [`Self::used`], each with the number of slots there are.
+    pub(super) fn fill(&self) -> [(usize, usize); 4] {
+        self.slots.each_ref().map(|slots| (slots.used(), slots.total().items))
+    }
+
     /// Ends the generation. Its chunks go to the redelivery queue, or are answered if their transaction has begun.
     pub(super) fn retire(&self) {
         self.retired.cancel();

@@ -6,6 +6,7 @@
 //! a generation of stages, and the next one when a stage dies; a [`watchdog`] finds what is stalled. [`Pipeline`] is
 //! what the rooms above hold.
 
+mod bottleneck;
 mod dead_letter_writer;
 mod entrance;
 mod generation;
@@ -16,6 +17,7 @@ mod supervisor;
 mod watchdog;
 
 pub use crate::stages::{Receipt, Stage};
+pub use bottleneck::Bottleneck;
 pub use entrance::Entrance;
 pub use generation::Tools;
 pub use in_flight::Arrival;
@@ -25,9 +27,10 @@ pub use watchdog::{FatalHandler, WatchSettings, exit_at_once};
 
 use crate::flow::{OldestTask, TaskRegistry};
 use crate::metrics;
-use crate::stages::{RedeliveryQueue, dead_letter_queue};
+use crate::stages::{RedeliveryQueue, dead_letter_queue, waits_for_index};
 use crate::threads::{Progress, lock};
 use actix::{Actor, Arbiter};
+use bottleneck::{Fill, bottleneck};
 use dead_letter_writer::DeadLetterWriter;
 use generation::StageReports;
 use std::sync::{Arc, Mutex};
@@ -100,6 +103,16 @@ impl Pipeline {
     /// The oldest task of each stage, in the order of [`Stage::ALL`].
     pub fn oldest_work(&self) -> [Option<OldestTask>; 3] {
         self.tasks.each_ref().map(|tasks| tasks.oldest())
+    }
+
+    /// What limits the rate of ingest at this moment; `None` while nothing is in flight.
+    pub fn bottleneck(&self) -> Option<Bottleneck> {
+        let [.., writing] = self.oldest_work();
+        bottleneck(Fill {
+            slots: self.entrance.fill().unwrap_or_default(),
+            waiting: self.entrance.waiting(),
+            index_behind: writing.is_some_and(waits_for_index),
+        })
     }
 
     /// The threads at work: the name, the work, and for how long.

@@ -133,12 +133,12 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
     }
 }
 
-/// A chunk in the place of its text, which is not copied.
+/// A chunk in the place of the text that is embedded, which is not copied.
 struct TextOf(Arc<Chunk>);
 
 impl AsRef<str> for TextOf {
     fn as_ref(&self) -> &str {
-        &self.0.text
+        self.0.embedded_text()
     }
 }
 

@@ -11,9 +11,9 @@ use std::sync::Arc;
 pub enum KnownVerdict {
     /// It is answered: a duplicate, or a conflict.
     Answer(Outcome),
-    /// It replaces the row, which has the same text, so that its vector can stay.
+    /// It replaces the row, of which the same text was embedded, so that its vector can stay.
     Rewrite(KnownChunk),
-    /// It passes all stages: it replaces a row with another text, or the row is gone meanwhile.
+    /// It passes all stages: it replaces a row with another text or concept, or the row is gone meanwhile.
     Process,
 }
 
@@ -35,7 +35,7 @@ pub async fn compare(
         match differs {
             None => KnownVerdict::Process,
             Some(differs) if chunk.on_conflict == OnConflict::Replace && differs.in_row() => {
-                if differs.in_text() {
+                if differs.in_embedded_text() {
                     KnownVerdict::Process
                 } else {
                     KnownVerdict::Rewrite((*known).clone())

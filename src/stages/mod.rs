@@ -17,6 +17,6 @@ pub use dead_letters::{DeadLetterQueue, PendingDeadLetter, dead_letter_queue};
 pub use embedder::Embedder;
 pub use fault_hook::{FaultHook, NoFaults};
 pub use known::{KnownVerdict, compare};
-pub use stage::{Delivery, Inlet, Parcel, Receipt, RedeliveryQueue, Stage};
+pub use stage::{Delivery, Inlet, Parcel, Receipt, RedeliveryQueue, Stage, waits_for_index};
 pub use tmd_extractor::{CodeSource, LlmFallback, NeedsLlm, NeedsNoLlm, TmdExtractor, TmdTools};
 pub use writer::{WriteTools, Writer};

@@ -2,7 +2,7 @@
 
 use crate::chunk::Chunk;
 use crate::error_code::ErrorCode;
-use crate::flow;
+use crate::flow::{self, OldestTask};
 use crate::outcome::Outcome;
 use crate::rejection::Rejection;
 
@@ -54,3 +54,11 @@ impl Stage {
 pub(super) const ROOM: &str = "room in the next stage";
 
 pub(super) const POSTGRES: &str = "PostgreSQL";
+
+/// What the writer waits for before a transaction, when the index is behind.
+pub(super) const INDEX_ROOM: &str = "room in the index";
+
+/// Whether a task of the writer waits until the index has room.
+pub fn waits_for_index(task: OldestTask) -> bool {
+    task.waits_for == Some(INDEX_ROOM)
+}

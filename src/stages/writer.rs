@@ -5,7 +5,7 @@
 
 use super::context::{StageContext, TaskContext};
 use super::known::{KnownVerdict, compare};
-use super::stage::{POSTGRES, Parcel, Stage};
+use super::stage::{INDEX_ROOM, POSTGRES, Parcel, Stage};
 use crate::chunk::{Chunk, Differences, EmbeddedChunk};
 use crate::error_code::ErrorCode;
 use crate::flow::{Backoff, Batch, Retries, Unsettled, Verdict, bisect, retry};
@@ -108,7 +108,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
     let mut maybe_ours = false;
     let mut retries = Retries::new(tools.retry);
     bisect(parcels, async |parcels: Vec<Parcel<EmbeddedChunk>>| {
-        let slots = task.wait_for("room in the index", tools.index.reserve(parcels.len())).await;
+        let slots = task.wait_for(INDEX_ROOM, tools.index.reserve(parcels.len())).await;
         let rows: Vec<&EmbeddedChunk> = parcels.iter().map(Parcel::cargo).collect();
         let insert = async || {
             let started = Instant::now();

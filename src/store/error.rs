@@ -167,6 +167,17 @@ pub enum StoreError {
         /// The encoding of the database.
         found: String,
     },
+    /// Permanent: the views of the migrations have the names of its tables.
+    #[error(
+        "the database {to} is one of the old service, with its table {table}, and nothing in it was changed: start \
+         with a database of its own, and bring the rows over with `lnsp import --from` and this address"
+    )]
+    OldService {
+        /// The address, without its password.
+        to: String,
+        /// The table of the old service.
+        table: String,
+    },
     /// Permanent until the server takes writes.
     #[error("the database {to} takes no writes: {cause}; {}", cause.remedy())]
     ReadOnly {

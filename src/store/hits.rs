@@ -2,11 +2,11 @@
 //!
 //! Three queries, so that texts are read only for the results, and only as many at a time as their sizes allow.
 
-use super::read::{CodesRow, item_number, json_text, tmd};
+use super::read::{CodesRow, ConfidenceRow, item_number, json_text, tmd};
 use super::schema::chunks;
 use super::{Store, StoreError};
 use crate::chunk::TmdSource;
-use crate::tmd::Tmd;
+use crate::tmd::{AxisConfidence, Tmd};
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -46,6 +46,8 @@ pub struct Hit {
     pub tmd: Tmd,
     /// Where the codes come from.
     pub tmd_source: TmdSource,
+    /// How sure the source of the codes was, where it can say.
+    pub confidence: Option<AxisConfidence>,
     /// The id of its document.
     pub document_id: Option<String>,
     /// Its position in the document.
@@ -144,6 +146,8 @@ struct HitRow {
     text: String,
     #[diesel(embed)]
     codes: CodesRow,
+    #[diesel(embed)]
+    confidence: ConfidenceRow,
     document_id: Option<String>,
     chunk_index: i64,
     article_title: Option<String>,
@@ -159,6 +163,7 @@ fn hit(row: HitRow) -> Result<Hit, StoreError> {
         item: item_number(row.item)?,
         tmd: row.codes.tmd()?,
         tmd_source: row.codes.source()?,
+        confidence: row.confidence.into(),
         dataset_source: row.dataset_source,
         id: row.id,
         cpe_id: row.cpe_id,

@@ -13,6 +13,8 @@ use uuid::Uuid;
 
 /// Rows of one transaction.
 const PAGE: i64 = 500;
+/// The setting tells the trigger on `chunks` that ids and hashes are changed by the program, and not by hand.
+const BEGIN: &str = "BEGIN; SELECT FROM change_clock FOR UPDATE; SET LOCAL lnsp.identity_update = on";
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = chunks, check_for_backend(Pg))]
@@ -41,7 +43,7 @@ impl Store {
         tracing::info!("bringing the ids and hashes of the stored chunks up to date");
         let mut last = -1;
         loop {
-            let begun = connection.conn().batch_execute("BEGIN; SELECT FROM change_clock FOR UPDATE").await;
+            let begun = connection.conn().batch_execute(BEGIN).await;
             connection.checked(begun)?;
             let page = chunks::table.filter(chunks::item.gt(last)).order(chunks::item).limit(PAGE);
             let page = page.select(OldRow::as_select()).load(connection.conn()).await;

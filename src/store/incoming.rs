@@ -2,7 +2,7 @@
 //! [`super::replace`] take them.
 
 use super::StoreError;
-use crate::chunk::{BatchId, EmbeddedChunk};
+use crate::chunk::{BatchId, Cpesh, EmbeddedChunk};
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -44,6 +44,12 @@ pub(super) struct IncomingRows<'a> {
     truncated: Vec<bool>,
     unread: Vec<Option<f32>>,
     created_at: Vec<DateTime<Utc>>,
+    concept_texts: Vec<Option<&'a str>>,
+    probe_questions: Vec<Option<&'a str>>,
+    expected_answers: Vec<Option<&'a str>>,
+    /// These two are there exactly when the chunk has CPESH parts.
+    soft_negatives: Vec<Option<String>>,
+    hard_negatives: Vec<Option<String>>,
     vectors: Vec<LittleEndian<'a>>,
 }
 
@@ -52,7 +58,13 @@ impl<'a> IncomingRows<'a> {
         fn column<'a, T>(rows: &[&'a EmbeddedChunk], field: impl Fn(&'a EmbeddedChunk) -> T) -> Vec<T> {
             rows.iter().map(|row| field(row)).collect()
         }
+        fn part(row: &EmbeddedChunk, field: impl Fn(&Cpesh) -> Option<&String>) -> Option<&str> {
+            row.chunk.cpesh.as_ref().and_then(field).map(String::as_str)
+        }
         let sure = |row: &EmbeddedChunk| row.tagging.confidence;
+        let list = |row: &EmbeddedChunk, field: fn(&Cpesh) -> &Vec<String>| {
+            row.chunk.cpesh.as_ref().map(|cpesh| array_literal(field(cpesh)))
+        };
         IncomingRows {
             datasets: column(rows, |row| &*row.chunk.key.dataset),
             ids: column(rows, |row| &*row.chunk.key.id),
@@ -84,6 +96,11 @@ impl<'a> IncomingRows<'a> {
             truncated: column(rows, |row| row.embedding.truncated),
             unread: column(rows, |row| row.embedding.unread),
             created_at: column(rows, |row| row.chunk.received_at),
+            concept_texts: column(rows, |row| part(row, |cpesh| cpesh.concept_text.as_ref())),
+            probe_questions: column(rows, |row| part(row, |cpesh| cpesh.probe_question.as_ref())),
+            expected_answers: column(rows, |row| part(row, |cpesh| cpesh.expected_answer.as_ref())),
+            soft_negatives: column(rows, |row| list(row, |cpesh| &cpesh.soft_negatives)),
+            hard_negatives: column(rows, |row| list(row, |cpesh| &cpesh.hard_negatives)),
             vectors: column(rows, |row| LittleEndian(&row.embedding.vector)),
         }
     }
@@ -126,6 +143,11 @@ impl<'a> IncomingRows<'a> {
         array!(Bool, truncated);
         array!(Nullable<Float>, unread);
         array!(Timestamptz, created_at);
+        array!(Nullable<Text>, concept_texts);
+        array!(Nullable<Text>, probe_questions);
+        array!(Nullable<Text>, expected_answers);
+        array!(Nullable<Text>, soft_negatives);
+        array!(Nullable<Text>, hard_negatives);
         array!(Binary, vectors);
         out.push_sql(COLUMNS);
         Ok(())
@@ -142,7 +164,8 @@ const COLUMNS: &str = "
 ) WITH ORDINALITY AS t (dataset_source, id, cpe_id, content_hash, details_hash, text, document_id, chunk_index,
     source_document, article_title, article_index, parent_cpe_ids, child_cpe_ids, batch_id, metadata,
     domain_code, task_code, modifier_code, tmd_source, tmd_model, tmd_failure, domain_confidence,
-    task_confidence, modifier_confidence, tmd_took_us, truncated, unread, created_at, vector, place)
+    task_confidence, modifier_confidence, tmd_took_us, truncated, unread, created_at, concept_text,
+    probe_question, expected_answer, soft_negatives, hard_negatives, vector, place)
 )";
 
 /// A list as a PostgreSQL array literal, because `unnest` flattens an array of arrays.
@@ -157,7 +180,7 @@ struct LittleEndian<'a>(&'a [f32]);
 
 /// JSON that is text already.
 #[derive(Debug)]
-struct JsonText<'a>(&'a str);
+pub(super) struct JsonText<'a>(pub(super) &'a str);
 
 impl ToSql<Jsonb, Pg> for JsonText<'_> {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {

@@ -251,5 +251,12 @@ const AFTER_MODEL: &str = "
 ), vectors AS (
     INSERT INTO chunk_vectors (item, model_id, kind, vector)
     SELECT tick.item + nth - 1, tick.model_id, 'concept', vector FROM fresh, tick
+), cpesh AS (
+    INSERT INTO chunk_cpesh (item, concept_text, probe_question, expected_answer, soft_negatives, hard_negatives,
+        source)
+    SELECT tick.item + nth - 1, concept_text, probe_question, expected_answer, soft_negatives::text[],
+        hard_negatives::text[], 'client'
+    FROM fresh, tick
+    WHERE soft_negatives IS NOT NULL
 )
 SELECT place, tick.seq + nth, tick.item + nth - 1, (SELECT count(*) FROM filed) FROM fresh, tick";

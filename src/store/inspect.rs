@@ -3,7 +3,7 @@
 use super::connection::Pool;
 use super::model::current_model;
 use super::schema::chunk_vectors;
-use super::{Dsn, StoreError};
+use super::{Dsn, StoreError, old_service};
 use crate::model::ModelIdentity;
 use diesel::OptionalExtension;
 use diesel::prelude::*;
@@ -31,14 +31,15 @@ pub struct DatabaseInfo {
 /// # Errors
 /// When the server cannot be reached, does not answer a query, or is one that [`super::Store::open`] refuses.
 pub async fn inspect(dsn: Dsn) -> Result<DatabaseInfo, StoreError> {
-    let pool = Pool::new(dsn, 1)?;
-    let info = read_info(&pool).await;
+    let pool = Pool::new(dsn.clone(), 1)?;
+    let info = read_info(&pool, &dsn).await;
     pool.close().await;
     info
 }
 
-async fn read_info(pool: &Pool) -> Result<DatabaseInfo, StoreError> {
+async fn read_info(pool: &Pool, dsn: &Dsn) -> Result<DatabaseInfo, StoreError> {
     let (mut connection, facts) = pool.connect().await?;
+    old_service::refuse(&mut connection, dsn).await?;
     let current = current_model(connection.conn()).await;
     let model = match connection.done(current) {
         Ok(model) => model.map(|(_, identity)| identity),

@@ -11,12 +11,15 @@
 //!   export          everything again, in order
 //!   hits            the rows of a search
 //!   selection       which chunks a call is about
+//!   delete          their deletion; delete_letters: that of their dead letters
 //!   holdings        how much there is
 //!   dead_letters    chunks that could not be stored, kept to be sent again
 //!   connection      the connection pool and its thread
 //!   opening         how a connection is opened: the hosts, the server's fitness, the session's settings
 //!   session_lock    whether a session belongs to its connection, or to a pooler that shares it
 //!   sqlstate_sniffer  the SQLSTATE of an error, read from the connection's bytes
+//!   old_tables      reads the tables of the old service
+//!   old_service     recognises a database of the old service
 //!   inspect         version, settings and model of a database, without changing it
 //! managed           a PostgreSQL server that the service installs and runs itself
 //! ```
@@ -30,6 +33,8 @@ mod changes;
 mod connection;
 mod dead_letter_count;
 mod dead_letters;
+mod delete;
+mod delete_letters;
 mod dsn;
 mod error;
 mod export;
@@ -43,6 +48,8 @@ mod inspect;
 pub mod managed;
 mod migrate;
 mod model;
+mod old_service;
+mod old_tables;
 mod opening;
 mod read;
 mod replace;
@@ -54,6 +61,7 @@ mod sqlstate_sniffer;
 
 pub use changes::{ChangedChunk, ChunkChanges};
 pub use dead_letters::{DeadLetter, DeadLetterFilter, StoredDeadLetter};
+pub use delete::{DeletedItems, SelectedItems};
 pub use dsn::Dsn;
 pub use error::{ReadOnlyCause, SqlState, StoreError};
 pub use export::ChunkExport;
@@ -62,6 +70,7 @@ pub use holdings::{Amount, Holdings};
 pub use insert::InsertOutcome;
 pub use inspect::{DatabaseInfo, inspect};
 pub use model::ModelId;
+pub use old_tables::{OldTables, OldTablesError};
 pub use read::KnownChunk;
 pub use selection::Selection;
 
@@ -101,11 +110,13 @@ impl Store {
     /// writes, and a pooler that shares sessions; then runs the pending migrations.
     ///
     /// # Errors
-    /// Transient while the server cannot be reached. Permanent when the server is unfit, was migrated by a later version
+    /// Transient while the server cannot be reached. Permanent when the server is unfit, the database is one of the old
+    /// service, was migrated by a later version
     /// of this program, or refuses the migrations; the message says what to do.
     pub async fn open(options: StoreOptions) -> Result<Store, StoreError> {
-        let pool = Pool::new(options.dsn, options.pool_size)?;
-        let (connection, _) = pool.connect().await?;
+        let pool = Pool::new(options.dsn.clone(), options.pool_size)?;
+        let (mut connection, _) = pool.connect().await?;
+        old_service::refuse(&mut connection, &options.dsn).await?;
         migrate::run(connection.into_conn()).await?;
         let mut connection = pool.get().await?;
         let store_id = schema::change_clock::table.select(schema::change_clock::store_id);

@@ -3,7 +3,7 @@
 use super::schema::{change_clock, chunk_vectors, chunks};
 use super::{Store, StoreError};
 use crate::chunk::{
-    Chunk, ChunkKey, Differences, Metadata, Placement, StoredFields, StoredLabels, Tagging, TmdSource,
+    Chunk, ChunkKey, Cpesh, Differences, Metadata, Placement, StoredFields, StoredLabels, Tagging, TmdSource,
 };
 use crate::tmd::{AxisConfidence, Tmd};
 use chrono::{DateTime, Utc};
@@ -202,9 +202,8 @@ pub(super) struct KnownRow {
     batch_id: Option<String>,
     #[diesel(embed)]
     codes: CodesRow,
-    domain_confidence: Option<f32>,
-    task_confidence: Option<f32>,
-    modifier_confidence: Option<f32>,
+    #[diesel(embed)]
+    confidence: ConfidenceRow,
     tmd_took_us: Option<i64>,
     seq: i64,
     item: i64,
@@ -214,7 +213,6 @@ pub(super) struct KnownRow {
 }
 
 pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError> {
-    let confidence = confidence(row.domain_confidence, row.task_confidence, row.modifier_confidence);
     let chunk = KnownChunk {
         cpe_id: row.cpe_id,
         content_hash: hash(row.content_hash, "content_hash")?,
@@ -223,7 +221,7 @@ pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError>
         tagging: Tagging {
             tmd: row.codes.tmd()?,
             source: row.codes.source()?,
-            confidence,
+            confidence: row.confidence.into(),
             took: row.tmd_took_us.and_then(|us| u64::try_from(us).ok()).map(Duration::from_micros),
         },
         seq: row.seq,
@@ -235,14 +233,9 @@ pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError>
     Ok((ChunkKey { dataset: row.dataset_source.into(), id: row.id.into() }, chunk))
 }
 
-/// The confidence in the codes of a row, which is there for all three or for none.
-pub(super) fn confidence(
-    domain: Option<f32>,
-    task: Option<f32>,
-    modifier: Option<f32>,
-) -> Option<AxisConfidence> {
-    Some(AxisConfidence { domain: domain?, task: task?, modifier: modifier? })
-}
+/// The CPESH parts that a client gave, as JSON.
+pub(super) const CLIENT_CPESH: &str =
+    "(SELECT to_jsonb(p)::text FROM chunk_cpesh p WHERE p.item = chunks.item AND p.source = 'client')";
 
 /// The key of a stored chunk and the columns of its [`StoredFields`].
 #[derive(Queryable, Selectable)]
@@ -257,6 +250,9 @@ struct FieldsRow {
     placement: PlacementRow,
     #[diesel(select_expression = json_text(chunks::metadata))]
     metadata: Option<String>,
+    #[diesel(select_expression = sql::<Nullable<Text>>(CLIENT_CPESH))]
+    #[diesel(select_expression_type = SqlLiteral<Nullable<Text>>)]
+    cpesh: Option<String>,
     batch_id: Option<String>,
     #[diesel(embed)]
     codes: CodesRow,
@@ -282,6 +278,26 @@ impl CodesRow {
     pub(super) fn source(&self) -> Result<TmdSource, StoreError> {
         TmdSource::from_parts(&self.tmd_source, self.tmd_model.as_deref(), self.tmd_failure.as_deref())
             .ok_or_else(|| unreadable("tmd_source"))
+    }
+}
+
+/// The columns of an [`AxisConfidence`].
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = chunks, check_for_backend(Pg))]
+pub(super) struct ConfidenceRow {
+    domain_confidence: Option<f32>,
+    task_confidence: Option<f32>,
+    modifier_confidence: Option<f32>,
+}
+
+impl From<ConfidenceRow> for Option<AxisConfidence> {
+    fn from(row: ConfidenceRow) -> Self {
+        let ConfidenceRow { domain_confidence, task_confidence, modifier_confidence } = row;
+        Some(AxisConfidence {
+            domain: domain_confidence?,
+            task: task_confidence?,
+            modifier: modifier_confidence?,
+        })
     }
 }
 
@@ -317,6 +333,7 @@ fn stored_fields(row: FieldsRow) -> Result<(ChunkKey, StoredFields), StoreError>
         text_sha256: hash(row.text_sha256, "text")?,
         placement: row.placement.into(),
         metadata_hash: metadata(row.metadata)?.as_ref().and_then(Metadata::hash),
+        cpesh: row.cpesh.map(|json| cpesh(&json)).transpose()?,
         batch_id: row.batch_id.map(Into::into),
         tmd: row.codes.tmd()?,
     };
@@ -326,6 +343,10 @@ fn stored_fields(row: FieldsRow) -> Result<(ChunkKey, StoredFields), StoreError>
 /// The metadata of a row.
 pub(super) fn metadata(json: Option<String>) -> Result<Option<Metadata>, StoreError> {
     json.map(|json| Metadata::of_stored(json).ok_or_else(|| unreadable("metadata"))).transpose()
+}
+
+pub(super) fn cpesh(json: &str) -> Result<Cpesh, StoreError> {
+    serde_json::from_str(json).map_err(|_| unreadable("chunk_cpesh"))
 }
 
 fn hash(bytes: Vec<u8>, column: &str) -> Result<[u8; 32], StoreError> {

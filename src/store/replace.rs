@@ -94,5 +94,19 @@ const AFTER_MODEL: &str = "
     UPDATE chunk_vectors SET vector = stored.vector
     FROM stored, tick
     WHERE chunk_vectors.item = stored.item AND chunk_vectors.model_id = tick.model_id AND kind = 'concept'
+), new_cpesh AS (
+    INSERT INTO chunk_cpesh (item, concept_text, probe_question, expected_answer, soft_negatives, hard_negatives,
+        source)
+    SELECT stored.item, concept_text, probe_question, expected_answer, soft_negatives::text[],
+        hard_negatives::text[], 'client'
+    FROM stored, tick
+    WHERE soft_negatives IS NOT NULL
+    ON CONFLICT (item) DO UPDATE SET
+        concept_text = excluded.concept_text, probe_question = excluded.probe_question,
+        expected_answer = excluded.expected_answer, soft_negatives = excluded.soft_negatives,
+        hard_negatives = excluded.hard_negatives, source = excluded.source
+), old_cpesh AS (
+    DELETE FROM chunk_cpesh USING stored, tick
+    WHERE chunk_cpesh.item = stored.item AND stored.soft_negatives IS NULL
 )
 SELECT place, tick.seq + nth, stored.item FROM stored, tick";

@@ -12,6 +12,18 @@ diesel::table! {
 }
 
 diesel::table! {
+    chunk_cpesh (item) {
+        item -> Int8,
+        concept_text -> Nullable<Text>,
+        probe_question -> Nullable<Text>,
+        expected_answer -> Nullable<Text>,
+        soft_negatives -> Array<Nullable<Text>>,
+        hard_negatives -> Array<Nullable<Text>>,
+        source -> Text,
+    }
+}
+
+diesel::table! {
     chunk_vectors (item, model_id, kind) {
         item -> Int8,
         model_id -> Int4,
@@ -98,6 +110,7 @@ diesel::joinable!(chunk_vectors -> models (model_id));
 
 diesel::allow_tables_to_appear_in_same_query!(
     change_clock,
+    chunk_cpesh,
     chunk_vectors,
     chunks,
     dead_letters,

@@ -30,8 +30,13 @@ impl Selection {
         dataset.is_none() && document.is_none() && ids.is_none() && metadata.is_empty()
     }
 
-    /// The condition on the table `chunks`, or on a relation of that name, as an expression for `filter` and for
-    /// [`AstPass`].
+    /// The conditions that a replacement of a row can make true or false.
+    pub(super) fn of_content(&self) -> Selection {
+        let Selection { document, metadata, .. } = self;
+        Selection { document: document.clone(), metadata: metadata.clone(), ..Selection::default() }
+    }
+
+    /// The condition on the table `chunks`, as an expression for `filter` and for [`AstPass`].
     pub(super) fn condition(&self) -> Selected<'_> {
         // Only what is a UUID can be a public name; the others would fail the cast.
         let names = self.ids.iter().flatten().filter_map(|id| id.parse().ok()).collect();
@@ -60,9 +65,16 @@ impl QueryFragment<Pg> for Selected<'_> {
             out.push_bind_param::<Text, _>(document)?;
         }
         if let Some(ids) = ids {
-            out.push_sql(" AND (chunks.id = ANY(");
+            // Two look-ups into indexes; an OR would read the whole dataset.
+            out.push_sql(" AND chunks.item IN (SELECT item FROM chunks AS named WHERE named.id = ANY(");
             out.push_bind_param::<Array<Text>, _>(ids)?;
-            out.push_sql(") OR chunks.cpe_id = ANY(");
+            if let Some(dataset) = dataset {
+                out.push_sql(") AND named.dataset_source = ");
+                out.push_bind_param::<Text, _>(dataset)?;
+                out.push_sql(" UNION ALL SELECT item FROM chunks AS named WHERE named.cpe_id = ANY(");
+            } else {
+                out.push_sql(") UNION ALL SELECT item FROM chunks AS named WHERE named.cpe_id = ANY(");
+            }
             out.push_bind_param::<Array<SqlUuid>, _>(&self.names)?;
             out.push_sql("))");
         }
@@ -117,8 +129,9 @@ mod tests {
         assert!(!selection.is_everything());
         let sql = sql(&selection);
         let conditions = "WHERE (true AND chunks.dataset_source = $1 AND chunks.document_id = $2 \
-             AND (chunks.id = ANY($3) OR chunks.cpe_id = ANY($4)) AND chunks.metadata ->> $5 = $6 \
-             AND chunks.metadata ->> $7 = $8)";
+             AND chunks.item IN (SELECT item FROM chunks AS named WHERE named.id = ANY($3) \
+             AND named.dataset_source = $4 UNION ALL SELECT item FROM chunks AS named WHERE named.cpe_id = ANY($5)) \
+             AND chunks.metadata ->> $6 = $7 AND chunks.metadata ->> $8 = $9)";
         assert!(sql.contains(conditions), "{sql}");
         assert_eq!(selection.condition().names.len(), 1, "only one of the ids can be a public name");
     }

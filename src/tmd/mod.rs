@@ -55,6 +55,15 @@ impl Axis {
         }
     }
 
+    /// The code that a label names: a number, or a name in any case, with `_` or `-` for its blanks.
+    pub fn code_of(self, label: &str) -> Option<u8> {
+        let names = self.names();
+        let plain = |name: &str| name.trim().to_lowercase().replace(['_', '-'], " ");
+        let code = label.trim().parse::<usize>().ok().filter(|code| *code < names.len());
+        let code = code.or_else(|| names.iter().position(|name| plain(name) == plain(label)));
+        code.and_then(|code| u8::try_from(code).ok())
+    }
+
     /// The number of codes of the axis; codes start at 0.
     pub fn len(self) -> usize {
         self.names().len()

@@ -14,6 +14,8 @@ pub const RATIO_FREE_BYTES: u64 = 4 * 1024 * 1024;
 pub const MAX_RATIO: u64 = 200;
 /// The largest zstd window, 8 MiB: the limit of RFC 9659 for `Content-Encoding`, and the most memory of a stream.
 const ZSTD_WINDOW_LOG: u32 = 23;
+/// The largest zstd window there is, 2 GiB: `zstd --long=31`. For files that their owner has packed.
+const OWN_ZSTD_WINDOW_LOG: u32 = 31;
 /// The window of gzip, 32 KiB; the format has no other.
 const GZIP_WINDOW_LOG: u8 = 15;
 
@@ -82,6 +84,7 @@ pub struct Inflate {
     decoder: FormatDecoder,
     /// Found behind the bytes that the last step has given.
     damage: Option<InflateError>,
+    is_trusted: bool,
     taken: u64,
     inflated: u64,
 }
@@ -98,12 +101,25 @@ impl Inflate {
     /// # Errors
     /// [`InflateError::Corrupt`] when the zstd library cannot create a decoder.
     pub fn new(encoding: ContentEncoding) -> Result<Inflate, InflateError> {
+        Inflate::with(encoding, false)
+    }
+
+    /// A decoder for a file that belongs to the one who reads it: any ratio and any window are taken.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of_own_file(encoding: ContentEncoding) -> Result<Inflate, InflateError> {
+        Inflate::with(encoding, true)
+    }
+
+    fn with(encoding: ContentEncoding, is_trusted: bool) -> Result<Inflate, InflateError> {
+        let window = if is_trusted { OWN_ZSTD_WINDOW_LOG } else { ZSTD_WINDOW_LOG };
         let decoder = match encoding {
             ContentEncoding::Identity => FormatDecoder::Identity,
             ContentEncoding::Gzip => FormatDecoder::Gzip(GzipDecoder::new()),
-            ContentEncoding::Zstd => FormatDecoder::Zstd(ZstdDecoder::new()?),
+            ContentEncoding::Zstd => FormatDecoder::Zstd(ZstdDecoder::new(window)?),
         };
-        Ok(Inflate { decoder, damage: None, taken: 0, inflated: 0 })
+        Ok(Inflate { decoder, damage: None, is_trusted, taken: 0, inflated: 0 })
     }
 
     /// Takes bytes from the front of `input` and writes to `output` until one of them is used up. Returns the number of
@@ -133,7 +149,8 @@ impl Inflate {
         }
         self.taken += (before - input.len()) as u64;
         self.inflated += written as u64;
-        if self.inflated > RATIO_FREE_BYTES && self.inflated / MAX_RATIO > self.taken {
+        let is_bomb = self.inflated > RATIO_FREE_BYTES && self.inflated / MAX_RATIO > self.taken;
+        if is_bomb && !self.is_trusted {
             return Err(InflateError::Ratio);
         }
         Ok(written)
@@ -219,9 +236,9 @@ struct ZstdDecoder {
 }
 
 impl ZstdDecoder {
-    fn new() -> Result<Self, InflateError> {
+    fn new(window_log: u32) -> Result<Self, InflateError> {
         let decoder = Decoder::new().and_then(|mut decoder| {
-            decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG))?;
+            decoder.set_parameter(DParameter::WindowLogMax(window_log))?;
             Ok(decoder)
         });
         let decoder = decoder.map_err(|error| corrupt(ContentEncoding::Zstd, error))?;

@@ -1,6 +1,7 @@
 //! A chunk as clients send it: an object with fields of known names, in the words of the old service, and any others.
 
 use super::bounded::BoundedList;
+use super::cpesh::WireCpesh;
 use super::metadata::MetadataReader;
 use super::options::SharedNames;
 use super::restored::{WireProvenance, WireVector};
@@ -17,7 +18,7 @@ use serde_json::{Map, Value};
 use std::fmt;
 
 /// The names of the fields of a chunk.
-pub const CHUNK_FIELDS: [&str; 27] = [
+pub const CHUNK_FIELDS: [&str; 32] = [
     "id",
     "dataset_source",
     "text",
@@ -34,6 +35,11 @@ pub const CHUNK_FIELDS: [&str; 27] = [
     "domain_code",
     "task_code",
     "modifier_code",
+    "concept_text",
+    "probe_question",
+    "expected_answer",
+    "soft_negatives",
+    "hard_negatives",
     "episode_id",
     "concept_vec",
     "tmd_source",
@@ -67,6 +73,7 @@ pub struct WireChunk {
     parent_cpe_ids: WireLinks,
     child_cpe_ids: WireLinks,
     codes: [Option<WholeNumber>; 3],
+    cpesh: WireCpesh,
     provenance: WireProvenance,
     vector: WireVector,
     // Stored in the metadata.
@@ -144,6 +151,7 @@ impl WireChunk {
                 .map(Metadata::new)
                 .transpose()
                 .map_err(|rejection| with_names(rejection, &kept))?,
+            cpesh: self.cpesh.check()?,
             codes: self.codes.map(number),
             provenance: self.provenance.check()?,
             vector: self.vector.check(&names.model)?,
@@ -244,6 +252,11 @@ impl<'de> Visitor<'de> for WireChunkVisitor {
                 "domain_code" => chunk.codes[0] = object.next_value()?,
                 "task_code" => chunk.codes[1] = object.next_value()?,
                 "modifier_code" => chunk.codes[2] = object.next_value()?,
+                "concept_text" => chunk.cpesh.concept_text = object.next_value()?,
+                "probe_question" => chunk.cpesh.probe_question = object.next_value()?,
+                "expected_answer" => chunk.cpesh.expected_answer = object.next_value()?,
+                "soft_negatives" => chunk.cpesh.soft_negatives = object.next_value()?,
+                "hard_negatives" => chunk.cpesh.hard_negatives = object.next_value()?,
                 "episode_id" => chunk.episode_id = object.next_value()?,
                 // Old clients send their own vector. It is ignored: all vectors of a store come from one model.
                 "concept_vec" => drop(object.next_value::<IgnoredAny>()?),

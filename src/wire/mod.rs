@@ -3,6 +3,7 @@
 
 mod body_start;
 mod bounded;
+mod cpesh;
 mod encoding;
 mod fields;
 mod json_guard;

@@ -48,6 +48,8 @@ fn whole() -> Value {
         "id": "bad", "text": BAD, "document_id": "doc", "chunk_index": 7, "source_document": "crawl",
         "article_title": "Title", "article_index": 12, "parent_cpe_ids": ["p"], "child_cpe_ids": ["c", "d"],
         "domain_code": 3, "task_code": 4, "modifier_code": 5,
+        "concept_text": "A concept.", "probe_question": "What?", "expected_answer": "This.",
+        "soft_negatives": ["that"], "hard_negatives": ["tax", "rain"],
         "metadata": {"k": [0.1, -7, {"deep": null}]}, "episode_id": "e1",
     })
 }
@@ -242,8 +244,9 @@ async fn the_longest_chunk_that_is_taken_fits_into_a_line_and_is_sent_again() {
         "id": format!("i{}", long(511)), "text": text, "document_id": long(512), "source_document": long(512),
         "article_title": long(512), "parent_cpe_ids": links, "child_cpe_ids": links,
         "metadata": {"long": "x".repeat((64 << 10) - 11)},
+        "concept_text": format!("c{}", long(10_915)),
     });
-    assert!(chunk.to_string().len() > 800_000);
+    assert!(chunk.to_string().len() > 900_000);
     let body = json!({"chunks": [chunk], "batch_id": "b"}).to_string();
     let (status, answer) = service.post("/ingest", body.clone()).await;
     assert_eq!((status, &answer["error"]["code"]), (422, &json!("store_failed")), "{}", answer["error"]);

@@ -42,8 +42,11 @@ async fn exported(arguments: &[&str], name: &str) -> (TempDir, std::path::PathBu
 
 /// Everything that a row says, apart from what is given to it anew.
 async fn rows(database: &Database) -> Vec<String> {
-    let row = "to_jsonb(c) - 'item' - 'seq' - 'created_at'";
-    let query = format!("SELECT {row} FROM chunks c ORDER BY dataset_source, id");
+    let row =
+        "to_jsonb(c) - 'item' - 'seq' - 'created_at' || jsonb_build_object('cpesh', to_jsonb(p) - 'item')";
+    let query = format!(
+        "SELECT {row} FROM chunks c LEFT JOIN chunk_cpesh p USING (item) ORDER BY c.dataset_source, c.id"
+    );
     database.texts(&query).await
 }
 
@@ -61,6 +64,9 @@ async fn fill(service: &TestService) -> usize {
         json!({"text": "Linked.", "id": "l", "parent_cpe_ids": ["p", "q\""], "child_cpe_ids": ["c"], "metadata": {}}),
         json!({"text": "Placed.", "document_id": "x", "chunk_index": -3, "article_title": "T", "article_index": 4}),
         json!({"text": "Coded.", "domain_code": 1, "task_code": 2, "modifier_code": 3, "source_document": "crawl"}),
+        json!({"text": "Extracted.", "concept_text": "A concept.", "probe_question": "Why?", "expected_answer": "So.",
+               "soft_negatives": ["a", "b\""], "hard_negatives": ["c"]}),
+        json!({"text": "Extracted a little.", "id": "x", "hard_negatives": ["c"]}),
         json!({"text": "Elsewhere.", "dataset_source": "an other one", "episode_id": "e"}),
     ];
     for (number, source) in ["llm", "fallback", "local"].iter().enumerate() {

@@ -281,10 +281,12 @@ async fn a_store_of_the_first_version_is_brought_up_to_date_and_doubles_nothing(
         {"text": "Derived.", "source_document": "b", "document_id": "d", "chunk_index": 2},
     ]);
     assert_eq!(statuses(&send(&service, "error", chunks.clone()).await), ["stored"; 3]);
-    // As the first version wrote them: other hashes, other derived ids, which are the public names.
+    // As the first version wrote them: other hashes, other derived ids, which are the public names. It had no triggers.
     for change in [
-        "UPDATE chunks SET content_hash = sha256('old'), details_hash = NULL",
-        "UPDATE chunks SET id = gen.name::text, cpe_id = gen.name
+        "SET session_replication_role = replica;
+         UPDATE chunks SET content_hash = sha256('old'), details_hash = NULL",
+        "SET session_replication_role = replica;
+         UPDATE chunks SET id = gen.name::text, cpe_id = gen.name
          FROM (SELECT item, gen_random_uuid() AS name FROM chunks WHERE id = cpe_id::text) AS gen
          WHERE chunks.item = gen.item",
         "UPDATE change_clock SET identity_version = 1",

@@ -17,7 +17,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("error_code", vec![]),
         ("tmd", vec![]),
         ("model", vec![]),
-        ("quality", vec![]),
+        ("quality", vec!["chunk"]),
         ("rejection", vec!["error_code"]),
         ("chunk", vec!["error_code", "model", "rejection", "tmd"]),
         ("outcome", vec!["chunk", "error_code", "rejection"]),
@@ -34,6 +34,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     // Ports, and what they speak.
     layers.insert("wire", DOMAIN.to_vec());
     layers.insert("export", DOMAIN.to_vec());
+    layers.insert("input", with(&[&DOMAIN, &["wire"]]));
     layers.insert("classifier", DOMAIN.to_vec());
     layers.insert("encoder", with(&[&DOMAIN, &["memory", "threads"]]));
     layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));
@@ -54,12 +55,14 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         with(&[&DOMAIN, &["store", "flow", "metrics", "output", "threads", "stages", "vectorizer"]]),
     );
     layers.insert("search", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "threads", "vectorizer"]]));
+    layers.insert("deletion", vec!["store", "index", "metrics"]);
     layers.insert(
         "http",
         with(&[
             &DOMAIN,
             &[
                 "allowed_host",
+                "deletion",
                 "wire",
                 "llm",
                 "store",
@@ -91,6 +94,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
             "stages",
             "pipeline",
             "search",
+            "deletion",
             "wire",
             "http",
             "config",
@@ -101,7 +105,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         "doctor",
         with(&[&DOMAIN, &PORTS, &["config", "app", "endpoint", "files", "vectorizer", "threads"]]),
     );
-    layers.insert("cli", with(&[&below, &["app", "doctor", "export", "hub", "simulated_llm"]]));
+    layers.insert("cli", with(&[&below, &["app", "doctor", "export", "hub", "input", "simulated_llm"]]));
     layers
 }
 

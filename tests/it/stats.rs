@@ -1,7 +1,11 @@
 //! `GET /stats`: what was answered since the start, and what is held.
 
 use crate::support::database::Database;
-use crate::support::test_service::{TestService, overrides, tally};
+use crate::support::gated_encoder::GatedEncoder;
+use crate::support::test_service::{TestService, numbered, overrides, stream_to, tally};
+use crate::support::wait::until;
+use lnsp_ingest::app::Overrides;
+use lnsp_ingest::pipeline::Bottleneck;
 use lnsp_ingest::store::Amount;
 use serde_json::{Value, json};
 
@@ -58,6 +62,22 @@ async fn until_held(service: &TestService, rows: u64) {
     };
     let came_true = tokio::time::timeout(std::time::Duration::from_secs(60), looks).await.is_ok();
     assert!(came_true, "expected {rows} rows, the last was {last}");
+}
+
+#[actix_web::test]
+async fn what_limits_the_rate_is_named_while_chunks_wait_for_it() {
+    let gate = GatedEncoder::shut();
+    let service = TestService::build(Overrides { encoder: Some(gate.factory()), ..overrides() }, &[]).await;
+    let limited_by = async || service.get("/stats").await.1["limited_by"].clone();
+    assert_eq!(limited_by().await, Value::Null, "nothing is in flight");
+    let upload = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..2000)));
+    let pipeline = service.state.pipeline.clone();
+    until("the embedder is full", || pipeline.bottleneck() == Some(Bottleneck::Embedder)).await;
+    assert_eq!(limited_by().await, "embedder");
+    gate.open();
+    assert_eq!(tally(&upload.await.unwrap()), (2000, 0, 0));
+    until("nothing is in flight", || pipeline.bottleneck().is_none()).await;
+    service.stop().await;
 }
 
 #[actix_web::test]

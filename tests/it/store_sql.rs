@@ -126,8 +126,18 @@ async fn the_old_tables_are_views_with_the_old_values() {
 
     let concept = row.embedding.vector.to_vec();
     let (a, b) = (projection::canonical_16d(row.tagging.tmd), projection::ingest_16d(row.tagging.tmd));
-    let mut column =
-        async |name: &str| floats(&mut conn, &format!("{name} FROM (SELECT * FROM cpe_vectors) v; --")).await;
+    let texts = diesel::sql_query("SELECT to_jsonb(v)::text AS row FROM cpe_vectors v");
+    let texts: Row = texts.get_result(&mut conn).await.unwrap();
+    let texts: serde_json::Value = serde_json::from_str(&texts.row).unwrap();
+    let mut column = async |name: &str| {
+        let text = texts[name].as_str().unwrap();
+        assert!(is_pgvector_input(text), "{text}");
+        let read = format!("ARRAY(SELECT x::real FROM jsonb_array_elements_text(({name}::jsonb)) x)");
+        let read = floats(&mut conn, &format!("{read} AS floats FROM cpe_vectors --")).await;
+        let written: Vec<f32> = text[1..text.len() - 1].split(',').map(|x| x.parse().unwrap()).collect();
+        assert_eq!(read, written, "as JSON, and as its digits");
+        read
+    };
     let mut read = BTreeMap::new();
     for name in [
         "concept_vec",
@@ -137,9 +147,9 @@ async fn the_old_tables_are_views_with_the_old_values() {
         "fused_vec",
         "fused_vec_canonical",
     ] {
-        read.insert(name, column(&format!("v.{name} AS floats, 1 AS one")).await);
+        read.insert(name, column(name).await);
     }
-    read.insert("fused_norm", column("ARRAY[v.fused_norm] AS floats, 1 AS one").await);
+    read.insert("fused_norm", floats(&mut conn, "ARRAY[fused_norm] AS floats FROM cpe_vectors --").await);
     assert_eq!((&read["concept_vec"], &read["question_vec"]), (&concept, &concept));
     assert_eq!(read["tmd_dense"], b);
     assert_close(&read["tmd_dense_canonical"], &a);
@@ -148,6 +158,45 @@ async fn the_old_tables_are_views_with_the_old_values() {
     assert_close(&read["fused_norm"], &[(1.0 + popcount).sqrt()]);
     let halved = |x: &f32| x / 2f32.sqrt();
     assert_close(&read["fused_vec_canonical"], &a.iter().chain(&concept).map(halved).collect::<Vec<_>>());
+}
+
+/// The syntax that pgvector documents for its input: numbers between brackets, as C writes floats.
+fn is_pgvector_input(text: &str) -> bool {
+    let number = |text: &str| {
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        let (mantissa, exponent) = digits.split_once('e').unwrap_or((digits, "+00"));
+        let exponent = exponent.strip_prefix(['+', '-']).unwrap_or_default();
+        !mantissa.is_empty()
+            && mantissa.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+            && !exponent.is_empty()
+            && exponent.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    inner.is_some_and(|inner| inner.split(',').all(number))
+}
+
+#[tokio::test]
+async fn the_text_of_a_vector_reads_back_as_the_same_floats_whatever_the_session_has_set() {
+    let mut conn = connect(&database().await).await;
+    let values: Vec<f32> = (0..=254u32)
+        .flat_map(|exponent| [1, 0x12_3456, 0x7f_ffff].map(|fraction| exponent << 23 | fraction))
+        .flat_map(|bits| [f32::from_bits(bits), -f32::from_bits(bits)])
+        .collect();
+    let hex: String = values.iter().flat_map(|x| x.to_le_bytes()).map(|byte| format!("{byte:02x}")).collect();
+    for digits in [-15, 0, 3] {
+        conn.batch_execute(&format!("SET extra_float_digits = {digits}")).await.unwrap();
+        #[derive(QueryableByName)]
+        struct Written {
+            #[diesel(sql_type = Text)]
+            vector: String,
+        }
+        let query = format!("SELECT vector_text(bytea_to_real_array('\\x{hex}')) AS vector");
+        let written: Written = diesel::sql_query(query).get_result(&mut conn).await.unwrap();
+        assert!(is_pgvector_input(&written.vector), "{}", written.vector);
+        let read: Vec<f32> = serde_json::from_str(&written.vector).unwrap();
+        let bits = |floats: &[f32]| floats.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&read), bits(&values), "{digits}");
+    }
 }
 
 #[tokio::test]
@@ -159,10 +208,13 @@ async fn a_question_vector_is_used_where_there_is_one() {
         "INSERT INTO chunk_vectors SELECT item, model_id, 'question', '\\x0000803f' FROM chunk_vectors";
     conn.batch_execute(question).await.unwrap();
     assert_eq!(
-        floats(&mut conn, "question_vec AS question, question_vec AS floats FROM cpe_vectors --").await,
+        floats(&mut conn, "translate(question_vec, '[]', '{}')::real[] AS floats FROM cpe_vectors --").await,
         [1.0]
     );
     assert_eq!(count(&mut conn, "cpe_vectors").await, 1);
+    let same =
+        "cpe_vectors_json JOIN cpe_vectors USING (cpe_id, fused_vec, question_vec, concept_vec, tmd_dense)";
+    assert_eq!(count(&mut conn, same).await, 1);
     // A follower is shown concepts only.
     let changes = store.changes_after(0, 10, model).await.unwrap();
     assert_eq!(changes.rows.iter().map(|row| row.vector.len()).collect::<Vec<_>>(), [4]);
@@ -230,7 +282,7 @@ async fn the_migrations_can_be_taken_back() {
     let folders = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations")).unwrap();
     let mut folders: Vec<_> = folders.map(|folder| folder.unwrap().path()).collect();
     folders.sort();
-    assert_eq!(folders.len(), 5);
+    assert_eq!(folders.len(), 6);
     for folder in folders.iter().rev() {
         conn.batch_execute(&std::fs::read_to_string(folder.join("down.sql")).unwrap()).await.unwrap();
     }

@@ -145,8 +145,10 @@ async fn complaints(scene: &Scene) -> Vec<String> {
     scene.service.findings(When::Over).await.into_iter().collect()
 }
 
+/// Without the triggers, which would refuse the fault or make it a change like any other.
 async fn execute(server: &Postmaster, statement: &str) {
-    server.connect().await.unwrap().batch_execute(statement).await.unwrap();
+    let statement = format!("SET session_replication_role = replica; {statement}");
+    server.connect().await.unwrap().batch_execute(&statement).await.unwrap();
 }
 
 /// Gives what it was before.

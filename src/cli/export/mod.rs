@@ -7,6 +7,7 @@ mod output;
 mod sink;
 mod source;
 
+use super::service_url::ServiceUrl;
 use super::{CommandResult, block_on};
 use crate::chunk::EncodingFormat;
 use crate::export::choose;
@@ -31,7 +32,7 @@ const INCOMPLETE: u8 = 2;
 pub struct Export {
     /// Where the service is.
     #[arg(long, env = "LNSP_URL", default_value = "http://127.0.0.1:8004")]
-    url: String,
+    url: ServiceUrl,
     /// Reads this database instead, which no service has to be running for: postgres://user@host/name.
     #[arg(long, value_name = "DSN", visible_alias = "database-url")]
     from: Option<String>,

@@ -102,10 +102,10 @@ fn good(
     embedding: &EmbeddingSource,
 ) -> Value {
     let chunk = &stored.chunk;
-    let quality = QualityMetrics::of_text(&chunk.text, embedding.dims);
+    let quality = QualityMetrics::new(&chunk.text, chunk.cpesh.as_ref(), embedding.dims);
     let tmd = stored.row.tagging.tmd;
     let mut result = json!({
-        "global_id": stored.row.cpe_id, "concept_text": chunk.text,
+        "global_id": stored.row.cpe_id, "concept_text": chunk.embedded_text(),
         "tmd_codes": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier()},
         "vector_dimension": embedding.dims + 16,
         "confidence_score": quality.confidence(), "quality_metrics": quality,
@@ -148,7 +148,11 @@ fn backends(stored: &StoredChunk, options: &IngestOptions, embedding: &Embedding
         TmdSource::Llm { model } => format!("llm:{model}"),
         TmdSource::Fallback { version, reason } => format!("local:{version} (llm: {reason})"),
     };
-    let cpesh = if options.skip_cpesh { "disabled" } else { "env-disabled" };
+    let cpesh = match &stored.chunk.cpesh {
+        Some(_) => "client-provided",
+        None if options.skip_cpesh => "disabled",
+        None => "env-disabled",
+    };
     json!({"cpesh": cpesh, "tmd": tmd, "embedding": embedding.name, "index": "inproc:arroy"})
 }
 

@@ -229,7 +229,7 @@ fn write_result(text: &mut Vec<u8>, score: f32, hit: &Hit) -> serde_json::Result
         score,
         tmd: json!({
             "domain": hit.tmd.domain(), "task": hit.tmd.task(), "modifier": hit.tmd.modifier(),
-            "source": hit.tmd_source.kind(),
+            "source": hit.tmd_source.kind(), "confidence": hit.confidence,
         }),
         names: json!({
             "domain": hit.tmd.name(Axis::Domain), "task": hit.tmd.name(Axis::Task),

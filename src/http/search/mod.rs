@@ -57,14 +57,11 @@ struct WireFilter {
 /// The code that a label names.
 fn code(label: Option<Name>, axis: Axis) -> Result<Option<u8>, ApiError> {
     let Some(Name(label)) = label else { return Ok(None) };
-    let names = axis.names();
-    let number = label.trim().parse::<usize>().ok().filter(|code| *code < names.len());
-    let code = number.or_else(|| names.iter().position(|known| known.eq_ignore_ascii_case(label.trim())));
-    let code = code.and_then(|code| u8::try_from(code).ok()).ok_or_else(|| {
-        let received = quoted(&label);
-        let last = names.len() - 1;
-        let message =
-            format!("filter.{axis}: expected a code from 0 to {last} or its name, received '{received}'");
+    let code = axis.code_of(&label).ok_or_else(|| {
+        let (received, last, names) = (quoted(&label), axis.len() - 1, axis.names().join(", "));
+        let message = format!(
+            "filter.{axis}: expected a code from 0 to {last} or one of these names: {names}; received '{received}'"
+        );
         ApiError::new(ErrorCode::InvalidQuery, message).param(format!("filter.{axis}"))
     });
     code.map(Some)

@@ -1,11 +1,14 @@
-//! The address of a database. Only this module sees the password, and it never prints it.
+//! The address of a database. Only this module sees the password, and it never prints it; a client program gets it in
+//! its environment.
 
 mod settings;
 mod written;
 
 use super::StoreError;
 use settings::{APPLICATION, configuration};
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::str::FromStr;
 use tokio_postgres::Config;
@@ -41,6 +44,33 @@ impl Dsn {
     /// `postgresql+psycopg2://`.
     pub fn ignored_driver(&self) -> Option<&str> {
         self.driver.as_deref()
+    }
+
+    /// The address as the variables that libpq reads, `PGPASSWORD` among them: for a client program.
+    pub fn libpq_variables(&self) -> Vec<(&'static str, OsString)> {
+        let config = &self.config;
+        let list = |parts: Vec<OsString>| (!parts.is_empty()).then(|| parts.join(",".as_ref()));
+        let hosts = config.get_hosts().iter().map(|host| match host {
+            Host::Tcp(name) => name.into(),
+            Host::Unix(path) => path.as_os_str().to_owned(),
+        });
+        let addresses = config.get_hostaddrs().iter().map(|address| address.to_string().into());
+        let ports = config.get_ports().iter().map(|port| port.to_string().into());
+        let several = config.get_hosts().len() > 1;
+        let password = config.get_password().map(|password| OsStr::from_bytes(password).to_owned());
+        let wait = config.get_connect_timeout().map(|wait| wait.as_secs().max(1).to_string().into());
+        let variables = [
+            ("PGHOST", list(hosts.collect())),
+            ("PGHOSTADDR", list(addresses.collect())),
+            ("PGPORT", list(ports.collect())),
+            ("PGUSER", config.get_user().map(Into::into)),
+            ("PGDATABASE", config.get_dbname().map(Into::into)),
+            ("PGPASSWORD", password),
+            ("PGOPTIONS", config.get_options().map(Into::into)),
+            ("PGCONNECT_TIMEOUT", wait),
+            ("PGTARGETSESSIONATTRS", several.then(|| "read-write".into())),
+        ];
+        variables.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
     pub(super) fn config(&self) -> &Config {

@@ -31,6 +31,11 @@ impl Binaries {
         self.folder.join("postgres")
     }
 
+    /// The client, which is a package of its own in some distributions.
+    pub fn psql(&self) -> Option<PathBuf> {
+        Some(self.folder.join("psql")).filter(|path| path.is_file())
+    }
+
     fn probe(folder: PathBuf) -> Option<Binaries> {
         if !folder.join("initdb").is_file() {
             return None;
@@ -39,6 +44,11 @@ impl Binaries {
         let (version, major) = parse_version(&String::from_utf8_lossy(&output.stdout))?;
         Some(Binaries { folder, version, major })
     }
+}
+
+/// The first client program in the order of [`candidates`].
+pub fn psql() -> Option<PathBuf> {
+    candidates().map(|folder| folder.join("psql")).find(|path| path.is_file())
 }
 
 fn choose(

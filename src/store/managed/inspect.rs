@@ -7,7 +7,7 @@ use super::process::{PidFile, is_postmaster};
 use super::server;
 use super::server_user::ServerUser;
 use crate::store::Dsn;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The state of the managed server, see [`inspect`].
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct ManagedServerInfo {
     pub version: String,
     /// Whether the cluster exists.
     pub has_cluster: bool,
+    /// The client program beside them, if it is installed, or that on the PATH.
+    pub psql: Option<PathBuf>,
     /// The address of the database, if the server accepts connections.
     pub running: Option<Dsn>,
 }
@@ -31,8 +33,9 @@ pub fn inspect(data_dir: &Path) -> Result<ManagedServerInfo, ManagedError> {
     let cluster = folder.join("cluster");
     ServerUser::for_folder(&folder, &cluster)?.check_path_to(&folder)?;
     let cluster_major = cluster::major_version(&cluster)?;
-    let version = Binaries::find(cluster_major, &cluster)?.version;
+    let binaries = Binaries::find(cluster_major, &cluster)?;
+    let psql = binaries.psql().or_else(super::psql);
     let running = PidFile::read(&cluster).filter(|file| file.ready && is_postmaster(file.pid, &cluster));
     let running = running.map(|file| Dsn::socket(&file.socket_folder, server::PORT, ROLE, ROLE));
-    Ok(ManagedServerInfo { version, has_cluster: cluster_major.is_some(), running })
+    Ok(ManagedServerInfo { version: binaries.version, psql, has_cluster: cluster_major.is_some(), running })
 }

@@ -22,6 +22,7 @@ mod run_folder;
 mod server;
 mod server_user;
 
+pub use binaries::psql;
 pub use error::ManagedError;
 pub use inspect::{ManagedServerInfo, inspect};
 

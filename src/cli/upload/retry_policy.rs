@@ -15,6 +15,15 @@ const AGAIN: Backoff = Backoff { first: Duration::from_secs(1), ceiling: Duratio
 /// The longest time for which the service may put us off.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
+/// When a source is given up.
+#[derive(Debug, Clone, Copy)]
+pub struct RetryLimits {
+    /// The time without a settled line.
+    pub patience: Duration,
+    /// The number of rounds that settle too little.
+    pub tries: u32,
+}
+
 /// A length of time in words: `600`, `90s`, `10m`, `2h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetrySpan(pub Duration);
@@ -62,9 +71,10 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// `limit` without a settled line, zero for none at all; `tries` rounds that take too little.
-    pub fn new(limit: Duration, tries: u32, now: Instant) -> Self {
-        RetryPolicy { limit, tries, last_news: now, breaks: 0, tried: 0 }
+    /// Gives up after `patience` without a settled line, zero for none at all, or `tries` rounds that take too little.
+    pub fn new(limits: RetryLimits, now: Instant) -> Self {
+        let RetryLimits { patience, tries } = limits;
+        RetryPolicy { limit: patience, tries, last_news: now, breaks: 0, tried: 0 }
     }
 
     /// How long to wait before the next attempt; `None`: give up.
@@ -101,6 +111,10 @@ mod tests {
         Duration::from_secs(n)
     }
 
+    fn policy(patience: Duration, tries: u32, now: Instant) -> RetryPolicy {
+        RetryPolicy::new(RetryLimits { patience, tries }, now)
+    }
+
     fn cut(settled: u64) -> AttemptOutcome {
         AttemptOutcome { end: End::Cut(String::new()), settled, again: 0 }
     }
@@ -126,7 +140,7 @@ mod tests {
     #[test]
     fn a_service_that_is_away_is_waited_for_with_growing_pauses_until_patience_ends() {
         let start = Instant::now();
-        let mut retry_policy = RetryPolicy::new(seconds(30), 8, start);
+        let mut retry_policy = policy(seconds(30), 8, start);
         let (mut now, mut pauses) = (start, Vec::new());
         while let Some(pause) = retry_policy.pause(&cut(0), now) {
             now += pause;
@@ -139,7 +153,7 @@ mod tests {
     #[test]
     fn a_settled_line_is_news_from_which_both_pauses_and_patience_begin_anew() {
         let start = Instant::now();
-        let mut retry_policy = RetryPolicy::new(seconds(10), 8, start);
+        let mut retry_policy = policy(seconds(10), 8, start);
         assert_eq!(retry_policy.pause(&cut(0), start + seconds(9)), Some(Duration::from_millis(250)));
         assert_eq!(retry_policy.pause(&cut(1), start + seconds(19)), Some(Duration::from_millis(250)));
         assert_eq!(retry_policy.pause(&cut(0), start + seconds(28)), Some(Duration::from_millis(500)));
@@ -149,17 +163,17 @@ mod tests {
     #[test]
     fn the_service_says_how_long_to_wait_within_reason() {
         let now = Instant::now();
-        let mut retry_policy = RetryPolicy::new(seconds(600), 8, now);
+        let mut retry_policy = policy(seconds(600), 8, now);
         assert_eq!(retry_policy.pause(&put_off(Some(7)), now), Some(seconds(7)));
         assert_eq!(retry_policy.pause(&put_off(Some(100_000)), now), Some(LONGEST_WAIT));
         assert_eq!(retry_policy.pause(&put_off(None), now), Some(Duration::from_millis(250)));
-        assert_eq!(RetryPolicy::new(Duration::ZERO, 8, now).pause(&put_off(Some(7)), now), None);
+        assert_eq!(policy(Duration::ZERO, 8, now).pause(&put_off(Some(7)), now), None);
     }
 
     #[test]
     fn chunks_that_are_never_taken_are_given_up_after_some_tries() {
         let now = Instant::now();
-        let mut retry_policy = RetryPolicy::new(seconds(600), 4, now);
+        let mut retry_policy = policy(seconds(600), 4, now);
         // Most of an attempt is progress, however many are left.
         for _ in 0..100 {
             assert_eq!(retry_policy.pause(&complete(500, 500), now), Some(seconds(1)));
@@ -167,11 +181,7 @@ mod tests {
         assert_eq!(retry_policy.pause(&complete(1, 2), now), Some(seconds(2)));
         assert_eq!(retry_policy.pause(&complete(0, 2), now), Some(seconds(4)));
         assert_eq!(retry_policy.pause(&complete(0, 2), now), None);
-        assert_eq!(
-            RetryPolicy::new(seconds(600), 1, now).pause(&complete(9, 1), now),
-            None,
-            "one try is one"
-        );
+        assert_eq!(policy(seconds(600), 1, now).pause(&complete(9, 1), now), None, "one try is one");
     }
 
     #[test]
@@ -184,7 +194,7 @@ mod tests {
         ];
         for end in ends {
             let outcome = AttemptOutcome { end, settled: 5, again: 0 };
-            assert_eq!(RetryPolicy::new(seconds(600), 8, now).pause(&outcome, now), None);
+            assert_eq!(policy(seconds(600), 8, now).pause(&outcome, now), None);
         }
     }
 }

@@ -1,0 +1,14 @@
+DROP RULE cpe_entry_delete ON cpe_entry;
+DROP RULE cpe_vectors_delete ON cpe_vectors;
+DROP FUNCTION cpe_entry_changed() CASCADE;
+DROP FUNCTION old_table_refused() CASCADE;
+DROP FUNCTION truncate_refused() CASCADE;
+DROP FUNCTION chunk_vectors_deleted() CASCADE;
+DROP FUNCTION chunk_vectors_changed() CASCADE;
+DROP FUNCTION chunks_changed() CASCADE;
+DROP FUNCTION chunks_deleted() CASCADE;
+DROP FUNCTION change_clock_take(bigint);
+DROP FUNCTION change_clock_lock() CASCADE;
+COMMENT ON COLUMN chunks.seq IS 'Number of the last change of this row, from change_clock.';
+COMMENT ON COLUMN chunks.details_hash IS 'blake3 of metadata and links, which can differ in a repetition. Absent only in rows of the first version.';
+COMMENT ON TABLE tombstones IS 'One row per deleted chunk, so that whoever follows the clock hears of it.';
