@@ -12,24 +12,24 @@ use std::time::Duration;
 pub enum Cell<'a> {
     /// The row has no value.
     Absent,
-    /// A text.
+    /// A text in UTF-8.
     Text(Cow<'a, str>),
     /// A list of texts.
     Texts(&'a [String]),
     /// A whole number; of a time, the microseconds since 1970.
     Whole(i64),
-    /// A number.
+    /// A 32-bit float.
     Real(f32),
-    /// A truth value.
+    /// True, or false.
     Truth(bool),
-    /// A vector.
+    /// The numbers of a vector.
     Reals(Cow<'a, [f32]>),
 }
 
 /// The type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnKind {
-    /// UTF-8.
+    /// Texts in UTF-8.
     Text,
     /// A UUID as text of 36 characters.
     Uuid,
@@ -41,9 +41,9 @@ pub enum ColumnKind {
     Short,
     /// Whole numbers of 64 bits.
     Whole,
-    /// 32-bit floats.
+    /// Single 32-bit floats.
     Real,
-    /// Truth values.
+    /// True or false.
     Truth,
     /// Times in microseconds, UTC.
     Micros,

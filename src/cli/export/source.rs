@@ -1,6 +1,6 @@
 //! Where the rows of an export come from: a service, or a database.
 
-use super::Export;
+use super::arguments::{Export, FileFormat};
 use super::error::ExportFailure;
 use crate::chunk::{EncodingFormat, ExportRow, LineOptions};
 use crate::cli::client;
@@ -41,7 +41,7 @@ impl ServiceSource {
     /// Asks the service; waits while it has no room.
     pub async fn open(export: &Export) -> Result<ServiceSource, ExportFailure> {
         let url = export.url.at("/export");
-        let is_table = export.format != super::FileFormat::Ndjson;
+        let is_table = export.format != FileFormat::Ndjson;
         let mut query =
             vec![("vectors", export.with_vectors.to_string()), ("row_fields", is_table.to_string())];
         if export.encoding() == EncodingFormat::Base64 {
