@@ -1,5 +1,6 @@
 //! A stored chunk with everything that its row says, on its way out of the store.
 
+use super::cpesh::Cpesh;
 use super::draft::Placement;
 use super::sent::{ChunkLine, VectorField};
 use super::tagging::Tagging;
@@ -31,6 +32,8 @@ pub struct ExportRow {
     pub placement: Placement,
     /// The id of its batch.
     pub batch_id: Option<String>,
+    /// What the client extracted from the text.
+    pub cpesh: Option<Cpesh>,
     /// The metadata, as JSON.
     pub metadata: Option<String>,
     /// The codes and their source.
@@ -78,6 +81,7 @@ impl ExportRow {
             domain_code: Some(tmd.domain().into()),
             task_code: Some(tmd.task().into()),
             modifier_code: Some(tmd.modifier().into()),
+            cpesh: self.cpesh.as_ref(),
             ..ChunkLine::default()
         }
         .with_provenance(&self.tagging);

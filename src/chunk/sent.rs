@@ -82,7 +82,7 @@ pub struct ChunkLine<'a> {
     /// See [`super::Embedding::unread`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vector_unread: Option<f32>,
-    /// The vector.
+    /// The vector of the text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vector: Option<VectorField<'a>>,
 }

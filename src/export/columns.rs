@@ -1,7 +1,7 @@
 //! The columns of an exported table: what both formats have in common.
 
 use super::error::ExportError;
-use crate::chunk::ExportRow;
+use crate::chunk::{Cpesh, ExportRow};
 use crate::tmd::projection::{canonical_16d, ingest_16d, length, normalised};
 use crate::tmd::{Axis, packing};
 use std::borrow::Cow;
@@ -12,24 +12,24 @@ use std::time::Duration;
 pub enum Cell<'a> {
     /// The row has no value.
     Absent,
-    /// A text.
+    /// A text in UTF-8.
     Text(Cow<'a, str>),
     /// A list of texts.
     Texts(&'a [String]),
     /// A whole number; of a time, the microseconds since 1970.
     Whole(i64),
-    /// A number.
+    /// A 32-bit float.
     Real(f32),
-    /// A truth value.
+    /// True, or false.
     Truth(bool),
-    /// A vector.
+    /// The numbers of a vector.
     Reals(Cow<'a, [f32]>),
 }
 
 /// The type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnKind {
-    /// UTF-8.
+    /// Texts in UTF-8.
     Text,
     /// A UUID as text of 36 characters.
     Uuid,
@@ -41,9 +41,9 @@ pub enum ColumnKind {
     Short,
     /// Whole numbers of 64 bits.
     Whole,
-    /// 32-bit floats.
+    /// Single 32-bit floats.
     Real,
-    /// Truth values.
+    /// True or false.
     Truth,
     /// Times in microseconds, UTC.
     Micros,
@@ -111,6 +111,15 @@ pub const COLUMNS: &[Column] = &[
     }),
     column("parent_cpe_ids", ColumnKind::Texts, |row| Cell::Texts(&row.placement.parent_cpe_ids)),
     column("child_cpe_ids", ColumnKind::Texts, |row| Cell::Texts(&row.placement.child_cpe_ids)),
+    optional("concept_text", ColumnKind::Text, |row| part(row, |cpesh| &cpesh.concept_text)),
+    optional("probe_question", ColumnKind::Text, |row| part(row, |cpesh| &cpesh.probe_question)),
+    optional("expected_answer", ColumnKind::Text, |row| part(row, |cpesh| &cpesh.expected_answer)),
+    column("soft_negatives", ColumnKind::Texts, |row| {
+        Cell::Texts(row.cpesh.as_ref().map_or(&[], |cpesh| &cpesh.soft_negatives))
+    }),
+    column("hard_negatives", ColumnKind::Texts, |row| {
+        Cell::Texts(row.cpesh.as_ref().map_or(&[], |cpesh| &cpesh.hard_negatives))
+    }),
     optional("batch_id", ColumnKind::Text, |row| optional_text(&row.batch_id)),
     optional("metadata", ColumnKind::Text, |row| optional_text(&row.metadata)),
     column("domain_code", ColumnKind::Byte, |row| Cell::Whole(row.tagging.tmd.domain().into())),
@@ -187,6 +196,10 @@ fn text(text: &str) -> Cell<'_> {
 
 fn optional_text(value: &Option<String>) -> Cell<'_> {
     value.as_deref().map_or(Cell::Absent, text)
+}
+
+fn part(row: &ExportRow, part: impl Fn(&Cpesh) -> &Option<String>) -> Cell<'_> {
+    row.cpesh.as_ref().and_then(|cpesh| part(cpesh).as_deref()).map_or(Cell::Absent, text)
 }
 
 fn real(value: Option<f32>) -> Cell<'static> {

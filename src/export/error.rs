@@ -27,7 +27,7 @@ pub enum ExportError {
     UnknownColumn {
         /// The name that was given.
         name: String,
-        /// All names.
+        /// The names of all columns.
         expected: String,
     },
     /// Vectors of different lengths.

@@ -1,6 +1,6 @@
 //! Reads the lines of a service back into rows.
 
-use crate::chunk::{ExportRow, Placement, Tagging, TmdSource, floats_of_base64};
+use crate::chunk::{Cpesh, ExportRow, Placement, Tagging, TmdSource, floats_of_base64};
 use crate::tmd::{AxisConfidence, Tmd};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -27,6 +27,13 @@ struct ExportedLine {
     domain_code: i64,
     task_code: i64,
     modifier_code: i64,
+    concept_text: Option<String>,
+    probe_question: Option<String>,
+    expected_answer: Option<String>,
+    #[serde(default)]
+    soft_negatives: Vec<String>,
+    #[serde(default)]
+    hard_negatives: Vec<String>,
     tmd_source: Option<String>,
     tmd_model: Option<String>,
     tmd_failure: Option<String>,
@@ -73,6 +80,13 @@ pub fn row_of_line(line: &[u8]) -> Result<ExportRow, String> {
         Some(text) => Some(floats_of_base64(&text).ok_or("the vector is no base64 of 32-bit floats")?),
         None => None,
     };
+    let cpesh = Cpesh {
+        concept_text: line.concept_text,
+        probe_question: line.probe_question,
+        expected_answer: line.expected_answer,
+        soft_negatives: line.soft_negatives,
+        hard_negatives: line.hard_negatives,
+    };
     let RowFields { cpe_id, seq, created_at, truncated, unread } = line.row;
     let created_at = DateTime::parse_from_rfc3339(&created_at).map_err(|error| error.to_string())?;
     Ok(ExportRow {
@@ -92,6 +106,7 @@ pub fn row_of_line(line: &[u8]) -> Result<ExportRow, String> {
             child_cpe_ids: line.child_cpe_ids,
         },
         batch_id: line.batch_id,
+        cpesh: Some(cpesh).filter(|cpesh| *cpesh != Cpesh::default()),
         metadata: line.metadata.map(|fields| Value::Object(fields).to_string()),
         tagging: Tagging { tmd, source, confidence, took: line.tmd_took_us.map(Duration::from_micros) },
         truncated,

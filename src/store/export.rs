@@ -7,17 +7,21 @@
 
 use super::connection::{Connection, Pool};
 use super::model::{ModelId, current_model};
-use super::read::{CodesRow, ConfidenceRow, PlacementRow, floats, json_text, unreadable};
+use super::read::{
+    CLIENT_CPESH, CodesRow, ConfidenceRow, PlacementRow, cpesh, floats, json_text, unreadable,
+};
 use super::schema::{chunk_vectors, chunks};
 use super::selection::{Selected, Selection};
 use super::{Dsn, Store, StoreError};
 use crate::chunk::{ExportRow, Tagging};
 use crate::model::ModelIdentity;
 use chrono::{DateTime, Utc};
+use diesel::dsl::sql;
+use diesel::expression::SqlLiteral;
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
-use diesel::sql_types::BigInt;
+use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -213,6 +217,9 @@ struct StoredRowColumns {
     batch_id: Option<String>,
     #[diesel(select_expression = json_text(chunks::metadata))]
     metadata: Option<String>,
+    #[diesel(select_expression = sql::<Nullable<Text>>(CLIENT_CPESH))]
+    #[diesel(select_expression_type = SqlLiteral<Nullable<Text>>)]
+    cpesh: Option<String>,
     #[diesel(embed)]
     codes: CodesRow,
     #[diesel(embed)]
@@ -224,9 +231,13 @@ struct StoredRowColumns {
 
 fn export_row(row: StoredRowColumns, vector: Option<&Vec<u8>>) -> Result<ExportRow, StoreError> {
     let took = row.tmd_took_us.and_then(|us| u64::try_from(us).ok()).map(Duration::from_micros);
-    let confidence = row.confidence.into();
     Ok(ExportRow {
-        tagging: Tagging { tmd: row.codes.tmd()?, source: row.codes.source()?, confidence, took },
+        tagging: Tagging {
+            tmd: row.codes.tmd()?,
+            source: row.codes.source()?,
+            confidence: row.confidence.into(),
+            took,
+        },
         dataset_source: row.dataset_source,
         id: row.id,
         cpe_id: row.cpe_id,
@@ -235,6 +246,7 @@ fn export_row(row: StoredRowColumns, vector: Option<&Vec<u8>>) -> Result<ExportR
         text: row.text,
         placement: row.placement.into(),
         batch_id: row.batch_id,
+        cpesh: row.cpesh.map(|json| cpesh(&json)).transpose()?,
         metadata: row.metadata,
         truncated: row.truncated,
         unread: row.unread,

@@ -234,7 +234,7 @@ pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError>
 }
 
 /// The CPESH parts that a client gave, as JSON.
-const CLIENT_CPESH: &str =
+pub(super) const CLIENT_CPESH: &str =
     "(SELECT to_jsonb(p)::text FROM chunk_cpesh p WHERE p.item = chunks.item AND p.source = 'client')";
 
 /// The key of a stored chunk and the columns of its [`StoredFields`].
@@ -345,7 +345,7 @@ pub(super) fn metadata(json: Option<String>) -> Result<Option<Metadata>, StoreEr
     json.map(|json| Metadata::of_stored(json).ok_or_else(|| unreadable("metadata"))).transpose()
 }
 
-fn cpesh(json: &str) -> Result<Cpesh, StoreError> {
+pub(super) fn cpesh(json: &str) -> Result<Cpesh, StoreError> {
     serde_json::from_str(json).map_err(|_| unreadable("chunk_cpesh"))
 }
 

@@ -26,6 +26,7 @@ mod encoder;
 mod encoder_parallelism;
 mod encoder_plan;
 mod export;
+mod export_files;
 mod failover;
 mod flow_of_chunks;
 mod foreign_database;

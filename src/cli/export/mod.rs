@@ -2,91 +2,30 @@
 //!
 //! The file appears under its name when it is complete, and not before.
 
+mod arguments;
 mod error;
 mod output;
 mod sink;
 mod source;
 
+pub use arguments::Export;
+
 use super::{CommandResult, block_on};
-use crate::chunk::EncodingFormat;
 use crate::export::choose;
 use crate::output::{escape, print_error_line};
 use crate::store::{Dsn, Selection};
-use clap::{Args, ValueEnum};
+use arguments::FileFormat;
 use error::ExportFailure;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use output::Output;
 use sink::Sink;
 use source::{DatabaseSource, ServiceSource};
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 /// The exit code of an export that did not come to its end.
 const INCOMPLETE: u8 = 2;
-
-/// The arguments of `lnsp export`.
-#[derive(Debug, Args)]
-pub struct Export {
-    /// Where the service is.
-    #[arg(long, env = "LNSP_URL", default_value = "http://127.0.0.1:8004")]
-    url: String,
-    /// Reads this database instead, which no service has to be running for: postgres://user@host/name.
-    #[arg(long, value_name = "DSN", visible_alias = "database-url")]
-    from: Option<String>,
-    /// The format of the file.
-    #[arg(long, value_enum, default_value_t = FileFormat::Ndjson)]
-    format: FileFormat,
-    /// The file; for NDJSON also `-`, the standard output.
-    #[arg(long, short)]
-    output: PathBuf,
-    /// Only chunks of this dataset.
-    #[arg(long)]
-    dataset: Option<String>,
-    /// Only chunks of this document.
-    #[arg(long)]
-    document: Option<String>,
-    /// Also the vectors. Ingested again by a service with the same model, the chunks are not embedded.
-    #[arg(long)]
-    with_vectors: bool,
-    /// How NDJSON has its vectors: as lists of numbers, or as base64 of little-endian f32, which is half as long.
-    #[arg(long, value_enum, default_value_t = VectorEncoding::Float)]
-    encoding_format: VectorEncoding,
-    /// Only these columns of Parquet or NPZ, separated by commas.
-    #[arg(long, value_delimiter = ',')]
-    columns: Vec<String>,
-}
-
-/// The formats of `lnsp export`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum FileFormat {
-    /// A chunk a line, as `lnsp ingest` takes it.
-    Ndjson,
-    /// A table for pandas, Spark, DuckDB and others.
-    Parquet,
-    /// Arrays for numpy.
-    Npz,
-}
-
-/// [`EncodingFormat`] by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum VectorEncoding {
-    /// A list of numbers.
-    Float,
-    /// Base64 of little-endian f32.
-    Base64,
-}
-
-impl Export {
-    /// What lines of NDJSON have, and rows that become another format.
-    fn encoding(&self) -> EncodingFormat {
-        match (self.format, self.encoding_format) {
-            (FileFormat::Ndjson, VectorEncoding::Float) => EncodingFormat::Float,
-            _ => EncodingFormat::Base64,
-        }
-    }
-}
 
 /// Exports, and says how much. The exit code is 2 when the export did not come to its end.
 pub fn run(export: Export) -> CommandResult {
@@ -109,7 +48,7 @@ pub fn run(export: Export) -> CommandResult {
 async fn write(export: &Export) -> Result<(), ExportFailure> {
     let started = Instant::now();
     let output = Output::create(&export.output, export.format != FileFormat::Ndjson)?;
-    let progress = Progress::new();
+    let progress = ExportProgress::new();
     let (sink, rows) = match &export.from {
         Some(dsn) => {
             let dsn: Dsn = dsn.parse()?;
@@ -150,17 +89,17 @@ async fn write(export: &Export) -> Result<(), ExportFailure> {
 }
 
 /// The rows so far, on a terminal.
-struct Progress(ProgressBar);
+struct ExportProgress(ProgressBar);
 
-impl Progress {
-    fn new() -> Progress {
+impl ExportProgress {
+    fn new() -> ExportProgress {
         let hidden = !std::io::stderr().is_terminal();
         let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(None, target);
         if let Ok(style) = ProgressStyle::with_template("{pos} chunks, {per_sec}") {
             bar.set_style(style);
         }
-        Progress(bar)
+        ExportProgress(bar)
     }
 
     fn show(&self, rows: u64) {

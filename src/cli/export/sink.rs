@@ -1,8 +1,8 @@
 //! The rows of an export on their way into a file of one of the formats.
 
+use super::arguments::{Export, FileFormat};
 use super::error::ExportFailure;
 use super::output::Output;
-use super::{Export, FileFormat};
 use crate::chunk::{ExportRow, LineOptions};
 use crate::export::{ExportError, NpzWriter, ParquetWriter, choose, row_of_line};
 use std::io::{self, Seek, Write};
@@ -47,7 +47,7 @@ impl Seek for Counted {
 }
 
 impl Sink {
-    /// Begins a file.
+    /// Begins a file in the format that is asked for.
     pub fn new(export: &Export, output: Output) -> Result<Sink, ExportFailure> {
         let columns = choose(&export.columns, export.with_vectors)?;
         let beside = output.folder().to_owned();

@@ -1,6 +1,6 @@
 //! Where the rows of an export come from: a service, or a database.
 
-use super::Export;
+use super::arguments::{Export, FileFormat};
 use super::error::ExportFailure;
 use crate::chunk::{EncodingFormat, ExportRow, LineOptions};
 use crate::cli::client;
@@ -40,8 +40,8 @@ struct ExportSummary {
 impl ServiceSource {
     /// Asks the service; waits while it has no room.
     pub async fn open(export: &Export) -> Result<ServiceSource, ExportFailure> {
-        let url = format!("{}/export", export.url.trim_end_matches('/'));
-        let is_table = export.format != super::FileFormat::Ndjson;
+        let url = export.url.at("/export");
+        let is_table = export.format != FileFormat::Ndjson;
         let mut query =
             vec![("vectors", export.with_vectors.to_string()), ("row_fields", is_table.to_string())];
         if export.encoding() == EncodingFormat::Base64 {
@@ -49,7 +49,7 @@ impl ServiceSource {
         }
         query.extend(export.dataset.clone().map(|dataset| ("dataset_source", dataset)));
         query.extend(export.document.clone().map(|document| ("document_id", document)));
-        let unreachable = |error| ExportFailure::Unreachable { url: export.url.clone(), error };
+        let unreachable = |error| ExportFailure::Unreachable { url: export.url.to_string(), error };
         let client = client().map_err(unreachable)?;
         let mut tries = 1;
         loop {

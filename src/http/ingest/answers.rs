@@ -7,8 +7,9 @@
 use crate::flow::ReceiptStream;
 use crate::http::body::UploadAbort;
 use crate::http::error::rejection_object;
+use crate::http::ingest::notes::UploadNotes;
 use crate::http::ingest::results::{add_notes, timestamp};
-use crate::http::ingest::upload::{ActiveUpload, UploadNotes};
+use crate::http::ingest::upload::ActiveUpload;
 use crate::http::state::{State, Tally};
 use crate::metrics;
 use crate::outcome::{Outcome, StoredChunk};

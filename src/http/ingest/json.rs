@@ -10,8 +10,9 @@ use crate::http::body::Body;
 use crate::http::error::{ApiError, no_answer};
 use crate::http::ingest::arrivals::ArrivalClock;
 use crate::http::ingest::idempotency::{self, IdempotencyKey, IngestAnswer, Lookup};
+use crate::http::ingest::notes::UploadNotes;
 use crate::http::ingest::reply::{EmbeddingSource, Reply};
-use crate::http::ingest::upload::{ActiveUpload, GROUP, ReadChunk, UploadNotes, arrive};
+use crate::http::ingest::upload::{ActiveUpload, GROUP, ReadChunk, arrive};
 use crate::http::parameters;
 use crate::http::request::{
     MAX_BODY_BYTES, is_large, read_body, rejection_error, run_blocking, shape_error, too_large, wrong_format,
@@ -115,7 +116,7 @@ fn read(
     let (mut chunks, mut heads) = (Vec::new(), Vec::new());
     for json in request.chunks {
         let read = ReadChunk::new(json, &names, arrivals.next());
-        notes.add(&read);
+        notes.add(&read.kept, read.has_other_vector());
         chunks.push(read.chunk);
         heads.push(read.head);
     }

@@ -5,6 +5,7 @@ mod arrivals;
 mod idempotency;
 mod json;
 mod ndjson;
+mod notes;
 mod reply;
 mod results;
 mod upload;

@@ -9,7 +9,8 @@ use crate::flow::{ReceiptIssuer, receipt_channel};
 use crate::http::body::{Body, UploadAbort};
 use crate::http::error::ApiError;
 use crate::http::ingest::answers::{Answers, Signals, UploadEnd};
-use crate::http::ingest::upload::{ActiveUpload, GROUP, ReadChunk, UploadNotes, arrive};
+use crate::http::ingest::notes::UploadNotes;
+use crate::http::ingest::upload::{ActiveUpload, GROUP, ReadChunk, arrive};
 use crate::http::parameters;
 use crate::http::request::{header_text, is_large, rejection_error, run_blocking};
 use crate::http::state::State;
@@ -160,7 +161,7 @@ impl Reader {
                 taken += 1;
                 let Some(receipt) = self.issue(number).await else { return Err(gone()) };
                 let read = self.read_line(line).await;
-                self.notes.add(&read);
+                self.notes.add(&read.kept, read.has_other_vector());
                 group.extend(arrive(read.chunk, receipt));
             }
             if !group.is_empty() {

@@ -2,8 +2,8 @@
 
 use crate::chunk::TmdSource;
 use crate::http::error::rejection_object;
+use crate::http::ingest::notes::UploadNotes;
 use crate::http::ingest::results::{add_notes, timestamp};
-use crate::http::ingest::upload::UploadNotes;
 use crate::outcome::{Outcome, StoredChunk};
 use crate::quality::QualityMetrics;
 use crate::wire::IngestOptions;

@@ -8,10 +8,9 @@ use crate::metrics;
 use crate::outcome::Outcome;
 use crate::pipeline::{Arrival, Receipt};
 use crate::rejection::Rejection;
-use crate::wire::{SharedNames, UnknownFieldCounts, UnknownFieldPolicy, WireChunk};
+use crate::wire::{SharedNames, UnknownFieldPolicy, WireChunk};
 use actix_web::web;
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 
 /// Chunks that are looked up with one query.
@@ -79,35 +78,14 @@ impl ReadChunk {
         ReadChunk { chunk, head, kept }
     }
 
+    /// Whether it brings the vector of another model, which is ignored.
+    pub fn has_other_vector(&self) -> bool {
+        self.chunk.as_ref().is_ok_and(|chunk| chunk.vector == VectorSource::OtherModel)
+    }
+
     /// A chunk that could not be read.
     pub fn rejected(rejection: Rejection) -> ReadChunk {
         ReadChunk { chunk: Err(rejection), head: String::new(), kept: Vec::new() }
-    }
-}
-
-/// What an answer says about the fields of all chunks of a request, beside their results.
-#[derive(Debug, Default)]
-pub struct UploadNotes {
-    unknown: UnknownFieldCounts,
-    vectors_ignored: u64,
-}
-
-impl UploadNotes {
-    /// Counts the fields of one chunk.
-    pub fn add(&mut self, read: &ReadChunk) {
-        self.unknown.add(&read.kept);
-        let ignored = read.chunk.as_ref().is_ok_and(|chunk| chunk.vector == VectorSource::OtherModel);
-        self.vectors_ignored += u64::from(ignored);
-    }
-
-    /// Adds what there is to say to an answer.
-    pub fn write(&self, answer: &mut Value) {
-        if let Some(counts) = self.unknown.object() {
-            answer["unknown_fields"] = counts;
-        }
-        if self.vectors_ignored > 0 {
-            answer["vectors_ignored"] = json!(self.vectors_ignored);
-        }
     }
 }
 
