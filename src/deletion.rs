@@ -3,7 +3,9 @@
 use crate::index::{Commit, Index};
 use crate::metrics;
 use crate::store::{DeletedItems, Selection, Store, StoreError};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 /// Rows of one transaction. Writers wait for it: a thousand take some tens of milliseconds.
@@ -44,16 +46,22 @@ pub enum DeletionError {
     Store(#[from] StoreError),
 }
 
-/// Deletes chunks. Cheap to clone.
+/// Deletes chunks. Clones share one turn.
 #[derive(Clone)]
 pub struct Deleter {
-    /// Holds the rows.
-    pub store: Store,
-    /// Holds the vectors.
-    pub index: Index,
+    store: Store,
+    index: Index,
+    /// One transaction at a time: each holds a connection while it waits for the lock of the clock, and searches need the
+    /// others.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Deleter {
+    /// Deletes from this store and its index.
+    pub fn new(store: Store, index: Index) -> Self {
+        Deleter { store, index, turn: Arc::default() }
+    }
+
     /// Deletes the chunks of a selection, and then its dead letters, if there are `confirmed` chunks. Exactly these
     /// chunks are deleted: none that is stored after they were counted. Ends early after [`MAX_ROWS`], after about
     /// `within`, or when `stop` says so; the caller calls again with the number that remains.
@@ -96,8 +104,9 @@ impl Deleter {
     /// One transaction, and the index after it. A task of its own, so that the index hears of what is committed also
     /// when the caller goes away.
     async fn delete_batch(&self, items: Vec<u32>, selection: Selection) -> Result<u64, StoreError> {
-        let Deleter { store, index } = self.clone();
+        let Deleter { store, index, turn } = self.clone();
         let work = tokio::spawn(async move {
+            let _turn = turn.lock().await;
             let slots = index.reserve(items.len()).await;
             let deleted = store.delete_items(&items, &selection).await.inspect_err(|_| {
                 // Perhaps it is committed.

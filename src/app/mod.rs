@@ -14,6 +14,7 @@ pub use start_error::StartError;
 
 use crate::classifier::LocalClassifier;
 use crate::config::{Config, OnFailure};
+use crate::deletion::Deleter;
 use crate::encoder::Comparison;
 use crate::files;
 use crate::flow::Backoff;
@@ -137,6 +138,7 @@ impl App {
             pipeline,
             searcher,
             vectorizer,
+            deleter: Deleter::new(store.clone(), index.clone()),
             store,
             index,
             llm,

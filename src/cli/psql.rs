@@ -44,7 +44,7 @@ enum PsqlError {
         "psql was not found; install it (Debian: apt install postgresql-client), or give another client this \
          address: {0}"
     )]
-    NoProgram(Dsn),
+    NoProgram(String),
     #[error("{} cannot be started: {error}", program.display())]
     NotStarted { program: PathBuf, error: std::io::Error },
 }
@@ -56,7 +56,7 @@ pub fn run(psql: Psql) -> CommandResult {
         Some(address) => (address.parse()?, managed::psql()),
         None => own(&psql.data_dir)?,
     };
-    let Some(program) = program else { return Err(PsqlError::NoProgram(dsn).into()) };
+    let Some(program) = program else { return Err(PsqlError::NoProgram(dsn.to_string()).into()) };
     let mut command = Command::new(&program);
     for name in ["PGSERVICE", "PGSERVICEFILE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE"] {
         command.env_remove(name);

@@ -89,7 +89,7 @@ pub async fn delete(
     check(&selection)?;
     let confirmed = confirm.map(|WholeNumber(count)| u64::try_from(count).unwrap_or(u64::MAX));
     let closed = state.pipeline.entrance().closed();
-    let deleted = state.deleter().delete(&selection, confirmed, WITHIN, || closed.is_cancelled()).await;
+    let deleted = state.deleter.delete(&selection, confirmed, WITHIN, || closed.is_cancelled()).await;
     match deleted {
         Ok(deletion) => Ok(answer(deletion)),
         Err(DeletionError::Unconfirmed(size)) => Ok(unconfirmed(size, confirmed)),

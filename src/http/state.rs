@@ -30,6 +30,8 @@ pub struct State {
     pub store: Store,
     /// The vector index.
     pub index: Index,
+    /// Deletes chunks from both.
+    pub deleter: Deleter,
     /// The language model, where one is used.
     pub llm: Option<Llm>,
     /// What does not change while the service runs.
@@ -47,11 +49,6 @@ pub struct State {
 }
 
 impl State {
-    /// Deletes chunks from the store and the index.
-    pub fn deleter(&self) -> Deleter {
-        Deleter { store: self.store.clone(), index: self.index.clone() }
-    }
-
     /// Admits a request that needs the pipeline and the database.
     ///
     /// # Errors

@@ -41,6 +41,10 @@ pub async fn found(service: &TestService) -> Vec<String> {
     ids
 }
 
+async fn metrics(service: &TestService) -> String {
+    client().get(format!("{}/metrics", service.url)).send().await.unwrap().text().await.unwrap()
+}
+
 async fn ids(service: &TestService) -> Vec<String> {
     service.database.texts("SELECT id FROM chunks ORDER BY id COLLATE \"C\"").await
 }
@@ -226,7 +230,7 @@ async fn the_dead_letters_of_a_selection_go_with_it() {
 async fn a_large_deletion_is_done_in_parts_and_takes_what_was_confirmed() {
     let service = TestService::scripted().await;
     assert_eq!(tally(&service.stream(numbered(0..2_500)).await), (2_500, 0, 0));
-    let deleter = service.state.deleter();
+    let deleter = &service.state.deleter;
     let all = Selection { dataset: Some("user_input".into()), ..Selection::default() };
     let unconfirmed = deleter.delete(&all, None, Duration::ZERO, || false).await.unwrap_err();
     assert!(matches!(unconfirmed, DeletionError::Unconfirmed(size) if size.chunks == 2_500), "{unconfirmed}");
@@ -240,9 +244,7 @@ async fn a_large_deletion_is_done_in_parts_and_takes_what_was_confirmed() {
     assert_eq!((next.deleted, next.remaining), (1_000, 500));
     let last = deleter.delete(&all, Some(500), Duration::from_secs(60), || false).await.unwrap();
     assert_eq!((last.deleted, last.remaining, service.stored().await), (500, 0, 0));
-    let metrics =
-        client().get(format!("{}/metrics", service.url)).send().await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("lnsp_chunks_deleted_total "), "{metrics}");
+    assert!(metrics(&service).await.contains("lnsp_chunks_deleted_total "));
     service.stop().await;
 }
 
@@ -328,5 +330,32 @@ async fn the_command_says_how_many_and_asks_before_it_deletes() {
     let (code, said, _) = command(&service, &["--dataset", "user_input", "--yes"]);
     assert!(code == Some(0) && said.starts_with("deleted: 1,200 chunks\n"), "{said}");
     assert_eq!(service.stored().await, 0);
+    service.stop().await;
+}
+
+#[actix_web::test]
+async fn deletions_that_wait_for_the_clock_keep_no_search_out() {
+    let service = TestService::scripted().await;
+    assert_eq!(tally(&service.stream(numbered(0..20)).await), (20, 0, 0));
+    // More than there are connections to the database.
+    let held = service.database.hold("SELECT FROM change_clock FOR UPDATE").await;
+    let deletions = (0..12).map(|n| {
+        let body =
+            json!({"filter": {"dataset_source": "user_input", "ids": [format!("n{n}")]}, "confirm": 1});
+        let request = client().delete(format!("{}/chunks", service.url));
+        let request = request.header("Content-Type", "application/json").body(body.to_string());
+        actix_web::rt::spawn(async move { request.send().await.unwrap().status().as_u16() })
+    });
+    let deletions: Vec<_> = deletions.collect();
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    while service.database.number(waiting).await == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(found(&service).await.len(), 20);
+    held.release().await;
+    for deletion in deletions {
+        assert_eq!(deletion.await.unwrap(), 200);
+    }
+    assert_eq!(service.stored().await, 8);
     service.stop().await;
 }
