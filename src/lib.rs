@@ -14,7 +14,7 @@
 //!   |     |
 //!   ports   flow                      ports: llm, classifier, encoder, hub, store, index; flow: inlet, parcel, retry
 //!     \     /
-//!      wire, input, export            wire: the formats that HTTP and the command line share: DTOs, lines, encodings;
+//!      wire                           the formats that HTTP and the command line share: DTOs, lines, encodings;
 //!       |                             input: files as people have them, as chunks; export: files for other programs
 //!       |
 //!     domain                          outcome, chunk, rejection, error_code, tmd, model, quality: pure

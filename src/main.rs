@@ -25,6 +25,8 @@ enum Command {
     Ingest(cli::ingest::Ingest),
     /// Deletes chunks, after a question.
     Delete(cli::delete::Delete),
+    /// Sends the rows of a database of the old service.
+    Import(cli::import::Import),
     /// Writes what is stored as NDJSON, Parquet or NPZ.
     Export(cli::export::Export),
     /// Sends chunks again on which the service has failed, from its dead letters.
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Doctor(doctor) => cli::doctor::run(*doctor),
         Command::Ingest(ingest) => cli::ingest::run(ingest),
         Command::Delete(delete) => cli::delete::run(delete),
+        Command::Import(import) => cli::import::run(import),
         Command::Export(export) => cli::export::run(export),
         Command::Replay(replay) => cli::replay::run(replay),
         Command::Search(search) => cli::search::run(search),

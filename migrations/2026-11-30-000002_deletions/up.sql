@@ -2,7 +2,8 @@
 -- deletion leaves a tombstone, so that everything that follows the clock hears of them. The program deletes in the same
 -- way. What SQL cannot change without making a row untrue is refused, with what to do instead.
 --
--- The order of locks is that of the program: the clock first, then rows.
+-- The order of locks is that of the program: the clock first, then rows. In its transactions the program sets
+-- lnsp.writer: there it has taken the numbers itself, and the rows are true as they are.
 
 CREATE FUNCTION change_clock_lock() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -61,9 +62,7 @@ AS $$
 DECLARE
     fixed text;
 BEGIN
-    -- A statement that sets the number itself is the program's, or one that follows its protocol.
-    IF NEW.seq <> OLD.seq OR NEW IS NOT DISTINCT FROM OLD
-       OR current_setting('lnsp.identity_update', true) = 'on' THEN
+    IF current_setting('lnsp.writer', true) = 'on' OR NEW IS NOT DISTINCT FROM OLD THEN
         RETURN NEW;
     END IF;
     fixed := CASE
@@ -72,6 +71,7 @@ BEGIN
         WHEN NEW.id <> OLD.id THEN 'id'
         WHEN NEW.cpe_id <> OLD.cpe_id THEN 'cpe_id'
         WHEN NEW.item <> OLD.item THEN 'item'
+        WHEN NEW.seq <> OLD.seq THEN 'seq'
         WHEN NEW.document_id IS DISTINCT FROM OLD.document_id THEN 'document_id'
         WHEN NEW.chunk_index <> OLD.chunk_index THEN 'chunk_index'
         WHEN NEW.source_document IS DISTINCT FROM OLD.source_document THEN 'source_document'
@@ -124,28 +124,39 @@ END
 $$;
 COMMENT ON FUNCTION chunks_changed() IS 'Numbers a change that was made by SQL, keeps what the row says about itself true, and refuses what only the program can change.';
 
+CREATE FUNCTION chunk_renumber(changed bigint) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET lnsp.writer = on
+AS $$
+BEGIN
+    -- Without the hash, the fields are compared.
+    UPDATE chunks SET seq = change_clock_take(1), details_hash = NULL WHERE item = changed;
+END
+$$;
+COMMENT ON FUNCTION chunk_renumber(bigint) IS 'A chunk is changed when what belongs to it was.';
+REVOKE EXECUTE ON FUNCTION chunk_renumber(bigint) FROM PUBLIC;
+
 CREATE FUNCTION chunk_vectors_changed() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
 AS $$
 DECLARE
-    wrong record;
+    wanted integer;
 BEGIN
-    IF EXISTS (SELECT FROM old_rows LEFT JOIN new_rows USING (item, model_id, kind) WHERE new_rows.item IS NULL) THEN
+    IF current_setting('lnsp.writer', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
+    IF (NEW.item, NEW.model_id, NEW.kind) IS DISTINCT FROM (OLD.item, OLD.model_id, OLD.kind) THEN
         RAISE EXCEPTION USING ERRCODE = 'restrict_violation',
             MESSAGE = 'item, model_id and kind of a stored vector cannot be changed: insert another vector instead';
     END IF;
-    SELECT new_rows.item, octet_length(new_rows.vector) AS bytes, models.dims INTO wrong
-    FROM new_rows JOIN models USING (model_id) WHERE octet_length(new_rows.vector) <> 4 * models.dims LIMIT 1;
-    IF FOUND THEN
+    SELECT 4 * dims INTO wanted FROM models WHERE model_id = NEW.model_id;
+    IF octet_length(NEW.vector) <> wanted THEN
         RAISE EXCEPTION USING ERRCODE = 'restrict_violation', MESSAGE = format(
             'the vector of item %s has the wrong length: expected %s bytes (%s little-endian f32), received %s',
-            wrong.item, 4 * wrong.dims, wrong.dims, wrong.bytes);
+            NEW.item, wanted, wanted / 4, octet_length(NEW.vector));
     END IF;
-    -- Rows that this transaction has changed have their numbers already.
-    UPDATE chunks SET seq = change_clock_take(1)
-    WHERE xmin <> pg_current_xact_id()::xid AND item IN (
-        SELECT item FROM old_rows JOIN new_rows USING (item, model_id, kind) JOIN change_clock USING (model_id)
-        WHERE kind = 'concept' AND old_rows.vector <> new_rows.vector);
+    IF NEW.kind = 'concept' AND NEW.vector <> OLD.vector AND NEW.model_id = (SELECT model_id FROM change_clock) THEN
+        PERFORM chunk_renumber(NEW.item);
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -165,6 +176,31 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chunk_vectors_deleted() IS 'The vector that is searched goes with its chunk, not alone.';
+
+CREATE FUNCTION chunk_cpesh_changed() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+AS $$
+BEGIN
+    -- A chunk that is deleted takes its parts along. OLD is NULL in an INSERT, and NEW in a DELETE.
+    IF current_setting('lnsp.writer', true) = 'on' OR OLD IS NOT DISTINCT FROM NEW
+       OR NOT EXISTS (SELECT FROM chunks WHERE item = coalesce(NEW.item, OLD.item)) THEN
+        RETURN NULL;
+    END IF;
+    IF TG_OP <> 'DELETE' AND (array_ndims(NEW.soft_negatives) > 1 OR array_ndims(NEW.hard_negatives) > 1
+        OR array_position(NEW.soft_negatives, NULL) > 0 OR array_position(NEW.hard_negatives, NULL) > 0) THEN
+        RAISE EXCEPTION USING ERRCODE = 'restrict_violation',
+            MESSAGE = 'soft_negatives and hard_negatives are plain lists without NULL';
+    END IF;
+    IF NEW.concept_text IS DISTINCT FROM OLD.concept_text OR NEW.item <> OLD.item THEN
+        RAISE EXCEPTION USING ERRCODE = 'restrict_violation', MESSAGE =
+            'concept_text of a stored chunk cannot be changed by SQL, because its vector depends on it: send the chunk '
+            'again with on_conflict=replace (lnsp ingest --on-conflict replace)';
+    END IF;
+    PERFORM chunk_renumber(coalesce(NEW.item, OLD.item));
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION chunk_cpesh_changed() IS 'CPESH parts that are changed by SQL are a change of their chunk.';
 
 CREATE FUNCTION truncate_refused() RETURNS trigger
     LANGUAGE plpgsql
@@ -188,17 +224,24 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON chunks
 
 CREATE TRIGGER clock_first BEFORE UPDATE ON chunk_vectors
     FOR EACH STATEMENT EXECUTE FUNCTION change_clock_lock();
-CREATE TRIGGER changed AFTER UPDATE ON chunk_vectors REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION chunk_vectors_changed();
+CREATE TRIGGER changed AFTER UPDATE ON chunk_vectors
+    FOR EACH ROW EXECUTE FUNCTION chunk_vectors_changed();
 CREATE TRIGGER deleted AFTER DELETE ON chunk_vectors
     FOR EACH ROW EXECUTE FUNCTION chunk_vectors_deleted();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON chunk_vectors
     FOR EACH STATEMENT EXECUTE FUNCTION truncate_refused();
 
+CREATE TRIGGER clock_first BEFORE INSERT OR UPDATE OR DELETE ON chunk_cpesh
+    FOR EACH STATEMENT EXECUTE FUNCTION change_clock_lock();
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chunk_cpesh
+    FOR EACH ROW EXECUTE FUNCTION chunk_cpesh_changed();
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON chunk_cpesh
+    FOR EACH STATEMENT EXECUTE FUNCTION truncate_refused();
+
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON tombstones
     FOR EACH STATEMENT EXECUTE FUNCTION truncate_refused();
 
--- The views of the old tables. A deletion is a rule, not a trigger: the whole statement becomes one on chunks, and
+-- The views of the old tables, cpe_vectors_json among them through cpe_vectors. A deletion is a rule, not a trigger: the whole statement becomes one on chunks, and
 -- none of the columns that take long is computed for it.
 
 CREATE RULE cpe_entry_delete AS ON DELETE TO cpe_entry
@@ -261,9 +304,10 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['change_clock_lock()', 'change_clock_take(bigint)', 'chunks_deleted()', 'chunks_changed()',
-        'chunk_vectors_changed()', 'chunk_vectors_deleted()', 'truncate_refused()', 'cpe_entry_changed()',
-        'old_table_refused()']
+    FOREACH name IN ARRAY ARRAY[
+        'change_clock_lock()', 'change_clock_take(bigint)', 'chunks_deleted()', 'chunks_changed()',
+        'chunk_renumber(bigint)', 'chunk_vectors_changed()', 'chunk_vectors_deleted()', 'chunk_cpesh_changed()',
+        'truncate_refused()', 'cpe_entry_changed()', 'old_table_refused()']
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', name, current_schema());
     END LOOP;
@@ -271,5 +315,5 @@ END
 $$;
 
 COMMENT ON COLUMN chunks.seq IS 'Number of the last change of this row, from change_clock. A change by SQL gets one from a trigger.';
-COMMENT ON COLUMN chunks.details_hash IS 'blake3 of metadata and links, which can differ in a repetition. Absent in rows of the first version, and where SQL has changed them: then the fields are compared.';
+COMMENT ON COLUMN chunks.details_hash IS 'blake3 of metadata, links and the CPESH parts of the client, which can differ in a repetition. Absent in rows of the first version, and where SQL has changed them: then the fields are compared.';
 COMMENT ON TABLE tombstones IS 'One row per deleted chunk, written by a trigger, so that everything that follows the clock hears of it.';

@@ -1,5 +1,6 @@
 //! `lnsp delete`: says how many chunks are selected, asks, and deletes them, request by request.
 
+use super::service_url::ServiceUrl;
 use super::{CommandResult, block_on, client};
 use crate::output::{print_error_line, print_line};
 use clap::{ArgGroup, Args};
@@ -41,7 +42,7 @@ add --yes."
 pub struct Delete {
     /// Where the service is.
     #[arg(long, env = "LNSP_URL", default_value = "http://127.0.0.1:8004")]
-    url: String,
+    url: ServiceUrl,
     /// Chunks of this dataset.
     #[arg(long)]
     dataset: Option<String>,
@@ -63,7 +64,7 @@ pub struct Delete {
 enum DeleteError {
     #[error("no answer from {url}; is the service running? (lnsp serve)")]
     Unreachable {
-        url: String,
+        url: ServiceUrl,
         #[source]
         error: reqwest::Error,
     },
@@ -259,7 +260,7 @@ impl Requests {
 
     /// Asks until the service has time.
     async fn send(&self, filter: &Value, confirm: Option<u64>) -> Result<DeletionReply, DeleteError> {
-        let url = format!("{}/chunks", self.delete.url.trim_end_matches('/'));
+        let url = self.delete.url.at("/chunks");
         let mut body = json!({ "filter": filter });
         if let Some(count) = confirm {
             body["confirm"] = json!(count);

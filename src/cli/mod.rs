@@ -1,11 +1,12 @@
 //! The commands of `lnsp`: `serve` runs the service in this process, `simulate-llm` a language model server to try it
 //! with, `bench` both in processes of their own, `model` fetches models, `doctor` looks whether a service would run
-//! here, `psql` opens its database, `export` can read one without a service; the others talk to one over HTTP.
+//! here, `psql` opens its database, `export` can read one without a service; the others talk to a service over HTTP.
 
 pub mod bench;
 pub mod delete;
 pub mod doctor;
 pub mod export;
+pub mod import;
 pub mod ingest;
 pub mod labels;
 pub mod model;

@@ -85,6 +85,47 @@ impl PieceWriter {
     }
 }
 
+/// Reads a file row by row.
+pub trait RowReader: Send {
+    /// Reads the next row and writes it. Whether there may be another one.
+    ///
+    /// # Errors
+    /// As those of [`PieceReader`].
+    fn read_row(&mut self, pieces: &mut PieceWriter) -> io::Result<bool>;
+}
+
+/// The rows of a file in pieces.
+pub struct RowPieces<R> {
+    rows: R,
+    pieces: PieceWriter,
+    /// How it ended, once it has.
+    end: Option<io::Result<()>>,
+}
+
+impl<R: RowReader> RowPieces<R> {
+    /// The rows that `rows` reads.
+    pub fn new(rows: R) -> Self {
+        RowPieces { rows, pieces: PieceWriter::default(), end: None }
+    }
+}
+
+impl<R: RowReader> PieceReader for RowPieces<R> {
+    fn next_piece(&mut self) -> io::Result<Option<InputPiece>> {
+        while self.end.is_none() && !self.pieces.is_full() {
+            match self.rows.read_row(&mut self.pieces) {
+                Ok(true) => {}
+                Ok(false) => self.end = Some(Ok(())),
+                Err(error) => self.end = Some(Err(error)),
+            }
+        }
+        // The rows before an error come before it.
+        match self.pieces.take() {
+            Some(piece) => Ok(Some(piece)),
+            None => self.end.replace(Ok(())).unwrap_or(Ok(())).map(|()| None),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

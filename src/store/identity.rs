@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 /// Rows of one transaction.
 const PAGE: i64 = 500;
-/// The setting tells the trigger on `chunks` that ids and hashes are changed by the program, and not by hand.
-const BEGIN: &str = "BEGIN; SELECT FROM change_clock FOR UPDATE; SET LOCAL lnsp.identity_update = on";
+/// The setting tells the triggers that ids and hashes are changed by the program.
+const BEGIN: &str = "BEGIN; SET LOCAL lnsp.writer = on; SELECT FROM change_clock FOR UPDATE";
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = chunks, check_for_backend(Pg))]

@@ -128,8 +128,7 @@ async fn insert(
     let (mut first, mut second) = (conn, conn);
     // Both are sent at once. The order is safe: a future sends when it is first polled, `join` polls in order, and a
     // statement that must still be prepared is sent later.
-    let locked =
-        first.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT FROM change_clock FOR UPDATE");
+    let locked = first.batch_execute(BEGIN);
     let (locked, inserted) = future::join(locked, batch.load::<NewRow>(&mut second)).await;
     connection.checked(locked)?;
     let inserted = connection.checked(inserted)?;
@@ -190,6 +189,10 @@ fn known_from(
         unread: row.embedding.unread,
     }
 }
+
+/// The setting tells the triggers that the program takes the numbers and that its rows are true.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lnsp.writer = on; \
+                     SELECT FROM change_clock FOR UPDATE";
 
 /// The insert statement.
 struct InsertBatch<'a> {

@@ -26,6 +26,7 @@ pub use lines::{LineDecoder, LineError, MAX_LINE_BYTES};
 pub use options::{IngestOptions, OptionFields, SharedNames};
 pub use request::{IngestRequest, MAX_CHUNKS, read_request};
 pub use shape::{Fields, ShapeError, read_json};
+pub use slices::{Broken, NextPart, Splitter};
 pub use unknown::{OTHER_NAMES, UnknownFieldCounts, UnknownFieldPolicy};
 pub use values::{AnyNumber, Name, Truth, WholeNumber};
 pub use words::{ValueProblem, problem};

@@ -5,13 +5,13 @@ use super::json_guard::end_of_string;
 
 /// The structure is not that of JSON; the parser says why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Broken;
+pub struct Broken;
 
 /// What a splitter finds next: a part, the end, or bytes that belong to neither.
-type NextPart<T> = Option<Result<T, Broken>>;
+pub type NextPart<T> = Option<Result<T, Broken>>;
 
 /// The parts of one object or array.
-pub(super) struct Splitter<'a> {
+pub struct Splitter<'a> {
     json: &'a [u8],
     at: usize,
     close: u8,
@@ -22,19 +22,19 @@ pub(super) struct Splitter<'a> {
 impl<'a> Splitter<'a> {
     /// The parts of the object or array at the beginning of `json`, whose first byte is `open`. `None` for anything
     /// else.
-    pub(super) fn of(json: &'a [u8], open: u8) -> Option<Self> {
+    pub fn of(json: &'a [u8], open: u8) -> Option<Self> {
         let at = json.iter().position(|byte| !is_space(*byte)).filter(|at| json[*at] == open)?;
         let close = if open == b'{' { b'}' } else { b']' };
         Some(Splitter { json, at: at + 1, close, begun: false, ended: false })
     }
 
     /// The next element of an array.
-    pub(super) fn element(&mut self) -> NextPart<&'a [u8]> {
+    pub fn element(&mut self) -> NextPart<&'a [u8]> {
         Some(self.begin_part()?.and_then(|()| self.value().ok_or(Broken)))
     }
 
     /// The next key and value of an object.
-    pub(super) fn member(&mut self) -> NextPart<(&'a [u8], &'a [u8])> {
+    pub fn member(&mut self) -> NextPart<(&'a [u8], &'a [u8])> {
         let part = self.begin_part()?.and_then(|()| {
             let key = self.value().filter(|key| key.starts_with(b"\"")).ok_or(Broken)?;
             self.skip_space();
@@ -47,7 +47,7 @@ impl<'a> Splitter<'a> {
     }
 
     /// The bytes behind the object or array, after its last part.
-    pub(super) fn rest(&self) -> &'a [u8] {
+    pub fn rest(&self) -> &'a [u8] {
         self.json[self.at..].trim_ascii_start()
     }
 

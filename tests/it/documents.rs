@@ -3,7 +3,7 @@
 
 use crate::root;
 use clap::{Args, Command};
-use lnsp_ingest::chunk::{MAX_NAME_BYTES, MAX_TEXT_BYTES};
+use lnsp_ingest::chunk::{MAX_CPESH_BYTES, MAX_NAME_BYTES, MAX_NEGATIVES, MAX_TEXT_BYTES};
 use lnsp_ingest::cli;
 use lnsp_ingest::config::Config;
 use lnsp_ingest::error_code::ErrorCode;
@@ -207,6 +207,8 @@ fn limits_are_those_of_the_code() {
     let thousands = |number: usize| format!("{},{:03}", number / 1000, number % 1000);
     for (what, limit) in [
         ("text", kib(MAX_TEXT_BYTES)),
+        ("CPESH fields", kib(MAX_CPESH_BYTES)),
+        ("CPESH fields", format!("{MAX_NEGATIVES} soft")),
         ("line of a stream", format!("{} MiB", MAX_LINE_BYTES / 1024 / 1024)),
         ("ids and names", format!("{MAX_NAME_BYTES} bytes")),
         ("in flight", format!("{} chunks", thousands(PipelineSettings::default().in_flight()))),
@@ -289,7 +291,8 @@ fn lnsp_calls(text: &str) -> Vec<Vec<&str>> {
         let start = line.find("lnsp ").filter(|at| *at == 0 || line[..*at].ends_with(['/', ' ']))?;
         Some(&line[start + 5..])
     });
-    let stop = |word: &&str| !["#", "|", "&", ">"].contains(word);
+    // After `--` come those of another program.
+    let stop = |word: &&str| !["--", "#", "|", "&", ">"].contains(word);
     lines.map(|line| line.split_whitespace().take_while(stop).collect()).collect()
 }
 
@@ -298,6 +301,7 @@ fn every_flag_of_an_lnsp_command_exists() {
     let commands = [
         Config::augment_args(Command::new("serve")),
         cli::doctor::Doctor::augment_args(Command::new("doctor")),
+        cli::import::Import::augment_args(Command::new("import")),
         cli::ingest::Ingest::augment_args(Command::new("ingest")),
         cli::export::Export::augment_args(Command::new("export")),
         cli::replay::Replay::augment_args(Command::new("replay")),
@@ -305,6 +309,8 @@ fn every_flag_of_an_lnsp_command_exists() {
         cli::bench::Bench::augment_args(Command::new("bench")),
         cli::model::Model::augment_args(Command::new("model")),
         cli::simulate_llm::SimulateLlm::augment_args(Command::new("simulate-llm")),
+        cli::delete::Delete::augment_args(Command::new("delete")),
+        cli::psql::Psql::augment_args(Command::new("psql")),
     ];
     let mut seen = 0;
     for document in documents() {

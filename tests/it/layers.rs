@@ -33,8 +33,8 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("simulated_llm", vec![]);
     // Ports, and what they speak.
     layers.insert("wire", DOMAIN.to_vec());
-    layers.insert("export", DOMAIN.to_vec());
     layers.insert("input", with(&[&DOMAIN, &["wire"]]));
+    layers.insert("export", DOMAIN.to_vec());
     layers.insert("classifier", DOMAIN.to_vec());
     layers.insert("encoder", with(&[&DOMAIN, &["memory", "threads"]]));
     layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));

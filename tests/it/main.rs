@@ -49,6 +49,7 @@ mod lost_commits;
 mod malformed_lines;
 mod managed;
 mod mutations;
+mod old_database;
 mod ollama_script;
 mod other_model;
 mod parity;

@@ -9,8 +9,16 @@ use crate::tmd::Tmd;
 use serde_json::{Map, Value};
 
 /// Other packings of the three codes, which are the truth, and the vectors, which are made anew.
-const DERIVED: [&str; 8] =
-    ["tmd_bits", "tmd_lane", "lane_index", "fused_vec", "question_vec", "concept_vec", "tmd_dense", "fused_norm"];
+const DERIVED: [&str; 8] = [
+    "tmd_bits",
+    "tmd_lane",
+    "lane_index",
+    "fused_vec",
+    "question_vec",
+    "concept_vec",
+    "tmd_dense",
+    "fused_norm",
+];
 
 /// What became of the three codes of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +59,9 @@ pub fn chunk_of(mut row: Map<String, Value>, options: &RowOptions) -> (Map<Strin
     move_place(&mut row, &mut place, &mut chunk);
     for (list, single) in [("parent_cpe_ids", "parent_cpe_id"), ("child_cpe_ids", "child_cpe_id")] {
         let mut links = row.remove(list).map(texts).unwrap_or_default();
-        links.extend(row.remove(single).map(texts).unwrap_or_default().into_iter().filter(|_| links.is_empty()));
+        let link = row.remove(single).map(texts).unwrap_or_default();
+        let new: Vec<String> = link.into_iter().filter(|link| !links.contains(link)).collect();
+        links.extend(new);
         put(&mut chunk, list, links);
     }
     for list in ["soft_negatives", "hard_negatives"] {
@@ -96,7 +106,8 @@ fn says_something(name: &str, value: &Value) -> bool {
 /// The text is what was taken from the source. The old ingest service wrote it twice; other loaders put an instruction
 /// in front of it in `mission_text`, and some wrote nothing but the concept.
 fn move_text(row: &mut Map<String, Value>, chunk: &mut Map<String, Value>) {
-    let text = ["source_chunk", "mission_text", "concept_text"].into_iter().find_map(|name| row.get(name).cloned());
+    let text =
+        ["source_chunk", "mission_text", "concept_text"].into_iter().find_map(|name| row.get(name).cloned());
     row.remove("source_chunk");
     if row.get("mission_text") == text.as_ref() {
         row.remove("mission_text");
@@ -137,11 +148,14 @@ fn move_place(row: &mut Map<String, Value>, place: &mut Map<String, Value>, chun
     let numbers = [place.get("chunk_index"), place.get("index")].map(|value| value.and_then(whole));
     let index = sequence.filter(|number| *number != 0).or(numbers[0]).or(numbers[1]).or(sequence);
     chunk.insert("chunk_index".to_owned(), index.unwrap_or(0).into());
-    for (numbers, name) in [(&mut *row, "sequence_index"), (&mut *place, "chunk_index"), (&mut *place, "index")] {
-        if numbers.get(name).and_then(whole).is_some_and(|number| Some(number) == index) {
-            numbers.remove(name);
+    let drop_if_taken = |from: &mut Map<String, Value>, name: &str| {
+        if from.get(name).and_then(whole).is_some_and(|number| Some(number) == index) {
+            from.remove(name);
         }
-    }
+    };
+    drop_if_taken(row, "sequence_index");
+    drop_if_taken(place, "chunk_index");
+    drop_if_taken(place, "index");
     move_name(place, "source", chunk, "source_document");
     move_name(place, "article_title", chunk, "article_title");
     if let Some(number) = place.get("article_index").and_then(whole) {
@@ -171,9 +185,9 @@ fn put(chunk: &mut Map<String, Value>, name: &str, list: Vec<String>) {
 /// A whole number, also as text.
 fn whole(value: &Value) -> Option<i64> {
     match value {
-        Value::Number(number) => {
-            number.as_i64().or_else(|| number.as_f64().filter(|float| float.fract() == 0.0).map(|float| float as i64))
-        }
+        Value::Number(number) => number
+            .as_i64()
+            .or_else(|| number.as_f64().filter(|float| float.fract() == 0.0).map(|float| float as i64)),
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     }
@@ -246,8 +260,7 @@ mod tests {
     #[test]
     fn a_row_with_the_least_columns_is_a_chunk() {
         let (least, codes) = chunk(json!({"cpe_id": "a", "concept_text": "Only a concept."}));
-        let expected =
-            json!({"id": "a", "text": "Only a concept.", "concept_text": "Only a concept.", "chunk_index": 0});
+        let expected = json!({"id": "a", "text": "Only a concept.", "concept_text": "Only a concept.", "chunk_index": 0});
         assert_eq!((least, codes), (expected, OldCodes::Missing));
         let (empty, _) = chunk(json!({"cpe_id": "a", "source_chunk": " ", "concept_text": null}));
         assert_eq!(empty["text"], "", "the service refuses it by name");
@@ -291,7 +304,8 @@ mod tests {
 
     #[test]
     fn no_answer_is_no_code_unless_it_is_wanted() {
-        let row = json!({"cpe_id": "a", "source_chunk": "x", "domain_code": 0, "task_code": 0, "modifier_code": 0});
+        let row =
+            json!({"cpe_id": "a", "source_chunk": "x", "domain_code": 0, "task_code": 0, "modifier_code": 0});
         let (absent, codes) = chunk(row.clone());
         assert_eq!((absent.get("domain_code"), codes), (None, OldCodes::NoAnswer));
         assert_eq!(absent["metadata"], json!({"domain_code": 0, "task_code": 0, "modifier_code": 0}));

@@ -34,12 +34,12 @@ pub enum LineResult {
     /// The chunk took the place of a stored one.
     Replaced(StoredNotes),
     /// The chunk was stored before.
-    Duplicate,
+    Duplicate(StoredNotes),
     /// And will not be, however often it is sent.
     Failed(UploadFailure),
 }
 
-/// What the model could not read of a chunk that is stored now.
+/// What the model could not read of a chunk that is stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoredNotes {
     /// It read only the beginning of the text.
@@ -120,7 +120,7 @@ fn line_result(
     match (status, error) {
         ("stored", _) => Ok(LineResult::Stored(notes)),
         ("replaced", _) => Ok(LineResult::Replaced(notes)),
-        ("duplicate", _) => Ok(LineResult::Duplicate),
+        ("duplicate", _) => Ok(LineResult::Duplicate(notes)),
         (_, Some(error)) if error.retryable => Err(error),
         (_, error) => Ok(LineResult::Failed(error.unwrap_or_else(|| UploadFailure {
             code: "error".to_owned(),

@@ -20,9 +20,9 @@ pub struct UploadTally {
     pub failed: u64,
     /// Chunks without a text, where they are to be skipped.
     pub skipped: u64,
-    /// Of the chunks that are stored now, those of which the model read only the beginning.
+    /// Of the stored chunks, those of which the model read only the beginning.
     pub truncated: u64,
-    /// Of the chunks that are stored now, those of which the model does not know most characters.
+    /// Of the stored chunks, those of which the model does not know most characters.
     pub unread: u64,
 }
 
@@ -87,7 +87,10 @@ impl Ledger {
                 self.tally.replaced += 1;
                 self.note(*notes);
             }
-            LineResult::Duplicate => self.tally.duplicates += 1,
+            LineResult::Duplicate(notes) => {
+                self.tally.duplicates += 1;
+                self.note(*notes);
+            }
             LineResult::Failed(failure) if self.skips_empty && failure.code == "text_empty" => {
                 self.tally.skipped += 1;
             }

@@ -32,7 +32,10 @@ pub enum OldTablesError {
         to: String,
     },
     /// The server ended the connection.
-    #[error("the connection to the old database was lost: {problem}")]
+    #[error(
+        "the connection to the old database was lost ({problem}); run the same command again: what is stored is known and \
+         not stored twice"
+    )]
     Lost {
         /// The reason, as far as it is known.
         problem: String,
@@ -56,13 +59,13 @@ pub enum OldTablesError {
 impl From<Error> for OldTablesError {
     fn from(error: Error) -> Self {
         let problem = sentence(&error);
-        match error.as_db_error() {
-            Some(answer) => OldTablesError::Database { state: answer.code().code().to_owned(), problem },
-            None if error.is_closed()
-                || std::error::Error::source(&error).is_some_and(|cause| cause.is::<std::io::Error>()) =>
-            {
-                OldTablesError::Lost { problem }
-            }
+        let state = error.as_db_error().map(|answer| answer.code().code().to_owned());
+        let by_io = || std::error::Error::source(&error).is_some_and(|cause| cause.is::<std::io::Error>());
+        match state {
+            // It is shut down, or the session was ended.
+            Some(state) if state.starts_with("57P") => OldTablesError::Lost { problem },
+            Some(state) => OldTablesError::Database { state, problem },
+            None if error.is_closed() || by_io() => OldTablesError::Lost { problem },
             None => OldTablesError::Unreadable { problem },
         }
     }

@@ -25,12 +25,15 @@ const PAGE: usize = 500;
 
 /// One snapshot for all that is read. Inside the transaction, because behind a pooler the session may be another one
 /// afterwards. The transaction is open for as long as the service takes the rows, which may be longer than the limits.
+/// A database without an encoding sends its bytes as they are: asked for UTF-8, it would end the cursor at the first that
+/// are none.
 const BEGIN: &str = "
     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
     SET LOCAL TIME ZONE 'UTC';
     SET LOCAL extra_float_digits = 3;
     SET LOCAL statement_timeout = 0;
-    SET LOCAL idle_in_transaction_session_timeout = 0";
+    SET LOCAL idle_in_transaction_session_timeout = 0;
+    SELECT set_config('client_encoding', 'SQL_ASCII', true) WHERE current_setting('server_encoding') = 'SQL_ASCII'";
 
 /// What there is, without reading it.
 const TABLES: &str = "
