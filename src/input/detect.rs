@@ -175,7 +175,7 @@ fn table(
     if !is_all && memchr::memchr(b'\n', text).is_none() {
         return Ok(None);
     }
-    if let Some(header) = Header::of(text, delimiter)? {
+    if let Some(header) = Header::of(text, delimiter, mapping.text())? {
         let has_text = header.names().any(|name| name == mapping.text());
         if has_text || looks_like_rows(text, &header) {
             return Ok(Some(Kind::Table(header)));

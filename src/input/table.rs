@@ -4,12 +4,11 @@ use super::error::{InputError, damaged, listed};
 use super::mapping::{Mapping, RowKind};
 use super::piece::{PieceWriter, RefusedRow, RowReader};
 use super::record::{Cell, Record};
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use csv::{ByteRecord, ReaderBuilder};
 use std::borrow::Cow;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Between the cells of a table, in the order in which they are preferred.
 const DELIMITERS: [u8; 4] = [b',', b'\t', b';', b'|'];
@@ -30,18 +29,21 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header at the beginning of a text. `None`: no table begins here.
+    /// Reads the header at the beginning of a text. `None`: no table begins here. The column with the text is most
+    /// often the one named `wanted`.
     ///
     /// # Errors
     /// Two columns have the same name.
-    pub fn of(text: &[u8], delimiter: Option<u8>) -> Result<Option<Header>, InputError> {
+    pub fn of(text: &[u8], delimiter: Option<u8>, wanted: &str) -> Result<Option<Header>, InputError> {
         let named = separator_line(text);
         let text = named.map_or(text, |(_, rest)| rest);
-        let wanted = delimiter.or(named.map(|(delimiter, _)| delimiter));
-        let candidates = wanted.map_or(DELIMITERS.to_vec(), |one| vec![one]);
+        let said = delimiter.or(named.map(|(delimiter, _)| delimiter));
+        let candidates = said.map_or(DELIMITERS.to_vec(), |one| vec![one]);
         let headers = candidates.into_iter().map(|delimiter| (delimiter, first_record(text, delimiter)));
-        // The one that gives the most columns; of equals the first.
-        let best = headers.rev().max_by_key(|(_, columns)| columns.len());
+        // The one that gives the most columns; of equals the first. A name within a name is no column.
+        let best = headers
+            .rev()
+            .max_by_key(|(_, columns)| (columns.iter().any(|name| name == wanted), columns.len()));
         let Some((delimiter, columns)) = best else { return Ok(None) };
         let is_named = |name: &String| {
             let (characters, words) = LONGEST_NAME;
@@ -106,27 +108,44 @@ fn first_record(text: &[u8], delimiter: u8) -> Vec<String> {
     }
 }
 
-/// Fails when a row is longer than is taken.
-struct BoundedRows<R> {
+/// The bytes of a table on their way to its reader.
+struct TableBytes<R> {
     file: R,
     /// Bytes since the last row began.
-    taken: Arc<AtomicU64>,
+    taken: u64,
+    /// The bytes from the row on that is being read: the reader does not say on which line a row begins when blank lines
+    /// are before it.
+    recent: BytesMut,
+    /// The place of the first of them in the file.
+    start: u64,
 }
 
-impl<R: Read> Read for BoundedRows<R> {
+impl<R: Read> Read for TableBytes<R> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(to)?;
-        if self.taken.fetch_add(read as u64, Ordering::Relaxed) > LONGEST {
+        if self.taken > LONGEST {
             return Err(damaged("is longer than 16 MiB"));
         }
+        let read = self.file.read(to)?;
+        self.taken += read as u64;
+        self.recent.extend_from_slice(&to[..read]);
         Ok(read)
+    }
+}
+
+impl<R> TableBytes<R> {
+    /// The number of line breaks before the row that was read from here, between it and the row before it.
+    fn breaks_before(&mut self, place: u64) -> u64 {
+        let passed = usize::try_from(place.saturating_sub(self.start)).unwrap_or(usize::MAX);
+        self.recent.advance(passed.min(self.recent.len()));
+        self.start = place;
+        let breaks = self.recent.iter().take_while(|byte| matches!(byte, b'\n' | b'\r'));
+        breaks.filter(|byte| **byte == b'\n').count() as u64
     }
 }
 
 /// The rows below a header.
 pub struct TableRows<R> {
-    rows: csv::Reader<BoundedRows<R>>,
-    taken: Arc<AtomicU64>,
+    rows: csv::Reader<TableBytes<R>>,
     header: Header,
     mapping: Arc<Mapping>,
     record: ByteRecord,
@@ -145,16 +164,14 @@ impl<R: Read + Send> TableRows<R> {
             let mut byte = [0];
             while file.read(&mut byte)? == 1 && byte != *b"\n" {}
         }
-        let taken = Arc::new(AtomicU64::new(0));
         let rows = ReaderBuilder::new()
             .delimiter(header.delimiter)
             .has_headers(false)
             .flexible(true)
             .buffer_capacity(64 * 1024)
-            .from_reader(BoundedRows { file, taken: taken.clone() });
+            .from_reader(TableBytes { file, taken: 0, recent: BytesMut::new(), start: 0 });
         Ok(TableRows {
             rows,
-            taken,
             lines_before: u64::from(header.has_separator_line),
             header,
             mapping,
@@ -165,7 +182,7 @@ impl<R: Read + Send> TableRows<R> {
 
     /// Reads the next row. Whether there is one.
     fn advance(&mut self) -> io::Result<bool> {
-        self.taken.store(0, Ordering::Relaxed);
+        self.rows.get_mut().taken = 0;
         let before = self.rows.position().line();
         self.rows.read_byte_record(&mut self.record).map_err(|error| {
             let line = before + self.lines_before;
@@ -180,9 +197,11 @@ impl<R: Read + Send> TableRows<R> {
         })
     }
 
-    fn write(&self, pieces: &mut PieceWriter) {
+    fn write(&mut self, pieces: &mut PieceWriter) {
         // The line on which the row ends would say less to a person than the one on which it begins.
-        let number = self.record.position().map_or(0, csv::Position::line) + self.lines_before;
+        let (line, place) =
+            self.record.position().map_or((0, 0), |position| (position.line(), position.byte()));
+        let number = line + self.rows.get_mut().breaks_before(place) + self.lines_before;
         let (header, mapping, record) = (&self.header, &self.mapping, &self.record);
         let content = || Bytes::from(shown(record, header.delimiter));
         let expected = header.columns.len();
@@ -244,7 +263,7 @@ mod tests {
     use super::*;
 
     fn read(text: &[u8]) -> (Vec<(usize, String)>, Vec<RefusedRow>, Result<(), String>) {
-        let header = Header::of(text, None).unwrap().unwrap();
+        let header = Header::of(text, None, "text").unwrap().unwrap();
         let mut rows = RowPieces::new(TableRows::new(text, header, Arc::default()).unwrap());
         let (mut lines, mut refused) = (String::new(), Vec::new());
         let end = loop {
@@ -262,12 +281,12 @@ mod tests {
     }
 
     fn header(text: &str) -> Option<(char, Vec<String>)> {
-        let header = Header::of(text.as_bytes(), None).unwrap()?;
+        let header = Header::of(text.as_bytes(), None, "text").unwrap()?;
         Some((header.delimiter.into(), header.columns))
     }
 
     #[test]
-    fn the_delimiter_is_the_one_that_gives_the_most_columns() {
+    fn the_delimiter_is_the_one_that_gives_a_text_and_the_most_columns() {
         for (text, delimiter, columns) in [
             ("text,id\n1;2;3,4\n", ',', &["text", "id"][..]),
             ("text\tid, or so\n", '\t', &["text", "id, or so"]),
@@ -284,7 +303,7 @@ mod tests {
         let prose = "It was a dark and stormy night, and the rain fell in torrents.\nThen, silence.\n";
         assert_eq!(header(prose), None);
         assert_eq!(header(""), None);
-        let twice = Header::of(b"text,id,text\n", None).unwrap_err().to_string();
+        let twice = Header::of(b"text,id,text\n", None, "text").unwrap_err().to_string();
         assert!(twice.contains("two columns with the name `text`"), "{twice}");
     }
 
@@ -307,11 +326,7 @@ mod tests {
         let text = b"text,id,x\na,1,\nb,2\nc,3,4,5\nd,4,,\n,5,y\ncaf\xe9,6,\nlast,7,z";
         let (rows, refused, ended) = read(text);
         assert_eq!(rows.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2, 5, 6, 8]);
-        assert_eq!(
-            rows[2].1,
-            r#"{"id":"5","metadata":{"x":"y"},"text":""}"#
-                .replace(r#""metadata":{"x":"y"},"text":"""#, r#""text":"","metadata":{"x":"y"}"#)
-        );
+        assert_eq!(rows[2].1, r#"{"id":"5","text":"","metadata":{"x":"y"}}"#);
         let said: Vec<_> = refused.iter().map(|row| (row.number, row.code)).collect();
         assert_eq!(said, [(3, "ragged_row"), (4, "ragged_row"), (7, "invalid_utf8")]);
         assert_eq!(refused[1].content, &b"c,3,4,5"[..]);

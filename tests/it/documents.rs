@@ -329,13 +329,13 @@ fn every_flag_of_an_lnsp_command_exists() {
     }
     assert!(seen > 10, "{seen} flags");
     // Flags that are documented in sentences.
-    let text = read("docs/http.md");
+    let text = read("docs/files.md");
     let ingest = &commands[2];
     for flag in ingest.get_arguments().filter_map(|flag| flag.get_long()) {
         let other = ["url", "dataset"].contains(&flag);
         assert!(
             other || text.contains(&format!("`--{flag}")),
-            "docs/http.md does not name lnsp ingest --{flag}"
+            "docs/files.md does not name lnsp ingest --{flag}"
         );
     }
 }

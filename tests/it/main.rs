@@ -43,6 +43,8 @@ mod idempotency;
 mod identity;
 mod index;
 mod ingest_client;
+mod ingest_files;
+mod ingest_terminal;
 mod layers;
 mod llm;
 mod lost_commits;

@@ -29,13 +29,18 @@ pub enum Step {
 struct ServerState {
     steps: VecDeque<Step>,
     first_put_off: Option<Instant>,
-    store: Option<String>,
     /// Texts that are answered with `llm_failed` so many times more.
     unwilling: HashMap<String, usize>,
     /// How often each text was stored.
     stored: HashMap<String, usize>,
     uploads: Vec<Vec<(u64, String)>>,
     refused: usize,
+    /// Lines that were answered, of all uploads together.
+    answered: usize,
+    /// What it says in `/stats` limits its rate.
+    limited_by: Option<String>,
+    /// The bodies of lines as they came, if they are kept.
+    bodies: Option<Vec<Value>>,
 }
 
 type Shared = Arc<Mutex<ServerState>>;
@@ -81,9 +86,24 @@ impl ScriptedService {
         self.state.lock().unwrap().unwilling.insert(text.to_owned(), times);
     }
 
-    /// The database it says it has.
-    pub fn set_store(&self, store: &str) {
-        self.state.lock().unwrap().store = Some(store.to_owned());
+    /// What it says that its rate is limited by.
+    pub fn set_limited_by(&self, what: &str) {
+        self.state.lock().unwrap().limited_by = Some(what.to_owned());
+    }
+
+    /// Lines that were answered, of all uploads together.
+    pub fn answered(&self) -> usize {
+        self.state.lock().unwrap().answered
+    }
+
+    /// The chunks that came from now on.
+    pub fn keep_bodies(&self) {
+        self.state.lock().unwrap().bodies = Some(Vec::new());
+    }
+
+    /// The chunks that came since [`Self::keep_bodies`].
+    pub fn bodies(&self) -> Vec<Value> {
+        self.state.lock().unwrap().bodies.clone().unwrap()
     }
 
     /// The lines of each upload that was taken, blank ones left out: number and text.
@@ -115,7 +135,7 @@ impl Drop for ScriptedService {
 }
 
 async fn stats(state: web::Data<Shared>) -> HttpResponse {
-    HttpResponse::Ok().json(json!({"store": state.lock().unwrap().store}))
+    HttpResponse::Ok().json(json!({"limited_by": state.lock().unwrap().limited_by}))
 }
 
 fn refusal(status: u16, wait: Option<u64>) -> HttpResponse {
@@ -256,8 +276,12 @@ impl Upload {
 
     fn answer(&self, number: u64, line: &[u8]) -> Value {
         let mut state = self.state.lock().unwrap();
+        state.answered += 1;
         let chunk: Value = serde_json::from_slice(line).unwrap();
         let text = chunk["text"].as_str().unwrap().to_owned();
+        if let Some(bodies) = &mut state.bodies {
+            bodies.push(chunk);
+        }
         state.uploads[self.number].push((number, text.clone()));
         let error = |code: &str, retryable: bool| {
             let error = json!({"code": code, "message": "as the script says", "retryable": retryable});
