@@ -2,7 +2,7 @@
 
 use crate::support::database::Database;
 use crate::support::postgres;
-use crate::support::process::{lnsp, run};
+use crate::support::process::{lnsp, run, run_beside};
 use crate::support::test_service::TestService;
 use futures_util::{StreamExt, TryStreamExt};
 use lnsp_ingest::store::{Dsn, OldTables, OldTablesError};
@@ -28,10 +28,7 @@ async fn old() -> Database {
 /// Runs `lnsp import`: exit code, last line, complaints.
 async fn import(from: &Database, service: &TestService, flags: &[&str]) -> (Option<i32>, String, String) {
     let base = ["import", "--from", from.dsn(), "--url", &service.url];
-    let mut command = lnsp(&[&base[..], flags].concat());
-    // The service runs on this thread.
-    let ended = actix_web::rt::task::spawn_blocking(move || run(&mut command));
-    let (code, said, complaint) = ended.await.unwrap();
+    let (code, said, complaint) = run_beside(lnsp(&[&base[..], flags].concat())).await;
     (code, said.lines().last().unwrap_or_default().to_owned(), complaint)
 }
 

@@ -39,6 +39,13 @@ pub fn run(command: &mut Command) -> (Option<i32>, String, String) {
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
+/// As [`run`], beside a service that runs on the thread of the test.
+pub async fn run_beside(mut command: Command) -> (Option<i32>, String, String) {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || drop(tell.send(run(&mut command))));
+    told.await.unwrap()
+}
+
 impl Service {
     /// Starts it on a free port and waits until it says that it is ready.
     pub fn start(data: &Path, flags: &[&str]) -> Service {
