@@ -74,8 +74,9 @@ impl Search {
     }
 }
 
-/// A result, as far as it is printed.
-#[derive(Debug, Deserialize)]
+/// A result, as far as it is printed. What a service of another version leaves out is left out here.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct FoundChunk {
     id: String,
     score: f64,
@@ -87,14 +88,16 @@ struct FoundChunk {
     tmd: LabelOrigin,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct AxisLabels {
     domain: String,
     task: String,
     modifier: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct LabelOrigin {
     source: String,
     confidence: Option<LabelConfidence>,
