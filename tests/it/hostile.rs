@@ -90,7 +90,7 @@ async fn cell(service: &TestService, route: &Route, attack: &Attack) {
     let seen = if attack.dribbles { raw.dribble().await } else { raw.rest().await };
     let cell = format!("{method} {}, {}: {seen}", route.path, attack.name);
 
-    let takes_a_body = method == "POST" && route.path != "/embed/single";
+    let takes_a_body = matches!(method, "POST" | "DELETE") && route.path != "/embed/single";
     let expected = if takes_a_body || attack.expected == [403] {
         attack.expected.to_vec()
     } else {
