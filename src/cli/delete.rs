@@ -1,11 +1,11 @@
 //! `lnsp delete`: says how many chunks are selected, asks, and deletes them, request by request.
 
+use super::service_request::{error_message, send_until_admitted};
 use super::service_url::ServiceUrl;
 use super::{CommandResult, block_on, client};
 use crate::output::{print_error_line, print_line};
 use clap::{ArgGroup, Args};
-use reqwest::header::RETRY_AFTER;
-use reqwest::{Client, StatusCode};
+use reqwest::Client;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -14,16 +14,9 @@ use std::fmt;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// Ids in one request: as many as the service takes.
 const IDS: usize = 10_000;
-/// Requests while the service says that it is busy.
-const TRIES: u32 = 10;
-/// Between them, when the service does not say how long.
-const PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause that is taken from the service.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How often in a row the number of chunks may have changed between the question and the deletion.
 const CHANGES: u32 = 10;
 /// Nothing was deleted, because it could not be asked.
@@ -266,30 +259,19 @@ impl Requests {
             body["confirm"] = json!(count);
         }
         let body = body.to_string();
-        let mut tries = 1;
-        loop {
-            let unreachable = |error| DeleteError::Unreachable { url: self.delete.url.clone(), error };
-            let request =
-                self.client.delete(&url).header("Content-Type", "application/json").body(body.clone());
-            let response = request.send().await.map_err(unreachable)?;
-            let status = response.status();
-            let wait =
-                response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-            let mut answer: Value = response.json().await.map_err(unreachable)?;
-            if status.is_success() {
-                return Ok(DeletionReply::Deleted(read(answer)?));
-            }
-            if answer["error"]["code"] == "confirmation_needed" {
-                return Ok(DeletionReply::Unconfirmed(read(answer["error"].take())?));
-            }
-            let busy = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-            if !busy || tries == TRIES {
-                let message = answer["error"]["message"].as_str().unwrap_or("without a reason").to_owned();
-                return Err(DeleteError::Refused { status: status.as_u16(), message });
-            }
-            tries += 1;
-            tokio::time::sleep(wait.map_or(PAUSE, Duration::from_secs).min(LONGEST_PAUSE)).await;
+        let unreachable = |error| DeleteError::Unreachable { url: self.delete.url.clone(), error };
+        let request =
+            || self.client.delete(&url).header("Content-Type", "application/json").body(body.clone());
+        let response = send_until_admitted(request).await.map_err(unreachable)?;
+        let status = response.status();
+        let mut answer: Value = response.json().await.map_err(unreachable)?;
+        if status.is_success() {
+            return Ok(DeletionReply::Deleted(read(answer)?));
         }
+        if answer["error"]["code"] == "confirmation_needed" {
+            return Ok(DeletionReply::Unconfirmed(read(answer["error"].take())?));
+        }
+        Err(DeleteError::Refused { status: status.as_u16(), message: error_message(&answer) })
     }
 }
 

@@ -14,6 +14,7 @@ pub mod psql;
 pub mod replay;
 pub mod search;
 pub mod serve;
+mod service_request;
 mod service_url;
 pub mod simulate_llm;
 pub mod upload;

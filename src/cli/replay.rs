@@ -1,27 +1,20 @@
 //! `lnsp replay`: reads the dead letters and sends their chunks again, page by page. What is stored then leaves the
 //! table by itself; what fails again stays, and is counted there.
 
+use super::service_request::{error_message, send_until_admitted};
 use super::service_url::ServiceUrl;
 use super::{CommandResult, block_on, client};
 use crate::output::{print_error_line, print_line};
 use clap::Args;
-use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, RequestBuilder};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// Letters asked for at once: fewer than the errors that a summary lists.
 const PAGE: u32 = 500;
-/// Requests while the service says that it is busy.
-const TRIES: u32 = 10;
-/// Between them, when the service does not say how long.
-const PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause that is taken from the service.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Errors that are printed; the others are counted.
 const PRINTED_ERRORS: u64 = 20;
 
@@ -193,24 +186,14 @@ impl Sender {
 
     /// Asks until the service has time.
     async fn ask(&self, request: impl Fn() -> RequestBuilder) -> Result<Value, ReplayError> {
-        let mut tries = 1;
-        loop {
-            let unreachable = |error| ReplayError::Unreachable { url: self.replay.url.to_string(), error };
-            let response = request().send().await.map_err(unreachable)?;
-            let status = response.status();
-            let wait =
-                response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-            let body: Value = response.json().await.map_err(unreachable)?;
-            if status.is_success() {
-                return Ok(body);
-            }
-            if !matches!(status.as_u16(), 429 | 503) || tries == TRIES {
-                let message = body["error"]["message"].as_str().unwrap_or("without a reason").to_owned();
-                return Err(ReplayError::Refused { status: status.as_u16(), message });
-            }
-            tries += 1;
-            tokio::time::sleep(wait.map_or(PAUSE, Duration::from_secs).min(LONGEST_PAUSE)).await;
+        let unreachable = |error| ReplayError::Unreachable { url: self.replay.url.to_string(), error };
+        let response = send_until_admitted(request).await.map_err(unreachable)?;
+        let status = response.status();
+        let body: Value = response.json().await.map_err(unreachable)?;
+        if status.is_success() {
+            return Ok(body);
         }
+        Err(ReplayError::Refused { status: status.as_u16(), message: error_message(&body) })
     }
 }
 

@@ -1,5 +1,6 @@
 //! `lnsp search "text"`: asks the service and prints the results, or its answer as JSON.
 
+use super::service_request::error_message;
 use super::service_url::ServiceUrl;
 use super::{CommandResult, block_on, client};
 use crate::output::{escape, print_block, print_error_line, print_foreign_json, print_line, terminal_width};
@@ -128,8 +129,7 @@ pub fn run(search: Search) -> CommandResult {
         let body = response.text().await?;
         if !status.is_success() {
             let answer: Value = serde_json::from_str(&body).unwrap_or_default();
-            let message = answer["error"]["message"].as_str().unwrap_or("without a reason");
-            return Err(format!("the service refused the search: {message}").into());
+            return Err(format!("the service refused the search: {}", error_message(&answer)).into());
         }
         if search.json {
             print_foreign_json(body.trim());

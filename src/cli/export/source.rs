@@ -4,20 +4,12 @@ use super::arguments::{Export, FileFormat};
 use super::error::ExportFailure;
 use crate::chunk::{EncodingFormat, ExportRow, LineOptions};
 use crate::cli::client;
+use crate::cli::service_request::{error_message, send_until_admitted};
 use crate::store::{ChunkExport, Dsn, Selection};
 use bytes::Bytes;
-use reqwest::header::RETRY_AFTER;
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
-use std::time::Duration;
-
-/// Requests while the service says that it is busy.
-const TRIES: u32 = 10;
-/// Between them, when the service does not say how long.
-const PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause that is taken from the service.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The lines of a service.
 pub struct ServiceSource {
@@ -51,23 +43,13 @@ impl ServiceSource {
         query.extend(export.document.clone().map(|document| ("document_id", document)));
         let unreachable = |error| ExportFailure::Unreachable { url: export.url.to_string(), error };
         let client = client().map_err(unreachable)?;
-        let mut tries = 1;
-        loop {
-            let response = client.get(&url).query(&query).send().await.map_err(unreachable)?;
-            let status = response.status();
-            if status == StatusCode::OK {
-                return Ok(ServiceSource { response, held: Vec::new(), rows: 0, summary: None });
-            }
-            let wait =
-                response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-            let body: Value = response.json().await.unwrap_or_default();
-            if !matches!(status.as_u16(), 429 | 503) || tries == TRIES {
-                let message = body["error"]["message"].as_str().unwrap_or("without a reason").to_owned();
-                return Err(ExportFailure::Refused { status: status.as_u16(), message });
-            }
-            tries += 1;
-            tokio::time::sleep(wait.map_or(PAUSE, Duration::from_secs).min(LONGEST_PAUSE)).await;
+        let response = send_until_admitted(|| client.get(&url).query(&query)).await.map_err(unreachable)?;
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(ServiceSource { response, held: Vec::new(), rows: 0, summary: None });
         }
+        let body: Value = response.json().await.unwrap_or_default();
+        Err(ExportFailure::Refused { status: status.as_u16(), message: error_message(&body) })
     }
 
     /// Some whole lines of chunks; `None` at the end.
