@@ -1,4 +1,5 @@
-//! Exports: the rows a second of each format, and what they hold in memory, in the service and in the command.
+//! Exports: the rows a second of each format, and how much memory grows: in the command over an export of a single
+//! document, in the service over what it holds when it is idle.
 //!
 //! The rows are made by SQL: each has a text of 200 characters and a vector of the model's dimensions. Their change
 //! numbers are below zero, so that the index does not follow them: its memory is not that of the export.
@@ -7,6 +8,7 @@ use super::process::{Process, lnsp, shared_folder};
 use super::watch::{Peak, anonymous_memory, mib};
 use super::{Result, scaled};
 use lnsp_ingest::store::managed::ManagedPostgres;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio_postgres::NoTls;
@@ -24,40 +26,64 @@ pub async fn figures(scale: f64) -> Result<()> {
     let service = Process::scripted(&["--database-url", &dsn])?;
     make_rows(&dsn, rows).await?;
     println!("{rows} rows");
+    let measure =
+        async |format: &str, flags: &[&str]| Measured::of(&service, folder.path(), format, flags).await;
+    // The program alone: an export of a single document.
+    let alone = measure("ndjson", &["--document", "document-0"]).await?.command;
     let mut most = 0.0_f64;
-    for (format, vectors) in [("ndjson", false), ("ndjson", true), ("parquet", true), ("npz", true)] {
-        let output = folder.path().join(format!("export.{format}"));
+    for (name, format, flags) in [
+        ("ndjson", "ndjson", &[][..]),
+        ("ndjson_vectors", "ndjson", &["--with-vectors"]),
+        ("parquet", "parquet", &["--with-vectors"]),
+        ("npz", "npz", &["--with-vectors"]),
+    ] {
+        let Measured { seconds, bytes, command, service } = measure(format, flags).await?;
+        let command = command.saturating_sub(alone);
+        println!("figure export.{name}.rows_per_s {:.0} rows/s", rows as f64 / seconds);
+        println!("figure export.{name}.file_mib {:.0} MiB", mib(bytes));
+        println!("figure export.{name}.command_mib {:.1} MiB", mib(command));
+        println!("figure export.{name}.service_mib {:.1} MiB", mib(service));
+        most = most.max(mib(command)).max(mib(service));
+    }
+    println!("figure export.memory_mib {most:.1} MiB");
+    drop(service);
+    postgres.stop()?;
+    Ok(())
+}
+
+/// What one export took.
+struct Measured {
+    seconds: f64,
+    /// The length of the file.
+    bytes: u64,
+    /// The most memory of the command.
+    command: u64,
+    /// The growth of the memory of the service.
+    service: u64,
+}
+
+impl Measured {
+    async fn of(service: &Process, folder: &Path, format: &str, flags: &[&str]) -> Result<Measured> {
+        let output = folder.join(format!("export.{format}"));
         // What the service holds when it is idle.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let idle = anonymous_memory(service.pid())?;
         let in_service = Peak::of_memory(service.pid());
         let started = Instant::now();
         let mut command = lnsp();
-        command.args(["export", "--url", &service.url, "--format", format, "--output"]).arg(&output);
-        if vectors {
-            command.arg("--with-vectors");
-        }
-        let mut child = command.stderr(Stdio::null()).spawn()?;
+        command.args(["export", "--url", &service.url, "--format", format]).args(flags);
+        let mut child = command.arg("--output").arg(&output).stderr(Stdio::null()).spawn()?;
         let in_command = Peak::of_memory(child.id());
         let status = child.wait()?;
-        let took = started.elapsed().as_secs_f64();
-        let (in_command, in_service) = (in_command.end(), in_service.end().saturating_sub(idle));
+        let seconds = started.elapsed().as_secs_f64();
+        let (command, service) = (in_command.end(), in_service.end().saturating_sub(idle));
         if !status.success() {
             return Err(format!("the export as {format} failed: {status}").into());
         }
         let bytes = std::fs::metadata(&output)?.len();
         std::fs::remove_file(&output)?;
-        let name = if vectors && format == "ndjson" { "ndjson_vectors" } else { format };
-        println!("figure export.{name}.rows_per_s {:.0} rows/s", rows as f64 / took);
-        println!("figure export.{name}.file_mib {:.0} MiB", mib(bytes));
-        println!("figure export.{name}.command_mib {:.1} MiB", mib(in_command));
-        println!("figure export.{name}.service_mib {:.1} MiB", mib(in_service));
-        most = most.max(mib(in_command)).max(mib(in_service));
+        Ok(Measured { seconds, bytes, command, service })
     }
-    println!("figure export.memory_mib {most:.1} MiB");
-    drop(service);
-    postgres.stop()?;
-    Ok(())
 }
 
 async fn make_rows(dsn: &str, rows: usize) -> Result<()> {
