@@ -15,7 +15,7 @@ async fn head_answers_as_get_does_without_a_body() {
         let head = client().head(&url).send().await.unwrap();
         assert_eq!(head.status(), get.status(), "{}", route.path);
         assert_eq!(head.headers().get(header::CONTENT_TYPE), get.headers().get(header::CONTENT_TYPE));
-        assert!(get.content_length().is_some_and(|length| length > 0), "{}", route.path);
+        assert!(!get.bytes().await.unwrap().is_empty(), "{}", route.path);
         assert_eq!(head.bytes().await.unwrap().len(), 0, "{}", route.path);
     }
     service.stop().await;

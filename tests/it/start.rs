@@ -165,7 +165,7 @@ async fn the_start_says_what_runs_and_the_commands_work() {
     fs::write(&part, &crate::streams::gzip(&text)[..200]).unwrap();
     let (code, _, complaint) = ingest(part.to_str().unwrap());
     assert_eq!(code, Some(2));
-    assert!(complaint.contains("only a part of the file: the gzip body ends in the middle"), "{complaint}");
+    assert!(complaint.contains("the gzip data ends in the middle; what was before is sent"), "{complaint}");
 
     let bad = data.path().join("bad.ndjson");
     fs::write(&bad, "{\"text\":\"good\"}\n\n{\"text\":\"\"}\n").unwrap();
