@@ -1,6 +1,7 @@
 //! `lnsp replay`: reads the dead letters and sends their chunks again, page by page. What is stored then leaves the
 //! table by itself; what fails again stays, and is counted there.
 
+use super::upload::ServiceUrl;
 use super::{CommandResult, block_on, client};
 use crate::output::{print_error_line, print_line};
 use clap::Args;
@@ -29,7 +30,7 @@ const PRINTED_ERRORS: u64 = 20;
 pub struct Replay {
     /// Where the service is.
     #[arg(long, env = "LNSP_URL", default_value = "http://127.0.0.1:8004")]
-    url: String,
+    url: ServiceUrl,
     /// Only chunks with this error, for example llm_failed.
     #[arg(long)]
     cause: Option<String>,
@@ -169,7 +170,7 @@ struct Sender {
 
 impl Sender {
     fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.replay.url.trim_end_matches('/'))
+        format!("{}{path}", self.replay.url)
     }
 
     async fn page(&self, after: i64) -> Result<LetterPage, ReplayError> {
@@ -198,7 +199,7 @@ impl Sender {
     async fn ask(&self, request: impl Fn() -> RequestBuilder) -> Result<Value, ReplayError> {
         let mut tries = 1;
         loop {
-            let unreachable = |error| ReplayError::Unreachable { url: self.replay.url.clone(), error };
+            let unreachable = |error| ReplayError::Unreachable { url: self.replay.url.to_string(), error };
             let response = request().send().await.map_err(unreachable)?;
             let status = response.status();
             let wait =
