@@ -97,7 +97,7 @@ impl RefusalTable {
         }
         table.set_header(["refused", "chunks", "the first", "what to do"]);
         let mut rows: Vec<_> = self.codes.iter().collect();
-        rows.sort_by(|one, other| other.1.count.cmp(&one.1.count));
+        rows.sort_by_key(|(_, refusals)| std::cmp::Reverse(refusals.count));
         for (code, refusals) in rows {
             let known = ErrorCode::ALL.iter().find(|known| known.as_str() == code);
             // A service of another version can have codes that are not known here.
