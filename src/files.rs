@@ -8,7 +8,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::{Uid, User, getegid, geteuid};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -87,21 +87,6 @@ pub fn open(path: &Path, options: &mut OpenOptions, other: Option<u32>) -> io::R
     Ok(file)
 }
 
-/// Reads a file of this account; `None` if there is none.
-///
-/// # Errors
-/// As [`open`].
-pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let mut file = match open(path, OpenOptions::new().read(true), None) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
-}
-
 /// Puts a file with this content in the place of the one at `path`, durably: after a power cut one of both is there,
 /// whole.
 ///
@@ -122,14 +107,6 @@ pub fn replace(path: &Path, content: &[&[u8]]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Removes a file of this account, if it is there.
-///
-/// # Errors
-/// As [`open`].
-pub fn remove(path: &Path) -> io::Result<()> {
-    if is_own_or_absent(path)? { fs::remove_file(path) } else { Ok(()) }
-}
-
 /// Whether a folder could be made private by [`own_folder`], without changing it. A folder that is missing could.
 ///
 /// # Errors
@@ -142,10 +119,10 @@ pub fn could_own_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-fn is_own_or_absent(path: &Path) -> io::Result<bool> {
+fn is_own_or_absent(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
-        Ok(found) => check(&found, FileType::Regular, &[geteuid().as_raw()]).map(|()| true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Ok(found) => check(&found, FileType::Regular, &[geteuid().as_raw()]),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -247,28 +224,21 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_opened_replaced_and_removed_only_where_it_is_a_file_of_this_account() {
+    fn a_file_is_opened_and_replaced_only_where_it_is_a_file_of_this_account() {
         let home = tempfile::tempdir().unwrap();
         let (victim, path) = (home.path().join("victim"), home.path().join("file"));
         fs::write(&victim, "precious").unwrap();
         let writing = || OpenOptions::new().create(true).append(true).clone();
 
-        assert_eq!(read(&path).unwrap(), None);
         replace(&path, &[b"one", b" two"]).unwrap();
-        assert_eq!((read(&path).unwrap().unwrap(), mode(&path)), (b"one two".to_vec(), 0o600));
+        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"one two".to_vec(), 0o600));
         set_mode(&path, 0o644);
         open(&path, &mut writing(), None).unwrap();
         assert_eq!(mode(&path), 0o600);
-        remove(&path).unwrap();
-        remove(&path).unwrap();
+        fs::remove_file(&path).unwrap();
 
         let fails = |path: &Path, words: &str| {
-            let outcomes = [
-                open(path, &mut writing(), None).map(drop),
-                read(path).map(drop),
-                replace(path, &[b"x"]),
-                remove(path),
-            ];
+            let outcomes = [open(path, &mut writing(), None).map(drop), replace(path, &[b"x"])];
             for error in outcomes.map(Result::unwrap_err) {
                 assert!(error.to_string().contains(words), "{error}");
             }
@@ -279,7 +249,6 @@ mod tests {
 
         fs::remove_file(&path).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("no plain file"));
         assert!(replace(&path, &[b"x"]).unwrap_err().to_string().contains("no plain file"));
     }
 
@@ -295,14 +264,8 @@ mod tests {
         for path in [&folder, &file] {
             std::os::unix::fs::chown(path, Some(54_321), None).unwrap();
         }
-        for error in [
-            own_folder(&folder, PRIVATE),
-            could_own_folder(&folder),
-            replace(&file, &[b"x"]),
-            read(&file).map(drop),
-            remove(&file),
-        ]
-        .map(Result::unwrap_err)
+        for error in [own_folder(&folder, PRIVATE), could_own_folder(&folder), replace(&file, &[b"x"])]
+            .map(Result::unwrap_err)
         {
             assert!(error.to_string().contains("belongs to 54321 and this runs as root"), "{error}");
         }

@@ -49,7 +49,7 @@ impl ReadCount {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Adds to it.
+    /// Counts further bytes.
     pub fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes as u64, Ordering::Relaxed);
     }

@@ -1,11 +1,12 @@
 //! What a file is, by its content: the name says nothing.
 
-use super::elements::{Container, Element, JsonElements, on_one_line};
+use super::elements::{Container, Element, JsonElements};
 use super::error::{InputError, listed};
 use super::mapping::Mapping;
 use super::objects::{fields_of, rejected_line};
 use super::record::Record;
 use super::table::{Header, looks_like_rows};
+use super::value_scan::on_one_line;
 use bytes::Bytes;
 
 /// The most records at the beginning of a file whose fields are looked at.
@@ -26,7 +27,7 @@ pub enum Kind {
     Request,
     /// CSV, TSV or another table with a line that names its columns.
     Table(Header),
-    /// Parquet.
+    /// A Parquet file, whose rows are chunks.
     Parquet,
 }
 

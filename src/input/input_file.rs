@@ -35,14 +35,14 @@ pub struct InputOptions {
 
 /// What changes with the contents of a file: its length, and the time of its last change.
 type FileState = (u64, Option<SystemTime>);
-type Reader = Box<dyn Read + Send>;
+type ByteReader = Box<dyn Read + Send>;
 
 /// Where the bytes come from.
 enum Origin {
     /// A file that can be opened again.
     File { path: PathBuf, then: FileState },
     /// A pipe: inflated, with what was looked at in front. It is read once.
-    Pipe(Mutex<Option<Reader>>),
+    Pipe(Mutex<Option<ByteReader>>),
 }
 
 /// A file of chunks.
@@ -65,7 +65,7 @@ impl Input {
     pub fn inspect(path: &Path, options: &InputOptions) -> Result<Input, InputError> {
         let name = path.display().to_string();
         if path == Path::new("-") {
-            return Input::of_pipe(name, Box::new(io::stdin()), options);
+            return Input::of_pipe("standard input".to_owned(), Box::new(io::stdin()), options);
         }
         let metadata = std::fs::metadata(path)?;
         let file = File::open(path)?;
@@ -110,7 +110,7 @@ impl Input {
         Ok(looked.into_input(name, Origin::File { path: path.to_owned(), then }, compression, options))
     }
 
-    fn of_pipe(name: String, pipe: Reader, options: &InputOptions) -> Result<Input, InputError> {
+    fn of_pipe(name: String, pipe: ByteReader, options: &InputOptions) -> Result<Input, InputError> {
         let (compression, mut reader) = inflated(pipe, ReadCount::default())?;
         let mut begin = Vec::new();
         let mut piece = vec![0; 64 * 1024];
@@ -131,11 +131,11 @@ impl Input {
                 break looked;
             }
         };
-        let whole: Reader = Box::new(Cursor::new(begin).chain(reader));
+        let whole: ByteReader = Box::new(Cursor::new(begin).chain(reader));
         Ok(looked.into_input(name, Origin::Pipe(Mutex::new(Some(whole))), compression, options))
     }
 
-    /// The name that was given.
+    /// The path that was given, or `standard input`.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -171,7 +171,7 @@ impl Input {
     /// The system's; a pipe that was opened before.
     pub fn open(&self, count: ReadCount) -> io::Result<Box<dyn PieceReader>> {
         let mapping = self.options.mapping.clone();
-        let bytes: Reader = match &self.origin {
+        let bytes: ByteReader = match &self.origin {
             Origin::File { path, .. } if self.kind == Kind::Parquet => {
                 return Ok(Box::new(RowPieces::new(ParquetRows::new(File::open(path)?, mapping, count)?)));
             }
@@ -256,7 +256,7 @@ fn check_characters(text: &[u8]) -> Result<(), InputError> {
     }
 }
 
-fn inflated(mut file: Reader, count: ReadCount) -> io::Result<(Compression, Reader)> {
+fn inflated(mut file: ByteReader, count: ReadCount) -> io::Result<(Compression, ByteReader)> {
     let mut begin = Vec::new();
     (&mut file).take(4).read_to_end(&mut begin)?;
     let compression = Compression::of(&begin);

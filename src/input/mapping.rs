@@ -93,7 +93,8 @@ impl Mapping {
         }
         // Paths lead to values inside of objects.
         for name in self.metadata.iter().flatten().filter(|name| name.contains('.')) {
-            if let Some(cell) = row.take(name) {
+            let is_column = row.fields.iter().any(|(column, _)| column == name);
+            if let Some(cell) = row.take(name).filter(|_| !is_column) {
                 chunk.metadata(name, &cell);
             }
         }
@@ -245,7 +246,7 @@ fn write_typed(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// A JSON string.
+/// Writes a text as a JSON string.
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
     // Writing into memory does not fail.
     drop(serde_json::to_writer(out, text));
@@ -380,6 +381,13 @@ mod tests {
             ),
             r#"{"source_document":"here","text":"t","metadata":{"lang":"en","m":true,"a.b":1}}"#
         );
+    }
+
+    #[test]
+    fn a_column_with_a_dot_in_its_name_is_no_path() {
+        let mapping = Mapping { metadata: Some(vec!["a.b".to_owned()]), ..Mapping::default() };
+        let cells = [("text", "t"), ("a.b", "1"), ("a", "2")];
+        assert_eq!(table(&mapping, &cells), r#"{"text":"t","metadata":{"a.b":1}}"#);
     }
 
     #[test]

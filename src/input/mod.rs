@@ -19,6 +19,7 @@ mod parquet_values;
 mod piece;
 mod record;
 mod table;
+mod value_scan;
 
 pub use compression::ReadCount;
 pub use detect::Kind;

@@ -1,10 +1,11 @@
 //! Objects of JSON as rows: those of lines, of arrays, of requests, of rejects.
 
-use super::elements::{Container, Element, JsonElements, on_one_line};
+use super::elements::{Container, Element, JsonElements};
 use super::error::damaged;
 use super::mapping::{Mapping, RowKind};
 use super::piece::{InputPiece, PieceReader, PieceWriter, RefusedRow, RowReader};
 use super::record::{Cell, Record};
+use super::value_scan::on_one_line;
 use crate::wire::Splitter;
 use bytes::Bytes;
 use std::borrow::Cow;

@@ -13,16 +13,16 @@ pub enum Cell<'a> {
 }
 
 impl Cell<'_> {
-    /// JSON `null`.
+    /// Whether it is the `null` of JSON.
     pub fn is_null(&self) -> bool {
         matches!(self, Cell::Json(json) if json.as_ref() == b"null")
     }
 }
 
-/// A row.
+/// A row, as it was read.
 #[derive(Debug, Default)]
 pub struct Record<'a> {
-    /// Names and values.
+    /// Names and values, in the order of the file.
     pub fields: Vec<(Cow<'a, str>, Cell<'a>)>,
 }
 

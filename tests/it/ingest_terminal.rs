@@ -3,6 +3,7 @@
 use crate::support::process::lnsp;
 use crate::support::scripted_service::{ScriptedService, Step};
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -51,6 +52,26 @@ fn a_closed_pipe_does_not_stop_an_upload() {
     let mut command = lnsp(&["ingest", "--url", &service.url, file.to_str().unwrap()]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop((child.stdout.take(), child.stderr.take()));
+    assert!(child.wait().unwrap().success());
+    assert_eq!(service.stored(), 100);
+}
+
+#[test]
+fn the_progress_says_what_limits_the_rate() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("chunks");
+    fs::write(&file, (0..100).map(|n| format!("{{\"text\":\"Fact {n}.\"}}\n")).collect::<String>()).unwrap();
+    let gate = Arc::new(Notify::new());
+    let service = ScriptedService::start([Step::CutAfter(60, gate.clone())]);
+    service.set_limited_by("the model");
+    let mut command = lnsp(&["ingest", "--url", &service.url, file.to_str().unwrap()]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    // A line every five seconds; the service is asked before the first of them.
+    let line = lines.find(|line| line.contains("limited by")).unwrap();
+    assert!(line.contains(": 60 of 100 chunks, ") && line.ends_with(", limited by the model"), "{line}");
+    gate.notify_one();
+    lines.for_each(drop);
     assert!(child.wait().unwrap().success());
     assert_eq!(service.stored(), 100);
 }

@@ -75,7 +75,7 @@ pub struct Ingest {
 
 /// Why nothing is sent at all.
 #[derive(Debug, thiserror::Error)]
-enum StartError {
+enum IngestStartError {
     #[error("{0}")]
     Flags(#[from] FlagError),
     #[error("{0}: {1}")]
@@ -102,7 +102,7 @@ pub fn run(ingest: Ingest) -> CommandResult {
     .map_err(Into::into)
 }
 
-async fn send_all(ingest: &Ingest) -> Result<Totals, StartError> {
+async fn send_all(ingest: &Ingest) -> Result<IngestTotals, IngestStartError> {
     let options = InputOptions {
         mapping: Arc::new(ingest.mapping.mapping(ingest.skip_empty)?),
         encoding: ingest.encoding.map(|EncodingLabel(encoding)| encoding),
@@ -110,7 +110,7 @@ async fn send_all(ingest: &Ingest) -> Result<Totals, StartError> {
         dataset: ingest.dataset.clone(),
     };
     // A name that is misspelt is told before the files before it are sent.
-    let named = |path: PathBuf, error| StartError::File(path.display().to_string(), error);
+    let named = |path: PathBuf, error| IngestStartError::File(path.display().to_string(), error);
     let files = find_files(&ingest.files).map_err(|(path, error)| named(path, error))?;
     let mut rejects = ingest.rejects.as_deref().map(|path| rejects_file(path, &files)).transpose()?;
     let parameters =
@@ -118,7 +118,7 @@ async fn send_all(ingest: &Ingest) -> Result<Totals, StartError> {
     let target = Target { client: client()?, url: ingest.url.to_string(), parameters };
     let limits = RetryLimits { patience: ingest.patience.0, tries: ingest.tries };
     let upload = UploadOptions { limits, skips_empty: ingest.skip_empty };
-    let mut totals = Totals::default();
+    let mut totals = IngestTotals::default();
     for (at, file) in files.iter().enumerate() {
         let input = match Input::inspect(&file.path, &options) {
             Ok(input) => input,
@@ -127,9 +127,10 @@ async fn send_all(ingest: &Ingest) -> Result<Totals, StartError> {
                 continue;
             }
         };
+        let name = input.name().to_owned();
         let sink = rejects.as_mut().map(|rejects| rejects as &mut dyn RefusalSink);
         let report = Upload::new(&target, Arc::new(FileSource::new(input)), upload, sink).run().await;
-        print_line(format!("{}: {report}", file.path.display()));
+        print_line(format!("{name}: {report}"));
         let Err(error) = totals.add(report) else { continue };
         complain(&error);
         let left = &files[at + 1..];
@@ -143,20 +144,20 @@ async fn send_all(ingest: &Ingest) -> Result<Totals, StartError> {
 }
 
 /// Creates the file for refused lines, unless it is one of those that are sent.
-fn rejects_file(path: &Path, files: &[FoundFile]) -> Result<RejectsFile, StartError> {
+fn rejects_file(path: &Path, files: &[FoundFile]) -> Result<RejectsFile, IngestStartError> {
     let identity = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
     let name = path.display().to_string();
     if let Some(own) = identity(path)
         && files.iter().any(|file| identity(&file.path) == Some(own))
     {
-        return Err(StartError::RejectsAreSent(name));
+        return Err(IngestStartError::RejectsAreSent(name));
     }
-    RejectsFile::create(path).map_err(|error| StartError::Rejects(name, error))
+    RejectsFile::create(path).map_err(|error| IngestStartError::Rejects(name, error))
 }
 
 /// What is known of all files together.
 #[derive(Default)]
-struct Totals {
+struct IngestTotals {
     tally: UploadTally,
     refusals: RefusalTable,
     files: usize,
@@ -164,7 +165,7 @@ struct Totals {
     gave_up: bool,
 }
 
-impl Totals {
+impl IngestTotals {
     /// Takes what became of a file.
     fn add(&mut self, report: UploadReport) -> Result<(), UploadError> {
         self.files += 1;
@@ -183,9 +184,10 @@ impl Totals {
         }
         self.gave_up = true;
         match error {
-            InputError::Io(error) => {
-                complain(&StartError::File(name.to_string(), io::Error::new(error.kind(), error.to_string())))
-            }
+            InputError::Io(error) => complain(&IngestStartError::File(
+                name.to_string(),
+                io::Error::new(error.kind(), error.to_string()),
+            )),
             error => print_error_line(format!("lnsp: {name} {error}")),
         }
     }
@@ -208,7 +210,7 @@ impl Totals {
         }
         if self.skipped > 0 {
             print_line(format!(
-                "{} files of folders were skipped, because they hold no chunks",
+                "files of folders that were skipped, because they hold no chunks: {}",
                 self.skipped
             ));
         }

@@ -1,7 +1,7 @@
 //! The file that gets each refused line with its reason, so that it can be mended and sent again: `lnsp ingest` takes it
 //! as it is, and sends what stands under `chunk`.
 
-use crate::cli::upload::{Refusal, RefusalSink};
+use crate::cli::upload::{RefusalSink, RefusedChunk};
 use crate::input::{REJECTED_CHUNK, REJECTED_WHY};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -22,7 +22,7 @@ impl RejectsFile {
 }
 
 impl RefusalSink for RejectsFile {
-    fn take(&mut self, refusal: &Refusal<'_>) -> io::Result<()> {
+    fn take(&mut self, refusal: &RefusedChunk<'_>) -> io::Result<()> {
         let why = json!({
             "code": refusal.failure.code, "message": refusal.failure.message, "file": refusal.source,
             refusal.unit: refusal.line,

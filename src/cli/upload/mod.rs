@@ -23,7 +23,7 @@ pub use answer::UploadFailure;
 pub use attempt::Target;
 pub use error::UploadError;
 pub use ledger::UploadTally;
-pub use refusals::{Refusal, RefusalSink, RefusalTable};
+pub use refusals::{RefusalSink, RefusalTable, RefusedChunk};
 pub use retry_policy::{RetryLimits, RetrySpan};
 pub use rounds::{Upload, UploadOptions, UploadReport};
 pub use source::{LocalRefusal, PieceStream, UploadPiece, UploadSource};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// The time between two lines of progress without a terminal.
 const PLAIN_PACE: Duration = Duration::from_secs(5);
 /// The most characters of a name in front of the bar.
-const NAME: usize = 24;
+const NAME: usize = 16;
 
 /// How many chunks a source has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,7 @@ const WIDTH: u16 = 80;
 
 /// One line that was refused for good.
 #[derive(Debug)]
-pub struct Refusal<'a> {
+pub struct RefusedChunk<'a> {
     /// The name of its source.
     pub source: &'a str,
     /// Its number in the source.
@@ -31,7 +31,7 @@ pub trait RefusalSink {
     ///
     /// # Errors
     /// It cannot be written. The upload goes on without this sink.
-    fn take(&mut self, refusal: &Refusal<'_>) -> io::Result<()>;
+    fn take(&mut self, refusal: &RefusedChunk<'_>) -> io::Result<()>;
 }
 
 /// The refusals with one code.
@@ -51,10 +51,16 @@ pub struct RefusalTable {
 
 impl RefusalTable {
     /// Counts a refusal; returns how many have its code now.
-    pub fn add(&mut self, refusal: &Refusal<'_>) -> u64 {
+    pub fn add(&mut self, refusal: &RefusedChunk<'_>) -> u64 {
         let entry = self.codes.entry(refusal.failure.code.clone()).or_insert_with(|| CodeRefusals {
             count: 0,
-            first: format!("{} {} {}", refusal.source, refusal.unit, refusal.line),
+            // The whole path would leave no room for the advice.
+            first: format!(
+                "{} {} {}",
+                refusal.source.rsplit('/').next().unwrap_or_default(),
+                refusal.unit,
+                refusal.line
+            ),
             message: refusal.failure.message.clone(),
         });
         entry.count += 1;
@@ -91,7 +97,7 @@ impl RefusalTable {
         }
         table.set_header(["refused", "chunks", "the first", "what to do"]);
         let mut rows: Vec<_> = self.codes.iter().collect();
-        rows.sort_by(|one, other| other.1.count.cmp(&one.1.count));
+        rows.sort_by_key(|(_, refusals)| std::cmp::Reverse(refusals.count));
         for (code, refusals) in rows {
             let known = ErrorCode::ALL.iter().find(|known| known.as_str() == code);
             // A service of another version can have codes that are not known here.
@@ -113,7 +119,7 @@ mod tests {
         for (source, code, line) in codes {
             let failure =
                 UploadFailure { code: (*code).to_owned(), message: "as said".to_owned(), retryable: false };
-            table.add(&Refusal { source, line: *line, unit: "row", failure: &failure, content: None });
+            table.add(&RefusedChunk { source, line: *line, unit: "row", failure: &failure, content: None });
         }
         table
     }

@@ -24,7 +24,7 @@ pub struct SentLines {
 /// What becomes of one piece.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PassedPiece {
-    /// What is sent.
+    /// The bytes that are sent for it.
     pub bytes: Bytes,
     /// The chunks of the source up to here: lines that are not blank, settled ones included, and those that the source
     /// refuses.

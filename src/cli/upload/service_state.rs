@@ -25,7 +25,7 @@ struct StatsAnswer {
 }
 
 impl ServiceState {
-    /// Begins to ask.
+    /// Begins to ask a service.
     pub fn follow(target: &Target) -> ServiceState {
         let limited_by = Arc::new(Mutex::new(None));
         let (seen, client, url) =

@@ -4,7 +4,7 @@ use super::answer::{LineResult, UploadFailure};
 use super::attempt::{Listener, Outgoing};
 use super::ledger::{Ledger, UploadTally};
 use super::progress_line::{ChunkCount, ProgressLine};
-use super::refusals::{Refusal, RefusalSink, RefusalTable};
+use super::refusals::{RefusalSink, RefusalTable, RefusedChunk};
 use super::service_state::ServiceState;
 use super::source::{LocalRefusal, UploadSource};
 use bytes::Bytes;
@@ -114,7 +114,7 @@ impl<'a> UploadState<'a> {
 
     fn refuse(&mut self, line: u64, failure: &UploadFailure, content: Option<&[u8]>) {
         let (source, unit) = (self.source.name(), self.source.unit());
-        let refusal = Refusal { source, line, unit, failure, content };
+        let refusal = RefusedChunk { source, line, unit, failure, content };
         let count = self.refusals.add(&refusal);
         if count <= TOLD_OF_A_CODE && self.told < TOLD {
             self.told += 1;
