@@ -31,11 +31,6 @@ pub enum InvalidServiceUrl {
 }
 
 impl ServiceUrl {
-    /// The address as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// The address of `path`, which begins with a slash.
     pub fn at(&self, path: &str) -> String {
         format!("{}{path}", self.0)
@@ -83,9 +78,9 @@ mod tests {
         for good in
             ["http://127.0.0.1:8004", "http://[::1]:8004", "http://host/behind/a/proxy", "HTTP://host"]
         {
-            assert_eq!(good.parse::<ServiceUrl>().unwrap().as_str(), good);
+            assert_eq!(good.parse::<ServiceUrl>().unwrap().0, good);
         }
-        assert_eq!(" http://host:1// ".parse::<ServiceUrl>().unwrap().as_str(), "http://host:1");
+        assert_eq!(" http://host:1// ".parse::<ServiceUrl>().unwrap().0, "http://host:1");
         for (wrong, words) in [
             ("localhost:8004", "with a scheme"),
             ("127.0.0.1", "with a scheme"),

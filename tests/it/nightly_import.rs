@@ -1,6 +1,6 @@
 //! A file that is imported every night, as people do: the same rows, some of them edited, some gone from the store.
 
-use crate::support::process::{lnsp, run};
+use crate::support::process::{lnsp, run_beside};
 use crate::support::test_service::TestService;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn tickets(folder: &Path, count: usize, edited: &[usize]) -> PathBuf {
 async fn send(service: &TestService, file: &Path, more: &[&str]) -> (Option<i32>, String) {
     let mut command = lnsp(&["ingest", "--url", &service.url, "--dataset", "tickets"]);
     command.args(["--text", "body", "--id", "key"]).args(more).arg(file);
-    let (code, out, complaint) = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();
+    let (code, out, complaint) = run_beside(command).await;
     (code, out + &complaint)
 }
 
@@ -76,8 +76,7 @@ async fn rows_that_were_deleted_are_stored_again_and_no_others() {
 
     let delete =
         ["delete", "--url", &service.url, "--dataset", "tickets", "--where", "queue=queue-0", "--yes"];
-    let mut delete = lnsp(&delete);
-    let (code, out, complaint) = tokio::task::spawn_blocking(move || run(&mut delete)).await.unwrap();
+    let (code, out, complaint) = run_beside(lnsp(&delete)).await;
     assert!(code == Some(0) && out.contains("deleted: 100 chunks"), "{out}{complaint}");
     assert_eq!(found(&service, 1000).await.len(), 200, "at once");
     let (code, said) = send(&service, &file, &[]).await;

@@ -1,9 +1,8 @@
 //! `lnsp search` and `lnsp labels`, as processes of their own and without a terminal.
 
-use crate::support::process::{lnsp, run};
+use crate::support::process::{lnsp, run_beside};
 use crate::support::test_service::TestService;
 use serde_json::{Value, json};
-use std::process::Command;
 
 /// A chunk with codes of its client, one with those of the classifier, and one in another dataset.
 async fn service_with_chunks() -> TestService {
@@ -21,11 +20,7 @@ async fn service_with_chunks() -> TestService {
 async fn search(service: &TestService, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = lnsp(&["search", "--url", &service.url]);
     command.args(arguments);
-    blocking(command).await
-}
-
-async fn blocking(mut command: Command) -> (Option<i32>, String, String) {
-    tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap()
+    run_beside(command).await
 }
 
 #[actix_web::test]
@@ -81,10 +76,10 @@ async fn a_label_that_is_not_known_is_answered_with_those_that_are() {
     for part in ["expected a code from 0 to 15", "Science, Mathematics", "Software", "'Sports'"] {
         assert!(complaint.contains(part), "{complaint}");
     }
-    let (code, out, _) = blocking(lnsp(&["labels", "domain"])).await;
+    let (code, out, _) = run_beside(lnsp(&["labels", "domain"])).await;
     assert_eq!((code, out.lines().count()), (Some(0), 16));
     assert!(out.starts_with("domain    0  Science\n") && out.ends_with("domain   15  Software\n"), "{out}");
-    let (_, out, _) = blocking(lnsp(&["labels"])).await;
+    let (_, out, _) = run_beside(lnsp(&["labels"])).await;
     assert_eq!(out.lines().count(), 16 + 32 + 64);
     service.stop().await;
 }
@@ -94,7 +89,7 @@ async fn an_address_that_cannot_work_ends_at_once() {
     for url in
         ["127.0.0.1", "https://127.0.0.1:8004", "ftp://127.0.0.1", "http://", "http://me:secret@127.0.0.1"]
     {
-        let (code, _, complaint) = blocking(lnsp(&["search", "--url", url, "text"])).await;
+        let (code, _, complaint) = run_beside(lnsp(&["search", "--url", url, "text"])).await;
         assert_eq!(code, Some(2), "{url}: {complaint}");
         assert!(
             complaint.contains("http://127.0.0.1:8004") && !complaint.contains("secret"),

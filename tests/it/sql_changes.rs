@@ -297,10 +297,8 @@ async fn whatever_happens_in_whatever_order_the_index_is_the_rows() {
                     service.database.run(&format!("UPDATE chunk_vectors SET {turned} WHERE {which}")).await;
                 }
                 5 => {
-                    service
-                        .database
-                        .run(&format!("UPDATE chunks SET batch_id = '{step}' WHERE id < 'n{key}'"))
-                        .await
+                    let change = format!("UPDATE chunks SET batch_id = '{step}' WHERE id < 'n{key}'");
+                    service.database.run(&change).await;
                 }
                 6 => {
                     let undone = format!(

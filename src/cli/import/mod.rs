@@ -5,7 +5,8 @@ mod old_row;
 mod refused_rows;
 mod row_source;
 
-use super::upload::{RetryLimits, RetrySpan, ServiceUrl, Target, Upload, UploadOptions};
+use super::service_url::ServiceUrl;
+use super::upload::{RetryLimits, RetrySpan, Target, Upload, UploadOptions};
 use super::{CommandResult, block_on, client, sentence};
 use crate::output::{print_error_line, print_line};
 use crate::store::{Dsn, OldTables, StoreError};

@@ -1,6 +1,6 @@
 //! The keys of rows that were refused: the number of a row says little about where it is in the old table.
 
-use crate::cli::upload::{Refusal, RefusalSink};
+use crate::cli::upload::{RefusalSink, RefusedChunk};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io;
@@ -40,7 +40,7 @@ impl RefusedRows {
 }
 
 impl RefusalSink for RefusedRows {
-    fn take(&mut self, refusal: &Refusal<'_>) -> io::Result<()> {
+    fn take(&mut self, refusal: &RefusedChunk<'_>) -> io::Result<()> {
         let keys = self.codes.entry(refusal.failure.code.clone()).or_default();
         let key = refusal.content.and_then(|line| serde_json::from_slice::<SentRow>(line).ok());
         match key {

@@ -6,9 +6,10 @@ mod file_source;
 mod flags;
 mod rejects;
 
+use super::service_url::ServiceUrl;
 use super::upload::{
-    RefusalSink, RefusalTable, RetryLimits, RetrySpan, ServiceUrl, Target, Upload, UploadError,
-    UploadOptions, UploadReport, UploadTally,
+    RefusalSink, RefusalTable, RetryLimits, RetrySpan, Target, Upload, UploadError, UploadOptions,
+    UploadReport, UploadTally,
 };
 use super::{CommandResult, block_on, client, sentence};
 use crate::input::{FoundFile, Input, InputError, InputOptions, find_files};

@@ -18,7 +18,6 @@ mod service_state;
 mod source;
 mod state;
 
-pub use super::service_url::ServiceUrl;
 pub use answer::UploadFailure;
 pub use attempt::Target;
 pub use error::UploadError;

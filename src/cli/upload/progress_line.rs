@@ -38,24 +38,16 @@ impl ProgressLine {
     pub fn new(name: &str) -> Self {
         let plain = !std::io::stderr().is_terminal();
         let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(None, target);
-        bar.set_prefix(shortened(&escape(name)));
+        let bar = ProgressBar::with_draw_target(None, target).with_prefix(shortened(&escape(name)));
         let now = Instant::now();
-        let progress = ProgressLine {
-            bar,
+        ProgressLine {
+            // Before the first call that draws.
+            bar: bar.with_style(style("{prefix} {msg}")),
             plain,
             name: name.to_owned(),
             rate: RecentRate::default(),
             started: now,
             said: now,
-        };
-        progress.set_style("{prefix} {msg}");
-        progress
-    }
-
-    fn set_style(&self, template: &str) {
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            self.bar.set_style(style.progress_chars("=> "));
         }
     }
 
@@ -81,7 +73,7 @@ impl ProgressLine {
         }
         if let ChunkCount::Exact(chunks) | ChunkCount::About(chunks) = count {
             if self.bar.length().is_none() {
-                self.set_style("{prefix} [{wide_bar}] {msg}");
+                self.bar.set_style(style("{prefix} [{wide_bar}] {msg}"));
             }
             self.bar.set_length(chunks.max(settled));
         }
@@ -96,7 +88,11 @@ impl ProgressLine {
             ChunkCount::About(chunks) => (format!(" of about {chunks}"), chunks.saturating_sub(settled)),
             ChunkCount::Unknown => (String::new(), 0),
         };
-        let mut words = format!("{settled}{of} chunks, {rate:.0}/s");
+        let mut words = format!("{settled}{of} chunks");
+        // Not known before some time has passed.
+        if rate > 0.0 {
+            words = format!("{words}, {rate:.0}/s");
+        }
         if left > 0
             && let Some(time) = self.rate.time_for(left)
         {
@@ -117,6 +113,11 @@ impl ProgressLine {
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.progress_chars("=> ")
 }
 
 /// The end of a long name, which says more than its beginning.
