@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// The value of a column in one row.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Cell<'a> {
+pub enum ColumnCell<'a> {
     /// The row has no value.
     Absent,
     /// A text in UTF-8.
@@ -43,7 +43,7 @@ pub enum ColumnKind {
     Whole,
     /// Single 32-bit floats.
     Real,
-    /// True or false.
+    /// Truth values, each true or false.
     Truth,
     /// Times in microseconds, UTC.
     Micros,
@@ -65,17 +65,21 @@ pub struct Column {
     /// Whether it is made of the vector of the row.
     pub of_vector: bool,
     /// Its value in a row.
-    pub cell: for<'a> fn(&'a ExportRow) -> Cell<'a>,
+    pub cell: for<'a> fn(&'a ExportRow) -> ColumnCell<'a>,
 }
 
-const fn column(name: &'static str, kind: ColumnKind, cell: for<'a> fn(&'a ExportRow) -> Cell<'a>) -> Column {
+const fn column(
+    name: &'static str,
+    kind: ColumnKind,
+    cell: for<'a> fn(&'a ExportRow) -> ColumnCell<'a>,
+) -> Column {
     Column { name, array: name, kind, optional: false, of_vector: false, cell }
 }
 
 const fn optional(
     name: &'static str,
     kind: ColumnKind,
-    cell: for<'a> fn(&'a ExportRow) -> Cell<'a>,
+    cell: for<'a> fn(&'a ExportRow) -> ColumnCell<'a>,
 ) -> Column {
     Column { optional: true, ..column(name, kind, cell) }
 }
@@ -83,7 +87,7 @@ const fn optional(
 const fn of_vector(
     name: &'static str,
     kind: ColumnKind,
-    cell: for<'a> fn(&'a ExportRow) -> Cell<'a>,
+    cell: for<'a> fn(&'a ExportRow) -> ColumnCell<'a>,
 ) -> Column {
     Column { of_vector: true, ..optional(name, kind, cell) }
 }
@@ -98,65 +102,71 @@ pub const COLUMNS: &[Column] = &[
     column("id", ColumnKind::Text, |row| text(&row.id)),
     known_as(
         "cpe_ids",
-        column("cpe_id", ColumnKind::Uuid, |row| Cell::Text(Cow::Owned(row.cpe_id.to_string()))),
+        column("cpe_id", ColumnKind::Uuid, |row| ColumnCell::Text(Cow::Owned(row.cpe_id.to_string()))),
     ),
     column("dataset_source", ColumnKind::Text, |row| text(&row.dataset_source)),
     optional("document_id", ColumnKind::Text, |row| optional_text(&row.placement.document_id)),
-    column("chunk_index", ColumnKind::Whole, |row| Cell::Whole(row.placement.chunk_index)),
+    column("chunk_index", ColumnKind::Whole, |row| ColumnCell::Whole(row.placement.chunk_index)),
     column("text", ColumnKind::Text, |row| text(&row.text)),
     optional("source_document", ColumnKind::Text, |row| optional_text(&row.placement.source_document)),
     optional("article_title", ColumnKind::Text, |row| optional_text(&row.placement.article_title)),
     optional("article_index", ColumnKind::Whole, |row| {
-        row.placement.article_index.map_or(Cell::Absent, Cell::Whole)
+        row.placement.article_index.map_or(ColumnCell::Absent, ColumnCell::Whole)
     }),
-    column("parent_cpe_ids", ColumnKind::Texts, |row| Cell::Texts(&row.placement.parent_cpe_ids)),
-    column("child_cpe_ids", ColumnKind::Texts, |row| Cell::Texts(&row.placement.child_cpe_ids)),
+    column("parent_cpe_ids", ColumnKind::Texts, |row| ColumnCell::Texts(&row.placement.parent_cpe_ids)),
+    column("child_cpe_ids", ColumnKind::Texts, |row| ColumnCell::Texts(&row.placement.child_cpe_ids)),
     optional("concept_text", ColumnKind::Text, |row| part(row, |cpesh| &cpesh.concept_text)),
     optional("probe_question", ColumnKind::Text, |row| part(row, |cpesh| &cpesh.probe_question)),
     optional("expected_answer", ColumnKind::Text, |row| part(row, |cpesh| &cpesh.expected_answer)),
     column("soft_negatives", ColumnKind::Texts, |row| {
-        Cell::Texts(row.cpesh.as_ref().map_or(&[], |cpesh| &cpesh.soft_negatives))
+        ColumnCell::Texts(row.cpesh.as_ref().map_or(&[], |cpesh| &cpesh.soft_negatives))
     }),
     column("hard_negatives", ColumnKind::Texts, |row| {
-        Cell::Texts(row.cpesh.as_ref().map_or(&[], |cpesh| &cpesh.hard_negatives))
+        ColumnCell::Texts(row.cpesh.as_ref().map_or(&[], |cpesh| &cpesh.hard_negatives))
     }),
     optional("batch_id", ColumnKind::Text, |row| optional_text(&row.batch_id)),
     optional("metadata", ColumnKind::Text, |row| optional_text(&row.metadata)),
-    column("domain_code", ColumnKind::Byte, |row| Cell::Whole(row.tagging.tmd.domain().into())),
-    column("task_code", ColumnKind::Byte, |row| Cell::Whole(row.tagging.tmd.task().into())),
-    column("modifier_code", ColumnKind::Byte, |row| Cell::Whole(row.tagging.tmd.modifier().into())),
+    column("domain_code", ColumnKind::Byte, |row| ColumnCell::Whole(row.tagging.tmd.domain().into())),
+    column("task_code", ColumnKind::Byte, |row| ColumnCell::Whole(row.tagging.tmd.task().into())),
+    column("modifier_code", ColumnKind::Byte, |row| ColumnCell::Whole(row.tagging.tmd.modifier().into())),
     column("domain", ColumnKind::Text, |row| text(row.tagging.tmd.name(Axis::Domain))),
     column("task", ColumnKind::Text, |row| text(row.tagging.tmd.name(Axis::Task))),
     column("modifier", ColumnKind::Text, |row| text(row.tagging.tmd.name(Axis::Modifier))),
     known_as(
         "lane_indices",
         column("lane_index", ColumnKind::Short, |row| {
-            Cell::Whole(packing::lane_index(row.tagging.tmd).into())
+            ColumnCell::Whole(packing::lane_index(row.tagging.tmd).into())
         }),
     ),
     column("tmd_bits_canonical", ColumnKind::Short, |row| {
-        Cell::Whole(packing::canonical_bits(row.tagging.tmd).into())
+        ColumnCell::Whole(packing::canonical_bits(row.tagging.tmd).into())
     }),
     column("tmd_source", ColumnKind::Text, |row| text(row.tagging.source.kind())),
-    optional("tmd_model", ColumnKind::Text, |row| row.tagging.source.model().map_or(Cell::Absent, text)),
-    optional("tmd_failure", ColumnKind::Text, |row| row.tagging.source.failure().map_or(Cell::Absent, text)),
+    optional("tmd_model", ColumnKind::Text, |row| {
+        row.tagging.source.model().map_or(ColumnCell::Absent, text)
+    }),
+    optional("tmd_failure", ColumnKind::Text, |row| {
+        row.tagging.source.failure().map_or(ColumnCell::Absent, text)
+    }),
     optional("domain_confidence", ColumnKind::Real, |row| real(row.tagging.confidence.map(|c| c.domain))),
     optional("task_confidence", ColumnKind::Real, |row| real(row.tagging.confidence.map(|c| c.task))),
     optional("modifier_confidence", ColumnKind::Real, |row| real(row.tagging.confidence.map(|c| c.modifier))),
-    optional("tmd_took_us", ColumnKind::Whole, |row| row.tagging.took.map_or(Cell::Absent, micros)),
-    column("truncated", ColumnKind::Truth, |row| Cell::Truth(row.truncated)),
+    optional("tmd_took_us", ColumnKind::Whole, |row| row.tagging.took.map_or(ColumnCell::Absent, micros)),
+    column("truncated", ColumnKind::Truth, |row| ColumnCell::Truth(row.truncated)),
     optional("unread", ColumnKind::Real, |row| real(row.unread)),
-    column("seq", ColumnKind::Whole, |row| Cell::Whole(row.seq)),
-    column("created_at", ColumnKind::Micros, |row| Cell::Whole(row.created_at.timestamp_micros())),
+    column("seq", ColumnKind::Whole, |row| ColumnCell::Whole(row.seq)),
+    column("created_at", ColumnKind::Micros, |row| ColumnCell::Whole(row.created_at.timestamp_micros())),
     column("tmd_dense", ColumnKind::Reals, |row| reals(ingest_16d(row.tagging.tmd))),
     column("tmd_dense_canonical", ColumnKind::Reals, |row| reals(canonical_16d(row.tagging.tmd))),
     known_as(
         "vectors",
         of_vector("vector", ColumnKind::Reals, |row| {
-            row.vector.as_deref().map_or(Cell::Absent, |vector| Cell::Reals(Cow::Borrowed(vector)))
+            row.vector
+                .as_deref()
+                .map_or(ColumnCell::Absent, |vector| ColumnCell::Reals(Cow::Borrowed(vector)))
         }),
     ),
-    of_vector("fused_vec", ColumnKind::Reals, |row| fused(row).map_or(Cell::Absent, reals)),
+    of_vector("fused_vec", ColumnKind::Reals, |row| fused(row).map_or(ColumnCell::Absent, reals)),
     of_vector("fused_norm", ColumnKind::Real, |row| real(fused(row).map(|fused| length(&fused)))),
     of_vector("fused_vec_canonical", ColumnKind::Reals, |row| {
         let canonical = row.vector.as_ref().map(|vector| {
@@ -164,7 +174,7 @@ pub const COLUMNS: &[Column] = &[
                 canonical_16d(row.tagging.tmd).into_iter().chain(vector.iter().copied()).collect();
             normalised(fused)
         });
-        canonical.map_or(Cell::Absent, reals)
+        canonical.map_or(ColumnCell::Absent, reals)
     }),
 ];
 
@@ -190,26 +200,26 @@ fn fused(row: &ExportRow) -> Option<Vec<f32>> {
     Some(vector.iter().copied().chain(ingest_16d(row.tagging.tmd)).collect())
 }
 
-fn text(text: &str) -> Cell<'_> {
-    Cell::Text(Cow::Borrowed(text))
+fn text(text: &str) -> ColumnCell<'_> {
+    ColumnCell::Text(Cow::Borrowed(text))
 }
 
-fn optional_text(value: &Option<String>) -> Cell<'_> {
-    value.as_deref().map_or(Cell::Absent, text)
+fn optional_text(value: &Option<String>) -> ColumnCell<'_> {
+    value.as_deref().map_or(ColumnCell::Absent, text)
 }
 
-fn part(row: &ExportRow, part: impl Fn(&Cpesh) -> &Option<String>) -> Cell<'_> {
-    row.cpesh.as_ref().and_then(|cpesh| part(cpesh).as_deref()).map_or(Cell::Absent, text)
+fn part(row: &ExportRow, part: impl Fn(&Cpesh) -> &Option<String>) -> ColumnCell<'_> {
+    row.cpesh.as_ref().and_then(|cpesh| part(cpesh).as_deref()).map_or(ColumnCell::Absent, text)
 }
 
-fn real(value: Option<f32>) -> Cell<'static> {
-    value.map_or(Cell::Absent, Cell::Real)
+fn real(value: Option<f32>) -> ColumnCell<'static> {
+    value.map_or(ColumnCell::Absent, ColumnCell::Real)
 }
 
-fn reals(vector: impl Into<Vec<f32>>) -> Cell<'static> {
-    Cell::Reals(Cow::Owned(vector.into()))
+fn reals(vector: impl Into<Vec<f32>>) -> ColumnCell<'static> {
+    ColumnCell::Reals(Cow::Owned(vector.into()))
 }
 
-fn micros(time: Duration) -> Cell<'static> {
-    Cell::Whole(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
+fn micros(time: Duration) -> ColumnCell<'static> {
+    ColumnCell::Whole(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
 }

@@ -8,7 +8,7 @@ mod line;
 mod npz;
 mod parquet;
 
-pub use columns::{COLUMNS, Cell, Column, ColumnKind, choose};
+pub use columns::{COLUMNS, Column, ColumnCell, ColumnKind, choose};
 pub use error::ExportError;
 pub use line::row_of_line;
 pub use npz::NpzWriter;

@@ -3,7 +3,7 @@
 //! The number of rows is known only at the end, and an archive has one array after the other. So each array is a file
 //! of its own beside the output until the end, and is then copied into the archive.
 
-use super::columns::{Cell, Column, ColumnKind};
+use super::columns::{Column, ColumnCell, ColumnKind};
 use super::error::ExportError;
 use crate::chunk::ExportRow;
 use std::fs::File;
@@ -81,24 +81,24 @@ impl ColumnArrays {
         Ok(ColumnArrays { column, values, offsets, valid, end: 0, dims: None, undefined: 0 })
     }
 
-    fn push(&mut self, row: u64, cell: &Cell<'_>) -> Result<(), ExportError> {
+    fn push(&mut self, row: u64, cell: &ColumnCell<'_>) -> Result<(), ExportError> {
         if let Some(valid) = &mut self.valid {
-            valid.file.write_all(&[u8::from(*cell != Cell::Absent)])?;
+            valid.file.write_all(&[u8::from(*cell != ColumnCell::Absent)])?;
         }
         match cell {
-            Cell::Text(text) if self.column.kind == ColumnKind::Uuid => {
+            ColumnCell::Text(text) if self.column.kind == ColumnKind::Uuid => {
                 let padded = text.chars().chain(std::iter::repeat('\0')).take(UUID_CHARS);
                 let units: Vec<u8> = padded.flat_map(|c| u32::from(c).to_le_bytes()).collect();
                 self.values.file.write_all(&units)?;
             }
-            Cell::Text(text) => self.text(text.as_bytes())?,
+            ColumnCell::Text(text) => self.text(text.as_bytes())?,
             // Lists have no shape of their own here: they are written as JSON.
-            Cell::Texts(texts) => self.text(serde_json::json!(texts).to_string().as_bytes())?,
-            Cell::Whole(value) => self.whole(*value)?,
-            Cell::Real(value) => self.values.file.write_all(&value.to_le_bytes())?,
-            Cell::Truth(value) => self.values.file.write_all(&[u8::from(*value)])?,
-            Cell::Reals(vector) => self.vector(row, vector)?,
-            Cell::Absent => match (self.column.kind, self.dims) {
+            ColumnCell::Texts(texts) => self.text(serde_json::json!(texts).to_string().as_bytes())?,
+            ColumnCell::Whole(value) => self.whole(*value)?,
+            ColumnCell::Real(value) => self.values.file.write_all(&value.to_le_bytes())?,
+            ColumnCell::Truth(value) => self.values.file.write_all(&[u8::from(*value)])?,
+            ColumnCell::Reals(vector) => self.vector(row, vector)?,
+            ColumnCell::Absent => match (self.column.kind, self.dims) {
                 (ColumnKind::Text | ColumnKind::Texts, _) => self.text(b"")?,
                 (ColumnKind::Reals, Some(dims)) => self.not_a_number(dims)?,
                 (ColumnKind::Reals, None) => self.undefined += 1,

@@ -1,6 +1,6 @@
 //! Chunks as a Parquet file, in row groups that are bounded in bytes.
 
-use super::columns::{Cell, Column, ColumnKind};
+use super::columns::{Column, ColumnCell, ColumnKind};
 use super::error::ExportError;
 use crate::chunk::ExportRow;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -62,39 +62,39 @@ impl Buffer {
     }
 
     /// Adds the value of a row; gives the bytes that it takes.
-    fn push(&mut self, column: &Column, cell: Cell<'_>) -> usize {
+    fn push(&mut self, column: &Column, cell: ColumnCell<'_>) -> usize {
         let is_list = matches!(column.kind, ColumnKind::Texts | ColumnKind::Reals);
         let present = i16::from(column.optional);
         let before = self.definitions.len();
         let bytes = match (&mut self.values, cell) {
-            (Values::Texts(values), Cell::Text(text)) => {
+            (Values::Texts(values), ColumnCell::Text(text)) => {
                 let bytes = text.len();
                 values.push(text.into_owned().into_bytes().into());
                 bytes + size_of::<ByteArray>()
             }
-            (Values::Texts(values), Cell::Texts(texts)) => {
+            (Values::Texts(values), ColumnCell::Texts(texts)) => {
                 values.extend(texts.iter().map(|text| ByteArray::from(text.clone().into_bytes())));
                 self.list(texts.len(), present);
                 texts.iter().map(|text| text.len() + size_of::<ByteArray>()).sum()
             }
-            (Values::Short(values), Cell::Whole(value)) => {
+            (Values::Short(values), ColumnCell::Whole(value)) => {
                 // The kinds of these columns have at most 16 bits.
                 values.push(i32::try_from(value).unwrap_or_default());
                 size_of::<i32>()
             }
-            (Values::Whole(values), Cell::Whole(value)) => {
+            (Values::Whole(values), ColumnCell::Whole(value)) => {
                 values.push(value);
                 size_of::<i64>()
             }
-            (Values::Real(values), Cell::Real(value)) => {
+            (Values::Real(values), ColumnCell::Real(value)) => {
                 values.push(value);
                 size_of::<f32>()
             }
-            (Values::Truth(values), Cell::Truth(value)) => {
+            (Values::Truth(values), ColumnCell::Truth(value)) => {
                 values.push(value);
                 size_of::<bool>()
             }
-            (Values::Real(values), Cell::Reals(vector)) => {
+            (Values::Real(values), ColumnCell::Reals(vector)) => {
                 values.extend_from_slice(&vector);
                 self.list(vector.len(), present);
                 size_of_val(&*vector)

@@ -4,7 +4,7 @@ use crate::export::{exported, fill};
 use crate::support::readers;
 use crate::support::test_service::TestService;
 use lnsp_ingest::chunk::ExportRow;
-use lnsp_ingest::export::{COLUMNS, Cell, Column};
+use lnsp_ingest::export::{COLUMNS, Column, ColumnCell};
 use lnsp_ingest::store::Selection;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -39,8 +39,8 @@ async fn derived_columns_are_those_of_the_views_bit_for_bit() {
                 .map(|value| value.parse::<f32>().unwrap().to_bits())
                 .collect();
             let ours: Vec<u32> = match (column.cell)(row) {
-                Cell::Real(value) => vec![value.to_bits()],
-                Cell::Reals(values) => values.iter().map(|value| value.to_bits()).collect(),
+                ColumnCell::Real(value) => vec![value.to_bits()],
+                ColumnCell::Reals(values) => values.iter().map(|value| value.to_bits()).collect(),
                 other => panic!("{name}: {other:?}"),
             };
             assert_eq!(ours, values, "{name} of {id}, codes {}", row.tagging.tmd);
@@ -52,14 +52,14 @@ async fn derived_columns_are_those_of_the_views_bit_for_bit() {
 /// A cell as the readers print it.
 fn printed(column: &Column, row: &ExportRow, lists_are_json: bool) -> Value {
     match (column.cell)(row) {
-        Cell::Absent => Value::Null,
-        Cell::Text(text) => json!(text),
-        Cell::Texts(texts) if lists_are_json => json!(json!(texts).to_string()),
-        Cell::Texts(texts) => json!(texts),
-        Cell::Whole(value) => json!(value),
-        Cell::Real(value) => json!(value.to_bits()),
-        Cell::Truth(value) => json!(value),
-        Cell::Reals(values) => json!(values.iter().map(|value| value.to_bits()).collect::<Vec<_>>()),
+        ColumnCell::Absent => Value::Null,
+        ColumnCell::Text(text) => json!(text),
+        ColumnCell::Texts(texts) if lists_are_json => json!(json!(texts).to_string()),
+        ColumnCell::Texts(texts) => json!(texts),
+        ColumnCell::Whole(value) => json!(value),
+        ColumnCell::Real(value) => json!(value.to_bits()),
+        ColumnCell::Truth(value) => json!(value),
+        ColumnCell::Reals(values) => json!(values.iter().map(|value| value.to_bits()).collect::<Vec<_>>()),
     }
 }
 
