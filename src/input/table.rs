@@ -262,7 +262,10 @@ mod tests {
     use super::super::piece::{PieceReader, RowPieces};
     use super::*;
 
-    fn read(text: &[u8]) -> (Vec<(usize, String)>, Vec<RefusedRow>, Result<(), String>) {
+    /// The rows with their lines, those that were refused, and how it ended.
+    type TableRead = (Vec<(usize, String)>, Vec<RefusedRow>, Result<(), String>);
+
+    fn read(text: &[u8]) -> TableRead {
         let header = Header::of(text, None, "text").unwrap().unwrap();
         let mut rows = RowPieces::new(TableRows::new(text, header, Arc::default()).unwrap());
         let (mut lines, mut refused) = (String::new(), Vec::new());
