@@ -262,7 +262,7 @@ mod tests {
     use super::super::piece::{PieceReader, RowPieces};
     use super::*;
 
-    /// The lines that are sent, those that are refused, and how it ended.
+    /// The rows with their lines, those that were refused, and how it ended.
     type TableRead = (Vec<(usize, String)>, Vec<RefusedRow>, Result<(), String>);
 
     fn read(text: &[u8]) -> TableRead {

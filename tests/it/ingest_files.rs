@@ -287,7 +287,7 @@ fn what_cannot_be_taken_says_in_which_way_it_can() {
 fn refused_lines_are_counted_by_code_kept_for_mending_and_can_be_sent_again() {
     let service = ScriptedService::start([]);
     let files = Files::new();
-    let file = files.write("table", "text,id\nGood.,1\n,2\n\"Two\nlines.\",3\n  ,4,too,many\n,5\nLast.,6\n");
+    let file = files.write("table", "text,id\nGood.,1\n,2\n\"Two\nlines.\",3\nx,4,too,many\n,5\nLast.,6\n");
     let rejects = files.0.path().join("rejects");
     let flags = ["--rejects", rejects.to_str().unwrap()];
     let told = ingest(&service.url, &flags, &[&file]);
@@ -316,7 +316,7 @@ fn refused_lines_are_counted_by_code_kept_for_mending_and_can_be_sent_again() {
     assert_eq!(empty["chunk"], json!({"text": "", "id": "2"}));
     assert_eq!(empty["rejected"]["file"], file.display().to_string());
     let ragged = lines.iter().find(|line| line["rejected"]["line"] == 6).unwrap();
-    assert_eq!(ragged["chunk"], "  ,4,too,many");
+    assert_eq!(ragged["chunk"], "x,4,too,many");
 
     // Without texts there is nothing to mend.
     ingest(&service.url, &["--skip-empty"], &[&file]).is(1, &["0 stored, 3 duplicates, 1 failed, 2 skipped"]);
@@ -327,7 +327,7 @@ fn refused_lines_are_counted_by_code_kept_for_mending_and_can_be_sent_again() {
 
     // Mended and sent again, as it is.
     let mended = fs::read_to_string(&rejects).unwrap().replace("\"text\":\"\"", "\"text\":\"Mended.\"");
-    let mended = mended.replace("\"  ,4,too,many\"", "{\"text\":\"Mended too.\",\"id\":\"4\"}");
+    let mended = mended.replace("\"x,4,too,many\"", "{\"text\":\"Mended too.\",\"id\":\"4\"}");
     let mended = files.write("mended", mended);
     service.keep_bodies();
     ingest(&service.url, &flags, &[&mended]).is(0, &["2 stored, 1 duplicates, 0 failed"]);
