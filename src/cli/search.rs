@@ -158,7 +158,8 @@ const INDENT: &str = "   ";
 
 /// A result as lines of at most `width` columns: score and id, where it is from, its labels, the beginning of its text.
 fn block(place: usize, found: &FoundChunk, width: usize) -> String {
-    let head = format!("{place}. {:.3}  {}", found.score, fitted(&found.id, width.saturating_sub(10)));
+    let head = format!("{place}. {:.3}  ", found.score);
+    let head = format!("{head}{}", fitted(&found.id, width.saturating_sub(head.len())));
     let mut from = format!("dataset {}", escape(&found.dataset_source));
     for (what, name) in [("document", &found.document_id), ("title", &found.article_title)] {
         from.extend(name.iter().map(|name| format!(", {what} {}", escape(name))));

@@ -92,7 +92,7 @@ impl WireChunk {
     pub fn read(json: &[u8]) -> Result<WireChunk, Rejection> {
         if memchr::memmem::find(json, b"\"vector_model\"").is_some() {
             let WithVector(chunk) = read_json(json).map_err(rejection)?;
-            if chunk.vector.is_whole() {
+            if chunk.vector.is_whole() || chunk.vector.is_absent() {
                 return Ok(chunk);
             }
         }

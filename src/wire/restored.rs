@@ -82,6 +82,12 @@ impl WireVector {
         self.model.is_some() && self.values.is_some()
     }
 
+    /// Whether all of its fields that were sent are null.
+    pub(super) fn is_absent(&self) -> bool {
+        let WireVector { model, values, truncated, unread } = self;
+        model.is_none() && values.is_none() && truncated.is_none() && unread.is_none()
+    }
+
     /// Where the vector of the chunk comes from.
     ///
     /// # Errors
