@@ -21,26 +21,26 @@ enum Command {
     Serve(Box<Config>),
     /// Looks whether the service would run here, measures the devices, and suggests settings.
     Doctor(Box<cli::doctor::Doctor>),
-    /// Sends NDJSON files, one chunk a line, and shows the progress.
+    /// Sends files of chunks (NDJSON, JSON, CSV, Parquet, folders), and shows the progress.
     Ingest(cli::ingest::Ingest),
-    /// Deletes chunks, after a question.
-    Delete(cli::delete::Delete),
-    /// Sends the rows of a database of the old service.
-    Import(cli::import::Import),
-    /// Writes what is stored as NDJSON, Parquet or NPZ.
-    Export(cli::export::Export),
-    /// Sends chunks again on which the service has failed, from its dead letters.
-    Replay(cli::replay::Replay),
     /// Searches, and prints the results.
     Search(cli::search::Search),
     /// Lists the names of domains, tasks and modifiers with their codes.
     Labels(cli::labels::LabelList),
-    /// Measures ten chunks one after the other and in parallel, and prints a report.
-    Bench(cli::bench::Bench),
-    /// Fetches embedding models, and lists them.
-    Model(cli::model::Model),
+    /// Writes what is stored as NDJSON, Parquet or NPZ.
+    Export(cli::export::Export),
+    /// Deletes chunks, after a question.
+    Delete(cli::delete::Delete),
+    /// Sends the rows of a database of the old service.
+    Import(cli::import::Import),
+    /// Sends chunks again on which the service has failed, from its dead letters.
+    Replay(cli::replay::Replay),
     /// Opens psql on the database of the service.
     Psql(cli::psql::Psql),
+    /// Fetches embedding models, and lists them.
+    Model(cli::model::Model),
+    /// Measures ten chunks one after the other and in parallel, and prints a report.
+    Bench(cli::bench::Bench),
     /// Plays a language model server with a set speed, for benchmarks and tries.
     SimulateLlm(cli::simulate_llm::SimulateLlm),
 }
@@ -55,15 +55,15 @@ fn main() -> ExitCode {
         Command::Serve(config) => cli::serve::run(*config),
         Command::Doctor(doctor) => cli::doctor::run(*doctor),
         Command::Ingest(ingest) => cli::ingest::run(ingest),
-        Command::Delete(delete) => cli::delete::run(delete),
-        Command::Import(import) => cli::import::run(import),
-        Command::Export(export) => cli::export::run(export),
-        Command::Replay(replay) => cli::replay::run(replay),
         Command::Search(search) => cli::search::run(search),
         Command::Labels(labels) => cli::labels::run(labels),
-        Command::Bench(bench) => cli::bench::run(bench),
-        Command::Model(model) => cli::model::run(model),
+        Command::Export(export) => cli::export::run(export),
+        Command::Delete(delete) => cli::delete::run(delete),
+        Command::Import(import) => cli::import::run(import),
+        Command::Replay(replay) => cli::replay::run(replay),
         Command::Psql(psql) => cli::psql::run(psql),
+        Command::Model(model) => cli::model::run(model),
+        Command::Bench(bench) => cli::bench::run(bench),
         Command::SimulateLlm(flags) => cli::simulate_llm::run(flags),
     };
     result.unwrap_or_else(|error| {

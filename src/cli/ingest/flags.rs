@@ -17,8 +17,8 @@ pub struct MappingFlags {
     /// The column or field with the id of the document.
     #[arg(long, value_name = "NAME", help_heading = "Columns")]
     document: Option<String>,
-    /// The only columns that are kept as metadata, with commas between them. Without it all are that are no field of a
-    /// chunk.
+    /// The only columns that are kept as metadata, with commas between them. Without it: every column that is no field
+    /// of a chunk.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', help_heading = "Columns")]
     metadata: Option<Vec<String>>,
     /// Gives a column the name of a field of a chunk, or another name in the metadata: `--map title=article_title`.

@@ -66,7 +66,7 @@ pub struct Ingest {
     /// The encoding of files that are not UTF-8 and do not say so, like windows-1252.
     #[arg(long, value_name = "LABEL")]
     encoding: Option<EncodingLabel>,
-    /// What stands between the cells of a table, where it is not found out: one character, or tab.
+    /// The character between the cells of a table, or `tab`, where it is not recognised.
     #[arg(long, value_name = "CHARACTER")]
     delimiter: Option<Delimiter>,
     /// Files, and folders of them; `-` is standard input.
