@@ -241,8 +241,8 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON chunk_cpesh
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON tombstones
     FOR EACH STATEMENT EXECUTE FUNCTION truncate_refused();
 
--- The views of the old tables, cpe_vectors_json among them through cpe_vectors. A deletion is a rule, not a trigger: the whole statement becomes one on chunks, and
--- none of the columns that take long is computed for it.
+-- The views of the old tables, cpe_vectors_json among them through cpe_vectors. A deletion is a rule, not a trigger: the
+-- whole statement becomes one on chunks, and none of the columns that take long is computed for it.
 
 CREATE RULE cpe_entry_delete AS ON DELETE TO cpe_entry
     DO INSTEAD DELETE FROM chunks WHERE chunks.cpe_id = OLD.cpe_id;
