@@ -173,8 +173,17 @@ fn table(
     mapping: &Mapping,
     delimiter: Option<u8>,
 ) -> Result<Option<Kind>, InputError> {
-    if !is_all && memchr::memchr(b'\n', text).is_none() {
-        return Ok(None);
+    if memchr::memchr(b'\n', text).is_none() {
+        if !is_all {
+            return Ok(None);
+        }
+        if text.len() > LONGEST_HEADER {
+            return Err(InputError::Unknown(format!(
+                "has no line break in its first {} bytes: {}",
+                text.len(),
+                expected()
+            )));
+        }
     }
     if let Some(header) = Header::of(text, delimiter, mapping.text())? {
         let has_text = header.names().any(|name| name == mapping.text());
@@ -188,6 +197,9 @@ fn table(
         expected()
     )))
 }
+
+/// The longest line that names columns, if nothing follows it in what is here: it may be cut off.
+const LONGEST_HEADER: usize = 64 * 1024;
 
 /// Names under which others keep the text.
 const WELL_KNOWN: [&str; 16] = [
@@ -311,6 +323,13 @@ mod tests {
             },
             Err(error) => error.to_string(),
         }
+    }
+
+    #[test]
+    fn a_first_line_that_does_not_end_is_no_header() {
+        let names: String = (0..20_000).map(|n| format!("c{n},")).collect();
+        assert!(kind(&names).starts_with("has no line break in its first"), "{}", kind(&names));
+        assert_eq!(kind("text,id"), "table ,");
     }
 
     #[test]
