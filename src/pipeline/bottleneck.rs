@@ -78,5 +78,8 @@ mod tests {
         assert_eq!(of([12, 128, 512, 256], 700, false), Some("postgresql"));
         assert_eq!(of([0, 128, 512, 512], 700, true), Some("index"));
         assert_eq!(bottleneck(Fill::default()), None, "a stage without slots is not full");
+        let one_at_a_time =
+            Fill { slots: [(0, 1), (0, 1), (1, 1), (0, 1)], waiting: 255, index_behind: false };
+        assert_eq!(bottleneck(one_at_a_time), Some(Bottleneck::Embedder));
     }
 }

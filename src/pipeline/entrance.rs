@@ -299,9 +299,13 @@ impl Entrance {
         self.generation.borrow().as_ref().map(Generation::used)
     }
 
-    /// As [`Self::inside`], each with the number of slots there are.
+    /// As [`Self::inside`], each with the number of slots that can be used at once.
     pub(super) fn fill(&self) -> Option<[(usize, usize); 4]> {
-        self.generation.borrow().as_ref().map(Generation::fill)
+        let fill = self.generation.borrow().as_ref().map(Generation::fill);
+        match self.one_at_a_time {
+            Some(_) => fill.map(|slots| slots.map(|(used, _)| (used, 1))),
+            None => fill,
+        }
     }
 
     /// The number of chunks that the entrance itself holds: accepted, and waiting for the look-up or for a slot.
