@@ -20,7 +20,7 @@
 //!     domain                          outcome, chunk, rejection, error_code, tmd, model, quality: pure
 //!
 //!   leaves: memory, metrics, threads, endpoint (other servers), allowed_host (of this one), files (private ones),
-//!           output (terminal and log)
+//!           lmdb (environments), answer_cache (bytes by key), output (terminal and log)
 //!   simulated_llm: a language model server for measurements and tests
 //! ```
 //!
@@ -60,6 +60,7 @@
 //! | vectorizer | the source of vectors: the encoder of this process or an embedding server |
 
 pub mod allowed_host;
+pub mod answer_cache;
 pub mod app;
 pub mod chunk;
 pub mod classifier;
@@ -78,6 +79,7 @@ pub mod hub;
 pub mod index;
 pub mod input;
 pub mod llm;
+pub mod lmdb;
 pub mod memory;
 pub mod metrics;
 pub mod model;

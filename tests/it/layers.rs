@@ -29,7 +29,9 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("endpoint", vec![]);
     layers.insert("allowed_host", vec![]);
     layers.insert("files", vec![]);
+    layers.insert("lmdb", vec![]);
     layers.insert("output", vec![]);
+    layers.insert("answer_cache", vec!["files", "lmdb", "output", "threads"]);
     layers.insert("simulated_llm", vec![]);
     // Ports, and what they speak.
     layers.insert("wire", DOMAIN.to_vec());
@@ -38,10 +40,10 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("classifier", DOMAIN.to_vec());
     layers.insert("encoder", with(&[&DOMAIN, &["memory", "threads"]]));
     layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));
-    layers.insert("index", with(&[&DOMAIN, &["files", "output", "threads"]]));
+    layers.insert("index", with(&[&DOMAIN, &["files", "lmdb", "output", "threads"]]));
     layers.insert("hub", with(&[&DOMAIN, &["files", "threads"]]));
     // It makes more calls than it gives answers, so it counts them itself.
-    layers.insert("llm", with(&[&DOMAIN, &["endpoint", "metrics", "threads"]]));
+    layers.insert("llm", with(&[&DOMAIN, &["answer_cache", "endpoint", "metrics", "threads"]]));
     layers.insert("flow", vec!["metrics", "threads"]);
     // Texts to vectors: by the encoder, or by another server.
     layers.insert(
@@ -84,6 +86,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         &DOMAIN,
         &PORTS,
         &[
+            "answer_cache",
             "endpoint",
             "files",
             "flow",
