@@ -5,7 +5,7 @@
 
 use super::answer::{Labels, TokenLogprob, read};
 use super::error::LlmError;
-use super::prompt;
+use super::prompt::{self, Question};
 use super::settings::LlmSettings;
 use crate::endpoint::{self, Unread, beginning, cause};
 use crate::metrics;
@@ -114,9 +114,14 @@ impl LlmClient {
         if response.done { Ok(server) } else { Err(incomplete(&response)) }
     }
 
-    /// Requests the labels of one text.
-    pub async fn ask(&self, text: &str, attempt: Attempt, server: &ServerInfo) -> Result<Labels, LlmError> {
-        let body = self.body(&prompt::question(text), attempt, server);
+    /// Asks once.
+    pub async fn ask(
+        &self,
+        question: Question<'_>,
+        attempt: Attempt,
+        server: &ServerInfo,
+    ) -> Result<Labels, LlmError> {
+        let body = self.body(&prompt::question(question.text), attempt, server);
         let request = self.http.post(self.at("/api/generate")).json(&body);
         let (status, body) = self.send("/api/generate", request).await?;
         let response: GenerateResponse = read_json("/api/generate", status, &body)?;

@@ -7,6 +7,7 @@
 mod answer;
 mod breaker;
 mod client;
+mod cpesh;
 mod error;
 mod health;
 
@@ -15,10 +16,13 @@ mod settings;
 
 pub use answer::{AnswerError, Labels, TokenLogprob, read as read_answer};
 pub use client::ServerInfo;
+pub use cpesh::CpeshFailure;
 pub use error::LlmError;
 pub use health::Status;
+pub use prompt::{Question, Wanted};
 pub use settings::LlmSettings;
 
+use crate::chunk::Cpesh;
 use crate::endpoint::Endpoint;
 use crate::metrics;
 use crate::threads::lock;
@@ -41,6 +45,8 @@ pub struct LlmAnswer {
     pub tmd: Tmd,
     /// Probability of each name according to the model, in (0, 1]; `None` when the server sends none.
     pub confidence: Option<AxisConfidence>,
+    /// The CPESH parts; `None` when only the codes were wanted. Usable codes are kept when the parts are not usable.
+    pub cpesh: Option<Result<Cpesh, CpeshFailure>>,
     /// Duration of the call, including a second attempt, excluding the wait for a permit.
     pub took: Duration,
 }
@@ -97,29 +103,29 @@ impl Llm {
         self.0.client.inspect().await
     }
 
-    /// Classifies one text. Waits for a permit; after that it takes at most two timeouts and the pause between them.
+    /// Asks for what is wanted of one text. Waits for a permit; after that it takes at most two timeouts and the pause between them.
     ///
     /// # Errors
     /// The error of the last attempt, or [`LlmError::BreakerOpen`] without a call.
-    pub async fn classify(&self, text: &str) -> Result<LlmAnswer, LlmError> {
+    pub async fn classify(&self, text: &str, wanted: Wanted) -> Result<LlmAnswer, LlmError> {
         let inner = &*self.0;
         // The semaphore is never closed.
         let _permit = inner.permits.acquire().await;
         let Some(permit) = inner.health.try_acquire() else { return Err(LlmError::BreakerOpen) };
-        let started = Instant::now();
+        let (question, started) = (Question { text, wanted }, Instant::now());
         let _flight = metrics::llm_flight();
-        let asked = match self.ask(text, Attempt::First).await {
+        let asked = match self.ask(question, Attempt::First).await {
             Err(error) if error.is_transient() => {
                 metrics::llm_retry(error.kind());
                 tokio::time::sleep(RETRY_PAUSE).await;
-                self.ask(text, Attempt::Second).await
+                self.ask(question, Attempt::Second).await
             }
             asked => asked,
         };
         match asked {
-            Ok(Labels { tmd, confidence }) => {
+            Ok(Labels { tmd, confidence, cpesh }) => {
                 inner.health.on_success();
-                Ok(LlmAnswer { tmd, confidence, took: started.elapsed() })
+                Ok(LlmAnswer { tmd, confidence, cpesh, took: started.elapsed() })
             }
             Err(error) => {
                 inner.health.on_failure(permit, &error);
@@ -143,12 +149,12 @@ impl Llm {
     }
 
     /// One attempt within the timeout.
-    async fn ask(&self, text: &str, attempt: Attempt) -> Result<Labels, LlmError> {
+    async fn ask(&self, question: Question<'_>, attempt: Attempt) -> Result<Labels, LlmError> {
         let inner = &*self.0;
         let started = Instant::now();
         let call = async {
             let server = self.handshake().await?;
-            inner.client.ask(text, attempt, &server).await
+            inner.client.ask(question, attempt, &server).await
         };
         let limit = inner.settings.timeout;
         let answer = tokio::time::timeout(limit, call).await.unwrap_or(Err(LlmError::Timeout { limit }));
