@@ -6,26 +6,31 @@
 
 mod answer;
 mod breaker;
+mod client;
+mod cpesh;
 mod error;
 mod health;
-mod ollama;
+
 mod prompt;
 mod settings;
 
 pub use answer::{AnswerError, Labels, TokenLogprob, read as read_answer};
+pub use client::ServerInfo;
+pub use cpesh::CpeshFailure;
 pub use error::LlmError;
 pub use health::Status;
-pub use ollama::ServerInfo;
+pub use prompt::{Question, Wanted};
 pub use settings::LlmSettings;
 
+use crate::chunk::Cpesh;
 use crate::endpoint::Endpoint;
 use crate::metrics;
 use crate::threads::lock;
 use crate::tmd::{AxisConfidence, Tmd};
+use client::{Attempt, LlmClient};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use health::ServerHealth;
-use ollama::{Attempt, Ollama};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -40,6 +45,8 @@ pub struct LlmAnswer {
     pub tmd: Tmd,
     /// Probability of each name according to the model, in (0, 1]; `None` when the server sends none.
     pub confidence: Option<AxisConfidence>,
+    /// The CPESH parts; `None` when only the codes were wanted. Usable codes are kept when the parts are not usable.
+    pub cpesh: Option<Result<Cpesh, CpeshFailure>>,
     /// Duration of the call, including a second attempt, excluding the wait for a permit.
     pub took: Duration,
 }
@@ -54,7 +61,7 @@ type Handshake = Shared<BoxFuture<'static, Result<Arc<ServerInfo>, LlmError>>>;
 struct LlmInner {
     settings: LlmSettings,
     model: Arc<str>,
-    ollama: Arc<Ollama>,
+    client: Arc<LlmClient>,
     handshake: Mutex<Option<Handshake>>,
     permits: Semaphore,
     health: ServerHealth,
@@ -66,13 +73,13 @@ impl Llm {
     /// # Errors
     /// [`LlmError::Client`] when the HTTP client cannot be built.
     pub fn new(settings: LlmSettings) -> Result<Llm, LlmError> {
-        let ollama = Ollama::new(&settings)?;
+        let client = LlmClient::new(&settings)?;
         let permits = Semaphore::new(settings.calls);
         let health = ServerHealth::new(settings.endpoint.to_string(), settings.timeout);
         let model = settings.model.as_str().into();
         metrics::llm_limit(settings.calls);
-        let (ollama, handshake) = (Arc::new(ollama), Mutex::new(None));
-        Ok(Llm(Arc::new(LlmInner { settings, model, ollama, handshake, permits, health })))
+        let (client, handshake) = (Arc::new(client), Mutex::new(None));
+        Ok(Llm(Arc::new(LlmInner { settings, model, client, handshake, permits, health })))
     }
 
     /// Checks that the server answers, has the model and can load it. A success is remembered: later calls return it
@@ -93,32 +100,32 @@ impl Llm {
     /// # Errors
     /// [`LlmError`], whose message follows "the LLM at ...".
     pub async fn inspect(&self) -> Result<ServerInfo, LlmError> {
-        self.0.ollama.inspect().await
+        self.0.client.inspect().await
     }
 
-    /// Classifies one text. Waits for a permit; after that it takes at most two timeouts and the pause between them.
+    /// Asks for what is wanted of one text. Waits for a permit; after that it takes at most two timeouts and the pause between them.
     ///
     /// # Errors
     /// The error of the last attempt, or [`LlmError::BreakerOpen`] without a call.
-    pub async fn classify(&self, text: &str) -> Result<LlmAnswer, LlmError> {
+    pub async fn classify(&self, text: &str, wanted: Wanted) -> Result<LlmAnswer, LlmError> {
         let inner = &*self.0;
         // The semaphore is never closed.
         let _permit = inner.permits.acquire().await;
         let Some(permit) = inner.health.try_acquire() else { return Err(LlmError::BreakerOpen) };
-        let started = Instant::now();
+        let (question, started) = (Question { text, wanted }, Instant::now());
         let _flight = metrics::llm_flight();
-        let asked = match self.ask(text, Attempt::First).await {
+        let asked = match self.ask(question, Attempt::First).await {
             Err(error) if error.is_transient() => {
                 metrics::llm_retry(error.kind());
                 tokio::time::sleep(RETRY_PAUSE).await;
-                self.ask(text, Attempt::Second).await
+                self.ask(question, Attempt::Second).await
             }
             asked => asked,
         };
         match asked {
-            Ok(Labels { tmd, confidence }) => {
+            Ok(Labels { tmd, confidence, cpesh }) => {
                 inner.health.on_success();
-                Ok(LlmAnswer { tmd, confidence, took: started.elapsed() })
+                Ok(LlmAnswer { tmd, confidence, cpesh, took: started.elapsed() })
             }
             Err(error) => {
                 inner.health.on_failure(permit, &error);
@@ -134,20 +141,20 @@ impl Llm {
         match &*handshake {
             Some(known) if !matches!(known.peek(), Some(Err(_))) => known.clone(),
             _ => {
-                let ollama = self.0.ollama.clone();
-                let asking = async move { ollama.handshake().await.map(Arc::new) };
+                let client = self.0.client.clone();
+                let asking = async move { client.handshake().await.map(Arc::new) };
                 handshake.insert(asking.boxed().shared()).clone()
             }
         }
     }
 
     /// One attempt within the timeout.
-    async fn ask(&self, text: &str, attempt: Attempt) -> Result<Labels, LlmError> {
+    async fn ask(&self, question: Question<'_>, attempt: Attempt) -> Result<Labels, LlmError> {
         let inner = &*self.0;
         let started = Instant::now();
         let call = async {
             let server = self.handshake().await?;
-            inner.ollama.ask(text, attempt, &server).await
+            inner.client.ask(question, attempt, &server).await
         };
         let limit = inner.settings.timeout;
         let answer = tokio::time::timeout(limit, call).await.unwrap_or(Err(LlmError::Timeout { limit }));

@@ -9,7 +9,7 @@ use super::stage::{Inlet, Parcel, ROOM, Stage};
 use crate::chunk::{Chunk, TaggedChunk, Tagging, TmdSource};
 use crate::classifier::LocalClassifier;
 use crate::error_code::ErrorCode;
-use crate::llm::{Llm, LlmError};
+use crate::llm::{Llm, LlmError, Wanted};
 use crate::metrics;
 use crate::rejection::Rejection;
 use crate::threads::{Lane, Worker, WorkerError};
@@ -133,20 +133,21 @@ async fn tag(tools: &TmdTools, chunk: Arc<Chunk>, task: &TaskContext) -> Result<
         CodeSource::LocalInstead(reason) => {
             task.wait_for(classifier, fall_back(tools, chunk, started, reason)).await
         }
-        CodeSource::Llm { llm, otherwise } => match task.wait_for("the LLM", llm.classify(&chunk.text)).await
-        {
-            Ok(answer) => {
-                let source = TmdSource::Llm { model: llm.model().clone() };
-                let (confidence, took) = (answer.confidence, Some(answer.took));
-                Ok(Tagging { tmd: answer.tmd, source, confidence, took })
-            }
-            Err(error) => match otherwise {
-                LlmFallback::AskLocally => {
-                    task.wait_for(classifier, fall_back(tools, chunk, started, error.kind())).await
+        CodeSource::Llm { llm, otherwise } => {
+            match task.wait_for("the LLM", llm.classify(&chunk.text, Wanted::Codes)).await {
+                Ok(answer) => {
+                    let source = TmdSource::Llm { model: llm.model().clone() };
+                    let (confidence, took) = (answer.confidence, Some(answer.took));
+                    Ok(Tagging { tmd: answer.tmd, source, confidence, took })
                 }
-                LlmFallback::Reject => Err(unanswered(llm, &error)),
-            },
-        },
+                Err(error) => match otherwise {
+                    LlmFallback::AskLocally => {
+                        task.wait_for(classifier, fall_back(tools, chunk, started, error.kind())).await
+                    }
+                    LlmFallback::Reject => Err(unanswered(llm, &error)),
+                },
+            }
+        }
     }?;
     metrics::stage_busy(Stage::Tmd.name(), tagging.took.unwrap_or_default());
     Ok(tagging)
