@@ -6,8 +6,8 @@
 //!         |
 //!       http                          knows pipeline, search, vectorizer and wire; not the stages
 //!       /   \
-//!    pipeline  search, deletion       pipeline builds all stages, in order, in one function
-//!       |     /
+//!    pipeline  search, deletion,      pipeline builds all stages, in order, in one function
+//!       |     / retag
 //!     stages /                        TmdExtractor -> Embedder -> Writer; a stage never knows another
 //!     /   | /
 //!    / vectorizer                     texts to vectors: an encoder on its threads, or another server
@@ -88,6 +88,7 @@ pub mod output;
 pub mod pipeline;
 pub mod quality;
 pub mod rejection;
+pub mod retag;
 pub mod search;
 pub mod simulated_llm;
 pub mod stages;

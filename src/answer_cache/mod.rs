@@ -3,13 +3,18 @@
 //! What is in it can be lost at any time: a bounded number of bytes is kept, the oldest answers go first, and a failure
 //! of the environment empties it. Answers of the last second may be lost in a crash.
 
+mod entry;
+mod error;
 mod ring;
+
+pub use entry::AnswerKey;
+pub use error::CacheError;
 
 use crate::output::throttled;
 use crate::threads::{Lane, Progress, Worker, WorkerError};
 use ring::Ring;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,44 +23,6 @@ use std::time::Duration;
 const QUEUE: usize = 256;
 /// How long an answer is in memory only.
 const UNWRITTEN: Duration = Duration::from_secs(1);
-
-/// The key of an answer: a hash of everything that it depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct AnswerKey([u8; 32]);
-
-impl AnswerKey {
-    /// The key of these parts, in this order. Each counts with its length.
-    pub fn of(parts: &[&[u8]]) -> AnswerKey {
-        let mut hasher = blake3::Hasher::new();
-        for part in parts {
-            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
-        }
-        AnswerKey(*hasher.finalize().as_bytes())
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-/// Why the cache could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum CacheError {
-    /// Another process uses it.
-    #[error("{} is used by another process", .0.display())]
-    Locked(PathBuf),
-    /// The folder or a file in it.
-    #[error("{}: {error}", path.display())]
-    Folder {
-        /// The path that was tried.
-        path: PathBuf,
-        /// The error of the operating system.
-        error: std::io::Error,
-    },
-    /// LMDB's error.
-    #[error("{0}")]
-    Environment(String),
-}
 
 /// A handle to the cache; cheap to clone. What was put is written when the last one is dropped.
 #[derive(Clone)]

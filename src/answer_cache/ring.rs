@@ -4,7 +4,8 @@
 //! answers together are larger than the limit, the oldest ones go. The content is disposable: an environment that cannot
 //! be read is emptied.
 
-use super::{AnswerKey, CacheError};
+use super::entry::AnswerKey;
+use super::error::CacheError;
 use crate::files;
 use crate::lmdb;
 use heed::byteorder::BigEndian;

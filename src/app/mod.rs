@@ -7,6 +7,7 @@ mod codes;
 mod embedding;
 mod follower;
 mod overrides;
+mod repairer;
 mod start_error;
 
 pub use overrides::{EncoderFactory, Overrides};
@@ -25,6 +26,7 @@ use crate::index::{ChangeSource, ChangedRow, Changes, Index, IndexIdentity, Inde
 use crate::metrics;
 use crate::model::ModelIdentity;
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
+use crate::retag::Retagger;
 use crate::search::Searcher;
 use crate::stages::{Tagger, WriteTools};
 use crate::store::managed::ManagedPostgres;
@@ -36,6 +38,7 @@ use codes::code_source;
 use embedding::{CPU_QUEUE, ONE, embedding};
 pub use embedding::{model_files, model_folders};
 use follower::ClockFollower;
+use repairer::Repairer;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +48,8 @@ pub struct App {
     /// What the HTTP face works with.
     pub state: web::Data<State>,
     postgres: Option<ManagedPostgres>,
-    follower: JoinHandle<()>,
+    /// The index follows the database, and the codes of past outages are repaired.
+    background: Vec<JoinHandle<()>>,
 }
 
 impl App {
@@ -134,7 +138,9 @@ impl App {
         let admission = Admission::new(Limits { uploads: config.max_uploads, ..overrides.admission });
         let idempotency = IdempotencyCache::new(overrides.memory);
         let (counts, arrivals, llm) = (Counts::default(), ArrivalClock::default(), codes.llm);
+        let retagger = llm.clone().map(|llm| Retagger::new(store.clone(), index.clone(), llm));
         let state = State {
+            retagger,
             pipeline,
             searcher,
             vectorizer,
@@ -152,14 +158,18 @@ impl App {
         let state = web::Data::new(state);
         let follower =
             ClockFollower { store: state.store.clone(), model: model_id, index: state.index.clone() };
-        Ok(App { state, postgres, follower: actix_web::rt::spawn(follower.run()) })
+        let mut background = vec![actix_web::rt::spawn(follower.run())];
+        if let Some(retagger) = state.retagger.clone().filter(|_| config.tmd_repair) {
+            background.push(actix_web::rt::spawn(Repairer { retagger }.run()));
+        }
+        Ok(App { state, postgres, background })
     }
 
     /// Answers what was accepted, builds the index, stops our own PostgreSQL. Returns what went wrong on the way,
     /// in sentences; nothing acknowledged depends on it.
     pub async fn stop(self) -> Vec<String> {
         let mut troubles = Vec::new();
-        self.follower.abort();
+        self.background.iter().for_each(JoinHandle::abort);
         self.state.pipeline.stop().await;
         if let Err(error) = self.state.index.close(true).await {
             troubles.push(format!("the index will catch up at the next start: {error}"));
@@ -174,8 +184,8 @@ impl App {
     /// Stops our own PostgreSQL and lets everything else lie as it is: some chunks are not answered, and whatever
     /// holds them up would hold up an orderly end too. The process has to end now.
     pub fn abandon(self) -> Vec<String> {
-        let App { state, postgres, follower } = self;
-        follower.abort();
+        let App { state, postgres, background } = self;
+        background.iter().for_each(JoinHandle::abort);
         std::mem::forget(state);
         let stopped = postgres.map(ManagedPostgres::stop);
         stopped.and_then(Result::err).map(|error| error.to_string()).into_iter().collect()

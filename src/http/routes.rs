@@ -2,7 +2,7 @@
 
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
-use crate::http::{chunks, dead_letters, embed, export, ingest, ops, parameters, search};
+use crate::http::{chunks, dead_letters, embed, export, ingest, ops, parameters, retag, search};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, Route as Handler, web};
 use serde_json::json;
@@ -38,6 +38,7 @@ pub const ROUTES: &[Route] = &[
     post("/embed", || web::to(embed::embed)),
     post("/embed/single", || web::to(embed::single)),
     delete("/chunks", || web::to(chunks::delete)),
+    post("/retag", || web::to(retag::retag)),
     get("/export", || web::to(export::export)),
     get("/dead-letters", || web::to(dead_letters::dead_letters)),
     get("/health", || web::to(ops::health)),

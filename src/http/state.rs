@@ -11,6 +11,7 @@ use crate::llm::Llm;
 use crate::metrics;
 use crate::outcome::Outcome;
 use crate::pipeline::Pipeline;
+use crate::retag::Retagger;
 use crate::search::Searcher;
 use crate::store::Store;
 use crate::vectorizer::Vectorizer;
@@ -32,6 +33,8 @@ pub struct State {
     pub index: Index,
     /// Deletes chunks from both.
     pub deleter: Deleter,
+    /// Gives stored chunks codes of the language model, where one is used.
+    pub retagger: Option<Retagger>,
     /// The language model, where one is used.
     pub llm: Option<Llm>,
     /// What does not change while the service runs.

@@ -6,15 +6,16 @@
 
 mod answer;
 mod breaker;
+mod call;
 mod client;
 mod cpesh;
 mod error;
 mod health;
-
 mod prompt;
 mod settings;
 
 pub use answer::{AnswerError, Labels, TokenLogprob, read as read_answer};
+pub use call::{CacheUse, CallPriority};
 pub use client::ServerInfo;
 pub use cpesh::CpeshFailure;
 pub use error::LlmError;
@@ -103,11 +104,26 @@ impl Llm {
         self.0.client.inspect().await
     }
 
-    /// Asks for what is wanted of one text. Waits for a permit; after that it takes at most two timeouts and the pause between them.
+    /// As [`Self::classify_as`], for a chunk that a client waits for.
+    ///
+    /// # Errors
+    /// As [`Self::classify_as`].
+    pub async fn classify(&self, text: &str, wanted: Wanted) -> Result<LlmAnswer, LlmError> {
+        self.classify_as(CallPriority::Ingest, CacheUse::Use, text, wanted).await
+    }
+
+    /// Asks for what is wanted of one text. Waits for a permit; after that it takes at most two timeouts and the pause
+    /// between them.
     ///
     /// # Errors
     /// The error of the last attempt, or [`LlmError::BreakerOpen`] without a call.
-    pub async fn classify(&self, text: &str, wanted: Wanted) -> Result<LlmAnswer, LlmError> {
+    pub async fn classify_as(
+        &self,
+        _priority: CallPriority,
+        _cache: CacheUse,
+        text: &str,
+        wanted: Wanted,
+    ) -> Result<LlmAnswer, LlmError> {
         let inner = &*self.0;
         // The semaphore is never closed.
         let _permit = inner.permits.acquire().await;
@@ -175,6 +191,11 @@ impl Llm {
     /// The recent health of the server.
     pub fn status(&self) -> Status {
         self.0.health.status()
+    }
+
+    /// The most calls in flight.
+    pub fn slots(&self) -> usize {
+        self.0.settings.calls
     }
 
     /// The number of calls in flight.

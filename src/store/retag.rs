@@ -24,7 +24,7 @@ pub enum RetagSource {
 }
 
 impl RetagSource {
-    /// All of them.
+    /// Every source that may be replaced.
     pub const ALL: [RetagSource; 3] = [RetagSource::Fallback, RetagSource::Local, RetagSource::Llm];
 
     /// The value of `tmd_source`.
@@ -64,7 +64,7 @@ pub struct RetagRow {
     pub seq: i64,
     /// Its number in the search index.
     pub item: u32,
-    /// Its text.
+    /// The text to classify.
     pub text: String,
 }
 

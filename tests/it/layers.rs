@@ -58,6 +58,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     );
     layers.insert("search", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "threads", "vectorizer"]]));
     layers.insert("deletion", vec!["store", "index", "metrics"]);
+    layers.insert("retag", with(&[&DOMAIN, &["store", "index", "llm", "metrics"]]));
     layers.insert(
         "http",
         with(&[
@@ -75,6 +76,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
                 "output",
                 "threads",
                 "pipeline",
+                "retag",
                 "search",
                 "vectorizer",
             ],
@@ -98,6 +100,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
             "pipeline",
             "search",
             "deletion",
+            "retag",
             "wire",
             "http",
             "config",
