@@ -10,6 +10,7 @@ mod call;
 mod client;
 mod cpesh;
 mod error;
+mod flights;
 mod health;
 mod prompt;
 mod settings;
