@@ -24,6 +24,7 @@ mod request_id;
 mod routes;
 mod search;
 mod server;
+mod servers;
 mod settings;
 mod state;
 

@@ -41,12 +41,14 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("index", with(&[&DOMAIN, &["files", "output", "threads"]]));
     layers.insert("hub", with(&[&DOMAIN, &["files", "threads"]]));
     // It makes more calls than it gives answers, so it counts them itself.
-    layers.insert("llm", with(&[&DOMAIN, &["endpoint", "metrics", "threads"]]));
+    layers.insert("llm", with(&[&DOMAIN, &["endpoint", "flow", "metrics", "server_pool", "threads"]]));
     layers.insert("flow", vec!["metrics", "threads"]);
+    // Servers that do the same work, whatever they are asked.
+    layers.insert("server_pool", vec!["flow", "threads"]);
     // Texts to vectors: by the encoder, or by another server.
     layers.insert(
         "vectorizer",
-        with(&[&DOMAIN, &["encoder", "endpoint", "flow", "metrics", "output", "threads"]]),
+        with(&[&DOMAIN, &["encoder", "endpoint", "flow", "metrics", "output", "server_pool", "threads"]]),
     );
     layers
         .insert("stages", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "output", "threads", "vectorizer"]]));
@@ -74,6 +76,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
                 "threads",
                 "pipeline",
                 "search",
+                "server_pool",
                 "vectorizer",
             ],
         ]),
@@ -89,6 +92,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
             "flow",
             "metrics",
             "output",
+            "server_pool",
             "threads",
             "vectorizer",
             "stages",
