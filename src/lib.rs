@@ -12,8 +12,10 @@
 //!     /   | /
 //!    / vectorizer                     texts to vectors: an encoder on its threads, or another server
 //!   |     |
-//!   ports   flow                      ports: llm, classifier, encoder, hub, store, index; flow: inlet, parcel, retry
-//!     \     /
+//!   ports   server_pool               ports: llm, classifier, encoder, hub, store, index; server_pool: which server is
+//!   |     |                           asked, by llm and vectorizer
+//!   |     flow                        inlet, parcel, retry
+//!    \     /
 //!      wire, input, export            wire: the formats that HTTP and the command line share: DTOs, lines, encodings;
 //!       |                             input: files as people have them, as chunks; export: files for other programs
 //!       |
@@ -90,6 +92,7 @@ pub mod quality;
 pub mod rejection;
 pub mod retag;
 pub mod search;
+pub mod server_pool;
 pub mod simulated_llm;
 pub mod stages;
 pub mod store;

@@ -53,7 +53,7 @@ struct Answered {
 
 impl Answered {
     /// Counts the rows without an answer, and gives the others.
-    fn add(&mut self, answers: Vec<Asked>, endpoint: &impl std::fmt::Display) -> Vec<Retag> {
+    fn add(&mut self, answers: Vec<Asked>, endpoint: &str) -> Vec<Retag> {
         let mut retags = Vec::with_capacity(answers.len());
         for (row, answer) in answers {
             match answer {

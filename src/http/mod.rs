@@ -25,6 +25,7 @@ mod retag;
 mod routes;
 mod search;
 mod server;
+mod servers;
 mod settings;
 mod state;
 

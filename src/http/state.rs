@@ -52,6 +52,14 @@ pub struct State {
 }
 
 impl State {
+    /// What gives the codes at the moment, for example `llm:llama3.1:8b` or `local:1`.
+    pub fn tmd_source(&self) -> String {
+        match self.llm.as_ref().filter(|llm| llm.available()) {
+            Some(llm) => format!("llm:{}", llm.model()),
+            None => self.info.local_source.clone(),
+        }
+    }
+
     /// Admits a request that needs the pipeline and the database.
     ///
     /// # Errors

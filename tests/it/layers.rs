@@ -43,12 +43,17 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("index", with(&[&DOMAIN, &["files", "lmdb", "output", "threads"]]));
     layers.insert("hub", with(&[&DOMAIN, &["files", "threads"]]));
     // It makes more calls than it gives answers, so it counts them itself.
-    layers.insert("llm", with(&[&DOMAIN, &["answer_cache", "endpoint", "metrics", "threads"]]));
+    layers.insert(
+        "llm",
+        with(&[&DOMAIN, &["answer_cache", "endpoint", "flow", "metrics", "server_pool", "threads"]]),
+    );
     layers.insert("flow", vec!["metrics", "threads"]);
+    // Servers that do the same work, whatever they are asked.
+    layers.insert("server_pool", vec!["flow", "threads"]);
     // Texts to vectors: by the encoder, or by another server.
     layers.insert(
         "vectorizer",
-        with(&[&DOMAIN, &["encoder", "endpoint", "flow", "metrics", "output", "threads"]]),
+        with(&[&DOMAIN, &["encoder", "endpoint", "flow", "metrics", "output", "server_pool", "threads"]]),
     );
     layers
         .insert("stages", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "output", "threads", "vectorizer"]]));
@@ -78,6 +83,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
                 "pipeline",
                 "retag",
                 "search",
+                "server_pool",
                 "vectorizer",
             ],
         ]),
@@ -94,6 +100,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
             "flow",
             "metrics",
             "output",
+            "server_pool",
             "threads",
             "vectorizer",
             "stages",
