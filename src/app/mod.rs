@@ -26,7 +26,7 @@ use crate::metrics;
 use crate::model::ModelIdentity;
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
 use crate::search::Searcher;
-use crate::stages::{TmdTools, WriteTools};
+use crate::stages::{Tagger, WriteTools};
 use crate::store::managed::ManagedPostgres;
 use crate::store::{Dsn, ModelId, Store, StoreOptions};
 use crate::threads::{Lane, Worker};
@@ -119,7 +119,7 @@ impl App {
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
         let tools = Tools {
-            tmd: TmdTools { classifier, source: codes.source },
+            tagger: Tagger::new(classifier, codes.source),
             embed: vectorizer.clone(),
             write,
             fault_hook: overrides.fault_hook,

@@ -8,7 +8,7 @@ use crate::flow::{Capacity, SlotEvent, Slots, TaskRegistry};
 use crate::metrics;
 use crate::stages::{
     DeadLetterQueue, Delivery, Died, Embedder, ExitGuard, FaultHook, Inlet, NeedsLlm, NeedsNoLlm, Stage,
-    StageContext, TmdExtractor, TmdTools, WriteTools, Writer,
+    StageContext, Tagger, TmdExtractor, WriteTools, Writer,
 };
 use crate::threads::Progress;
 use crate::vectorizer::Vectorizer;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone)]
 pub struct Tools {
     /// For the [`TmdExtractor`].
-    pub tmd: TmdTools,
+    pub tagger: Tagger,
     /// For the [`Embedder`].
     pub embed: Vectorizer,
     /// For the [`Writer`].
@@ -33,7 +33,7 @@ pub struct Tools {
 impl Tools {
     /// The records of the threads that the stages rely on, and that cannot be replaced while they hang.
     pub(super) fn progress(&self) -> Vec<Progress> {
-        let mut progress = self.tmd.classifier.progress().to_vec();
+        let mut progress = self.tagger.progress().to_vec();
         progress.extend(self.embed.progress());
         progress.extend(self.write.index.progress());
         progress
@@ -95,10 +95,11 @@ impl Generation {
 
         let tmd_slots = observed_slots(Stage::Tmd.name(), settings.tmd);
         let both = Capacity { items: settings.tmd.items + settings.llm.items, ..settings.tmd };
-        let extractor = spawn(both, TmdExtractor::new(tools.tmd.clone(), to_embedder, context(Stage::Tmd)));
+        let extractor =
+            spawn(both, TmdExtractor::new(tools.tagger.clone(), to_embedder, context(Stage::Tmd)));
         let local = Inlet::new(tmd_slots.clone(), extractor.clone().recipient());
         let llm_slots = observed_slots("llm", settings.llm);
-        let llm = tools.tmd.asks_llm().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
+        let llm = tools.tagger.asks_llm().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
 
         let write = to_writer;
         Generation {
