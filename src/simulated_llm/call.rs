@@ -25,9 +25,9 @@ const BEFORE_RESET: Duration = Duration::from_millis(20);
 /// The API of a call, which decides the format of its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
-    /// Ollama's own.
+    /// `/api/generate` of Ollama.
     Ollama,
-    /// The OpenAI-compatible one.
+    /// `/v1/chat/completions`.
     OpenAi,
 }
 

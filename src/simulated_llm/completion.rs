@@ -20,13 +20,13 @@ pub struct Completion {
     pub text: String,
     /// What it thought before, where the server keeps thoughts apart.
     pub thinking: Option<String>,
-    /// How it ended.
-    pub end: Ending,
+    /// How the generation ended.
+    pub end: CompletionEnd,
 }
 
 /// How the generation of a text ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum CompletionEnd {
     /// The model was done.
     Stop,
     /// The limit of tokens was reached.
@@ -45,13 +45,13 @@ pub struct CallTimes {
 
 /// Generates the text for a request, changed by `fault`.
 pub fn complete(ask: &Ask, fault: Option<Fault>, model: ThinkingModel) -> Completion {
-    let said = |text: String| Completion { text, thinking: None, end: Ending::Stop };
+    let said = |text: String| Completion { text, thinking: None, end: CompletionEnd::Stop };
     let answer = answer(ask, fault);
     let half = answer.chars().count() / 2;
     match fault {
         Some(Fault::HalfJson) => said(start(&answer, half)),
-        Some(Fault::Cut) => Completion { end: Ending::Length, ..said(start(&answer, half)) },
-        Some(Fault::Unfinished) => Completion { end: Ending::Unfinished, ..said(answer) },
+        Some(Fault::Cut) => Completion { end: CompletionEnd::Length, ..said(start(&answer, half)) },
+        Some(Fault::Unfinished) => Completion { end: CompletionEnd::Unfinished, ..said(answer) },
         Some(Fault::Echo) => said(ask.prompt.clone()),
         Some(Fault::Thinking) => Completion { thinking: Some(answer), ..said(String::new()) },
         Some(Fault::ThinkTag) => {
@@ -61,7 +61,7 @@ pub fn complete(ask: &Ask, fault: Option<Fault>, model: ThinkingModel) -> Comple
         Some(Fault::InProse) => said(format!("Here is what I chose: {answer} I hope that this helps.")),
         _ => match ask.limit {
             Some(limit) if tokens(&answer) > limit => {
-                Completion { end: Ending::Length, ..said(start(&answer, limit * TOKEN)) }
+                Completion { end: CompletionEnd::Length, ..said(start(&answer, limit * TOKEN)) }
             }
             _ => think(ask, said(answer), model),
         },
@@ -163,7 +163,7 @@ mod tests {
             let prompt = format!("text number {n}");
             let given = plain(&ask(&prompt, None));
             assert_eq!(given, plain(&ask(&prompt, Some(1000))));
-            assert_eq!((given.end, given.thinking.as_ref()), (Ending::Stop, None));
+            assert_eq!((given.end, given.thinking.as_ref()), (CompletionEnd::Stop, None));
             let object = read(&given.text);
             let (zone, colour) = (object["zone"].as_str().unwrap(), object["colour"].as_str().unwrap());
             assert!(NAMES.contains(&zone) && NAMES.contains(&colour) && object["able"].is_boolean());
@@ -186,10 +186,10 @@ mod tests {
     fn a_limit_truncates_the_completion() {
         let whole = plain(&ask("p", None)).text;
         let short = plain(&ask("p", Some(5)));
-        assert_eq!((short.text.as_str(), short.end), (&whole[..20], Ending::Length));
+        assert_eq!((short.text.as_str(), short.end), (&whole[..20], CompletionEnd::Length));
         let enough = tokens(&whole);
-        assert_eq!(plain(&ask("p", Some(enough))).end, Ending::Stop);
-        assert_eq!(plain(&ask("p", Some(enough - 1))).end, Ending::Length);
+        assert_eq!(plain(&ask("p", Some(enough))).end, CompletionEnd::Stop);
+        assert_eq!(plain(&ask("p", Some(enough - 1))).end, CompletionEnd::Length);
     }
 
     #[test]
@@ -198,10 +198,10 @@ mod tests {
         let changed = |fault| complete(&ask("p", None), Some(fault), ThinkingModel::None);
         let half = changed(Fault::HalfJson);
         assert!(whole.starts_with(&half.text) && serde_json::from_str::<Value>(&half.text).is_err());
-        assert_eq!(half.end, Ending::Stop);
-        assert_eq!(changed(Fault::Cut), Completion { end: Ending::Length, ..half });
+        assert_eq!(half.end, CompletionEnd::Stop);
+        assert_eq!(changed(Fault::Cut), Completion { end: CompletionEnd::Length, ..half });
         let unfinished = changed(Fault::Unfinished);
-        assert_eq!((unfinished.text.as_str(), unfinished.end), (whole.as_str(), Ending::Unfinished));
+        assert_eq!((unfinished.text.as_str(), unfinished.end), (whole.as_str(), CompletionEnd::Unfinished));
         let wrong = read(&changed(Fault::WrongName).text);
         assert!(wrong["zone"].is_string() && !NAMES.contains(&wrong["zone"].as_str().unwrap()), "{wrong}");
         assert!(read(&changed(Fault::Numbers).text)["colour"].as_u64().unwrap() < 4);

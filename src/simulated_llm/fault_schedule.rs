@@ -9,7 +9,7 @@ use std::str::FromStr;
 /// A fault and the share of calls that have it, from 0 to 1; written `hang=0.02`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FaultShare {
-    /// The fault.
+    /// What goes wrong.
     pub fault: Fault,
     /// The probability that a call has it.
     pub share: f64,
@@ -50,11 +50,11 @@ pub enum FaultSchedule {
     Never,
     /// On every n-th call, counted since it was set.
     EveryNth {
-        /// The fault.
+        /// What goes wrong.
         fault: Fault,
-        /// n, at least 1.
+        /// The n, which is at least 1.
         every: u64,
-        /// Calls so far.
+        /// The number of calls so far.
         seen: u64,
     },
     /// Each call draws; where the shares add up to more than 1, the last ones never come.

@@ -1,7 +1,7 @@
 //! Requests and response bodies in the format of Ollama's own API.
 
 use super::ask::{Ask, Format};
-use super::completion::{self, CallTimes, Completion, Ending};
+use super::completion::{self, CallTimes, Completion, CompletionEnd};
 use bytes::Bytes;
 use chrono::{SecondsFormat, Utc};
 use serde::Deserialize;
@@ -91,7 +91,7 @@ pub fn lines(ask: &Ask, answer: &Completion, times: &CallTimes) -> Vec<Bytes> {
         }
         lines.push(line(body));
     }
-    if answer.end != Ending::Unfinished {
+    if answer.end != CompletionEnd::Unfinished {
         lines.push(line(last(ask, answer, times)));
     }
     lines
@@ -166,9 +166,9 @@ fn last(ask: &Ask, answer: &Completion, times: &CallTimes) -> Map<String, Value>
     let mut body = head(&ask.model);
     body.insert("response".into(), json!(""));
     let reason = match answer.end {
-        Ending::Stop => Some("stop"),
-        Ending::Length => Some("length"),
-        Ending::Unfinished => None,
+        CompletionEnd::Stop => Some("stop"),
+        CompletionEnd::Length => Some("length"),
+        CompletionEnd::Unfinished => None,
     };
     body.insert("done".into(), json!(reason.is_some()));
     if let Some(reason) = reason {
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_is_zero_is_left_out() {
-        let answer = Completion { text: "four".into(), thinking: None, end: Ending::Stop };
+        let answer = Completion { text: "four".into(), thinking: None, end: CompletionEnd::Stop };
         let times = CallTimes { waited: Duration::ZERO, held: Duration::from_millis(10) };
         let body = whole(&Ask { prompt: "eight ch".into(), ..Ask::default() }, &answer, &times);
         assert_eq!(body["total_duration"], 10_000_000);

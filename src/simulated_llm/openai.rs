@@ -1,7 +1,7 @@
 //! Requests and response bodies of the OpenAI-compatible API.
 
 use super::ask::{Ask, Format};
-use super::completion::{self, Completion, Ending};
+use super::completion::{self, Completion, CompletionEnd};
 use super::options::ServerApi;
 use super::schema::Schema;
 use bytes::Bytes;
@@ -55,7 +55,7 @@ struct TemplateArguments {
 pub struct Refused {
     /// The HTTP status.
     pub status: u16,
-    /// The body.
+    /// The error as JSON.
     pub body: Value,
 }
 
@@ -168,9 +168,9 @@ fn thoughts_field(api: ServerApi) -> &'static str {
 
 fn reason(answer: &Completion) -> Option<&'static str> {
     match answer.end {
-        Ending::Stop => Some("stop"),
-        Ending::Length => Some("length"),
-        Ending::Unfinished => None,
+        CompletionEnd::Stop => Some("stop"),
+        CompletionEnd::Length => Some("length"),
+        CompletionEnd::Unfinished => None,
     }
 }
 

@@ -67,6 +67,7 @@ mod same_key;
 mod search_api;
 mod search_command;
 mod shapes;
+mod simulated_apis;
 mod simulated_llm;
 mod sql_changes;
 mod start;
