@@ -12,7 +12,8 @@
 //!     /   | /
 //!    / vectorizer                     texts to vectors: an encoder on its threads, or another server
 //!   |     |
-//!   ports   flow                      ports: llm, classifier, encoder, hub, store, index; flow: inlet, parcel, retry
+//!   ports   flow                      ports: llm, classifier, encoder, hub, router, store, index; flow: inlet, parcel,
+//!     |      |                               retry
 //!     \     /
 //!      wire, input, export            wire: the formats that HTTP and the command line share: DTOs, lines, encodings;
 //!       |                             input: files as people have them, as chunks; export: files for other programs
@@ -86,6 +87,7 @@ pub mod output;
 pub mod pipeline;
 pub mod quality;
 pub mod rejection;
+pub mod router;
 pub mod search;
 pub mod simulated_llm;
 pub mod stages;

@@ -21,6 +21,7 @@ mod origin;
 mod parameters;
 mod request;
 mod request_id;
+mod router;
 mod routes;
 mod search;
 mod server;

@@ -10,7 +10,8 @@ use crate::index::Index;
 use crate::llm::Llm;
 use crate::metrics;
 use crate::outcome::Outcome;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Tagger};
+use crate::router::LaneServers;
 use crate::search::Searcher;
 use crate::store::Store;
 use crate::vectorizer::Vectorizer;
@@ -26,6 +27,10 @@ pub struct State {
     pub searcher: Searcher,
     /// Makes the vectors of `/embed`.
     pub vectorizer: Vectorizer,
+    /// Gives codes to texts that are not stored.
+    pub tagger: Tagger,
+    /// The lanes of the old router.
+    pub lanes: LaneServers,
     /// The database of the service.
     pub store: Store,
     /// The vector index.

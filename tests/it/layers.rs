@@ -39,6 +39,8 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("encoder", with(&[&DOMAIN, &["memory", "threads"]]));
     layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));
     layers.insert("index", with(&[&DOMAIN, &["files", "output", "threads"]]));
+    // The lanes of the old TMD router, and their servers.
+    layers.insert("router", with(&[&DOMAIN, &["endpoint", "threads"]]));
     layers.insert("hub", with(&[&DOMAIN, &["files", "threads"]]));
     // It makes more calls than it gives answers, so it counts them itself.
     layers.insert("llm", with(&[&DOMAIN, &["endpoint", "metrics", "threads"]]));
@@ -73,6 +75,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
                 "output",
                 "threads",
                 "pipeline",
+                "router",
                 "search",
                 "vectorizer",
             ],
@@ -93,6 +96,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
             "vectorizer",
             "stages",
             "pipeline",
+            "router",
             "search",
             "deletion",
             "wire",

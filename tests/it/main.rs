@@ -61,6 +61,7 @@ mod poolers;
 mod private_files;
 mod refused_keys;
 mod remote_embedder;
+mod router_api;
 mod routes;
 mod rules;
 mod same_key;
