@@ -11,25 +11,25 @@ use std::time::Duration;
 /// The body of a generate call, reduced to the fields that affect the simulation.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct GenerateRequest {
+pub struct IncomingGenerate {
     model: String,
     prompt: Option<String>,
     system: Option<String>,
     stream: Option<bool>,
     format: Format,
-    options: Option<ModelOptions>,
+    options: Option<IncomingOptions>,
     logprobs: Option<bool>,
     think: Option<bool>,
 }
 
 /// The model options, reduced to the one that affects the simulation.
 #[derive(Debug, Default, Deserialize)]
-struct ModelOptions {
+struct IncomingOptions {
     num_predict: Option<i64>,
 }
 
-impl From<GenerateRequest> for Ask {
-    fn from(request: GenerateRequest) -> Ask {
+impl From<IncomingGenerate> for Ask {
+    fn from(request: IncomingGenerate) -> Ask {
         let limit = request.options.and_then(|options| options.num_predict);
         Ask {
             model: request.model,
@@ -49,7 +49,7 @@ impl From<GenerateRequest> for Ask {
 /// The body of `/api/show`; older clients call the model `name`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct ShowRequest {
+pub struct IncomingShow {
     /// The name of the model.
     #[serde(alias = "name")]
     pub model: String,
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Ask {
-        serde_json::from_str::<GenerateRequest>(text).unwrap().into()
+        serde_json::from_str::<IncomingGenerate>(text).unwrap().into()
     }
 
     #[test]

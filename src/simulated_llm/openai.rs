@@ -12,42 +12,42 @@ use serde_json::{Map, Value, json};
 /// The body of `/v1/chat/completions`, reduced to the fields that affect the simulation.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct ChatRequest {
+pub struct IncomingChat {
     model: String,
-    messages: Vec<ChatMessage>,
-    response_format: Option<ResponseFormat>,
+    messages: Vec<IncomingMessage>,
+    response_format: Option<WantedFormat>,
     #[serde(alias = "max_completion_tokens")]
     max_tokens: Option<i64>,
     logprobs: Option<bool>,
     stream: Option<bool>,
     reasoning_effort: Option<String>,
-    chat_template_kwargs: TemplateArguments,
+    chat_template_kwargs: ChatTemplateKwargs,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct ChatMessage {
+struct IncomingMessage {
     role: String,
     content: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct ResponseFormat {
+struct WantedFormat {
     #[serde(rename = "type")]
     kind: String,
     schema: Option<Schema>,
-    json_schema: Option<NamedSchema>,
+    json_schema: Option<WantedSchema>,
 }
 
 #[derive(Debug, Deserialize)]
-struct NamedSchema {
+struct WantedSchema {
     schema: Schema,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct TemplateArguments {
+struct ChatTemplateKwargs {
     enable_thinking: Option<bool>,
 }
 
@@ -59,7 +59,7 @@ pub struct Refused {
     pub body: Value,
 }
 
-impl ChatRequest {
+impl IncomingChat {
     /// The call for an answer, as a server with this API understands it.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl ChatRequest {
     }
 }
 
-fn format(format: ResponseFormat, api: ServerApi) -> Result<Format, Refused> {
+fn format(format: WantedFormat, api: ServerApi) -> Result<Format, Refused> {
     let invalid = |said: &str| Refused { status: 400, body: error(400, said) };
     match (api, format.kind.as_str()) {
         (_, "" | "text") | (ServerApi::Text, _) => Ok(Format::Prose),
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     fn ask(text: &str, api: ServerApi) -> Result<Ask, (u16, String)> {
-        let request: ChatRequest = serde_json::from_str(text).unwrap();
+        let request: IncomingChat = serde_json::from_str(text).unwrap();
         request.into_ask(api).map_err(|refused| (refused.status, refused.body.to_string()))
     }
 

@@ -188,8 +188,13 @@ fn below(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") }
 }
 
-/// A name that resembles `chosen` but is not one of `values`.
+/// A name that resembles `chosen` but is not one of `values`; of numbers, one more than the largest.
 fn wrong(chosen: &Value, values: &[Value]) -> Value {
+    if let Some(largest) =
+        values.iter().map(Value::as_i64).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().max())
+    {
+        return json!(largest.saturating_add(1));
+    }
     let mut name = chosen.as_str().map_or_else(|| chosen.to_string(), str::to_owned);
     while values.iter().any(|value| value.as_str() == Some(&name)) {
         name.push_str("-like");
@@ -280,7 +285,7 @@ mod tests {
         );
         let made: Value = serde_json::from_str(&schema.generate("p", Some(Spoilt::Wrong))).unwrap();
         assert!(made["name"].as_str().unwrap().starts_with("a-like-like"), "{made}");
-        assert_eq!(made["code"], 16);
+        assert_eq!((&made["code"], &made["listed"]), (&json!(16), &json!(3)));
         let made: Value = serde_json::from_str(&schema.generate("p", Some(Spoilt::Numbers))).unwrap();
         assert!(made["name"].is_u64(), "{made}");
     }

@@ -2,8 +2,8 @@
 
 use super::ask::Ask;
 use super::call::{self, ClientSocket, Wire};
-use super::ollama::{self, GenerateRequest, ShowRequest};
-use super::openai::{self, ChatRequest};
+use super::ollama::{self, IncomingGenerate, IncomingShow};
+use super::openai::{self, IncomingChat};
 use super::options::{Options, ServerApi};
 use super::state::ServerState;
 use actix_web::body::MessageBody;
@@ -107,7 +107,7 @@ async fn tags(state: web::Data<ServerState>) -> HttpResponse {
 }
 
 async fn show(body: Result<Bytes, actix_web::Error>, state: web::Data<ServerState>) -> HttpResponse {
-    match read::<ShowRequest>(&body) {
+    match read::<IncomingShow>(&body) {
         Err(error) => Wire::Ollama.error(400, &error),
         Ok(request) if !state.has(&request.model) => Wire::Ollama.no_model(&request.model),
         Ok(_) => HttpResponse::Ok().json(ollama::show(state.capabilities())),
@@ -129,7 +129,7 @@ async fn generate(
 ) -> HttpResponse {
     let came = Instant::now();
     note(&body, &state);
-    match read::<GenerateRequest>(&body) {
+    match read::<IncomingGenerate>(&body) {
         Ok(asked) => call::answer(Wire::Ollama, Ask::from(asked), &request, &state, came).await,
         Err(error) => Wire::Ollama.error(400, &error),
     }
@@ -142,7 +142,7 @@ async fn chat(
 ) -> HttpResponse {
     let came = Instant::now();
     note(&body, &state);
-    let asked = match read::<ChatRequest>(&body) {
+    let asked = match read::<IncomingChat>(&body) {
         Ok(asked) => asked,
         // As in llama-cpp-python, whose errors of malformed bodies are plain text.
         Err(error) if state.api() == ServerApi::JsonObject => {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// The codes of a concept.
 #[derive(Debug, Serialize)]
-pub struct Codes<'a> {
+pub struct ConceptCodes<'a> {
     concept_text: &'a str,
     domain_code: u8,
     domain_name: &'static str,
@@ -46,7 +46,7 @@ pub struct LaneFields {
 #[derive(Debug, Serialize)]
 pub struct Routed<'a> {
     #[serde(flatten)]
-    codes: Codes<'a>,
+    codes: ConceptCodes<'a>,
     #[serde(flatten)]
     lane: LaneFields,
     cache_hit: bool,
@@ -70,9 +70,9 @@ pub struct Unrouted<'a> {
     error: Value,
 }
 
-impl<'a> Codes<'a> {
+impl<'a> ConceptCodes<'a> {
     /// The codes with their provenance.
-    pub fn new(concept_text: &'a str, tagging: &Tagging) -> Codes<'a> {
+    pub fn new(concept_text: &'a str, tagging: &Tagging) -> ConceptCodes<'a> {
         let tmd = tagging.tmd;
         let provenance = Provenance {
             tmd_source: tagging.source.kind(),
@@ -80,7 +80,7 @@ impl<'a> Codes<'a> {
             tmd_failure: tagging.source.failure().map(str::to_owned),
             tmd_confidence: tagging.confidence,
         };
-        Codes {
+        ConceptCodes {
             concept_text,
             domain_code: tmd.domain(),
             domain_name: tmd.name(Axis::Domain),
@@ -106,10 +106,10 @@ impl LaneFields {
 }
 
 impl<'a> Routed<'a> {
-    /// Codes and lane of a concept. No answer of the router is kept here, so none is a hit.
+    /// ConceptCodes and lane of a concept. No answer of the router is kept here, so none is a hit.
     pub fn new(concept_text: &'a str, tagging: &Tagging, chosen: ChosenLane) -> Routed<'a> {
         let lane = LaneFields::new(tagging.tmd, chosen);
-        Routed { codes: Codes::new(concept_text, tagging), lane, cache_hit: false }
+        Routed { codes: ConceptCodes::new(concept_text, tagging), lane, cache_hit: false }
     }
 }
 

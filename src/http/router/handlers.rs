@@ -1,6 +1,6 @@
 //! The handlers of the router's calls.
 
-use super::answer::{Codes, Routed, SelectedLane, Unrouted};
+use super::answer::{ConceptCodes, Routed, SelectedLane, Unrouted};
 use super::request::{WireLane, WireRoute, WireRouteBatch};
 use crate::chunk::Tagging;
 use crate::http::body::RequestBodyGuard;
@@ -45,7 +45,7 @@ pub async fn extract(
     let (body, _permit) = read::<WireRoute>(&request, guard, &state, &settings).await?;
     let concept: Arc<str> = body.concept(&state)?.into();
     let tagging = tag(&state, &concept).await?;
-    Ok(HttpResponse::Ok().json(Codes::new(&concept, &tagging)))
+    Ok(HttpResponse::Ok().json(ConceptCodes::new(&concept, &tagging)))
 }
 
 /// Handles `POST /route/batch`: as many concepts at once as there are workers. A concept that gets no codes has its
