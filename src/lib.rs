@@ -12,8 +12,8 @@
 //!     /   | /
 //!    / vectorizer                     texts to vectors: an encoder on its threads, or another server
 //!   |     |
-//!   ports   server_pool               ports: llm, classifier, encoder, hub, store, index; server_pool: which server is
-//!   |     |                           asked, by llm and vectorizer
+//!   ports   server_pool               ports: llm, classifier, encoder, hub, router, store, index; server_pool: which
+//!   |     |                           server is asked, by llm and vectorizer
 //!   |     flow                        inlet, parcel, retry
 //!    \     /
 //!      wire, input, export            wire: the formats that HTTP and the command line share: DTOs, lines, encodings;
@@ -91,6 +91,7 @@ pub mod pipeline;
 pub mod quality;
 pub mod rejection;
 pub mod retag;
+pub mod router;
 pub mod search;
 pub mod server_pool;
 pub mod simulated_llm;

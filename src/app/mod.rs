@@ -27,6 +27,7 @@ use crate::metrics;
 use crate::model::ModelIdentity;
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
 use crate::retag::Retagger;
+use crate::router::LaneServers;
 use crate::search::Searcher;
 use crate::stages::{Tagger, WriteTools};
 use crate::store::managed::ManagedPostgres;
@@ -123,8 +124,10 @@ impl App {
             batch_rows: 256,
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
+        let tagger = Tagger::new(classifier, codes.source);
+        let lanes = LaneServers::new("localhost").map_err(StartError::Lanes)?;
         let tools = Tools {
-            tagger: Tagger::new(classifier, codes.source),
+            tagger: tagger.clone(),
             embed: vectorizer.clone(),
             write,
             fault_hook: overrides.fault_hook,
@@ -149,6 +152,8 @@ impl App {
             pipeline,
             searcher,
             vectorizer,
+            tagger,
+            lanes,
             deleter: Deleter::new(store.clone(), index.clone()),
             store,
             index,

@@ -22,6 +22,7 @@ mod parameters;
 mod request;
 mod request_id;
 mod retag;
+mod router;
 mod routes;
 mod search;
 mod server;

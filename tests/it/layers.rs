@@ -41,6 +41,8 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("encoder", with(&[&DOMAIN, &["memory", "threads"]]));
     layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));
     layers.insert("index", with(&[&DOMAIN, &["files", "lmdb", "output", "threads"]]));
+    // The lanes of the old TMD router, and their servers.
+    layers.insert("router", with(&[&DOMAIN, &["endpoint", "threads"]]));
     layers.insert("hub", with(&[&DOMAIN, &["files", "threads"]]));
     // It makes more calls than it gives answers, so it counts them itself.
     layers.insert(
@@ -82,6 +84,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
                 "threads",
                 "pipeline",
                 "retag",
+                "router",
                 "search",
                 "server_pool",
                 "vectorizer",
@@ -105,6 +108,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
             "vectorizer",
             "stages",
             "pipeline",
+            "router",
             "search",
             "deletion",
             "retag",
