@@ -1,10 +1,10 @@
 //! Decides who gives the codes that a client does not send.
 
+use super::llm_settings::llm_settings;
 use super::start_error::StartError;
 use crate::config::{Config, OnFailure, TmdBackend};
-use crate::llm::{Llm, LlmSettings};
+use crate::llm::Llm;
 use crate::stages::{CodeSource, LlmFallback};
-use std::time::Duration;
 
 /// Who gives the codes, and what is to be said about it.
 pub struct Codes {
@@ -36,12 +36,8 @@ pub async fn code_source(
             problem: None,
         });
     }
-    let settings = LlmSettings {
-        endpoint: config.llm_endpoint.clone(),
-        model: config.tmd_llm_model.clone(),
-        calls: if config.enable_parallel { config.max_parallel_workers } else { 1 },
-        timeout: Duration::from_secs(config.llm_timeout_s),
-    };
+    let calls = if config.enable_parallel { config.max_parallel_workers } else { 1 };
+    let settings = llm_settings(config, calls);
     let llm = Llm::new(settings).map_err(StartError::Llm)?;
     let endpoint = Some(config.llm_endpoint.to_string());
     let name = format!("llm:{}", config.tmd_llm_model);
@@ -52,8 +48,7 @@ pub async fn code_source(
     let source = CodeSource::Llm { llm: llm.clone(), otherwise };
     let error = match llm.probe().await {
         Ok(server) => {
-            let version = &server.version;
-            report(format!("✅ LLM ready: {} on Ollama {version} at {}", llm.model(), llm.endpoint()));
+            report(format!("✅ LLM ready: {} on {server} at {}", llm.model(), llm.endpoint()));
             return Ok(Codes { source, llm: Some(llm), name, endpoint, problem: None });
         }
         Err(error) => error,

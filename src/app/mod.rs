@@ -6,9 +6,11 @@
 mod codes;
 mod embedding;
 mod follower;
+mod llm_settings;
 mod overrides;
 mod start_error;
 
+pub use llm_settings::llm_settings;
 pub use overrides::{EncoderFactory, Overrides};
 pub use start_error::StartError;
 

@@ -1,8 +1,9 @@
 //! Checks the network: whether the language model answers, and whether the port is free.
 
 use super::check::Check;
+use crate::app::llm_settings;
 use crate::config::{Config, OnFailure, TmdBackend};
-use crate::llm::{Llm, LlmError, LlmSettings};
+use crate::llm::{Llm, LlmError};
 use serde_json::Value;
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -25,19 +26,13 @@ pub async fn llm_check(config: &Config) -> Check {
     if config.tmd_backend == TmdBackend::Local {
         return Check::ok(name, "none wanted: the local classifier gives the codes");
     }
-    let settings = LlmSettings {
-        endpoint: config.llm_endpoint.clone(),
-        model: config.tmd_llm_model.clone(),
-        calls: 1,
-        timeout: Duration::from_secs(config.llm_timeout_s),
-    };
-    let found = match Llm::new(settings) {
+    let found = match Llm::new(llm_settings(config, 1)) {
         Ok(llm) => llm.inspect().await,
         Err(error) => Err(error),
     };
     let (endpoint, model) = (&config.llm_endpoint, &config.tmd_llm_model);
     let error = match found {
-        Ok(server) => return Check::ok(name, format!("Ollama {} at {endpoint} has {model}", server.version)),
+        Ok(server) => return Check::ok(name, format!("{server} at {endpoint} has {model}")),
         Err(error) => error,
     };
     let problem = format!("the LLM at {endpoint} {error}");

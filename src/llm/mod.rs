@@ -1,33 +1,39 @@
-//! The language model as a source of codes: a port that asks an Ollama server for Domain, Task and Modifier.
+//! The language model as a source of codes: a port that asks a server of language models for Domain, Task and Modifier,
+//! and for the CPESH parts of a text.
 //!
 //! [`Llm`] is the handle. It limits the calls in flight, gives each a deadline, repeats a call once after a transient
-//! error, and makes no calls while the circuit breaker is open ([`breaker`]). The prompt is in [`prompt`], parsing in
-//! [`answer`], the errors in [`LlmError`]. The first stage decides what follows an error.
+//! error, and makes no calls while the circuit breaker is open ([`breaker`]). The prompt is in [`prompt`], the
+//! ways to ask in [`dialect`], parsing in [`answer`], the errors in [`LlmError`]. The first stage decides what follows an error.
 
 mod answer;
 mod breaker;
 mod client;
-mod cpesh;
+mod dialect;
 mod error;
 mod health;
-
+mod model_name;
 mod prompt;
+mod schema;
 mod settings;
+mod shape;
+mod transport;
 
-pub use answer::{AnswerError, Labels, TokenLogprob, read as read_answer};
-pub use client::ServerInfo;
-pub use cpesh::CpeshFailure;
+pub use answer::{AnswerError, CpeshFailure, Labels, TokenLogprob, read as read_answer};
+pub use client::{ServerInfo, ServerSoftware};
+pub use dialect::{Dialect, InvalidDialect, Parameters, Thinking, TokenLimit};
 pub use error::LlmError;
 pub use health::Status;
 pub use prompt::{Question, Wanted};
 pub use settings::LlmSettings;
+pub use shape::{AnswerForm, AnswerShape, InvalidAnswerForm};
 
 use crate::chunk::Cpesh;
 use crate::endpoint::Endpoint;
 use crate::metrics;
 use crate::threads::lock;
 use crate::tmd::{AxisConfidence, Tmd};
-use client::{Attempt, LlmClient};
+use client::LlmClient;
+use dialect::Attempt;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use health::ServerHealth;
@@ -99,7 +105,7 @@ impl Llm {
     ///
     /// # Errors
     /// [`LlmError`], whose message follows "the LLM at ...".
-    pub async fn inspect(&self) -> Result<ServerInfo, LlmError> {
+    pub async fn inspect(&self) -> Result<ServerSoftware, LlmError> {
         self.0.client.inspect().await
     }
 
@@ -138,8 +144,9 @@ impl Llm {
     /// timeout of a call, so a handshake continues for later calls when the first one times out.
     fn handshake(&self) -> Handshake {
         let mut handshake = lock(&self.0.handshake);
+        let doubtful = self.0.client.take_doubts();
         match &*handshake {
-            Some(known) if !matches!(known.peek(), Some(Err(_))) => known.clone(),
+            Some(known) if !doubtful && !matches!(known.peek(), Some(Err(_))) => known.clone(),
             _ => {
                 let client = self.0.client.clone();
                 let asking = async move { client.handshake().await.map(Arc::new) };

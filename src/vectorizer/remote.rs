@@ -107,8 +107,8 @@ impl Remote {
     pub async fn connect(settings: RemoteSettings) -> Result<Remote, VectorError> {
         let name: Arc<str> = settings.endpoint.to_string().into();
         let failed = |error| VectorError::Server { endpoint: name.clone(), error };
-        let client = endpoint::client(2 * settings.calls);
-        let client = client.map_err(|error| failed(RemoteError::Client { problem: cause(&error) }))?;
+        let client = endpoint::client(2 * settings.calls, &settings.endpoint);
+        let client = client.map_err(|problem| failed(RemoteError::Client { problem }))?;
         let at = settings.endpoint.at("/health");
         let ask = || send("/health", client.get(&at), HEALTH_TIMEOUT, RESPONSE_OVERHEAD);
         let health = with_retries(&settings, settings.repeats, ask).await.map_err(failed)?;
