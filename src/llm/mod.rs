@@ -6,26 +6,27 @@
 
 mod answer;
 mod breaker;
+mod client;
 mod error;
 mod health;
-mod ollama;
+
 mod prompt;
 mod settings;
 
 pub use answer::{AnswerError, Labels, TokenLogprob, read as read_answer};
+pub use client::ServerInfo;
 pub use error::LlmError;
 pub use health::Status;
-pub use ollama::ServerInfo;
 pub use settings::LlmSettings;
 
 use crate::endpoint::Endpoint;
 use crate::metrics;
 use crate::threads::lock;
 use crate::tmd::{AxisConfidence, Tmd};
+use client::{Attempt, LlmClient};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use health::ServerHealth;
-use ollama::{Attempt, Ollama};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -54,7 +55,7 @@ type Handshake = Shared<BoxFuture<'static, Result<Arc<ServerInfo>, LlmError>>>;
 struct LlmInner {
     settings: LlmSettings,
     model: Arc<str>,
-    ollama: Arc<Ollama>,
+    client: Arc<LlmClient>,
     handshake: Mutex<Option<Handshake>>,
     permits: Semaphore,
     health: ServerHealth,
@@ -66,13 +67,13 @@ impl Llm {
     /// # Errors
     /// [`LlmError::Client`] when the HTTP client cannot be built.
     pub fn new(settings: LlmSettings) -> Result<Llm, LlmError> {
-        let ollama = Ollama::new(&settings)?;
+        let client = LlmClient::new(&settings)?;
         let permits = Semaphore::new(settings.calls);
         let health = ServerHealth::new(settings.endpoint.to_string(), settings.timeout);
         let model = settings.model.as_str().into();
         metrics::llm_limit(settings.calls);
-        let (ollama, handshake) = (Arc::new(ollama), Mutex::new(None));
-        Ok(Llm(Arc::new(LlmInner { settings, model, ollama, handshake, permits, health })))
+        let (client, handshake) = (Arc::new(client), Mutex::new(None));
+        Ok(Llm(Arc::new(LlmInner { settings, model, client, handshake, permits, health })))
     }
 
     /// Checks that the server answers, has the model and can load it. A success is remembered: later calls return it
@@ -93,7 +94,7 @@ impl Llm {
     /// # Errors
     /// [`LlmError`], whose message follows "the LLM at ...".
     pub async fn inspect(&self) -> Result<ServerInfo, LlmError> {
-        self.0.ollama.inspect().await
+        self.0.client.inspect().await
     }
 
     /// Classifies one text. Waits for a permit; after that it takes at most two timeouts and the pause between them.
@@ -134,8 +135,8 @@ impl Llm {
         match &*handshake {
             Some(known) if !matches!(known.peek(), Some(Err(_))) => known.clone(),
             _ => {
-                let ollama = self.0.ollama.clone();
-                let asking = async move { ollama.handshake().await.map(Arc::new) };
+                let client = self.0.client.clone();
+                let asking = async move { client.handshake().await.map(Arc::new) };
                 handshake.insert(asking.boxed().shared()).clone()
             }
         }
@@ -147,7 +148,7 @@ impl Llm {
         let started = Instant::now();
         let call = async {
             let server = self.handshake().await?;
-            inner.ollama.ask(text, attempt, &server).await
+            inner.client.ask(text, attempt, &server).await
         };
         let limit = inner.settings.timeout;
         let answer = tokio::time::timeout(limit, call).await.unwrap_or(Err(LlmError::Timeout { limit }));
