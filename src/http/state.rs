@@ -6,7 +6,7 @@ use crate::http::held::HeldCache;
 use crate::http::info::ServiceInfo;
 use crate::http::ingest::{ArrivalClock, IdempotencyCache};
 use crate::http::limits::{Admission, AdmissionRequest, Permit, Refusal};
-use crate::index::Index;
+use crate::index::{Index, Indexes};
 use crate::llm::Llm;
 use crate::metrics;
 use crate::outcome::Outcome;
@@ -28,9 +28,11 @@ pub struct State {
     pub vectorizer: Vectorizer,
     /// The database of the service.
     pub store: Store,
-    /// The vector index.
+    /// The index of concept vectors.
     pub index: Index,
-    /// Deletes chunks from both.
+    /// The index of question vectors.
+    pub questions: Index,
+    /// Deletes chunks from store and indexes.
     pub deleter: Deleter,
     /// The language model, where one is used.
     pub llm: Option<Llm>,
@@ -49,6 +51,11 @@ pub struct State {
 }
 
 impl State {
+    /// Both indexes.
+    pub fn indexes(&self) -> Indexes {
+        Indexes { concepts: self.index.clone(), questions: self.questions.clone() }
+    }
+
     /// Admits a request that needs the pipeline and the database.
     ///
     /// # Errors

@@ -71,7 +71,7 @@ pub use insert::InsertOutcome;
 pub use inspect::{DatabaseInfo, inspect};
 pub use model::ModelId;
 pub use old_tables::{OldTables, OldTablesError};
-pub use read::KnownChunk;
+pub use read::{KnownChunk, StoredVectors};
 pub use selection::Selection;
 
 use connection::Pool;
