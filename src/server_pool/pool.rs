@@ -381,3 +381,6 @@ impl<C: PooledClient> Drop for ProbeTask<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
