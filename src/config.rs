@@ -60,6 +60,16 @@ pub struct Config {
     /// `reject` rejects the chunk, to be sent again.
     #[arg(long, env = "LNSP_TMD_ON_FAILURE", default_value = "local", value_parser = on_failure)]
     pub tmd_on_failure: OnFailure,
+    /// Asks the language model again, once it answers, about chunks that came while it was away. Calls of ingest go
+    /// first.
+    #[arg(
+        long,
+        env = "LNSP_TMD_REPAIR",
+        default_value = "true",
+        action = clap::ArgAction::Set,
+        value_parser = switch("LNSP_TMD_REPAIR")
+    )]
+    pub tmd_repair: bool,
     /// Seconds for one call to the language model.
     #[arg(
         long,

@@ -7,6 +7,7 @@ mod codes;
 mod embedding;
 mod follower;
 mod overrides;
+mod repairer;
 mod start_error;
 
 pub use overrides::{EncoderFactory, Overrides};
@@ -25,6 +26,8 @@ use crate::index::{ChangeSource, ChangedRow, Changes, Index, IndexIdentity, Inde
 use crate::metrics;
 use crate::model::ModelIdentity;
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
+use crate::retag::Retagger;
+use crate::router::LaneServers;
 use crate::search::Searcher;
 use crate::stages::{Tagger, WriteTools};
 use crate::store::managed::ManagedPostgres;
@@ -37,6 +40,7 @@ pub use codes::llm_settings;
 use embedding::{CPU_QUEUE, ONE, embedding};
 pub use embedding::{model_files, model_folders};
 use follower::ClockFollower;
+use repairer::Repairer;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +50,7 @@ pub struct App {
     /// What the HTTP face works with.
     pub state: web::Data<State>,
     postgres: Option<ManagedPostgres>,
+    /// The index follows the database, a language model is looked for, and the codes of past outages are repaired.
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -119,8 +124,10 @@ impl App {
             batch_rows: 256,
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
+        let tagger = Tagger::new(classifier, codes.source);
+        let lanes = LaneServers::new("localhost").map_err(StartError::Lanes)?;
         let tools = Tools {
-            tagger: Tagger::new(classifier, codes.source),
+            tagger: tagger.clone(),
             embed: vectorizer.clone(),
             write,
             fault_hook: overrides.fault_hook,
@@ -135,14 +142,18 @@ impl App {
         let admission = Admission::new(Limits { uploads: config.max_uploads, ..overrides.admission });
         let idempotency = IdempotencyCache::new(overrides.memory);
         let (counts, arrivals, llm) = (Counts::default(), ArrivalClock::default(), codes.llm);
+        let retagger = llm.clone().map(|llm| Retagger::new(store.clone(), index.clone(), llm));
         let llm_search = llm.clone().filter(|llm| !llm.available()).map(|llm| {
             let every = overrides.look_for_llm;
             actix_web::rt::spawn(async move { llm.look_for(every).await })
         });
         let state = State {
+            retagger,
             pipeline,
             searcher,
             vectorizer,
+            tagger,
+            lanes,
             deleter: Deleter::new(store.clone(), index.clone()),
             store,
             index,
@@ -157,7 +168,11 @@ impl App {
         let state = web::Data::new(state);
         let follower =
             ClockFollower { store: state.store.clone(), model: model_id, index: state.index.clone() };
-        let tasks = llm_search.into_iter().chain([actix_web::rt::spawn(follower.run())]).collect();
+        let mut tasks = vec![actix_web::rt::spawn(follower.run())];
+        tasks.extend(llm_search);
+        if let Some(retagger) = state.retagger.clone().filter(|_| config.tmd_repair) {
+            tasks.push(actix_web::rt::spawn(Repairer { retagger }.run()));
+        }
         Ok(App { state, postgres, tasks })
     }
 

@@ -21,6 +21,8 @@ mod origin;
 mod parameters;
 mod request;
 mod request_id;
+mod retag;
+mod router;
 mod routes;
 mod search;
 mod server;

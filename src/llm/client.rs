@@ -114,7 +114,7 @@ impl LlmClient {
         if response.done { Ok(server) } else { Err(incomplete(&response)) }
     }
 
-    /// Asks once.
+    /// Asks the server once.
     pub async fn ask(
         &self,
         question: Question<'_>,

@@ -6,14 +6,17 @@
 //! errors in [`LlmError`]. The first stage decides what follows an error.
 
 mod answer;
+mod call;
 mod client;
 mod cpesh;
 mod error;
+mod flights;
 mod prompt;
 mod server;
 mod settings;
 
 pub use answer::{AnswerError, Labels, TokenLogprob, read as read_answer};
+pub use call::{CacheUse, CallPriority};
 pub use client::ServerInfo;
 pub use cpesh::CpeshFailure;
 pub use error::LlmError;
@@ -148,12 +151,26 @@ impl Llm {
         self.0.found.load(Ordering::Relaxed)
     }
 
+    /// As [`Self::classify_as`], for a chunk that a client waits for.
+    ///
+    /// # Errors
+    /// As [`Self::classify_as`].
+    pub async fn classify(&self, text: &str, wanted: Wanted) -> Result<LlmAnswer, LlmError> {
+        self.classify_as(CallPriority::Ingest, CacheUse::Use, text, wanted).await
+    }
+
     /// Asks for what is wanted of one text. Waits for a server with room; after that it takes at most two timeouts and
     /// the pause between them.
     ///
     /// # Errors
     /// The error of the last attempt, or [`LlmError::BreakerOpen`] without a call.
-    pub async fn classify(&self, text: &str, wanted: Wanted) -> Result<LlmAnswer, LlmError> {
+    pub async fn classify_as(
+        &self,
+        _priority: CallPriority,
+        _cache: CacheUse,
+        text: &str,
+        wanted: Wanted,
+    ) -> Result<LlmAnswer, LlmError> {
         let mut started = None;
         let asked = self.0.pool.call(Lane::Bulk, RETRY, &[], |server, before| {
             started.get_or_insert_with(Instant::now);
@@ -168,6 +185,11 @@ impl Llm {
             Err(CallError::Server { error, .. }) => Err(error),
             Err(CallError::NoServer) => Err(LlmError::BreakerOpen),
         }
+    }
+
+    /// The slots of all servers together: the most calls in flight.
+    pub fn slots(&self) -> usize {
+        self.servers().iter().map(|server| server.status.slots).sum()
     }
 
     /// The model, as the servers name it.

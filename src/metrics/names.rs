@@ -65,6 +65,7 @@ metrics! {
     Counter STORE_ERRORS_TOTAL "lnsp_store_errors_total" ["sqlstate_class", "retryable"] "Errors of the database";
     Gauge STORE_MAX_SEQ "lnsp_store_max_seq" [] "Number of the last committed change";
     Counter CHUNKS_DELETED_TOTAL "lnsp_chunks_deleted_total" [] "Chunks deleted over HTTP; those deleted by SQL are not counted";
+    Counter CHUNKS_RETAGGED_TOTAL "lnsp_chunks_retagged_total" [] "Stored chunks that got other codes from the language model";
     Counter DEAD_LETTERS_TOTAL "lnsp_dead_letters_total" ["cause"] "Dead letters written, by cause";
     Counter DEAD_LETTERS_UNWRITTEN_TOTAL "lnsp_dead_letters_unwritten_total" [] "Rejected chunks whose dead letter could not be written; they were answered all the same";
     Gauge DEAD_LETTERS "lnsp_dead_letters" [] "Dead letters that are stored, at the last count";
