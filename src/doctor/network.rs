@@ -3,7 +3,8 @@
 use super::check::Check;
 use crate::app::llm_settings;
 use crate::config::{Config, OnFailure, TmdBackend};
-use crate::llm::{Llm, LlmError, ServerInfo};
+use crate::endpoint;
+use crate::llm::{Llm, LlmError, ServerSoftware};
 use serde_json::Value;
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -33,10 +34,8 @@ pub async fn llm_checks(config: &Config) -> Vec<Check> {
     };
     let others = answers.iter().any(|(_, answer)| answer.is_ok());
     let model = &config.tmd_llm_model;
-    let check = |(endpoint, answer): (Arc<str>, Result<ServerInfo, LlmError>)| match answer {
-        Ok(ServerInfo { version, .. }) => {
-            Check::ok(name, format!("Ollama {version} at {endpoint} has {model}"))
-        }
+    let check = |(endpoint, answer): (Arc<str>, Result<ServerSoftware, LlmError>)| match answer {
+        Ok(server) => Check::ok(name, format!("{server} at {endpoint} has {model}")),
         Err(error) => unusable(config, &endpoint, &error, others),
     };
     answers.into_iter().map(check).collect()
@@ -96,8 +95,7 @@ async fn ask(config: &Config) -> Option<String> {
         "::" => "[::1]",
         host => host,
     };
-    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-    let client = client.timeout(PATIENCE).build().ok()?;
+    let client = endpoint::plain_client().timeout(PATIENCE).build().ok()?;
     let health = client.get(format!("http://{host}:{}/health", config.port)).send().await.ok()?;
     let health: Value = health.json().await.ok()?;
     let (status, model) = (health["status"].as_str()?, health["model"]["name"].as_str()?);

@@ -92,7 +92,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         ]),
     );
     // Composition.
-    layers.insert("config", vec!["allowed_host", "encoder", "endpoint"]);
+    layers.insert("config", vec!["allowed_host", "encoder", "endpoint", "llm"]);
     let below = with(&[
         &DOMAIN,
         &PORTS,
