@@ -12,7 +12,7 @@ const fn always(pause: Duration) -> Backoff {
 
 /// One repetition, after a pause that a test does not see the end of.
 const AT_ONCE: RetryPolicy =
-    RetryPolicy { repeats: 1, backoff: always(Duration::from_secs(3600)), waits: false };
+    RetryPolicy { repeats: 1, backoff: always(Duration::from_secs(3600)), waits: false, turn: Turn::InOrder };
 const PATIENT: RetryPolicy = RetryPolicy { backoff: always(Duration::from_millis(1)), ..AT_ONCE };
 const CALL: Duration = Duration::from_millis(3);
 const PAUSE: Duration = Duration::from_millis(20);
