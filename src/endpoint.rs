@@ -3,9 +3,11 @@
 //! of responses. A leaf: imports no other module of the service.
 
 mod api_key;
+mod list;
 mod tls;
 
 pub use api_key::{ApiKey, InvalidApiKey};
+pub use list::{EndpointList, InvalidList, ListedServer};
 pub use tls::certificate_problem;
 
 use reqwest::{Client, Response, Url, redirect};
@@ -72,6 +74,11 @@ impl Endpoint {
         format!("{}{path}", self.0)
     }
 
+    /// The address without its scheme: the name of the server in metrics.
+    pub fn name(&self) -> &str {
+        self.0.split_once("://").map_or(self.0.as_str(), |(_, name)| name)
+    }
+
     /// Whether calls go over TLS.
     pub fn is_https(&self) -> bool {
         self.0.starts_with("https://")
@@ -96,12 +103,26 @@ impl Endpoint {
 /// # Errors
 /// The message of the client builder or of the TLS library.
 pub fn client(idle: usize, endpoint: &Endpoint) -> Result<Client, String> {
+    if !endpoint.is_https() {
+        return plain_client(idle);
+    }
+    build(idle, tls::config()?)
+}
+
+/// Builds a client that makes no call over TLS and keeps up to `idle` idle connections.
+///
+/// # Errors
+/// The message of the client builder.
+pub fn plain_client(idle: usize) -> Result<Client, String> {
+    build(idle, tls::without_authorities()?)
+}
+
+/// Without a TLS configuration the library would look for a provider, and there is none for the whole process.
+fn build(idle: usize, tls: rustls::ClientConfig) -> Result<Client, String> {
     let client =
         Client::builder().no_proxy().redirect(redirect::Policy::none()).connect_timeout(CONNECT_TIMEOUT);
-    // Without a configuration the library would look for a provider, and there is none for the whole process.
-    let tls = if endpoint.is_https() { tls::config()? } else { tls::without_authorities()? };
-    let client = client.tls_backend_preconfigured(tls).https_only(endpoint.is_https());
-    client.pool_max_idle_per_host(idle).build().map_err(|error| cause(&error))
+    let client = client.tls_backend_preconfigured(tls).pool_max_idle_per_host(idle);
+    client.build().map_err(|error| cause(&error))
 }
 
 /// Why a response body was not read to its end.

@@ -172,6 +172,13 @@ impl Chunk {
     }
 }
 
+/// The text of the chunk.
+impl AsRef<str> for Chunk {
+    fn as_ref(&self) -> &str {
+        &self.text
+    }
+}
+
 /// A chunk with its codes.
 #[derive(Debug)]
 pub struct TaggedChunk {

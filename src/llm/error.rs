@@ -183,6 +183,43 @@ impl LlmError {
         }
     }
 
+    /// Whether the language model is away for every text, as far as this call can tell.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            LlmError::Connect { .. }
+            | LlmError::NoModel { .. }
+            | LlmError::Unauthorized { .. }
+            | LlmError::Untrusted { .. }
+            | LlmError::Foreign { .. }
+            | LlmError::NoDialect { .. }
+            | LlmError::ThinkingOnly { .. }
+            | LlmError::BreakerOpen
+            | LlmError::Client { .. } => true,
+            LlmError::Timeout { .. }
+            | LlmError::Status { .. }
+            | LlmError::ContextTooShort { .. }
+            | LlmError::TooLong { .. }
+            | LlmError::Incomplete { .. }
+            | LlmError::Answer(_) => false,
+        }
+    }
+
+    /// The kinds of errors that pass when the language model answers again; the others may lie in the text.
+    pub const OUTAGES: &[&str] = &[
+        "connect",
+        "timeout",
+        "no_model",
+        "unauthorized",
+        "untrusted",
+        "foreign",
+        "no_dialect",
+        "thinking_only",
+        "http_429",
+        "http_5xx",
+        "resting",
+        "client",
+    ];
+
     /// Whether the server may have become another one, or may have forgotten the way in which it is asked.
     pub fn doubts_the_dialect(&self) -> bool {
         match self {

@@ -8,7 +8,7 @@ use crate::flow::{Capacity, SlotEvent, Slots, TaskRegistry};
 use crate::metrics;
 use crate::stages::{
     DeadLetterQueue, Delivery, Died, Embedder, ExitGuard, FaultHook, Inlet, NeedsLlm, NeedsNoLlm, Stage,
-    StageContext, TmdExtractor, TmdTools, WriteTools, Writer,
+    StageContext, Tagger, TmdExtractor, WriteTools, Writer,
 };
 use crate::threads::Progress;
 use crate::vectorizer::Vectorizer;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone)]
 pub struct Tools {
     /// For the [`TmdExtractor`].
-    pub tmd: TmdTools,
+    pub tagger: Tagger,
     /// For the [`Embedder`].
     pub embed: Vectorizer,
     /// For the [`Writer`].
@@ -33,7 +33,7 @@ pub struct Tools {
 impl Tools {
     /// The records of the threads that the stages rely on, and that cannot be replaced while they hang.
     pub(super) fn progress(&self) -> Vec<Progress> {
-        let mut progress = self.tmd.classifier.progress().to_vec();
+        let mut progress = self.tagger.progress().to_vec();
         progress.extend(self.embed.progress());
         progress.extend(self.write.index.progress());
         progress
@@ -56,6 +56,7 @@ pub(super) struct Generation {
     write: Inlet<EmbeddedChunk>,
     local: Inlet<NeedsNoLlm>,
     llm: Option<Inlet<NeedsLlm>>,
+    tagger: Tagger,
     /// Of chunks that wait for a language model, then of each stage, in the order in which a chunk passes them.
     slots: [Arc<Slots>; 4],
     retired: CancellationToken,
@@ -95,10 +96,11 @@ impl Generation {
 
         let tmd_slots = observed_slots(Stage::Tmd.name(), settings.tmd);
         let both = Capacity { items: settings.tmd.items + settings.llm.items, ..settings.tmd };
-        let extractor = spawn(both, TmdExtractor::new(tools.tmd.clone(), to_embedder, context(Stage::Tmd)));
+        let extractor =
+            spawn(both, TmdExtractor::new(tools.tagger.clone(), to_embedder, context(Stage::Tmd)));
         let local = Inlet::new(tmd_slots.clone(), extractor.clone().recipient());
         let llm_slots = observed_slots("llm", settings.llm);
-        let llm = tools.tmd.asks_llm().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
+        let llm = tools.tagger.may_ask_llm().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
 
         let write = to_writer;
         Generation {
@@ -106,6 +108,7 @@ impl Generation {
             write,
             local,
             llm,
+            tagger: tools.tagger.clone(),
             slots: [llm_slots, tmd_slots, embed_slots, write_slots],
             retired,
         }
@@ -119,7 +122,7 @@ impl Generation {
         let chunk = delivery.origin().clone();
         match (begin, &self.llm) {
             (Begin::AtWriter(embedded), _) => self.write.admit(embedded.clone(), delivery).await,
-            (Begin::AtExtractor, Some(llm)) if chunk.client_tagging.is_none() => {
+            (Begin::AtExtractor, Some(llm)) if chunk.client_tagging.is_none() && self.tagger.asks_llm() => {
                 llm.admit(NeedsLlm(chunk), delivery).await
             }
             (Begin::AtExtractor, _) => self.local.admit(NeedsNoLlm(chunk), delivery).await,

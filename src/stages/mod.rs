@@ -9,6 +9,7 @@ mod embedder;
 mod fault_hook;
 mod known;
 mod stage;
+mod tagger;
 mod tmd_extractor;
 mod writer;
 
@@ -18,5 +19,6 @@ pub use embedder::Embedder;
 pub use fault_hook::{FaultHook, NoFaults};
 pub use known::{KnownVerdict, compare};
 pub use stage::{Delivery, Inlet, Parcel, Receipt, RedeliveryQueue, Stage, waits_for_index};
-pub use tmd_extractor::{CodeSource, LlmFallback, NeedsLlm, NeedsNoLlm, TmdExtractor, TmdTools};
+pub use tagger::{CodeSource, LlmFallback, Tagger};
+pub use tmd_extractor::{NeedsLlm, NeedsNoLlm, TmdExtractor};
 pub use writer::{WriteTools, Writer};
