@@ -10,7 +10,7 @@ pub use api_key::{ApiKey, InvalidApiKey};
 pub use list::{EndpointList, InvalidList, ListedServer};
 pub use tls::certificate_problem;
 
-use reqwest::{Client, Response, Url, redirect};
+use reqwest::{Client, ClientBuilder, Response, Url, redirect};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -106,7 +106,7 @@ pub fn client(idle: usize, endpoint: &Endpoint) -> Result<Client, String> {
     if !endpoint.is_https() {
         return plain_client(idle);
     }
-    build(idle, tls::config()?)
+    build(idle, client_builder().tls_backend_preconfigured(tls::config()?))
 }
 
 /// Builds a client that makes no call over TLS and keeps up to `idle` idle connections.
@@ -114,14 +114,24 @@ pub fn client(idle: usize, endpoint: &Endpoint) -> Result<Client, String> {
 /// # Errors
 /// The message of the client builder.
 pub fn plain_client(idle: usize) -> Result<Client, String> {
-    build(idle, tls::without_authorities()?)
+    build(idle, client_builder())
 }
 
-/// Without a TLS configuration the library would look for a provider, and there is none for the whole process.
-fn build(idle: usize, tls: rustls::ClientConfig) -> Result<Client, String> {
-    let client =
-        Client::builder().no_proxy().redirect(redirect::Policy::none()).connect_timeout(CONNECT_TIMEOUT);
-    let client = client.tls_backend_preconfigured(tls).pool_max_idle_per_host(idle);
+/// The builder of clients that make no call over TLS, with no proxy and no redirects. Every client begins with it or
+/// with [`client`]: without a TLS configuration the library would look for a provider, and there is none for the whole
+/// process.
+pub fn client_builder() -> ClientBuilder {
+    #[expect(clippy::disallowed_methods, reason = "the one place")]
+    let client = Client::builder().no_proxy().redirect(redirect::Policy::none());
+    match tls::without_authorities() {
+        Ok(tls) => client.tls_backend_preconfigured(tls),
+        // Not reached: the provider has the protocol versions.
+        Err(_) => client,
+    }
+}
+
+fn build(idle: usize, client: ClientBuilder) -> Result<Client, String> {
+    let client = client.connect_timeout(CONNECT_TIMEOUT).pool_max_idle_per_host(idle);
     client.build().map_err(|error| cause(&error))
 }
 

@@ -94,7 +94,7 @@ async fn ask(config: &Config) -> Option<String> {
         "::" => "[::1]",
         host => host,
     };
-    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    let client = crate::endpoint::client_builder();
     let client = client.timeout(PATIENCE).build().ok()?;
     let health = client.get(format!("http://{host}:{}/health", config.port)).send().await.ok()?;
     let health: Value = health.json().await.ok()?;
