@@ -6,7 +6,7 @@
 use crate::allowed_host::AllowedHost;
 use crate::endpoint::{ApiKey, EndpointList};
 use crate::llm::{AnswerForm, Dialect};
-use clap::{Args, Command};
+use clap::{Args, Command, FromArgMatches};
 use std::ffi::OsStr;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -329,6 +329,19 @@ fn is_empty(value: &OsStr) -> bool {
 }
 
 impl Config {
+    /// The configuration of the environment and the defaults, for commands that have no flags of their own for it.
+    ///
+    /// # Errors
+    /// The sentence about the first value that is not allowed.
+    pub fn of_environment() -> Result<Config, String> {
+        let command = without_empty_variables(Config::augment_args(Command::new("lnsp")));
+        let sentence = |error: clap::Error| {
+            std::error::Error::source(&error).map_or_else(|| error.to_string(), |cause| cause.to_string())
+        };
+        let matches = command.try_get_matches_from(["lnsp"]).map_err(sentence)?;
+        Config::from_arg_matches(&matches).map_err(sentence)
+    }
+
     /// The database to use, if it is not our own: `DATABASE_URL`, else `PG_DSN`.
     pub fn database(&self) -> Option<String> {
         let given = self.database_url.clone().or_else(|| variable("PG_DSN"));
