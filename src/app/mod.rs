@@ -7,12 +7,11 @@ mod codes;
 mod embedding;
 mod follower;
 mod indexes;
-mod llm_settings;
 mod overrides;
 mod repairer;
 mod start_error;
 
-pub use llm_settings::llm_settings;
+pub use codes::llm_settings;
 pub use overrides::{EncoderFactory, Overrides};
 pub use start_error::StartError;
 
@@ -20,7 +19,6 @@ use crate::classifier::LocalClassifier;
 use crate::config::{Config, OnFailure};
 use crate::deletion::Deleter;
 use crate::encoder::Comparison;
-use crate::endpoint::InvalidEndpoint;
 use crate::files;
 use crate::flow::Backoff;
 use crate::http::{
@@ -130,7 +128,7 @@ impl App {
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
         let tagger = Tagger::new(classifier, codes.source);
-        let lanes = lanes()?;
+        let lanes = LaneServers::new("localhost").map_err(StartError::Lanes)?;
         let tools = Tools {
             tagger: tagger.clone(),
             embed: vectorizer.clone(),
@@ -207,12 +205,6 @@ impl App {
         let stopped = postgres.map(ManagedPostgres::stop);
         stopped.and_then(Result::err).map(|error| error.to_string()).into_iter().collect()
     }
-}
-
-/// The lanes of the old router, whose servers are on this machine.
-fn lanes() -> Result<LaneServers, StartError> {
-    let host = "http://localhost".parse().map_err(|error: InvalidEndpoint| error.to_string());
-    host.and_then(LaneServers::new).map_err(StartError::Lanes)
 }
 
 /// Makes the data folder, or narrows its mode. It may be named by a link; what the link leads to must belong

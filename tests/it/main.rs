@@ -47,6 +47,8 @@ mod ingest_files;
 mod ingest_terminal;
 mod layers;
 mod llm;
+mod llm_dialects;
+mod llm_injections;
 mod lost_commits;
 mod malformed_lines;
 mod managed;
