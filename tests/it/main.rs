@@ -47,6 +47,7 @@ mod ingest_files;
 mod ingest_terminal;
 mod layers;
 mod llm;
+mod llama_server;
 mod lost_commits;
 mod malformed_lines;
 mod managed;
