@@ -2,6 +2,10 @@
 //! never from a request. The client uses no proxy, which would see the texts, follows no redirect, and limits the size
 //! of responses. A leaf: imports no other module of the service.
 
+mod list;
+
+pub use list::{EndpointList, InvalidList, ListedServer};
+
 use reqwest::{Client, Response, Url, redirect};
 use std::fmt;
 use std::str::FromStr;
@@ -57,6 +61,11 @@ impl Endpoint {
     /// The URL of `path`, which begins with a slash.
     pub fn at(&self, path: &str) -> String {
         format!("{}{path}", self.0)
+    }
+
+    /// The address without its scheme: the name of the server in metrics.
+    pub fn name(&self) -> &str {
+        self.0.split_once("://").map_or(self.0.as_str(), |(_, name)| name)
     }
 }
 

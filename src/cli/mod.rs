@@ -2,6 +2,7 @@
 //! with, `bench` both in processes of their own, `model` fetches models, `doctor` looks whether a service would run
 //! here, `psql` opens its database, `export` can read one without a service; the others talk to a service over HTTP.
 
+mod amounts;
 pub mod bench;
 pub mod delete;
 pub mod doctor;
@@ -12,6 +13,7 @@ pub mod labels;
 pub mod model;
 pub mod psql;
 pub mod replay;
+pub mod retag;
 pub mod search;
 pub mod serve;
 mod service_request;

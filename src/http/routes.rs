@@ -2,7 +2,7 @@
 
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
-use crate::http::{chunks, dead_letters, embed, export, ingest, ops, parameters, router, search};
+use crate::http::{chunks, dead_letters, embed, export, ingest, ops, parameters, retag, router, search};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, Route as Handler, web};
 use serde_json::json;
@@ -42,6 +42,7 @@ pub const ROUTES: &[Route] = &[
     post("/extract-tmd", || web::to(router::extract)),
     post("/select-lane", || web::to(router::select_lane)),
     delete("/chunks", || web::to(chunks::delete)),
+    post("/retag", || web::to(retag::retag)),
     get("/export", || web::to(export::export)),
     get("/dead-letters", || web::to(dead_letters::dead_letters)),
     get("/health", || web::to(ops::health)),

@@ -11,6 +11,7 @@ use crate::llm::Llm;
 use crate::metrics;
 use crate::outcome::Outcome;
 use crate::pipeline::{Pipeline, Tagger};
+use crate::retag::Retagger;
 use crate::router::LaneServers;
 use crate::search::Searcher;
 use crate::store::Store;
@@ -37,6 +38,8 @@ pub struct State {
     pub index: Index,
     /// Deletes chunks from both.
     pub deleter: Deleter,
+    /// Gives stored chunks codes of the language model, where one is used.
+    pub retagger: Option<Retagger>,
     /// The language model, where one is used.
     pub llm: Option<Llm>,
     /// What does not change while the service runs.
@@ -54,6 +57,14 @@ pub struct State {
 }
 
 impl State {
+    /// What gives the codes at the moment, for example `llm:llama3.1:8b` or `local:1`.
+    pub fn tmd_source(&self) -> String {
+        match self.llm.as_ref().filter(|llm| llm.available()) {
+            Some(llm) => format!("llm:{}", llm.model()),
+            None => self.info.local_source.clone(),
+        }
+    }
+
     /// Admits a request that needs the pipeline and the database.
     ///
     /// # Errors

@@ -1,17 +1,21 @@
 //! Parses and validates the text that the model generates. Pure; also the entry point of the fuzz target.
 
+use super::cpesh::CpeshFailure;
+use crate::chunk::Cpesh;
 use crate::endpoint::beginning;
 use crate::tmd::{Axis, AxisConfidence, Tmd};
 use serde::Deserialize;
 use std::borrow::Cow;
 
-/// The codes in an answer, with the probabilities that the model gave their names.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The codes in an answer, with the probabilities that the model gave their names, and the CPESH parts.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Labels {
     /// One code per axis, each within the range of its axis.
     pub tmd: Tmd,
     /// Probability of each name, in (0, 1]; `None` when the server sent no usable log probabilities.
     pub confidence: Option<AxisConfidence>,
+    /// The CPESH parts; `None` when they were not asked for.
+    pub cpesh: Option<Result<Cpesh, CpeshFailure>>,
 }
 
 /// Why the text of a complete response cannot be used.
@@ -79,7 +83,7 @@ pub fn read(answer: &str, tokens: &[TokenLogprob]) -> Result<Labels, AnswerError
     // Cannot fail: each code is a position in the list of its axis.
     let tmd = tmd.map_err(|error| unknown(error.axis, answer))?;
     let confidence = confidence(answer, tokens, &names);
-    Ok(Labels { tmd, confidence })
+    Ok(Labels { tmd, confidence, cpesh: None })
 }
 
 /// The probability of a name is the product of the probabilities of the tokens that overlap it. `None` unless the

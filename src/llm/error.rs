@@ -117,6 +117,26 @@ impl LlmError {
             | LlmError::Client { .. } => false,
         }
     }
+
+    /// Whether the language model is away for every text, as far as this call can tell.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            LlmError::Connect { .. }
+            | LlmError::NoModel { .. }
+            | LlmError::NotOllama { .. }
+            | LlmError::BreakerOpen
+            | LlmError::Client { .. } => true,
+            LlmError::Timeout { .. }
+            | LlmError::Status { .. }
+            | LlmError::TooLong { .. }
+            | LlmError::Incomplete { .. }
+            | LlmError::Answer(_) => false,
+        }
+    }
+
+    /// The kinds of errors that pass when the language model answers again; the others may lie in the text.
+    pub const OUTAGES: &[&str] =
+        &["connect", "timeout", "no_model", "not_ollama", "http_429", "http_5xx", "resting", "client"];
 }
 
 #[cfg(test)]

@@ -15,6 +15,24 @@ pub const CONTEXT_TOKENS: u32 = 4_096;
 /// The longest answer, in tokens: three names have at most 92 characters, and a vocabulary may have single bytes only.
 pub const ANSWER_TOKENS: u32 = 160;
 
+/// What one call asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Wanted {
+    /// The three codes.
+    Codes,
+    /// The three codes and the CPESH parts of the text, in one answer.
+    CodesAndCpesh,
+}
+
+/// What is asked about one text.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// The whole text; only its beginning is sent.
+    pub text: &'a str,
+    /// What the answer is to contain.
+    pub wanted: Wanted,
+}
+
 /// The system prompt: instructions and the lists of names.
 pub static INSTRUCTIONS: LazyLock<String> = LazyLock::new(|| {
     let list = |axis: Axis| axis.names().join(", ");

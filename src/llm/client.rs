@@ -5,7 +5,7 @@
 
 use super::answer::{Labels, TokenLogprob, read};
 use super::error::LlmError;
-use super::prompt;
+use super::prompt::{self, Question};
 use super::settings::LlmSettings;
 use crate::endpoint::{self, Unread, beginning, cause};
 use crate::metrics;
@@ -32,8 +32,10 @@ pub struct ServerInfo {
     pub thinks: bool,
 }
 
-pub struct Ollama {
-    client: Client,
+/// The client of one server: what it is asked, and how its responses are read. Cheap calls only: it has no queue, no
+/// retries and no memory of failures.
+pub struct LlmClient {
+    http: Client,
     settings: LlmSettings,
 }
 
@@ -80,12 +82,12 @@ struct ErrorResponse {
     error: String,
 }
 
-impl Ollama {
+impl LlmClient {
     /// Builds the HTTP client; makes no call.
-    pub fn new(settings: &LlmSettings) -> Result<Ollama, LlmError> {
-        let client = endpoint::client(settings.calls);
-        let client = client.map_err(|error| LlmError::Client { problem: cause(&error) })?;
-        Ok(Ollama { client, settings: settings.clone() })
+    pub fn new(settings: &LlmSettings) -> Result<LlmClient, LlmError> {
+        let http = endpoint::client(settings.calls);
+        let http = http.map_err(|error| LlmError::Client { problem: cause(&error) })?;
+        Ok(LlmClient { http, settings: settings.clone() })
     }
 
     /// Checks that the server is Ollama and has the model.
@@ -106,16 +108,21 @@ impl Ollama {
         let server = self.inspect().await?;
         // An empty prompt loads the model. This may take minutes, so it is a call with its own time limit.
         let body = self.body("", Attempt::First, &server);
-        let loading = self.send("/api/generate", self.client.post(self.at("/api/generate")).json(&body));
+        let loading = self.send("/api/generate", self.http.post(self.at("/api/generate")).json(&body));
         let (_, body) = within(LOAD_TIMEOUT, loading).await?;
         let response: GenerateResponse = read_json("/api/generate", 200, &body)?;
         if response.done { Ok(server) } else { Err(incomplete(&response)) }
     }
 
-    /// Requests the labels of one text.
-    pub async fn ask(&self, text: &str, attempt: Attempt, server: &ServerInfo) -> Result<Labels, LlmError> {
-        let body = self.body(&prompt::question(text), attempt, server);
-        let request = self.client.post(self.at("/api/generate")).json(&body);
+    /// Asks the server once.
+    pub async fn ask(
+        &self,
+        question: Question<'_>,
+        attempt: Attempt,
+        server: &ServerInfo,
+    ) -> Result<Labels, LlmError> {
+        let body = self.body(&prompt::question(question.text), attempt, server);
+        let request = self.http.post(self.at("/api/generate")).json(&body);
         let (status, body) = self.send("/api/generate", request).await?;
         let response: GenerateResponse = read_json("/api/generate", status, &body)?;
         if !response.done || response.done_reason != "stop" {
@@ -153,8 +160,7 @@ impl Ollama {
     }
 
     async fn get<T: for<'a> Deserialize<'a>>(&self, path: &'static str) -> Result<T, LlmError> {
-        let (status, body) =
-            within(HANDSHAKE_TIMEOUT, self.send(path, self.client.get(self.at(path)))).await?;
+        let (status, body) = within(HANDSHAKE_TIMEOUT, self.send(path, self.http.get(self.at(path)))).await?;
         read_json(path, status, &body)
     }
 
@@ -228,13 +234,13 @@ mod tests {
             calls: 1,
             timeout: LOAD_TIMEOUT,
         };
-        let ollama = Ollama::new(&settings).unwrap();
+        let client = LlmClient::new(&settings).unwrap();
         let quiet = ServerInfo { version: String::new(), thinks: false };
         let (load, ask) =
-            (ollama.body("", Attempt::First, &quiet), ollama.body("x", Attempt::Second, &quiet));
+            (client.body("", Attempt::First, &quiet), client.body("x", Attempt::Second, &quiet));
         assert_eq!(load["options"]["num_ctx"], ask["options"]["num_ctx"]);
         assert_eq!(load["system"], ask["system"]);
         assert!(load["think"].is_null());
-        assert_eq!(ollama.body("x", Attempt::First, &ServerInfo { thinks: true, ..quiet })["think"], false);
+        assert_eq!(client.body("x", Attempt::First, &ServerInfo { thinks: true, ..quiet })["think"], false);
     }
 }
