@@ -19,6 +19,7 @@ mod crash;
 mod dead_letters;
 mod deletions;
 mod doctor;
+mod doctor_llm;
 mod documents;
 mod drain;
 mod embed_api;
