@@ -4,7 +4,8 @@
 //! allowed.
 
 use crate::allowed_host::AllowedHost;
-use crate::endpoint::EndpointList;
+use crate::endpoint::{ApiKey, EndpointList};
+use crate::llm::{AnswerForm, Dialect};
 use clap::{Args, Command};
 use std::ffi::OsStr;
 use std::fmt;
@@ -44,8 +45,8 @@ pub struct Config {
     /// model once it answers and has the model, and the local classifier until then.
     #[arg(long, env = "LNSP_TMD_BACKEND", default_value = "auto", value_parser = tmd_backend)]
     pub tmd_backend: TmdBackend,
-    /// Base address of the Ollama server, or several, separated by commas; `*N` behind one says how many calls it takes
-    /// at once, if not as many as LNSP_MAX_PARALLEL_WORKERS.
+    /// Base address of the server of the language model (Ollama, or another one with OpenAI's API), or several, separated
+    /// by commas; `*N` behind one says how many calls it takes at once, if not as many as LNSP_MAX_PARALLEL_WORKERS.
     #[arg(
         long,
         env = "LNSP_LLM_ENDPOINT",
@@ -53,9 +54,28 @@ pub struct Config {
         value_parser = parsed::<EndpointList>("LNSP_LLM_ENDPOINT")
     )]
     pub llm_endpoint: EndpointList,
+    /// Key that the server of the language model wants, sent as `Authorization: Bearer`.
+    #[arg(
+        long,
+        env = "LNSP_LLM_API_KEY",
+        hide_env_values = true,
+        value_parser = secret::<ApiKey>("LNSP_LLM_API_KEY")
+    )]
+    pub llm_api_key: Option<ApiKey>,
+    /// How the server is asked: `ollama`, `json_schema`, `json_object` or `text`; `auto` tries them at the start.
+    #[arg(long, env = "LNSP_LLM_DIALECT", default_value = "auto", value_parser = dialect)]
+    pub llm_dialect: DialectChoice,
     /// The model that is asked for codes, as the server names it.
     #[arg(long, env = "LNSP_TMD_LLM_MODEL", default_value = "llama3.1:8b", value_parser = model_name)]
     pub tmd_llm_model: String,
+    /// How the language model says the codes: by their `names`, or `short`, by their numbers, in a third of the time.
+    #[arg(
+        long,
+        env = "LNSP_TMD_ANSWER",
+        default_value = "names",
+        value_parser = parsed::<AnswerForm>("LNSP_TMD_ANSWER")
+    )]
+    pub tmd_answer: AnswerForm,
     /// When the language model has no answer for a chunk: `local` asks the local classifier and marks the row,
     /// `reject` rejects the chunk, to be sent again.
     #[arg(long, env = "LNSP_TMD_ON_FAILURE", default_value = "local", value_parser = on_failure)]
@@ -238,6 +258,17 @@ fn tmd_backend(value: &str) -> Result<TmdBackend, InvalidSetting> {
     }
 }
 
+/// `None` is `auto`. A name of its own, because clap takes an `Option` in the struct for a flag without a default.
+type DialectChoice = Option<Dialect>;
+
+fn dialect(value: &str) -> Result<DialectChoice, InvalidSetting> {
+    if value.trim().eq_ignore_ascii_case("auto") {
+        return Ok(None);
+    }
+    let dialect = value.parse::<Dialect>();
+    dialect.map(Some).map_err(|error| InvalidSetting::new("LNSP_LLM_DIALECT", value, error.to_string()))
+}
+
 fn on_failure(value: &str) -> Result<OnFailure, InvalidSetting> {
     match value.to_ascii_lowercase().as_str() {
         "local" => Ok(OnFailure::Local),
@@ -269,6 +300,14 @@ where
     T: FromStr<Err: fmt::Display> + Clone + Send + Sync + 'static,
 {
     move |value| value.parse().map_err(|error: T::Err| InvalidSetting::new(name, value, error.to_string()))
+}
+
+/// A parser of secrets: its error does not repeat the value.
+fn secret<T>(name: &'static str) -> impl Fn(&str) -> Result<T, InvalidSetting> + Clone + Send + Sync + 'static
+where
+    T: FromStr<Err: fmt::Display> + Clone + Send + Sync + 'static,
+{
+    move |value| value.parse().map_err(|error: T::Err| InvalidSetting::new(name, "***", error.to_string()))
 }
 
 /// The value of an environment variable. An empty one counts as unset.

@@ -6,10 +6,12 @@
 mod codes;
 mod embedding;
 mod follower;
+mod llm_settings;
 mod overrides;
 mod repairer;
 mod start_error;
 
+pub use llm_settings::llm_settings;
 pub use overrides::{EncoderFactory, Overrides};
 pub use start_error::StartError;
 
@@ -17,6 +19,7 @@ use crate::classifier::LocalClassifier;
 use crate::config::{Config, OnFailure};
 use crate::deletion::Deleter;
 use crate::encoder::Comparison;
+use crate::endpoint::InvalidEndpoint;
 use crate::files;
 use crate::flow::Backoff;
 use crate::http::{
@@ -36,7 +39,6 @@ use crate::threads::{Lane, Worker};
 use actix_web::rt::task::JoinHandle;
 use actix_web::web;
 use codes::code_source;
-pub use codes::llm_settings;
 use embedding::{CPU_QUEUE, ONE, embedding};
 pub use embedding::{model_files, model_folders};
 use follower::ClockFollower;
@@ -125,7 +127,7 @@ impl App {
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
         let tagger = Tagger::new(classifier, codes.source);
-        let lanes = LaneServers::new("localhost").map_err(StartError::Lanes)?;
+        let lanes = lanes()?;
         let tools = Tools {
             tagger: tagger.clone(),
             embed: vectorizer.clone(),
@@ -201,6 +203,12 @@ impl App {
         let stopped = postgres.map(ManagedPostgres::stop);
         stopped.and_then(Result::err).map(|error| error.to_string()).into_iter().collect()
     }
+}
+
+/// The lanes of the old router, whose servers are on this machine.
+fn lanes() -> Result<LaneServers, StartError> {
+    let host = "http://localhost".parse().map_err(|error: InvalidEndpoint| error.to_string());
+    host.and_then(LaneServers::new).map_err(StartError::Lanes)
 }
 
 /// Makes the data folder, or narrows its mode. It may be named by a link; what the link leads to must belong

@@ -46,5 +46,5 @@ pub enum StartError {
     Llm(LlmError),
     /// The client of the servers of the lanes cannot be made.
     #[error("the HTTP client for the lanes of /route cannot be made: {0}; this is a bug")]
-    Lanes(reqwest::Error),
+    Lanes(String),
 }

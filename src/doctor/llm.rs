@@ -6,7 +6,7 @@ use super::check::Check;
 use super::parallelism::{Parallelism, measure};
 use crate::app::llm_settings;
 use crate::config::{Config, OnFailure, TmdBackend};
-use crate::llm::{Llm, LlmError, LlmSettings, ServerInfo};
+use crate::llm::{Llm, LlmError, LlmSettings, ServerSoftware};
 
 const NAME: &str = "LLM";
 
@@ -36,10 +36,11 @@ pub async fn llm_findings(config: &Config, measured: bool) -> LlmFindings {
     for (answer, server) in inspected {
         let endpoint = server.endpoint.to_string();
         match answer {
-            Ok(info) => {
-                findings.checks.push(Check::ok(NAME, present(&endpoint, &info, &server.model)));
+            Ok(software) => {
+                let found = format!("{software} at {endpoint} has {}", server.model);
+                findings.checks.push(Check::ok(NAME, found));
                 if measured {
-                    question(config, server, &mut findings).await;
+                    question(config, server, &software, &mut findings).await;
                 }
             }
             Err(error) => findings.checks.push(unusable(config, &endpoint, &error, others)),
@@ -48,40 +49,43 @@ pub async fn llm_findings(config: &Config, measured: bool) -> LlmFindings {
     findings
 }
 
-async fn inspect(server: &LlmSettings) -> Result<ServerInfo, LlmError> {
+async fn inspect(server: &LlmSettings) -> Result<ServerSoftware, LlmError> {
     let answers = Llm::new(std::slice::from_ref(server))?.inspect().await;
     let lost = LlmError::Client { problem: "its answer was lost".to_owned() };
     answers.into_iter().next().map_or(Err(lost), |(_, answer)| answer)
 }
 
-fn present(endpoint: &str, info: &ServerInfo, model: &str) -> String {
-    format!("Ollama {} at {endpoint} has {model}", info.version)
-}
-
 /// A real question, and several at once.
-async fn question(config: &Config, server: LlmSettings, findings: &mut LlmFindings) {
+async fn question(
+    config: &Config,
+    server: LlmSettings,
+    software: &ServerSoftware,
+    findings: &mut LlmFindings,
+) {
     let (endpoint, slots) = (server.endpoint.to_string(), server.calls);
     // A server that works on one request at a time must not be found by a time-out.
     let factor = u32::try_from(slots).unwrap_or(u32::MAX).saturating_add(1);
     let patient = LlmSettings { timeout: server.timeout.saturating_mul(factor), ..server };
-    let measured = match Llm::new(&[patient]) {
-        Ok(llm) => measure(&llm, slots).await,
-        Err(error) => Err(error),
+    let measured = async {
+        let llm = Llm::new(&[patient])?;
+        let found = measure(&llm, slots).await?;
+        Ok((found, llm.servers().into_iter().find_map(|server| server.info)))
     };
-    match measured {
-        Ok(found) => {
-            let answers = "answers in the lists";
+    match measured.await {
+        Ok((found, info)) => {
+            let how = info.map(|info| format!(" (dialect {})", info.dialect)).unwrap_or_default();
             let alone = found.alone.as_millis();
-            findings.checks.push(Check::ok(NAME, format!("the LLM at {endpoint} {answers}, in {alone} ms")));
-            findings.checks.push(parallel(&endpoint, &found));
-            findings.suggestions.extend(suggestion(&endpoint, &found));
+            let answers = format!("the LLM at {endpoint} answers in the lists{how}, in {alone} ms");
+            findings.checks.push(Check::ok(NAME, answers));
+            findings.checks.push(parallel(&endpoint, software, &found));
+            findings.suggestions.extend(suggestion(&endpoint, software, &found));
         }
         Err(error) => findings.checks.push(unusable(config, &endpoint, &error, false)),
     }
 }
 
 /// Whether a server works on as many requests at once as it has slots.
-fn parallel(endpoint: &str, found: &Parallelism) -> Check {
+fn parallel(endpoint: &str, software: &ServerSoftware, found: &Parallelism) -> Check {
     let Parallelism { sent, at_once, .. } = *found;
     if sent < 2 {
         return Check::ok(
@@ -97,23 +101,30 @@ fn parallel(endpoint: &str, found: &Parallelism) -> Check {
         0 | 1 => "answers one at a time".to_owned(),
         some => format!("works on about {some} calls at once"),
     };
-    let advice = format!(
-        "start it with OLLAMA_NUM_PARALLEL={sent} (scripts/start_ollama_parallel.sh), llama-server with --parallel {sent}; \
-         or name its slots: LNSP_LLM_ENDPOINT={endpoint}*{}",
-        at_once.max(1)
-    );
+    let start = match software {
+        ServerSoftware::Ollama { .. } => {
+            format!("start it with OLLAMA_NUM_PARALLEL={sent} (scripts/start_ollama_parallel.sh)")
+        }
+        ServerSoftware::OpenAi => format!(
+            "start it for {sent} calls at once (llama-server --parallel {sent}; the server of llama-cpp-python takes \
+             one at a time)"
+        ),
+    };
+    let advice = format!("{start}, or name its slots: LNSP_LLM_ENDPOINT={endpoint}*{}", at_once.max(1));
     Check::warning(NAME, format!("the LLM at {endpoint} {works}: {took}"), advice)
 }
 
-fn suggestion(endpoint: &str, found: &Parallelism) -> Option<Suggestion> {
-    (found.sent > 1 && !found.is_enough()).then(|| Suggestion {
-        setting: "OLLAMA_NUM_PARALLEL",
-        value: found.sent.to_string(),
-        because: format!(
-            "of the server at {endpoint}, which works on {} of {} calls at once",
-            found.at_once.max(1),
-            found.sent
-        ),
+fn suggestion(endpoint: &str, software: &ServerSoftware, found: &Parallelism) -> Option<Suggestion> {
+    let Parallelism { sent, at_once, .. } = *found;
+    let at_once = at_once.max(1);
+    let because = format!("the server at {endpoint} works on {at_once} of {sent} calls at once");
+    (sent > 1 && !found.is_enough()).then(|| match software {
+        ServerSoftware::Ollama { .. } => {
+            Suggestion { setting: "OLLAMA_NUM_PARALLEL", value: sent.to_string(), because }
+        }
+        ServerSoftware::OpenAi => {
+            Suggestion { setting: "LNSP_LLM_ENDPOINT", value: format!("{endpoint}*{at_once}"), because }
+        }
     })
 }
 

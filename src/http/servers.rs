@@ -38,7 +38,8 @@ fn last_failure<'a>(servers: &[&'a ServerStatus]) -> Option<&'a (String, Duratio
 
 fn one_llm(server: &LlmServerStatus) -> Value {
     let mut state = one(&server.status);
-    state["version"] = json!(server.info.as_ref().map(|info| &info.version));
+    state["software"] = json!(server.info.as_ref().map(|info| info.to_string()));
+    state["dialect"] = json!(server.info.as_ref().map(|info| info.dialect.to_string()));
     state
 }
 

@@ -1,27 +1,33 @@
-//! The language model as a source of codes: a port that asks an Ollama server for Domain, Task and Modifier.
+//! The language model as a source of codes: a port that asks a server of language models for Domain, Task and Modifier,
+//! and for the CPESH parts of a text.
 //!
 //! [`Llm`] is the handle: a pool of servers that have the model. It limits the calls in flight, gives each a deadline,
 //! repeats a call once after a transient error, by another server where there is one, and makes no calls to a server
-//! while its circuit breaker is open ([`crate::server_pool`]). The prompt is in [`prompt`], parsing in [`answer`], the
-//! errors in [`LlmError`]. The first stage decides what follows an error.
+//! while its circuit breaker is open ([`crate::server_pool`]). The prompt is in [`prompt`], the ways to ask in
+//! [`dialect`], parsing in [`answer`], the errors in [`LlmError`]. The first stage decides what follows an error.
 
 mod answer;
 mod call;
 mod client;
-mod cpesh;
+mod dialect;
 mod error;
 mod flights;
+mod model_name;
 mod prompt;
+mod schema;
 mod server;
 mod settings;
+mod shape;
+mod transport;
 
-pub use answer::{AnswerError, Labels, TokenLogprob, read as read_answer};
+pub use answer::{AnswerError, CpeshFailure, Labels, TokenLogprob, read as read_answer};
 pub use call::{CacheUse, CallPriority};
-pub use client::ServerInfo;
-pub use cpesh::CpeshFailure;
+pub use client::{ServerInfo, ServerSoftware};
+pub use dialect::{Dialect, InvalidDialect, Parameters, Thinking, TokenLimit};
 pub use error::LlmError;
 pub use prompt::{Question, Wanted};
 pub use settings::LlmSettings;
+pub use shape::{AnswerForm, AnswerShape, InvalidAnswerForm};
 
 use crate::chunk::Cpesh;
 use crate::flow::Backoff;
@@ -29,7 +35,7 @@ use crate::metrics;
 use crate::server_pool::{CallError, Member, Pauses, Pool, PoolSettings, RetryPolicy, ServerStatus};
 use crate::threads::Lane;
 use crate::tmd::{AxisConfidence, Tmd};
-use client::Attempt;
+use dialect::Attempt;
 use server::LlmServer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -120,7 +126,7 @@ impl Llm {
     }
 
     /// Checks that each server answers and has the model, without loading it.
-    pub async fn inspect(&self) -> ServerAnswers<ServerInfo> {
+    pub async fn inspect(&self) -> ServerAnswers<ServerSoftware> {
         let each =
             self.0.pool.clients().map(async |(endpoint, server)| (endpoint.clone(), server.inspect().await));
         futures_util::future::join_all(each).await

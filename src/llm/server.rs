@@ -1,6 +1,7 @@
 //! One server of the pool: its client, and the handshake that its calls share.
 
-use super::client::{Attempt, LlmClient, ServerInfo};
+use super::client::{LlmClient, ServerInfo, ServerSoftware};
+use super::dialect::{Attempt, Dialect};
 use super::error::LlmError;
 use super::prompt::Question;
 use super::settings::LlmSettings;
@@ -35,7 +36,7 @@ impl LlmServer {
     }
 
     /// Asks for version and models; nothing is loaded and nothing is remembered.
-    pub async fn inspect(&self) -> Result<ServerInfo, LlmError> {
+    pub async fn inspect(&self) -> Result<ServerSoftware, LlmError> {
         self.client.inspect().await
     }
 
@@ -63,8 +64,9 @@ impl LlmServer {
     /// time limit of a call, so a handshake continues for later calls when the first one times out.
     fn handshake(&self) -> Handshake {
         let mut handshake = lock(&self.handshake);
+        let doubtful = self.client.take_doubts();
         match &*handshake {
-            Some(known) if !matches!(known.peek(), Some(Err(_))) => known.clone(),
+            Some(known) if !doubtful && !matches!(known.peek(), Some(Err(_))) => known.clone(),
             _ => handshake.insert(self.begin_handshake()).clone(),
         }
     }
@@ -97,9 +99,13 @@ impl ServerFault for LlmError {
         match self {
             LlmError::Connect { .. } => Effect::Unreachable,
             LlmError::Timeout { .. } | LlmError::Status { status: 429 | 503, .. } => Effect::Overloaded,
-            LlmError::NoModel { .. } => Effect::Unfit,
+            LlmError::NoModel { .. }
+            | LlmError::Unauthorized { .. }
+            | LlmError::Untrusted { .. }
+            | LlmError::NoDialect { .. } => Effect::Unfit,
             // A page of a proxy in the place of one answer may pass; a server without the API is another one.
-            LlmError::NotOllama { path, .. } if !path.ends_with("/generate") => Effect::Unfit,
+            LlmError::Foreign { path, .. } if !Dialect::is_generation(path) => Effect::Unfit,
+            error if error.is_about_the_text() => Effect::Request,
             _ => Effect::Faulty,
         }
     }
@@ -110,5 +116,12 @@ impl ServerFault for LlmError {
 
     fn kind(&self) -> &'static str {
         LlmError::kind(self)
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            LlmError::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
     }
 }

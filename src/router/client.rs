@@ -58,8 +58,8 @@ impl RouterClient {
     /// # Errors
     /// [`RouterError::Client`] with the error of the HTTP client.
     pub fn new(settings: &RouterSettings) -> Result<RouterClient, RouterError> {
-        let client = endpoint::client(settings.calls);
-        let client = client.map_err(|error| RouterError::Client { problem: cause(&error) })?;
+        let client = endpoint::client(settings.calls, &settings.endpoint);
+        let client = client.map_err(|problem| RouterError::Client { problem })?;
         let name = settings.endpoint.name().into();
         Ok(RouterClient { client, settings: settings.clone(), name })
     }
@@ -80,7 +80,8 @@ impl RouterClient {
         let text = &text[..text.floor_char_boundary(TEXT_BYTES)];
         let call = self.client.post(self.settings.endpoint.at(EXTRACT));
         let (status, body) = self.send(EXTRACT, call.json(&json!({ "concept_text": text }))).await?;
-        let found: Extracted = serde_json::from_slice(&body).map_err(|_| not_router(EXTRACT, status, &body))?;
+        let found: Extracted =
+            serde_json::from_slice(&body).map_err(|_| not_router(EXTRACT, status, &body))?;
         let tmd = Tmd::new(found.domain_code, found.task_code, found.modifier_code)?;
         match found.tmd_source.as_deref() {
             Some("fallback") => Err(RouterError::NoCodes { why: "it fell back to another source" }),

@@ -72,8 +72,8 @@ struct EmbedRequest<'a> {
 impl RemoteClient {
     /// Builds the HTTP client; makes no call.
     pub fn new(endpoint: &Endpoint, slots: usize, timeout: Duration) -> Result<RemoteClient, RemoteError> {
-        let http = endpoint::client(2 * slots);
-        let http = http.map_err(|error| RemoteError::Client { problem: cause(&error) })?;
+        let http = endpoint::client(2 * slots, endpoint);
+        let http = http.map_err(|problem| RemoteError::Client { problem })?;
         Ok(RemoteClient { http, endpoint: endpoint.clone(), name: endpoint.name().into(), timeout })
     }
 

@@ -40,9 +40,9 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("classifier", DOMAIN.to_vec());
     layers.insert("encoder", with(&[&DOMAIN, &["memory", "threads"]]));
     layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));
-    // The lanes of the old TMD router, and their servers.
-    layers.insert("router", with(&[&DOMAIN, &["endpoint", "threads"]]));
     layers.insert("index", with(&[&DOMAIN, &["files", "lmdb", "output", "threads"]]));
+    // The old TMD router: its lanes, and others of its kind as a source.
+    layers.insert("router", with(&[&DOMAIN, &["endpoint", "flow", "metrics", "server_pool", "threads"]]));
     layers.insert("hub", with(&[&DOMAIN, &["files", "threads"]]));
     // It makes more calls than it gives answers, so it counts them itself.
     layers.insert(
@@ -83,8 +83,8 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
                 "output",
                 "threads",
                 "pipeline",
-                "router",
                 "retag",
+                "router",
                 "search",
                 "server_pool",
                 "vectorizer",
@@ -92,7 +92,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         ]),
     );
     // Composition.
-    layers.insert("config", vec!["allowed_host", "encoder", "endpoint"]);
+    layers.insert("config", vec!["allowed_host", "encoder", "endpoint", "llm"]);
     let below = with(&[
         &DOMAIN,
         &PORTS,
