@@ -1,9 +1,11 @@
 //! Decides who gives the codes that a client does not send.
 
 use super::start_error::StartError;
+use crate::answer_cache::AnswerCache;
 use crate::config::{Config, OnFailure, TmdBackend};
 use crate::llm::{Llm, LlmSettings};
 use crate::stages::{CodeSource, LlmFallback};
+use std::path::Path;
 use std::time::Duration;
 
 /// Who gives the codes, and what is to be said about it.
@@ -32,11 +34,16 @@ pub fn llm_settings(config: &Config) -> Vec<LlmSettings> {
 }
 
 /// Decides by the configuration and, where it wants a language model, by asking its servers now.
-pub async fn code_source(config: &Config, report: &mut dyn FnMut(String)) -> Result<Codes, StartError> {
+pub async fn code_source(
+    config: &Config,
+    data_dir: &Path,
+    report: &mut dyn FnMut(String),
+) -> Result<Codes, StartError> {
     if config.tmd_backend == TmdBackend::Local {
         return Ok(Codes { source: CodeSource::Local, llm: None, endpoint: None });
     }
-    let llm = Llm::new(&llm_settings(config)).map_err(StartError::Llm)?;
+    let known = answer_cache(config, data_dir, report);
+    let llm = Llm::with_cache(&llm_settings(config), known).map_err(StartError::Llm)?;
     let otherwise = match config.tmd_on_failure {
         OnFailure::Local => LlmFallback::AskLocally,
         OnFailure::Reject => LlmFallback::Reject,
@@ -61,4 +68,14 @@ pub async fn code_source(config: &Config, report: &mut dyn FnMut(String)) -> Res
     }
     let source = CodeSource::Llm { llm: llm.clone(), otherwise };
     Ok(Codes { source, llm: Some(llm), endpoint: Some(config.llm_endpoint.to_string()) })
+}
+
+/// The answers that were given before, unless none are to be kept. The service runs without them, too.
+fn answer_cache(config: &Config, data_dir: &Path, report: &mut dyn FnMut(String)) -> Option<AnswerCache> {
+    let limit = config.llm_cache_mb * 1024 * 1024;
+    if limit == 0 {
+        return None;
+    }
+    let opened = AnswerCache::open(data_dir, limit);
+    opened.inspect_err(|error| report(format!("⚠️  no answers of the LLM are kept: {error}"))).ok()
 }

@@ -70,7 +70,7 @@ impl App {
         let version = classifier.run(Lane::Express, |classifier| classifier.version().to_owned()).await;
         let classifier_version = version.map_err(StartError::Worker)?;
 
-        let codes = code_source(&config, report).await?;
+        let codes = code_source(&config, &data_dir, report).await?;
 
         let stored = store.model().await?.map(|(_, identity)| identity);
         let embed = embedding(&config, &data_dir, overrides.encoder, stored).await?;

@@ -6,6 +6,7 @@ use super::error::LlmError;
 use super::prompt::Question;
 use super::settings::LlmSettings;
 use super::{Labels, Wanted};
+use crate::answer_cache::AnswerKey;
 use crate::metrics;
 use crate::server_pool::{Again, Effect, PooledClient, ServerFault};
 use crate::threads::lock;
@@ -58,6 +59,11 @@ impl LlmServer {
         let outcome = answer.as_ref().err().map_or("ok", LlmError::kind);
         metrics::llm_request(&self.name, outcome, started.elapsed());
         answer
+    }
+
+    /// The key of the answer to a question, if the last handshake succeeded.
+    pub fn answer_key(&self, question: Question<'_>) -> Option<AnswerKey> {
+        self.client.answer_key(question, &*self.info()?)
     }
 
     /// The handshake: finished, in progress, or started again after a failure or after errors that a new one may cure.

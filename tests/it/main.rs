@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test prints its figures")]
 
 mod admission;
+mod answer_cache;
 mod bench;
 mod blame;
 mod body_formats;
