@@ -32,7 +32,9 @@ The file, little-endian, read by src/classifier/artefact.rs:
     K x 32    what each of the K kinds of text adds to the tasks, i32, in votes
     K x 64    and to the modifiers
     16 x 64   what each domain adds to the modifiers
-    3 x 3 x 11  calibration, u16 of 65535: by reach (english, listed, other), axis, and votes' claim in tenths
+    rows x 11 calibration, u16 of 65535 by the votes' claim in tenths: of the domain by reach (english, listed,
+              other), of the task by reach (english, listed) and kind, of the modifier likewise, then of both for
+              other languages
     u32       CRC-32 of all bytes before it
 """
 
@@ -66,7 +68,7 @@ AXES = {
 }
 
 # How much votes count against what the kind of a text and its subject say about an axis.
-SHARES = {"domain": 1.0, "task": 0.5, "modifier": 0.4}
+SHARES = {"domain": 1.0, "task": 0.45, "modifier": 0.4}
 
 # The kinds of texts, the markers and the reaches of the calibration, in the order of their numbers in src/classifier.
 KINDS = ("reference", "code", "report", "question", "statement", "letter")
@@ -179,9 +181,16 @@ def prior_sections(lists, labels, units):
     task = [table(kinds["task"][kind], labels["task"], "kinds.toml") / units[1] for kind in KINDS]
     modifier = [table(kinds["modifier"][kind], labels["modifier"], "kinds.toml") / units[2] for kind in KINDS]
     subject = [table(kinds["subject"][domain], labels["modifier"], "kinds.toml") / units[2] for domain in labels["domain"]]
-    calibration = np.array([[lists["calibration"][reach][axis] for axis in LABELS] for reach in REACHES])
-    if calibration.shape != (3, 3, 11) or (np.diff(calibration) < 0).any() or calibration.min() <= 0 or calibration.max() > 1:
-        sys.exit("calibration.toml: expected eleven rising numbers up to 1 for each axis")
+    calibration = lists["calibration"]
+    known, other = REACHES[:-1], calibration[REACHES[-1]]
+    calibration = (
+        [calibration["domain"][reach] for reach in REACHES]
+        + [calibration[reach][axis][kind] for axis in ("task", "modifier") for reach in known for kind in KINDS]
+        + [other["task"], other["modifier"]]
+    )
+    calibration = np.array(calibration)
+    if calibration.shape[1:] != (11,) or (np.diff(calibration) < 0).any() or calibration.min() <= 0 or calibration.max() > 1:
+        sys.exit("calibration.toml: expected eleven rising numbers up to 1 in each row")
     priors = [np.rint(rows).astype("<i4").tobytes() for rows in (task, modifier, subject)]
     return b"".join(priors) + np.rint(calibration * 65535).astype("<u2").tobytes()
 

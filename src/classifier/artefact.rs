@@ -32,9 +32,13 @@ pub(super) struct Artefact {
     modifiers: Vec<[i32; 64]>,
     /// What each domain adds to the modifiers.
     subjects: Vec<[i32; 64]>,
-    /// By reach, axis and tenths of what the votes claim: the confidence, of 65535.
-    calibration: [[[u16; STEPS]; 3]; 3],
+    /// By tenths of what the votes claim: the confidence, of 65535.
+    calibration: Vec<[u16; STEPS]>,
 }
+
+/// The rows of the calibration: of the domain by reach, of task and modifier by reach and kind, and of both for other
+/// languages.
+const ROWS: usize = 3 + 2 * 2 * KINDS + 2;
 
 /// The points of a calibration: at 0, 0.1, .. 1.
 const STEPS: usize = 11;
@@ -70,12 +74,12 @@ impl Artefact {
         let tasks = cursor.rows("tasks of kinds", KINDS)?;
         let modifiers = cursor.rows("modifiers of kinds", KINDS)?;
         let subjects = cursor.rows("modifiers of domains", Axis::Domain.len())?;
-        let calibration = cursor.calibration()?;
+        let calibration = cursor.calibration(ROWS)?;
         if !cursor.0.is_empty() {
             return Err(ArtefactError::Length {
                 section: "calibration",
-                expected: size_of_val(&calibration),
-                received: size_of_val(&calibration) + cursor.0.len(),
+                expected: size_of_val(&*calibration),
+                received: size_of_val(&*calibration) + cursor.0.len(),
             });
         }
         Ok(Self {
@@ -110,13 +114,20 @@ impl Artefact {
     }
 
     /// The confidence where the votes claim this probability of an axis.
-    pub(super) fn calibrated(&self, reach: Reach, axis: Axis, claim: f32) -> f32 {
-        let row = match reach {
-            Reach::English => 0,
-            Reach::Listed(_) => 1,
-            Reach::Other => 2,
+    pub(super) fn calibrated(&self, reach: Reach, kind: TextKind, axis: Axis, claim: f32) -> f32 {
+        let by_kind = |axis: usize, reach: usize| 3 + (axis * 2 + reach) * KINDS + kind as usize;
+        let row = match (axis, reach) {
+            (Axis::Domain, Reach::English) => 0,
+            (Axis::Domain, Reach::Listed(_)) => 1,
+            (Axis::Domain, Reach::Other) => 2,
+            (Axis::Task, Reach::English) => by_kind(0, 0),
+            (Axis::Task, Reach::Listed(_)) => by_kind(0, 1),
+            (Axis::Modifier, Reach::English) => by_kind(1, 0),
+            (Axis::Modifier, Reach::Listed(_)) => by_kind(1, 1),
+            (Axis::Task, Reach::Other) => ROWS - 2,
+            (Axis::Modifier, Reach::Other) => ROWS - 1,
         };
-        let points = &self.calibration[row][axis as usize];
+        let points = self.calibration.get(row).copied().unwrap_or([1; STEPS]);
         let place = claim.clamp(0.0, 1.0) * (STEPS - 1) as f32;
         let below = (place as usize).min(STEPS - 2);
         let [low, high] = [points[below], points[below + 1]].map(|point| f32::from(point) / 65_535.0);

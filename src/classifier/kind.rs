@@ -44,17 +44,17 @@ impl TextKind {
         let [person, problem, request] = [Marker::Person, Marker::Problem, Marker::Request].map(count);
         let code = code_marks(&own.text);
         let questions = memchr::memchr_iter(b'?', own.text.as_bytes()).count();
-        if (code * 80 >= own.text.len() && code >= 2 && person <= 1) || (code >= 3 && person == 0) {
+        if (code * 80 >= own.text.len() && code >= 2 && person <= 1) || (code >= 2 && person == 0) {
             TextKind::Code
         } else if (greets && (own.cut || person > 0)) || (own.cut && person > 0) {
             TextKind::Letter
-        } else if person > 0 || questions > 0 {
+        } else if person > 0 || questions > 0 || request > 0 {
             match (problem > 0, questions > 0 || request > 0) {
                 (true, _) => TextKind::Report,
                 (false, true) => TextKind::Question,
                 (false, false) => TextKind::Statement,
             }
-        } else if problem >= 3 {
+        } else if problem >= 2 {
             TextKind::Report
         } else {
             TextKind::Reference
@@ -65,15 +65,19 @@ impl TextKind {
 /// The signs in a text that prose has none of: back ticks, calls, names in snake or camel case, paths, operators.
 fn code_marks(text: &str) -> usize {
     let bytes = text.as_bytes();
+    // Of a call, nothing in prose looks like it but a plural in brackets.
+    let calls = bytes.windows(3).filter(
+        |three| matches!(three, [name, b'(', after] if name.is_ascii_alphanumeric() && *after != b's'),
+    );
     let pairs = bytes.windows(2).filter(|pair| match **pair {
-        [b':', b':'] | [b'-' | b'=', b'>'] | [b'(', b')'] | [b'-', b'-'] => true,
-        [before, b'(' | b'_'] => before.is_ascii_alphanumeric(),
+        [b':', b':'] | [b'-' | b'=', b'>'] | [b'-', b'-'] | [b';', b'\n' | b'`'] => true,
+        [before, b'_'] => before.is_ascii_alphanumeric(),
         [b'/', after] => after.is_ascii_lowercase(),
         [before, after] => before.is_ascii_lowercase() && after.is_ascii_uppercase(),
         _ => false,
     });
-    let single = bytes.iter().filter(|byte| matches!(byte, b'`' | b'{' | b'}' | b';'));
-    pairs.count() + single.count()
+    let single = bytes.iter().filter(|byte| matches!(byte, b'`' | b'{' | b'}'));
+    2 * calls.count() + pairs.count() + single.count()
 }
 
 #[cfg(test)]

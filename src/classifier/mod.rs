@@ -99,6 +99,8 @@ impl LocalClassifier {
             return Classification { tmd: self.unknown, confidence };
         }
 
+        let greets = greets(&own.text, |word| artefact.tells(word));
+        let kind = TextKind::of(&own, &signs.markers, greets);
         let [domain, task, modifier] = Axis::ALL.map(Axis::len);
         let (domains, rest) = votes.split_at(domain);
         let (tasks, modifiers) = rest.split_at(task);
@@ -106,11 +108,9 @@ impl LocalClassifier {
         let root = ((words + CAUTION) << 16).isqrt() as i64;
         let winner = |axis: Axis, votes: &[i32], priors: &[i32]| {
             let (code, claim) = winner(votes, priors, root, artefact.units[axis as usize]);
-            (code, artefact.calibrated(reach, axis, claim))
+            (code, artefact.calibrated(reach, kind, axis, claim))
         };
         let domain = winner(Axis::Domain, domains, &[0; 16][..domain]);
-        let greets = greets(&own.text, |word| artefact.tells(word));
-        let kind = TextKind::of(&own, &signs.markers, greets);
         let (of_task, of_modifier) = artefact.priors(kind, domain.0);
         let task = winner(Axis::Task, tasks, &of_task);
         let modifier = winner(Axis::Modifier, &modifiers[..modifier], &of_modifier);

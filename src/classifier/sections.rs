@@ -156,21 +156,25 @@ impl<'a> Cursor<'a> {
         (0..count).map(|_| row(self)).collect()
     }
 
-    /// The calibration, whose points never fall.
-    pub(super) fn calibration<const N: usize>(&mut self) -> Result<[[[u16; N]; 3]; 3], ArtefactError> {
-        let mut all = [[[0; N]; 3]; 3];
-        for points in all.as_flattened_mut() {
-            for point in points.iter_mut() {
-                *point = self.u16("calibration")?;
+    /// The rows of the calibration, whose points never fall.
+    pub(super) fn calibration<const N: usize>(
+        &mut self,
+        rows: usize,
+    ) -> Result<Vec<[u16; N]>, ArtefactError> {
+        let row = |cursor: &mut Self| {
+            let mut points = [0; N];
+            for point in &mut points {
+                *point = cursor.u16("calibration")?;
             }
-            if !points.is_sorted() || points.first() == Some(&0) {
-                return Err(ArtefactError::Value {
-                    section: "calibration",
-                    expected: "rising numbers above 0",
-                    received: format!("{points:?}"),
-                });
+            if points.is_sorted() && points.first() != Some(&0) {
+                return Ok(points);
             }
-        }
-        Ok(all)
+            Err(ArtefactError::Value {
+                section: "calibration",
+                expected: "rising numbers above 0",
+                received: format!("{points:?}"),
+            })
+        };
+        (0..rows).map(|_| row(self)).collect()
     }
 }

@@ -19,7 +19,7 @@ fn small() -> Vec<u8> {
     // English without beginnings of words, one telling word, no priors, and confidences as the votes claim them.
     bytes.extend(b"\x01\x07english\0\0\0\0\x01\0\0\0\x03the\x01\0\0\0");
     bytes.extend([0; 4 * (6 * 32 + 6 * 64 + 16 * 64)]);
-    for point in (0..9).flat_map(|_| 0..=10_u16) {
+    for point in (0..29).flat_map(|_| 0..=10_u16) {
         bytes.extend((point * 6_553).max(1).to_le_bytes());
     }
     sealed(bytes)
@@ -166,41 +166,4 @@ proptest! {
         }
         prop_assert!(LocalClassifier::from_bytes(&bytes).is_err());
     }
-}
-
-#[test]
-fn zz_dump() {
-    let text =
-        std::fs::read_to_string("/tmp/w/LABELS/tests/data/labels.ndjson").unwrap();
-    let c = whole();
-    let mut out = String::new();
-    for line in text.lines() {
-        let v: serde_json::Value = serde_json::from_str(line).unwrap();
-        let f = c.classify(v["text"].as_str().unwrap());
-        let has = |a: Axis, k: &str| {
-            v[k].as_array().map_or(v[k] == f.tmd.name(a), |l| l.iter().any(|n| n == f.tmd.name(a)))
-        };
-        out += &format!(
-            "{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{} {} {}\n",
-            v["split"].as_str().unwrap(),
-            v["kind"].as_str().unwrap(),
-            has(Axis::Domain, "domain"),
-            f.confidence.domain,
-            has(Axis::Task, "task"),
-            f.confidence.task,
-            has(Axis::Modifier, "modifier"),
-            f.confidence.modifier,
-            f.tmd.name(Axis::Domain),
-            f.tmd.name(Axis::Task),
-            f.tmd.name(Axis::Modifier)
-        );
-    }
-    std::fs::write("/tmp/w/labels_work/dump.tsv", out).unwrap();
-    let started = std::time::Instant::now();
-    for _ in 0..20 {
-        for line in text.lines() {
-            std::hint::black_box(c.classify(line));
-        }
-    }
-    eprintln!("us per text {}", started.elapsed().as_micros() as f64 / 6000.0);
 }

@@ -56,7 +56,7 @@ impl Vocabulary {
         for_each_word(text, |word| {
             see(word);
             rows.clear();
-            self.pieces(word, &mut rows);
+            let is_whole = self.pieces(word, &mut rows);
             let weight = if rows.len() > 1 { PIECE } else { WHOLE };
             for row in &rows {
                 visit(*row, weight);
@@ -64,15 +64,19 @@ impl Vocabulary {
             counts.known += usize::from(!rows.is_empty());
             if !word.bytes().all(|byte| byte.is_ascii_digit()) {
                 counts.words += 1;
-                counts.whole += usize::from(self.starts.contains_key(word));
+                counts.whole += usize::from(is_whole);
             }
         });
         counts
     }
 
     /// Greedy longest match: the longest known start, then the longest known continuations; no rows if a part is
-    /// unknown.
-    fn pieces(&self, word: &str, rows: &mut Vec<u32>) {
+    /// unknown. Whether the word is one of the starts.
+    fn pieces(&self, word: &str, rows: &mut Vec<u32>) -> bool {
+        if let Some(row) = self.starts.get(word) {
+            rows.extend(row);
+            return true;
+        }
         let mut map = &self.starts;
         let mut rest = word;
         while !rest.is_empty() {
@@ -81,12 +85,13 @@ impl Vocabulary {
             let found = (1..=longest).rev().find_map(|end| Some((end, *map.get(&rest[..end])?)));
             let Some((end, row)) = found else {
                 rows.clear();
-                return;
+                return false;
             };
             rows.extend(row);
             rest = &rest[end..];
             map = &self.continues;
         }
+        false
     }
 }
 
@@ -107,6 +112,16 @@ pub(super) fn for_each_word(text: &str, mut visit: impl FnMut(&str)) {
     };
     for token in text.split_whitespace().filter(|token| !is_address(token)) {
         for character in token.chars() {
+            if character.is_ascii() {
+                if character.is_ascii_alphanumeric() {
+                    if word.len() <= MAX_WORD_BYTES {
+                        word.push(character.to_ascii_lowercase());
+                    }
+                } else if !finish(&mut word) {
+                    return;
+                }
+                continue;
+            }
             let mut separates = false;
             fold(character, |part| {
                 if part.is_ascii_alphanumeric() {
