@@ -6,9 +6,12 @@
 mod codes;
 mod embedding;
 mod follower;
+mod indexes;
 mod overrides;
+mod repairer;
 mod start_error;
 
+pub use codes::llm_settings;
 pub use overrides::{EncoderFactory, Overrides};
 pub use start_error::StartError;
 
@@ -21,14 +24,14 @@ use crate::flow::Backoff;
 use crate::http::{
     Admission, ArrivalClock, Counts, HeldCache, IdempotencyCache, Limits, MeasuredDevice, ServiceInfo, State,
 };
-use crate::index::{ChangeSource, ChangedRow, Changes, Index, IndexIdentity, IndexOptions, SourceError};
 use crate::metrics;
-use crate::model::ModelIdentity;
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
+use crate::retag::Retagger;
+use crate::router::LaneServers;
 use crate::search::Searcher;
 use crate::stages::{Tagger, WriteTools};
 use crate::store::managed::ManagedPostgres;
-use crate::store::{Dsn, ModelId, Store, StoreOptions};
+use crate::store::{Dsn, Store, StoreOptions};
 use crate::threads::{Lane, Worker};
 use actix_web::rt::task::JoinHandle;
 use actix_web::web;
@@ -36,6 +39,8 @@ use codes::code_source;
 use embedding::{CPU_QUEUE, ONE, embedding};
 pub use embedding::{model_files, model_folders};
 use follower::ClockFollower;
+use indexes::open_indexes;
+use repairer::Repairer;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +50,8 @@ pub struct App {
     /// What the HTTP face works with.
     pub state: web::Data<State>,
     postgres: Option<ManagedPostgres>,
-    follower: JoinHandle<()>,
+    /// The index follows the database, a language model is looked for, and the codes of past outages are repaired.
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl App {
@@ -64,9 +70,10 @@ impl App {
         let version = classifier.run(Lane::Express, |classifier| classifier.version().to_owned()).await;
         let classifier_version = version.map_err(StartError::Worker)?;
 
-        let codes = code_source(&config, &classifier_version, report).await?;
+        let codes = code_source(&config, report).await?;
 
-        let embed = embedding(&config, &data_dir, overrides.encoder).await?;
+        let stored = store.model().await?.map(|(_, identity)| identity);
+        let embed = embedding(&config, &data_dir, overrides.encoder, stored).await?;
         let identity = embed.identity;
         let model_id = store.adopt_model(&identity).await?;
         report(format!(
@@ -78,9 +85,12 @@ impl App {
             report(format!("✅ Device {}, the fastest of: {}", embed.device, embed.devices));
         }
 
-        let index = open_index(&data_dir, &store, &identity, model_id, overrides.index).await?;
-        let status = index.status();
-        report(format!("✅ Index open: {} vectors, up to change {}", status.items, status.applied_seq));
+        let indexes = open_indexes(&data_dir, &store, &identity, model_id, overrides.index)?;
+        let status = indexes.concepts.status();
+        let questions = indexes.questions.status().items;
+        let questions = if questions > 0 { format!(" and {questions} of questions") } else { String::new() };
+        let (items, upto) = (status.items, status.applied_seq);
+        report(format!("✅ Index open: {items} vectors{questions}, up to change {upto}"));
 
         metrics::build_info(&identity.name, &embed.device);
         let vectorizer = embed.vectorizer;
@@ -94,9 +104,8 @@ impl App {
             pass_tokens: vectorizer.budget().tokens,
             pass_texts: vectorizer.budget().texts,
             tmd_backend: config.tmd_backend.to_string(),
-            tmd_source: codes.name,
+            local_source: format!("local:{classifier_version}"),
             llm_endpoint: codes.endpoint,
-            llm_problem: codes.problem,
             llm_required: config.tmd_on_failure == OnFailure::Reject,
             parallel: config.enable_parallel,
             max_workers: config.max_parallel_workers,
@@ -105,7 +114,7 @@ impl App {
         let searcher = Searcher {
             vectorizer: vectorizer.clone(),
             classifier: classifier.clone(),
-            index: index.clone(),
+            indexes: indexes.clone(),
             store: store.clone(),
             dims: identity.dims,
             min_seq_timeout: Duration::from_secs(10),
@@ -113,13 +122,15 @@ impl App {
         let write = WriteTools {
             store: store.clone(),
             model: model_id,
-            index: index.clone(),
+            indexes: indexes.clone(),
             // Measured: larger transactions are no faster, and keep their chunks waiting longer.
             batch_rows: 256,
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
+        let tagger = Tagger::new(classifier, codes.source);
+        let lanes = LaneServers::new("localhost").map_err(StartError::Lanes)?;
         let tools = Tools {
-            tagger: Tagger::new(classifier, codes.source),
+            tagger: tagger.clone(),
             embed: vectorizer.clone(),
             write,
             fault_hook: overrides.fault_hook,
@@ -127,20 +138,29 @@ impl App {
         let mut settings = PipelineSettings { one_at_a_time: !config.enable_parallel, ..overrides.pipeline };
         settings.watch.deadline = Duration::from_secs(config.hang_deadline_s);
         if codes.llm.is_some() {
-            settings = settings.ask_at_once(config.max_parallel_workers);
+            settings = settings.ask_at_once(config.llm_endpoint.total_slots(config.max_parallel_workers));
         }
         let pipeline = Arc::new(Pipeline::start(tools, settings));
         pipeline.wait_for(|health| health.open).await;
         let admission = Admission::new(Limits { uploads: config.max_uploads, ..overrides.admission });
         let idempotency = IdempotencyCache::new(overrides.memory);
         let (counts, arrivals, llm) = (Counts::default(), ArrivalClock::default(), codes.llm);
+        let retagger = llm.clone().map(|llm| Retagger::new(store.clone(), indexes.clone(), llm));
+        let llm_search = llm.clone().filter(|llm| !llm.available()).map(|llm| {
+            let every = overrides.look_for_llm;
+            actix_web::rt::spawn(async move { llm.look_for(every).await })
+        });
         let state = State {
+            retagger,
             pipeline,
             searcher,
             vectorizer,
-            deleter: Deleter::new(store.clone(), index.clone()),
+            tagger,
+            lanes,
+            deleter: Deleter::new(store.clone(), indexes.clone()),
             store,
-            index,
+            index: indexes.concepts,
+            questions: indexes.questions,
             llm,
             info,
             counts,
@@ -150,18 +170,23 @@ impl App {
             held: HeldCache::default(),
         };
         let state = web::Data::new(state);
-        let follower =
-            ClockFollower { store: state.store.clone(), model: model_id, index: state.index.clone() };
-        Ok(App { state, postgres, follower: actix_web::rt::spawn(follower.run()) })
+        let (store, indexes) = (state.store.clone(), state.indexes());
+        let follower = ClockFollower { store, model: model_id, indexes };
+        let mut tasks = vec![actix_web::rt::spawn(follower.run())];
+        tasks.extend(llm_search);
+        if let Some(retagger) = state.retagger.clone().filter(|_| config.tmd_repair) {
+            tasks.push(actix_web::rt::spawn(Repairer { retagger }.run()));
+        }
+        Ok(App { state, postgres, tasks })
     }
 
     /// Answers what was accepted, builds the index, stops our own PostgreSQL. Returns what went wrong on the way,
     /// in sentences; nothing acknowledged depends on it.
     pub async fn stop(self) -> Vec<String> {
         let mut troubles = Vec::new();
-        self.follower.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
         self.state.pipeline.stop().await;
-        if let Err(error) = self.state.index.close(true).await {
+        if let Err(error) = self.state.indexes().close(true).await {
             troubles.push(format!("the index will catch up at the next start: {error}"));
         }
         self.state.store.close().await;
@@ -174,8 +199,8 @@ impl App {
     /// Stops our own PostgreSQL and lets everything else lie as it is: some chunks are not answered, and whatever
     /// holds them up would hold up an orderly end too. The process has to end now.
     pub fn abandon(self) -> Vec<String> {
-        let App { state, postgres, follower } = self;
-        follower.abort();
+        let App { state, postgres, tasks } = self;
+        tasks.iter().for_each(JoinHandle::abort);
         std::mem::forget(state);
         let stopped = postgres.map(ManagedPostgres::stop);
         stopped.and_then(Result::err).map(|error| error.to_string()).into_iter().collect()
@@ -240,43 +265,3 @@ fn shell_word(path: &Path) -> String {
 
 /// Connections: the writer has one, the others serve look-ups, searches and the index.
 const POOL: usize = 8;
-
-async fn open_index(
-    data_dir: &Path,
-    store: &Store,
-    model: &ModelIdentity,
-    model_id: ModelId,
-    change: fn(&mut IndexOptions),
-) -> Result<Index, StartError> {
-    let identity = IndexIdentity {
-        store_id: store.store_id(),
-        fingerprint: model.fingerprint.clone(),
-        dims: model.dims,
-    };
-    let mut options = IndexOptions::new(data_dir.join("index"), identity);
-    change(&mut options);
-    let source = Arc::new(Following { store: store.clone(), model: model_id });
-    Ok(Index::open(options, source)?)
-}
-
-/// The index follows the store; neither knows the other.
-struct Following {
-    store: Store,
-    model: ModelId,
-}
-
-impl ChangeSource for Following {
-    fn changes_after(&self, seq: i64, limit: usize) -> Result<Changes, SourceError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let changes = self.store.block_on(self.store.changes_after(seq, limit, self.model));
-        let changes = changes.map_err(SourceError::new)?;
-        let rows = changes.rows.into_iter();
-        let rows = rows.map(|row| ChangedRow { seq: row.seq, item: row.item, vector: row.vector.into() });
-        Ok(Changes { clock: changes.clock, rows: rows.collect(), tombstones: changes.tombstones })
-    }
-
-    fn row_at(&self, seq: i64) -> Result<Option<ChangedRow>, SourceError> {
-        let changes = self.changes_after(seq - 1, 1)?;
-        Ok(changes.rows.into_iter().find(|row| row.seq == seq))
-    }
-}

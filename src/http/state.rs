@@ -6,11 +6,13 @@ use crate::http::held::HeldCache;
 use crate::http::info::ServiceInfo;
 use crate::http::ingest::{ArrivalClock, IdempotencyCache};
 use crate::http::limits::{Admission, AdmissionRequest, Permit, Refusal};
-use crate::index::Index;
+use crate::index::{Index, Indexes};
 use crate::llm::Llm;
 use crate::metrics;
 use crate::outcome::Outcome;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Tagger};
+use crate::retag::Retagger;
+use crate::router::LaneServers;
 use crate::search::Searcher;
 use crate::store::Store;
 use crate::vectorizer::Vectorizer;
@@ -26,12 +28,20 @@ pub struct State {
     pub searcher: Searcher,
     /// Makes the vectors of `/embed`.
     pub vectorizer: Vectorizer,
+    /// Gives codes to texts that are not stored.
+    pub tagger: Tagger,
+    /// The lanes of the old router.
+    pub lanes: LaneServers,
     /// The database of the service.
     pub store: Store,
-    /// The vector index.
+    /// The index of concept vectors.
     pub index: Index,
-    /// Deletes chunks from both.
+    /// The index of question vectors.
+    pub questions: Index,
+    /// Deletes chunks from store and indexes.
     pub deleter: Deleter,
+    /// Gives stored chunks codes of the language model, where one is used.
+    pub retagger: Option<Retagger>,
     /// The language model, where one is used.
     pub llm: Option<Llm>,
     /// What does not change while the service runs.
@@ -49,6 +59,19 @@ pub struct State {
 }
 
 impl State {
+    /// What gives the codes at the moment, for example `llm:llama3.1:8b` or `local:1`.
+    pub fn tmd_source(&self) -> String {
+        match self.llm.as_ref().filter(|llm| llm.available()) {
+            Some(llm) => format!("llm:{}", llm.model()),
+            None => self.info.local_source.clone(),
+        }
+    }
+
+    /// Both indexes.
+    pub fn indexes(&self) -> Indexes {
+        Indexes { concepts: self.index.clone(), questions: self.questions.clone() }
+    }
+
     /// Admits a request that needs the pipeline and the database.
     ///
     /// # Errors

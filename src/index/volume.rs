@@ -5,11 +5,12 @@
 
 use super::error::IndexError;
 use super::forests::{BuildParams, Forests, forest_of};
-use super::options::IndexIdentity;
+use super::options::{IndexIdentity, VectorKind};
 use super::source::Change;
 use crate::files;
+use crate::lmdb;
 use heed::types::{SerdeJson, Str};
-use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
+use heed::{CommitOrAbort, Database, Env, RoTxn, RwTxn, WithoutTls};
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,8 +21,6 @@ use std::path::{Path, PathBuf};
 const FORMAT: u32 = 2;
 /// The key of the metadata.
 const META_KEY: &str = "record";
-/// The largest number of concurrent read transactions; more than the process has threads.
-const MAX_READERS: u32 = 1024;
 /// The granularity of the map size: a multiple of every usual page size.
 const MAP_GRAIN: usize = 64 * 1024;
 
@@ -32,6 +31,8 @@ pub(super) struct VolumeMeta {
     store_id: uuid::Uuid,
     fingerprint: String,
     dims: usize,
+    #[serde(default)]
+    kind: VectorKind,
     /// The volume contains every change up to here, and no later one.
     pub(super) watermark: i64,
     /// `(seq, item)` of the latest row, to detect another history of the same store.
@@ -47,13 +48,14 @@ pub(super) struct VolumeMeta {
 impl VolumeMeta {
     /// The metadata of an empty volume.
     pub(super) fn empty(identity: &IndexIdentity, forest_items: u32) -> VolumeMeta {
-        let IndexIdentity { store_id, fingerprint, dims } = identity.clone();
+        let IndexIdentity { store_id, fingerprint, dims, kind } = identity.clone();
         let forests = BTreeMap::new();
         VolumeMeta {
             format: FORMAT,
             store_id,
             fingerprint,
             dims,
+            kind,
             watermark: 0,
             witness: None,
             forest_items,
@@ -71,7 +73,8 @@ impl VolumeMeta {
     }
 
     pub(super) fn identity(&self) -> IndexIdentity {
-        IndexIdentity { store_id: self.store_id, fingerprint: self.fingerprint.clone(), dims: self.dims }
+        let VolumeMeta { store_id, dims, kind, .. } = *self;
+        IndexIdentity { store_id, fingerprint: self.fingerprint.clone(), dims, kind }
     }
 
     /// The metadata after these changes, which are in order and end at `watermark`.
@@ -105,8 +108,9 @@ impl Volume {
     pub(super) fn open(path: &Path, identity: &IndexIdentity, map_size: usize) -> Result<Volume, IndexError> {
         let map_size = (map_size / MAP_GRAIN).max(16) * MAP_GRAIN;
         let wrap = |error: heed::Error| IndexError::storage(error, map_size);
-        let env = open_env(path, map_size).map_err(wrap)?;
-        if is_truncated(&env).map_err(wrap)? {
+        // The folder of the index is locked, one thread writes, and `extend_file` appends outside of transactions.
+        let env = lmdb::open(path, map_size, 2).map_err(wrap)?;
+        if lmdb::is_truncated(&env).map_err(wrap)? {
             return Err(IndexError::Damaged("its file is shorter than its page count".into()));
         }
         let txn = env.write_txn().map_err(wrap)?;
@@ -133,7 +137,7 @@ impl Volume {
 
     /// The bytes of the map in use, up to its last page.
     pub(super) fn map_used(&self) -> u64 {
-        used(&self.env)
+        lmdb::used(&self.env)
     }
 
     /// Begins a read transaction. It keeps old pages from being reused, so it must be short.
@@ -206,10 +210,10 @@ impl Volume {
         Ok(meta)
     }
 
-    /// Extends the file to its page count, so that [`is_truncated`] can rely on the length: LMDB counts pages that it
+    /// Extends the file to its page count, so that [`lmdb::is_truncated`] can rely on the length: LMDB counts pages that it
     /// allocates and frees in one transaction, and does not write them when they are the last.
     fn extend_file(&self) -> Result<(), IndexError> {
-        if is_truncated(&self.env).map_err(|error| self.wrap(error))? {
+        if lmdb::is_truncated(&self.env).map_err(|error| self.wrap(error))? {
             let path = self.path.join("data.mdb");
             let file = files::open(&path, OpenOptions::new().write(true), None);
             file.and_then(|file| file.set_len(self.map_used()))
@@ -227,30 +231,6 @@ impl Volume {
     }
 }
 
-/// The bytes up to the end of the last page.
-fn used(env: &Env<WithoutTls>) -> u64 {
-    (env.info().last_page_number as u64 + 1) * u64::from(env.unnamed_database_stat().page_size)
-}
-
-/// Whether the file is shorter than its page count: reading the missing part would kill the process with SIGBUS.
-fn is_truncated(env: &Env<WithoutTls>) -> heed::Result<bool> {
-    Ok(env.real_disk_size()? < used(env))
-}
-
-/// The only unsafe call of the index.
-#[allow(unsafe_code)]
-fn open_env(path: &Path, map_size: usize) -> heed::Result<Env<WithoutTls>> {
-    // Without thread-local storage, because a thread may hold two readers at once and searches come from any thread.
-    let mut options = EnvOpenOptions::new().read_txn_without_tls();
-    options.map_size(map_size).max_readers(MAX_READERS).max_dbs(2);
-    // SAFETY: the map is undefined behaviour only if the file is changed by other means than LMDB. `Folder` holds a
-    // lock on the index folder while the process uses it, so no second process opens a volume; heed refuses a second
-    // environment on one path within the process; the map is never resized; no flag weakens locking or syncing; and
-    // only `extend_file` changes a file without LMDB: it appends, while the one writing thread is not in a
-    // transaction.
-    unsafe { options.open(path) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::source::ChangedRow;
@@ -261,7 +241,8 @@ mod tests {
     #[test]
     fn a_scan_sees_what_arroy_wrote() {
         let home = tempfile::tempdir().unwrap();
-        let identity = IndexIdentity { store_id: uuid::Uuid::nil(), fingerprint: "m".into(), dims: 3 };
+        let (store_id, kind) = (uuid::Uuid::nil(), VectorKind::default());
+        let identity = IndexIdentity { store_id, fingerprint: "m".into(), dims: 3, kind };
         let volume = Volume::open(home.path(), &identity, 1 << 24).unwrap();
         let rows =
             [(0, [3.0, 4.0, 0.0]), (255, [0.0, 1.0, 0.0]), (70_000, [1.0, 2.0, 2.0]), (u32::MAX, [1.0; 3])];

@@ -1,10 +1,10 @@
 //! What is counted where chunks are committed, indexed and found.
 
 use super::names::{
-    CHUNKS_DELETED_TOTAL, DEAD_LETTERS, DEAD_LETTERS_TOTAL, DEAD_LETTERS_UNWRITTEN_TOTAL, INDEX_APPLIED_SEQ,
-    INDEX_BUILDS_TOTAL, INDEX_ITEMS, INDEX_LAG_ROWS, INDEX_LAST_BUILD_SECONDS, INDEX_MAP_SIZE_BYTES,
-    INDEX_MAP_USED_BYTES, SEARCH_DURATION_SECONDS, STORE_BATCH_ROWS, STORE_COMMIT_SECONDS,
-    STORE_ERRORS_TOTAL, STORE_MAX_SEQ,
+    CHUNKS_DELETED_TOTAL, CHUNKS_RETAGGED_TOTAL, DEAD_LETTERS, DEAD_LETTERS_TOTAL,
+    DEAD_LETTERS_UNWRITTEN_TOTAL, INDEX_APPLIED_SEQ, INDEX_BUILDS_TOTAL, INDEX_ITEMS, INDEX_LAG_ROWS,
+    INDEX_LAST_BUILD_SECONDS, INDEX_MAP_SIZE_BYTES, INDEX_MAP_USED_BYTES, SEARCH_DURATION_SECONDS,
+    STORE_BATCH_ROWS, STORE_COMMIT_SECONDS, STORE_ERRORS_TOTAL, STORE_MAX_SEQ,
 };
 use std::time::Duration;
 
@@ -24,6 +24,11 @@ pub fn store_error(class: Option<String>, retryable: bool) {
 /// Counts chunks that were deleted.
 pub fn chunks_deleted(count: u64) {
     CHUNKS_DELETED_TOTAL.add([], count);
+}
+
+/// Counts stored chunks that got other codes.
+pub fn chunks_retagged(count: u64) {
+    CHUNKS_RETAGGED_TOTAL.add([], count);
 }
 
 /// Counts a dead letter that was written.
@@ -64,15 +69,16 @@ pub struct IndexGauges {
     pub last_build: Duration,
 }
 
-/// Sets the gauges of the index.
-pub fn index(state: &IndexGauges) {
-    INDEX_APPLIED_SEQ.set([], state.applied_seq as f64);
-    INDEX_LAG_ROWS.set([], state.lag_rows as f64);
-    INDEX_ITEMS.set([], state.items as f64);
-    INDEX_MAP_USED_BYTES.set([], state.map_used as f64);
-    INDEX_MAP_SIZE_BYTES.set([], state.map_size as f64);
-    INDEX_BUILDS_TOTAL.absolute([], state.builds);
-    INDEX_LAST_BUILD_SECONDS.set([], state.last_build.as_secs_f64());
+/// Sets the gauges of the index of these vectors: `concept` or `question`.
+pub fn index(vectors: &'static str, state: &IndexGauges) {
+    let label = || [vectors.into()];
+    INDEX_APPLIED_SEQ.set(label(), state.applied_seq as f64);
+    INDEX_LAG_ROWS.set(label(), state.lag_rows as f64);
+    INDEX_ITEMS.set(label(), state.items as f64);
+    INDEX_MAP_USED_BYTES.set(label(), state.map_used as f64);
+    INDEX_MAP_SIZE_BYTES.set(label(), state.map_size as f64);
+    INDEX_BUILDS_TOTAL.absolute(label(), state.builds);
+    INDEX_LAST_BUILD_SECONDS.set(label(), state.last_build.as_secs_f64());
 }
 
 /// Records a search by its mode: an exact scan (`exact`) or the trees (`ann`).

@@ -184,7 +184,7 @@ pub fn models() -> std::path::PathBuf {
 
 /// A client without proxies.
 pub fn client() -> reqwest::Client {
-    reqwest::Client::builder().no_proxy().build().unwrap()
+    lnsp_ingest::endpoint::client_builder().build().unwrap()
 }
 
 /// Numbered chunks, one a line.
