@@ -247,7 +247,7 @@ async fn open_store(
             (postgres.dsn().clone(), Some(postgres), whose)
         }
     };
-    let store = Store::open(StoreOptions { dsn, pool_size: POOL }).await?;
+    let store = Store::open(StoreOptions { dsn, pool_size: CONNECTIONS }).await?;
     report(format!("✅ PostgreSQL connected: {whose}"));
     report(match &postgres {
         Some(_) => format!("   SQL: lnsp psql --data-dir {}", shell_word(data_dir)),
@@ -264,4 +264,4 @@ fn shell_word(path: &Path) -> String {
 }
 
 /// Connections: the writer has one, the others serve look-ups, searches and the index.
-const POOL: usize = 8;
+pub const CONNECTIONS: usize = 8;

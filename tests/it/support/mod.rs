@@ -4,6 +4,7 @@ pub mod commit_cut_proxy;
 pub mod database;
 pub mod fake_hub;
 pub mod gated_encoder;
+pub mod llama_server;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
