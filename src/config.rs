@@ -4,7 +4,8 @@
 //! allowed.
 
 use crate::allowed_host::AllowedHost;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{ApiKey, EndpointList};
+use crate::llm::{AnswerForm, Dialect};
 use clap::{Args, Command};
 use std::ffi::OsStr;
 use std::fmt;
@@ -41,24 +42,54 @@ pub struct Config {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
     /// Where codes come from when the client sends none: `llm`, `local` (the local classifier), or `auto`: the language
-    /// model if it answers and has the model when the service starts, else the local classifier.
+    /// model once it answers and has the model, and the local classifier until then.
     #[arg(long, env = "LNSP_TMD_BACKEND", default_value = "auto", value_parser = tmd_backend)]
     pub tmd_backend: TmdBackend,
-    /// Base address of the Ollama server.
+    /// Base address of the server of the language model (Ollama, or another one with OpenAI's API), or several, separated
+    /// by commas; `*N` behind one says how many calls it takes at once, if not as many as LNSP_MAX_PARALLEL_WORKERS.
     #[arg(
         long,
         env = "LNSP_LLM_ENDPOINT",
         default_value = "http://localhost:11434",
-        value_parser = parsed::<Endpoint>("LNSP_LLM_ENDPOINT")
+        value_parser = parsed::<EndpointList>("LNSP_LLM_ENDPOINT")
     )]
-    pub llm_endpoint: Endpoint,
+    pub llm_endpoint: EndpointList,
+    /// Key that the server of the language model wants, sent as `Authorization: Bearer`.
+    #[arg(
+        long,
+        env = "LNSP_LLM_API_KEY",
+        hide_env_values = true,
+        value_parser = secret::<ApiKey>("LNSP_LLM_API_KEY")
+    )]
+    pub llm_api_key: Option<ApiKey>,
+    /// How the server is asked: `ollama`, `json_schema`, `json_object` or `text`; `auto` tries them at the start.
+    #[arg(long, env = "LNSP_LLM_DIALECT", default_value = "auto", value_parser = dialect)]
+    pub llm_dialect: DialectChoice,
     /// The model that is asked for codes, as the server names it.
     #[arg(long, env = "LNSP_TMD_LLM_MODEL", default_value = "llama3.1:8b", value_parser = model_name)]
     pub tmd_llm_model: String,
+    /// How the language model says the codes: by their `names`, or `short`, by their numbers, in a third of the time.
+    #[arg(
+        long,
+        env = "LNSP_TMD_ANSWER",
+        default_value = "names",
+        value_parser = parsed::<AnswerForm>("LNSP_TMD_ANSWER")
+    )]
+    pub tmd_answer: AnswerForm,
     /// When the language model has no answer for a chunk: `local` asks the local classifier and marks the row,
     /// `reject` rejects the chunk, to be sent again.
     #[arg(long, env = "LNSP_TMD_ON_FAILURE", default_value = "local", value_parser = on_failure)]
     pub tmd_on_failure: OnFailure,
+    /// Asks the language model again, once it answers, about chunks that came while it was away. Calls of ingest go
+    /// first.
+    #[arg(
+        long,
+        env = "LNSP_TMD_REPAIR",
+        default_value = "true",
+        action = clap::ArgAction::Set,
+        value_parser = switch("LNSP_TMD_REPAIR")
+    )]
+    pub tmd_repair: bool,
     /// Seconds for one call to the language model.
     #[arg(
         long,
@@ -76,7 +107,7 @@ pub struct Config {
         value_parser = switch("LNSP_ENABLE_PARALLEL")
     )]
     pub enable_parallel: bool,
-    /// Calls to a language model at the same time.
+    /// Calls to a language model at the same time, for each server that LNSP_LLM_ENDPOINT gives no number of its own.
     #[arg(
         long,
         env = "LNSP_MAX_PARALLEL_WORKERS",
@@ -130,9 +161,10 @@ pub struct Config {
     )]
     pub embedding_max_tokens: Option<usize>,
     /// Base address of an embedding server that is asked instead of a model of our own (`POST /embed`): another lnsp,
-    /// or one that speaks like the old service's. The model's own settings then have no effect.
-    #[arg(long, env = "LNSP_EMBEDDING_ENDPOINT", value_parser = parsed::<Endpoint>("LNSP_EMBEDDING_ENDPOINT"))]
-    pub embedding_endpoint: Option<Endpoint>,
+    /// or one that speaks like the old service's. Several with the same model are separated by commas; `*N` behind one
+    /// says how many requests it takes at once, if not four. The model's own settings then have no effect.
+    #[arg(long, env = "LNSP_EMBEDDING_ENDPOINT", value_parser = parsed::<EndpointList>("LNSP_EMBEDDING_ENDPOINT"))]
+    pub embedding_endpoint: Option<EndpointList>,
     /// `auto`, `cpu`, `mps` or `cuda:N`.
     #[arg(
         long,
@@ -226,6 +258,17 @@ fn tmd_backend(value: &str) -> Result<TmdBackend, InvalidSetting> {
     }
 }
 
+/// `None` is `auto`. A name of its own, because clap takes an `Option` in the struct for a flag without a default.
+type DialectChoice = Option<Dialect>;
+
+fn dialect(value: &str) -> Result<DialectChoice, InvalidSetting> {
+    if value.trim().eq_ignore_ascii_case("auto") {
+        return Ok(None);
+    }
+    let dialect = value.parse::<Dialect>();
+    dialect.map(Some).map_err(|error| InvalidSetting::new("LNSP_LLM_DIALECT", value, error.to_string()))
+}
+
 fn on_failure(value: &str) -> Result<OnFailure, InvalidSetting> {
     match value.to_ascii_lowercase().as_str() {
         "local" => Ok(OnFailure::Local),
@@ -257,6 +300,14 @@ where
     T: FromStr<Err: fmt::Display> + Clone + Send + Sync + 'static,
 {
     move |value| value.parse().map_err(|error: T::Err| InvalidSetting::new(name, value, error.to_string()))
+}
+
+/// A parser of secrets: its error does not repeat the value.
+fn secret<T>(name: &'static str) -> impl Fn(&str) -> Result<T, InvalidSetting> + Clone + Send + Sync + 'static
+where
+    T: FromStr<Err: fmt::Display> + Clone + Send + Sync + 'static,
+{
+    move |value| value.parse().map_err(|error: T::Err| InvalidSetting::new(name, "***", error.to_string()))
 }
 
 /// The value of an environment variable. An empty one counts as unset.

@@ -2,10 +2,20 @@
 //! never from a request. The client uses no proxy, which would see the texts, follows no redirect, and limits the size
 //! of responses. A leaf: imports no other module of the service.
 
-use reqwest::{Client, Response, Url, redirect};
+mod api_key;
+mod list;
+mod tls;
+
+pub use api_key::{ApiKey, InvalidApiKey};
+pub use list::{EndpointList, InvalidList, ListedServer};
+pub use tls::certificate_problem;
+
+use reqwest::{Client, ClientBuilder, Response, Url, redirect};
+use rustls::ClientConfig;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
+use url::Host;
 
 /// The time limit for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,8 +38,8 @@ impl FromStr for Endpoint {
         let base = if is_host_and_port(base) { format!("http://{base}") } else { base.to_owned() };
         let url = Url::parse(&base).ok().filter(Url::has_host);
         let url = url.ok_or(InvalidEndpoint("a base address like http://localhost:11434"))?;
-        if url.scheme() != "http" {
-            return Err(InvalidEndpoint("an address that begins with http:// (there is no TLS yet)"));
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(InvalidEndpoint("an address that begins with http:// or https://"));
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidEndpoint("an address without user name and password"));
@@ -37,6 +47,12 @@ impl FromStr for Endpoint {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(InvalidEndpoint("a base address without ? and #"));
         }
+        // The scheme and the host are the same in any case; as given, the rest is kept.
+        let scheme = url.scheme();
+        let base = match base.get(..scheme.len()) {
+            Some(given) if given != scheme => format!("{scheme}{}", &base[scheme.len()..]),
+            _ => base,
+        };
         Ok(Endpoint(base))
     }
 }
@@ -58,16 +74,49 @@ impl Endpoint {
     pub fn at(&self, path: &str) -> String {
         format!("{}{path}", self.0)
     }
+
+    /// The address without its scheme: the name of the server in metrics.
+    pub fn name(&self) -> &str {
+        self.0.split_once("://").map_or(self.0.as_str(), |(_, name)| name)
+    }
+
+    /// Whether calls go over TLS.
+    pub fn is_https(&self) -> bool {
+        self.0.starts_with("https://")
+    }
+
+    /// Whether calls leave this machine without TLS, for all on the way to read.
+    pub fn is_exposed(&self) -> bool {
+        let url = Url::parse(&self.0).ok();
+        let local = match url.as_ref().and_then(Url::host) {
+            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        };
+        !self.is_https() && !local
+    }
 }
 
-/// Builds a client that keeps up to `idle` idle connections per host.
+/// Begins a client that speaks plain HTTP only, uses no proxy, and follows no redirect.
+pub fn plain_client() -> ClientBuilder {
+    // Without a configuration the library would look for a provider, and there is none for the whole process.
+    bare(tls::without_authorities())
+}
+
+fn bare(tls: ClientConfig) -> ClientBuilder {
+    Client::builder().no_proxy().redirect(redirect::Policy::none()).tls_backend_preconfigured(tls)
+}
+
+/// Builds a client for `endpoint` that keeps up to `idle` idle connections. The certificates of authorities are read
+/// only where they are needed.
 ///
 /// # Errors
-/// The error of the client builder.
-pub fn client(idle: usize) -> reqwest::Result<Client> {
-    let client =
-        Client::builder().no_proxy().redirect(redirect::Policy::none()).connect_timeout(CONNECT_TIMEOUT);
-    client.pool_max_idle_per_host(idle).build()
+/// The message of the client builder.
+pub fn client(idle: usize, endpoint: &Endpoint) -> Result<Client, String> {
+    let client = if endpoint.is_https() { bare(tls::config()).https_only(true) } else { plain_client() };
+    let client = client.connect_timeout(CONNECT_TIMEOUT).pool_max_idle_per_host(idle);
+    client.build().map_err(|error| cause(&error))
 }
 
 /// Why a response body was not read to its end.
@@ -131,6 +180,17 @@ mod tests {
         ] {
             assert_eq!(short.parse::<Endpoint>().unwrap().to_string(), long);
         }
+        let far: Endpoint = "HTTPS://API.example/v1/".parse().unwrap();
+        assert!(far.is_https() && !far.is_exposed(), "{far}");
+        for (address, exposed) in [
+            ("localhost:1", false),
+            ("127.0.0.1:1", false),
+            ("[::1]:1", false),
+            ("10.0.0.7:1", true),
+            ("gate:1", true),
+        ] {
+            assert_eq!(address.parse::<Endpoint>().unwrap().is_exposed(), exposed, "{address}");
+        }
         for (wrong, why) in [
             ("", "base address"),
             ("11434", "base address"),
@@ -139,7 +199,6 @@ mod tests {
             ("localhost:http", "base address"),
             ("localhost:70000", "base address"),
             ("me:secret@localhost:11434", "password"),
-            ("https://localhost", "TLS"),
             ("ftp://localhost", "http://"),
             ("http://me:secret@localhost", "password"),
             ("http://localhost?x=1", "without ?"),

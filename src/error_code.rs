@@ -118,6 +118,7 @@ error_codes! {
     UnsupportedEncoding "unsupported_encoding" 415 InvalidRequest false "The Content-Encoding is not supported: use gzip, zstd or none.";
     InvalidQuery "invalid_query" 422 InvalidRequest false "A parameter is outside its range: the message says what is expected.";
     ConfirmationNeeded "confirmation_needed" 409 InvalidRequest false "A deletion has to say how many chunks it deletes: send it again with the `count` of this answer as `confirm`.";
+    NoLanguageModel "no_language_model" 409 InvalidRequest false "The request needs a language model, and this service uses none: start it with `LNSP_TMD_BACKEND=llm` and `LNSP_LLM_ENDPOINT`.";
     InvalidIdempotencyKey "invalid_idempotency_key" 400 InvalidRequest false "The Idempotency-Key header cannot be used: the message says what is expected.";
     IdempotencyKeyReused "idempotency_key_reused" 422 InvalidRequest false "The Idempotency-Key belongs to another body: use a new key.";
     NotFound "not_found" 404 InvalidRequest false "There is nothing at this path: `GET /` lists the endpoints.";

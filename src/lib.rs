@@ -6,21 +6,23 @@
 //!         |
 //!       http                          knows pipeline, search, vectorizer and wire; not the stages
 //!       /   \
-//!    pipeline  search, deletion       pipeline builds all stages, in order, in one function
-//!       |     /
+//!    pipeline  search, deletion,      pipeline builds all stages, in order, in one function
+//!       |     / retag
 //!     stages /                        TmdExtractor -> Embedder -> Writer; a stage never knows another
 //!     /   | /
 //!    / vectorizer                     texts to vectors: an encoder on its threads, or another server
 //!   |     |
-//!   ports   flow                      ports: llm, classifier, encoder, hub, store, index; flow: inlet, parcel, retry
-//!     \     /
+//!   ports   server_pool               ports: llm, classifier, encoder, hub, router, store, index; server_pool: which
+//!   |     |                           server is asked, by llm and vectorizer
+//!   |     flow                        inlet, parcel, retry
+//!    \     /
 //!      wire, input, export            wire: the formats that HTTP and the command line share: DTOs, lines, encodings;
 //!       |                             input: files as people have them, as chunks; export: files for other programs
 //!       |
 //!     domain                          outcome, chunk, rejection, error_code, tmd, model, quality: pure
 //!
 //!   leaves: memory, metrics, threads, endpoint (other servers), allowed_host (of this one), files (private ones),
-//!           output (terminal and log)
+//!           lmdb (environments), answer_cache (bytes by key), output (terminal and log)
 //!   simulated_llm: a language model server for measurements and tests
 //! ```
 //!
@@ -60,6 +62,7 @@
 //! | vectorizer | the source of vectors: the encoder of this process or an embedding server |
 
 pub mod allowed_host;
+pub mod answer_cache;
 pub mod app;
 pub mod chunk;
 pub mod classifier;
@@ -78,6 +81,7 @@ pub mod hub;
 pub mod index;
 pub mod input;
 pub mod llm;
+pub mod lmdb;
 pub mod memory;
 pub mod metrics;
 pub mod model;
@@ -86,7 +90,10 @@ pub mod output;
 pub mod pipeline;
 pub mod quality;
 pub mod rejection;
+pub mod retag;
+pub mod router;
 pub mod search;
+pub mod server_pool;
 pub mod simulated_llm;
 pub mod stages;
 pub mod store;

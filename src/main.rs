@@ -35,6 +35,8 @@ enum Command {
     Import(cli::import::Import),
     /// Sends chunks again on which the service has failed, from its dead letters.
     Replay(cli::replay::Replay),
+    /// Asks the language model again for the codes of stored chunks.
+    Retag(cli::retag::RetagCommand),
     /// Opens psql on the database of the service.
     Psql(cli::psql::Psql),
     /// Fetches embedding models, and lists them.
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Delete(delete) => cli::delete::run(delete),
         Command::Import(import) => cli::import::run(import),
         Command::Replay(replay) => cli::replay::run(replay),
+        Command::Retag(retag) => cli::retag::run(&retag),
         Command::Psql(psql) => cli::psql::run(psql),
         Command::Model(model) => cli::model::run(model),
         Command::Bench(bench) => cli::bench::run(bench),

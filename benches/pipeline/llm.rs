@@ -208,7 +208,7 @@ async fn beside_hanging_calls() -> Result<()> {
 }
 
 fn client() -> Result<reqwest::Client> {
-    Ok(reqwest::Client::builder().no_proxy().build()?)
+    Ok(lnsp_ingest::endpoint::plain_client().build()?)
 }
 
 impl Service {

@@ -4,9 +4,9 @@
 //! service relies on. The first bytes of some inputs say how the rest is cut.
 
 use flate2::write::GzEncoder;
-use lnsp_ingest::chunk::{Chunk, MAX_TEXT_BYTES};
+use lnsp_ingest::chunk::{Chunk, MAX_TEXT_BYTES, is_blank};
 use lnsp_ingest::encoder::{Activation, Architecture, EncodeError, Family, ModelFiles, Pooling, Tokenizer};
-use lnsp_ingest::llm::read_answer;
+use lnsp_ingest::llm::{AnswerShape, read_answer};
 use lnsp_ingest::model::ModelIdentity;
 use lnsp_ingest::rejection::Rejection;
 use lnsp_ingest::tmd::Axis;
@@ -116,7 +116,17 @@ fn known_by(chunk: &Chunk) -> (String, [u8; 32]) {
 pub fn answer(data: &[u8]) {
     let Some((size, said)) = data.split_first() else { return };
     let said = String::from_utf8_lossy(said);
-    let alone = read_answer(&said, &[]);
+    for shape in AnswerShape::ALL {
+        answer_of(shape, *size, &said, "A text.");
+        // The text of a hostile client may be anything, also what the model says.
+        answer_of(shape, *size, &said, &said);
+        let middle = said.floor_char_boundary(said.len() / 2);
+        answer_of(shape, *size, &said[middle..], &said[..middle]);
+    }
+}
+
+fn answer_of(shape: AnswerShape, size: u8, said: &str, text: &str) {
+    let alone = read_answer(said, &[], shape, text);
     // The pieces of an answer, as a server reports them, and the same with one too many.
     let characters: Vec<char> = said.chars().collect();
     let pieces = characters.chunks(usize::from(size % 16) + 1).map(|piece| piece.iter().collect::<String>());
@@ -129,13 +139,22 @@ pub fn answer(data: &[u8]) {
         };
         tokens.push(lnsp_ingest::llm::TokenLogprob { token: piece, logprob });
     }
-    let told = read_answer(&said, &tokens);
+    let told = read_answer(said, &tokens, shape, text);
     tokens.extend(tokens.first().cloned());
-    let too_much = read_answer(&said, &tokens);
+    let too_much = read_answer(said, &tokens, shape, text);
     assert!(alone.as_ref().err() == told.as_ref().err() && alone.as_ref().err() == too_much.as_ref().err());
     let (Ok(alone), Ok(told)) = (alone, told) else { return };
-    assert_eq!((alone.tmd, alone.confidence), (told.tmd, None));
+    assert!(alone.tmd == told.tmd && alone.confidence.is_none() && alone.cpesh == told.cpesh);
     assert!(Axis::ALL.iter().all(|axis| axis.names().contains(&alone.tmd.name(*axis))));
+    assert_eq!(alone.cpesh.is_some(), shape.has_cpesh());
+    if let Some(Ok(cpesh)) = &alone.cpesh {
+        let one =
+            [&cpesh.concept_text, &cpesh.probe_question, &cpesh.expected_answer].map(|part| part.as_ref());
+        let all = one.into_iter().flatten().chain(&cpesh.soft_negatives).chain(&cpesh.hard_negatives);
+        let parts: Vec<&String> = all.collect();
+        assert_eq!(parts.len(), 9);
+        assert!(parts.iter().all(|part| !is_blank(part) && !part.chars().any(char::is_control)));
+    }
     if let Some(sure) = told.confidence {
         for share in [sure.domain, sure.task, sure.modifier] {
             assert!(share > 0.0 && share <= 1.0, "{share}");

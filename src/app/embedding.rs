@@ -8,7 +8,6 @@ use crate::encoder::{
     self, Calibration, Comparison, Device, EncodeError, Encoder, EncoderOptions, ModelFiles, Parallelism,
     TchEncoder, Tokenizer,
 };
-use crate::endpoint::Endpoint;
 use crate::model::ModelIdentity;
 use crate::threads::{Worker, lock};
 use crate::vectorizer::{EncoderPool, Local, Remote, RemoteSettings, Vectorizer};
@@ -60,24 +59,29 @@ pub struct EmbeddingSetup {
     pub devices: Comparison,
 }
 
-/// The embedding server of the configuration, else a model of our own.
+/// The embedding servers of the configuration, else a model of our own. `stored` is the model of the store.
 pub async fn embedding(
     config: &Config,
     data_dir: &Path,
     factory: Option<EncoderFactory>,
+    stored: Option<ModelIdentity>,
 ) -> Result<EmbeddingSetup, StartError> {
-    if let Some(endpoint) = &config.embedding_endpoint {
-        return there(endpoint, config.enable_batch_embeddings).await;
+    if let Some(servers) = &config.embedding_endpoint {
+        let settings = RemoteSettings { stored, ..RemoteSettings::at(servers.clone()) };
+        return there(settings, config.enable_batch_embeddings).await;
     }
     let files = model_files(config, data_dir)?;
     Ok(here(config, &files, factory)?)
 }
 
-/// A server: it cuts what it is sent into passes itself, and several requests keep it busy.
-async fn there(endpoint: &Endpoint, batch_texts: bool) -> Result<EmbeddingSetup, StartError> {
-    let remote = Remote::connect(RemoteSettings::at(endpoint.clone())).await.map_err(StartError::Vectors)?;
+/// Servers: each cuts what it is sent into passes itself, and several requests keep it busy.
+async fn there(settings: RemoteSettings, batch_texts: bool) -> Result<EmbeddingSetup, StartError> {
+    let remote = Remote::connect(settings).await.map_err(StartError::Vectors)?;
     let (identity, device) = (remote.identity().clone(), remote.device().to_owned());
-    let measured = format!("asked at {endpoint} (on {device})");
+    let unused = remote.servers().into_iter().filter(|server| !server.standing.is_usable());
+    let unused =
+        unused.filter_map(|server| Some(format!("; {}", server.last_failure?.0))).collect::<String>();
+    let measured = format!("asked at {} (on {device}){unused}", remote.endpoint());
     let budget = Budget { tokens: 8192, texts: if batch_texts { 64 } else { 1 } };
     let vectorizer = Vectorizer::remote(remote, budget);
     let (dtype, devices) = ("remote".to_owned(), Comparison::default());

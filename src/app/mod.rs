@@ -7,9 +7,12 @@ mod codes;
 mod embedding;
 mod follower;
 mod indexes;
+mod llm_settings;
 mod overrides;
+mod repairer;
 mod start_error;
 
+pub use llm_settings::llm_settings;
 pub use overrides::{EncoderFactory, Overrides};
 pub use start_error::StartError;
 
@@ -17,6 +20,7 @@ use crate::classifier::LocalClassifier;
 use crate::config::{Config, OnFailure};
 use crate::deletion::Deleter;
 use crate::encoder::Comparison;
+use crate::endpoint::InvalidEndpoint;
 use crate::files;
 use crate::flow::Backoff;
 use crate::http::{
@@ -24,6 +28,8 @@ use crate::http::{
 };
 use crate::metrics;
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
+use crate::retag::Retagger;
+use crate::router::LaneServers;
 use crate::search::Searcher;
 use crate::stages::{Tagger, WriteTools};
 use crate::store::managed::ManagedPostgres;
@@ -36,6 +42,7 @@ use embedding::{CPU_QUEUE, ONE, embedding};
 pub use embedding::{model_files, model_folders};
 use follower::ClockFollower;
 use indexes::open_indexes;
+use repairer::Repairer;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +52,8 @@ pub struct App {
     /// What the HTTP face works with.
     pub state: web::Data<State>,
     postgres: Option<ManagedPostgres>,
-    follower: JoinHandle<()>,
+    /// The index follows the database, a language model is looked for, and the codes of past outages are repaired.
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl App {
@@ -64,9 +72,10 @@ impl App {
         let version = classifier.run(Lane::Express, |classifier| classifier.version().to_owned()).await;
         let classifier_version = version.map_err(StartError::Worker)?;
 
-        let codes = code_source(&config, &classifier_version, report).await?;
+        let codes = code_source(&config, report).await?;
 
-        let embed = embedding(&config, &data_dir, overrides.encoder).await?;
+        let stored = store.model().await?.map(|(_, identity)| identity);
+        let embed = embedding(&config, &data_dir, overrides.encoder, stored).await?;
         let identity = embed.identity;
         let model_id = store.adopt_model(&identity).await?;
         report(format!(
@@ -97,9 +106,8 @@ impl App {
             pass_tokens: vectorizer.budget().tokens,
             pass_texts: vectorizer.budget().texts,
             tmd_backend: config.tmd_backend.to_string(),
-            tmd_source: codes.name,
+            local_source: format!("local:{classifier_version}"),
             llm_endpoint: codes.endpoint,
-            llm_problem: codes.problem,
             llm_required: config.tmd_on_failure == OnFailure::Reject,
             parallel: config.enable_parallel,
             max_workers: config.max_parallel_workers,
@@ -121,8 +129,10 @@ impl App {
             batch_rows: 256,
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
+        let tagger = Tagger::new(classifier, codes.source);
+        let lanes = lanes()?;
         let tools = Tools {
-            tagger: Tagger::new(classifier, codes.source),
+            tagger: tagger.clone(),
             embed: vectorizer.clone(),
             write,
             fault_hook: overrides.fault_hook,
@@ -130,17 +140,25 @@ impl App {
         let mut settings = PipelineSettings { one_at_a_time: !config.enable_parallel, ..overrides.pipeline };
         settings.watch.deadline = Duration::from_secs(config.hang_deadline_s);
         if codes.llm.is_some() {
-            settings = settings.ask_at_once(config.max_parallel_workers);
+            settings = settings.ask_at_once(config.llm_endpoint.total_slots(config.max_parallel_workers));
         }
         let pipeline = Arc::new(Pipeline::start(tools, settings));
         pipeline.wait_for(|health| health.open).await;
         let admission = Admission::new(Limits { uploads: config.max_uploads, ..overrides.admission });
         let idempotency = IdempotencyCache::new(overrides.memory);
         let (counts, arrivals, llm) = (Counts::default(), ArrivalClock::default(), codes.llm);
+        let retagger = llm.clone().map(|llm| Retagger::new(store.clone(), indexes.clone(), llm));
+        let llm_search = llm.clone().filter(|llm| !llm.available()).map(|llm| {
+            let every = overrides.look_for_llm;
+            actix_web::rt::spawn(async move { llm.look_for(every).await })
+        });
         let state = State {
+            retagger,
             pipeline,
             searcher,
             vectorizer,
+            tagger,
+            lanes,
             deleter: Deleter::new(store.clone(), indexes.clone()),
             store,
             index: indexes.concepts,
@@ -156,14 +174,19 @@ impl App {
         let state = web::Data::new(state);
         let (store, indexes) = (state.store.clone(), state.indexes());
         let follower = ClockFollower { store, model: model_id, indexes };
-        Ok(App { state, postgres, follower: actix_web::rt::spawn(follower.run()) })
+        let mut tasks = vec![actix_web::rt::spawn(follower.run())];
+        tasks.extend(llm_search);
+        if let Some(retagger) = state.retagger.clone().filter(|_| config.tmd_repair) {
+            tasks.push(actix_web::rt::spawn(Repairer { retagger }.run()));
+        }
+        Ok(App { state, postgres, tasks })
     }
 
     /// Answers what was accepted, builds the index, stops our own PostgreSQL. Returns what went wrong on the way,
     /// in sentences; nothing acknowledged depends on it.
     pub async fn stop(self) -> Vec<String> {
         let mut troubles = Vec::new();
-        self.follower.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
         self.state.pipeline.stop().await;
         if let Err(error) = self.state.indexes().close(true).await {
             troubles.push(format!("the index will catch up at the next start: {error}"));
@@ -178,12 +201,18 @@ impl App {
     /// Stops our own PostgreSQL and lets everything else lie as it is: some chunks are not answered, and whatever
     /// holds them up would hold up an orderly end too. The process has to end now.
     pub fn abandon(self) -> Vec<String> {
-        let App { state, postgres, follower } = self;
-        follower.abort();
+        let App { state, postgres, tasks } = self;
+        tasks.iter().for_each(JoinHandle::abort);
         std::mem::forget(state);
         let stopped = postgres.map(ManagedPostgres::stop);
         stopped.and_then(Result::err).map(|error| error.to_string()).into_iter().collect()
     }
+}
+
+/// The lanes of the old router, whose servers are on this machine.
+fn lanes() -> Result<LaneServers, StartError> {
+    let host = "http://localhost".parse().map_err(|error: InvalidEndpoint| error.to_string());
+    host.and_then(LaneServers::new).map_err(StartError::Lanes)
 }
 
 /// Makes the data folder, or narrows its mode. It may be named by a link; what the link leads to must belong

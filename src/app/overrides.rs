@@ -6,6 +6,7 @@ use crate::index::IndexOptions;
 use crate::pipeline::PipelineSettings;
 use crate::stages::{FaultHook, NoFaults};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What tests and benches change. The service itself uses the default.
 pub struct Overrides {
@@ -21,6 +22,8 @@ pub struct Overrides {
     pub admission: Limits,
     /// The limits of the idempotency cache.
     pub memory: CacheLimits,
+    /// How often `auto` looks for a language model that was not there at the start.
+    pub look_for_llm: Duration,
 }
 
 /// Builds an encoder on the thread it will stay on.
@@ -35,6 +38,7 @@ impl Default for Overrides {
             index: |_| {},
             admission: Limits::default(),
             memory: CacheLimits::default(),
+            look_for_llm: Duration::from_secs(60),
         }
     }
 }

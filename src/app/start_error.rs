@@ -44,4 +44,7 @@ pub enum StartError {
     /// The client of the language model cannot be made.
     #[error("the language model {0}")]
     Llm(LlmError),
+    /// The client of the servers of the lanes cannot be made.
+    #[error("the HTTP client for the lanes of /route cannot be made: {0}; this is a bug")]
+    Lanes(String),
 }

@@ -171,7 +171,7 @@ impl Chunk {
     }
 }
 
-/// Its text.
+/// The text of the chunk.
 impl AsRef<str> for Chunk {
     fn as_ref(&self) -> &str {
         &self.text

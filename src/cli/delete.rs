@@ -1,5 +1,6 @@
 //! `lnsp delete`: says how many chunks are selected, asks, and deletes them, request by request.
 
+use super::amounts::{chunks, thousands};
 use super::service_request::{error_message, send_until_admitted};
 use super::service_url::ServiceUrl;
 use super::{CommandResult, block_on, client};
@@ -321,32 +322,12 @@ fn amount(selected: SelectedCount) -> String {
     format!("{}{letters}", chunks(selected.count))
 }
 
-fn chunks(count: u64) -> String {
-    if count == 1 { "1 chunk".to_owned() } else { format!("{} chunks", thousands(count)) }
-}
-
-/// A number with a comma between groups of three digits.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::with_capacity(digits.len() * 4 / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_easy_to_read() {
-        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(thousands(number), text);
-        }
+    fn amounts_are_easy_to_read() {
         assert_eq!(amount(SelectedCount { count: 1, letters: 0 }), "1 chunk");
         assert_eq!(amount(SelectedCount { count: 1_234, letters: 1 }), "1,234 chunks and 1 dead letter");
         assert_eq!(amount(SelectedCount { count: 0, letters: 2 }), "0 chunks and 2 dead letters");

@@ -2,6 +2,7 @@
 //! with, `bench` both in processes of their own, `model` fetches models, `doctor` looks whether a service would run
 //! here, `psql` opens its database, `export` can read one without a service; the others talk to a service over HTTP.
 
+mod amounts;
 pub mod bench;
 pub mod delete;
 pub mod doctor;
@@ -12,6 +13,7 @@ pub mod labels;
 pub mod model;
 pub mod psql;
 pub mod replay;
+pub mod retag;
 pub mod search;
 pub mod serve;
 mod service_request;
@@ -19,6 +21,7 @@ mod service_url;
 pub mod simulate_llm;
 pub mod upload;
 
+use crate::endpoint;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nix::sys::signal::{SigHandler, Signal};
@@ -49,7 +52,7 @@ pub fn sentence(error: &dyn Error) -> String {
 
 /// The client of the commands: loopback and operator-given addresses only, so no proxy and no redirects.
 fn client() -> Result<reqwest::Client, reqwest::Error> {
-    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    let client = endpoint::plain_client();
     // A machine that is gone says nothing; only asking it shows that.
     let client = client.connect_timeout(CONNECTING).tcp_keepalive(Duration::from_secs(20));
     client.tcp_keepalive_interval(Duration::from_secs(10)).tcp_keepalive_retries(3).build()

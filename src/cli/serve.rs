@@ -4,7 +4,7 @@
 use super::{CommandResult, signalled, stop_listening};
 use crate::app::{App, Overrides, StartError};
 use crate::config::{Config, InvalidSetting, variable};
-use crate::http::{self, ServiceInfo};
+use crate::http::{self, State};
 use crate::output::{self, EscapedFields, Suppressed, print_error_line, print_line, report_suppressed};
 use crate::pipeline::exit_at_once;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -66,7 +66,7 @@ async fn serve(config: Config) -> Result<ExitCode, ServeError> {
     drop(listen(&config)?);
     let mut report = |line: String| print_line(line);
     let app = App::start(config.clone(), Overrides::default(), &mut report).await?;
-    print_settings(&app.state.info, app.state.pipeline.slots());
+    print_settings(&app.state);
 
     let listener = listen(&config)?;
     let settings = http::Settings { drain: Duration::from_secs(config.drain_s), ..http::Settings::default() };
@@ -157,12 +157,13 @@ fn listen(config: &Config) -> Result<TcpListener, ServeError> {
 }
 
 /// The effective configuration, in the shape that users of the old service know.
-fn print_settings(info: &ServiceInfo, slots: usize) {
+fn print_settings(state: &State) {
+    let (info, slots) = (&state.info, state.pipeline.slots());
     let switch = |on: bool| if on { "✅ ENABLED" } else { "⚠️  DISABLED" };
     let endpoint = info.llm_endpoint.as_deref().unwrap_or("none (the local classifier needs none)");
     for setting in [
         format!("LLM endpoint: {endpoint}"),
-        format!("TMD source: {} (LNSP_TMD_BACKEND={})", info.tmd_source, info.tmd_backend),
+        format!("TMD source: {} (LNSP_TMD_BACKEND={})", state.tmd_source(), info.tmd_backend),
         "CPESH extraction: ⚠️  DISABLED (fast mode)".to_owned(),
         format!("Parallel processing: {}", switch(info.parallel)),
         format!("Max parallel workers: {}", info.max_workers),

@@ -2,7 +2,9 @@
 
 use super::{CommandResult, block_on, signalled};
 use crate::output::print_line;
-use crate::simulated_llm::{Fault, Latency, Options, SimulatedLlm};
+use crate::simulated_llm::{
+    Fault, FaultShare, Latency, Options, ServerApi, SimulatedKey, SimulatedLlm, ThinkingModel,
+};
 use clap::Args;
 use std::io::Read;
 use std::process::ExitCode;
@@ -23,17 +25,34 @@ pub struct SimulateLlm {
     /// How long a call holds its slot: 887ms, 500ms..1500ms (uniform), or 887ms~0.2 (log-normal: median and sigma).
     #[arg(long, default_value = "887ms")]
     latency: Latency,
-    /// For latencies that are drawn: the same seed draws the same ones.
+    /// For latencies and faults that are drawn: the same seed draws the same ones.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// The models that are there.
     #[arg(long, value_delimiter = ',', default_value = "llama3.1:8b")]
     models: Vec<String>,
-    /// What goes wrong: hang, error-500, busy-503, html, garbage, half-json, unfinished, cut, wrong-name, numbers,
-    /// huge, reset, redirect or model-gone.
+    /// Which server it simulates: Ollama with both of its APIs, or one that has the OpenAI-compatible API alone and
+    /// enforces the form of answers in this way, or not.
+    #[arg(long, value_enum, default_value_t = ServerApi::Ollama)]
+    api: ServerApi,
+    /// What the models do with thoughts.
+    #[arg(long, value_enum, default_value_t = ThinkingModel::None)]
+    thinking: ThinkingModel,
+    /// Leaves out of /api/tags what a model can do, as Ollama before 0.30.
     #[arg(long)]
+    old_tags: bool,
+    /// The key that calls must bring (`Authorization: Bearer KEY`); without it they are answered 401.
+    #[arg(long)]
+    api_key: Option<SimulatedKey>,
+    /// What goes wrong: hang, error-500, busy-503, limited-429, html, garbage, half-json, unfinished, cut, wrong-name,
+    /// numbers, huge, reset, reset-mid-body, dribble, echo, thinking, think-tag, fence, in-prose, redirect or
+    /// model-gone.
+    #[arg(long, conflicts_with = "fault_shares")]
     fault: Option<Fault>,
-    /// With every how manyth call for an answer it goes wrong.
+    /// Shares of the calls that go wrong, such as hang=0.02,half-json=0.05.
+    #[arg(long, value_delimiter = ',')]
+    fault_shares: Vec<FaultShare>,
+    /// The fault occurs on every n-th call for an answer.
     #[arg(long, default_value = "1", requires = "fault", value_parser = clap::value_parser!(u64).range(1..))]
     fault_every: u64,
     /// Ends when its standard input does, so that it does not outlive who started it.
@@ -51,6 +70,11 @@ pub fn run(flags: SimulateLlm) -> CommandResult {
         seed: flags.seed,
         models: flags.models,
         fault: flags.fault.map(|fault| (fault, flags.fault_every)),
+        fault_shares: flags.fault_shares,
+        api: flags.api,
+        thinking: flags.thinking,
+        capabilities_in_tags: !flags.old_tags,
+        api_key: flags.api_key,
     };
     let address = format!("{}:{}", options.host, options.port);
     let llm = SimulatedLlm::start(options).map_err(|error| {

@@ -83,7 +83,7 @@ pub async fn examine(config: &Config, settings: Vec<Setting>, measure: bool) -> 
         }
     };
     checks.extend(database::checks(config, identity.as_ref()).await);
-    checks.push(network::llm_check(config).await);
+    checks.extend(network::llm_checks(config).await);
     checks.push(network::port_check(config).await);
     checks.push(machine.open_files());
 
@@ -95,7 +95,7 @@ pub async fn examine(config: &Config, settings: Vec<Setting>, measure: bool) -> 
     let situation = Situation {
         memory: machine.memory.map(|memory| memory.usable()),
         llm_here: config.tmd_backend != TmdBackend::Local
-            && network::is_here(&config.llm_endpoint.to_string()),
+            && config.llm_endpoint.iter().any(|server| network::is_here(&server.endpoint.to_string())),
         workers: config.max_parallel_workers,
         uploads: config.max_uploads,
         device: config.device,

@@ -4,7 +4,7 @@ use super::check::{Check, mebibytes};
 use crate::app::model_files;
 use crate::config::Config;
 use crate::encoder::{Device, EncodeError, EncoderOptions, ModelFiles, Parallelism, Tokenizer, try_out};
-use crate::endpoint::Endpoint;
+use crate::endpoint::EndpointList;
 use crate::model::ModelIdentity;
 use crate::vectorizer::{Remote, RemoteSettings};
 use std::path::Path;
@@ -33,18 +33,31 @@ impl ModelFinding {
 /// The model of the configuration, read as the start reads it, or the line that says why there is none.
 pub async fn check(config: &Config) -> Result<ModelFinding, Check> {
     match &config.embedding_endpoint {
-        Some(endpoint) => ask(endpoint).await,
+        Some(servers) => ask(servers).await,
         None => find(config).map_err(|error| Check::failure("model", error, "")),
     }
 }
 
-async fn ask(endpoint: &Endpoint) -> Result<ModelFinding, Check> {
-    // Nobody waits here for a server that is about to start.
-    let settings = RemoteSettings { repeats: 0, ..RemoteSettings::at(endpoint.clone()) };
+async fn ask(servers: &EndpointList) -> Result<ModelFinding, Check> {
+    // A check does not wait for a server that is about to start.
+    let settings = RemoteSettings { repeats: 0, ..RemoteSettings::at(servers.clone()) };
     let remote = Remote::connect(settings).await.map_err(|error| Check::failure("model", error, ""))?;
     let identity = remote.identity().clone();
-    let finding = format!("{identity} at {endpoint}, on {}", remote.device());
-    Ok(ModelFinding { files: None, identity, check: Check::ok("model", finding), weights: 0 })
+    let (used, unused): (Vec<_>, Vec<_>) =
+        remote.servers().into_iter().partition(|server| server.standing.is_usable());
+    let used: Vec<&str> = used.iter().map(|server| &*server.endpoint).collect();
+    let finding = format!("{identity} at {}, on {}", used.join(", "), remote.device());
+    let failures: Vec<String> =
+        unused.into_iter().filter_map(|server| Some(server.last_failure?.0)).collect();
+    let check = match failures.is_empty() {
+        true => Check::ok("model", finding),
+        false => Check::warning(
+            "model",
+            format!("{finding}; {}", failures.join("; ")),
+            "mend it; the others are asked",
+        ),
+    };
+    Ok(ModelFinding { files: None, identity, check, weights: 0 })
 }
 
 fn find(config: &Config) -> Result<ModelFinding, EncodeError> {

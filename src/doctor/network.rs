@@ -1,11 +1,14 @@
 //! Checks the network: whether the language model answers, and whether the port is free.
 
 use super::check::Check;
+use crate::app::llm_settings;
 use crate::config::{Config, OnFailure, TmdBackend};
-use crate::llm::{Llm, LlmError, LlmSettings};
+use crate::endpoint;
+use crate::llm::{Llm, LlmError, ServerSoftware};
 use serde_json::Value;
 use std::io::ErrorKind;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// For what a living service answers at once.
@@ -19,38 +22,40 @@ pub fn is_here(endpoint: &str) -> bool {
     })
 }
 
-/// Asks for version and models; nothing is loaded.
-pub async fn llm_check(config: &Config) -> Check {
+/// Asks each server for version and models; nothing is loaded.
+pub async fn llm_checks(config: &Config) -> Vec<Check> {
     let name = "LLM";
     if config.tmd_backend == TmdBackend::Local {
-        return Check::ok(name, "none wanted: the local classifier gives the codes");
+        return vec![Check::ok(name, "none wanted: the local classifier gives the codes")];
     }
-    let settings = LlmSettings {
-        endpoint: config.llm_endpoint.clone(),
-        model: config.tmd_llm_model.clone(),
-        calls: 1,
-        timeout: Duration::from_secs(config.llm_timeout_s),
-    };
-    let found = match Llm::new(settings) {
+    let answers = match Llm::new(&llm_settings(config)) {
         Ok(llm) => llm.inspect().await,
-        Err(error) => Err(error),
+        Err(error) => vec![(config.llm_endpoint.to_string().into(), Err(error))],
     };
-    let (endpoint, model) = (&config.llm_endpoint, &config.tmd_llm_model);
-    let error = match found {
-        Ok(server) => return Check::ok(name, format!("Ollama {} at {endpoint} has {model}", server.version)),
-        Err(error) => error,
+    let others = answers.iter().any(|(_, answer)| answer.is_ok());
+    let model = &config.tmd_llm_model;
+    let check = |(endpoint, answer): (Arc<str>, Result<ServerSoftware, LlmError>)| match answer {
+        Ok(server) => Check::ok(name, format!("{server} at {endpoint} has {model}")),
+        Err(error) => unusable(config, &endpoint, &error, others),
     };
+    answers.into_iter().map(check).collect()
+}
+
+fn unusable(config: &Config, endpoint: &str, error: &LlmError, others: bool) -> Check {
+    let name = "LLM";
     let problem = format!("the LLM at {endpoint} {error}");
-    match (config.tmd_backend, config.tmd_on_failure, &error) {
+    if others {
+        return Check::warning(
+            name,
+            problem,
+            "mend it, or take it out of LNSP_LLM_ENDPOINT; the others are asked",
+        );
+    }
+    match (config.tmd_backend, config.tmd_on_failure, error) {
         (TmdBackend::Auto, _, LlmError::Connect { .. }) => {
             Check::ok(name, format!("{problem}; until then the local classifier gives the codes"))
         }
-        (TmdBackend::Auto, ..) => Check::warning(
-            name,
-            problem,
-            "mend it and start the service again; until then the local classifier gives the codes",
-        ),
-        (_, OnFailure::Local, _) => {
+        (TmdBackend::Auto, ..) | (_, OnFailure::Local, _) => {
             Check::warning(name, problem, "mend it; until then the local classifier gives the codes")
         }
         (_, OnFailure::Reject, _) => {
@@ -90,8 +95,7 @@ async fn ask(config: &Config) -> Option<String> {
         "::" => "[::1]",
         host => host,
     };
-    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-    let client = client.timeout(PATIENCE).build().ok()?;
+    let client = endpoint::plain_client().timeout(PATIENCE).build().ok()?;
     let health = client.get(format!("http://{host}:{}/health", config.port)).send().await.ok()?;
     let health: Value = health.json().await.ok()?;
     let (status, model) = (health["status"].as_str()?, health["model"]["name"].as_str()?);

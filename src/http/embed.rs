@@ -4,13 +4,14 @@
 //! A list takes a permit for JSON requests, for the bytes of its body and of its vectors. The answer is written in
 //! pieces, so that its text is never in memory as a whole. [`crate::vectorizer`] limits its share of the model.
 
-use crate::chunk::{MAX_TEXT_BYTES, is_blank};
 use crate::error_code::ErrorCode;
 use crate::http::body::{Body, RequestBodyGuard};
 use crate::http::error::ApiError;
 use crate::http::limits::{AdmissionRequest, Permit};
 use crate::http::parameters;
-use crate::http::request::{MAX_BODY_BYTES, is_large, json_body, read_body, read_document, run_blocking};
+use crate::http::request::{
+    MAX_BODY_BYTES, check_text, is_large, json_body, read_body, read_document, run_blocking,
+};
 use crate::http::settings::Settings;
 use crate::http::state::State;
 use crate::wire::{BoundedList, Truth};
@@ -64,7 +65,7 @@ pub async fn embed(
 /// Handles `POST /embed/single`.
 pub async fn single(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     let WireText { text } = parameters::of_query(&request)?;
-    check("text", &text)?;
+    check_text("text", &text)?;
     let dimension = state.info.model.dims;
     let _permit = state.admit_standalone(AdmissionRequest::Request(0)).await?;
     let mut vectors = state.vectorizer.vectors(vec![text]).await;
@@ -100,7 +101,7 @@ async fn answer(body: Body, mut permit: Permit, state: &State) -> Result<HttpRes
         return Err(ApiError::new(ErrorCode::InvalidQuery, message).param("normalize"));
     }
     for (place, text) in texts.iter().enumerate() {
-        check(&format!("texts[{place}]"), text)?;
+        check_text(&format!("texts[{place}]"), text)?;
     }
     let vectors = texts.len() * state.info.model.dims * size_of::<f32>();
     state.resize(&mut permit, bytes + vectors).await?;
@@ -115,18 +116,6 @@ async fn answer(body: Body, mut permit: Permit, state: &State) -> Result<HttpRes
         vectors.push(vector);
     }
     Ok(written(vectors, state, permit))
-}
-
-fn check(param: &str, text: &str) -> Result<(), ApiError> {
-    let (code, message) = if text.len() > MAX_TEXT_BYTES {
-        let message = format!("{param}: expected at most {MAX_TEXT_BYTES} bytes, received {}", text.len());
-        (ErrorCode::TextTooLong, message)
-    } else if is_blank(text) {
-        (ErrorCode::TextEmpty, format!("{param} is empty or has only invisible characters"))
-    } else {
-        return Ok(());
-    };
-    Err(ApiError::new(code, message).param(param))
 }
 
 /// The answer, written while the client reads it. The permit is held until the last piece.

@@ -25,12 +25,10 @@ pub struct ServiceInfo {
     pub pass_texts: usize,
     /// `LNSP_TMD_BACKEND`.
     pub tmd_backend: String,
-    /// The source of codes with its version, for example `local:1`.
-    pub tmd_source: String,
-    /// The address of the language model; absent when none is configured.
+    /// The local classifier with its version, for example `local:1`.
+    pub local_source: String,
+    /// The addresses of the language model, as configured; absent when none is wanted.
     pub llm_endpoint: Option<String>,
-    /// The error of the language model at the start of the service.
-    pub llm_problem: Option<String>,
     /// Chunks are rejected when the language model has no answer.
     pub llm_required: bool,
     /// `LNSP_ENABLE_PARALLEL`.

@@ -21,9 +21,12 @@ mod origin;
 mod parameters;
 mod request;
 mod request_id;
+mod retag;
+mod router;
 mod routes;
 mod search;
 mod server;
+mod servers;
 mod settings;
 mod state;
 

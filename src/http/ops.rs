@@ -2,8 +2,10 @@
 
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
+use crate::http::servers;
 use crate::http::state::State;
 use crate::index::{Effort, Index};
+use crate::llm::Llm;
 use crate::metrics::{self, IndexGauges};
 use crate::pipeline::{Bottleneck, Deaths, Stage};
 use crate::threads::Lane;
@@ -21,11 +23,12 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
     let postgresql = state.store.ping().await.is_ok();
     let pipeline = state.pipeline.health();
     let (index, questions) = (state.index.status(), state.questions.status());
-    let llm_missing = info.llm_required && state.llm.as_ref().is_some_and(|llm| llm.status().breaker_open);
+    let llm_missing = info.llm_required && state.llm.as_ref().is_some_and(Llm::is_resting);
     let server = state.vectorizer.server();
     let embeds_not = server.and_then(Remote::problem);
     let embeds = pipeline.open && embeds_not.is_none();
-    let sound = postgresql && embeds && index.degraded.is_none() && questions.degraded.is_none() && !llm_missing;
+    let sound =
+        postgresql && embeds && index.degraded.is_none() && questions.degraded.is_none() && !llm_missing;
     HttpResponse::Ok().json(json!({
         "status": if sound { "healthy" } else { "degraded" },
         "postgresql": postgresql, "faiss": index_answers(&state).await, "gtr_t5_api": embeds,
@@ -41,11 +44,14 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
             "waiting": state.pipeline.entrance().waiting(), "slots": state.pipeline.slots(),
             "stages": stages(&state, &pipeline.deaths), "threads_at_work": threads(&state),
         },
-        "tmd": {"backend": info.tmd_backend, "source": info.tmd_source},
-        "llm": llm(&state),
+        "tmd": {"backend": info.tmd_backend, "source": state.tmd_source()},
+        "llm": state.llm.as_ref().map(servers::of_llm),
         // Fields of the old embedding service, whose `model` was a name: here it is an object.
         "encoder": info.model.name, "dimension": info.model.dims, "device": info.device,
-        "embedding": {"server": server.map(Remote::endpoint), "problem": embeds_not},
+        "embedding": {
+            "server": server.map(Remote::endpoint), "problem": embeds_not,
+            "servers": server.map(|remote| remote.servers().iter().map(servers::one).collect::<Vec<_>>()),
+        },
         "model": {
             "name": info.model.name, "recipe": info.model.recipe, "fingerprint": info.model.fingerprint,
             "dimensions": info.model.dims,
@@ -81,7 +87,7 @@ async fn index_answers(state: &State) -> bool {
 /// Whether a source of codes answers: the local classifier, or the language model where no other source may give codes.
 async fn codes_answer(state: &State) -> bool {
     if state.info.llm_required {
-        return state.llm.as_ref().is_some_and(|llm| !llm.status().breaker_open);
+        return state.llm.as_ref().is_some_and(|llm| !llm.is_resting());
     }
     let classify = state.searcher.classifier.run(Lane::Express, |classifier| classifier.classify("health"));
     matches!(timeout(ANSWERS_WITHIN, classify).await, Ok(Ok(_)))
@@ -110,29 +116,6 @@ fn threads(state: &State) -> Value {
         .collect()
 }
 
-/// The state of the language model; null when none is configured.
-fn llm(state: &State) -> Value {
-    let info = &state.info;
-    let Some(llm) = &state.llm else {
-        return match &info.llm_problem {
-            Some(problem) => json!({"state": "absent", "problem": problem}),
-            None => Value::Null,
-        };
-    };
-    let status = llm.status();
-    let doing = match (status.breaker_open, status.failures_in_a_row) {
-        (true, _) => "resting",
-        (false, 1..) => "failing",
-        (false, 0) => "answers",
-    };
-    let last = status.last_failure.as_ref();
-    json!({
-        "state": doing, "model": llm.model(), "in_flight": llm.in_flight(),
-        "failures_in_a_row": status.failures_in_a_row, "problem": last.map(|(sentence, _)| sentence),
-        "problem_age_s": last.map(|(_, age)| age.as_secs()),
-    })
-}
-
 /// Handles `GET /ready`: 200 when chunks and searches are served, else 503 with the reasons.
 pub async fn ready(state: web::Data<State>) -> HttpResponse {
     let mut reasons = Vec::new();
@@ -150,7 +133,7 @@ pub async fn ready(state: web::Data<State>) -> HttpResponse {
         None if !pipeline.open => reasons.push("the pipeline is starting".to_owned()),
         None => {}
     }
-    if let Some(llm) = state.llm.as_ref().filter(|llm| state.info.llm_required && llm.status().breaker_open) {
+    if let Some(llm) = state.llm.as_ref().filter(|llm| state.info.llm_required && llm.is_resting()) {
         reasons.push(format!("chunks without codes are rejected: the LLM at {} is failing", llm.endpoint()));
     }
     reasons.extend(state.vectorizer.server().and_then(Remote::problem));
@@ -183,7 +166,10 @@ pub async fn metrics(state: web::Data<State>) -> HttpResponse {
         metrics::oldest_work(stage.name(), oldest.map_or(Duration::ZERO, |oldest| oldest.age));
     }
     if let Some(llm) = &state.llm {
-        metrics::llm_breaker(llm.status().breaker_open);
+        llm.servers().iter().for_each(|server| metrics::llm_server(&servers::gauges(&server.status)));
+    }
+    for server in state.vectorizer.server().map(Remote::servers).unwrap_or_default() {
+        metrics::embed_server(&servers::gauges(&server));
     }
     for index in [&state.index, &state.questions] {
         let status = index.status();

@@ -1,5 +1,6 @@
 //! What all routes with a body share: what the head says, and how a JSON body is read and parsed.
 
+use crate::chunk::{MAX_TEXT_BYTES, is_blank};
 use crate::error_code::ErrorCode;
 use crate::http::body::{Body, RequestBodyGuard, UploadAbort};
 use crate::http::error::{ApiError, no_answer};
@@ -192,6 +193,22 @@ pub fn too_large(message: &str, instead: &str) -> ApiError {
 pub fn read_document<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let json = document(body).map_err(wrong_format)?;
     read_json(json).map_err(shape_error)
+}
+
+/// Checks a text that a request gives in `param`.
+///
+/// # Errors
+/// 422 for a text that is too long or has no visible character.
+pub fn check_text(param: &str, text: &str) -> Result<(), ApiError> {
+    let (code, message) = if text.len() > MAX_TEXT_BYTES {
+        let message = format!("{param}: expected at most {MAX_TEXT_BYTES} bytes, received {}", text.len());
+        (ErrorCode::TextTooLong, message)
+    } else if is_blank(text) {
+        (ErrorCode::TextEmpty, format!("{param} is empty or has only invisible characters"))
+    } else {
+        return Ok(());
+    };
+    Err(ApiError::new(code, message).param(param))
 }
 
 /// The error of a body that is something else than JSON in UTF-8.

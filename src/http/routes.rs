@@ -2,7 +2,7 @@
 
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
-use crate::http::{chunks, dead_letters, embed, export, ingest, ops, parameters, search};
+use crate::http::{chunks, dead_letters, embed, export, ingest, ops, parameters, retag, router, search};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, Route as Handler, web};
 use serde_json::json;
@@ -37,7 +37,12 @@ pub const ROUTES: &[Route] = &[
     post("/search", || web::to(search::search)),
     post("/embed", || web::to(embed::embed)),
     post("/embed/single", || web::to(embed::single)),
+    post("/route", || web::to(router::route)),
+    post("/route/batch", || web::to(router::route_batch)),
+    post("/extract-tmd", || web::to(router::extract)),
+    post("/select-lane", || web::to(router::select_lane)),
     delete("/chunks", || web::to(chunks::delete)),
+    post("/retag", || web::to(retag::retag)),
     get("/export", || web::to(export::export)),
     get("/dead-letters", || web::to(dead_letters::dead_letters)),
     get("/health", || web::to(ops::health)),

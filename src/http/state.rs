@@ -10,7 +10,9 @@ use crate::index::{Index, Indexes};
 use crate::llm::Llm;
 use crate::metrics;
 use crate::outcome::Outcome;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Tagger};
+use crate::retag::Retagger;
+use crate::router::LaneServers;
 use crate::search::Searcher;
 use crate::store::Store;
 use crate::vectorizer::Vectorizer;
@@ -26,6 +28,10 @@ pub struct State {
     pub searcher: Searcher,
     /// Makes the vectors of `/embed`.
     pub vectorizer: Vectorizer,
+    /// Gives codes to texts that are not stored.
+    pub tagger: Tagger,
+    /// The lanes of the old router.
+    pub lanes: LaneServers,
     /// The database of the service.
     pub store: Store,
     /// The index of concept vectors.
@@ -34,6 +40,8 @@ pub struct State {
     pub questions: Index,
     /// Deletes chunks from store and indexes.
     pub deleter: Deleter,
+    /// Gives stored chunks codes of the language model, where one is used.
+    pub retagger: Option<Retagger>,
     /// The language model, where one is used.
     pub llm: Option<Llm>,
     /// What does not change while the service runs.
@@ -51,6 +59,14 @@ pub struct State {
 }
 
 impl State {
+    /// What gives the codes at the moment, for example `llm:llama3.1:8b` or `local:1`.
+    pub fn tmd_source(&self) -> String {
+        match self.llm.as_ref().filter(|llm| llm.available()) {
+            Some(llm) => format!("llm:{}", llm.model()),
+            None => self.info.local_source.clone(),
+        }
+    }
+
     /// Both indexes.
     pub fn indexes(&self) -> Indexes {
         Indexes { concepts: self.index.clone(), questions: self.questions.clone() }

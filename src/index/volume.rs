@@ -8,8 +8,9 @@ use super::forests::{BuildParams, Forests, forest_of};
 use super::options::{IndexIdentity, VectorKind};
 use super::source::Change;
 use crate::files;
+use crate::lmdb;
 use heed::types::{SerdeJson, Str};
-use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
+use heed::{CommitOrAbort, Database, Env, RoTxn, RwTxn, WithoutTls};
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,8 +21,6 @@ use std::path::{Path, PathBuf};
 const FORMAT: u32 = 2;
 /// The key of the metadata.
 const META_KEY: &str = "record";
-/// The largest number of concurrent read transactions; more than the process has threads.
-const MAX_READERS: u32 = 1024;
 /// The granularity of the map size: a multiple of every usual page size.
 const MAP_GRAIN: usize = 64 * 1024;
 
@@ -109,8 +108,9 @@ impl Volume {
     pub(super) fn open(path: &Path, identity: &IndexIdentity, map_size: usize) -> Result<Volume, IndexError> {
         let map_size = (map_size / MAP_GRAIN).max(16) * MAP_GRAIN;
         let wrap = |error: heed::Error| IndexError::storage(error, map_size);
-        let env = open_env(path, map_size).map_err(wrap)?;
-        if is_truncated(&env).map_err(wrap)? {
+        // The folder of the index is locked, one thread writes, and `extend_file` appends outside of transactions.
+        let env = lmdb::open(path, map_size, 2).map_err(wrap)?;
+        if lmdb::is_truncated(&env).map_err(wrap)? {
             return Err(IndexError::Damaged("its file is shorter than its page count".into()));
         }
         let txn = env.write_txn().map_err(wrap)?;
@@ -137,7 +137,7 @@ impl Volume {
 
     /// The bytes of the map in use, up to its last page.
     pub(super) fn map_used(&self) -> u64 {
-        used(&self.env)
+        lmdb::used(&self.env)
     }
 
     /// Begins a read transaction. It keeps old pages from being reused, so it must be short.
@@ -210,10 +210,10 @@ impl Volume {
         Ok(meta)
     }
 
-    /// Extends the file to its page count, so that [`is_truncated`] can rely on the length: LMDB counts pages that it
+    /// Extends the file to its page count, so that [`lmdb::is_truncated`] can rely on the length: LMDB counts pages that it
     /// allocates and frees in one transaction, and does not write them when they are the last.
     fn extend_file(&self) -> Result<(), IndexError> {
-        if is_truncated(&self.env).map_err(|error| self.wrap(error))? {
+        if lmdb::is_truncated(&self.env).map_err(|error| self.wrap(error))? {
             let path = self.path.join("data.mdb");
             let file = files::open(&path, OpenOptions::new().write(true), None);
             file.and_then(|file| file.set_len(self.map_used()))
@@ -229,30 +229,6 @@ impl Volume {
     fn wrap(&self, error: impl Into<arroy::Error>) -> IndexError {
         self.forests.wrap(error)
     }
-}
-
-/// The bytes up to the end of the last page.
-fn used(env: &Env<WithoutTls>) -> u64 {
-    (env.info().last_page_number as u64 + 1) * u64::from(env.unnamed_database_stat().page_size)
-}
-
-/// Whether the file is shorter than its page count: reading the missing part would kill the process with SIGBUS.
-fn is_truncated(env: &Env<WithoutTls>) -> heed::Result<bool> {
-    Ok(env.real_disk_size()? < used(env))
-}
-
-/// The only unsafe call of the index.
-#[allow(unsafe_code)]
-fn open_env(path: &Path, map_size: usize) -> heed::Result<Env<WithoutTls>> {
-    // Without thread-local storage, because a thread may hold two readers at once and searches come from any thread.
-    let mut options = EnvOpenOptions::new().read_txn_without_tls();
-    options.map_size(map_size).max_readers(MAX_READERS).max_dbs(2);
-    // SAFETY: the map is undefined behaviour only if the file is changed by other means than LMDB. `Folder` holds a
-    // lock on the index folder while the process uses it, so no second process opens a volume; heed refuses a second
-    // environment on one path within the process; the map is never resized; no flag weakens locking or syncing; and
-    // only `extend_file` changes a file without LMDB: it appends, while the one writing thread is not in a
-    // transaction.
-    unsafe { options.open(path) }
 }
 
 #[cfg(test)]

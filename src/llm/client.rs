@@ -1,50 +1,57 @@
-//! The client of Ollama's HTTP API: version, models, and generation.
-//!
-//! Ollama omits fields that are zero or empty, so all fields are read with defaults. A response counts only if `done`
-//! is true and `done_reason` is `stop`.
+//! The client of one server: what software it is, how it is asked, and one call.
 
-use super::answer::{Labels, TokenLogprob, read};
+use super::answer::{Labels, read};
+use super::dialect::{Attempt, Dialect, Generated, ModelRequest, Parameters, Thinking, load};
 use super::error::LlmError;
-use super::prompt;
+use super::model_name::same_for_ollama;
+use super::prompt::{self, PROBE, Question, Wanted};
 use super::settings::LlmSettings;
-use crate::endpoint::{self, Unread, beginning, cause};
+use super::transport::{MAX_RESPONSE_BYTES, Transport, foreign, read_json, within};
 use crate::metrics;
-use reqwest::{Client, RequestBuilder};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Time limit of calls that a server answers from memory.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit of loading a model from disk.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
-/// The longest response body that is read, in bytes.
-const MAX_RESPONSE_BYTES: usize = 256 * 1024;
-/// How long the server keeps the model loaded after a call.
-const KEEP_ALIVE: &str = "30m";
+/// The most calls of a handshake in one dialect: each parameter may be refused once, and each answer asked for twice.
+const PROBES: usize = 10;
+/// Errors in a row that call the dialect in question.
+const DOUBTS: u32 = 3;
 
-/// What the server reported in the handshake.
+/// What software a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerSoftware {
+    /// Ollama.
+    Ollama {
+        /// Its version.
+        version: String,
+    },
+    /// Another server with OpenAI's API.
+    OpenAi,
+}
+
+/// What a handshake found: how the server is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerInfo {
-    /// The version of Ollama.
-    pub version: String,
-    /// The model has the capability `thinking`, which each request must turn off.
-    pub thinks: bool,
+    /// The software.
+    pub software: ServerSoftware,
+    /// The dialect in which it gave a usable answer.
+    pub dialect: Dialect,
+    /// The parameters that it takes.
+    pub parameters: Parameters,
 }
 
-/// The client of one server: what it is asked, and how its responses are read. Cheap calls only: it has no queue, no
-/// retries and no memory of failures.
+/// The client of one server: what it is asked, and how its responses are read. It has no queue, no retries and no
+/// breaker.
 pub struct LlmClient {
-    http: Client,
+    transport: Transport,
     settings: LlmSettings,
-}
-
-/// The attempt of a call. The first samples greedily, so equal texts get equal answers. The second follows an unusable
-/// answer, so it samples with a temperature and another seed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attempt {
-    First,
-    Second,
+    doubts: AtomicU32,
 }
 
 #[derive(Deserialize, Default)]
@@ -63,179 +70,286 @@ struct TagsResponse {
 #[serde(default)]
 struct ModelTag {
     name: String,
+    /// Ollama sends it from 0.30 on.
+    capabilities: Option<Vec<String>>,
+}
+
+/// The response of `/api/show`, which has the capabilities from Ollama 0.6.4 on.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ShowResponse {
     capabilities: Vec<String>,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct GenerateResponse {
-    response: String,
-    done: bool,
-    done_reason: String,
-    prompt_eval_count: u64,
-    eval_count: u64,
-    logprobs: Vec<TokenLogprob>,
+#[derive(Deserialize)]
+struct ModelsResponse {
+    data: Vec<ModelEntry>,
 }
 
 #[derive(Deserialize)]
-struct ErrorResponse {
-    error: String,
+struct ModelEntry {
+    id: String,
+}
+
+impl fmt::Display for ServerSoftware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerSoftware::Ollama { version } => write!(f, "Ollama {version}"),
+            ServerSoftware::OpenAi => f.write_str("a server with OpenAI's API"),
+        }
+    }
+}
+
+impl fmt::Display for ServerInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.software.fmt(f)?;
+        match (&self.software, self.dialect) {
+            (ServerSoftware::Ollama { .. }, Dialect::Ollama) => {}
+            (_, dialect) => write!(f, " ({dialect})")?,
+        }
+        match self.parameters.thinking {
+            Thinking::None => Ok(()),
+            thinking => write!(f, ", thinking: {thinking}"),
+        }
+    }
 }
 
 impl LlmClient {
     /// Builds the HTTP client; makes no call.
+    ///
+    /// # Errors
+    /// [`LlmError::Client`] when the HTTP client cannot be built.
     pub fn new(settings: &LlmSettings) -> Result<LlmClient, LlmError> {
-        let http = endpoint::client(settings.calls);
-        let http = http.map_err(|error| LlmError::Client { problem: cause(&error) })?;
-        Ok(LlmClient { http, settings: settings.clone() })
+        let transport = Transport::new(settings)?;
+        let endpoint = &settings.endpoint;
+        if settings.api_key.is_some() && endpoint.is_exposed() {
+            tracing::warn!(
+                "the key for the LLM at {endpoint} can be read on the way: use an https:// address"
+            );
+        }
+        Ok(LlmClient { transport, settings: settings.clone(), doubts: AtomicU32::new(0) })
     }
 
-    /// Checks that the server is Ollama and has the model.
-    pub async fn inspect(&self) -> Result<ServerInfo, LlmError> {
-        let VersionResponse { version } = self.get("/api/version").await?;
-        let TagsResponse { models } = self.get("/api/tags").await?;
-        let wanted = &self.settings.model;
-        let model = models.iter().find(|model| names_model(&model.name, wanted));
-        let Some(model) = model else {
-            let has = models.into_iter().take(5).map(|model| model.name).collect();
-            return Err(LlmError::NoModel { model: wanted.clone(), has });
-        };
-        Ok(ServerInfo { version, thinks: model.capabilities.iter().any(|can| can == "thinking") })
+    /// Finds out what software the server is, and checks that it has the model, without loading it.
+    ///
+    /// # Errors
+    /// [`LlmError`] of the first call that fails.
+    pub async fn inspect(&self) -> Result<ServerSoftware, LlmError> {
+        Ok(self.find().await?.0)
     }
 
-    /// Checks that the server is Ollama and has the model, and loads the model.
+    /// Finds out what software the server is, checks that it has the model, loads the model, and finds the dialect: the
+    /// first in which the server gives a usable answer about a short text.
+    ///
+    /// # Errors
+    /// [`LlmError`] of the call that failed; [`LlmError::NoDialect`] when several dialects failed.
     pub async fn handshake(&self) -> Result<ServerInfo, LlmError> {
-        let server = self.inspect().await?;
-        // An empty prompt loads the model. This may take minutes, so it is a call with its own time limit.
-        let body = self.body("", Attempt::First, &server);
-        let loading = self.send("/api/generate", self.http.post(self.at("/api/generate")).json(&body));
-        let (_, body) = within(LOAD_TIMEOUT, loading).await?;
-        let response: GenerateResponse = read_json("/api/generate", 200, &body)?;
-        if response.done { Ok(server) } else { Err(incomplete(&response)) }
-    }
-
-    /// Requests the labels of one text.
-    pub async fn ask(&self, text: &str, attempt: Attempt, server: &ServerInfo) -> Result<Labels, LlmError> {
-        let body = self.body(&prompt::question(text), attempt, server);
-        let request = self.http.post(self.at("/api/generate")).json(&body);
-        let (status, body) = self.send("/api/generate", request).await?;
-        let response: GenerateResponse = read_json("/api/generate", status, &body)?;
-        if !response.done || response.done_reason != "stop" {
-            return Err(incomplete(&response));
+        let (software, parameters) = self.find().await?;
+        let loads = matches!(software, ServerSoftware::Ollama { .. });
+        if loads {
+            self.load().await?;
         }
-        metrics::llm_tokens(response.prompt_eval_count, response.eval_count);
-        Ok(read(&response.response, &response.logprobs)?)
-    }
-
-    fn at(&self, path: &str) -> String {
-        self.settings.endpoint.at(path)
-    }
-
-    /// The body of `/api/generate`. All calls have the same model options, including the one that loads the model:
-    /// Ollama reloads a model when they change.
-    fn body(&self, question: &str, attempt: Attempt, server: &ServerInfo) -> Value {
-        let (temperature, seed) = match attempt {
-            Attempt::First => (0.0, 1),
-            Attempt::Second => (0.5, 2),
+        let dialects: &[Dialect] = match (self.settings.dialect, &software) {
+            (Some(dialect), _) => &[dialect],
+            (None, ServerSoftware::Ollama { .. }) => &[Dialect::Ollama],
+            (None, ServerSoftware::OpenAi) => &[Dialect::JsonSchema, Dialect::JsonObject, Dialect::Text],
         };
-        let mut body = json!({
-            "model": self.settings.model, "system": *prompt::INSTRUCTIONS, "prompt": question,
-            "format": *prompt::SCHEMA, "stream": false, "truncate": false, "keep_alive": KEEP_ALIVE,
-            "logprobs": true,
-            "options": {
-                "temperature": temperature, "seed": seed,
-                "num_predict": prompt::ANSWER_TOKENS, "num_ctx": prompt::CONTEXT_TOKENS,
-            },
-        });
-        if server.thinks {
-            // Models without the capability reject the field.
-            body["think"] = json!(false);
-        }
-        body
-    }
-
-    async fn get<T: for<'a> Deserialize<'a>>(&self, path: &'static str) -> Result<T, LlmError> {
-        let (status, body) = within(HANDSHAKE_TIMEOUT, self.send(path, self.http.get(self.at(path)))).await?;
-        read_json(path, status, &body)
-    }
-
-    /// Sends the request; returns status and body if the status is 200.
-    async fn send(&self, path: &'static str, request: RequestBuilder) -> Result<(u16, Vec<u8>), LlmError> {
-        let broken = |error: reqwest::Error| LlmError::Connect { problem: cause(&error) };
-        let response = request.send().await.map_err(broken)?;
-        let status = response.status().as_u16();
-        let body =
-            endpoint::read_body(response, MAX_RESPONSE_BYTES).await.map_err(|unread| match unread {
-                Unread::TooLong => LlmError::TooLong { limit: MAX_RESPONSE_BYTES },
-                Unread::Broken(error) => broken(error),
-            })?;
-        if status == 200 {
-            return Ok((status, body));
-        }
-        let said = String::from_utf8_lossy(&body);
-        match serde_json::from_slice::<ErrorResponse>(&body) {
-            Ok(ErrorResponse { error }) if status == 404 && error.contains("model") => {
-                Err(LlmError::NoModel { model: self.settings.model.clone(), has: Vec::new() })
+        // Other servers may load the model with the first call.
+        let limit = if loads { self.settings.timeout } else { self.settings.timeout.max(LOAD_TIMEOUT) };
+        let mut tried = Vec::new();
+        for dialect in dialects {
+            let info = ServerInfo { software: software.clone(), dialect: *dialect, parameters };
+            match within(limit, self.settle(info)).await {
+                Ok(info) => {
+                    self.doubts.store(0, Ordering::Relaxed);
+                    return Ok(info);
+                }
+                Err(error) if dialects.len() == 1 || !speaks_of_the_dialect(&error) => return Err(error),
+                Err(error) => tried.push(format!("{dialect}: {error}")),
             }
-            Ok(ErrorResponse { error }) => Err(LlmError::Status { status, said: beginning(&error) }),
-            Err(_) if status < 500 => Err(LlmError::NotOllama { path, status, said: beginning(&said) }),
-            Err(_) => Err(LlmError::Status { status, said: beginning(&said) }),
+        }
+        Err(LlmError::NoDialect { tried: tried.join("; ") })
+    }
+
+    /// Asks the server once.
+    ///
+    /// # Errors
+    /// [`LlmError`] of the call or of its answer.
+    pub async fn ask(
+        &self,
+        question: Question<'_>,
+        attempt: Attempt,
+        server: &ServerInfo,
+    ) -> Result<Labels, LlmError> {
+        let asked = self.generate(question, attempt, server).await.and_then(|(labels, _)| labels);
+        match &asked {
+            Ok(_) => self.doubts.store(0, Ordering::Relaxed),
+            Err(error) if error.doubts_the_dialect() => {
+                self.doubts.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(_) => {}
+        }
+        asked
+    }
+
+    /// Whether the last calls failed in a way that a new handshake may cure: the server was updated, or another one
+    /// answers at its address. True once; then such calls are counted anew.
+    pub fn take_doubts(&self) -> bool {
+        let count = |doubts: u32| (doubts >= DOUBTS).then_some(0);
+        self.doubts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_ok()
+    }
+
+    /// One call. The inner result is that of reading the answer; beside it stands what the server generated.
+    async fn generate(
+        &self,
+        question: Question<'_>,
+        attempt: Attempt,
+        server: &ServerInfo,
+    ) -> Result<(Result<Labels, LlmError>, Generated), LlmError> {
+        let dialect = server.dialect;
+        let shape = dialect.shape(question.wanted, &self.settings);
+        let request = ModelRequest {
+            model: &self.settings.model,
+            system: prompt::instructions(shape),
+            user: &prompt::user_prompt(question.text),
+            shape,
+            attempt,
+        };
+        // With log probabilities, a token takes up to 300 bytes.
+        let longest = if shape.has_cpesh() { 4 * MAX_RESPONSE_BYTES } else { MAX_RESPONSE_BYTES };
+        let body = dialect.body(&request, server.parameters)?;
+        let body = self.transport.post(dialect.path(), body, longest).await?;
+        let generated = dialect.read(&body).map_err(|_| foreign(dialect.path(), &body))?;
+        metrics::llm_tokens(generated.prompt_tokens, generated.answer_tokens);
+        let labels = if generated.thought && generated.text.trim().is_empty() {
+            Err(LlmError::ThinkingOnly { reason: generated.reason.clone() })
+        } else if !generated.done {
+            Err(LlmError::Incomplete { reason: generated.reason.clone() })
+        } else {
+            read(&generated.text, &generated.tokens, shape, question.text).map_err(LlmError::Answer)
+        };
+        Ok((labels, generated))
+    }
+
+    /// Asks in a dialect until an answer is usable: without parameters that the server refuses, and with thoughts turned
+    /// off where the model has some.
+    async fn settle(&self, mut info: ServerInfo) -> Result<ServerInfo, LlmError> {
+        let question = Question { text: PROBE, wanted: Wanted::Codes };
+        let mut attempt = Attempt::First;
+        for _ in 0..PROBES {
+            let error = match self.generate(question, attempt, &info).await {
+                Ok((labels, generated)) => {
+                    if let Some(parameters) = Some(info.parameters)
+                        .filter(|_| generated.thought)
+                        .and_then(Parameters::after_thoughts)
+                    {
+                        info.parameters = parameters;
+                        continue;
+                    }
+                    match labels {
+                        Ok(_) => return Ok(info),
+                        Err(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            let refused = match &error {
+                LlmError::Status { status: 400 | 422 | 500, said, .. } => {
+                    info.parameters.without_refused(said)
+                }
+                _ => None,
+            };
+            match (refused, attempt) {
+                (Some(parameters), _) => info.parameters = parameters,
+                (None, Attempt::First)
+                    if matches!(error, LlmError::Answer(_) | LlmError::Incomplete { .. }) =>
+                {
+                    attempt = Attempt::Second;
+                }
+                (None, _) => return Err(error),
+            }
+        }
+        Err(LlmError::ThinkingOnly { reason: "the handshake came to no end".to_owned() })
+    }
+
+    async fn find(&self) -> Result<(ServerSoftware, Parameters), LlmError> {
+        let version = self.transport.get::<VersionResponse>("/api/version", HANDSHAKE_TIMEOUT).await;
+        match version {
+            Ok(VersionResponse { version }) if !version.is_empty() => {
+                let parameters = self.ollama_model().await?;
+                return Ok((ServerSoftware::Ollama { version }, parameters));
+            }
+            Ok(_) | Err(LlmError::Foreign { .. } | LlmError::Status { .. } | LlmError::NoModel { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let ModelsResponse { data } = self.transport.get("/v1/models", HANDSHAKE_TIMEOUT).await?;
+        let wanted = &self.settings.model;
+        // A list without entries says nothing.
+        if data.is_empty() || data.iter().any(|entry| entry.id == *wanted) {
+            return Ok((ServerSoftware::OpenAi, Parameters::default()));
+        }
+        let has = data.into_iter().take(5).map(|entry| entry.id).collect();
+        Err(LlmError::NoModel { model: wanted.clone(), has, ollama: false })
+    }
+
+    /// Checks that Ollama has the model, and whether it thinks.
+    async fn ollama_model(&self) -> Result<Parameters, LlmError> {
+        let TagsResponse { models } = self.transport.get("/api/tags", HANDSHAKE_TIMEOUT).await?;
+        let wanted = &self.settings.model;
+        let Some(model) = models.iter().find(|model| same_for_ollama(&model.name, wanted)) else {
+            let has = models.into_iter().take(5).map(|model| model.name).collect();
+            return Err(LlmError::NoModel { model: wanted.clone(), has, ollama: true });
+        };
+        let capabilities = match &model.capabilities {
+            Some(capabilities) => capabilities.clone(),
+            None => self.shown_capabilities().await?,
+        };
+        let thinks = capabilities.iter().any(|can| can == "thinking");
+        let thinking = if thinks { Thinking::TurnedOff } else { Thinking::None };
+        Ok(Parameters { thinking, ..Parameters::default() })
+    }
+
+    /// The capabilities in `/api/show`; none where it is not known. Old versions have no thinking models.
+    async fn shown_capabilities(&self) -> Result<Vec<String>, LlmError> {
+        let body = json!({ "model": self.settings.model }).to_string().into_bytes();
+        // The response has the licence and the vocabulary of the model.
+        let longest = 64 * MAX_RESPONSE_BYTES;
+        match within(HANDSHAKE_TIMEOUT, self.transport.post("/api/show", body, longest)).await {
+            Ok(body) => Ok(read_json::<ShowResponse>("/api/show", &body).unwrap_or_default().capabilities),
+            Err(
+                error @ (LlmError::Connect { .. } | LlmError::Timeout { .. } | LlmError::Unauthorized { .. }),
+            ) => Err(error),
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Loads the model. This may take minutes, so it is a call with its own time limit.
+    async fn load(&self) -> Result<(), LlmError> {
+        let path = Dialect::Ollama.path();
+        let shape = Dialect::Ollama.shape(Wanted::Codes, &self.settings);
+        let (model, system) = (&*self.settings.model, prompt::instructions(shape));
+        let request = ModelRequest { model, system, user: "", shape, attempt: Attempt::First };
+        let body = serde_json::to_vec(&load(&request));
+        let body = body.map_err(|error| LlmError::Client { problem: error.to_string() })?;
+        let body = within(LOAD_TIMEOUT, self.transport.post(path, body, MAX_RESPONSE_BYTES)).await?;
+        // `done` with the reason `load`.
+        let loaded: serde_json::Value = read_json(path, &body)?;
+        match loaded["done"].as_bool() {
+            Some(true) => Ok(()),
+            _ => Err(LlmError::Incomplete { reason: format!("done: {}", loaded["done"]) }),
         }
     }
 }
 
-/// Whether `name` is the model `wanted`; a name without a tag has the tag `latest`.
-fn names_model(name: &str, wanted: &str) -> bool {
-    name == wanted || (!wanted.contains(':') && name.strip_suffix(":latest") == Some(wanted))
-}
-
-fn incomplete(response: &GenerateResponse) -> LlmError {
-    LlmError::Incomplete { done: response.done, reason: beginning(&response.done_reason) }
-}
-
-async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, LlmError>>) -> Result<T, LlmError> {
-    tokio::time::timeout(limit, call).await.unwrap_or(Err(LlmError::Timeout { limit }))
-}
-
-fn read_json<T: for<'a> Deserialize<'a>>(
-    path: &'static str,
-    status: u16,
-    body: &[u8],
-) -> Result<T, LlmError> {
-    serde_json::from_slice(body).map_err(|_| LlmError::NotOllama {
-        path,
-        status,
-        said: beginning(&String::from_utf8_lossy(body)),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_without_a_tag_means_latest() {
-        assert!(names_model("llama3.1:8b", "llama3.1:8b") && names_model("tinyllama:latest", "tinyllama"));
-        assert!(
-            !names_model("llama3.1:8b", "llama3.1") && !names_model("tinyllama:latest", "tinyllama:1.1b")
-        );
-    }
-
-    #[test]
-    fn all_calls_have_the_same_model_options_except_sampling() {
-        let settings = LlmSettings {
-            endpoint: "http://localhost:1".parse().unwrap(),
-            model: "m".to_owned(),
-            calls: 1,
-            timeout: LOAD_TIMEOUT,
-        };
-        let client = LlmClient::new(&settings).unwrap();
-        let quiet = ServerInfo { version: String::new(), thinks: false };
-        let (load, ask) =
-            (client.body("", Attempt::First, &quiet), client.body("x", Attempt::Second, &quiet));
-        assert_eq!(load["options"]["num_ctx"], ask["options"]["num_ctx"]);
-        assert_eq!(load["system"], ask["system"]);
-        assert!(load["think"].is_null());
-        assert_eq!(client.body("x", Attempt::First, &ServerInfo { thinks: true, ..quiet })["think"], false);
+/// Whether another dialect can help.
+fn speaks_of_the_dialect(error: &LlmError) -> bool {
+    match error {
+        LlmError::Answer(_)
+        | LlmError::Incomplete { .. }
+        | LlmError::ThinkingOnly { .. }
+        | LlmError::Foreign { .. }
+        | LlmError::TooLong { .. } => true,
+        LlmError::Status { status, .. } => *status != 429 && *status < 502,
+        _ => false,
     }
 }

@@ -26,29 +26,60 @@ pub enum LlmError {
     },
     /// The server does not have the model.
     #[error(
-        "has no model '{model}' ({}): run `ollama pull {model}` there, or set LNSP_TMD_LLM_MODEL",
-        if has.is_empty() { "it has none".to_owned() } else { format!("it has {}", has.join(", ")) }
+        "has no model '{model}' ({}): {}set LNSP_TMD_LLM_MODEL",
+        if has.is_empty() { "it has none".to_owned() } else { format!("it has {}", has.join(", ")) },
+        if *ollama { format!("run `ollama pull {model}` there, or ") } else { String::new() },
     )]
     NoModel {
         /// The requested model.
         model: String,
         /// Up to five models that the server has.
         has: Vec<String>,
+        /// The server is Ollama, which can be told to fetch the model.
+        ollama: bool,
+    },
+    /// The server wants an API key, or another one.
+    #[error("refuses the call ({status}: {said}): set LNSP_LLM_API_KEY to a key that it accepts")]
+    Unauthorized {
+        /// The HTTP status code, 401 or 403.
+        status: u16,
+        /// The message of the server.
+        said: String,
+    },
+    /// The certificate of the server is not trusted.
+    #[error(
+        "has a certificate that is not trusted ({problem}): set SSL_CERT_FILE to a file with the certificate of its \
+         authority"
+    )]
+    Untrusted {
+        /// The error of the TLS library.
+        problem: String,
     },
     /// An HTTP status other than 200.
     #[error("answered {status}: {said}")]
     Status {
         /// The HTTP status code.
         status: u16,
-        /// The first characters of the response body.
+        /// The message of the server.
+        said: String,
+        /// The value of `Retry-After`, if it is a number of seconds.
+        retry_after: Option<Duration>,
+    },
+    /// The text, the instructions and the answer do not fit into the context of the model.
+    #[error(
+        "has too small a context for this text ({said}): start it with 4096 tokens or more for each call at once \
+         (OLLAMA_CONTEXT_LENGTH, --ctx-size, --max-model-len)"
+    )]
+    ContextTooShort {
+        /// The message of the server.
         said: String,
     },
-    /// The server at the address is not Ollama.
+    /// The server at the address is no server of language models.
     #[error(
-        "does not speak Ollama's API ({path} gave {status} and \"{said}\"): LNSP_LLM_ENDPOINT is a base address, like \
-         http://localhost:11434"
+        "speaks neither Ollama's API nor OpenAI's ({path} gave {status} and \"{said}\"): LNSP_LLM_ENDPOINT is a base \
+         address, like http://localhost:11434"
     )]
-    NotOllama {
+    Foreign {
         /// The path of the request.
         path: &'static str,
         /// The HTTP status code of the response.
@@ -63,12 +94,27 @@ pub enum LlmError {
         limit: usize,
     },
     /// The model did not finish its answer.
-    #[error("stopped before its answer was complete (done: {done}, done_reason: \"{reason}\")")]
+    #[error("stopped before its answer was complete ({reason})")]
     Incomplete {
-        /// The field `done` of the response.
-        done: bool,
-        /// The field `done_reason` of the response; `stop` means finished.
+        /// Why it stopped, in the words of the server.
         reason: String,
+    },
+    /// The response has thoughts and no answer.
+    #[error(
+        "thinks and gives no answer ({reason}): set LNSP_TMD_LLM_MODEL to a model that answers without thinking"
+    )]
+    ThinkingOnly {
+        /// Why it stopped, in the words of the server.
+        reason: String,
+    },
+    /// No way to ask gave a usable answer.
+    #[error(
+        "gives no usable answer, whichever way it is asked ({tried}): set LNSP_TMD_LLM_MODEL to another model, or \
+         update the server"
+    )]
+    NoDialect {
+        /// The dialects, each with what came of it.
+        tried: String,
     },
     /// The answer is complete but not usable.
     #[error("gave no usable answer: {0}")]
@@ -94,7 +140,12 @@ impl LlmError {
             LlmError::Status { status: 429, .. } => "http_429",
             LlmError::Status { status: 500.., .. } => "http_5xx",
             LlmError::Status { status: 400.., .. } => "http_4xx",
-            LlmError::Status { .. } | LlmError::NotOllama { .. } => "not_ollama",
+            LlmError::Status { .. } | LlmError::Foreign { .. } => "foreign",
+            LlmError::Unauthorized { .. } => "unauthorized",
+            LlmError::Untrusted { .. } => "untrusted",
+            LlmError::ContextTooShort { .. } => "context",
+            LlmError::ThinkingOnly { .. } => "thinking_only",
+            LlmError::NoDialect { .. } => "no_dialect",
             LlmError::TooLong { .. } => "too_long",
             LlmError::Incomplete { .. } => "incomplete",
             LlmError::Answer(_) => "invalid",
@@ -111,10 +162,71 @@ impl LlmError {
             LlmError::Status { status, .. } => *status == 429 || *status >= 500,
             LlmError::Timeout { .. }
             | LlmError::NoModel { .. }
-            | LlmError::NotOllama { .. }
+            | LlmError::Unauthorized { .. }
+            | LlmError::Untrusted { .. }
+            | LlmError::ContextTooShort { .. }
+            | LlmError::ThinkingOnly { .. }
+            | LlmError::NoDialect { .. }
+            | LlmError::Foreign { .. }
             | LlmError::TooLong { .. }
             | LlmError::BreakerOpen
             | LlmError::Client { .. } => false,
+        }
+    }
+
+    /// Whether the language model is away for every text, as far as this call can tell.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            LlmError::Connect { .. }
+            | LlmError::NoModel { .. }
+            | LlmError::Unauthorized { .. }
+            | LlmError::Untrusted { .. }
+            | LlmError::Foreign { .. }
+            | LlmError::NoDialect { .. }
+            | LlmError::BreakerOpen
+            | LlmError::Client { .. } => true,
+            LlmError::Timeout { .. }
+            | LlmError::Status { .. }
+            | LlmError::ContextTooShort { .. }
+            | LlmError::TooLong { .. }
+            | LlmError::Incomplete { .. }
+            | LlmError::ThinkingOnly { .. }
+            | LlmError::Answer(_) => false,
+        }
+    }
+
+    /// The kinds of errors that pass when the language model answers again; the others may lie in the text.
+    pub const OUTAGES: &[&str] = &[
+        "connect",
+        "timeout",
+        "no_model",
+        "unauthorized",
+        "untrusted",
+        "foreign",
+        // As earlier versions named it.
+        "not_ollama",
+        "no_dialect",
+        "http_429",
+        "http_5xx",
+        "resting",
+        "client",
+    ];
+
+    /// Whether the text of the call is the likely cause, so that the error says little about the server.
+    pub fn is_about_the_text(&self) -> bool {
+        match self {
+            LlmError::Answer(error) => error.is_about_the_text(),
+            LlmError::ContextTooShort { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the server may have become another one, or may have forgotten the way in which it is asked.
+    pub fn doubts_the_dialect(&self) -> bool {
+        match self {
+            LlmError::NoModel { .. } | LlmError::Foreign { .. } | LlmError::ThinkingOnly { .. } => true,
+            LlmError::Status { status, .. } => matches!(status, 400 | 404 | 405 | 415 | 422 | 500 | 501),
+            _ => false,
         }
     }
 }
@@ -125,11 +237,14 @@ mod tests {
 
     #[test]
     fn each_sentence_says_what_to_do() {
-        let model = LlmError::NoModel { model: "a:1".into(), has: vec!["b".into(), "c".into()] };
+        let has = || vec!["b".into(), "c".into()];
+        let model = LlmError::NoModel { model: "a:1".into(), has: has(), ollama: true };
         assert_eq!(
             model.to_string(),
             "has no model 'a:1' (it has b, c): run `ollama pull a:1` there, or set LNSP_TMD_LLM_MODEL"
         );
+        let model = LlmError::NoModel { model: "a:1".into(), has: has(), ollama: false };
+        assert_eq!(model.to_string(), "has no model 'a:1' (it has b, c): set LNSP_TMD_LLM_MODEL");
         let late = LlmError::Timeout { limit: Duration::from_secs(20) };
         assert!(late.to_string().starts_with("did not answer within 20 s"));
     }

@@ -1,38 +1,53 @@
-//! The language model as a source of codes: a port that asks an Ollama server for Domain, Task and Modifier.
+//! The language model as a source of codes: a port that asks a server of language models for Domain, Task and Modifier,
+//! and for the CPESH parts of a text.
 //!
-//! [`Llm`] is the handle. It limits the calls in flight, gives each a deadline, repeats a call once after a transient
-//! error, and makes no calls while the circuit breaker is open ([`breaker`]). The prompt is in [`prompt`], parsing in
-//! [`answer`], the errors in [`LlmError`]. The first stage decides what follows an error.
+//! [`Llm`] is the handle: a pool of servers that have the model. It limits the calls in flight, gives each a deadline,
+//! repeats a call once after a transient error, by another server where there is one, and makes no calls to a server
+//! while its circuit breaker is open ([`crate::server_pool`]). The prompt is in [`prompt`], the ways to ask in
+//! [`dialect`], parsing in [`answer`], the errors in [`LlmError`]. The first stage decides what follows an error.
 
 mod answer;
-mod breaker;
+mod call;
 mod client;
+mod dialect;
 mod error;
-mod health;
-
+mod flights;
+mod model_name;
 mod prompt;
+mod schema;
+mod server;
 mod settings;
+mod shape;
+mod transport;
 
-pub use answer::{AnswerError, Labels, TokenLogprob, read as read_answer};
-pub use client::ServerInfo;
+pub use answer::{AnswerError, CpeshFailure, Labels, TokenLogprob, read as read_answer};
+pub use call::{CacheUse, CallPriority};
+pub use client::{ServerInfo, ServerSoftware};
+pub use dialect::{Dialect, InvalidDialect, Parameters, Thinking, TokenLimit};
 pub use error::LlmError;
-pub use health::Status;
+pub use prompt::{Question, Wanted};
 pub use settings::LlmSettings;
+pub use shape::{AnswerForm, AnswerShape, InvalidAnswerForm};
 
-use crate::endpoint::Endpoint;
+use crate::chunk::Cpesh;
+use crate::flow::Backoff;
 use crate::metrics;
-use crate::threads::lock;
+use crate::server_pool::{CallError, Member, Pauses, Pool, PoolSettings, RetryPolicy, ServerStatus};
+use crate::threads::Lane;
 use crate::tmd::{AxisConfidence, Tmd};
-use client::{Attempt, LlmClient};
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
-use health::ServerHealth;
-use std::sync::{Arc, Mutex};
+use dialect::Attempt;
+use server::LlmServer;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
 
-/// The pause before the second attempt of a call: long enough for Ollama to restart a model runner that has crashed.
-const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// A call is repeated once. The pause before the same server is asked again is long enough for Ollama to restart a model
+/// runner that has crashed.
+const RETRY: RetryPolicy = RetryPolicy {
+    repeats: 1,
+    backoff: Backoff { first: Duration::from_millis(250), ceiling: Duration::from_millis(250) },
+    waits: false,
+};
 
 /// The result of a successful call.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,7 +56,9 @@ pub struct LlmAnswer {
     pub tmd: Tmd,
     /// Probability of each name according to the model, in (0, 1]; `None` when the server sends none.
     pub confidence: Option<AxisConfidence>,
-    /// Duration of the call, including a second attempt, excluding the wait for a permit.
+    /// The CPESH parts; `None` when only the codes were wanted. Usable codes are kept when the parts are not usable.
+    pub cpesh: Option<Result<Cpesh, CpeshFailure>>,
+    /// Duration of the call, including a second attempt, excluding the wait for the first server.
     pub took: Duration,
 }
 
@@ -49,130 +66,157 @@ pub struct LlmAnswer {
 #[derive(Clone)]
 pub struct Llm(Arc<LlmInner>);
 
-/// The result of the handshake, shared by all calls that wait for it.
-type Handshake = Shared<BoxFuture<'static, Result<Arc<ServerInfo>, LlmError>>>;
-
 struct LlmInner {
-    settings: LlmSettings,
     model: Arc<str>,
-    client: Arc<LlmClient>,
-    handshake: Mutex<Option<Handshake>>,
-    permits: Semaphore,
-    health: ServerHealth,
+    endpoint: Arc<str>,
+    pool: Pool<LlmServer>,
+    /// False while it is looked for: see [`Llm::available`].
+    found: AtomicBool,
 }
 
+/// One server, for `/health`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LlmServerStatus {
+    /// How it is used.
+    pub status: ServerStatus,
+    /// What it reported in the last handshake, if that succeeded.
+    pub info: Option<Arc<ServerInfo>>,
+}
+
+/// The answer of each server to a question about itself, with its address.
+pub type ServerAnswers<T> = Vec<(Arc<str>, Result<T, LlmError>)>;
+
 impl Llm {
-    /// Creates a handle without contacting the server.
+    /// Creates a handle to the servers with these settings, all with the same model, without contacting any.
     ///
     /// # Errors
-    /// [`LlmError::Client`] when the HTTP client cannot be built.
-    pub fn new(settings: LlmSettings) -> Result<Llm, LlmError> {
-        let client = LlmClient::new(&settings)?;
-        let permits = Semaphore::new(settings.calls);
-        let health = ServerHealth::new(settings.endpoint.to_string(), settings.timeout);
-        let model = settings.model.as_str().into();
-        metrics::llm_limit(settings.calls);
-        let (client, handshake) = (Arc::new(client), Mutex::new(None));
-        Ok(Llm(Arc::new(LlmInner { settings, model, client, handshake, permits, health })))
+    /// [`LlmError::Client`] when an HTTP client cannot be built.
+    pub fn new(servers: &[LlmSettings]) -> Result<Llm, LlmError> {
+        let member = |settings: &LlmSettings| {
+            let (endpoint, slots) = (settings.endpoint.to_string().into(), settings.calls);
+            Ok(Member { endpoint, slots, client: LlmServer::new(settings)? })
+        };
+        let members = servers.iter().map(member).collect::<Result<Vec<_>, LlmError>>()?;
+        let endpoints: Vec<&str> = members.iter().map(|member| &*member.endpoint).collect();
+        let endpoint = endpoints.join(", ").into();
+        let pool = Pool::new(
+            members,
+            PoolSettings {
+                what: "the LLM",
+                pauses: Pauses::default(),
+                count_retry: metrics::llm_retry,
+                count_exhausted: metrics::llm_retries_exhausted,
+            },
+        );
+        let model = servers.first().map_or("", |settings| &settings.model).into();
+        Ok(Llm(Arc::new(LlmInner { model, endpoint, pool, found: AtomicBool::new(true) })))
     }
 
-    /// Checks that the server answers, has the model and can load it. A success is remembered: later calls return it
-    /// without contacting the server.
-    ///
-    /// # Errors
-    /// [`LlmError`], whose message follows "the LLM at ...".
-    pub async fn probe(&self) -> Result<Arc<ServerInfo>, LlmError> {
-        let server = self.handshake().await;
-        if let Err(error) = &server {
-            self.0.health.note(error);
+    /// Checks that each server answers, has the model and can load it. Those that do not are left out for now, as long
+    /// as one does.
+    pub async fn probe(&self) -> ServerAnswers<Arc<ServerInfo>> {
+        let pool = &self.0.pool;
+        let answers = pool.probe_all().await;
+        let each = pool.clients().zip(answers).map(|((endpoint, server), answer)| {
+            // The handshake is remembered where it succeeded.
+            let missing = LlmError::Client { problem: "its handshake was lost".to_owned() };
+            (endpoint.clone(), answer.and_then(|()| server.info().ok_or(missing)))
+        });
+        each.collect()
+    }
+
+    /// Checks that each server answers and has the model, without loading it.
+    pub async fn inspect(&self) -> ServerAnswers<ServerSoftware> {
+        let each =
+            self.0.pool.clients().map(async |(endpoint, server)| (endpoint.clone(), server.inspect().await));
+        futures_util::future::join_all(each).await
+    }
+
+    /// Looks for a language model that was not there at the start, every so often, and returns when one is there. Until
+    /// then it is not [`Self::available`].
+    pub async fn look_for(&self, every: Duration) {
+        loop {
+            tokio::time::sleep(every).await;
+            let answers = self.probe().await;
+            if let Some((endpoint, _)) = answers.iter().find(|(_, answer)| answer.is_ok()) {
+                self.0.found.store(true, Ordering::Relaxed);
+                tracing::info!("the LLM at {endpoint} is there now, and gives the codes");
+                return;
+            }
         }
-        server
     }
 
-    /// Checks that the server answers and has the model, without loading the model.
+    /// Marks it as not there; to be followed by [`Self::look_for`].
+    pub fn set_absent(&self) {
+        self.0.found.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it is to be asked at all: false when there was none at the start and it is still looked for. True also
+    /// while all servers rest, because that is a failure.
+    pub fn available(&self) -> bool {
+        self.0.found.load(Ordering::Relaxed)
+    }
+
+    /// As [`Self::classify_as`], for a chunk that a client waits for.
     ///
     /// # Errors
-    /// [`LlmError`], whose message follows "the LLM at ...".
-    pub async fn inspect(&self) -> Result<ServerInfo, LlmError> {
-        self.0.client.inspect().await
+    /// As [`Self::classify_as`].
+    pub async fn classify(&self, text: &str, wanted: Wanted) -> Result<LlmAnswer, LlmError> {
+        self.classify_as(CallPriority::Ingest, CacheUse::Use, text, wanted).await
     }
 
-    /// Classifies one text. Waits for a permit; after that it takes at most two timeouts and the pause between them.
+    /// Asks for what is wanted of one text. Waits for a server with room; after that it takes at most two timeouts and
+    /// the pause between them.
     ///
     /// # Errors
     /// The error of the last attempt, or [`LlmError::BreakerOpen`] without a call.
-    pub async fn classify(&self, text: &str) -> Result<LlmAnswer, LlmError> {
-        let inner = &*self.0;
-        // The semaphore is never closed.
-        let _permit = inner.permits.acquire().await;
-        let Some(permit) = inner.health.try_acquire() else { return Err(LlmError::BreakerOpen) };
-        let started = Instant::now();
-        let _flight = metrics::llm_flight();
-        let asked = match self.ask(text, Attempt::First).await {
-            Err(error) if error.is_transient() => {
-                metrics::llm_retry(error.kind());
-                tokio::time::sleep(RETRY_PAUSE).await;
-                self.ask(text, Attempt::Second).await
+    pub async fn classify_as(
+        &self,
+        _priority: CallPriority,
+        _cache: CacheUse,
+        text: &str,
+        wanted: Wanted,
+    ) -> Result<LlmAnswer, LlmError> {
+        let mut started = None;
+        let asked = self.0.pool.call(Lane::Bulk, RETRY, &[], |server, before| {
+            started.get_or_insert_with(Instant::now);
+            let attempt = if before == 0 { Attempt::First } else { Attempt::Second };
+            async move { server.ask(text, wanted, attempt).await }
+        });
+        match asked.await {
+            Ok(Labels { tmd, confidence, cpesh }) => {
+                let took = started.map_or(Duration::ZERO, |started: Instant| started.elapsed());
+                Ok(LlmAnswer { tmd, confidence, cpesh, took })
             }
-            asked => asked,
-        };
-        match asked {
-            Ok(Labels { tmd, confidence }) => {
-                inner.health.on_success();
-                Ok(LlmAnswer { tmd, confidence, took: started.elapsed() })
-            }
-            Err(error) => {
-                inner.health.on_failure(permit, &error);
-                Err(error)
-            }
+            Err(CallError::Server { error, .. }) => Err(error),
+            Err(CallError::NoServer) => Err(LlmError::BreakerOpen),
         }
     }
 
-    /// The handshake: finished, in progress, or started again after a failure. Loading a model can take longer than the
-    /// timeout of a call, so a handshake continues for later calls when the first one times out.
-    fn handshake(&self) -> Handshake {
-        let mut handshake = lock(&self.0.handshake);
-        match &*handshake {
-            Some(known) if !matches!(known.peek(), Some(Err(_))) => known.clone(),
-            _ => {
-                let client = self.0.client.clone();
-                let asking = async move { client.handshake().await.map(Arc::new) };
-                handshake.insert(asking.boxed().shared()).clone()
-            }
-        }
+    /// The slots of all servers together: the most calls in flight.
+    pub fn slots(&self) -> usize {
+        self.servers().iter().map(|server| server.status.slots).sum()
     }
 
-    /// One attempt within the timeout.
-    async fn ask(&self, text: &str, attempt: Attempt) -> Result<Labels, LlmError> {
-        let inner = &*self.0;
-        let started = Instant::now();
-        let call = async {
-            let server = self.handshake().await?;
-            inner.client.ask(text, attempt, &server).await
-        };
-        let limit = inner.settings.timeout;
-        let answer = tokio::time::timeout(limit, call).await.unwrap_or(Err(LlmError::Timeout { limit }));
-        metrics::llm_request(answer.as_ref().err().map_or("ok", LlmError::kind), started.elapsed());
-        answer
-    }
-
-    /// The model, as the server names it.
+    /// The model, as the servers name it.
     pub fn model(&self) -> &Arc<str> {
         &self.0.model
     }
 
-    /// The base address of the server.
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.0.settings.endpoint
+    /// The base addresses of the servers, for sentences.
+    pub fn endpoint(&self) -> &str {
+        &self.0.endpoint
     }
 
-    /// The recent health of the server.
-    pub fn status(&self) -> Status {
-        self.0.health.status()
+    /// The state of each server, in the order of the configuration.
+    pub fn servers(&self) -> Vec<LlmServerStatus> {
+        let pool = &self.0.pool;
+        let each = pool.servers().into_iter().zip(pool.clients());
+        each.map(|(status, (_, server))| LlmServerStatus { status, info: server.info() }).collect()
     }
 
-    /// The number of calls in flight.
-    pub fn in_flight(&self) -> usize {
-        self.0.settings.calls - self.0.permits.available_permits()
+    /// Whether no server is used: all rest after failures, or are left out.
+    pub fn is_resting(&self) -> bool {
+        !self.0.pool.is_usable()
     }
 }

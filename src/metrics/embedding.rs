@@ -1,10 +1,14 @@
 //! What is counted where texts become vectors.
 
+use super::llm::ServerGauges;
 use super::names::{
-    EMBED_BATCH_SIZE, EMBED_BATCH_TOKENS, EMBED_INFERENCE_SECONDS, EMBED_NONFINITE_TOTAL,
-    EMBED_PADDING_RATIO, EMBED_PASSES_FAILED_TOTAL, EMBED_REQUEST_DURATION_SECONDS, EMBED_REQUESTS_TOTAL,
-    EMBED_RETRIES_TOTAL, EMBED_TOKENIZE_SECONDS, EMBED_TRUNCATED_TOTAL, EMBED_UNREAD_TOTAL,
+    EMBED_BATCH_SIZE, EMBED_BATCH_TOKENS, EMBED_BREAKER_STATE, EMBED_CONCURRENCY_LIMIT,
+    EMBED_INFERENCE_SECONDS, EMBED_INFLIGHT, EMBED_NONFINITE_TOTAL, EMBED_PADDING_RATIO,
+    EMBED_PASSES_FAILED_TOTAL, EMBED_REQUEST_DURATION_SECONDS, EMBED_REQUESTS_TOTAL,
+    EMBED_RETRIES_EXHAUSTED_TOTAL, EMBED_RETRIES_TOTAL, EMBED_TOKENIZE_SECONDS, EMBED_TRUNCATED_TOTAL,
+    EMBED_UNREAD_TOTAL,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Records the tokenization of one text.
@@ -47,12 +51,25 @@ pub fn embedded_there(texts: usize, took: Duration) {
 }
 
 /// Counts a finished request to an embedding server and records its duration.
-pub fn embed_request(outcome: &'static str, took: Duration) {
-    EMBED_REQUESTS_TOTAL.add([outcome.into()], 1);
-    EMBED_REQUEST_DURATION_SECONDS.record([], took);
+pub fn embed_request(server: &Arc<str>, outcome: &'static str, took: Duration) {
+    EMBED_REQUESTS_TOTAL.add([server.clone().into(), outcome.into()], 1);
+    EMBED_REQUEST_DURATION_SECONDS.record([server.clone().into()], took);
 }
 
 /// Counts a repeated request to an embedding server by the reason.
 pub fn embed_repeat(reason: &'static str) {
     EMBED_RETRIES_TOTAL.add([reason.into()], 1);
+}
+
+/// Counts a request that was not repeated because too many were.
+pub fn embed_retries_exhausted() {
+    EMBED_RETRIES_EXHAUSTED_TOTAL.add([], 1);
+}
+
+/// Sets the gauges of one embedding server.
+pub fn embed_server(gauges: &ServerGauges<'_>) {
+    let server = || [gauges.server.to_owned().into()];
+    EMBED_INFLIGHT.set(server(), gauges.in_flight as f64);
+    EMBED_CONCURRENCY_LIMIT.set(server(), gauges.limit as f64);
+    EMBED_BREAKER_STATE.set(server(), gauges.breaker);
 }

@@ -2,8 +2,9 @@
 
 use super::names::{
     LLM_BREAKER_STATE, LLM_CONCURRENCY_LIMIT, LLM_INFLIGHT, LLM_REQUEST_DURATION_SECONDS, LLM_REQUESTS_TOTAL,
-    LLM_RETRIES_TOTAL, LLM_TOKENS_TOTAL, TMD_DOMAIN_TOTAL, TMD_FALLBACK_TOTAL,
+    LLM_RETRIES_EXHAUSTED_TOTAL, LLM_RETRIES_TOTAL, LLM_TOKENS_TOTAL, TMD_DOMAIN_TOTAL, TMD_FALLBACK_TOTAL,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Counts a tagged chunk by its domain.
@@ -16,10 +17,10 @@ pub fn fell_back(reason: &'static str) {
     TMD_FALLBACK_TOTAL.add([reason.into()], 1);
 }
 
-/// Counts a finished call to the language model and records its duration.
-pub fn llm_request(outcome: &'static str, took: Duration) {
-    LLM_REQUESTS_TOTAL.add(["ollama".into(), outcome.into()], 1);
-    LLM_REQUEST_DURATION_SECONDS.record(["ollama".into()], took);
+/// Counts a finished call to a server of the language model and records its duration.
+pub fn llm_request(server: &Arc<str>, outcome: &'static str, took: Duration) {
+    LLM_REQUESTS_TOTAL.add([server.clone().into(), outcome.into()], 1);
+    LLM_REQUEST_DURATION_SECONDS.record([server.clone().into()], took);
 }
 
 /// Counts a repeated call by the reason.
@@ -33,27 +34,28 @@ pub fn llm_tokens(prompt: u64, output: u64) {
     LLM_TOKENS_TOTAL.add(["output".into()], output);
 }
 
-/// Sets the limit of concurrent calls to the language model.
-pub fn llm_limit(calls: usize) {
-    LLM_CONCURRENCY_LIMIT.set(["ollama".into()], calls as f64);
+/// Counts a call that was not repeated because too many were.
+pub fn llm_retries_exhausted() {
+    LLM_RETRIES_EXHAUSTED_TOTAL.add([], 1);
 }
 
-/// Sets the state of the breaker: 2 while it is open, else 0.
-pub fn llm_breaker(is_open: bool) {
-    LLM_BREAKER_STATE.set(["ollama".into()], if is_open { 2.0 } else { 0.0 });
+/// The state of one server of a pool, for the gauges.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerGauges<'a> {
+    /// The address without its scheme.
+    pub server: &'a str,
+    /// Calls under way.
+    pub in_flight: usize,
+    /// The most calls at once at the moment.
+    pub limit: usize,
+    /// 0 closed, 1 half open, 2 open, 3 left out.
+    pub breaker: f64,
 }
 
-/// Counts one call to the language model as in flight until it is dropped.
-pub struct LlmFlight;
-
-/// Counts a call as in flight until the guard is dropped.
-pub fn llm_flight() -> LlmFlight {
-    LLM_INFLIGHT.add(["ollama".into()], 1.0);
-    LlmFlight
-}
-
-impl Drop for LlmFlight {
-    fn drop(&mut self) {
-        LLM_INFLIGHT.add(["ollama".into()], -1.0);
-    }
+/// Sets the gauges of one server of the language model.
+pub fn llm_server(gauges: &ServerGauges<'_>) {
+    let server = || [gauges.server.to_owned().into()];
+    LLM_INFLIGHT.set(server(), gauges.in_flight as f64);
+    LLM_CONCURRENCY_LIMIT.set(server(), gauges.limit as f64);
+    LLM_BREAKER_STATE.set(server(), gauges.breaker);
 }

@@ -1,10 +1,10 @@
 //! What is counted where chunks are committed, indexed and found.
 
 use super::names::{
-    CHUNKS_DELETED_TOTAL, DEAD_LETTERS, DEAD_LETTERS_TOTAL, DEAD_LETTERS_UNWRITTEN_TOTAL, INDEX_APPLIED_SEQ,
-    INDEX_BUILDS_TOTAL, INDEX_ITEMS, INDEX_LAG_ROWS, INDEX_LAST_BUILD_SECONDS, INDEX_MAP_SIZE_BYTES,
-    INDEX_MAP_USED_BYTES, SEARCH_DURATION_SECONDS, STORE_BATCH_ROWS, STORE_COMMIT_SECONDS,
-    STORE_ERRORS_TOTAL, STORE_MAX_SEQ,
+    CHUNKS_DELETED_TOTAL, CHUNKS_RETAGGED_TOTAL, DEAD_LETTERS, DEAD_LETTERS_TOTAL,
+    DEAD_LETTERS_UNWRITTEN_TOTAL, INDEX_APPLIED_SEQ, INDEX_BUILDS_TOTAL, INDEX_ITEMS, INDEX_LAG_ROWS,
+    INDEX_LAST_BUILD_SECONDS, INDEX_MAP_SIZE_BYTES, INDEX_MAP_USED_BYTES, SEARCH_DURATION_SECONDS,
+    STORE_BATCH_ROWS, STORE_COMMIT_SECONDS, STORE_ERRORS_TOTAL, STORE_MAX_SEQ,
 };
 use std::time::Duration;
 
@@ -24,6 +24,11 @@ pub fn store_error(class: Option<String>, retryable: bool) {
 /// Counts chunks that were deleted.
 pub fn chunks_deleted(count: u64) {
     CHUNKS_DELETED_TOTAL.add([], count);
+}
+
+/// Counts stored chunks that got other codes.
+pub fn chunks_retagged(count: u64) {
+    CHUNKS_RETAGGED_TOTAL.add([], count);
 }
 
 /// Counts a dead letter that was written.

@@ -57,6 +57,7 @@ pub(super) struct Generation {
     embed: Inlet<TaggedChunk>,
     local: Inlet<NeedsNoLlm>,
     llm: Option<Inlet<NeedsLlm>>,
+    tagger: Tagger,
     /// Of chunks that wait for a language model, then of each stage, in the order in which a chunk passes them.
     slots: [Arc<Slots>; 4],
     retired: CancellationToken,
@@ -102,7 +103,7 @@ impl Generation {
             spawn(both, TmdExtractor::new(tools.tagger.clone(), to_embedder.clone(), context(Stage::Tmd)));
         let local = Inlet::new(tmd_slots.clone(), extractor.clone().recipient());
         let llm_slots = observed_slots("llm", settings.llm);
-        let llm = tools.tagger.asks_llm().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
+        let llm = tools.tagger.may_ask_llm().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
 
         let (write, embed) = (to_writer, to_embedder);
         Generation {
@@ -111,6 +112,7 @@ impl Generation {
             embed,
             local,
             llm,
+            tagger: tools.tagger.clone(),
             slots: [llm_slots, tmd_slots, embed_slots, write_slots],
             retired,
         }
@@ -125,7 +127,7 @@ impl Generation {
         match (begin, &self.llm) {
             (Begin::AtWriter(embedded), _) => self.write.admit(embedded.clone(), delivery).await,
             (Begin::AtEmbedder(tagged), _) => self.embed.admit(tagged.clone(), delivery).await,
-            (Begin::AtExtractor, Some(llm)) if chunk.client_tagging.is_none() => {
+            (Begin::AtExtractor, Some(llm)) if chunk.client_tagging.is_none() && self.tagger.asks_llm() => {
                 llm.admit(NeedsLlm(chunk), delivery).await
             }
             (Begin::AtExtractor, _) => self.local.admit(NeedsNoLlm(chunk), delivery).await,

@@ -16,7 +16,7 @@ mod stall;
 mod supervisor;
 mod watchdog;
 
-pub use crate::stages::{Receipt, Stage};
+pub use crate::stages::{Receipt, Stage, Tagger};
 pub use bottleneck::Bottleneck;
 pub use entrance::Entrance;
 pub use generation::Tools;

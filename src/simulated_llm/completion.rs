@@ -2,10 +2,13 @@
 //!
 //! It works with any schema.
 
+use super::ask::{Ask, Format};
 use super::fault::Fault;
-use super::request::{Format, GenerateRequest, Property};
+use super::options::ThinkingModel;
+use super::schema::{Spoilt, hash, prose};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
+use std::time::Duration;
 
 /// The number of characters of a token.
 const TOKEN: usize = 4;
@@ -13,31 +16,85 @@ const TOKEN: usize = 4;
 /// A generated text with its end state, before it is written as a response body.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Completion {
+    /// What the model says; empty if all of it are thoughts.
     pub text: String,
-    pub done: bool,
-    /// `done_reason`; `None` if `done` is false.
-    pub reason: Option<&'static str>,
+    /// What it thought before, where the server keeps thoughts apart.
+    pub thinking: Option<String>,
+    /// How the generation ended.
+    pub end: CompletionEnd,
+}
+
+/// How the generation of a text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompletionEnd {
+    /// The model was done.
+    Stop,
+    /// The limit of tokens was reached.
+    Length,
+    /// The model was stopped.
+    Unfinished,
+}
+
+/// The durations of a call.
+pub struct CallTimes {
+    /// The time until it got a slot.
+    pub waited: Duration,
+    /// The time for which it held the slot.
+    pub held: Duration,
 }
 
 /// Generates the text for a request, changed by `fault`.
-pub fn complete(request: &GenerateRequest, fault: Option<Fault>) -> Completion {
-    let text = match &request.format {
-        Format::Schema(properties) => object(request.prompt(), properties, fault),
-        Format::Prose if fault != Some(Fault::HalfJson) => prose(request.prompt()),
-        _ => json!({ "answer": prose(request.prompt()) }).to_string(),
-    };
-    let half = text.chars().count() / 2;
+pub fn complete(ask: &Ask, fault: Option<Fault>, model: ThinkingModel) -> Completion {
+    let said = |text: String| Completion { text, thinking: None, end: CompletionEnd::Stop };
+    let answer = answer(ask, fault);
+    let half = answer.chars().count() / 2;
     match fault {
-        Some(Fault::HalfJson) => Completion { text: start(&text, half), done: true, reason: Some("stop") },
-        Some(Fault::Cut) => Completion { text: start(&text, half), done: true, reason: Some("length") },
-        Some(Fault::Unfinished) => Completion { text, done: false, reason: None },
-        _ => match request.limit() {
-            Some(limit) if tokens(&text) > limit => {
-                Completion { text: start(&text, limit * TOKEN), done: true, reason: Some("length") }
+        Some(Fault::HalfJson) => said(start(&answer, half)),
+        Some(Fault::Cut) => Completion { end: CompletionEnd::Length, ..said(start(&answer, half)) },
+        Some(Fault::Unfinished) => Completion { end: CompletionEnd::Unfinished, ..said(answer) },
+        Some(Fault::Echo) => said(ask.prompt.clone()),
+        Some(Fault::Thinking) => Completion { thinking: Some(answer), ..said(String::new()) },
+        Some(Fault::ThinkTag) => {
+            said(format!("<think>\n{}\n</think>\n\n{answer}", prose(&ask.prompt, "thoughts")))
+        }
+        Some(Fault::Fence) => said(format!("```json\n{answer}\n```")),
+        Some(Fault::InProse) => said(format!("Here is what I chose: {answer} I hope that this helps.")),
+        _ => match ask.limit {
+            Some(limit) if tokens(&answer) > limit => {
+                Completion { end: CompletionEnd::Length, ..said(start(&answer, limit * TOKEN)) }
             }
-            _ => Completion { text, done: true, reason: Some("stop") },
+            _ => think(ask, said(answer), model),
         },
     }
+}
+
+/// What the model says without the faults of its form.
+fn answer(ask: &Ask, fault: Option<Fault>) -> String {
+    let spoilt = match fault {
+        Some(Fault::WrongName) => Some(Spoilt::Wrong),
+        Some(Fault::Numbers) => Some(Spoilt::Numbers),
+        _ => None,
+    };
+    match (ask.schema(), &ask.format) {
+        (Some(schema), _) => schema.generate(&ask.prompt, spoilt),
+        (None, Format::Prose) if fault != Some(Fault::HalfJson) => prose(&ask.prompt, ""),
+        _ => json!({ "answer": prose(&ask.prompt, "") }).to_string(),
+    }
+}
+
+/// Moves the answer where a thinking model puts it.
+fn think(ask: &Ask, completion: Completion, model: ThinkingModel) -> Completion {
+    let Completion { text, thinking, end } = completion;
+    let thoughts = || Some(prose(&ask.prompt, "thoughts"));
+    let (text, thinking) = match model {
+        ThinkingModel::IgnoresFalse => (text, thoughts()),
+        ThinkingModel::AnswersInThoughts => (String::new(), Some(text)),
+        // Not told, it begins with its thoughts, which the schema already binds: they are the answer.
+        ThinkingModel::Obedient if ask.think.is_none() => (String::new(), Some(text)),
+        ThinkingModel::Obedient if ask.think == Some(true) => (text, thoughts()),
+        ThinkingModel::Obedient | ThinkingModel::None => (text, thinking),
+    };
+    Completion { text, thinking, end }
 }
 
 /// The number of tokens of a text.
@@ -51,7 +108,7 @@ pub fn pieces(text: &str) -> Vec<String> {
     characters.chunks(TOKEN).map(|piece| piece.iter().collect()).collect()
 }
 
-/// A token with its log probability, as in Ollama's responses.
+/// A token with its log probability, as in the responses of both APIs.
 #[derive(Debug, Clone, Serialize)]
 pub struct Logprob {
     token: String,
@@ -71,71 +128,6 @@ pub fn logprobs(prompt: &str, text: &str) -> Vec<Logprob> {
     measured.collect()
 }
 
-/// Formatted by hand, because serde_json's map does not keep the order of the schema.
-fn object(prompt: &str, properties: &[(String, Property)], fault: Option<Fault>) -> String {
-    let members = properties.iter().map(|(name, property)| {
-        let value = value(prompt, name, property, fault);
-        format!("{}: {value}", Value::from(name.as_str()))
-    });
-    format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
-}
-
-fn value(prompt: &str, name: &str, property: &Property, fault: Option<Fault>) -> Value {
-    let number = number(prompt, name);
-    let place = |count: usize| (number % count.max(1) as u64) as usize;
-    if let Some(values) = &property.values {
-        let place = place(values.len());
-        let chosen = values.get(place).cloned().unwrap_or_default();
-        return match fault {
-            Some(Fault::WrongName) => wrong(&chosen, values),
-            Some(Fault::Numbers) => json!(place),
-            _ => chosen,
-        };
-    }
-    match property.kind.as_ref().and_then(Value::as_str) {
-        Some("integer") => json!(number % 100),
-        Some("number") => json!((number % 1000) as f64 / 1000.0),
-        Some("boolean") => json!(number.is_multiple_of(2)),
-        Some("array") => json!([]),
-        Some("object") => json!({}),
-        Some("null") => Value::Null,
-        _ => json!(prose(prompt)),
-    }
-}
-
-/// A name that resembles `chosen` but is not one of `values`.
-fn wrong(chosen: &Value, values: &[Value]) -> Value {
-    let mut name = chosen.as_str().map_or_else(|| chosen.to_string(), str::to_owned);
-    while values.iter().any(|value| value.as_str() == Some(&name)) {
-        name.push_str("-like");
-    }
-    name.into()
-}
-
-/// A sentence that contains two words of the prompt.
-fn prose(prompt: &str) -> String {
-    let words: Vec<&str> =
-        prompt.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    let word = |name: &str| {
-        let place = number(prompt, name) % words.len().max(1) as u64;
-        words.get(place as usize).copied().unwrap_or("nothing")
-    };
-    format!("This is about {} and, in passing, about {}.", word("first"), word("second"))
-}
-
-/// A pseudo-random number derived from both texts and the boundary between them.
-fn number(prompt: &str, name: &str) -> u64 {
-    let mut bytes = [0; 8];
-    hash(prompt, name).finalize_xof().fill(&mut bytes);
-    u64::from_le_bytes(bytes)
-}
-
-fn hash(prompt: &str, name: &str) -> blake3::Hasher {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&(prompt.len() as u64).to_le_bytes()).update(prompt.as_bytes()).update(name.as_bytes());
-    hasher
-}
-
 fn start(text: &str, characters: usize) -> String {
     text.chars().take(characters).collect()
 }
@@ -143,16 +135,21 @@ fn start(text: &str, characters: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
     use std::collections::BTreeSet;
 
     const NAMES: [&str; 4] = ["red", "green", "blue", "blue-like"];
 
-    fn ask(prompt: &str, limit: i64) -> GenerateRequest {
+    fn ask(prompt: &str, limit: Option<usize>) -> Ask {
         let schema = json!({"type": "object", "properties": {
             "zone": {"enum": NAMES}, "able": {"type": "boolean"}, "colour": {"enum": NAMES}, "free": {"type": "string"},
         }});
-        let ask = json!({"prompt": prompt, "format": schema, "options": {"num_predict": limit}});
-        serde_json::from_value(ask).unwrap()
+        let format = serde_json::from_value(schema).unwrap();
+        Ask { prompt: prompt.to_owned(), format, limit, ..Ask::default() }
+    }
+
+    fn plain(ask: &Ask) -> Completion {
+        complete(ask, None, ThinkingModel::None)
     }
 
     fn read(text: &str) -> Value {
@@ -164,9 +161,9 @@ mod tests {
         let mut seen = BTreeSet::new();
         for n in 0..200 {
             let prompt = format!("text number {n}");
-            let given = complete(&ask(&prompt, -1), None);
-            assert_eq!(given, complete(&ask(&prompt, 1000), None));
-            assert_eq!((given.done, given.reason), (true, Some("stop")));
+            let given = plain(&ask(&prompt, None));
+            assert_eq!(given, plain(&ask(&prompt, Some(1000))));
+            assert_eq!((given.end, given.thinking.as_ref()), (CompletionEnd::Stop, None));
             let object = read(&given.text);
             let (zone, colour) = (object["zone"].as_str().unwrap(), object["colour"].as_str().unwrap());
             assert!(NAMES.contains(&zone) && NAMES.contains(&colour) && object["able"].is_boolean());
@@ -176,42 +173,60 @@ mod tests {
     }
 
     #[test]
-    fn members_come_in_the_order_of_the_schema() {
-        let text = r#"{"prompt":"p","format":{"properties":{"z":{"enum":["1"]},"a \"b\"":{"enum":["2"]},"m":{"enum":[3]}}}}"#;
-        let given = complete(&serde_json::from_str(text).unwrap(), None);
-        assert_eq!(given.text, r#"{"z": "1", "a \"b\"": "2", "m": 3}"#);
-    }
-
-    #[test]
     fn without_a_schema_the_completion_is_prose() {
-        let ask: GenerateRequest = serde_json::from_str(r#"{"prompt":"sun"}"#).unwrap();
-        assert_eq!(complete(&ask, None).text, "This is about sun and, in passing, about sun.");
-        let ask: GenerateRequest = serde_json::from_str(r#"{"prompt":"sun","format":"json"}"#).unwrap();
-        assert!(read(&complete(&ask, None).text)["answer"].is_string());
+        let mut ask = Ask { prompt: "sun".to_owned(), ..Ask::default() };
+        assert_eq!(plain(&ask).text, "This is about sun and, in passing, about sun.");
+        ask.format = Format::Json;
+        assert!(read(&plain(&ask).text)["answer"].is_string());
+        ask.system = "Reply with {\"size\": \"...\"}.\nsize - how large: big, small.".to_owned();
+        assert!(["big", "small"].contains(&read(&plain(&ask).text)["size"].as_str().unwrap()));
     }
 
     #[test]
     fn a_limit_truncates_the_completion() {
-        let whole = complete(&ask("p", -1), None).text;
-        let short = complete(&ask("p", 5), None);
-        assert_eq!((short.text.as_str(), short.reason), (&whole[..20], Some("length")));
-        let enough = i64::try_from(tokens(&whole)).unwrap();
-        assert_eq!(complete(&ask("p", enough), None).reason, Some("stop"));
-        assert_eq!(complete(&ask("p", enough - 1), None).reason, Some("length"));
+        let whole = plain(&ask("p", None)).text;
+        let short = plain(&ask("p", Some(5)));
+        assert_eq!((short.text.as_str(), short.end), (&whole[..20], CompletionEnd::Length));
+        let enough = tokens(&whole);
+        assert_eq!(plain(&ask("p", Some(enough))).end, CompletionEnd::Stop);
+        assert_eq!(plain(&ask("p", Some(enough - 1))).end, CompletionEnd::Length);
     }
 
     #[test]
     fn faults_change_the_completion() {
-        let whole = complete(&ask("p", -1), None).text;
-        let changed = |fault| complete(&ask("p", -1), Some(fault));
+        let whole = plain(&ask("p", None)).text;
+        let changed = |fault| complete(&ask("p", None), Some(fault), ThinkingModel::None);
         let half = changed(Fault::HalfJson);
         assert!(whole.starts_with(&half.text) && serde_json::from_str::<Value>(&half.text).is_err());
-        assert_eq!((half.done, half.reason), (true, Some("stop")));
-        assert_eq!(changed(Fault::Cut), Completion { reason: Some("length"), ..half });
-        assert_eq!(changed(Fault::Unfinished), Completion { text: whole, done: false, reason: None });
+        assert_eq!(half.end, CompletionEnd::Stop);
+        assert_eq!(changed(Fault::Cut), Completion { end: CompletionEnd::Length, ..half });
+        let unfinished = changed(Fault::Unfinished);
+        assert_eq!((unfinished.text.as_str(), unfinished.end), (whole.as_str(), CompletionEnd::Unfinished));
         let wrong = read(&changed(Fault::WrongName).text);
         assert!(wrong["zone"].is_string() && !NAMES.contains(&wrong["zone"].as_str().unwrap()), "{wrong}");
         assert!(read(&changed(Fault::Numbers).text)["colour"].as_u64().unwrap() < 4);
+        assert_eq!(changed(Fault::Echo).text, "p");
+        assert_eq!(changed(Fault::Fence).text, format!("```json\n{whole}\n```"));
+        assert!(changed(Fault::ThinkTag).text.ends_with(&format!("</think>\n\n{whole}")));
+        assert!(changed(Fault::InProse).text.contains(&whole));
+        let hidden = changed(Fault::Thinking);
+        assert_eq!((hidden.text.as_str(), hidden.thinking), ("", Some(whole)));
+    }
+
+    #[test]
+    fn thinking_models_put_the_answer_where_they_do() {
+        let whole = plain(&ask("p", None)).text;
+        let given = |think, model| {
+            let given = complete(&Ask { think, ..ask("p", None) }, None, model);
+            (given.text == whole, given.text.is_empty(), given.thinking.is_some())
+        };
+        let (answers, hides, thinks) = ((true, false, false), (false, true, true), (true, false, true));
+        assert_eq!(given(Some(false), ThinkingModel::Obedient), answers);
+        assert_eq!(given(Some(true), ThinkingModel::Obedient), thinks);
+        assert_eq!(given(None, ThinkingModel::Obedient), hides);
+        assert_eq!(given(Some(false), ThinkingModel::IgnoresFalse), thinks);
+        assert_eq!(given(Some(false), ThinkingModel::AnswersInThoughts), hides);
+        assert_eq!(given(None, ThinkingModel::None), answers);
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub enum Fault {
     Error500,
     /// 503: too many requests are queued.
     Busy503,
+    /// 429: too many requests, with `Retry-After: 1`.
+    Limited429,
     /// 200 with a web page, as from a captive portal.
     Html,
     /// 200 with a JSON content type and a body that is not JSON.
@@ -30,6 +32,20 @@ pub enum Fault {
     Huge,
     /// The connection is reset without a response.
     Reset,
+    /// The connection is reset after the first half of the body.
+    ResetMidBody,
+    /// The body comes one byte at a time, ten a second.
+    Dribble,
+    /// The answer is the prompt, word for word.
+    Echo,
+    /// The answer stands in the field for thoughts, and the text is empty.
+    Thinking,
+    /// The answer follows thoughts between `<think>` and `</think>`.
+    ThinkTag,
+    /// The answer stands in a Markdown code fence.
+    Fence,
+    /// The answer stands between two sentences.
+    InProse,
     /// 302 to another host.
     Redirect,
     /// 404: the model has been removed.
@@ -38,10 +54,11 @@ pub enum Fault {
 
 impl Fault {
     /// All faults, in the order of the documentation.
-    pub const ALL: [Fault; 14] = [
+    pub const ALL: [Fault; 22] = [
         Fault::Hang,
         Fault::Error500,
         Fault::Busy503,
+        Fault::Limited429,
         Fault::Html,
         Fault::Garbage,
         Fault::HalfJson,
@@ -51,6 +68,13 @@ impl Fault {
         Fault::Numbers,
         Fault::Huge,
         Fault::Reset,
+        Fault::ResetMidBody,
+        Fault::Dribble,
+        Fault::Echo,
+        Fault::Thinking,
+        Fault::ThinkTag,
+        Fault::Fence,
+        Fault::InProse,
         Fault::Redirect,
         Fault::ModelGone,
     ];
@@ -61,6 +85,7 @@ impl Fault {
             Fault::Hang => "hang",
             Fault::Error500 => "error-500",
             Fault::Busy503 => "busy-503",
+            Fault::Limited429 => "limited-429",
             Fault::Html => "html",
             Fault::Garbage => "garbage",
             Fault::HalfJson => "half-json",
@@ -70,21 +95,32 @@ impl Fault {
             Fault::Numbers => "numbers",
             Fault::Huge => "huge",
             Fault::Reset => "reset",
+            Fault::ResetMidBody => "reset-mid-body",
+            Fault::Dribble => "dribble",
+            Fault::Echo => "echo",
+            Fault::Thinking => "thinking",
+            Fault::ThinkTag => "think-tag",
+            Fault::Fence => "fence",
+            Fault::InProse => "in-prose",
             Fault::Redirect => "redirect",
             Fault::ModelGone => "model-gone",
         }
     }
 
-    /// Whether the fault occurs in the model, after the usual latency. The others occur before it, without delay.
+    /// Whether the fault occurs in the model or after it, when the latency has passed. The others occur before the
+    /// model, without delay.
     pub fn takes_a_slot(self) -> bool {
-        matches!(
+        !matches!(
             self,
-            Fault::HalfJson
-                | Fault::Unfinished
-                | Fault::Cut
-                | Fault::WrongName
-                | Fault::Numbers
-                | Fault::Huge
+            Fault::Hang
+                | Fault::Error500
+                | Fault::Busy503
+                | Fault::Limited429
+                | Fault::Html
+                | Fault::Garbage
+                | Fault::Reset
+                | Fault::Redirect
+                | Fault::ModelGone
         )
     }
 }
@@ -115,27 +151,6 @@ impl FromStr for Fault {
     }
 }
 
-/// Injects a fault on every n-th call, counted since it was set.
-#[derive(Debug)]
-pub struct FaultSchedule {
-    fault: Fault,
-    every: u64,
-    seen: u64,
-}
-
-impl FaultSchedule {
-    /// On every n-th call, with n = `every`; 0 is treated as 1.
-    pub fn new(fault: Fault, every: u64) -> Self {
-        FaultSchedule { fault, every: every.max(1), seen: 0 }
-    }
-
-    /// Counts a call; returns its fault, if any.
-    pub fn next_fault(&mut self) -> Option<Fault> {
-        self.seen += 1;
-        self.seen.is_multiple_of(self.every).then_some(self.fault)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,13 +162,5 @@ mod tests {
         }
         let error = "fire".parse::<Fault>().unwrap_err().to_string();
         assert!(error.contains("'fire'") && error.contains("half-json, unfinished"), "{error}");
-    }
-
-    #[test]
-    fn a_fault_occurs_on_every_nth_call() {
-        let mut schedule = FaultSchedule::new(Fault::Cut, 3);
-        let faulty: Vec<bool> = (0..7).map(|_| schedule.next_fault().is_some()).collect();
-        assert_eq!(faulty, [false, false, true, false, false, true, false]);
-        assert_eq!(FaultSchedule::new(Fault::Cut, 1).next_fault(), Some(Fault::Cut));
     }
 }

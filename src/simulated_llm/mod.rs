@@ -1,26 +1,32 @@
-//! A simulated language model server. It implements Ollama's HTTP API over TCP, with configurable latency, answers that
-//! follow the schema and depend on the prompt, counters, and injected faults.
+//! A simulated language model server. It implements Ollama's HTTP API and the OpenAI-compatible one over TCP, with
+//! configurable latency, answers that follow any schema and depend on the prompt, counters, and injected faults.
 //!
 //! Benchmarks and tests use it when they need a model of known speed. It imports no other module of the service and
 //! knows nothing of chunks or codes, so a measurement goes through the same sockets as with a real server.
 //! `lnsp simulate-llm` runs it as a program, [`SimulatedLlm`] in this process.
 
+mod ask;
+mod call;
 mod completion;
 mod fault;
+mod fault_schedule;
+mod instructions;
 mod latency;
+mod ollama;
+mod openai;
 mod options;
-mod request;
+mod schema;
 mod server;
 mod state;
-mod wire;
 
 pub use fault::{Fault, UnknownFault};
+pub use fault_schedule::{FaultShare, InvalidFaultShare};
 pub use latency::{InvalidLatency, Latency};
-pub use options::Options;
+pub use options::{Options, ServerApi, SimulatedKey, ThinkingModel};
 pub use state::CallCounts;
 
 use actix_web::dev::ServerHandle;
-use fault::FaultSchedule;
+use fault_schedule::FaultSchedule;
 use state::ServerState;
 use std::io;
 use std::net::SocketAddr;
@@ -66,7 +72,21 @@ impl SimulatedLlm {
 
     /// From now on every n-th generate call has this fault; `None` turns faults off.
     pub fn set_fault(&self, fault: Option<(Fault, u64)>) {
-        self.state.set_fault(fault.map(|(fault, every)| FaultSchedule::new(fault, every)));
+        self.state.set_fault(match fault {
+            Some((fault, every)) => FaultSchedule::every_nth(fault, every),
+            None => FaultSchedule::Never,
+        });
+    }
+
+    /// From now on each call has one of these faults with its share as the probability, drawn from the seed of the
+    /// options; replaces what [`SimulatedLlm::set_fault`] has set.
+    pub fn set_fault_shares(&self, shares: &[FaultShare]) {
+        self.state.set_fault_shares(shares);
+    }
+
+    /// The body of the latest call for an answer, through either API; `null` before the first.
+    pub fn last_request(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.state.last_request()).unwrap_or_default()
     }
 
     /// Sets the latency of calls that get their slot from now on.

@@ -1,19 +1,21 @@
-//! The HTTP server: Ollama's calls, and `/counts` for the counters.
+//! The HTTP server: Ollama's calls, the OpenAI-compatible ones, and `/counts` for the counters.
 
-use super::completion::complete;
-use super::fault::Fault;
-use super::options::Options;
-use super::request::{Format, GenerateRequest};
+use super::ask::Ask;
+use super::call::{self, ClientSocket, Wire};
+use super::ollama::{self, IncomingGenerate, IncomingShow};
+use super::openai::{self, IncomingChat};
+use super::options::{Options, ServerApi};
 use super::state::ServerState;
-use super::wire::{self, CallTimes};
-use actix_web::dev::Server;
-use actix_web::http::KeepAlive;
+use actix_web::body::MessageBody;
+use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
+use actix_web::http::{KeepAlive, StatusCode, header};
+use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use bytes::Bytes;
-use futures_util::stream;
+use serde::de::DeserializeOwned;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,8 +31,11 @@ const KEEP: Duration = Duration::from_secs(600);
 /// When a client closes or resets its connection, its call is cancelled, in the queue or in a slot. A client that
 /// vanishes without closing (power loss) is not noticed; its call runs to its end.
 pub fn listen(options: &Options, state: &Arc<ServerState>) -> io::Result<(Server, SocketAddr)> {
-    let state = web::Data::from(state.clone());
-    let server = HttpServer::new(move || App::new().app_data(state.clone()).configure(routes))
+    let (state, api) = (web::Data::from(state.clone()), options.api);
+    let app = move || {
+        App::new().app_data(state.clone()).configure(|config| routes(config, api)).wrap(from_fn(authorize))
+    };
+    let server = HttpServer::new(app)
         .workers(1)
         .backlog(BACKLOG)
         .keep_alive(KeepAlive::Timeout(KEEP))
@@ -50,27 +55,67 @@ pub fn listen(options: &Options, state: &Arc<ServerState>) -> io::Result<(Server
     Ok((server.run(), address))
 }
 
-fn routes(config: &mut web::ServiceConfig) {
+fn routes(config: &mut web::ServiceConfig, api: ServerApi) {
     config
         .app_data(web::PayloadConfig::new(MAX_BODY))
-        .route("/", web::get().to(async || "Ollama is running"))
-        .route("/", web::head().to(HttpResponse::Ok))
-        .route("/api/version", web::get().to(version))
-        .route("/api/tags", web::get().to(tags))
-        .route("/api/generate", web::post().to(generate))
+        .route("/v1/models", web::get().to(v1_models))
+        .route("/v1/chat/completions", web::post().to(chat))
         .route("/counts", web::get().to(counts))
         .default_service(web::to(async || HttpResponse::NotFound().body("404 page not found")));
+    if api == ServerApi::Ollama {
+        config
+            .route("/", web::get().to(async || "Ollama is running"))
+            .route("/", web::head().to(HttpResponse::Ok))
+            .route("/api/version", web::get().to(version))
+            .route("/api/tags", web::get().to(tags))
+            .route("/api/show", web::post().to(show))
+            .route("/api/generate", web::post().to(generate));
+    }
 }
 
-/// A duplicate of the socket of a connection, used to reset it.
-struct ClientSocket(OwnedFd);
+/// Refuses calls of either API without the key, if the server has one.
+async fn authorize(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let wire = match request.path() {
+        path if path.starts_with("/v1/") => Some(Wire::OpenAi),
+        path if path.starts_with("/api/") => Some(Wire::Ollama),
+        _ => None,
+    };
+    let key = request.headers().get(header::AUTHORIZATION).and_then(|key| key.to_str().ok());
+    let authorized = request
+        .app_data::<web::Data<ServerState>>()
+        .is_none_or(|state| wire.is_none() || state.authorizes(key));
+    match wire {
+        Some(wire) if !authorized => {
+            let refused =
+                wire.error(401, "unauthorized: expected a valid API key in the header Authorization");
+            Ok(request.into_response(refused).map_into_right_body())
+        }
+        _ => Ok(next.call(request).await?.map_into_left_body()),
+    }
+}
 
 async fn version() -> HttpResponse {
     HttpResponse::Ok().json(serde_json::json!({ "version": "0.0.0-simulated" }))
 }
 
 async fn tags(state: web::Data<ServerState>) -> HttpResponse {
-    HttpResponse::Ok().json(wire::tags(state.models()))
+    let capabilities = state.capabilities_in_tags().then(|| state.capabilities());
+    HttpResponse::Ok().json(ollama::tags(state.models(), capabilities))
+}
+
+async fn show(body: Result<Bytes, actix_web::Error>, state: web::Data<ServerState>) -> HttpResponse {
+    match read::<IncomingShow>(&body) {
+        Err(error) => Wire::Ollama.error(400, &error),
+        Ok(request) if !state.has(&request.model) => Wire::Ollama.no_model(&request.model),
+        Ok(_) => HttpResponse::Ok().json(ollama::show(state.capabilities())),
+    }
+}
+
+async fn v1_models(state: web::Data<ServerState>) -> HttpResponse {
+    HttpResponse::Ok().json(openai::models(state.models(), state.api()))
 }
 
 async fn counts(state: web::Data<ServerState>) -> HttpResponse {
@@ -83,93 +128,44 @@ async fn generate(
     state: web::Data<ServerState>,
 ) -> HttpResponse {
     let came = Instant::now();
-    let ask = body.map_err(|error| error.to_string());
-    let ask = ask
-        .and_then(|body| serde_json::from_slice::<GenerateRequest>(&body).map_err(|error| error.to_string()));
-    let ask = match ask {
-        Ok(ask) => ask,
-        Err(error) => return HttpResponse::BadRequest().json(wire::error(error)),
-    };
-    if !state.has(&ask.model) {
-        return not_found(&ask.model);
+    note(&body, &state);
+    match read::<IncomingGenerate>(&body) {
+        Ok(asked) => call::answer(Wire::Ollama, Ask::from(asked), &request, &state, came).await,
+        Err(error) => Wire::Ollama.error(400, &error),
     }
-    if ask.prompt().is_empty() {
-        state.loaded();
-        return HttpResponse::Ok().json(wire::load(&ask.model));
-    }
-    if ask.format == Format::Invalid {
-        let error = wire::error("invalid format: expected \"json\" or a JSON schema");
-        return HttpResponse::InternalServerError().json(error);
-    }
-    let fault = state.received();
-    if let Some(fault) = fault.filter(|fault| !fault.takes_a_slot()) {
-        return fail(fault, &request, &ask).await;
-    }
-    let held = state.slot().await;
-    let started = Instant::now();
-    actix_web::rt::time::sleep(state.latency()).await;
-    let times = CallTimes { waited: started - came, held: started.elapsed() };
-    let answer = complete(&ask, fault);
-    if fault.is_none() {
-        state.answered();
-    }
-    let response = match (fault, ask.stream()) {
-        (Some(Fault::Huge), _) => json().streaming(parts(wire::huge(&ask.model))),
-        (_, false) => json().json(wire::whole(&ask, &answer, &times)),
-        (_, true) => HttpResponse::Ok()
-            .content_type("application/x-ndjson")
-            .streaming(parts(wire::lines(&ask, &answer, &times).into_iter())),
-    };
-    drop(held);
-    response
 }
 
-/// The response to a fault that occurs before the model.
-async fn fail(fault: Fault, request: &HttpRequest, ask: &GenerateRequest) -> HttpResponse {
-    match fault {
-        Fault::Hang => std::future::pending().await,
-        Fault::Busy503 => HttpResponse::ServiceUnavailable()
-            .json(wire::error("server busy, please try again.  maximum pending requests exceeded")),
-        Fault::Html => HttpResponse::Ok()
-            .content_type("text/html; charset=utf-8")
-            .body("<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>Your network asks you to sign in.</body></html>\n"),
-        Fault::Garbage => json().body("\u{1}\u{7f}}{]\"not json, whatever the header says"),
-        Fault::Redirect => {
-            HttpResponse::Found().insert_header(("Location", "http://elsewhere.invalid/api/generate")).finish()
+async fn chat(
+    request: HttpRequest,
+    body: Result<Bytes, actix_web::Error>,
+    state: web::Data<ServerState>,
+) -> HttpResponse {
+    let came = Instant::now();
+    note(&body, &state);
+    let asked = match read::<IncomingChat>(&body) {
+        Ok(asked) => asked,
+        // As in llama-cpp-python, whose errors of malformed bodies are plain text.
+        Err(error) if state.api() == ServerApi::JsonObject => {
+            return HttpResponse::InternalServerError().body(error);
         }
-        Fault::ModelGone => not_found(&ask.model),
-        Fault::Reset => {
-            if let Some(socket) = request.conn_data::<ClientSocket>() {
-                // If this fails, the connection is still closed without a response.
-                drop(reset_on_close(socket));
-            }
-            // The body fails before its first byte, so actix closes the connection without sending the headers.
-            let broken = stream::iter([Err::<Bytes, _>(io::Error::other("injected reset"))]);
-            HttpResponse::Ok().streaming(broken)
+        Err(error) => return Wire::OpenAi.error(400, &error),
+    };
+    match asked.into_ask(state.api()) {
+        Ok(ask) => call::answer(Wire::OpenAi, ask, &request, &state, came).await,
+        Err(refused) => {
+            let status = StatusCode::from_u16(refused.status).unwrap_or(StatusCode::BAD_REQUEST);
+            HttpResponse::build(status).json(refused.body)
         }
-        // Faults of the model are not handled here.
-        _ => HttpResponse::InternalServerError().json(wire::error("model runner has unexpectedly stopped")),
     }
 }
 
-/// Makes closing the connection send a reset (`SO_LINGER` of 0 seconds).
-fn reset_on_close(socket: &ClientSocket) -> io::Result<()> {
-    let socket = std::net::TcpStream::from(socket.0.try_clone()?);
-    actix_web::rt::net::TcpStream::from_std(socket)?.set_zero_linger()
+fn note(body: &Result<Bytes, actix_web::Error>, state: &ServerState) {
+    if let Ok(body) = body {
+        state.note_request(body);
+    }
 }
 
-fn not_found(model: &str) -> HttpResponse {
-    HttpResponse::NotFound().json(wire::error(format!("model '{model}' not found")))
-}
-
-fn json() -> actix_web::HttpResponseBuilder {
-    let mut response = HttpResponse::Ok();
-    response.content_type("application/json; charset=utf-8");
-    response
-}
-
-fn parts(
-    parts: impl Iterator<Item = Bytes> + 'static,
-) -> impl stream::Stream<Item = Result<Bytes, io::Error>> + 'static {
-    stream::iter(parts.map(Ok))
+fn read<T: DeserializeOwned>(body: &Result<Bytes, actix_web::Error>) -> Result<T, String> {
+    let body = body.as_ref().map_err(ToString::to_string)?;
+    serde_json::from_slice(body).map_err(|error| error.to_string())
 }

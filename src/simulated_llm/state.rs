@@ -1,8 +1,10 @@
 //! The state shared by all calls: slots, counters, latency and faults.
 
-use super::fault::{Fault, FaultSchedule};
+use super::fault::Fault;
+use super::fault_schedule::{FaultSchedule, FaultShare};
 use super::latency::{Latency, LatencySampler};
-use super::options::Options;
+use super::options::{Options, ServerApi, ThinkingModel};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,8 +14,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 /// Counters since the start, and the calls in progress.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallCounts {
-    /// Valid generate calls: with a known model, a prompt and a valid format.
+    /// Valid calls for an answer, through either API: with a known model, a prompt and a valid format.
     pub generate: u64,
+    /// Those among them that came through `/v1/chat/completions`.
+    pub chats: u64,
+    /// Calls without the key that they need.
+    pub unauthorized: u64,
     /// Calls with an empty prompt, which only load the model.
     pub loads: u64,
     /// Calls that were answered without a fault.
@@ -30,10 +36,18 @@ pub struct CallCounts {
 
 /// The state shared by all calls.
 pub struct ServerState {
+    api: ServerApi,
+    thinking: ThinkingModel,
+    capabilities_in_tags: bool,
+    authorization: Option<String>,
     models: Vec<String>,
+    seed: u64,
     slots: Semaphore,
     behaviour: Mutex<Behaviour>,
+    last_request: Mutex<Bytes>,
     generate: AtomicU64,
+    chats: AtomicU64,
+    unauthorized: AtomicU64,
     loads: AtomicU64,
     answered: AtomicU64,
     faulty: AtomicU64,
@@ -46,7 +60,7 @@ pub struct ServerState {
 struct Behaviour {
     latency: Latency,
     sampler: LatencySampler,
-    schedule: Option<FaultSchedule>,
+    schedule: FaultSchedule,
 }
 
 impl ServerState {
@@ -54,13 +68,28 @@ impl ServerState {
         let behaviour = Behaviour {
             latency: options.latency,
             sampler: LatencySampler::new(options.seed),
-            schedule: options.fault.map(|(fault, every)| FaultSchedule::new(fault, every)),
+            schedule: match options.fault {
+                Some((fault, every)) => FaultSchedule::every_nth(fault, every),
+                None => FaultSchedule::shares(&options.fault_shares, options.seed),
+            },
+        };
+        let named = |name: &String| match options.api {
+            ServerApi::Ollama => with_tag(name),
+            _ => name.clone(),
         };
         ServerState {
-            models: options.models.iter().map(|name| with_tag(name)).collect(),
+            api: options.api,
+            thinking: options.thinking,
+            capabilities_in_tags: options.capabilities_in_tags,
+            authorization: options.api_key.as_ref().map(|key| format!("Bearer {}", key.0)),
+            models: options.models.iter().map(named).collect(),
+            seed: options.seed,
             slots: Semaphore::new(options.slots.clamp(1, Semaphore::MAX_PERMITS)),
             behaviour: Mutex::new(behaviour),
+            last_request: Mutex::default(),
             generate: AtomicU64::default(),
+            chats: AtomicU64::default(),
+            unauthorized: AtomicU64::default(),
             loads: AtomicU64::default(),
             answered: AtomicU64::default(),
             faulty: AtomicU64::default(),
@@ -75,14 +104,58 @@ impl ServerState {
     }
 
     pub fn has(&self, model: &str) -> bool {
-        let model = with_tag(model);
-        self.models.contains(&model)
+        match self.api {
+            ServerApi::Ollama => self.models.contains(&with_tag(model)),
+            // It has one model and calls it whatever it is asked for.
+            ServerApi::JsonObject => true,
+            _ => self.models.iter().any(|known| known == model),
+        }
+    }
+
+    pub fn api(&self) -> ServerApi {
+        self.api
+    }
+
+    pub fn thinking(&self) -> ThinkingModel {
+        self.thinking
+    }
+
+    /// What each model can do, as `/api/show` says.
+    pub fn capabilities(&self) -> &'static [&'static str] {
+        match self.thinking {
+            ThinkingModel::None => &["completion"],
+            _ => &["completion", "thinking"],
+        }
+    }
+
+    pub fn capabilities_in_tags(&self) -> bool {
+        self.capabilities_in_tags
+    }
+
+    /// Whether a call with this `Authorization` may be answered; counts those that may not.
+    pub fn authorizes(&self, authorization: Option<&str>) -> bool {
+        let authorizes = self.authorization.is_none() || self.authorization.as_deref() == authorization;
+        if !authorizes {
+            add(&self.unauthorized);
+        }
+        authorizes
+    }
+
+    /// The body of the latest call for an answer, valid or not; empty before the first.
+    pub fn last_request(&self) -> Bytes {
+        self.last_request.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn note_request(&self, body: &Bytes) {
+        *self.last_request.lock().unwrap_or_else(PoisonError::into_inner) = body.clone();
     }
 
     pub fn counts(&self) -> CallCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
         CallCounts {
             generate: read(&self.generate),
+            chats: read(&self.chats),
+            unauthorized: read(&self.unauthorized),
             loads: read(&self.loads),
             answered: read(&self.answered),
             faulty: read(&self.faulty),
@@ -96,13 +169,22 @@ impl ServerState {
         self.behaviour().latency = latency;
     }
 
-    pub fn set_fault(&self, schedule: Option<FaultSchedule>) {
+    pub fn set_fault(&self, schedule: FaultSchedule) {
         self.behaviour().schedule = schedule;
     }
 
-    /// Counts a generate call; returns its fault, if any.
+    pub fn set_fault_shares(&self, shares: &[FaultShare]) {
+        self.set_fault(FaultSchedule::shares(shares, self.seed));
+    }
+
+    /// Counts a call through `/v1`, besides [`ServerState::received`].
+    pub fn chatted(&self) {
+        add(&self.chats);
+    }
+
+    /// Counts a call for an answer; returns its fault, if any.
     pub fn received(&self) -> Option<Fault> {
-        let fault = self.behaviour().schedule.as_mut().and_then(FaultSchedule::next_fault);
+        let fault = self.behaviour().schedule.next_fault();
         add(&self.generate);
         if fault.is_some() {
             add(&self.faulty);
@@ -216,9 +298,9 @@ mod tests {
     fn calls_and_faults_are_counted() {
         let state = state(1);
         assert_eq!(state.received(), None);
-        state.set_fault(Some(FaultSchedule::new(Fault::Html, 2)));
+        state.set_fault(FaultSchedule::every_nth(Fault::Html, 2));
         assert_eq!((state.received(), state.received()), (None, Some(Fault::Html)));
-        state.set_fault(None);
+        state.set_fault(FaultSchedule::Never);
         assert_eq!(state.received(), None);
         state.loaded();
         state.answered();

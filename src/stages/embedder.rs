@@ -218,12 +218,8 @@ async fn embed(vectorizer: &Vectorizer, parcels: Vec<Parcel<Tokenized>>, task: &
 
 /// Adds the vector of the text that was embedded.
 fn finish(parcel: Parcel<Tokenized>, Embedded { vector, took }: Embedded, end: &mut PassEnd) {
-    let embedding = |text: &Text, vector| Embedding {
-        vector,
-        truncated: text.truncated(),
-        unread: text.unread(),
-        took,
-    };
+    let embedding =
+        |text: &Text, vector| Embedding { vector, truncated: text.truncated(), unread: text.unread(), took };
     let parcel = parcel.at_rest();
     if parcel.cargo().question.is_some() {
         end.asking.push(parcel.map(|Tokenized { mut tagged, text, question }| {

@@ -6,7 +6,7 @@
 use crate::chunk::{Chunk, Tagging, TmdSource};
 use crate::classifier::LocalClassifier;
 use crate::error_code::ErrorCode;
-use crate::llm::{Llm, LlmError};
+use crate::llm::{Llm, LlmError, Wanted};
 use crate::metrics;
 use crate::rejection::Rejection;
 use crate::threads::{Lane, Progress, Worker, WorkerError};
@@ -18,9 +18,7 @@ use std::time::Instant;
 pub enum CodeSource {
     /// The local classifier.
     Local,
-    /// The local classifier, because there was no language model when the service started: the reason.
-    LocalInstead(&'static str),
-    /// A language model.
+    /// A language model; the local classifier while it is not available.
     Llm {
         /// The model and its server.
         llm: Llm,
@@ -51,9 +49,15 @@ impl Tagger {
         Tagger { classifier, source }
     }
 
-    /// Whether a language model is asked for chunks without codes. They then take the other inlet of the first stage.
-    pub fn asks_llm(&self) -> bool {
+    /// Whether a language model may be asked, now or later.
+    pub fn may_ask_llm(&self) -> bool {
         matches!(self.source, CodeSource::Llm { .. })
+    }
+
+    /// Whether a language model is asked for chunks without codes now. They then take the other inlet of the first
+    /// stage.
+    pub fn asks_llm(&self) -> bool {
+        matches!(&self.source, CodeSource::Llm { llm, .. } if llm.available())
     }
 
     /// The records of the threads of the classifier.
@@ -83,21 +87,22 @@ impl Tagger {
     {
         let started = Instant::now();
         match &self.source {
-            CodeSource::Local => {
+            CodeSource::Llm { llm, otherwise } if llm.available() => {
+                match llm.classify((*text).as_ref(), Wanted::Codes).await {
+                    Ok(answer) => {
+                        let source = TmdSource::Llm { model: llm.model().clone() };
+                        let (confidence, took) = (answer.confidence, Some(answer.took));
+                        Ok(Tagging { tmd: answer.tmd, source, confidence, took })
+                    }
+                    Err(error) => match otherwise {
+                        LlmFallback::AskLocally => self.fall_back(text, started, error.kind()).await,
+                        LlmFallback::Reject => Err(unanswered(llm, &error)),
+                    },
+                }
+            }
+            CodeSource::Local | CodeSource::Llm { .. } => {
                 self.ask_locally(text, started, |version| TmdSource::Local { version }).await
             }
-            CodeSource::LocalInstead(reason) => self.fall_back(text, started, reason).await,
-            CodeSource::Llm { llm, otherwise } => match llm.classify((*text).as_ref()).await {
-                Ok(answer) => {
-                    let source = TmdSource::Llm { model: llm.model().clone() };
-                    let (confidence, took) = (answer.confidence, Some(answer.took));
-                    Ok(Tagging { tmd: answer.tmd, source, confidence, took })
-                }
-                Err(error) => match otherwise {
-                    LlmFallback::AskLocally => self.fall_back(text, started, error.kind()).await,
-                    LlmFallback::Reject => Err(unanswered(llm, &error)),
-                },
-            },
         }
     }
 

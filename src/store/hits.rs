@@ -141,8 +141,7 @@ impl Store {
     /// # Errors
     /// As any query: transient while the server is away.
     pub async fn hits(&self, items: &[u32]) -> Result<Vec<Hit>, StoreError> {
-        let parts =
-            (chunk_cpesh::concept_text, chunk_cpesh::probe_question, chunk_cpesh::expected_answer);
+        let parts = (chunk_cpesh::concept_text, chunk_cpesh::probe_question, chunk_cpesh::expected_answer);
         let query = with_cpesh().select((HitRow::as_select(), parts.nullable()));
         let query = query.filter(chunks::item.eq_any(numbers(items)));
         let mut connection = self.pool.get().await?;

@@ -12,6 +12,7 @@
 //!   hits            the rows of a search
 //!   selection       which chunks a call is about
 //!   delete          their deletion; delete_letters: that of their dead letters
+//!   retag           other codes for stored rows
 //!   holdings        how much there is
 //!   dead_letters    chunks that could not be stored, kept to be sent again
 //!   connection      the connection pool and its thread
@@ -53,6 +54,7 @@ mod old_tables;
 mod opening;
 mod read;
 mod replace;
+mod retag;
 mod schema;
 mod selection;
 mod server;
@@ -72,6 +74,7 @@ pub use inspect::{DatabaseInfo, inspect};
 pub use model::ModelId;
 pub use old_tables::{OldTables, OldTablesError};
 pub use read::{KnownChunk, StoredVectors};
+pub use retag::{Retag, RetagRow, RetagScope, RetagSource, RetaggedRows};
 pub use selection::Selection;
 
 use connection::Pool;

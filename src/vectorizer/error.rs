@@ -96,6 +96,40 @@ impl VectorError {
     }
 }
 
+/// A pass without a result.
+#[derive(Debug)]
+pub(super) struct FailedPass {
+    /// Why it has none.
+    pub error: VectorError,
+    /// What may be the cause.
+    pub suspect: Suspect,
+}
+
+/// The cause of a failed pass, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Suspect {
+    /// One of its texts.
+    Texts,
+    /// Something else; another pass may succeed.
+    Pass,
+    /// The servers, which fail for every text.
+    Server,
+}
+
+impl FailedPass {
+    /// A pass that failed for this reason.
+    pub fn new(error: VectorError, suspect: Suspect) -> FailedPass {
+        FailedPass { error, suspect }
+    }
+}
+
+impl From<VectorError> for FailedPass {
+    fn from(error: VectorError) -> Self {
+        let suspect = if error.may_be_a_text() { Suspect::Texts } else { Suspect::Pass };
+        FailedPass { error, suspect }
+    }
+}
+
 /// libtorch's messages for a failed allocation: CUDA, then its CPU allocators.
 const OUT_OF_MEMORY: [&str; 3] = ["out of memory", "not enough memory", "can't allocate memory"];
 

@@ -14,6 +14,7 @@ mod local;
 mod remote;
 mod remote_answer;
 mod remote_error;
+mod remote_server;
 
 pub use error::VectorError;
 pub use local::{EncoderPool, Local};
@@ -26,6 +27,7 @@ use crate::flow::bisect;
 use crate::metrics;
 use crate::threads::Lane;
 use crate::threads::Progress;
+use error::{FailedPass, Suspect};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -180,40 +182,26 @@ impl Vectorizer {
                 return None;
             }
             let whole = part.len() == texts.len();
-            let error = match self.pass(lane, &part, whole).await {
+            let FailedPass { error, suspect } = match self.pass(lane, &part, whole).await {
                 Ok((vectors, took)) => {
                     passed.busy += took;
                     passed.vectors.extend(vectors.into_iter().map(|vector| checked(vector, took)));
                     return None;
                 }
-                Err(error) => error,
+                Err(failed) => failed,
             };
             metrics::pass_failed(error.cause());
-            let error = match self.blame(lane, error, part.len(), whole).await {
-                Blame::OneOfTheTexts => return Some(part),
-                Blame::TheText(error) | Blame::ThePass(error) => error,
-                Blame::TheServer(error) => failing.insert(error).clone(),
+            let error = match suspect {
+                Suspect::Texts if part.len() > 1 => return Some(part),
+                Suspect::Texts => error.of_the_text(),
+                Suspect::Pass => error,
+                Suspect::Server => failing.insert(error).clone(),
             };
             passed.vectors.extend(part.iter().map(|_| Err(error.clone())));
             None
         })
         .await;
         passed
-    }
-
-    /// Finds the cause of a failed pass over so many texts. A server is asked about another text, before the halves and
-    /// before a text is rejected.
-    async fn blame(&self, lane: Lane, error: VectorError, texts: usize, whole: bool) -> Blame {
-        if !error.may_be_a_text() {
-            return Blame::ThePass(error);
-        }
-        if let Backend::Remote(remote) = &self.backend
-            && (whole || texts == 1)
-            && let Err(error) = remote.still_works(lane, error.clone()).await
-        {
-            return Blame::TheServer(error);
-        }
-        if texts > 1 { Blame::OneOfTheTexts } else { Blame::TheText(error.of_the_text()) }
     }
 
     /// The vector of one text, computed in the express lane; for searches.
@@ -234,7 +222,7 @@ impl Vectorizer {
         lane: Lane,
         texts: &[&Text],
         whole: bool,
-    ) -> Result<(Vec<Vector>, Duration), VectorError> {
+    ) -> Result<(Vec<Vector>, Duration), FailedPass> {
         let (vectors, took) = match &self.backend {
             Backend::Local(local) => {
                 let tokens = texts.iter().filter_map(|text| match &text.0 {
@@ -253,21 +241,9 @@ impl Vectorizer {
         };
         match vectors.len() == texts.len() {
             true => Ok((vectors, took)),
-            false => Err(VectorError::Count { expected: texts.len(), received: vectors.len() }),
+            false => Err(VectorError::Count { expected: texts.len(), received: vectors.len() }.into()),
         }
     }
-}
-
-/// The cause of a failed pass.
-enum Blame {
-    /// Unknown, but not every text.
-    OneOfTheTexts,
-    /// The only text of the pass.
-    TheText(VectorError),
-    /// Something else; another pass may succeed.
-    ThePass(VectorError),
-    /// The server, which fails for every text.
-    TheServer(VectorError),
 }
 
 /// Counts unusable vectors in the metrics.

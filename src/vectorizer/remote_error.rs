@@ -1,6 +1,7 @@
 //! The errors of calls to an embedding server. Each message completes a sentence that begins with "the embedding server
 //! at ...".
 
+use crate::server_pool::{Again, Effect, ServerFault};
 use std::time::Duration;
 
 /// Why a request to an embedding server gave no vectors.
@@ -43,10 +44,10 @@ pub enum RemoteError {
         /// The first characters of the response body.
         said: String,
     },
-    /// The model differs from the one reported at startup.
+    /// The model differs from the one of the store, or of the other servers.
     #[error(
-        "has another model than at the start: {what} expected {expected}, received {received}; start the old one \
-         there again, or start this service with an empty store"
+        "has another model than this service uses: {what} expected {expected}, received {received}; start that one \
+         there, or take the server out of LNSP_EMBEDDING_ENDPOINT; a new model needs an empty store"
     )]
     OtherModel {
         /// The property that differs.
@@ -89,6 +90,18 @@ pub enum RemoteError {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// It has no usable vector for the text that it is probed with.
+    #[error("gives no usable vector: {problem}")]
+    NoVector {
+        /// What is wrong with the vector.
+        problem: String,
+    },
+    /// It fails for every text, also for one that it could embed before: the error of the request.
+    #[error(transparent)]
+    Broken(Box<RemoteError>),
+    /// All servers rest after failures in a row; none was asked.
+    #[error("has failed many times in a row and is asked again in a while")]
+    Resting,
     /// The HTTP client could not be built.
     #[error("cannot be asked: the HTTP client failed: {problem}")]
     Client {
@@ -111,6 +124,9 @@ impl RemoteError {
             RemoteError::Dimensions { .. } => "dimensions",
             RemoteError::Count { .. } => "count",
             RemoteError::TooLong { .. } => "too_long",
+            RemoteError::NoVector { .. } => "no_vector",
+            RemoteError::Broken(error) => error.kind(),
+            RemoteError::Resting => "resting",
             RemoteError::Client { .. } => "client",
         }
     }
@@ -118,7 +134,7 @@ impl RemoteError {
     /// Whether the same request can succeed a moment later.
     pub fn is_transient(&self) -> bool {
         match self {
-            RemoteError::Connect { .. } | RemoteError::Timeout { .. } => true,
+            RemoteError::Connect { .. } | RemoteError::Timeout { .. } | RemoteError::Resting => true,
             RemoteError::Status { status, .. } => *status == 429 || *status >= 500,
             _ => false,
         }
@@ -140,12 +156,38 @@ impl RemoteError {
             | RemoteError::Timeout { .. }
             | RemoteError::OtherModel { .. }
             | RemoteError::Contradiction { .. }
+            | RemoteError::NoVector { .. }
+            | RemoteError::Broken(_)
+            | RemoteError::Resting
             | RemoteError::Client { .. } => false,
         }
     }
+}
 
-    /// The pause that the server asked for before a retry.
-    pub fn retry_after(&self) -> Option<Duration> {
+impl ServerFault for RemoteError {
+    fn effect(&self) -> Effect {
+        match self {
+            RemoteError::Connect { .. } => Effect::Unreachable,
+            RemoteError::Timeout { .. } | RemoteError::Status { status: 429 | 503, .. } => Effect::Overloaded,
+            RemoteError::OtherModel { .. } | RemoteError::Contradiction { .. } => Effect::Unfit,
+            error if error.may_be_a_text() => Effect::Request,
+            _ => Effect::Faulty,
+        }
+    }
+
+    fn again(&self) -> Again {
+        match self {
+            RemoteError::Timeout { .. } => Again::Once,
+            error if error.is_transient() => Again::Often,
+            _ => Again::Never,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        RemoteError::kind(self)
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
         match self {
             RemoteError::Status { retry_after, .. } => *retry_after,
             _ => None,

@@ -224,15 +224,8 @@ fn a_password_never_appears() {
 
 #[test]
 fn a_language_model_is_asked_what_it_has() {
-    let options = Options {
-        host: "127.0.0.1".to_owned(),
-        port: 0,
-        slots: 1,
-        latency: "1ms".parse::<Latency>().unwrap(),
-        seed: 0,
-        models: vec!["llama3.1:8b".to_owned()],
-        fault: None,
-    };
+    let latency = "1ms".parse::<Latency>().unwrap();
+    let options = Options { slots: 1, latency, ..Options::default() };
     let llm = SimulatedLlm::start(options).unwrap();
     let data = tempfile::tempdir().unwrap();
     let with = |flags: &[&str]| {

@@ -29,7 +29,9 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("endpoint", vec![]);
     layers.insert("allowed_host", vec![]);
     layers.insert("files", vec![]);
+    layers.insert("lmdb", vec![]);
     layers.insert("output", vec![]);
+    layers.insert("answer_cache", vec!["files", "lmdb", "output", "threads"]);
     layers.insert("simulated_llm", vec![]);
     // Ports, and what they speak.
     layers.insert("wire", DOMAIN.to_vec());
@@ -38,15 +40,22 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("classifier", DOMAIN.to_vec());
     layers.insert("encoder", with(&[&DOMAIN, &["memory", "threads"]]));
     layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));
-    layers.insert("index", with(&[&DOMAIN, &["files", "output", "threads"]]));
+    layers.insert("index", with(&[&DOMAIN, &["files", "lmdb", "output", "threads"]]));
+    // The lanes of the old TMD router, and their servers.
+    layers.insert("router", with(&[&DOMAIN, &["endpoint", "threads"]]));
     layers.insert("hub", with(&[&DOMAIN, &["files", "threads"]]));
     // It makes more calls than it gives answers, so it counts them itself.
-    layers.insert("llm", with(&[&DOMAIN, &["endpoint", "metrics", "threads"]]));
+    layers.insert(
+        "llm",
+        with(&[&DOMAIN, &["answer_cache", "endpoint", "flow", "metrics", "server_pool", "threads"]]),
+    );
     layers.insert("flow", vec!["metrics", "threads"]);
+    // Servers that do the same work, whatever they are asked.
+    layers.insert("server_pool", vec!["flow", "threads"]);
     // Texts to vectors: by the encoder, or by another server.
     layers.insert(
         "vectorizer",
-        with(&[&DOMAIN, &["encoder", "endpoint", "flow", "metrics", "output", "threads"]]),
+        with(&[&DOMAIN, &["encoder", "endpoint", "flow", "metrics", "output", "server_pool", "threads"]]),
     );
     layers
         .insert("stages", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "output", "threads", "vectorizer"]]));
@@ -56,6 +65,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     );
     layers.insert("search", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "threads", "vectorizer"]]));
     layers.insert("deletion", vec!["store", "index", "metrics"]);
+    layers.insert("retag", with(&[&DOMAIN, &["store", "index", "llm", "metrics"]]));
     layers.insert(
         "http",
         with(&[
@@ -73,28 +83,35 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
                 "output",
                 "threads",
                 "pipeline",
+                "retag",
+                "router",
                 "search",
+                "server_pool",
                 "vectorizer",
             ],
         ]),
     );
     // Composition.
-    layers.insert("config", vec!["allowed_host", "encoder", "endpoint"]);
+    layers.insert("config", vec!["allowed_host", "encoder", "endpoint", "llm"]);
     let below = with(&[
         &DOMAIN,
         &PORTS,
         &[
+            "answer_cache",
             "endpoint",
             "files",
             "flow",
             "metrics",
             "output",
+            "server_pool",
             "threads",
             "vectorizer",
             "stages",
             "pipeline",
+            "router",
             "search",
             "deletion",
+            "retag",
             "wire",
             "http",
             "config",

@@ -110,10 +110,14 @@ async fn hanging_calls_do_not_delay_chunks_that_need_none() {
     service.stop().await;
 }
 
+/// The answer is there, in a form of its own.
+const FORMS: [Fault; 4] = [Fault::Thinking, Fault::ThinkTag, Fault::Fence, Fault::InProse];
+
 /// Each fault with its name in the row, and a part of the sentence in `/health`.
-const FAULTS: [(Fault, &str, &str); 14] = [
+const FAULTS: [(Fault, &str, &str); 18] = [
     (Fault::Error500, "http_5xx", "answered 500"),
     (Fault::Busy503, "http_5xx", "answered 503"),
+    (Fault::Limited429, "http_429", "answered 429"),
     (Fault::Html, "not_ollama", "does not speak Ollama's API"),
     (Fault::Garbage, "not_ollama", "does not speak Ollama's API"),
     (Fault::HalfJson, "invalid", "expected an object with domain, task and modifier"),
@@ -123,6 +127,9 @@ const FAULTS: [(Fault, &str, &str); 14] = [
     (Fault::Numbers, "invalid", "no usable answer"),
     (Fault::Huge, "too_long", "more than 262144 bytes"),
     (Fault::Reset, "connect", "cannot be reached"),
+    (Fault::ResetMidBody, "connect", "cannot be reached"),
+    (Fault::Dribble, "timeout", "did not answer within 1 s"),
+    (Fault::Echo, "invalid", "expected an object with domain, task and modifier"),
     (Fault::Redirect, "not_ollama", "gave 302"),
     (Fault::ModelGone, "no_model", "ollama pull llama3.1:8b"),
     (Fault::Hang, "timeout", "did not answer within 1 s"),
@@ -130,7 +137,7 @@ const FAULTS: [(Fault, &str, &str); 14] = [
 
 #[actix_web::test]
 async fn whatever_the_llm_does_the_chunk_is_stored_with_the_local_label() {
-    assert_eq!(FAULTS.len(), Fault::ALL.len());
+    assert_eq!(FAULTS.len() + FORMS.len(), Fault::ALL.len());
     let llm = quick();
     let service = service(llm.url(), &["--llm-timeout-s", "1"]).await;
     let classifier = LocalClassifier::embedded().unwrap();

@@ -111,8 +111,10 @@ async fn a_search_compares_with_concepts_with_questions_or_with_the_better_of_bo
                 let hit = results.iter().find(|other| other["id"] == hit["id"]);
                 hit.map(|hit| hit["score"].as_f64().unwrap())
             };
-            let alone =
-                [score(&search(&service, query, "concept").await), score(&search(&service, query, "question").await)];
+            let alone = [
+                score(&search(&service, query, "concept").await),
+                score(&search(&service, query, "question").await),
+            ];
             let best = alone.into_iter().flatten().fold(f64::MIN, f64::max);
             assert_eq!(hit["score"].as_f64().unwrap(), best, "{query}: {hit}");
         }
@@ -120,7 +122,8 @@ async fn a_search_compares_with_concepts_with_questions_or_with_the_better_of_bo
 
     let filtered = json!({"query": question, "search_in": "question", "filter": {"document_id": "none"}});
     assert_eq!(service.post("/search", filtered.to_string()).await.1["results"], json!([]));
-    let (status, refused) = service.post("/search", json!({"query": "x", "search_in": "probe"}).to_string()).await;
+    let (status, refused) =
+        service.post("/search", json!({"query": "x", "search_in": "probe"}).to_string()).await;
     assert_eq!((status, &refused["error"]["code"]), (422, &json!("invalid_query")), "{refused}");
     service.stop().await;
 }
@@ -128,7 +131,8 @@ async fn a_search_compares_with_concepts_with_questions_or_with_the_better_of_bo
 #[actix_web::test]
 async fn the_command_asks_for_questions_and_shows_the_one_it_found() {
     let service = service_with_questions().await;
-    let mut command = lnsp(&["search", "--url", &service.url, "--in", "question", "-k", "1", "What moves the sea?"]);
+    let mut command =
+        lnsp(&["search", "--url", &service.url, "--in", "question", "-k", "1", "What moves the sea?"]);
     command.env("COLUMNS", "80");
     let (code, out, complaint) = run_beside(command).await;
     assert_eq!((code, complaint.as_str()), (Some(0), ""), "{out}");
@@ -170,7 +174,10 @@ async fn a_question_that_is_replaced_or_goes_is_not_found_any_more() {
         assert_follows(&service).await;
         service.state.indexes().rebuild(RebuildReason::Manual).await.unwrap();
         assert_eq!(service.state.questions.status().items, 2);
-        assert_eq!(send(&service, "replace", &[json!({"id": "leaf", "text": "Another text."})]).await.len(), 1);
+        assert_eq!(
+            send(&service, "replace", &[json!({"id": "leaf", "text": "Another text."})]).await.len(),
+            1
+        );
         assert_follows(&service).await;
         assert_eq!(send(&service, "replace", &[leaf()]).await.len(), 1);
     }
@@ -219,9 +226,16 @@ async fn another_service_on_the_same_database_follows_questions() {
     let database = crate::support::database::Database::at(first.database.dsn().parse().unwrap());
     let second = TestService::build_at(database, overrides, &[]).await;
     assert_eq!(set(&search(&second, "What moves the sea?", "question").await), ["leaf", "sea"]);
-    let lines = format!("{}\n{}\n", json!({"text": "Fire burns.", "probe_question": "What burns?"}), json!({"text": "Ice."}));
+    let lines = format!(
+        "{}\n{}\n",
+        json!({"text": "Fire burns.", "probe_question": "What burns?"}),
+        json!({"text": "Ice."})
+    );
     assert_eq!(tally(&first.stream(lines).await), (2, 0, 0));
-    assert_eq!(send(&first, "replace", &[json!({"id": "sea", "text": "Salt."})]).await[0]["status"], "replaced");
+    assert_eq!(
+        send(&first, "replace", &[json!({"id": "sea", "text": "Salt."})]).await[0]["status"],
+        "replaced"
+    );
     assert_follows(&second).await;
     assert_eq!(found(&search(&second, "What burns?", "question").await)[0].1, "question");
     assert_eq!(set(&search(&second, "What moves the sea?", "question").await).len(), 2);

@@ -12,21 +12,21 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-const DOMAINS: [&str; 3] = ["science", "law", "sports"];
+pub const DOMAINS: [&str; 3] = ["science", "law", "sports"];
 const TASKS: [&str; 2] = ["fact_retrieval", "summarization"];
 
 /// Longer than any test; such a call ends only when its client disconnects.
 const HOURS: Latency = Latency::Constant(Duration::from_secs(10_000));
 
-fn ms(number: u64) -> Latency {
+pub fn ms(number: u64) -> Latency {
     Latency::Constant(Duration::from_millis(number))
 }
 
-fn start(slots: usize, latency: Latency) -> SimulatedLlm {
+pub fn start(slots: usize, latency: Latency) -> SimulatedLlm {
     SimulatedLlm::start(Options { slots, latency, ..Options::default() }).unwrap()
 }
 
-fn ask(prompt: &str) -> Value {
+pub fn ask(prompt: &str) -> Value {
     json!({
         "model": "llama3.1:8b", "prompt": prompt, "stream": false, "options": {"num_predict": 160, "temperature": 0},
         "format": {"type": "object", "required": ["domain", "task"], "properties": {
@@ -35,17 +35,17 @@ fn ask(prompt: &str) -> Value {
     })
 }
 
-fn with(mut ask: Value, name: &str, value: Value) -> Value {
+pub fn with(mut ask: Value, name: &str, value: Value) -> Value {
     ask[name] = value;
     ask
 }
 
-async fn send(url: &str, body: String) -> reqwest::Result<reqwest::Response> {
-    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+pub async fn send(url: &str, body: String) -> reqwest::Result<reqwest::Response> {
+    let client = lnsp_ingest::endpoint::plain_client().build();
     client.unwrap().post(format!("{url}/api/generate")).body(body).send().await
 }
 
-async fn post(llm: &SimulatedLlm, body: &Value) -> (u16, Value) {
+pub async fn post(llm: &SimulatedLlm, body: &Value) -> (u16, Value) {
     let response = send(llm.url(), body.to_string()).await.unwrap();
     (response.status().as_u16(), response.json().await.unwrap())
 }
@@ -56,7 +56,7 @@ fn call(llm: &SimulatedLlm, prompt: &str) -> JoinHandle<Value> {
     tokio::spawn(async move { send(&url, body).await.unwrap().json().await.unwrap() })
 }
 
-fn read(text: &Value) -> Value {
+pub fn read(text: &Value) -> Value {
     serde_json::from_str(text.as_str().unwrap()).unwrap()
 }
 
@@ -217,7 +217,8 @@ async fn each_fault_has_the_response_of_a_real_server() {
     let llm = start(1, ms(0));
     let (_, whole) = post(&llm, &ask("p")).await;
     let whole = whole["response"].as_str().unwrap();
-    for fault in Fault::ALL.into_iter().filter(|fault| !matches!(fault, Fault::Hang | Fault::Reset)) {
+    let later = [Fault::Hang, Fault::Reset, Fault::ResetMidBody, Fault::Dribble];
+    for fault in Fault::ALL.into_iter().filter(|fault| !later.contains(fault)) {
         llm.set_fault(Some((fault, 1)));
         let response = send(llm.url(), ask("p").to_string()).await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -229,6 +230,7 @@ async fn each_fault_has_the_response_of_a_real_server() {
         let fine = match fault {
             Fault::Error500 => status == 500 && said("error").is_string(),
             Fault::Busy503 => status == 503 && said("error").as_str().unwrap().starts_with("server busy"),
+            Fault::Limited429 => status == 429 && headers["retry-after"] == "1" && said("error").is_string(),
             Fault::Html => status == 200 && kind.starts_with("text/html") && body.starts_with(b"<!DOCTYPE"),
             Fault::Garbage => status == 200 && kind.starts_with("application/json") && json.is_err(),
             Fault::HalfJson => {
@@ -248,14 +250,19 @@ async fn each_fault_has_the_response_of_a_real_server() {
             Fault::Huge => status == 200 && body.len() == 50_000_000 && json.is_ok(),
             Fault::Redirect => status == 302 && headers["location"].to_str().unwrap().contains("elsewhere"),
             Fault::ModelGone => status == 404 && said("error") == "model 'llama3.1:8b' not found",
-            Fault::Hang | Fault::Reset => unreachable!(),
+            Fault::Echo => said("response") == "p",
+            Fault::Thinking => said("response") == "" && said("thinking") == whole,
+            Fault::ThinkTag => said("response").as_str().unwrap().ends_with(&format!("</think>\n\n{whole}")),
+            Fault::Fence => said("response") == format!("```json\n{whole}\n```"),
+            Fault::InProse => said("response").as_str().unwrap().contains(whole),
+            Fault::Hang | Fault::Reset | Fault::ResetMidBody | Fault::Dribble => unreachable!(),
         };
         let start = String::from_utf8_lossy(&body[..body.len().min(300)]);
         assert!(fine, "{fault}: {status} {kind} {start}");
     }
     assert_eq!(
         llm.counts(),
-        CallCounts { generate: 13, answered: 1, faulty: 12, most_in_flight: 1, ..CallCounts::default() }
+        CallCounts { generate: 19, answered: 1, faulty: 18, most_in_flight: 1, ..CallCounts::default() }
     );
 }
 
@@ -278,6 +285,23 @@ async fn a_hanging_call_holds_no_slot_and_faults_occur_on_every_nth_call() {
         llm.counts(),
         CallCounts { generate: 9, answered: 5, faulty: 4, most_in_flight: 1, ..CallCounts::default() }
     );
+}
+
+#[actix_web::test]
+async fn a_broken_body_ends_in_its_middle_and_a_dribbling_one_takes_its_time() {
+    let llm = start(1, ms(0));
+    llm.set_fault(Some((Fault::ResetMidBody, 1)));
+    let response = send(llm.url(), ask("p").to_string()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(response.bytes().await.is_err());
+    llm.set_fault(Some((Fault::Dribble, 1)));
+    let mut response = send(llm.url(), ask("p").to_string()).await.unwrap();
+    let mut received = Vec::new();
+    while received.len() < 3 {
+        received.extend(response.chunk().await.unwrap().unwrap());
+    }
+    assert_eq!(received, b"{\"c");
+    assert_eq!(llm.counts().in_flight, 0, "a call that dribbles holds no slot");
 }
 
 /// Without an async runtime, with a socket of the standard library.
@@ -358,4 +382,7 @@ fn the_program_rejects_invalid_options() {
     refused(&["--fault", "cut", "--fault-every", "0"], "0");
     refused(&["--slots", "0"], "0");
     refused(&["--fault-every", "2"], "--fault");
+    refused(&["--fault-shares", "hang=2"], "hang=0.02");
+    refused(&["--fault-shares", "hang=0.1", "--fault", "cut"], "--fault");
+    refused(&["--api", "soap"], "json-object");
 }

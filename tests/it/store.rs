@@ -8,7 +8,8 @@ use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use lnsp_ingest::chunk::{
-    BatchId, Chunk, ChunkKey, Draft, EmbeddedChunk, Embedding, Extraction, Metadata, Placement, Tagging, TmdSource,
+    BatchId, Chunk, ChunkKey, Draft, EmbeddedChunk, Embedding, Extraction, Metadata, Placement, Tagging,
+    TmdSource,
 };
 use lnsp_ingest::model::ModelIdentity;
 use lnsp_ingest::store::{Dsn, InsertOutcome, ModelId, SearchFilter, Store, StoreError};

@@ -1,8 +1,8 @@
 //! A store in memory that counts its clock as the real one does, and the questions every test asks.
 
 use lnsp_ingest::index::{
-    ChangeSource, ChangedRow, Changes, Commit, DeltaSlots, Effort, Index, IndexIdentity, IndexOptions, VectorKind,
-    SourceError,
+    ChangeSource, ChangedRow, Changes, Commit, DeltaSlots, Effort, Index, IndexIdentity, IndexOptions,
+    SourceError, VectorKind,
 };
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -150,10 +150,7 @@ impl TestService {
         };
         assert_eq!(vectors("concept").await, rows);
         assert_eq!(i64::try_from(self.state.index.len().unwrap()).unwrap(), rows);
-        assert_eq!(
-            i64::try_from(self.state.questions.len().unwrap()).unwrap(),
-            vectors("question").await
-        );
+        assert_eq!(i64::try_from(self.state.questions.len().unwrap()).unwrap(), vectors("question").await);
         rows.unsigned_abs()
     }
 }
@@ -193,7 +190,7 @@ pub fn models() -> std::path::PathBuf {
 
 /// A client without proxies.
 pub fn client() -> reqwest::Client {
-    reqwest::Client::builder().no_proxy().build().unwrap()
+    lnsp_ingest::endpoint::plain_client().build().unwrap()
 }
 
 /// Numbered chunks, one a line.

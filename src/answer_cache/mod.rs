@@ -1,0 +1,95 @@
+//! Answers that outlive the process: bytes by key, in an LMDB environment of their own, on a thread of their own.
+//!
+//! What is in it can be lost at any time: a bounded number of bytes is kept, the oldest answers go first, and a failure
+//! of the environment empties it. Answers of the last second may be lost in a crash.
+
+mod entry;
+mod error;
+mod ring;
+
+pub use entry::AnswerKey;
+pub use error::CacheError;
+
+use crate::output::throttled;
+use crate::threads::{Lane, Progress, Worker, WorkerError};
+use ring::Ring;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Jobs that wait for the thread.
+const QUEUE: usize = 256;
+/// How long an answer is in memory only.
+const UNWRITTEN: Duration = Duration::from_secs(1);
+
+/// A handle to the cache; cheap to clone. What was put is written when the last one is dropped.
+#[derive(Clone)]
+pub struct AnswerCache {
+    worker: Worker<Ring>,
+    /// A flush is due within [`UNWRITTEN`].
+    flush_due: Arc<AtomicBool>,
+}
+
+impl AnswerCache {
+    /// Opens the cache of a data folder, with at most `limit` bytes of answers.
+    ///
+    /// # Errors
+    /// The folder cannot be used, or another process uses it.
+    pub fn open(data_dir: &Path, limit: u64) -> Result<AnswerCache, CacheError> {
+        let folder = ring::folder_in(data_dir);
+        let build = move || Ring::open(&folder, limit);
+        let worker = Worker::spawn("lnsp-answers", NonZeroUsize::MIN, QUEUE, build)?;
+        Ok(AnswerCache { worker, flush_due: Arc::default() })
+    }
+
+    /// The answer under this key.
+    pub async fn get(&self, key: AnswerKey) -> Option<Vec<u8>> {
+        self.run(move |ring| ring.get(&key)).await.flatten()
+    }
+
+    /// Keeps an answer, in place of an older one.
+    pub async fn put(&self, key: AnswerKey, content: Vec<u8>) {
+        self.run(move |ring| ring.put(key, content)).await;
+        if !self.flush_due.swap(true, Ordering::AcqRel) {
+            let cache = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(UNWRITTEN).await;
+                cache.flush().await;
+            });
+        }
+    }
+
+    /// Writes what is in memory only.
+    pub async fn flush(&self) {
+        self.flush_due.store(false, Ordering::Release);
+        self.run(Ring::flush).await;
+    }
+
+    /// The number of answers.
+    pub async fn len(&self) -> u64 {
+        self.run(Ring::len).await.unwrap_or_default()
+    }
+
+    /// Whether there is no answer.
+    pub async fn is_empty(&self) -> bool {
+        self.len().await == 0
+    }
+
+    /// The progress of the thread.
+    pub fn progress(&self) -> &[Progress] {
+        self.worker.progress()
+    }
+
+    async fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Ring) -> T + Send + 'static) -> Option<T> {
+        match self.worker.run(Lane::Bulk, job).await {
+            Ok(value) => Some(value),
+            Err(WorkerError::Gone) => None,
+            Err(error) => {
+                throttled!(warn, %error, "the answer cache does not answer");
+                None
+            }
+        }
+    }
+}
