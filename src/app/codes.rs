@@ -18,7 +18,8 @@ pub struct Codes {
 
 /// Decides by the configuration and, where it wants a language model, by asking its servers now.
 pub async fn code_source(config: &Config, report: &mut dyn FnMut(String)) -> Result<Codes, StartError> {
-    if config.tmd_backend == TmdBackend::Local {
+    let local = config.tmd_backend == TmdBackend::Local;
+    if local && !config.enable_cpesh {
         return Ok(Codes { source: CodeSource::Local, llm: None, endpoint: None });
     }
     let llm = Llm::new(&llm_settings(config)).map_err(StartError::Llm)?;
@@ -29,6 +30,7 @@ pub async fn code_source(config: &Config, report: &mut dyn FnMut(String)) -> Res
     let answers = llm.probe().await;
     let usable = answers.iter().any(|(_, answer)| answer.is_ok());
     let meanwhile = match (usable, config.tmd_backend, otherwise) {
+        (false, TmdBackend::Local, _) => "chunks get no CPESH parts until it answers",
         (true, ..) => "the others are asked until it answers",
         (false, TmdBackend::Auto, _) | (false, _, LlmFallback::AskLocally) => {
             "the local classifier gives the codes until it answers"
@@ -41,9 +43,9 @@ pub async fn code_source(config: &Config, report: &mut dyn FnMut(String)) -> Res
             Err(error) => format!("⚠️  the LLM at {endpoint} {error}; {meanwhile}"),
         });
     }
-    if !usable && config.tmd_backend == TmdBackend::Auto {
+    if !usable && config.tmd_backend != TmdBackend::Llm {
         llm.set_absent();
     }
-    let source = CodeSource::Llm { llm: llm.clone(), otherwise };
+    let source = if local { CodeSource::Local } else { CodeSource::Llm { llm: llm.clone(), otherwise } };
     Ok(Codes { source, llm: Some(llm), endpoint: Some(config.llm_endpoint.to_string()) })
 }

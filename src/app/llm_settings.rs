@@ -12,6 +12,7 @@ pub fn llm_settings(config: &Config) -> Vec<LlmSettings> {
         model: config.tmd_llm_model.clone(),
         calls: if config.enable_parallel { slots } else { 1 },
         timeout: Duration::from_secs(config.llm_timeout_s),
+        cpesh_timeout: Duration::from_secs(config.cpesh_timeout_s),
         dialect: config.llm_dialect,
         answer: config.tmd_answer,
         api_key: config.llm_api_key.clone(),

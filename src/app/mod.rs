@@ -31,7 +31,7 @@ use crate::pipeline::{Pipeline, PipelineSettings, Tools};
 use crate::retag::Retagger;
 use crate::router::LaneServers;
 use crate::search::Searcher;
-use crate::stages::{Tagger, WriteTools};
+use crate::stages::{Labeller, Tagger, WriteTools};
 use crate::store::managed::ManagedPostgres;
 use crate::store::{Dsn, Store, StoreOptions};
 use crate::threads::{Lane, Worker};
@@ -112,6 +112,7 @@ impl App {
             parallel: config.enable_parallel,
             max_workers: config.max_parallel_workers,
             batch_embeddings: config.enable_batch_embeddings,
+            cpesh: config.enable_cpesh,
         };
         let searcher = Searcher {
             vectorizer: vectorizer.clone(),
@@ -132,7 +133,7 @@ impl App {
         let tagger = Tagger::new(classifier, codes.source);
         let lanes = lanes()?;
         let tools = Tools {
-            tagger: tagger.clone(),
+            labeller: Labeller::new(tagger.clone(), codes.llm.clone().filter(|_| config.enable_cpesh)),
             embed: vectorizer.clone(),
             write,
             fault_hook: overrides.fault_hook,
