@@ -21,6 +21,7 @@ use crate::config::{Config, OnFailure};
 use crate::deletion::Deleter;
 use crate::encoder::Comparison;
 use crate::endpoint::InvalidEndpoint;
+use crate::extraction::Extractor;
 use crate::files;
 use crate::flow::Backoff;
 use crate::http::{
@@ -148,6 +149,8 @@ impl App {
         let admission = Admission::new(Limits { uploads: config.max_uploads, ..overrides.admission });
         let idempotency = IdempotencyCache::new(overrides.memory);
         let (counts, arrivals, llm) = (Counts::default(), ArrivalClock::default(), codes.llm);
+        let extractor =
+            Extractor::new((store.clone(), model_id), indexes.clone(), vectorizer.clone(), llm.clone());
         let retagger = llm.clone().map(|llm| Retagger::new(store.clone(), indexes.clone(), llm));
         let llm_search = llm.clone().filter(|llm| !llm.available()).map(|llm| {
             let every = overrides.look_for_llm;
@@ -155,6 +158,7 @@ impl App {
         });
         let state = State {
             retagger,
+            extractor,
             pipeline,
             searcher,
             vectorizer,

@@ -4,16 +4,12 @@
 //! for one answer still gets its codes.
 
 use super::tagger::Tagger;
-use crate::chunk::{Chunk, Extraction, ExtractionCall, Tagging, TmdSource, VectorSource};
+use crate::chunk::{Chunk, Extraction, Tagging, TmdSource, VectorSource};
 use crate::llm::{Llm, LlmAnswer, Wanted};
-use crate::metrics;
 use crate::rejection::Rejection;
 use crate::threads::Progress;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The reason of a failure when an answer has the codes alone.
-const NO_PARTS: &str = "cpesh_missing";
 
 /// Gives codes and CPESH parts. A handle, cheap to clone; it outlives the generations of the stages.
 #[derive(Clone)]
@@ -78,11 +74,10 @@ impl Labeller {
                     None if self.tagger.asks_llm() => by_llm(llm, &answer),
                     None => self.tagger.tag(chunk).await?,
                 };
-                Ok(Labelled { tagging, extraction: extraction(llm, answer, &chunk.text) })
+                Ok(Labelled { tagging, extraction: llm.extraction(answer, &chunk.text) })
             }
             Err(error) => {
-                let call = ExtractionCall { model: llm.model().clone(), took: Some(started.elapsed()) };
-                let extraction = failed(error.kind(), call);
+                let extraction = llm.failed_extraction(error.kind(), started.elapsed());
                 Ok(Labelled { tagging: self.tagger.tag(chunk).await?, extraction })
             }
         }
@@ -100,27 +95,4 @@ impl Labeller {
 fn by_llm(llm: &Llm, answer: &LlmAnswer) -> Tagging {
     let source = TmdSource::Llm { model: llm.model().clone() };
     Tagging { tmd: answer.tmd, source, confidence: answer.confidence, took: Some(answer.took) }
-}
-
-/// The CPESH parts of an answer about this text, or why there are none.
-pub fn extraction(llm: &Llm, answer: LlmAnswer, text: &str) -> Extraction {
-    let call = ExtractionCall { model: llm.model().clone(), took: Some(answer.took) };
-    let parts = match answer.cpesh {
-        Some(Ok(parts)) => parts.given(text).ok_or(NO_PARTS),
-        Some(Err(failure)) => Err(failure.kind()),
-        None => Err(NO_PARTS),
-    };
-    match parts {
-        Ok(parts) => {
-            metrics::extracted("ok");
-            Extraction::ByLlm { cpesh: Arc::new(parts), call }
-        }
-        Err(reason) => failed(reason, call),
-    }
-}
-
-/// An extraction that failed for this reason.
-pub fn failed(reason: &'static str, call: ExtractionCall) -> Extraction {
-    metrics::extracted(reason);
-    Extraction::Failed { reason: reason.into(), call }
 }

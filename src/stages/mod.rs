@@ -19,7 +19,7 @@ pub use dead_letters::{DeadLetterQueue, PendingDeadLetter, dead_letter_queue};
 pub use embedder::Embedder;
 pub use fault_hook::{FaultHook, NoFaults};
 pub use known::{KnownVerdict, compare};
-pub use labeller::{Labelled, Labeller, extraction, failed};
+pub use labeller::{Labelled, Labeller};
 pub use stage::{Delivery, Inlet, Parcel, Receipt, RedeliveryQueue, Stage, waits_for_index};
 pub use tagger::{CodeSource, LlmFallback, Tagger};
 pub use tmd_extractor::{NeedsLlm, NeedsNoLlm, TmdExtractor};
