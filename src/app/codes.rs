@@ -26,6 +26,7 @@ pub fn llm_settings(config: &Config) -> Vec<LlmSettings> {
         model: config.tmd_llm_model.clone(),
         calls: if config.enable_parallel { slots } else { 1 },
         timeout: Duration::from_secs(config.llm_timeout_s),
+        cpesh_timeout: Duration::from_secs(config.cpesh_timeout_s),
         dialect: config.llm_dialect,
         answer: config.tmd_answer,
         api_key: config.llm_api_key.clone(),
@@ -39,7 +40,8 @@ pub async fn code_source(
     data_dir: &Path,
     report: &mut dyn FnMut(String),
 ) -> Result<Codes, StartError> {
-    if config.tmd_backend == TmdBackend::Local {
+    let local = config.tmd_backend == TmdBackend::Local;
+    if local && !config.enable_cpesh {
         return Ok(Codes { source: CodeSource::Local, llm: None, endpoint: None });
     }
     let known = answer_cache(config, data_dir, report);
@@ -51,6 +53,7 @@ pub async fn code_source(
     let answers = llm.probe().await;
     let usable = answers.iter().any(|(_, answer)| answer.is_ok());
     let meanwhile = match (usable, config.tmd_backend, otherwise) {
+        (false, TmdBackend::Local, _) => "chunks get no CPESH parts until it answers",
         (true, ..) => "the others are asked until it answers",
         (false, TmdBackend::Auto, _) | (false, _, LlmFallback::AskLocally) => {
             "the local classifier gives the codes until it answers"
@@ -63,10 +66,10 @@ pub async fn code_source(
             Err(error) => format!("⚠️  the LLM at {endpoint} {error}; {meanwhile}"),
         });
     }
-    if !usable && config.tmd_backend == TmdBackend::Auto {
+    if !usable && config.tmd_backend != TmdBackend::Llm {
         llm.set_absent();
     }
-    let source = CodeSource::Llm { llm: llm.clone(), otherwise };
+    let source = if local { CodeSource::Local } else { CodeSource::Llm { llm: llm.clone(), otherwise } };
     Ok(Codes { source, llm: Some(llm), endpoint: Some(config.llm_endpoint.to_string()) })
 }
 

@@ -16,6 +16,8 @@ mod clocks;
 mod connections;
 mod contract;
 mod cpesh;
+mod cpesh_afterwards;
+mod cpesh_llm;
 mod crash;
 mod dead_letters;
 mod deletions;
