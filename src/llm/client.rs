@@ -200,7 +200,7 @@ impl LlmClient {
     }
 
     /// One call. The inner result is that of reading the answer; beside it stands what the server generated.
-    async fn generate(
+    pub async fn generate(
         &self,
         question: Question<'_>,
         attempt: Attempt,

@@ -1,4 +1,4 @@
-//! The language model as a source of codes: a port that asks a server of language models for Domain, Task and Modifier,
+//! The language model as a source of codes: a port that asks servers of language models for Domain, Task and Modifier,
 //! and for the CPESH parts of a text.
 //!
 //! [`Llm`] is the handle: a pool of servers that have the model. It limits the calls in flight, gives each a deadline,
@@ -19,6 +19,7 @@ mod server;
 mod settings;
 mod shape;
 mod transport;
+mod trial;
 
 pub use answer::{AnswerError, CpeshFailure, Labels, TokenLogprob, read as read_answer};
 pub use call::{CacheUse, CallPriority};
@@ -28,6 +29,7 @@ pub use error::LlmError;
 pub use prompt::{Question, Wanted};
 pub use settings::LlmSettings;
 pub use shape::{AnswerForm, AnswerShape, InvalidAnswerForm};
+pub use trial::{LlmTrial, TrialAnswer};
 
 use crate::chunk::Cpesh;
 use crate::flow::Backoff;

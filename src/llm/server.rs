@@ -60,7 +60,8 @@ impl LlmServer {
         answer
     }
 
-    /// The handshake: finished, in progress, or started again after a failure. Loading a model can take longer than the
+    /// The handshake: finished, in progress, or started again after a failure or after errors that a new one may cure.
+    /// Loading a model can take longer than the
     /// time limit of a call, so a handshake continues for later calls when the first one times out.
     fn handshake(&self) -> Handshake {
         let mut handshake = lock(&self.handshake);
@@ -104,7 +105,9 @@ impl ServerFault for LlmError {
             | LlmError::Untrusted { .. }
             | LlmError::NoDialect { .. } => Effect::Unfit,
             // A page of a proxy in the place of one answer may pass; a server without the API is another one.
-            LlmError::Foreign { path, .. } if !Dialect::is_generation(path) => Effect::Unfit,
+            LlmError::Foreign { path, .. } if !Dialect::ALL.iter().any(|dialect| dialect.path() == *path) => {
+                Effect::Unfit
+            }
             error if error.is_about_the_text() => Effect::Request,
             _ => Effect::Faulty,
         }
