@@ -213,7 +213,7 @@ pub struct Config {
 /// Where codes come from when the client sends none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TmdBackend {
-    /// The language model if there is one at the start, else the local classifier.
+    /// The language model once there is one, and the local classifier until then.
     Auto,
     /// The language model.
     Llm,
