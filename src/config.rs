@@ -45,8 +45,8 @@ pub struct Config {
     /// model once it answers and has the model, and the local classifier until then.
     #[arg(long, env = "LNSP_TMD_BACKEND", default_value = "auto", value_parser = tmd_backend)]
     pub tmd_backend: TmdBackend,
-    /// Base address of the server of the language model, Ollama or another one with OpenAI's API, or several, separated by commas; `*N` behind one says how many calls it takes
-    /// at once, if not as many as LNSP_MAX_PARALLEL_WORKERS.
+    /// Base address of the server of the language model (Ollama, or another one with OpenAI's API), or several, separated
+    /// by commas; `*N` behind one says how many calls it takes at once, if not as many as LNSP_MAX_PARALLEL_WORKERS.
     #[arg(
         long,
         env = "LNSP_LLM_ENDPOINT",
@@ -54,7 +54,7 @@ pub struct Config {
         value_parser = parsed::<EndpointList>("LNSP_LLM_ENDPOINT")
     )]
     pub llm_endpoint: EndpointList,
-    /// Key that the servers of the language model want, sent as `Authorization: Bearer`.
+    /// Key that the server of the language model wants, sent as `Authorization: Bearer`.
     #[arg(
         long,
         env = "LNSP_LLM_API_KEY",
@@ -62,7 +62,7 @@ pub struct Config {
         value_parser = secret::<ApiKey>("LNSP_LLM_API_KEY")
     )]
     pub llm_api_key: Option<ApiKey>,
-    /// How the servers are asked: `ollama`, `json_schema`, `json_object` or `text`; `auto` finds it out.
+    /// How the server is asked: `ollama`, `json_schema`, `json_object` or `text`; `auto` tries them at the start.
     #[arg(long, env = "LNSP_LLM_DIALECT", default_value = "auto", value_parser = dialect)]
     pub llm_dialect: DialectChoice,
     /// The model that is asked for codes, as the server names it.

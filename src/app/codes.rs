@@ -1,10 +1,10 @@
 //! Decides who gives the codes that a client does not send.
 
+use super::llm_settings::llm_settings;
 use super::start_error::StartError;
 use crate::config::{Config, OnFailure, TmdBackend};
-use crate::llm::{Llm, LlmSettings};
+use crate::llm::Llm;
 use crate::stages::{CodeSource, LlmFallback};
-use std::time::Duration;
 
 /// Who gives the codes, and what is to be said about it.
 pub struct Codes {
@@ -14,21 +14,6 @@ pub struct Codes {
     pub llm: Option<Llm>,
     /// Where a language model is looked for.
     pub endpoint: Option<String>,
-}
-
-/// The settings of each server of the language model.
-pub fn llm_settings(config: &Config) -> Vec<LlmSettings> {
-    let servers = config.llm_endpoint.with_slots(config.max_parallel_workers);
-    let settings = servers.map(|(endpoint, slots)| LlmSettings {
-        endpoint: endpoint.clone(),
-        model: config.tmd_llm_model.clone(),
-        calls: if config.enable_parallel { slots } else { 1 },
-        timeout: Duration::from_secs(config.llm_timeout_s),
-        dialect: config.llm_dialect,
-        answer: config.tmd_answer,
-        api_key: config.llm_api_key.clone(),
-    });
-    settings.collect()
 }
 
 /// Decides by the configuration and, where it wants a language model, by asking its servers now.

@@ -3,6 +3,7 @@
 use super::check::Check;
 use crate::app::llm_settings;
 use crate::config::{Config, OnFailure, TmdBackend};
+use crate::endpoint;
 use crate::llm::{Llm, LlmError, ServerSoftware};
 use serde_json::Value;
 use std::io::ErrorKind;
@@ -94,8 +95,7 @@ async fn ask(config: &Config) -> Option<String> {
         "::" => "[::1]",
         host => host,
     };
-    let client = crate::endpoint::client_builder();
-    let client = client.timeout(PATIENCE).build().ok()?;
+    let client = endpoint::plain_client().timeout(PATIENCE).build().ok()?;
     let health = client.get(format!("http://{host}:{}/health", config.port)).send().await.ok()?;
     let health: Value = health.json().await.ok()?;
     let (status, model) = (health["status"].as_str()?, health["model"]["name"].as_str()?);

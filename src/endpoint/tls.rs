@@ -9,10 +9,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 /// A configuration with the authorities as they are now.
-///
-/// # Errors
-/// The message of the TLS library.
-pub fn config() -> Result<ClientConfig, String> {
+pub fn config() -> ClientConfig {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let system = rustls_native_certs::load_native_certs();
     // A file that was named and cannot be read is the reason why a server will not be trusted.
@@ -24,18 +21,19 @@ pub fn config() -> Result<ClientConfig, String> {
 }
 
 /// A configuration that trusts no server, for clients that make no call over TLS.
-///
-/// # Errors
-/// The message of the TLS library.
-pub fn without_authorities() -> Result<ClientConfig, String> {
+pub fn without_authorities() -> ClientConfig {
     with(RootCertStore::empty())
 }
 
-fn with(roots: RootCertStore) -> Result<ClientConfig, String> {
+fn with(roots: RootCertStore) -> ClientConfig {
     // The provider is named, so that none has to be installed for the whole process.
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let config = config.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+    #[expect(
+        clippy::expect_used,
+        reason = "the provider is compiled in, and has the cipher suites of these versions"
+    )]
+    let config = config.with_safe_default_protocol_versions().expect("TLS 1.2 and 1.3");
+    config.with_root_certificates(roots).with_no_client_auth()
 }
 
 /// What is wrong with the certificate of the server, if the connection failed for that.

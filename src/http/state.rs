@@ -6,7 +6,7 @@ use crate::http::held::HeldCache;
 use crate::http::info::ServiceInfo;
 use crate::http::ingest::{ArrivalClock, IdempotencyCache};
 use crate::http::limits::{Admission, AdmissionRequest, Permit, Refusal};
-use crate::index::Index;
+use crate::index::{Index, Indexes};
 use crate::llm::Llm;
 use crate::metrics;
 use crate::outcome::Outcome;
@@ -34,9 +34,11 @@ pub struct State {
     pub lanes: LaneServers,
     /// The database of the service.
     pub store: Store,
-    /// The vector index.
+    /// The index of concept vectors.
     pub index: Index,
-    /// Deletes chunks from both.
+    /// The index of question vectors.
+    pub questions: Index,
+    /// Deletes chunks from store and indexes.
     pub deleter: Deleter,
     /// Gives stored chunks codes of the language model, where one is used.
     pub retagger: Option<Retagger>,
@@ -63,6 +65,11 @@ impl State {
             Some(llm) => format!("llm:{}", llm.model()),
             None => self.info.local_source.clone(),
         }
+    }
+
+    /// Both indexes.
+    pub fn indexes(&self) -> Indexes {
+        Indexes { concepts: self.index.clone(), questions: self.questions.clone() }
     }
 
     /// Admits a request that needs the pipeline and the database.

@@ -171,7 +171,7 @@ impl LlmClient {
         Err(LlmError::NoDialect { tried: tried.join("; ") })
     }
 
-    /// Asks once.
+    /// Asks the server once.
     ///
     /// # Errors
     /// [`LlmError`] of the call or of its answer.

@@ -34,7 +34,7 @@ pub use trial::{LlmTrial, TrialAnswer};
 use crate::chunk::Cpesh;
 use crate::flow::Backoff;
 use crate::metrics;
-use crate::server_pool::{CallError, Member, Pauses, Pool, PoolSettings, RetryPolicy, ServerStatus};
+use crate::server_pool::{CallError, Member, Pauses, Pool, PoolSettings, RetryPolicy, ServerStatus, Turn};
 use crate::threads::Lane;
 use crate::tmd::{AxisConfidence, Tmd};
 use dialect::Attempt;
@@ -49,6 +49,7 @@ const RETRY: RetryPolicy = RetryPolicy {
     repeats: 1,
     backoff: Backoff { first: Duration::from_millis(250), ceiling: Duration::from_millis(250) },
     waits: false,
+    turn: Turn::InOrder,
 };
 
 /// The result of a successful call.
@@ -174,13 +175,17 @@ impl Llm {
     /// The error of the last attempt, or [`LlmError::BreakerOpen`] without a call.
     pub async fn classify_as(
         &self,
-        _priority: CallPriority,
+        priority: CallPriority,
         _cache: CacheUse,
         text: &str,
         wanted: Wanted,
     ) -> Result<LlmAnswer, LlmError> {
-        let mut started = None;
-        let asked = self.0.pool.call(Lane::Bulk, RETRY, &[], |server, before| {
+        let turn = match priority {
+            CallPriority::Ingest => Turn::InOrder,
+            CallPriority::Background => Turn::Last,
+        };
+        let (policy, mut started) = (RetryPolicy { turn, ..RETRY }, None);
+        let asked = self.0.pool.call(Lane::Bulk, policy, &[], |server, before| {
             started.get_or_insert_with(Instant::now);
             let attempt = if before == 0 { Attempt::First } else { Attempt::Second };
             async move { server.ask(text, wanted, attempt).await }

@@ -60,7 +60,7 @@ impl LlmServer {
         answer
     }
 
-    /// The handshake: finished, in progress, or started again after a failure, or after errors that a new one may cure. Loading a model can take longer than the
+    /// The handshake: finished, in progress, or started again after a failure. Loading a model can take longer than the
     /// time limit of a call, so a handshake continues for later calls when the first one times out.
     fn handshake(&self) -> Handshake {
         let mut handshake = lock(&self.handshake);
@@ -104,9 +104,7 @@ impl ServerFault for LlmError {
             | LlmError::Untrusted { .. }
             | LlmError::NoDialect { .. } => Effect::Unfit,
             // A page of a proxy in the place of one answer may pass; a server without the API is another one.
-            LlmError::Foreign { path, .. } if !Dialect::ALL.iter().any(|dialect| dialect.path() == *path) => {
-                Effect::Unfit
-            }
+            LlmError::Foreign { path, .. } if !Dialect::is_generation(path) => Effect::Unfit,
             error if error.is_about_the_text() => Effect::Request,
             _ => Effect::Faulty,
         }
@@ -118,5 +116,12 @@ impl ServerFault for LlmError {
 
     fn kind(&self) -> &'static str {
         LlmError::kind(self)
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            LlmError::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
     }
 }

@@ -69,12 +69,12 @@ metrics! {
     Counter DEAD_LETTERS_TOTAL "lnsp_dead_letters_total" ["cause"] "Dead letters written, by cause";
     Counter DEAD_LETTERS_UNWRITTEN_TOTAL "lnsp_dead_letters_unwritten_total" [] "Rejected chunks whose dead letter could not be written; they were answered all the same";
     Gauge DEAD_LETTERS "lnsp_dead_letters" [] "Dead letters that are stored, at the last count";
-    Gauge INDEX_APPLIED_SEQ "lnsp_index_applied_seq" [] "Searches reflect every change up to this number";
-    Gauge INDEX_LAG_ROWS "lnsp_index_lag_rows" [] "Changes committed but not yet built into the index; searched in memory";
-    Gauge INDEX_ITEMS "lnsp_index_items" [] "Vectors built into the index";
-    Gauge INDEX_MAP_USED_BYTES "lnsp_index_map_used_bytes" [] "Bytes of the index on disk";
-    Gauge INDEX_MAP_SIZE_BYTES "lnsp_index_map_size_bytes" [] "Ceiling of the index file";
-    Counter INDEX_BUILDS_TOTAL "lnsp_index_builds_total" [] "Builds since the start";
-    Gauge INDEX_LAST_BUILD_SECONDS "lnsp_index_last_build_seconds" [] "Duration of the last build";
+    Gauge INDEX_APPLIED_SEQ "lnsp_index_applied_seq" ["vectors"] "Searches reflect every change up to this number";
+    Gauge INDEX_LAG_ROWS "lnsp_index_lag_rows" ["vectors"] "Changes committed but not yet built into the index; searched in memory";
+    Gauge INDEX_ITEMS "lnsp_index_items" ["vectors"] "Vectors built into the index";
+    Gauge INDEX_MAP_USED_BYTES "lnsp_index_map_used_bytes" ["vectors"] "Bytes of the index on disk";
+    Gauge INDEX_MAP_SIZE_BYTES "lnsp_index_map_size_bytes" ["vectors"] "Ceiling of the index file";
+    Counter INDEX_BUILDS_TOTAL "lnsp_index_builds_total" ["vectors"] "Builds since the start";
+    Gauge INDEX_LAST_BUILD_SECONDS "lnsp_index_last_build_seconds" ["vectors"] "Duration of the last build";
     Histogram SEARCH_DURATION_SECONDS "lnsp_search_duration_seconds" ["mode"] "From the query to its results";
 }

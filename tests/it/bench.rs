@@ -175,7 +175,8 @@ fn an_unknown_language_model_is_explained() {
 #[test]
 fn the_forms_of_answers_are_compared_on_the_users_own_chunks() {
     let file = crate::root().join("tests/data/sample.ndjson");
-    let (mut command, folder) = bench(&["--agreement", "40", file.to_str().unwrap(), "--llm", "simulated:2ms"]);
+    let (mut command, folder) =
+        bench(&["--agreement", "40", file.to_str().unwrap(), "--llm", "simulated:2ms"]);
     let (code, report, progress) = run(&mut command);
     assert_eq!(code, Some(0), "{report}{progress}");
     assert_eq!(left(&folder), Vec::<std::path::PathBuf>::new());

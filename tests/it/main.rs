@@ -61,6 +61,7 @@ mod parity;
 mod poisonous_texts;
 mod poolers;
 mod private_files;
+mod question_search;
 mod refused_keys;
 mod remote_embedder;
 mod retag;
