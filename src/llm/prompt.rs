@@ -16,24 +16,6 @@ pub const CONTEXT_TOKENS: u32 = 4_096;
 /// The text that a server is asked about to see that it can answer.
 pub const PROBE: &str = "Rivers carry water and sediment from the mountains to the sea.";
 
-/// What one call asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Wanted {
-    /// The three codes.
-    Codes,
-    /// The three codes and the CPESH parts of the text, in one answer.
-    CodesAndCpesh,
-}
-
-/// What is asked about one text.
-#[derive(Debug, Clone, Copy)]
-pub struct Question<'a> {
-    /// The whole text; only its beginning is sent.
-    pub text: &'a str,
-    /// What the answer is to contain.
-    pub wanted: Wanted,
-}
-
 /// What each part of CPESH is, in the words of the prompt.
 pub const PARTS: &str = "\
 concept - one plain statement of what the text says, in one sentence.\n\
@@ -97,6 +79,15 @@ fn written(shape: AnswerShape) -> String {
     all
 }
 
+/// A hash of the constant part of the prompt and the schema: answers to the same text under another one are answers to
+/// another question.
+pub fn fingerprint(shape: AnswerShape) -> [u8; 32] {
+    let (instructions, schema) = (instructions(shape), serde_json::to_string(shape.schema()));
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(instructions.len() as u64).to_le_bytes()).update(instructions.as_bytes());
+    *hasher.update(schema.unwrap_or_default().as_bytes()).finalize().as_bytes()
+}
+
 /// The part of the text that is sent.
 pub fn sent(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT_BYTES)]
@@ -145,6 +136,12 @@ mod tests {
             let room = CONTEXT_TOKENS as usize - TEXT_BYTES / 2;
             assert!(said.len() / 2 + 600 < room, "{shape:?}: {} bytes", said.len());
         }
+    }
+
+    #[test]
+    fn every_shape_is_another_question() {
+        let all: std::collections::BTreeSet<_> = AnswerShape::ALL.map(fingerprint).into();
+        assert_eq!(all.len(), AnswerShape::ALL.len());
     }
 
     #[test]

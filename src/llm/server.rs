@@ -3,7 +3,7 @@
 use super::client::{LlmClient, ServerInfo, ServerSoftware};
 use super::dialect::{Attempt, Dialect};
 use super::error::LlmError;
-use super::prompt::Question;
+use super::question::Question;
 use super::settings::LlmSettings;
 use super::{Labels, Wanted};
 use crate::metrics;
