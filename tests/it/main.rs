@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test prints its figures")]
 
 mod admission;
+mod answer_cache;
 mod bench;
 mod blame;
 mod body_formats;
@@ -15,6 +16,8 @@ mod clocks;
 mod connections;
 mod contract;
 mod cpesh;
+mod cpesh_afterwards;
+mod cpesh_llm;
 mod crash;
 mod dead_letters;
 mod deletions;
