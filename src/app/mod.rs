@@ -138,6 +138,9 @@ impl App {
         settings.watch.deadline = Duration::from_secs(config.hang_deadline_s);
         if codes.llm.is_some() {
             settings = settings.ask_at_once(config.llm_endpoint.total_slots(config.max_parallel_workers));
+        } else if codes.router.is_some() {
+            let slots = config.tmd_router_endpoint.total_slots(config.max_parallel_workers);
+            settings = settings.ask_at_once(slots);
         }
         let pipeline = Arc::new(Pipeline::start(tools, settings));
         pipeline.wait_for(|health| health.open).await;
@@ -156,6 +159,7 @@ impl App {
             vectorizer,
             tagger,
             lanes,
+            router: codes.router,
             deleter: Deleter::new(store.clone(), index.clone()),
             store,
             index,

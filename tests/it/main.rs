@@ -65,6 +65,7 @@ mod refused_keys;
 mod remote_embedder;
 mod retag;
 mod router_api;
+mod router_source;
 mod routes;
 mod rules;
 mod same_key;
