@@ -200,7 +200,7 @@ pub enum TmdBackend {
     Llm,
     /// The local classifier.
     Local,
-    /// A TMD router.
+    /// A TMD router: the one of the old service, or another service of this kind.
     Router,
 }
 

@@ -26,9 +26,9 @@ pub enum CodeSource {
         /// What is done when it has no answer.
         otherwise: LlmFallback,
     },
-    /// A TMD router.
+    /// A TMD router: the one of the old service, or another service of this kind.
     Router {
-        /// The routers.
+        /// The routers with their servers.
         router: TmdRouter,
         /// What is done when none has an answer.
         otherwise: LlmFallback,

@@ -40,7 +40,9 @@ impl LlamaServer {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/llm_server.py");
         let mut command = Command::new(folder().join("bin/python"));
         command.arg("-B").arg(script).args(["serve", "--until-stdin-closes"]).args(flags);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // It prints a traceback for each request that it refuses.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim_end().strip_prefix("LLM server ready on ");
