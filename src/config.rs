@@ -6,7 +6,7 @@
 use crate::allowed_host::AllowedHost;
 use crate::endpoint::{ApiKey, EndpointList};
 use crate::llm::{AnswerForm, Dialect};
-use clap::{Args, Command};
+use clap::{Args, Command, FromArgMatches};
 use std::ffi::OsStr;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -45,8 +45,8 @@ pub struct Config {
     /// or `auto`: the language model once it answers and has the model, and the local classifier until then.
     #[arg(long, env = "LNSP_TMD_BACKEND", default_value = "auto", value_parser = tmd_backend)]
     pub tmd_backend: TmdBackend,
-    /// Base address of the server of the language model (Ollama, or another one with OpenAI's API), or several, separated
-    /// by commas; `*N` behind one says how many calls it takes at once, if not as many as LNSP_MAX_PARALLEL_WORKERS.
+    /// Base address of the server of the language model, Ollama or another one with OpenAI's API, or several, separated by commas; `*N` behind one says how many calls it takes
+    /// at once, if not as many as LNSP_MAX_PARALLEL_WORKERS.
     #[arg(
         long,
         env = "LNSP_LLM_ENDPOINT",
@@ -54,7 +54,7 @@ pub struct Config {
         value_parser = parsed::<EndpointList>("LNSP_LLM_ENDPOINT")
     )]
     pub llm_endpoint: EndpointList,
-    /// Key that the server of the language model wants, sent as `Authorization: Bearer`.
+    /// Key that the servers of the language model want, sent as `Authorization: Bearer`.
     #[arg(
         long,
         env = "LNSP_LLM_API_KEY",
@@ -62,7 +62,7 @@ pub struct Config {
         value_parser = secret::<ApiKey>("LNSP_LLM_API_KEY")
     )]
     pub llm_api_key: Option<ApiKey>,
-    /// How the server is asked: `ollama`, `json_schema`, `json_object` or `text`; `auto` tries them at the start.
+    /// How the servers are asked: `ollama`, `json_schema`, `json_object` or `text`; `auto` finds it out.
     #[arg(long, env = "LNSP_LLM_DIALECT", default_value = "auto", value_parser = dialect)]
     pub llm_dialect: DialectChoice,
     /// Base address of the TMD router that `LNSP_TMD_BACKEND=router` asks, or several, as for LNSP_LLM_ENDPOINT.
@@ -106,6 +106,15 @@ pub struct Config {
         value_parser = within::<u64>("LNSP_LLM_TIMEOUT_S", SECONDS, 1..=600)
     )]
     pub llm_timeout_s: u64,
+    /// MiB of answers of the language model that are kept in the data folder, so that no text is asked about twice; 0
+    /// keeps none.
+    #[arg(
+        long,
+        env = "LNSP_LLM_CACHE_MB",
+        default_value = "256",
+        value_parser = within::<u64>("LNSP_LLM_CACHE_MB", NUMBER, 0..=1_048_576)
+    )]
+    pub llm_cache_mb: u64,
     /// Many chunks at once; `false` takes one chunk at a time all the way to its commit.
     #[arg(
         long,
@@ -341,6 +350,19 @@ fn is_empty(value: &OsStr) -> bool {
 }
 
 impl Config {
+    /// The configuration of the environment and the defaults, for commands that have no flags of their own for it.
+    ///
+    /// # Errors
+    /// The sentence about the first value that is not allowed.
+    pub fn of_environment() -> Result<Config, String> {
+        let command = without_empty_variables(Config::augment_args(Command::new("lnsp")));
+        let sentence = |error: clap::Error| {
+            std::error::Error::source(&error).map_or_else(|| error.to_string(), |cause| cause.to_string())
+        };
+        let matches = command.try_get_matches_from(["lnsp"]).map_err(sentence)?;
+        Config::from_arg_matches(&matches).map_err(sentence)
+    }
+
     /// The database to use, if it is not our own: `DATABASE_URL`, else `PG_DSN`.
     pub fn database(&self) -> Option<String> {
         let given = self.database_url.clone().or_else(|| variable("PG_DSN"));

@@ -1,6 +1,6 @@
-//! Deletion: rows out of the store in transactions of bounded size, each of them out of the index before the next begins.
+//! Deletion: rows out of the store in transactions of bounded size, each of them out of the indexes before the next begins.
 
-use crate::index::{Commit, Index};
+use crate::index::{ExpectedChanges, Indexes, StoreCommit};
 use crate::metrics;
 use crate::store::{DeletedItems, Selection, Store, StoreError};
 use std::sync::Arc;
@@ -50,16 +50,16 @@ pub enum DeletionError {
 #[derive(Clone)]
 pub struct Deleter {
     store: Store,
-    index: Index,
+    indexes: Indexes,
     /// One transaction at a time: each holds a connection while it waits for the lock of the clock, and searches need the
     /// others.
     turn: Arc<Mutex<()>>,
 }
 
 impl Deleter {
-    /// Deletes from this store and its index.
-    pub fn new(store: Store, index: Index) -> Self {
-        Deleter { store, index, turn: Arc::default() }
+    /// Deletes from this store and its indexes.
+    pub fn new(store: Store, indexes: Indexes) -> Self {
+        Deleter { store, indexes, turn: Arc::default() }
     }
 
     /// Deletes the chunks of a selection, and then its dead letters, if there are `confirmed` chunks. Exactly these
@@ -98,26 +98,30 @@ impl Deleter {
         } else {
             0
         };
-        Ok(Deletion { deleted, letters, remaining, index_seq: self.index.status().applied_seq })
+        Ok(Deletion { deleted, letters, remaining, index_seq: self.indexes.applied_seq() })
     }
 
-    /// One transaction, and the index after it. A task of its own, so that the index hears of what is committed also
+    /// One transaction, and the indexes after it. A task of its own, so that they hear of what is committed also
     /// when the caller goes away.
     async fn delete_batch(&self, items: Vec<u32>, selection: Selection) -> Result<u64, StoreError> {
-        let Deleter { store, index, turn } = self.clone();
+        let Deleter { store, indexes, turn } = self.clone();
         let work = tokio::spawn(async move {
             let _turn = turn.lock().await;
-            let slots = index.reserve(items.len()).await;
+            let expected = ExpectedChanges { concepts: items.len(), questions: items.len() };
+            let slots = indexes.reserve(expected).await;
             let deleted = store.delete_items(&items, &selection).await.inspect_err(|_| {
                 // Perhaps it is committed.
-                index.poll_source();
+                indexes.poll_source();
             })?;
             let DeletedItems { after, upto, tombstones } = deleted;
             let count = tombstones.len() as u64;
             if count > 0 {
                 metrics::chunks_deleted(count);
                 metrics::store_seq(upto);
-                index.apply_committed(slots, Commit { after, upto, rows: Vec::new(), tombstones });
+                indexes.apply_committed(
+                    slots,
+                    StoreCommit { after, upto, tombstones, ..StoreCommit::default() },
+                );
             }
             Ok(count)
         });

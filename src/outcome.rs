@@ -2,7 +2,7 @@
 //!
 //! It is decided by one of the stages and reaches the client through the receipt of the chunk. Pure.
 
-use crate::chunk::{Chunk, Differences, OnConflict, Tagging};
+use crate::chunk::{Chunk, Differences, Extraction, OnConflict, Tagging};
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
 use std::sync::Arc;
@@ -51,6 +51,8 @@ pub struct StoredRow {
     pub cpe_id: uuid::Uuid,
     /// The codes and their source.
     pub tagging: Tagging,
+    /// Its CPESH parts and their source. Those of a client are taken from the chunk that was sent.
+    pub extraction: Extraction,
     /// The number of its last change in the store's sequence.
     pub seq: i64,
     /// When its first chunk arrived.
@@ -79,7 +81,9 @@ pub struct StoredChunk {
 pub struct ChunkTimings {
     /// The call that gave the TMD codes.
     pub tmd: Option<Duration>,
-    /// The forward pass that contained this chunk.
+    /// The call that gave the CPESH parts, or failed to. It may be the one that gave the codes.
+    pub cpesh: Option<Duration>,
+    /// The forward pass that contained this chunk, or its concept.
     pub embedding: Option<Duration>,
     /// The transaction that contained this chunk.
     pub postgres: Option<Duration>,

@@ -4,7 +4,7 @@
 //! lies beyond the range, and work that was interrupted goes on where it ended.
 
 use crate::chunk::{Tagging, TmdSource};
-use crate::index::{ChangedRow, Commit, Index};
+use crate::index::{ChangedRow, ExpectedChanges, Indexes, StoreCommit};
 use crate::llm::{CacheUse, CallPriority, Llm, LlmError, Wanted};
 use crate::metrics;
 use crate::store::{ChangedChunk, Retag, RetagRow, RetagScope, RetaggedRows, Store, StoreError};
@@ -89,7 +89,7 @@ impl Retagging {
 #[derive(Clone)]
 pub struct Retagger {
     store: Store,
-    index: Index,
+    indexes: Indexes,
     llm: Llm,
     /// One call at a time: two would ask about the same rows.
     turn: Arc<Mutex<()>>,
@@ -97,8 +97,8 @@ pub struct Retagger {
 
 impl Retagger {
     /// Changes the rows of this store, with the answers of `llm`.
-    pub fn new(store: Store, index: Index, llm: Llm) -> Retagger {
-        Retagger { store, index, llm, turn: Arc::default() }
+    pub fn new(store: Store, indexes: Indexes, llm: Llm) -> Retagger {
+        Retagger { store, indexes, llm, turn: Arc::default() }
     }
 
     /// The language model that is asked.
@@ -183,28 +183,35 @@ impl Retagger {
         (row, tagging)
     }
 
-    /// One transaction, and the index after it. A task of its own, so that the index hears of what is committed also
-    /// when the caller goes away.
+    /// One transaction, and the indexes after it. A task of its own, so that they hear of what is committed also when
+    /// the caller goes away.
     async fn commit(&self, retags: Vec<Retag>) -> Result<u64, StoreError> {
-        let (store, index) = (self.store.clone(), self.index.clone());
+        let (store, indexes) = (self.store.clone(), self.indexes.clone());
         let work = tokio::spawn(async move {
-            let slots = index.reserve(retags.len()).await;
+            let expected = ExpectedChanges { concepts: retags.len(), questions: retags.len() };
+            let slots = indexes.reserve(expected).await;
             let retagged = store.retag(&retags).await.inspect_err(|_| {
                 // Perhaps it is committed.
-                index.poll_source();
+                indexes.poll_source();
             })?;
-            let RetaggedRows { after, upto, rows } = retagged;
-            let count = rows.len() as u64;
+            let RetaggedRows { after, upto, concepts, questions } = retagged;
+            let count = concepts.len() as u64;
             if count > 0 {
                 metrics::chunks_retagged(count);
                 metrics::store_seq(upto);
-                let row =
-                    |ChangedChunk { seq, item, vector }| ChangedRow { seq, item, vector: vector.into() };
-                let rows = rows.into_iter().map(row).collect();
-                index.apply_committed(slots, Commit { after, upto, rows, tombstones: Vec::new() });
+                let (concepts, questions) = (changed(concepts), changed(questions));
+                indexes.apply_committed(
+                    slots,
+                    StoreCommit { after, upto, concepts, questions, ..StoreCommit::default() },
+                );
             }
             Ok(count)
         });
         work.await.unwrap_or(Err(StoreError::Closed))
     }
+}
+
+fn changed(rows: Vec<ChangedChunk>) -> Vec<ChangedRow> {
+    let row = |ChangedChunk { seq, item, vector }| ChangedRow { seq, item, vector: vector.into() };
+    rows.into_iter().map(row).collect()
 }

@@ -1,18 +1,18 @@
-//! Search: text -> vector -> index (built part and delta) -> the items that match the filter, best first. Their rows are
-//! read afterwards, by what writes the answer.
+//! Search: text -> vector -> index of concepts, of questions, or both (built part and delta) -> the items that match the
+//! filter, best first. Their rows are read afterwards, by what writes the answer.
 //!
-//! Uses the vectorizer, index and store of the pipeline. A search has priority over ingest in the vectorizer and the
+//! Uses the vectorizer, indexes and store of the pipeline. A search has priority over ingest in the vectorizer and the
 //! classifier.
 
 use crate::chunk::{MAX_TEXT_BYTES, is_blank};
 use crate::classifier::LocalClassifier;
-use crate::index::{Effort, Index, IndexError, SearchMode};
+use crate::index::{Effort, Index, IndexError, Indexes, SearchMode, VectorKind};
 use crate::metrics;
 use crate::store::{SearchFilter, Store, StoreError};
 use crate::threads::{Lane, Worker, WorkerError};
 use crate::tmd::{Tmd, projection};
 use crate::vectorizer::{VectorError, Vectorizer};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,11 +32,25 @@ pub enum SearchTarget {
     Vector(Vec<f32>),
 }
 
+/// The vectors of a chunk that a search compares with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SearchIn {
+    /// That of the concept, or of the text: every chunk has one.
+    #[default]
+    Concept,
+    /// That of the question: chunks without one are not found.
+    Question,
+    /// Both: the better one counts.
+    Both,
+}
+
 /// The parameters of one search.
 #[derive(Debug, Clone)]
 pub struct SearchQuery {
     /// The text or vector to compare with.
     pub target: SearchTarget,
+    /// What it is compared with.
+    pub search_in: SearchIn,
     /// The number of results, 1 to [`MAX_RESULTS`].
     pub top_k: usize,
     /// Only matching rows are returned and counted.
@@ -54,6 +68,20 @@ pub struct RankedItem {
     pub item: u32,
     /// Cosine, -1 to 1, or its weighted mean with the similarity of codes.
     pub score: f32,
+    /// The vector of the chunk that has this score.
+    pub matched: VectorKind,
+}
+
+/// The nearest items of the indexes that were searched.
+struct FoundItems {
+    /// Best first, each item once.
+    items: Vec<RankedItem>,
+    /// The clock value that all of them reflect.
+    seq: i64,
+    /// Every vector was compared.
+    exact: bool,
+    /// There may be more.
+    more: bool,
 }
 
 /// The result of a search.
@@ -113,8 +141,8 @@ pub struct Searcher {
     pub vectorizer: Vectorizer,
     /// Finds the text's codes; shared with the extractor stage.
     pub classifier: Worker<LocalClassifier>,
-    /// Finds the nearest items; shared with the writer stage.
-    pub index: Index,
+    /// Find the nearest items; shared with the writer stage.
+    pub indexes: Indexes,
     /// Reads the rows; shared with the writer stage.
     pub store: Store,
     /// The dimensions of the store's model.
@@ -133,7 +161,7 @@ impl Searcher {
         let started = Instant::now();
         self.check(&query)?;
         if let Some(wanted) = query.min_seq {
-            self.reach(wanted).await?;
+            self.reach(wanted, query.search_in).await?;
         }
         let vector: Arc<[f32]> = match &query.target {
             SearchTarget::Text(text) => self.vectorizer.vector(text.clone()).await?,
@@ -149,16 +177,16 @@ impl Searcher {
         let selective = preference.is_some() || query.filter != SearchFilter::default();
         let mut fetch = if selective { query.top_k * OVERSAMPLING } else { query.top_k };
         loop {
-            let found = self.index.search_async(vector.clone(), fetch, Effort::default()).await?;
-            let mut items = self.matching(&found.hits, &query, preference.as_ref()).await?;
+            let found = self.nearest(&vector, fetch, query.search_in).await?;
+            let mut items = self.matching(&found.items, &query, preference.as_ref()).await?;
             // A filter must not shorten the results while further rows match: fetch more until there are enough, or no
             // hits are left.
-            if items.len() < query.top_k && found.hits.len() >= fetch {
+            if items.len() < query.top_k && found.more {
                 fetch *= 8;
                 continue;
             }
             items.truncate(query.top_k);
-            let mode = if found.mode == SearchMode::Exact { "exact" } else { "ann" };
+            let mode = if found.exact { "exact" } else { "ann" };
             metrics::searched(mode, started.elapsed());
             return Ok(Ranking { items, index_seq: found.seq });
         }
@@ -166,8 +194,10 @@ impl Searcher {
 
     /// Waits until the index reflects the change `wanted`. A number above the clock belongs to no change, and waiting
     /// for it would blame the index.
-    async fn reach(&self, wanted: i64) -> Result<(), SearchError> {
-        if self.index.status().applied_seq >= wanted {
+    async fn reach(&self, wanted: i64, search_in: SearchIn) -> Result<(), SearchError> {
+        let searched = self.searched(search_in);
+        let reached = || searched.clone().map(|index| index.status().applied_seq).min().unwrap_or_default();
+        if reached() >= wanted {
             return Ok(());
         }
         let last = self.store.clock().await?;
@@ -176,10 +206,45 @@ impl Searcher {
                 format!("min_seq: expected the number of a stored change, at most {last}, received {wanted}");
             return Err(SearchError::Invalid { param: "min_seq", message });
         }
-        match tokio::time::timeout(self.min_seq_timeout, self.index.wait_for(wanted)).await {
-            Ok(reached) => Ok(reached.map(|_| ())?),
-            Err(_) => Err(SearchError::Behind { wanted, reached: self.index.status().applied_seq }),
+        let all = futures_util::future::try_join_all(searched.clone().map(|index| index.wait_for(wanted)));
+        match tokio::time::timeout(self.min_seq_timeout, all).await {
+            Ok(reached) => Ok(reached.map(drop)?),
+            Err(_) => Err(SearchError::Behind { wanted, reached: reached() }),
         }
+    }
+
+    /// The indexes that such a search compares with.
+    fn searched(&self, search_in: SearchIn) -> impl Iterator<Item = &Index> + Clone {
+        let Indexes { concepts, questions } = &self.indexes;
+        let concepts = Some(concepts).filter(|_| search_in != SearchIn::Question);
+        let questions = Some(questions).filter(|_| search_in != SearchIn::Concept);
+        concepts.into_iter().chain(questions)
+    }
+
+    /// The `count` nearest items of each index that is searched, together.
+    async fn nearest(
+        &self,
+        vector: &Arc<[f32]>,
+        count: usize,
+        search_in: SearchIn,
+    ) -> Result<FoundItems, SearchError> {
+        let searches = self.searched(search_in).map(async |index| {
+            let found = index.search_async(vector.clone(), count, Effort::default()).await?;
+            Ok::<_, IndexError>((index.identity().kind, found))
+        });
+        let mut all = FoundItems { items: Vec::new(), seq: i64::MAX, exact: true, more: false };
+        for (matched, found) in futures_util::future::try_join_all(searches).await? {
+            all.seq = all.seq.min(found.seq);
+            all.exact &= found.mode == SearchMode::Exact;
+            all.more |= found.hits.len() >= count;
+            all.items.extend(found.hits.iter().map(|&(item, score)| RankedItem { item, score, matched }));
+        }
+        if search_in == SearchIn::Both {
+            all.items.sort_by(|a, b| b.score.total_cmp(&a.score));
+            let mut seen = HashSet::new();
+            all.items.retain(|found| seen.insert(found.item));
+        }
+        Ok(all)
     }
 
     fn check(&self, query: &SearchQuery) -> Result<(), SearchError> {
@@ -224,7 +289,7 @@ impl Searcher {
     /// The hits that match the filter, best first: all of them where codes are preferred, else the first `top_k`.
     async fn matching(
         &self,
-        hits: &[(u32, f32)],
+        hits: &[RankedItem],
         query: &SearchQuery,
         preference: Option<&Preference>,
     ) -> Result<Vec<RankedItem>, SearchError> {
@@ -234,13 +299,13 @@ impl Searcher {
             if ranked.len() >= enough {
                 break;
             }
-            let items: Vec<u32> = hits.iter().map(|(item, _)| *item).collect();
+            let items: Vec<u32> = hits.iter().map(|hit| hit.item).collect();
             let codes: HashMap<u32, Tmd> =
                 self.store.matching(&items, &query.filter).await?.into_iter().collect();
-            ranked.extend(hits.iter().filter_map(|(item, cosine)| {
-                let codes = *codes.get(item)?;
-                let score = preference.map_or(*cosine, |preference| preference.mixed(*cosine, codes));
-                Some(RankedItem { item: *item, score })
+            ranked.extend(hits.iter().filter_map(|hit| {
+                let codes = *codes.get(&hit.item)?;
+                let score = preference.map_or(hit.score, |preference| preference.mixed(hit.score, codes));
+                Some(RankedItem { score, ..*hit })
             }));
         }
         if preference.is_some() {

@@ -208,7 +208,7 @@ async fn beside_hanging_calls() -> Result<()> {
 }
 
 fn client() -> Result<reqwest::Client> {
-    Ok(lnsp_ingest::endpoint::plain_client().build()?)
+    Ok(lnsp_ingest::endpoint::client_builder().build()?)
 }
 
 impl Service {

@@ -1,6 +1,7 @@
-//! Gives the index the changes that this process has not made: by SQL, or by another node on the same database.
+//! Gives the indexes the changes that this process has not made: by SQL, or by another node on the same database.
 
-use crate::index::{ChangedRow, Commit, Index};
+use super::indexes::{changed_rows, changes_of};
+use crate::index::{Commit, Index, Indexes};
 use crate::output::throttled;
 use crate::store::{ModelId, Store, StoreError};
 use std::time::Duration;
@@ -14,11 +15,11 @@ const PAGE: i64 = 512;
 /// more than that from the source at once.
 const MOST_READ: i64 = 8 * PAGE;
 
-/// Follows the clock of a store with its index.
+/// Follows the clock of a store with its indexes.
 pub(super) struct ClockFollower {
     pub store: Store,
     pub model: ModelId,
-    pub index: Index,
+    pub indexes: Indexes,
 }
 
 impl ClockFollower {
@@ -34,30 +35,36 @@ impl ClockFollower {
         }
     }
 
-    /// Reads what the index did not know at the look before, and returns the clock. A commit of this process is in the
-    /// index a moment after the clock shows it; it is not read.
+    /// Reads what the indexes did not know at the look before, and returns the clock. A commit of this process is in
+    /// them a moment after the clock shows it; it is not read.
     async fn look(&self, clock_before: i64) -> Result<i64, StoreError> {
         let clock = self.store.clock().await?;
+        let Indexes { concepts, questions } = &self.indexes;
+        self.follow(concepts, clock_before.min(clock)).await?;
+        self.follow(questions, clock_before.min(clock)).await?;
+        Ok(clock)
+    }
+
+    /// Brings an index to this change, or has it do so by itself when that is far away.
+    async fn follow(&self, index: &Index, wanted: i64) -> Result<(), StoreError> {
         loop {
-            let known = self.index.status().applied_seq;
-            if known >= clock_before.min(clock) {
-                return Ok(clock);
+            let known = index.status().applied_seq;
+            if known >= wanted {
+                return Ok(());
             }
-            let missing = clock_before - known;
-            let slots = match missing {
-                ..=MOST_READ => self.index.reserve(usize::try_from(PAGE).unwrap_or_default()).await,
+            let slots = match wanted - known {
+                ..=MOST_READ => index.reserve(usize::try_from(PAGE).unwrap_or_default()).await,
                 _ => Default::default(),
             };
             if slots.is_empty() {
-                self.index.poll_source();
-                return Ok(clock);
+                index.poll_source();
+                return Ok(());
             }
-            let changes = self.store.changes_after(known, PAGE, self.model).await?;
-            let rows = changes.rows.into_iter();
-            let rows = rows.map(|row| ChangedRow { seq: row.seq, item: row.item, vector: row.vector.into() });
-            let (rows, tombstones) = (rows.collect(), changes.tombstones);
-            self.index
-                .apply_committed(slots, Commit { after: known, upto: changes.through, rows, tombstones });
+            let kind = index.identity().kind;
+            let mut changes = changes_of(&self.store, kind, known, PAGE, self.model).await?;
+            let rows = changed_rows(&mut changes);
+            let (upto, tombstones) = (changes.through, changes.tombstones);
+            index.apply_committed(slots, Commit { after: known, upto, rows, tombstones });
         }
     }
 }

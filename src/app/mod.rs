@@ -6,12 +6,12 @@
 mod codes;
 mod embedding;
 mod follower;
-mod llm_settings;
+mod indexes;
 mod overrides;
 mod repairer;
 mod start_error;
 
-pub use llm_settings::llm_settings;
+pub use codes::llm_settings;
 pub use overrides::{EncoderFactory, Overrides};
 pub use start_error::StartError;
 
@@ -19,22 +19,19 @@ use crate::classifier::LocalClassifier;
 use crate::config::{Config, OnFailure};
 use crate::deletion::Deleter;
 use crate::encoder::Comparison;
-use crate::endpoint::InvalidEndpoint;
 use crate::files;
 use crate::flow::Backoff;
 use crate::http::{
     Admission, ArrivalClock, Counts, HeldCache, IdempotencyCache, Limits, MeasuredDevice, ServiceInfo, State,
 };
-use crate::index::{ChangeSource, ChangedRow, Changes, Index, IndexIdentity, IndexOptions, SourceError};
 use crate::metrics;
-use crate::model::ModelIdentity;
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
 use crate::retag::Retagger;
 use crate::router::LaneServers;
 use crate::search::Searcher;
 use crate::stages::{Tagger, WriteTools};
 use crate::store::managed::ManagedPostgres;
-use crate::store::{Dsn, ModelId, Store, StoreOptions};
+use crate::store::{Dsn, Store, StoreOptions};
 use crate::threads::{Lane, Worker};
 use actix_web::rt::task::JoinHandle;
 use actix_web::web;
@@ -42,6 +39,7 @@ use codes::code_source;
 use embedding::{CPU_QUEUE, ONE, embedding};
 pub use embedding::{model_files, model_folders};
 use follower::ClockFollower;
+use indexes::open_indexes;
 use repairer::Repairer;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,7 +70,7 @@ impl App {
         let version = classifier.run(Lane::Express, |classifier| classifier.version().to_owned()).await;
         let classifier_version = version.map_err(StartError::Worker)?;
 
-        let codes = code_source(&config, report).await?;
+        let codes = code_source(&config, &data_dir, report).await?;
 
         let stored = store.model().await?.map(|(_, identity)| identity);
         let embed = embedding(&config, &data_dir, overrides.encoder, stored).await?;
@@ -87,9 +85,12 @@ impl App {
             report(format!("✅ Device {}, the fastest of: {}", embed.device, embed.devices));
         }
 
-        let index = open_index(&data_dir, &store, &identity, model_id, overrides.index).await?;
-        let status = index.status();
-        report(format!("✅ Index open: {} vectors, up to change {}", status.items, status.applied_seq));
+        let indexes = open_indexes(&data_dir, &store, &identity, model_id, overrides.index)?;
+        let status = indexes.concepts.status();
+        let questions = indexes.questions.status().items;
+        let questions = if questions > 0 { format!(" and {questions} of questions") } else { String::new() };
+        let (items, upto) = (status.items, status.applied_seq);
+        report(format!("✅ Index open: {items} vectors{questions}, up to change {upto}"));
 
         metrics::build_info(&identity.name, &embed.device);
         let vectorizer = embed.vectorizer;
@@ -113,7 +114,7 @@ impl App {
         let searcher = Searcher {
             vectorizer: vectorizer.clone(),
             classifier: classifier.clone(),
-            index: index.clone(),
+            indexes: indexes.clone(),
             store: store.clone(),
             dims: identity.dims,
             min_seq_timeout: Duration::from_secs(10),
@@ -121,13 +122,13 @@ impl App {
         let write = WriteTools {
             store: store.clone(),
             model: model_id,
-            index: index.clone(),
+            indexes: indexes.clone(),
             // Measured: larger transactions are no faster, and keep their chunks waiting longer.
             batch_rows: 256,
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
         let tagger = Tagger::new(classifier, codes.source);
-        let lanes = lanes()?;
+        let lanes = LaneServers::new("localhost").map_err(StartError::Lanes)?;
         let tools = Tools {
             tagger: tagger.clone(),
             embed: vectorizer.clone(),
@@ -147,7 +148,7 @@ impl App {
         let admission = Admission::new(Limits { uploads: config.max_uploads, ..overrides.admission });
         let idempotency = IdempotencyCache::new(overrides.memory);
         let (counts, arrivals, llm) = (Counts::default(), ArrivalClock::default(), codes.llm);
-        let retagger = llm.clone().map(|llm| Retagger::new(store.clone(), index.clone(), llm));
+        let retagger = llm.clone().map(|llm| Retagger::new(store.clone(), indexes.clone(), llm));
         let llm_search = llm.clone().filter(|llm| !llm.available()).map(|llm| {
             let every = overrides.look_for_llm;
             actix_web::rt::spawn(async move { llm.look_for(every).await })
@@ -160,9 +161,10 @@ impl App {
             tagger,
             lanes,
             router: codes.router,
-            deleter: Deleter::new(store.clone(), index.clone()),
+            deleter: Deleter::new(store.clone(), indexes.clone()),
             store,
-            index,
+            index: indexes.concepts,
+            questions: indexes.questions,
             llm,
             info,
             counts,
@@ -172,8 +174,8 @@ impl App {
             held: HeldCache::default(),
         };
         let state = web::Data::new(state);
-        let follower =
-            ClockFollower { store: state.store.clone(), model: model_id, index: state.index.clone() };
+        let (store, indexes) = (state.store.clone(), state.indexes());
+        let follower = ClockFollower { store, model: model_id, indexes };
         let mut tasks = vec![actix_web::rt::spawn(follower.run())];
         tasks.extend(llm_search);
         if let Some(retagger) = state.retagger.clone().filter(|_| config.tmd_repair) {
@@ -188,7 +190,7 @@ impl App {
         let mut troubles = Vec::new();
         self.tasks.iter().for_each(JoinHandle::abort);
         self.state.pipeline.stop().await;
-        if let Err(error) = self.state.index.close(true).await {
+        if let Err(error) = self.state.indexes().close(true).await {
             troubles.push(format!("the index will catch up at the next start: {error}"));
         }
         self.state.store.close().await;
@@ -207,12 +209,6 @@ impl App {
         let stopped = postgres.map(ManagedPostgres::stop);
         stopped.and_then(Result::err).map(|error| error.to_string()).into_iter().collect()
     }
-}
-
-/// The lanes of the old router, whose servers are on this machine.
-fn lanes() -> Result<LaneServers, StartError> {
-    let host = "http://localhost".parse().map_err(|error: InvalidEndpoint| error.to_string());
-    host.and_then(LaneServers::new).map_err(StartError::Lanes)
 }
 
 /// Makes the data folder, or narrows its mode. It may be named by a link; what the link leads to must belong
@@ -273,43 +269,3 @@ fn shell_word(path: &Path) -> String {
 
 /// Connections: the writer has one, the others serve look-ups, searches and the index.
 pub const CONNECTIONS: usize = 8;
-
-async fn open_index(
-    data_dir: &Path,
-    store: &Store,
-    model: &ModelIdentity,
-    model_id: ModelId,
-    change: fn(&mut IndexOptions),
-) -> Result<Index, StartError> {
-    let identity = IndexIdentity {
-        store_id: store.store_id(),
-        fingerprint: model.fingerprint.clone(),
-        dims: model.dims,
-    };
-    let mut options = IndexOptions::new(data_dir.join("index"), identity);
-    change(&mut options);
-    let source = Arc::new(Following { store: store.clone(), model: model_id });
-    Ok(Index::open(options, source)?)
-}
-
-/// The index follows the store; neither knows the other.
-struct Following {
-    store: Store,
-    model: ModelId,
-}
-
-impl ChangeSource for Following {
-    fn changes_after(&self, seq: i64, limit: usize) -> Result<Changes, SourceError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let changes = self.store.block_on(self.store.changes_after(seq, limit, self.model));
-        let changes = changes.map_err(SourceError::new)?;
-        let rows = changes.rows.into_iter();
-        let rows = rows.map(|row| ChangedRow { seq: row.seq, item: row.item, vector: row.vector.into() });
-        Ok(Changes { clock: changes.clock, rows: rows.collect(), tombstones: changes.tombstones })
-    }
-
-    fn row_at(&self, seq: i64) -> Result<Option<ChangedRow>, SourceError> {
-        let changes = self.changes_after(seq - 1, 1)?;
-        Ok(changes.rows.into_iter().find(|row| row.seq == seq))
-    }
-}

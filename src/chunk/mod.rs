@@ -8,10 +8,12 @@ mod cpesh;
 mod differences;
 mod draft;
 mod export_row;
+mod extraction;
 mod identity;
 mod metadata;
 mod provenance;
 mod sent;
+mod states;
 mod tagging;
 mod vector;
 
@@ -23,10 +25,12 @@ pub use draft::{
     check_name, check_not_blank,
 };
 pub use export_row::{ExportRow, LineOptions};
+pub use extraction::{Extraction, ExtractionCall};
 pub use identity::IDENTITY_VERSION;
 pub use metadata::{MAX_METADATA_BYTES, Metadata};
 pub use provenance::Provenance;
 pub use sent::{ChunkLine, VectorField};
+pub use states::{ConceptVector, EmbeddedChunk, TaggedChunk};
 pub use tagging::{Tagging, TmdSource};
 pub use vector::{Embedding, EncodingFormat, VectorSource, base64_of, floats_of_base64};
 
@@ -153,11 +157,6 @@ impl Chunk {
         self.metadata.as_ref().and_then(Metadata::hash)
     }
 
-    /// The text that is embedded: the concept where there is one.
-    pub fn embedded_text(&self) -> &str {
-        self.cpesh.as_ref().and_then(|cpesh| cpesh.concept_text.as_deref()).unwrap_or(&self.text)
-    }
-
     /// Bytes that the chunk counts while it is in flight: its text, CPESH parts, metadata, vector, names and links, and
     /// 1024 for the rest.
     pub fn weight(&self) -> usize {
@@ -177,24 +176,4 @@ impl AsRef<str> for Chunk {
     fn as_ref(&self) -> &str {
         &self.text
     }
-}
-
-/// A chunk with its codes.
-#[derive(Debug)]
-pub struct TaggedChunk {
-    /// The chunk as sent.
-    pub chunk: Arc<Chunk>,
-    /// Its codes and their source.
-    pub tagging: Tagging,
-}
-
-/// A chunk with its codes and its vector, ready to be written.
-#[derive(Debug, Clone)]
-pub struct EmbeddedChunk {
-    /// The chunk as sent.
-    pub chunk: Arc<Chunk>,
-    /// Its codes and their source.
-    pub tagging: Tagging,
-    /// Its vector and how it was made.
-    pub embedding: Embedding,
 }

@@ -4,7 +4,8 @@ use super::service_request::error_message;
 use super::service_url::ServiceUrl;
 use super::{CommandResult, block_on, client};
 use crate::output::{escape, print_block, print_error_line, print_foreign_json, print_line, terminal_width};
-use clap::Args;
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::process::ExitCode;
@@ -43,11 +44,23 @@ pub struct Search {
     /// Only chunks with this value of a field: dataset_source, document_id, domain, task or modifier. Can be repeated.
     #[arg(long, value_name = "FIELD=VALUE", value_parser = filter)]
     filter: Vec<(String, String)>,
+    /// What the text is compared with: the concepts of the chunks (their texts, where they have none), their questions,
+    /// or both.
+    #[arg(long = "in", value_name = "WHAT", value_enum, default_value_t = SearchIn::Concept)]
+    search_in: SearchIn,
     /// Prints the answer of the service as JSON.
     #[arg(long)]
     json: bool,
     /// What to look for.
     text: String,
+}
+
+/// What a text is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SearchIn {
+    Concept,
+    Question,
+    Both,
 }
 
 /// Reads `field=value`.
@@ -71,7 +84,13 @@ impl Search {
         let options = options.filter_map(|(field, value)| Some((field.to_owned(), json!(value.as_ref()?))));
         let filters = self.filter.iter().map(|(field, value)| (field.clone(), json!(value)));
         let filter: Map<String, Value> = filters.chain(options).collect();
-        json!({ "query": self.text, "top_k": self.top_k, "filter": filter })
+        let mut query = json!({ "query": self.text, "top_k": self.top_k, "filter": filter });
+        // A service of an earlier version does not know the field.
+        if self.search_in != SearchIn::Concept {
+            let name = self.search_in.to_possible_value();
+            query["search_in"] = json!(name.as_ref().map(PossibleValue::get_name));
+        }
+        query
     }
 }
 
@@ -85,6 +104,9 @@ struct FoundChunk {
     dataset_source: String,
     document_id: Option<String>,
     article_title: Option<String>,
+    matched: String,
+    concept_text: Option<String>,
+    probe_question: Option<String>,
     names: AxisLabels,
     tmd: LabelOrigin,
 }
@@ -156,7 +178,8 @@ pub fn run(search: Search) -> CommandResult {
 const TEXT_LINES: usize = 3;
 const INDENT: &str = "   ";
 
-/// A result as lines of at most `width` columns: score and id, where it is from, its labels, the beginning of its text.
+/// A result as lines of at most `width` columns: score and id, where it is from, its labels, the question or the concept
+/// that was found, the beginning of its text.
 fn block(place: usize, found: &FoundChunk, width: usize) -> String {
     let head = format!("{place}. {:.3}  ", found.score);
     let head = format!("{head}{}", fitted(&found.id, width.saturating_sub(head.len())));
@@ -167,10 +190,18 @@ fn block(place: usize, found: &FoundChunk, width: usize) -> String {
     let labels = labels(found);
     let blank = |c: char| if c.is_whitespace() { ' ' } else { c };
     // More would not fit, whatever is in it.
-    let text: String = found.text.chars().map(blank).take(TEXT_LINES * width).collect();
+    let beginning = |text: &str| text.chars().map(blank).take(TEXT_LINES * width).collect::<String>();
+    let text = beginning(&found.text);
     let mut lines = vec![head];
     lines.extend(wrapped(&from, width, 2));
     lines.extend(wrapped(&labels, width, 2));
+    let (what, compared) = match found.matched.as_str() {
+        "question" => ("question: ", &found.probe_question),
+        _ => ("concept: ", &found.concept_text),
+    };
+    if let Some(compared) = compared {
+        lines.extend(wrapped(&format!("{what}{}", escape(&beginning(compared))), width, 2));
+    }
     lines.extend(wrapped(&escape(&text), width, TEXT_LINES));
     lines.join("\n")
 }
@@ -243,6 +274,7 @@ mod tests {
             id: wide.clone(),
             text: wide.clone(),
             dataset_source: wide.clone(),
+            concept_text: Some(wide.clone()),
             document_id: Some("x".repeat(512)),
             ..found()
         };
@@ -252,7 +284,7 @@ mod tests {
             for line in block.lines() {
                 assert!(textwrap::core::display_width(line) <= width, "{width}: {line}");
             }
-            assert!(block.lines().count() <= 1 + 2 + 2 + TEXT_LINES);
+            assert!(block.lines().count() <= 1 + 2 + 2 + 2 + TEXT_LINES);
         }
     }
 

@@ -2,7 +2,6 @@
 
 use super::check::Check;
 use crate::config::Config;
-use crate::endpoint;
 use serde_json::Value;
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -48,7 +47,8 @@ async fn ask(config: &Config) -> Option<String> {
         "::" => "[::1]",
         host => host,
     };
-    let client = endpoint::plain_client().timeout(PATIENCE).build().ok()?;
+    let client = crate::endpoint::client_builder();
+    let client = client.timeout(PATIENCE).build().ok()?;
     let health = client.get(format!("http://{host}:{}/health", config.port)).send().await.ok()?;
     let health: Value = health.json().await.ok()?;
     let (status, model) = (health["status"].as_str()?, health["model"]["name"].as_str()?);

@@ -1,6 +1,6 @@
 //! What the service holds, for `/stats`. However often it is asked for, counting takes a hundredth of the time.
 
-use crate::index::Index;
+use crate::index::Indexes;
 use crate::store::{Amount, Holdings, Store};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
@@ -38,13 +38,13 @@ struct HeldCounts {
 
 impl HeldCache {
     /// What is held now, or was at most ten seconds ago; an object with a `problem` if it cannot be counted.
-    pub async fn get(&self, store: &Store, index: &Index) -> Value {
+    pub async fn get(&self, store: &Store, indexes: &Indexes) -> Value {
         let mut last = self.0.lock().await;
         let counts = match &*last {
             Some(last) if Instant::now() < last.kept_until => last.counts.clone(),
             _ => {
                 let began = Instant::now();
-                let counts = count(store, index).await;
+                let counts = count(store, indexes).await;
                 let kept_until = Instant::now() + KEPT.min(began.elapsed() * TIMES);
                 *last = Some(LastCount { kept_until, counts: counts.clone() });
                 counts
@@ -54,12 +54,14 @@ impl HeldCache {
     }
 }
 
-async fn count(store: &Store, index: &Index) -> Result<HeldCounts, String> {
-    let rows = index.len().map_err(|error| format!("the index does not answer: {error}"))?;
+async fn count(store: &Store, indexes: &Indexes) -> Result<HeldCounts, String> {
+    let rows = indexes.concepts.len().map_err(|error| format!("the index does not answer: {error}"))?;
     let holdings = timeout(ANSWERS_WITHIN, store.holdings(rows, COUNTED_ROWS)).await;
     let holdings = holdings.map_err(|_| format!("PostgreSQL did not answer within {ANSWERS_WITHIN:?}"))?;
     let holdings = holdings.map_err(|error| format!("PostgreSQL does not answer: {error}"))?;
-    Ok(HeldCounts { rows, index_bytes: index.status().map_used, holdings, at: Utc::now() })
+    let Indexes { concepts, questions } = indexes;
+    let index_bytes = concepts.status().map_used + questions.status().map_used;
+    Ok(HeldCounts { rows, index_bytes, holdings, at: Utc::now() })
 }
 
 impl HeldCounts {

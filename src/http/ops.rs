@@ -4,7 +4,7 @@ use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
 use crate::http::servers;
 use crate::http::state::State;
-use crate::index::Effort;
+use crate::index::{Effort, Index};
 use crate::metrics::{self, IndexGauges};
 use crate::pipeline::{Bottleneck, Deaths, Stage};
 use crate::router::TmdRouter;
@@ -13,6 +13,7 @@ use crate::vectorizer::Remote;
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, ResponseError, web};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -21,12 +22,12 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
     let info = &state.info;
     let postgresql = state.store.ping().await.is_ok();
     let pipeline = state.pipeline.health();
-    let index = state.index.status();
+    let (index, questions) = (state.index.status(), state.questions.status());
     let no_codes = state.no_codes().is_some();
     let server = state.vectorizer.server();
     let embeds_not = server.and_then(Remote::problem);
     let embeds = pipeline.open && embeds_not.is_none();
-    let sound = postgresql && embeds && index.degraded.is_none() && !no_codes;
+    let sound = postgresql && embeds && index.degraded.is_none() && questions.degraded.is_none() && !no_codes;
     HttpResponse::Ok().json(json!({
         "status": if sound { "healthy" } else { "degraded" },
         "postgresql": postgresql, "faiss": index_answers(&state).await, "gtr_t5_api": embeds,
@@ -60,6 +61,10 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
         "index": {
             "items": index.items, "in_memory": index.delta_len, "applied_seq": index.applied_seq,
             "built_seq": index.built_seq, "degraded": index.degraded,
+            "questions": {
+                "items": questions.items, "in_memory": questions.delta_len, "applied_seq": questions.applied_seq,
+                "built_seq": questions.built_seq, "degraded": questions.degraded,
+            },
         },
     }))
 }
@@ -67,12 +72,16 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
 /// The time in which a part of the service has to answer `GET /health`.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Whether the index is open and answers a search.
+/// Whether the indexes are open and answer a search.
 async fn index_answers(state: &State) -> bool {
     let mut query = vec![0.0; state.info.model.dims];
     query[0] = 1.0;
-    let search = state.index.search_async(query.into(), 1, Effort::default());
-    state.index.is_open() && matches!(timeout(ANSWERS_WITHIN, search).await, Ok(Ok(_)))
+    let query: Arc<[f32]> = query.into();
+    let answers = async |index: &Index| {
+        let search = index.search_async(query.clone(), 1, Effort::default());
+        index.is_open() && matches!(timeout(ANSWERS_WITHIN, search).await, Ok(Ok(_)))
+    };
+    answers(&state.index).await && answers(&state.questions).await
 }
 
 /// Whether a source of codes answers: the local classifier, or the language model where no other source may give codes.
@@ -126,7 +135,8 @@ pub async fn ready(state: web::Data<State>) -> HttpResponse {
     }
     reasons.extend(state.no_codes());
     reasons.extend(state.vectorizer.server().and_then(Remote::problem));
-    if let Some(why) = state.index.status().degraded {
+    let degraded = [&state.index, &state.questions].into_iter().filter_map(|index| index.status().degraded);
+    for why in degraded {
         reasons.push(format!("search is degraded: {why}"));
     }
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -142,7 +152,7 @@ pub async fn stats(state: web::Data<State>) -> HttpResponse {
         "total_chunks_processed": total, "successfully_ingested": good, "failed": tally.failed, "success_rate": rate,
         "stored": tally.stored, "replaced": tally.replaced, "duplicates": tally.duplicate, "dead_letters": state.store.dead_letter_count(),
         "limited_by": state.pipeline.bottleneck().map(Bottleneck::name),
-        "store": state.store.store_id(), "held": state.held.get(&state.store, &state.index).await,
+        "store": state.store.store_id(), "held": state.held.get(&state.store, &state.indexes()).await,
     }))
 }
 
@@ -162,16 +172,19 @@ pub async fn metrics(state: web::Data<State>) -> HttpResponse {
     for server in state.vectorizer.server().map(Remote::servers).unwrap_or_default() {
         metrics::embed_server(&servers::gauges(&server));
     }
-    let index = state.index.status();
-    metrics::index(&IndexGauges {
-        applied_seq: index.applied_seq,
-        lag_rows: index.delta_len,
-        items: index.items,
-        map_used: index.map_used,
-        map_size: index.map_size as u64,
-        builds: index.builds,
-        last_build: index.last_build,
-    });
+    for index in [&state.index, &state.questions] {
+        let status = index.status();
+        let gauges = IndexGauges {
+            applied_seq: status.applied_seq,
+            lag_rows: status.delta_len,
+            items: status.items,
+            map_used: status.map_used,
+            map_size: status.map_size as u64,
+            builds: status.builds,
+            last_build: status.last_build,
+        };
+        metrics::index(index.identity().kind.name(), &gauges);
+    }
     match metrics::render() {
         Some(text) => HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text),
         None => {

@@ -6,7 +6,7 @@ use crate::http::held::HeldCache;
 use crate::http::info::ServiceInfo;
 use crate::http::ingest::{ArrivalClock, IdempotencyCache};
 use crate::http::limits::{Admission, AdmissionRequest, Permit, Refusal};
-use crate::index::Index;
+use crate::index::{Index, Indexes};
 use crate::llm::Llm;
 use crate::metrics;
 use crate::outcome::Outcome;
@@ -36,9 +36,11 @@ pub struct State {
     pub lanes: LaneServers,
     /// The database of the service.
     pub store: Store,
-    /// The vector index.
+    /// The index of concept vectors.
     pub index: Index,
-    /// Deletes chunks from both.
+    /// The index of question vectors.
+    pub questions: Index,
+    /// Deletes chunks from store and indexes.
     pub deleter: Deleter,
     /// Gives stored chunks codes of the language model, where one is used.
     pub retagger: Option<Retagger>,
@@ -79,6 +81,11 @@ impl State {
             .map(|llm| format!("the LLM at {}", llm.endpoint()))
             .or_else(|| router.map(|router| format!("the TMD router at {}", router.endpoint())));
         failing.map(|failing| format!("chunks without codes are rejected: {failing} is failing"))
+    }
+
+    /// Both indexes.
+    pub fn indexes(&self) -> Indexes {
+        Indexes { concepts: self.index.clone(), questions: self.questions.clone() }
     }
 
     /// Admits a request that needs the pipeline and the database.

@@ -96,10 +96,10 @@ impl RebuildContext<'_> {
             }
             Err(_) => return Err(RebuildReason::Corrupt),
         };
-        let IndexIdentity { store_id, fingerprint, dims } = opened.meta.identity();
+        let IndexIdentity { store_id, fingerprint, dims, kind } = opened.meta.identity();
         if store_id != identity.store_id {
             Err(RebuildReason::StoreChanged)
-        } else if fingerprint != identity.fingerprint || dims != identity.dims {
+        } else if fingerprint != identity.fingerprint || dims != identity.dims || kind != identity.kind {
             Err(RebuildReason::ModelChanged)
         } else {
             Ok(opened)

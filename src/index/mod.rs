@@ -14,6 +14,8 @@
 //! 3. A commit names the range of the clock it took. Ranges that are not adjacent leave a gap, and gaps are read from
 //!    the source, never skipped.
 //!
+//! A store has two of them, one for each [`VectorKind`]: [`Indexes`].
+//!
 //! All writes happen on one thread (`writer`). Of tokio this module uses only the channels and the semaphore; it
 //! depends neither on the database nor on the pipeline.
 
@@ -22,6 +24,7 @@ mod delta;
 mod error;
 mod folder;
 mod forests;
+mod indexes;
 mod options;
 mod readers;
 mod scan;
@@ -34,7 +37,8 @@ mod writer;
 
 pub use delta::DeltaSlots;
 pub use error::{IndexError, SourceError};
-pub use options::{BuildPolicy, IndexIdentity, IndexOptions};
+pub use indexes::{ExpectedChanges, Indexes, ReservedSlots, StoreCommit};
+pub use options::{BuildPolicy, IndexIdentity, IndexOptions, VectorKind};
 pub use search::{Effort, NearestItems, SearchMode};
 pub use source::{ChangeSource, ChangedRow, Changes, Commit};
 pub use status::{IndexStatus, RebuildReason};
@@ -72,8 +76,9 @@ impl Index {
     pub fn open(options: IndexOptions, source: Arc<dyn ChangeSource>) -> Result<Index, IndexError> {
         let (tell, opened) = mpsc::sync_channel(1);
         let path = options.dir.clone();
+        let kind = options.identity.kind;
         // A transaction belongs to its thread, so the thread that writes also opens.
-        let thread = std::thread::Builder::new().name("lnsp-index".into());
+        let thread = std::thread::Builder::new().name(kind.thread().into());
         let thread = thread.spawn(move || match open_here(options, source) {
             Ok(writer) => {
                 if tell.send(Ok(writer.shared())).is_ok() {

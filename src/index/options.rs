@@ -1,9 +1,39 @@
 //! The options of an index, with the reason for each default.
 
 use crate::threads::Progress;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
+
+/// Which vectors of a chunk an index holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VectorKind {
+    /// Those of concepts, or of texts where there is none.
+    #[default]
+    Concept,
+    /// Those of questions.
+    Question,
+}
+
+impl VectorKind {
+    /// The name in rows, answers and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            VectorKind::Concept => "concept",
+            VectorKind::Question => "question",
+        }
+    }
+
+    /// The name of the thread that builds; the system shows 15 characters.
+    pub(super) fn thread(self) -> &'static str {
+        match self {
+            VectorKind::Concept => "lnsp-index",
+            VectorKind::Question => "lnsp-questions",
+        }
+    }
+}
 
 /// The store and the model of an index. An index with another identity is rebuilt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +44,8 @@ pub struct IndexIdentity {
     pub fingerprint: String,
     /// The dimensions of its vectors.
     pub dims: usize,
+    /// Which vectors of the model they are.
+    pub kind: VectorKind,
 }
 
 /// The options of [`super::Index::open`].
@@ -80,7 +112,7 @@ pub struct BuildPolicy {
 impl IndexOptions {
     /// The defaults, for a folder and an identity.
     pub fn new(dir: impl Into<PathBuf>, identity: IndexIdentity) -> Self {
-        let dims = identity.dims;
+        let (dims, kind) = (identity.dims, identity.kind);
         IndexOptions {
             dir: dir.into(),
             identity,
@@ -92,7 +124,7 @@ impl IndexOptions {
             rebuild_threads: std::thread::available_parallelism().map_or(1, usize::from),
             read_threads: 2,
             policy: BuildPolicy::new(dims),
-            progress: Progress::of_thread("lnsp-index"),
+            progress: Progress::of_thread(kind.thread()),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::error::IndexError;
 use super::forests::{BuildParams, Forests, forest_of};
-use super::options::IndexIdentity;
+use super::options::{IndexIdentity, VectorKind};
 use super::source::Change;
 use crate::files;
 use crate::lmdb;
@@ -31,6 +31,8 @@ pub(super) struct VolumeMeta {
     store_id: uuid::Uuid,
     fingerprint: String,
     dims: usize,
+    #[serde(default)]
+    kind: VectorKind,
     /// The volume contains every change up to here, and no later one.
     pub(super) watermark: i64,
     /// `(seq, item)` of the latest row, to detect another history of the same store.
@@ -46,13 +48,14 @@ pub(super) struct VolumeMeta {
 impl VolumeMeta {
     /// The metadata of an empty volume.
     pub(super) fn empty(identity: &IndexIdentity, forest_items: u32) -> VolumeMeta {
-        let IndexIdentity { store_id, fingerprint, dims } = identity.clone();
+        let IndexIdentity { store_id, fingerprint, dims, kind } = identity.clone();
         let forests = BTreeMap::new();
         VolumeMeta {
             format: FORMAT,
             store_id,
             fingerprint,
             dims,
+            kind,
             watermark: 0,
             witness: None,
             forest_items,
@@ -70,7 +73,8 @@ impl VolumeMeta {
     }
 
     pub(super) fn identity(&self) -> IndexIdentity {
-        IndexIdentity { store_id: self.store_id, fingerprint: self.fingerprint.clone(), dims: self.dims }
+        let VolumeMeta { store_id, dims, kind, .. } = *self;
+        IndexIdentity { store_id, fingerprint: self.fingerprint.clone(), dims, kind }
     }
 
     /// The metadata after these changes, which are in order and end at `watermark`.
@@ -237,7 +241,8 @@ mod tests {
     #[test]
     fn a_scan_sees_what_arroy_wrote() {
         let home = tempfile::tempdir().unwrap();
-        let identity = IndexIdentity { store_id: uuid::Uuid::nil(), fingerprint: "m".into(), dims: 3 };
+        let (store_id, kind) = (uuid::Uuid::nil(), VectorKind::default());
+        let identity = IndexIdentity { store_id, fingerprint: "m".into(), dims: 3, kind };
         let volume = Volume::open(home.path(), &identity, 1 << 24).unwrap();
         let rows =
             [(0, [3.0, 4.0, 0.0]), (255, [0.0, 1.0, 0.0]), (70_000, [1.0, 2.0, 2.0]), (u32::MAX, [1.0; 3])];

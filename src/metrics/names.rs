@@ -40,6 +40,7 @@ metrics! {
     Histogram LLM_REQUEST_DURATION_SECONDS "lnsp_llm_request_duration_seconds" ["backend"] "One call to the language model";
     Counter LLM_RETRIES_TOTAL "lnsp_llm_retries_total" ["reason"] "Second calls for the same chunk, by reason";
     Counter LLM_RETRIES_EXHAUSTED_TOTAL "lnsp_llm_retries_exhausted_total" [] "Failed calls to the language model that were not repeated because the budget of retries was used up";
+    Counter LLM_ANSWER_CACHE_TOTAL "lnsp_llm_answer_cache_total" ["result"] "Texts by where their answer came from: hit (known), miss (asked), shared (an equal text was being asked)";
     Counter LLM_TOKENS_TOTAL "lnsp_llm_tokens_total" ["kind"] "Tokens read (prompt) and written (output) by the language model";
     Gauge LLM_INFLIGHT "lnsp_llm_inflight" ["backend"] "Calls to the language model under way";
     Gauge LLM_CONCURRENCY_LIMIT "lnsp_llm_concurrency_limit" ["backend"] "Most calls to a server at once: its slots, or fewer where it works on fewer";
@@ -69,12 +70,12 @@ metrics! {
     Counter DEAD_LETTERS_TOTAL "lnsp_dead_letters_total" ["cause"] "Dead letters written, by cause";
     Counter DEAD_LETTERS_UNWRITTEN_TOTAL "lnsp_dead_letters_unwritten_total" [] "Rejected chunks whose dead letter could not be written; they were answered all the same";
     Gauge DEAD_LETTERS "lnsp_dead_letters" [] "Dead letters that are stored, at the last count";
-    Gauge INDEX_APPLIED_SEQ "lnsp_index_applied_seq" [] "Searches reflect every change up to this number";
-    Gauge INDEX_LAG_ROWS "lnsp_index_lag_rows" [] "Changes committed but not yet built into the index; searched in memory";
-    Gauge INDEX_ITEMS "lnsp_index_items" [] "Vectors built into the index";
-    Gauge INDEX_MAP_USED_BYTES "lnsp_index_map_used_bytes" [] "Bytes of the index on disk";
-    Gauge INDEX_MAP_SIZE_BYTES "lnsp_index_map_size_bytes" [] "Ceiling of the index file";
-    Counter INDEX_BUILDS_TOTAL "lnsp_index_builds_total" [] "Builds since the start";
-    Gauge INDEX_LAST_BUILD_SECONDS "lnsp_index_last_build_seconds" [] "Duration of the last build";
+    Gauge INDEX_APPLIED_SEQ "lnsp_index_applied_seq" ["vectors"] "Searches reflect every change up to this number";
+    Gauge INDEX_LAG_ROWS "lnsp_index_lag_rows" ["vectors"] "Changes committed but not yet built into the index; searched in memory";
+    Gauge INDEX_ITEMS "lnsp_index_items" ["vectors"] "Vectors built into the index";
+    Gauge INDEX_MAP_USED_BYTES "lnsp_index_map_used_bytes" ["vectors"] "Bytes of the index on disk";
+    Gauge INDEX_MAP_SIZE_BYTES "lnsp_index_map_size_bytes" ["vectors"] "Ceiling of the index file";
+    Counter INDEX_BUILDS_TOTAL "lnsp_index_builds_total" ["vectors"] "Builds since the start";
+    Gauge INDEX_LAST_BUILD_SECONDS "lnsp_index_last_build_seconds" ["vectors"] "Duration of the last build";
     Histogram SEARCH_DURATION_SECONDS "lnsp_search_duration_seconds" ["mode"] "From the query to its results";
 }

@@ -69,15 +69,16 @@ pub struct IndexGauges {
     pub last_build: Duration,
 }
 
-/// Sets the gauges of the index.
-pub fn index(state: &IndexGauges) {
-    INDEX_APPLIED_SEQ.set([], state.applied_seq as f64);
-    INDEX_LAG_ROWS.set([], state.lag_rows as f64);
-    INDEX_ITEMS.set([], state.items as f64);
-    INDEX_MAP_USED_BYTES.set([], state.map_used as f64);
-    INDEX_MAP_SIZE_BYTES.set([], state.map_size as f64);
-    INDEX_BUILDS_TOTAL.absolute([], state.builds);
-    INDEX_LAST_BUILD_SECONDS.set([], state.last_build.as_secs_f64());
+/// Sets the gauges of the index of these vectors: `concept` or `question`.
+pub fn index(vectors: &'static str, state: &IndexGauges) {
+    let label = || [vectors.into()];
+    INDEX_APPLIED_SEQ.set(label(), state.applied_seq as f64);
+    INDEX_LAG_ROWS.set(label(), state.lag_rows as f64);
+    INDEX_ITEMS.set(label(), state.items as f64);
+    INDEX_MAP_USED_BYTES.set(label(), state.map_used as f64);
+    INDEX_MAP_SIZE_BYTES.set(label(), state.map_size as f64);
+    INDEX_BUILDS_TOTAL.absolute(label(), state.builds);
+    INDEX_LAST_BUILD_SECONDS.set(label(), state.last_build.as_secs_f64());
 }
 
 /// Records a search by its mode: an exact scan (`exact`) or the trees (`ann`).

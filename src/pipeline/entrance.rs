@@ -7,7 +7,7 @@
 use super::generation::{Begin, Generation};
 use super::in_flight::{Arrival, Claim, Follower, InFlightKeys};
 use super::settings::PipelineSettings;
-use crate::chunk::{Chunk, ChunkKey, EmbeddedChunk, Embedding};
+use crate::chunk::{Chunk, ChunkKey, ConceptVector, EmbeddedChunk, Embedding, Extraction, TaggedChunk};
 use crate::error_code::ErrorCode;
 use crate::flow::{Backoff, Verdict, bisect, retry};
 use crate::metrics;
@@ -15,7 +15,7 @@ use crate::outcome::Outcome;
 use crate::output::throttled;
 use crate::rejection::Rejection;
 use crate::stages::{Delivery, KnownVerdict, RedeliveryQueue, compare};
-use crate::store::{KnownChunk, Store, StoreError};
+use crate::store::{KnownChunk, Store, StoreError, StoredVectors};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -234,25 +234,27 @@ impl Entrance {
         let known: Vec<(&Arc<Chunk>, &KnownChunk)> = known.collect();
         let mut verdicts = compare(&self.store, &known).await?;
         let rewritten = verdicts.iter().filter_map(|verdict| match verdict {
-            KnownVerdict::Rewrite(known) => Some(known.item),
+            KnownVerdict::Rewrite { known, .. } => Some(known.item),
             _ => None,
         });
         let rewritten: Vec<u32> = rewritten.collect();
-        let vectors =
+        let mut vectors =
             if rewritten.is_empty() { HashMap::new() } else { self.store.vectors(&rewritten).await? };
         let mut verdicts = verdicts.drain(..);
-        let fate = |chunk: &&Arc<Chunk>| match rows.get(&chunk.key).and_then(|_| verdicts.next()) {
+        let mut fate = |chunk: &&Arc<Chunk>| match rows.get(&chunk.key).and_then(|_| verdicts.next()) {
             Some(KnownVerdict::Answer(outcome)) => Fate::Answered(outcome),
-            // The vector is that of the text which was compared if no other service changed the row meanwhile.
-            Some(KnownVerdict::Rewrite(known)) => match vectors.get(&known.item) {
-                Some((seq, vector)) if *seq == known.seq => {
-                    Fate::Enters(Begin::AtWriter(rewritten_row(chunk, known, vector)))
-                }
-                _ => Fate::Enters(Begin::AtExtractor),
-            },
+            // The vectors are those of the texts which were compared if no other service changed the row meanwhile.
+            Some(KnownVerdict::Rewrite { known, extraction, same_question }) => {
+                Fate::Enters(match vectors.remove(&known.item) {
+                    Some(vectors) if vectors.seq == known.seq => {
+                        rewritten_row(chunk, (known, extraction), vectors, same_question)
+                    }
+                    _ => Begin::AtExtractor,
+                })
+            }
             Some(KnownVerdict::Process) | None => Fate::Enters(Begin::AtExtractor),
         };
-        Ok(chunks.iter().map(fate).collect())
+        Ok(chunks.iter().map(&mut fate).collect())
     }
 
     /// Brings one delivery into a stage. Waits for a slot, and for the next generation when this one is gone.
@@ -350,17 +352,32 @@ impl Entrance {
     }
 }
 
-/// A chunk with the codes and the vector of the row that it replaces, whose text is the same. Codes that were sent
+/// A chunk with the codes and the vectors of the row that it replaces, whose text is the same. Codes that were sent
 /// replace those of the row.
-fn rewritten_row(chunk: &Arc<Chunk>, known: KnownChunk, vector: &Arc<[f32]>) -> EmbeddedChunk {
+fn rewritten_row(
+    chunk: &Arc<Chunk>,
+    (known, extraction): (KnownChunk, Extraction),
+    vectors: StoredVectors,
+    same_question: bool,
+) -> Begin {
     let tagging = chunk.client_tagging.clone().unwrap_or(known.tagging);
-    let embedding = Embedding {
-        vector: vector.clone(),
-        truncated: known.truncated,
-        unread: known.unread,
-        took: Duration::ZERO,
-    };
-    EmbeddedChunk { chunk: chunk.clone(), tagging, embedding }
+    let StoredVectors { concept: vector, question, .. } = vectors;
+    let (truncated, unread) = (known.truncated, known.unread);
+    let embedding = Embedding { vector, truncated, unread, took: Duration::ZERO };
+    let chunk = chunk.clone();
+    if extraction.probe(&chunk).is_none() {
+        return Begin::AtWriter(EmbeddedChunk { chunk, tagging, extraction, embedding, question: None });
+    }
+    match question.filter(|_| same_question) {
+        Some(vector) => {
+            let question = Some(vector);
+            Begin::AtWriter(EmbeddedChunk { chunk, tagging, extraction, embedding, question })
+        }
+        None => {
+            let concept = ConceptVector::Known(embedding);
+            Begin::AtEmbedder(TaggedChunk { chunk, tagging, extraction, concept })
+        }
+    }
 }
 
 /// It is not kept as a dead letter: that has the same key.

@@ -3,7 +3,7 @@
 //! Read [`Generation::build`] upwards: it is the way of a chunk.
 
 use super::settings::PipelineSettings;
-use crate::chunk::EmbeddedChunk;
+use crate::chunk::{EmbeddedChunk, TaggedChunk};
 use crate::flow::{Capacity, SlotEvent, Slots, TaskRegistry};
 use crate::metrics;
 use crate::stages::{
@@ -35,7 +35,7 @@ impl Tools {
     pub(super) fn progress(&self) -> Vec<Progress> {
         let mut progress = self.tagger.progress().to_vec();
         progress.extend(self.embed.progress());
-        progress.extend(self.write.index.progress());
+        progress.extend(self.write.indexes.progress());
         progress
     }
 }
@@ -54,6 +54,7 @@ pub(super) struct Generation {
     /// The number of the generation, from 1.
     pub(super) number: u64,
     write: Inlet<EmbeddedChunk>,
+    embed: Inlet<TaggedChunk>,
     local: Inlet<NeedsNoLlm>,
     llm: Option<Inlet<NeedsLlm>>,
     tagger: Tagger,
@@ -66,7 +67,9 @@ pub(super) struct Generation {
 pub(super) enum Begin {
     /// At the first one.
     AtExtractor,
-    /// At the last one: it has the codes and the vector of the row that it replaces.
+    /// At the second one: it has the codes and the concept vector of the row that it replaces, and another question.
+    AtEmbedder(TaggedChunk),
+    /// At the last one: it has the codes and the vectors of the row that it replaces.
     AtWriter(EmbeddedChunk),
 }
 
@@ -97,15 +100,16 @@ impl Generation {
         let tmd_slots = observed_slots(Stage::Tmd.name(), settings.tmd);
         let both = Capacity { items: settings.tmd.items + settings.llm.items, ..settings.tmd };
         let extractor =
-            spawn(both, TmdExtractor::new(tools.tagger.clone(), to_embedder, context(Stage::Tmd)));
+            spawn(both, TmdExtractor::new(tools.tagger.clone(), to_embedder.clone(), context(Stage::Tmd)));
         let local = Inlet::new(tmd_slots.clone(), extractor.clone().recipient());
         let llm_slots = observed_slots("llm", settings.llm);
         let llm = tools.tagger.may_ask_llm().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
 
-        let write = to_writer;
+        let (write, embed) = (to_writer, to_embedder);
         Generation {
             number,
             write,
+            embed,
             local,
             llm,
             tagger: tools.tagger.clone(),
@@ -122,6 +126,7 @@ impl Generation {
         let chunk = delivery.origin().clone();
         match (begin, &self.llm) {
             (Begin::AtWriter(embedded), _) => self.write.admit(embedded.clone(), delivery).await,
+            (Begin::AtEmbedder(tagged), _) => self.embed.admit(tagged.clone(), delivery).await,
             (Begin::AtExtractor, Some(llm)) if chunk.client_tagging.is_none() && self.tagger.asks_llm() => {
                 llm.admit(NeedsLlm(chunk), delivery).await
             }

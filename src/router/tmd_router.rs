@@ -4,7 +4,7 @@ use super::client::{RouterClient, RouterSettings};
 use super::error::RouterError;
 use crate::flow::Backoff;
 use crate::metrics;
-use crate::server_pool::{CallError, Member, Pauses, Pool, PoolSettings, RetryPolicy, ServerStatus};
+use crate::server_pool::{CallError, Member, Pauses, Pool, PoolSettings, RetryPolicy, ServerStatus, Turn};
 use crate::threads::Lane;
 use crate::tmd::Tmd;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ const RETRY: RetryPolicy = RetryPolicy {
     repeats: 1,
     backoff: Backoff { first: Duration::from_millis(250), ceiling: Duration::from_millis(250) },
     waits: false,
+    turn: Turn::InOrder,
 };
 
 /// The codes of a text, from a router.

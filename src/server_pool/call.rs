@@ -2,6 +2,7 @@
 //! a pause, only where there is no other.
 
 use super::breaker::Effect;
+use super::dispatch::Turn;
 use super::pool::{Again, Lease, NoServer, Pool, PooledClient, ServerFault};
 use super::retry_budget::with_jitter;
 use crate::flow::Backoff;
@@ -23,6 +24,8 @@ pub struct RetryPolicy {
     pub backoff: Backoff,
     /// While no server is used, waits for one as long as the repetitions take, instead of failing at once.
     pub waits: bool,
+    /// When it is served, if there is no room.
+    pub turn: Turn,
 }
 
 /// Why a call has no result.
@@ -75,7 +78,7 @@ impl<C: PooledClient> Pool<C> {
         let mut attempts = Attempts { policy, tried: self.places(failed), repeats: 0, slow: 0 };
         let (mut count, mut last) = (0, CallError::NoServer);
         loop {
-            let Ok(lease) = self.acquire(lane, &attempts.tried).await else {
+            let Ok(lease) = self.acquire(lane, policy.turn, &attempts.tried).await else {
                 match attempts.without_server() {
                     Some(pause) => tokio::time::sleep(pause).await,
                     None => return Err(last),
@@ -124,7 +127,8 @@ impl<C: PooledClient> Pool<C> {
     {
         let others = self.clients().map(|(other, _)| other.clone()).filter(|other| **other != *endpoint);
         let others = self.places(&others.collect::<Vec<_>>());
-        let lease: Lease<C> = self.acquire(lane, &others).await.map_err(|NoServer| CallError::NoServer)?;
+        let lease: Lease<C> =
+            self.acquire(lane, Turn::InOrder, &others).await.map_err(|NoServer| CallError::NoServer)?;
         let endpoint = lease.endpoint();
         match ask(lease.client()).await {
             Ok(value) => {

@@ -10,6 +10,15 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+/// Which calls that wait are served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// In the order in which they came.
+    InOrder,
+    /// Only while no other call of the lane waits.
+    Last,
+}
+
 /// Permission for one call to one server; to be given back.
 #[derive(Debug)]
 pub struct Grant {
@@ -87,8 +96,30 @@ pub struct Dispatch {
     pauses: Pauses,
     /// The server that is looked at first: the next one after that of the last call.
     turn: usize,
-    bulk: VecDeque<Waiter>,
-    express: VecDeque<Waiter>,
+    /// Calls that wait, in the order in which the queues are served.
+    queues: [Queue; 3],
+}
+
+/// Calls that wait for a slot of one lane.
+#[derive(Debug)]
+struct Queue {
+    lane: Lane,
+    waiting: VecDeque<Waiter>,
+}
+
+impl Queue {
+    fn of(lane: Lane) -> Queue {
+        Queue { lane, waiting: VecDeque::new() }
+    }
+}
+
+/// The place of a queue in [`Dispatch::queues`].
+fn queue(lane: Lane, turn: Turn) -> usize {
+    match (lane, turn) {
+        (Lane::Express, _) => 0,
+        (Lane::Bulk, Turn::InOrder) => 1,
+        (Lane::Bulk, Turn::Last) => 2,
+    }
 }
 
 impl Dispatch {
@@ -99,8 +130,7 @@ impl Dispatch {
             budget: RetryBudget::new(slots.iter().sum(), now),
             pauses,
             turn: 0,
-            bulk: VecDeque::new(),
-            express: VecDeque::new(),
+            queues: [Lane::Express, Lane::Bulk, Lane::Bulk].map(Queue::of),
         }
     }
 
@@ -117,10 +147,11 @@ impl Dispatch {
         self.servers.iter().enumerate().any(usable)
     }
 
-    /// A grant at once, if no call waits and there is room.
-    pub fn grant_at_once(&mut self, lane: Lane, avoid: &[usize]) -> Option<Grant> {
+    /// A grant at once, if there is room and no call waits that comes first.
+    pub fn grant_at_once(&mut self, lane: Lane, turn: Turn, avoid: &[usize]) -> Option<Grant> {
+        let first = |other: &Queue| other.lane == lane && !other.waiting.is_empty();
         // A call that is repeated does not wait behind others.
-        if !self.queue(lane).is_empty() && avoid.is_empty() {
+        if avoid.is_empty() && self.queues[..=queue(lane, turn)].iter().any(first) {
             return None;
         }
         let server = self.choose(lane, avoid)?;
@@ -128,21 +159,15 @@ impl Dispatch {
     }
 
     /// Waits in line; a call that is repeated comes first.
-    pub fn wait(&mut self, lane: Lane, avoid: &[usize]) -> oneshot::Receiver<Grant> {
+    pub fn wait(&mut self, lane: Lane, turn: Turn, avoid: &[usize]) -> oneshot::Receiver<Grant> {
         let (grant, receiver) = oneshot::channel();
         let waiter = Waiter { avoid: avoid.to_vec(), grant };
+        let waiting = &mut self.queues[queue(lane, turn)].waiting;
         match avoid.is_empty() {
-            true => self.queue(lane).push_back(waiter),
-            false => self.queue(lane).push_front(waiter),
+            true => waiting.push_back(waiter),
+            false => waiting.push_front(waiter),
         }
         receiver
-    }
-
-    fn queue(&mut self, lane: Lane) -> &mut VecDeque<Waiter> {
-        match lane {
-            Lane::Bulk => &mut self.bulk,
-            Lane::Express => &mut self.express,
-        }
     }
 
     /// The server with room that is the freest; those to avoid only where no other is used.
@@ -231,24 +256,22 @@ impl Dispatch {
     /// the calls that wait end without one.
     fn serve_waiting(&mut self) {
         if !self.is_usable() {
-            self.bulk.clear();
-            self.express.clear();
+            self.queues.iter_mut().for_each(|queue| queue.waiting.clear());
             return;
         }
-        for lane in [Lane::Express, Lane::Bulk] {
+        for at in 0..self.queues.len() {
+            let lane = self.queues[at].lane;
             let mut place = 0;
-            while place < self.queue(lane).len() {
-                if !self.servers.iter().any(|server| server.has_room(lane)) {
-                    break;
-                }
-                let avoid = std::mem::take(&mut self.queue(lane)[place].avoid);
+            while self.servers.iter().any(|server| server.has_room(lane)) {
+                let Some(waiter) = self.queues[at].waiting.get_mut(place) else { break };
+                let avoid = std::mem::take(&mut waiter.avoid);
                 let Some(server) = self.choose(lane, &avoid) else {
-                    self.queue(lane)[place].avoid = avoid;
+                    self.queues[at].waiting[place].avoid = avoid;
                     place += 1;
                     continue;
                 };
                 let grant = self.take(server, lane);
-                if let Some(waiter) = self.queue(lane).remove(place)
+                if let Some(waiter) = self.queues[at].waiting.remove(place)
                     && let Err(unwanted) = waiter.grant.send(grant)
                 {
                     self.leave(&unwanted);
@@ -267,7 +290,7 @@ mod tests {
     }
 
     fn fill(pool: &mut Dispatch, calls: usize) -> Vec<Grant> {
-        (0..calls).map_while(|_| pool.grant_at_once(Lane::Bulk, &[])).collect()
+        (0..calls).map_while(|_| pool.grant_at_once(Lane::Bulk, Turn::InOrder, &[])).collect()
     }
 
     fn shares(pool: &Dispatch) -> Vec<usize> {
@@ -294,11 +317,11 @@ mod tests {
     fn waiting_calls_are_served_in_order_and_repeated_ones_first() {
         let mut pool = pool(&[1, 1]);
         let grants = fill(&mut pool, 9);
-        let mut first = pool.wait(Lane::Bulk, &[]);
-        let mut second = pool.wait(Lane::Bulk, &[]);
-        let mut repeated = pool.wait(Lane::Bulk, &[grants[0].server]);
-        assert!(pool.grant_at_once(Lane::Bulk, &[]).is_none());
-        let express = pool.grant_at_once(Lane::Express, &[]);
+        let mut first = pool.wait(Lane::Bulk, Turn::InOrder, &[]);
+        let mut second = pool.wait(Lane::Bulk, Turn::InOrder, &[]);
+        let mut repeated = pool.wait(Lane::Bulk, Turn::InOrder, &[grants[0].server]);
+        assert!(pool.grant_at_once(Lane::Bulk, Turn::InOrder, &[]).is_none());
+        let express = pool.grant_at_once(Lane::Express, Turn::InOrder, &[]);
         assert!(express.is_some(), "searches do not wait for ingest");
         pool.on_success(&grants[0], Duration::from_secs(1));
         assert!(repeated.try_recv().is_err(), "it wants another server");
@@ -316,17 +339,17 @@ mod tests {
     fn the_last_server_that_rests_ends_the_wait() {
         let mut pool = pool(&[1, 1]);
         let grants = fill(&mut pool, 2);
-        let mut waiting = pool.wait(Lane::Bulk, &[]);
+        let mut waiting = pool.wait(Lane::Bulk, Turn::InOrder, &[]);
         let second = Duration::from_secs(1);
         assert!(pool.on_failure(&grants[0], second, Effect::Unfit).is_some());
-        let grant = pool.grant_at_once(Lane::Bulk, &[grants[0].server]);
+        let grant = pool.grant_at_once(Lane::Bulk, Turn::InOrder, &[grants[0].server]);
         assert!(grant.is_none() && pool.has_another(&[]) && !pool.has_another(&[grants[1].server]));
         assert!(pool.on_failure(&grants[1], second, Effect::Unfit).is_none(), "the last one is kept");
         let mut grant = waiting.try_recv().unwrap();
-        let mut waiting = pool.wait(Lane::Bulk, &[]);
+        let mut waiting = pool.wait(Lane::Bulk, Turn::InOrder, &[]);
         while pool.on_failure(&grant, second, Effect::Faulty).is_none() {
             grant = waiting.try_recv().unwrap();
-            waiting = pool.wait(Lane::Bulk, &[]);
+            waiting = pool.wait(Lane::Bulk, Turn::InOrder, &[]);
         }
         assert!(matches!(waiting.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
         assert!(!pool.is_usable());
@@ -335,5 +358,19 @@ mod tests {
         let trial = fill(&mut pool, 2);
         assert_eq!((trial.len(), trial[0].server), (1, 1));
         assert!(pool.on_success(&trial[0], second));
+    }
+
+    #[test]
+    fn calls_whose_turn_is_last_wait_for_all_others() {
+        let mut pool = pool(&[1]);
+        let grant = pool.grant_at_once(Lane::Bulk, Turn::Last, &[]).unwrap();
+        let mut last = pool.wait(Lane::Bulk, Turn::Last, &[]);
+        assert!(pool.grant_at_once(Lane::Bulk, Turn::InOrder, &[]).is_none(), "there is no room");
+        let mut first = pool.wait(Lane::Bulk, Turn::InOrder, &[]);
+        pool.on_success(&grant, Duration::from_secs(1));
+        let grant = first.try_recv().unwrap();
+        assert!(last.try_recv().is_err());
+        pool.on_success(&grant, Duration::from_secs(1));
+        assert!(last.try_recv().is_ok());
     }
 }

@@ -16,5 +16,6 @@ mod window;
 
 pub use breaker::{Effect, Pauses, Standing};
 pub use call::{CallError, RetryPolicy};
+pub use dispatch::Turn;
 pub use pool::{Again, Member, Pool, PoolSettings, PooledClient, ServerFault};
 pub use status::ServerStatus;

@@ -1,7 +1,7 @@
 //! [`Pool`]: takes a call to a server that has room, and notes what becomes of it.
 
 use super::breaker::{Effect, Pauses, Standing};
-use super::dispatch::{Dispatch, Grant};
+use super::dispatch::{Dispatch, Grant, Turn};
 use super::status::ServerStatus;
 use crate::threads::{Lane, lock};
 use futures_util::future::{BoxFuture, join_all};
@@ -203,17 +203,22 @@ impl<C: PooledClient> Pool<C> {
     ///
     /// # Errors
     /// [`NoServer`] while all servers rest or are left out.
-    pub(super) async fn acquire(&self, lane: Lane, avoid: &[usize]) -> Result<Lease<C>, NoServer> {
+    pub(super) async fn acquire(
+        &self,
+        lane: Lane,
+        turn: Turn,
+        avoid: &[usize],
+    ) -> Result<Lease<C>, NoServer> {
         self.mend_probes();
         let mut waiting = {
             let mut dispatch = self.dispatch();
             if !dispatch.is_usable() {
                 return Err(NoServer);
             }
-            if let Some(grant) = dispatch.grant_at_once(lane, avoid) {
+            if let Some(grant) = dispatch.grant_at_once(lane, turn, avoid) {
                 return Ok(self.lease(grant));
             }
-            let receiver = dispatch.wait(lane, avoid);
+            let receiver = dispatch.wait(lane, turn, avoid);
             WaitGuard { pool: self, receiver }
         };
         (&mut waiting.receiver).await.map(|grant| self.lease(grant)).map_err(|_| NoServer)
@@ -381,3 +386,6 @@ impl<C: PooledClient> Drop for ProbeTask<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,14 @@
-//! The second stage: gives each chunk its vector. A chunk that brings one goes on with it.
+//! The second stage: gives each chunk its vectors: of the concept, or of the text where there is none, and of the
+//! question where there is one. A chunk that brings its concept vector keeps it.
 //!
 //! Texts are tokenized as they arrive, and wait. Whenever one of the model's encoders is free, the next batch is taken
 //! from the waiting texts: texts of similar length around the oldest one, as many as fit the budget of a pass, fewer
-//! when other encoders can take a part of them. There is no timer.
+//! when other encoders can take a part of them. There is no timer. A chunk with a question waits twice, first with its
+//! concept and then with its question, so that each passes with texts of its length.
 
 use super::context::{StageContext, TaskContext};
 use super::stage::{Inlet, Parcel, ROOM, Stage};
-use crate::chunk::{Chunk, EmbeddedChunk, Embedding, TaggedChunk, VectorSource};
+use crate::chunk::{Chunk, ConceptVector, EmbeddedChunk, Embedding, Extraction, TaggedChunk};
 use crate::encoder::plan::choose;
 use crate::error_code::ErrorCode;
 use crate::flow::Batch;
@@ -17,10 +19,22 @@ use crate::vectorizer::{Embedded, Text, VectorError, Vectorizer};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
 use std::sync::Arc;
 
-/// A chunk with codes whose text is tokenized.
+/// A chunk with codes and the text of it that is embedded next, tokenized: the concept while its vector is not known,
+/// else the question.
 struct Tokenized {
     tagged: TaggedChunk,
     text: Text,
+    /// The question that is embedded after the concept.
+    question: Option<Text>,
+}
+
+/// What a pass leaves.
+#[derive(Default)]
+struct PassEnd {
+    /// Chunks with all their vectors.
+    embedded: Vec<Parcel<EmbeddedChunk>>,
+    /// Chunks whose question is embedded next.
+    asking: Vec<Parcel<Tokenized>>,
 }
 
 /// The number of waiting texts from which a pass is started beside another one.
@@ -74,14 +88,22 @@ impl Embedder {
             embed(&vectorizer, parcels, &task).await
         });
         context.spawn(fut::wrap_future::<_, Self>(pass).map(move |ended, stage, context| match ended {
-            Ok(embedded) => {
+            Ok(PassEnd { embedded, asking }) => {
                 stage.passes -= 1;
                 stage.tokens_in_passes -= tokens;
                 stage.push(embedded);
+                asking.into_iter().for_each(|parcel| stage.wait(parcel));
                 stage.pull(context);
             }
             Err(_) => context.stop(),
         }));
+    }
+
+    /// Puts a text among those that wait for a pass.
+    fn wait(&mut self, mut parcel: Parcel<Tokenized>) {
+        parcel.rest();
+        let (length, attempts) = (parcel.cargo().text.size(), parcel.attempts());
+        self.waiting.push(parcel, length, attempts);
     }
 
     /// Sends embedded chunks on, in a task of its own: the encoder is free while they wait for room.
@@ -108,23 +130,35 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
 
     fn handle(&mut self, mut parcel: Parcel<TaggedChunk>, context: &mut Context<Self>) {
         self.stage_context.begin_work(&mut parcel);
-        if let VectorSource::Given { embedding, .. } = &parcel.cargo().chunk.vector {
+        let TaggedChunk { chunk, extraction, concept, .. } = parcel.cargo();
+        if let (ConceptVector::Known(embedding), None) = (concept, extraction.probe(chunk)) {
             let embedding = embedding.clone();
-            let given = |TaggedChunk { chunk, tagging }| EmbeddedChunk { chunk, tagging, embedding };
-            self.push(vec![parcel.at_rest().map(given)]);
+            self.push(vec![parcel.at_rest().map(|tagged| with_vectors(tagged, embedding, None))]);
             return;
         }
         let vectorizer = self.vectorizer.clone();
         let reading = self.stage_context.run_critical(|task| async move {
             task.inject_faults(std::slice::from_ref(&parcel)).await;
-            read(&vectorizer, parcel, &task).await
+            let (part, question) = parts(parcel.cargo());
+            let read = async {
+                let text = vectorizer.read(Lane::Bulk, part).await?;
+                let question = match question {
+                    Some(question) => Some(vectorizer.read(Lane::Bulk, question).await?),
+                    None => None,
+                };
+                Ok::<_, VectorError>((text, question))
+            };
+            match task.wait_for("the tokenizer", read).await {
+                Ok((text, question)) => Some(parcel.map(|tagged| Tokenized { tagged, text, question })),
+                Err(error) => {
+                    task.reject(parcel, rejection(&error));
+                    None
+                }
+            }
         });
         context.spawn(fut::wrap_future::<_, Self>(reading).map(|read, stage, context| match read {
-            Ok(Some(mut parcel)) => {
-                parcel.rest();
-                let length = parcel.cargo().text.size();
-                let attempts = parcel.attempts();
-                stage.waiting.push(parcel, length, attempts);
+            Ok(Some(parcel)) => {
+                stage.wait(parcel);
                 stage.pull(context);
             }
             Ok(None) => {}
@@ -133,63 +167,76 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
     }
 }
 
-/// A chunk in the place of the text that is embedded, which is not copied.
-struct TextOf(Arc<Chunk>);
+/// A text of a chunk, which is not copied.
+struct TextOf {
+    chunk: Arc<Chunk>,
+    extraction: Extraction,
+    is_question: bool,
+}
 
 impl AsRef<str> for TextOf {
     fn as_ref(&self) -> &str {
-        self.0.embedded_text()
+        let TextOf { chunk, extraction, is_question } = self;
+        let question = extraction.probe(chunk).filter(|_| *is_question);
+        question.unwrap_or_else(|| extraction.embedded_text(chunk))
     }
 }
 
-/// Tokenizes the text; `None` when the chunk had to be rejected.
-async fn read(
-    vectorizer: &Vectorizer,
-    parcel: Parcel<TaggedChunk>,
-    task: &TaskContext,
-) -> Option<Parcel<Tokenized>> {
-    let text = TextOf(parcel.cargo().chunk.clone());
-    match task.wait_for("the tokenizer", vectorizer.read(Lane::Bulk, text)).await {
-        Ok(text) => Some(parcel.map(|tagged| Tokenized { tagged, text })),
-        Err(error) => {
-            task.reject(parcel, rejection(&error));
-            None
-        }
+/// The text of a chunk that is embedded first, and the question that is embedded after it.
+fn parts(tagged: &TaggedChunk) -> (TextOf, Option<TextOf>) {
+    let text = |is_question| TextOf {
+        chunk: tagged.chunk.clone(),
+        extraction: tagged.extraction.clone(),
+        is_question,
+    };
+    let question = tagged.extraction.probe(&tagged.chunk).map(|_| text(true));
+    match &tagged.concept {
+        ConceptVector::ToEmbed => (text(false), question),
+        ConceptVector::Known(_) => (text(question.is_some()), None),
     }
+}
+
+fn with_vectors(tagged: TaggedChunk, embedding: Embedding, question: Option<Arc<[f32]>>) -> EmbeddedChunk {
+    let TaggedChunk { chunk, tagging, extraction, .. } = tagged;
+    EmbeddedChunk { chunk, tagging, extraction, embedding, question }
 }
 
 /// Gives the vectors of one batch; chunks that get none are rejected.
-async fn embed(
-    vectorizer: &Vectorizer,
-    parcels: Vec<Parcel<Tokenized>>,
-    task: &TaskContext,
-) -> Vec<Parcel<EmbeddedChunk>> {
+async fn embed(vectorizer: &Vectorizer, parcels: Vec<Parcel<Tokenized>>, task: &TaskContext) -> PassEnd {
     let texts: Vec<Text> = parcels.iter().map(|parcel| parcel.cargo().text.clone()).collect();
     let passed = task.wait_for("the model", vectorizer.embed(Lane::Bulk, &texts)).await;
     metrics::stage_busy(Stage::Embed.name(), passed.busy);
-    let pairs = parcels.into_iter().zip(passed.vectors);
-    pairs.filter_map(|(parcel, embedded)| finish(parcel, embedded, task)).collect()
-}
-
-/// Adds the vector, or rejects the chunk that has none.
-fn finish(
-    parcel: Parcel<Tokenized>,
-    embedded: Result<Embedded, VectorError>,
-    task: &TaskContext,
-) -> Option<Parcel<EmbeddedChunk>> {
-    match embedded {
-        Ok(Embedded { vector, took }) => {
-            Some(parcel.at_rest().map(|Tokenized { tagged, text }| EmbeddedChunk {
-                chunk: tagged.chunk,
-                tagging: tagged.tagging,
-                embedding: Embedding { vector, truncated: text.truncated(), unread: text.unread(), took },
-            }))
-        }
-        Err(error) => {
-            task.reject(parcel, rejection(&error));
-            None
+    let mut end = PassEnd::default();
+    for (parcel, embedded) in parcels.into_iter().zip(passed.vectors) {
+        match embedded {
+            Ok(embedded) => finish(parcel, embedded, &mut end),
+            Err(error) => task.reject(parcel, rejection(&error)),
         }
     }
+    end
+}
+
+/// Adds the vector of the text that was embedded.
+fn finish(parcel: Parcel<Tokenized>, Embedded { vector, took }: Embedded, end: &mut PassEnd) {
+    let embedding =
+        |text: &Text, vector| Embedding { vector, truncated: text.truncated(), unread: text.unread(), took };
+    let parcel = parcel.at_rest();
+    if parcel.cargo().question.is_some() {
+        end.asking.push(parcel.map(|Tokenized { mut tagged, text, question }| {
+            tagged.concept = ConceptVector::Known(embedding(&text, vector));
+            Tokenized { tagged, text: question.unwrap_or(text), question: None }
+        }));
+        return;
+    }
+    end.embedded.push(parcel.map(|Tokenized { mut tagged, text, .. }| {
+        match std::mem::replace(&mut tagged.concept, ConceptVector::ToEmbed) {
+            ConceptVector::ToEmbed => with_vectors(tagged, embedding(&text, vector), None),
+            ConceptVector::Known(mut concept) => {
+                concept.took += took;
+                with_vectors(tagged, concept, Some(vector))
+            }
+        }
+    }));
 }
 
 fn rejection(error: &VectorError) -> Rejection {

@@ -1,6 +1,6 @@
 //! What follows for a chunk whose key is stored: an answer, or a way through the stages.
 
-use crate::chunk::{Chunk, ChunkKey, Differences, OnConflict};
+use crate::chunk::{Chunk, ChunkKey, Differences, Extraction, OnConflict};
 use crate::outcome::{Outcome, StoredRow};
 use crate::store::{KnownChunk, Store, StoreError};
 use std::collections::HashMap;
@@ -11,8 +11,15 @@ use std::sync::Arc;
 pub enum KnownVerdict {
     /// It is answered: a duplicate, or a conflict.
     Answer(Outcome),
-    /// It replaces the row, of which the same text was embedded, so that its vector can stay.
-    Rewrite(KnownChunk),
+    /// It replaces the row, of which the same text was embedded, so that its concept vector can stay.
+    Rewrite {
+        /// The row.
+        known: KnownChunk,
+        /// What the new row has of CPESH parts: those of the chunk, else what a model extracted from the same text.
+        extraction: Extraction,
+        /// The question is that of the row too, so that its vector can stay.
+        same_question: bool,
+    },
     /// It passes all stages: it replaces a row with another text or concept, or the row is gone meanwhile.
     Process,
 }
@@ -35,29 +42,39 @@ pub async fn compare(
         match differs {
             None => KnownVerdict::Process,
             Some(differs) if chunk.on_conflict == OnConflict::Replace && differs.in_row() => {
-                if differs.in_embedded_text() {
-                    KnownVerdict::Process
-                } else {
-                    KnownVerdict::Rewrite((*known).clone())
-                }
+                rewrite(chunk, known, &differs).unwrap_or(KnownVerdict::Process)
             }
             Some(differs) => {
-                KnownVerdict::Answer(Outcome::known((*chunk).clone(), (*known).clone().into(), differs))
+                let row = stored_row((*known).clone(), chunk);
+                KnownVerdict::Answer(Outcome::known((*chunk).clone(), row, differs))
             }
         }
     };
     Ok(chunks.iter().map(verdict).collect())
 }
 
-impl From<KnownChunk> for StoredRow {
-    fn from(known: KnownChunk) -> Self {
-        StoredRow {
-            cpe_id: known.cpe_id,
-            tagging: known.tagging,
-            seq: known.seq,
-            created_at: known.created_at,
-            truncated: known.truncated,
-            unread: known.unread,
-        }
+/// How the chunk replaces a row that was made of the same text; `None` when another text is embedded.
+fn rewrite(chunk: &Chunk, known: &KnownChunk, differs: &Differences) -> Option<KnownVerdict> {
+    let extracted = matches!(&known.extracted, Some(Extraction::ByLlm { .. }));
+    // With parts of the client, a concept that a model extracted is no longer what is embedded.
+    if differs.in_embedded_text() || (chunk.cpesh.is_some() && extracted) {
+        return None;
+    }
+    let of_row = known.extracted.clone().filter(|_| chunk.cpesh.is_none());
+    let extraction = of_row.unwrap_or_else(|| Extraction::without_llm(chunk));
+    let same_question = !differs.fields().contains(&"probe_question") || extracted;
+    Some(KnownVerdict::Rewrite { known: known.clone(), extraction, same_question })
+}
+
+/// The row as answers to this chunk tell of it.
+fn stored_row(known: KnownChunk, chunk: &Chunk) -> StoredRow {
+    StoredRow {
+        cpe_id: known.cpe_id,
+        tagging: known.tagging,
+        extraction: known.extracted.unwrap_or_else(|| Extraction::without_llm(chunk)),
+        seq: known.seq,
+        created_at: known.created_at,
+        truncated: known.truncated,
+        unread: known.unread,
     }
 }

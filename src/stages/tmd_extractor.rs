@@ -5,7 +5,7 @@
 use super::context::StageContext;
 use super::stage::{Inlet, Parcel, ROOM, Stage};
 use super::tagger::Tagger;
-use crate::chunk::{Chunk, TaggedChunk};
+use crate::chunk::{Chunk, Extraction, TaggedChunk};
 use crate::metrics;
 use crate::tmd::Axis;
 use actix::{Actor, Context, Handler};
@@ -41,7 +41,10 @@ impl TmdExtractor {
                         metrics::stage_busy(Stage::Tmd.name(), tagging.took.unwrap_or_default());
                     }
                     metrics::tagged(tagging.tmd.name(Axis::Domain));
-                    let parcel = parcel.map(|chunk| TaggedChunk { chunk, tagging });
+                    let parcel = parcel.map(|chunk| {
+                        let extraction = Extraction::without_llm(&chunk);
+                        TaggedChunk::new(chunk, tagging, extraction)
+                    });
                     task.wait_for(ROOM, next.push(parcel)).await;
                 }
                 Err(rejection) => task.reject(parcel, rejection),

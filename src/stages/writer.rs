@@ -1,15 +1,15 @@
 //! The last stage: makes chunks durable and searchable, then answers.
 //!
 //! The chunks that gathered while the last transaction ran are the next one. The order matters: commit, rows into the
-//! index's delta (which cannot fail), then the receipts. There is one transaction at a time.
+//! deltas of both indexes (which cannot fail), then the receipts. There is one transaction at a time.
 
 use super::context::{StageContext, TaskContext};
 use super::known::{KnownVerdict, compare};
 use super::stage::{INDEX_ROOM, POSTGRES, Parcel, Stage};
-use crate::chunk::{Chunk, Differences, EmbeddedChunk};
+use crate::chunk::{Chunk, Differences, EmbeddedChunk, OnConflict};
 use crate::error_code::ErrorCode;
 use crate::flow::{Backoff, Batch, Retries, Unsettled, Verdict, bisect, retry};
-use crate::index::{ChangedRow, Commit, Index};
+use crate::index::{ChangedRow, ExpectedChanges, Indexes, StoreCommit};
 use crate::metrics;
 use crate::outcome::{ChunkTimings, Outcome, StoredChunk, StoredRow};
 use crate::output::throttled;
@@ -31,8 +31,8 @@ pub struct WriteTools {
     pub store: Store,
     /// The model whose vectors these are.
     pub model: ModelId,
-    /// Takes the vectors.
-    pub index: Index,
+    /// Take the vectors.
+    pub indexes: Indexes,
     /// The most rows in one transaction.
     pub batch_rows: usize,
     /// The pauses between retries while the database is away.
@@ -108,7 +108,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
     let mut maybe_ours = false;
     let mut retries = Retries::new(tools.retry);
     bisect(parcels, async |parcels: Vec<Parcel<EmbeddedChunk>>| {
-        let slots = task.wait_for(INDEX_ROOM, tools.index.reserve(parcels.len())).await;
+        let slots = task.wait_for(INDEX_ROOM, tools.indexes.reserve(expected(&parcels))).await;
         let rows: Vec<&EmbeddedChunk> = parcels.iter().map(Parcel::cargo).collect();
         let insert = async || {
             let started = Instant::now();
@@ -130,7 +130,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
                 metrics::stage_busy(Stage::Write.name(), took);
                 if let Some(commit) = commit(&parcels, &outcomes) {
                     metrics::store_seq(commit.upto);
-                    tools.index.apply_committed(slots, commit);
+                    tools.indexes.apply_committed(slots, commit);
                 }
                 let ours = |parcel: &Parcel<EmbeddedChunk>| maybe_ours || parcel.attempts() > 0;
                 let retried = parcels.iter().zip(&outcomes).filter(|(parcel, _)| ours(parcel));
@@ -173,8 +173,8 @@ async fn wait_for_index<'a>(tools: &WriteTools, ours: impl Iterator<Item = &'a I
     let followed = tokio::time::timeout(INDEX_GRACE, async {
         tokio::select! {
             biased;
-            followed = tools.index.wait_for(latest) => followed.is_ok(),
-            () = tools.index.degraded() => false,
+            followed = tools.indexes.wait_for(latest) => followed.is_ok(),
+            () = tools.indexes.degraded() => false,
         }
     });
     if followed.await != Ok(true) {
@@ -186,20 +186,38 @@ fn count(error: &StoreError) {
     metrics::store_error(error.sqlstate_class(), error.is_transient());
 }
 
-/// What the index learns of a transaction: its new and replaced rows in the order of the clock, of which they took one unbroken
-/// range. `None` when nothing
-/// changed.
-fn commit(parcels: &[Parcel<EmbeddedChunk>], outcomes: &[InsertOutcome]) -> Option<Commit> {
-    let row = |(parcel, outcome): (&Parcel<EmbeddedChunk>, &InsertOutcome)| match outcome {
-        InsertOutcome::Inserted { seq, item } | InsertOutcome::Replaced { seq, item, .. } => {
-            Some(ChangedRow { seq: *seq, item: *item, vector: parcel.cargo().embedding.vector.clone() })
-        }
-        InsertOutcome::Present(_) => None,
+/// The most changes that a transaction of these chunks makes in the indexes.
+fn expected(parcels: &[Parcel<EmbeddedChunk>]) -> ExpectedChanges {
+    let of_questions = |parcel: &&Parcel<EmbeddedChunk>| {
+        let EmbeddedChunk { question, chunk, .. } = parcel.cargo();
+        question.is_some() || chunk.on_conflict == OnConflict::Replace
     };
-    let mut rows: Vec<ChangedRow> = parcels.iter().zip(outcomes).filter_map(row).collect();
-    rows.sort_unstable_by_key(|row| row.seq);
-    let (after, upto) = (rows.first()?.seq - 1, rows.last()?.seq);
-    Some(Commit { after, upto, rows, tombstones: Vec::new() })
+    ExpectedChanges { concepts: parcels.len(), questions: parcels.iter().filter(of_questions).count() }
+}
+
+/// What the indexes learn of a transaction: its new and replaced rows in the order of the clock, of which they took one
+/// unbroken range. `None` when nothing changed.
+fn commit(parcels: &[Parcel<EmbeddedChunk>], outcomes: &[InsertOutcome]) -> Option<StoreCommit> {
+    let mut commit = StoreCommit::default();
+    for (parcel, outcome) in parcels.iter().zip(outcomes) {
+        let (&seq, &item, replaced) = match outcome {
+            InsertOutcome::Inserted { seq, item } => (seq, item, false),
+            InsertOutcome::Replaced { seq, item, .. } => (seq, item, true),
+            InsertOutcome::Present(_) => continue,
+        };
+        let EmbeddedChunk { embedding, question, .. } = parcel.cargo();
+        commit.concepts.push(ChangedRow { seq, item, vector: embedding.vector.clone() });
+        match question {
+            Some(vector) => commit.questions.push(ChangedRow { seq, item, vector: vector.clone() }),
+            None if replaced => commit.without_question.push((seq, item)),
+            None => {}
+        }
+    }
+    commit.concepts.sort_unstable_by_key(|row| row.seq);
+    commit.questions.sort_unstable_by_key(|row| row.seq);
+    commit.after = commit.concepts.first()?.seq - 1;
+    commit.upto = commit.concepts.last()?.seq;
+    Some(commit)
 }
 
 /// The outcomes of committed chunks. Rows that were there before are compared with what was sent.
@@ -255,10 +273,11 @@ fn written(
     (cpe_id, created_at): (Uuid, DateTime<Utc>),
     took: Duration,
 ) -> Arc<StoredChunk> {
-    let EmbeddedChunk { chunk, tagging, embedding } = parcel.cargo();
+    let EmbeddedChunk { chunk, tagging, extraction, embedding, .. } = parcel.cargo();
     let row = StoredRow {
         cpe_id,
         tagging: tagging.clone(),
+        extraction: extraction.clone(),
         seq,
         created_at,
         truncated: embedding.truncated,
@@ -266,6 +285,7 @@ fn written(
     };
     let timings = ChunkTimings {
         tmd: tagging.took,
+        cpesh: extraction.call().and_then(|call| call.took),
         embedding: Some(embedding.took),
         postgres: Some(took),
         total: Some(parcel.age()),

@@ -3,7 +3,7 @@
 //! Three queries, so that texts are read only for the results, and only as many at a time as their sizes allow.
 
 use super::read::{CodesRow, ConfidenceRow, item_number, json_text, tmd};
-use super::schema::chunks;
+use super::schema::{chunk_cpesh, chunks};
 use super::{Store, StoreError};
 use crate::chunk::TmdSource;
 use crate::tmd::{AxisConfidence, Tmd};
@@ -42,6 +42,12 @@ pub struct Hit {
     pub cpe_id: Uuid,
     /// The text of the chunk.
     pub text: String,
+    /// The concept of its CPESH parts.
+    pub concept_text: Option<String>,
+    /// Their question.
+    pub probe_question: Option<String>,
+    /// The answer to it.
+    pub expected_answer: Option<String>,
     /// The TMD codes of the row.
     pub tmd: Tmd,
     /// Where the codes come from.
@@ -105,18 +111,29 @@ impl Store {
         found.map(|(item, d, t, m)| Ok((item_number(item)?, tmd(d, t, m)?))).collect()
     }
 
-    /// The bytes of text and metadata in the rows of these items, in no particular order. Deleted items are missing.
+    /// The bytes of text, metadata, concept, question and answer in the rows of these items, in no particular order.
+    /// Deleted items are missing.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
     pub async fn hit_sizes(&self, items: &[u32]) -> Result<Vec<(u32, usize)>, StoreError> {
-        let sizes = (text_bytes(chunks::text.nullable()), text_bytes(json_text(chunks::metadata)));
-        let query = chunks::table.select((chunks::item, sizes)).filter(chunks::item.eq_any(numbers(items)));
+        type Sizes = (Option<i32>, Option<i32>, Option<i32>, Option<i32>, Option<i32>);
+        let sizes = (
+            text_bytes(chunks::text.nullable()),
+            text_bytes(json_text(chunks::metadata)),
+            text_bytes(chunk_cpesh::concept_text.nullable()),
+            text_bytes(chunk_cpesh::probe_question.nullable()),
+            text_bytes(chunk_cpesh::expected_answer.nullable()),
+        );
+        let query = with_cpesh().select((chunks::item, sizes)).filter(chunks::item.eq_any(numbers(items)));
         let mut connection = self.pool.get().await?;
-        let found = query.load::<(i64, (Option<i32>, Option<i32>))>(connection.conn()).await;
-        let bytes = |size: Option<i32>| size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+        let found = query.load::<(i64, Sizes)>(connection.conn()).await;
         let found = connection.done(found)?.into_iter();
-        found.map(|(item, (text, json))| Ok((item_number(item)?, bytes(text) + bytes(json)))).collect()
+        let bytes = |(text, json, concept, probe, answer): Sizes| {
+            let sizes = [text, json, concept, probe, answer].into_iter().flatten();
+            sizes.filter_map(|size| usize::try_from(size).ok()).sum()
+        };
+        found.map(|(item, sizes)| Ok((item_number(item)?, bytes(sizes)))).collect()
     }
 
     /// The rows of these items, in no particular order. Deleted items are missing.
@@ -124,11 +141,22 @@ impl Store {
     /// # Errors
     /// As any query: transient while the server is away.
     pub async fn hits(&self, items: &[u32]) -> Result<Vec<Hit>, StoreError> {
-        let query = chunks::table.select(HitRow::as_select()).filter(chunks::item.eq_any(numbers(items)));
+        let parts = (chunk_cpesh::concept_text, chunk_cpesh::probe_question, chunk_cpesh::expected_answer);
+        let query = with_cpesh().select((HitRow::as_select(), parts.nullable()));
+        let query = query.filter(chunks::item.eq_any(numbers(items)));
         let mut connection = self.pool.get().await?;
-        let found = query.load(connection.conn()).await;
-        connection.done(found)?.into_iter().map(hit).collect()
+        let found = query.load::<(HitRow, Option<PartsOfHit>)>(connection.conn()).await;
+        connection.done(found)?.into_iter().map(|(row, parts)| hit(row, parts.unwrap_or_default())).collect()
     }
+}
+
+/// Concept, question and answer of a row.
+type PartsOfHit = (Option<String>, Option<String>, Option<String>);
+
+/// Every chunk, with its CPESH parts where it has any.
+#[diesel::dsl::auto_type]
+fn with_cpesh() -> _ {
+    chunks::table.left_join(chunk_cpesh::table.on(chunk_cpesh::item.eq(chunks::item)))
 }
 
 /// Items in the type of their column.
@@ -158,7 +186,8 @@ struct HitRow {
     seq: i64,
 }
 
-fn hit(row: HitRow) -> Result<Hit, StoreError> {
+fn hit(row: HitRow, parts: PartsOfHit) -> Result<Hit, StoreError> {
+    let (concept_text, probe_question, expected_answer) = parts;
     Ok(Hit {
         item: item_number(row.item)?,
         tmd: row.codes.tmd()?,
@@ -168,6 +197,9 @@ fn hit(row: HitRow) -> Result<Hit, StoreError> {
         id: row.id,
         cpe_id: row.cpe_id,
         text: row.text,
+        concept_text,
+        probe_question,
+        expected_answer,
         document_id: row.document_id,
         chunk_index: row.chunk_index,
         article_title: row.article_title,

@@ -12,6 +12,7 @@ use diesel::sql_types::{
     Array, BigInt, Binary, Bool, Float, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
 };
 use std::io::Write;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// The columns of some rows.
@@ -47,10 +48,15 @@ pub(super) struct IncomingRows<'a> {
     concept_texts: Vec<Option<&'a str>>,
     probe_questions: Vec<Option<&'a str>>,
     expected_answers: Vec<Option<&'a str>>,
-    /// These two are there exactly when the chunk has CPESH parts.
+    /// These two are lists exactly when the row gets CPESH parts, or the failure of their extraction.
     soft_negatives: Vec<Option<String>>,
     hard_negatives: Vec<Option<String>>,
+    cpesh_sources: Vec<Option<&'a str>>,
+    cpesh_models: Vec<Option<&'a str>>,
+    cpesh_took_us: Vec<Option<i64>>,
+    cpesh_failures: Vec<Option<&'a str>>,
     vectors: Vec<LittleEndian<'a>>,
+    question_vectors: Vec<Option<LittleEndian<'a>>>,
 }
 
 impl<'a> IncomingRows<'a> {
@@ -59,12 +65,16 @@ impl<'a> IncomingRows<'a> {
             rows.iter().map(|row| field(row)).collect()
         }
         fn part(row: &EmbeddedChunk, field: impl Fn(&Cpesh) -> Option<&String>) -> Option<&str> {
-            row.chunk.cpesh.as_ref().and_then(field).map(String::as_str)
+            row.extraction.parts(&row.chunk).and_then(field).map(String::as_str)
         }
         let sure = |row: &EmbeddedChunk| row.tagging.confidence;
         let list = |row: &EmbeddedChunk, field: fn(&Cpesh) -> &Vec<String>| {
-            row.chunk.cpesh.as_ref().map(|cpesh| array_literal(field(cpesh)))
+            row.extraction.source()?;
+            Some(array_literal(row.extraction.parts(&row.chunk).map_or(&[], |cpesh| field(cpesh))))
         };
+        fn micros(took: Option<Duration>) -> Option<i64> {
+            Some(i64::try_from(took?.as_micros()).unwrap_or(i64::MAX))
+        }
         IncomingRows {
             datasets: column(rows, |row| &*row.chunk.key.dataset),
             ids: column(rows, |row| &*row.chunk.key.id),
@@ -90,9 +100,7 @@ impl<'a> IncomingRows<'a> {
             domain_confidences: column(rows, |row| sure(row).map(|c| c.domain)),
             task_confidences: column(rows, |row| sure(row).map(|c| c.task)),
             modifier_confidences: column(rows, |row| sure(row).map(|c| c.modifier)),
-            tmd_took_us: column(rows, |row| {
-                Some(i64::try_from(row.tagging.took?.as_micros()).unwrap_or(i64::MAX))
-            }),
+            tmd_took_us: column(rows, |row| micros(row.tagging.took)),
             truncated: column(rows, |row| row.embedding.truncated),
             unread: column(rows, |row| row.embedding.unread),
             created_at: column(rows, |row| row.chunk.received_at),
@@ -101,7 +109,12 @@ impl<'a> IncomingRows<'a> {
             expected_answers: column(rows, |row| part(row, |cpesh| cpesh.expected_answer.as_ref())),
             soft_negatives: column(rows, |row| list(row, |cpesh| &cpesh.soft_negatives)),
             hard_negatives: column(rows, |row| list(row, |cpesh| &cpesh.hard_negatives)),
+            cpesh_sources: column(rows, |row| row.extraction.source()),
+            cpesh_models: column(rows, |row| row.extraction.call().map(|call| &*call.model)),
+            cpesh_took_us: column(rows, |row| micros(row.extraction.call()?.took)),
+            cpesh_failures: column(rows, |row| row.extraction.failure()),
             vectors: column(rows, |row| LittleEndian(&row.embedding.vector)),
+            question_vectors: column(rows, |row| row.question.as_deref().map(LittleEndian)),
         }
     }
 
@@ -148,7 +161,12 @@ impl<'a> IncomingRows<'a> {
         array!(Nullable<Text>, expected_answers);
         array!(Nullable<Text>, soft_negatives);
         array!(Nullable<Text>, hard_negatives);
+        array!(Nullable<Text>, cpesh_sources);
+        array!(Nullable<Text>, cpesh_models);
+        array!(Nullable<BigInt>, cpesh_took_us);
+        array!(Nullable<Text>, cpesh_failures);
         array!(Binary, vectors);
+        array!(Nullable<Binary>, question_vectors);
         out.push_sql(COLUMNS);
         Ok(())
     }
@@ -165,7 +183,8 @@ const COLUMNS: &str = "
     source_document, article_title, article_index, parent_cpe_ids, child_cpe_ids, batch_id, metadata,
     domain_code, task_code, modifier_code, tmd_source, tmd_model, tmd_failure, domain_confidence,
     task_confidence, modifier_confidence, tmd_took_us, truncated, unread, created_at, concept_text,
-    probe_question, expected_answer, soft_negatives, hard_negatives, vector, place)
+    probe_question, expected_answer, soft_negatives, hard_negatives, cpesh_source, cpesh_model, cpesh_took_us,
+    cpesh_failure, vector, question_vector, place)
 )";
 
 /// A list as a PostgreSQL array literal, because `unnest` flattens an array of arrays.

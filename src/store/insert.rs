@@ -187,6 +187,7 @@ fn known_from(
         created_at,
         truncated: row.embedding.truncated,
         unread: row.embedding.unread,
+        extracted: row.extraction.call().is_some().then(|| row.extraction.clone()),
     }
 }
 
@@ -254,11 +255,14 @@ const AFTER_MODEL: &str = "
 ), vectors AS (
     INSERT INTO chunk_vectors (item, model_id, kind, vector)
     SELECT tick.item + nth - 1, tick.model_id, 'concept', vector FROM fresh, tick
+    UNION ALL
+    SELECT tick.item + nth - 1, tick.model_id, 'question', question_vector FROM fresh, tick
+    WHERE question_vector IS NOT NULL
 ), cpesh AS (
     INSERT INTO chunk_cpesh (item, concept_text, probe_question, expected_answer, soft_negatives, hard_negatives,
-        source)
+        source, model, took_us, failure)
     SELECT tick.item + nth - 1, concept_text, probe_question, expected_answer, soft_negatives::text[],
-        hard_negatives::text[], 'client'
+        hard_negatives::text[], cpesh_source, cpesh_model, cpesh_took_us, cpesh_failure
     FROM fresh, tick
     WHERE soft_negatives IS NOT NULL
 )

@@ -73,7 +73,7 @@ pub use insert::InsertOutcome;
 pub use inspect::{DatabaseInfo, inspect};
 pub use model::ModelId;
 pub use old_tables::{OldTables, OldTablesError};
-pub use read::KnownChunk;
+pub use read::{KnownChunk, StoredVectors};
 pub use retag::{Retag, RetagRow, RetagScope, RetagSource, RetaggedRows};
 pub use selection::Selection;
 

@@ -3,7 +3,8 @@
 use super::schema::{change_clock, chunk_vectors, chunks};
 use super::{Store, StoreError};
 use crate::chunk::{
-    Chunk, ChunkKey, Cpesh, Differences, Metadata, Placement, StoredFields, StoredLabels, Tagging, TmdSource,
+    Chunk, ChunkKey, Cpesh, Differences, Extraction, ExtractionCall, Metadata, Placement, StoredFields,
+    StoredLabels, Tagging, TmdSource,
 };
 use crate::tmd::{AxisConfidence, Tmd};
 use chrono::{DateTime, Utc};
@@ -14,6 +15,7 @@ use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{Array, Binary, Jsonb, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use serde::Deserialize;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +44,19 @@ pub struct KnownChunk {
     pub truncated: bool,
     /// See [`crate::chunk::Embedding::unread`].
     pub unread: Option<f32>,
+    /// What a language model extracted from its text, or why it did not; `None` where none was asked.
+    pub extracted: Option<Extraction>,
+}
+
+/// The stored vectors of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredVectors {
+    /// The clock value of the row's last change.
+    pub seq: i64,
+    /// That of the concept, or of the text.
+    pub concept: Arc<[f32]>,
+    /// That of the question, if the row has one.
+    pub question: Option<Arc<[f32]>>,
 }
 
 impl KnownChunk {
@@ -90,21 +105,28 @@ impl Store {
         connection.done(found)?.into_iter().map(stored_fields).collect()
     }
 
-    /// The stored vectors of these items, of the model of the store, with the clock value of the row's last change.
+    /// The stored vectors of these items, of the model of the store.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
-    pub async fn vectors(&self, items: &[u32]) -> Result<HashMap<u32, (i64, Arc<[f32]>)>, StoreError> {
+    pub async fn vectors(&self, items: &[u32]) -> Result<HashMap<u32, StoredVectors>, StoreError> {
         let items: Vec<i64> = items.iter().map(|item| i64::from(*item)).collect();
         let mut connection = self.pool.get().await?;
         let query = chunk_vectors::table
             .inner_join(change_clock::table.on(change_clock::model_id.eq(chunk_vectors::model_id.nullable())))
             .inner_join(chunks::table.on(chunks::item.eq(chunk_vectors::item)))
-            .select((chunk_vectors::item, chunks::seq, chunk_vectors::vector))
-            .filter(chunk_vectors::kind.eq("concept").and(chunk_vectors::item.eq_any(items)));
-        let found = query.load::<(i64, i64, Vec<u8>)>(connection.conn()).await;
-        let found = connection.done(found)?.into_iter();
-        found.map(|(item, seq, bytes)| Ok((item_number(item)?, (seq, floats(&bytes)?.into())))).collect()
+            .select((chunk_vectors::item, chunks::seq, chunk_vectors::kind, chunk_vectors::vector))
+            .filter(chunk_vectors::item.eq_any(items));
+        let found = query.load::<(i64, i64, String, Vec<u8>)>(connection.conn()).await;
+        let (questions, concepts): (Vec<_>, Vec<_>) =
+            connection.done(found)?.into_iter().partition(|(_, _, kind, _)| kind == "question");
+        let questions = questions.into_iter().map(|(item, _, _, bytes)| Ok((item, floats(&bytes)?.into())));
+        let mut questions = questions.collect::<Result<HashMap<i64, Arc<[f32]>>, StoreError>>()?;
+        let vectors = |(item, seq, _, bytes): (i64, i64, String, Vec<u8>)| {
+            let (concept, question) = (floats(&bytes)?.into(), questions.remove(&item));
+            Ok((item_number(item)?, StoredVectors { seq, concept, question }))
+        };
+        concepts.into_iter().map(vectors).collect()
     }
 
     /// The clock value of the last committed change.
@@ -210,6 +232,9 @@ pub(super) struct KnownRow {
     created_at: DateTime<Utc>,
     truncated: bool,
     unread: Option<f32>,
+    #[diesel(select_expression = sql::<Nullable<Text>>(LLM_CPESH))]
+    #[diesel(select_expression_type = SqlLiteral<Nullable<Text>>)]
+    extracted: Option<String>,
 }
 
 pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError> {
@@ -229,6 +254,7 @@ pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError>
         created_at: row.created_at,
         truncated: row.truncated,
         unread: row.unread,
+        extracted: row.extracted.map(|json| extracted(&json)).transpose()?,
     };
     Ok((ChunkKey { dataset: row.dataset_source.into(), id: row.id.into() }, chunk))
 }
@@ -236,6 +262,33 @@ pub(super) fn known(row: KnownRow) -> Result<(ChunkKey, KnownChunk), StoreError>
 /// The CPESH parts that a client gave, as JSON.
 pub(super) const CLIENT_CPESH: &str =
     "(SELECT to_jsonb(p)::text FROM chunk_cpesh p WHERE p.item = chunks.item AND p.source = 'client')";
+
+/// What a language model extracted, with the failures of that, as JSON.
+pub(super) const LLM_CPESH: &str =
+    "(SELECT to_jsonb(p)::text FROM chunk_cpesh p WHERE p.item = chunks.item AND p.source = 'llm')";
+
+/// The columns of `chunk_cpesh` beside the parts.
+#[derive(Deserialize)]
+struct ExtractionColumns {
+    #[serde(flatten)]
+    cpesh: Cpesh,
+    model: Option<String>,
+    took_us: Option<u64>,
+    failure: Option<String>,
+}
+
+/// Reads the value of [`LLM_CPESH`].
+pub(super) fn extracted(json: &str) -> Result<Extraction, StoreError> {
+    let row: ExtractionColumns = serde_json::from_str(json).map_err(|_| unreadable("chunk_cpesh"))?;
+    let call = ExtractionCall {
+        model: row.model.unwrap_or_default().into(),
+        took: row.took_us.map(Duration::from_micros),
+    };
+    Ok(match row.failure {
+        Some(reason) => Extraction::Failed { reason: reason.into(), call },
+        None => Extraction::ByLlm { cpesh: Arc::new(row.cpesh), call },
+    })
+}
 
 /// The key of a stored chunk and the columns of its [`StoredFields`].
 #[derive(Queryable, Selectable)]

@@ -94,17 +94,31 @@ const AFTER_MODEL: &str = "
     UPDATE chunk_vectors SET vector = stored.vector
     FROM stored, tick
     WHERE chunk_vectors.item = stored.item AND chunk_vectors.model_id = tick.model_id AND kind = 'concept'
+), new_questions AS (
+    INSERT INTO chunk_vectors (item, model_id, kind, vector)
+    SELECT stored.item, tick.model_id, 'question', question_vector
+    FROM stored, tick
+    WHERE question_vector IS NOT NULL
+    ON CONFLICT (item, model_id, kind) DO UPDATE SET vector = excluded.vector
+), old_questions AS (
+    DELETE FROM chunk_vectors USING stored, tick
+    WHERE chunk_vectors.item = stored.item AND chunk_vectors.model_id = tick.model_id AND kind = 'question'
+        AND stored.question_vector IS NULL
+    RETURNING tick.seq + nth AS seq, stored.item
+), gone_questions AS (
+    INSERT INTO question_tombstones (seq, item) SELECT seq, item FROM old_questions
 ), new_cpesh AS (
     INSERT INTO chunk_cpesh (item, concept_text, probe_question, expected_answer, soft_negatives, hard_negatives,
-        source)
+        source, model, took_us, failure)
     SELECT stored.item, concept_text, probe_question, expected_answer, soft_negatives::text[],
-        hard_negatives::text[], 'client'
+        hard_negatives::text[], cpesh_source, cpesh_model, cpesh_took_us, cpesh_failure
     FROM stored, tick
     WHERE soft_negatives IS NOT NULL
     ON CONFLICT (item) DO UPDATE SET
         concept_text = excluded.concept_text, probe_question = excluded.probe_question,
         expected_answer = excluded.expected_answer, soft_negatives = excluded.soft_negatives,
-        hard_negatives = excluded.hard_negatives, source = excluded.source
+        hard_negatives = excluded.hard_negatives, source = excluded.source, model = excluded.model,
+        took_us = excluded.took_us, failure = excluded.failure
 ), old_cpesh AS (
     DELETE FROM chunk_cpesh USING stored, tick
     WHERE chunk_cpesh.item = stored.item AND stored.soft_negatives IS NULL

@@ -86,8 +86,10 @@ pub struct RetaggedRows {
     pub after: i64,
     /// The clock after it. Equal to `after` when no row was changed.
     pub upto: i64,
-    /// The changed rows, with the vectors that they have.
-    pub rows: Vec<ChangedChunk>,
+    /// The changed rows, with the concept vectors that they have.
+    pub concepts: Vec<ChangedChunk>,
+    /// Those of them that have a question, with its vector.
+    pub questions: Vec<ChangedChunk>,
 }
 
 impl Store {
@@ -142,16 +144,17 @@ async fn retag(connection: &mut PooledConnection, retags: &[Retag]) -> Result<Re
     connection.checked(begun)?;
     let clock = change_clock::table.select(change_clock::seq).for_update().first(connection.conn()).await;
     let after: i64 = connection.checked(clock)?;
-    let changed = RetagRows::new(retags).load::<(i64, i64, Option<Vec<u8>>)>(connection.conn()).await;
-    let changed = connection.checked(changed)?.into_iter();
-    let changed = changed
-        .map(|(seq, item, vector)| {
-            let missing = || StoreError::Unreadable { problem: format!("vector of item {item}") };
-            let vector = floats(&vector.ok_or_else(missing)?)?;
-            Ok(ChangedChunk { seq, item: item_number(item)?, vector })
-        })
-        .collect::<Result<Vec<_>, StoreError>>()?;
-    Ok(RetaggedRows { after, upto: after + changed.len() as i64, rows: changed })
+    let changed = RetagRows::new(retags).load::<RetaggedRow>(connection.conn()).await;
+    let (mut concepts, mut questions) = (Vec::new(), Vec::new());
+    for (seq, item, concept, question) in connection.checked(changed)? {
+        let item = item_number(item)?;
+        let missing = || StoreError::Unreadable { problem: format!("vector of item {item}") };
+        concepts.push(ChangedChunk { seq, item, vector: floats(&concept.ok_or_else(missing)?)? });
+        if let Some(question) = question {
+            questions.push(ChangedChunk { seq, item, vector: floats(&question)? });
+        }
+    }
+    Ok(RetaggedRows { after, upto: after + concepts.len() as i64, concepts, questions })
 }
 
 impl RetagScope {
@@ -259,8 +262,11 @@ impl RetagRows {
     }
 }
 
+/// `seq`, `item`, and the vectors of concept and question.
+type RetaggedRow = (i64, i64, Option<Vec<u8>>, Option<Vec<u8>>);
+
 impl Query for RetagRows {
-    type SqlType = (BigInt, BigInt, Nullable<Binary>);
+    type SqlType = (BigInt, BigInt, Nullable<Binary>, Nullable<Binary>);
 }
 
 impl QueryFragment<Pg> for RetagRows {
@@ -311,8 +317,10 @@ const AFTER_ROWS: &str = "
     FROM stored, tick
     WHERE chunks.item = stored.item
 )
-SELECT tick.seq + nth, stored.item, chunk_vectors.vector
+SELECT tick.seq + nth, stored.item, concept.vector, question.vector
 FROM stored CROSS JOIN tick
-LEFT JOIN chunk_vectors
-    ON chunk_vectors.item = stored.item AND chunk_vectors.model_id = tick.model_id AND kind = 'concept'
+LEFT JOIN chunk_vectors AS concept
+    ON concept.item = stored.item AND concept.model_id = tick.model_id AND concept.kind = 'concept'
+LEFT JOIN chunk_vectors AS question
+    ON question.item = stored.item AND question.model_id = tick.model_id AND question.kind = 'question'
 ORDER BY nth";

@@ -20,6 +20,9 @@ diesel::table! {
         soft_negatives -> Array<Nullable<Text>>,
         hard_negatives -> Array<Nullable<Text>>,
         source -> Text,
+        model -> Nullable<Text>,
+        took_us -> Nullable<Int8>,
+        failure -> Nullable<Text>,
     }
 }
 
@@ -97,6 +100,13 @@ diesel::table! {
 }
 
 diesel::table! {
+    question_tombstones (seq) {
+        seq -> Int8,
+        item -> Int8,
+    }
+}
+
+diesel::table! {
     tombstones (seq) {
         seq -> Int8,
         item -> Int8,
@@ -115,5 +125,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     chunks,
     dead_letters,
     models,
+    question_tombstones,
     tombstones,
 );

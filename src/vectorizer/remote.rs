@@ -15,7 +15,7 @@ use crate::flow::{Backoff, Verdict, retry};
 use crate::metrics;
 use crate::model::ModelIdentity;
 use crate::output::throttled;
-use crate::server_pool::{CallError, Member, Pauses, Pool, PoolSettings, RetryPolicy, ServerStatus};
+use crate::server_pool::{CallError, Member, Pauses, Pool, PoolSettings, RetryPolicy, ServerStatus, Turn};
 use crate::threads::Lane;
 use crate::threads::lock;
 use futures_util::future::join_all;
@@ -160,7 +160,7 @@ impl Remote {
             // A client waits and can repeat the search.
             Lane::Express => 1,
         };
-        let policy = RetryPolicy { repeats, backoff: settings.backoff, waits: true };
+        let policy = RetryPolicy { repeats, backoff: settings.backoff, waits: true, turn: Turn::InOrder };
         let mut broken = Vec::new();
         loop {
             let asked = pool.call(lane, policy, &broken, |server, _| async move { server.ask(texts).await });

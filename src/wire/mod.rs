@@ -28,5 +28,5 @@ pub use request::{IngestRequest, MAX_CHUNKS, read_request};
 pub use shape::{Fields, ShapeError, read_json};
 pub use slices::{Broken, NextPart, Splitter};
 pub use unknown::{OTHER_NAMES, UnknownFieldCounts, UnknownFieldPolicy};
-pub use values::{AnyNumber, Name, Truth, WholeNumber};
+pub use values::{AnyNumber, Name, Truth, WholeNumber, one_of};
 pub use words::{ValueProblem, problem};

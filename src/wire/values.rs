@@ -202,7 +202,7 @@ impl Tolerant for Truth {
 }
 
 /// Reads one of a closed list of words, in any case.
-pub(super) fn one_of<'de, D: Deserializer<'de>, T: Copy>(
+pub fn one_of<'de, D: Deserializer<'de>, T: Copy>(
     deserializer: D,
     words: &[(&'static str, T)],
 ) -> Result<T, D::Error> {

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test prints its figures")]
 
 mod admission;
+mod answer_cache;
 mod bench;
 mod blame;
 mod body_formats;
@@ -49,6 +50,8 @@ mod ingest_terminal;
 mod layers;
 mod llama_server;
 mod llm;
+mod llm_dialects;
+mod llm_injections;
 mod lost_commits;
 mod malformed_lines;
 mod managed;
@@ -61,6 +64,7 @@ mod parity;
 mod poisonous_texts;
 mod poolers;
 mod private_files;
+mod question_search;
 mod refused_keys;
 mod remote_embedder;
 mod retag;

@@ -27,7 +27,7 @@ async fn refusal(service: &TestService, statement: &str) -> String {
 /// Waits until the index has every change in the database.
 async fn followed(service: &TestService) {
     let clock = service.database.number("SELECT seq FROM change_clock").await;
-    until("the index follows", || service.state.index.status().applied_seq >= clock).await;
+    until("the indexes follow", || service.state.indexes().applied_seq() >= clock).await;
 }
 
 /// Items and vectors of the index and of the rows, which have to be the same.
@@ -37,9 +37,14 @@ async fn assert_equal(service: &TestService) {
         service.state.index.items().unwrap().iter().map(|item| item.to_string()).collect();
     assert_eq!(items, rows);
     let stored: Vec<u32> = rows.iter().map(|item| item.parse().unwrap()).collect();
-    for (item, (_, vector)) in service.state.store.vectors(&stored).await.unwrap() {
-        assert_eq!(service.state.index.vector(item).unwrap().as_deref(), Some(&*vector), "item {item}");
+    let questions = service.state.questions.items().unwrap();
+    for (item, vectors) in service.state.store.vectors(&stored).await.unwrap() {
+        let (index, other) = (&service.state.index, &service.state.questions);
+        assert_eq!(index.vector(item).unwrap().as_deref(), Some(&*vectors.concept), "item {item}");
+        assert_eq!(other.vector(item).unwrap().as_deref(), vectors.question.as_deref(), "item {item}");
+        assert_eq!(questions.contains(item), vectors.question.is_some(), "item {item}");
     }
+    assert!(questions.iter().all(|item| stored.contains(&item)), "{questions:?}");
 }
 
 #[actix_web::test]

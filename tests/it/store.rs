@@ -8,7 +8,8 @@ use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use lnsp_ingest::chunk::{
-    BatchId, Chunk, ChunkKey, Draft, EmbeddedChunk, Embedding, Metadata, Placement, Tagging, TmdSource,
+    BatchId, Chunk, ChunkKey, Draft, EmbeddedChunk, Embedding, Extraction, Metadata, Placement, Tagging,
+    TmdSource,
 };
 use lnsp_ingest::model::ModelIdentity;
 use lnsp_ingest::store::{Dsn, InsertOutcome, ModelId, SearchFilter, Store, StoreError};
@@ -37,7 +38,9 @@ pub fn embedded(draft: Draft, tmd: (u8, u8, u8), vector: &[f32]) -> EmbeddedChun
     };
     let embedding =
         Embedding { vector: vector.into(), truncated: false, unread: None, took: Duration::from_millis(3) };
-    EmbeddedChunk { chunk: Arc::new(Chunk::new(draft).unwrap()), tagging, embedding }
+    let chunk = Arc::new(Chunk::new(draft).unwrap());
+    let extraction = Extraction::without_llm(&chunk);
+    EmbeddedChunk { chunk, tagging, extraction, embedding, question: None }
 }
 
 pub fn plain(id: &str) -> EmbeddedChunk {

@@ -1,6 +1,6 @@
 //! The answer to a JSON request, in the old contract's words, as bytes that can be given twice.
 
-use crate::chunk::TmdSource;
+use crate::chunk::{Extraction, TmdSource};
 use crate::http::error::rejection_object;
 use crate::http::ingest::notes::UploadNotes;
 use crate::http::ingest::results::{add_notes, timestamp};
@@ -102,10 +102,11 @@ fn good(
     embedding: &EmbeddingSource,
 ) -> Value {
     let chunk = &stored.chunk;
-    let quality = QualityMetrics::new(&chunk.text, chunk.cpesh.as_ref(), embedding.dims);
+    let extraction = &stored.row.extraction;
+    let quality = QualityMetrics::new(&chunk.text, extraction.parts(chunk), embedding.dims);
     let tmd = stored.row.tagging.tmd;
     let mut result = json!({
-        "global_id": stored.row.cpe_id, "concept_text": chunk.embedded_text(),
+        "global_id": stored.row.cpe_id, "concept_text": extraction.embedded_text(chunk),
         "tmd_codes": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier()},
         "vector_dimension": embedding.dims + 16,
         "confidence_score": quality.confidence(), "quality_metrics": quality,
@@ -125,6 +126,7 @@ fn timings(stored: Option<&StoredChunk>, options: &IngestOptions) -> Value {
     let mut map = Map::new();
     let measured = stored.map(|stored| stored.timings).unwrap_or_default();
     let named = [
+        ("cpesh_ms", measured.cpesh),
         ("tmd_ms", measured.tmd),
         ("embedding_ms", measured.embedding),
         ("postgres_ms", measured.postgres),
@@ -148,10 +150,12 @@ fn backends(stored: &StoredChunk, options: &IngestOptions, embedding: &Embedding
         TmdSource::Llm { model } => format!("llm:{model}"),
         TmdSource::Fallback { version, reason } => format!("local:{version} (llm: {reason})"),
     };
-    let cpesh = match &stored.chunk.cpesh {
-        Some(_) => "client-provided",
-        None if options.skip_cpesh => "disabled",
-        None => "env-disabled",
+    let cpesh = match &stored.row.extraction {
+        Extraction::ByClient => "client-provided".to_owned(),
+        Extraction::ByLlm { call, .. } => format!("llm:{}", call.model),
+        Extraction::Failed { reason, call } => format!("none (llm:{}: {reason})", call.model),
+        Extraction::NotAsked if options.skip_cpesh => "disabled".to_owned(),
+        Extraction::NotAsked => "env-disabled".to_owned(),
     };
     json!({"cpesh": cpesh, "tmd": tmd, "embedding": embedding.name, "index": "inproc:arroy"})
 }

@@ -22,7 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 pub const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 /// The bytes that the ends of an answer take at most.
 const ENDS: usize = 128;
-/// The bytes of a result beside its metadata: six times a text of 64 KiB, for characters that are escaped, and names.
+/// The bytes of a result beside its metadata: six times a text of 64 KiB, for characters that are escaped, CPESH parts of
+/// 64 KiB as JSON, and names.
 const BESIDE_METADATA: usize = 512 * 1024;
 /// The largest text and metadata of a result. A result that is not larger fits into an answer of its own.
 const MAX_ROW_BYTES: usize = MAX_ANSWER_BYTES - BESIDE_METADATA - ENDS;
@@ -36,8 +37,8 @@ pub(super) struct Answer {
     store: Store,
     /// Results that are not loaded yet, best first, with the bytes of their rows.
     left: VecDeque<(RankedItem, usize)>,
-    /// Results that are not written yet, with their scores.
-    loaded: VecDeque<(f32, Hit)>,
+    /// Results that are not written yet.
+    loaded: VecDeque<(RankedItem, Hit)>,
     /// The bytes that further results may take.
     room: usize,
     index_seq: i64,
@@ -150,7 +151,7 @@ impl Answer {
             self.begun = true;
         }
         while text.len() < PIECE {
-            let Some((score, hit)) = self.next_row().await? else {
+            let Some((ranked, hit)) = self.next_row().await? else {
                 self.end(&mut text);
                 break;
             };
@@ -158,7 +159,7 @@ impl Answer {
             if self.written > 0 {
                 text.push(b',');
             }
-            write_result(&mut text, score, &hit).map_err(|_| no_answer())?;
+            write_result(&mut text, ranked, &hit).map_err(|_| no_answer())?;
             let took = text.len() - before;
             if took > self.room {
                 text.truncate(before);
@@ -173,7 +174,7 @@ impl Answer {
     }
 
     /// The next result that still has a row.
-    async fn next_row(&mut self) -> Result<Option<(f32, Hit)>, ApiError> {
+    async fn next_row(&mut self) -> Result<Option<(RankedItem, Hit)>, ApiError> {
         while self.loaded.is_empty() && !self.left.is_empty() {
             let mut group = Vec::new();
             let mut bytes = 0;
@@ -187,7 +188,7 @@ impl Answer {
             let items: Vec<u32> = group.iter().map(|ranked| ranked.item).collect();
             let rows = self.store.hits(&items).await?;
             let mut rows: HashMap<u32, Hit> = rows.into_iter().map(|hit| (hit.item, hit)).collect();
-            let found = group.iter().filter_map(|ranked| Some((ranked.score, rows.remove(&ranked.item)?)));
+            let found = group.iter().filter_map(|ranked| Some((*ranked, rows.remove(&ranked.item)?)));
             self.loaded = found.collect();
         }
         Ok(self.loaded.pop_front())
@@ -210,6 +211,13 @@ struct ResultFields<'a> {
     cpe_id: uuid::Uuid,
     text: &'a str,
     score: f32,
+    matched: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concept_text: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probe_question: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_answer: Option<&'a str>,
     tmd: Value,
     names: Value,
     dataset_source: &'a str,
@@ -221,12 +229,16 @@ struct ResultFields<'a> {
     seq: i64,
 }
 
-fn write_result(text: &mut Vec<u8>, score: f32, hit: &Hit) -> serde_json::Result<()> {
+fn write_result(text: &mut Vec<u8>, ranked: RankedItem, hit: &Hit) -> serde_json::Result<()> {
     let fields = ResultFields {
         id: &hit.id,
         cpe_id: hit.cpe_id,
         text: &hit.text,
-        score,
+        score: ranked.score,
+        matched: ranked.matched.name(),
+        concept_text: hit.concept_text.as_deref(),
+        probe_question: hit.probe_question.as_deref(),
+        expected_answer: hit.expected_answer.as_deref(),
         tmd: json!({
             "domain": hit.tmd.domain(), "task": hit.tmd.task(), "modifier": hit.tmd.modifier(),
             "source": hit.tmd_source.kind(), "confidence": hit.confidence,

@@ -16,13 +16,13 @@ use crate::http::parameters::{self, check_name, quoted};
 use crate::http::request::{is_large, json_body, read_body, read_document, run_blocking};
 use crate::http::settings::Settings;
 use crate::http::state::State;
-use crate::search::{MAX_RESULTS, SearchQuery, SearchTarget};
+use crate::search::{MAX_RESULTS, SearchIn, SearchQuery, SearchTarget};
 use crate::store::SearchFilter;
 use crate::tmd::Axis;
-use crate::wire::{AnyNumber, Fields, Name, WholeNumber};
+use crate::wire::{AnyNumber, Fields, Name, WholeNumber, one_of};
 use actix_web::{HttpRequest, HttpResponse, web};
 use answer::Answer;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// The longest body of a search, inflated: a text of 64 KiB, or a vector, and a filter.
 pub const MAX_QUERY_BYTES: usize = 256 * 1024;
@@ -38,6 +38,19 @@ struct WireQuery {
     filter: Option<Fields<WireFilter>>,
     tmd_weight: Option<AnyNumber>,
     min_seq: Option<WholeNumber>,
+    search_in: Option<SearchInOption>,
+}
+
+/// [`SearchIn`] by its name.
+#[derive(Debug, Clone, Copy)]
+struct SearchInOption(SearchIn);
+
+impl<'de> Deserialize<'de> for SearchInOption {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let words =
+            [("concept", SearchIn::Concept), ("question", SearchIn::Question), ("both", SearchIn::Both)];
+        one_of(deserializer, &words).map(SearchInOption)
+    }
 }
 
 /// The number of results without `top_k`.
@@ -116,6 +129,7 @@ fn query(wire: WireQuery) -> Result<SearchQuery, ApiError> {
     let Fields(filter) = wire.filter.unwrap_or_default();
     Ok(SearchQuery {
         target,
+        search_in: wire.search_in.map(|SearchInOption(search_in)| search_in).unwrap_or_default(),
         top_k,
         filter: SearchFilter {
             domain: code(filter.domain, Axis::Domain)?,

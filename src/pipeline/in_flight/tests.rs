@@ -1,5 +1,5 @@
 use super::*;
-use crate::chunk::{Draft, Tagging, TmdSource};
+use crate::chunk::{Draft, Extraction, Tagging, TmdSource};
 use crate::error_code::ErrorCode;
 use crate::flow::{ReceiptIssuer, ReceiptStream, receipt_channel};
 use crate::outcome::{ChunkTimings, StoredRow};
@@ -55,6 +55,7 @@ fn outcome(chunk: &Arc<Chunk>, end: End) -> Option<Outcome> {
         let row = StoredRow {
             cpe_id: chunk.cpe_id,
             tagging,
+            extraction: Extraction::NotAsked,
             seq: 1,
             created_at: chrono::Utc::now(),
             truncated: false,

@@ -2,7 +2,7 @@
 
 use lnsp_ingest::index::{
     ChangeSource, ChangedRow, Changes, Commit, DeltaSlots, Effort, Index, IndexIdentity, IndexOptions,
-    SourceError,
+    SourceError, VectorKind,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -183,7 +183,8 @@ pub fn unit(raw: &[f32]) -> Arc<[f32]> {
 }
 
 pub fn identity() -> IndexIdentity {
-    IndexIdentity { store_id: Uuid::from_u128(7), fingerprint: "model-a".into(), dims: DIMS }
+    let (store_id, fingerprint, kind) = (Uuid::from_u128(7), "model-a".into(), VectorKind::Concept);
+    IndexIdentity { store_id, fingerprint, dims: DIMS, kind }
 }
 
 /// Builds only when told to: nothing happens by the clock or by numbers.

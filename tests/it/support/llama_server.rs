@@ -1,7 +1,7 @@
 //! The real llama.cpp server with a model of random weights, which `scripts/llm_server` installs. Also used by the bench
 //! of the language model, so it knows nothing of the tests.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -22,16 +22,6 @@ fn folder() -> PathBuf {
 /// Whether it is installed.
 pub fn is_installed() -> bool {
     folder().join(".complete").exists()
-}
-
-/// Whether it is installed. Where it is not, the test says that it is left out, past the capturing of its output.
-pub fn installed(test: &str) -> bool {
-    let there = is_installed();
-    if !there {
-        let notice = format!("\nskipped: {test} (no LLM server is installed; scripts/llm_server)\n");
-        std::io::stdout().write_all(notice.as_bytes()).unwrap();
-    }
-    there
 }
 
 impl LlamaServer {

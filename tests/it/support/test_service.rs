@@ -184,7 +184,7 @@ pub fn models() -> std::path::PathBuf {
 
 /// A client without proxies.
 pub fn client() -> reqwest::Client {
-    lnsp_ingest::endpoint::plain_client().build().unwrap()
+    lnsp_ingest::endpoint::client_builder().build().unwrap()
 }
 
 /// Numbered chunks, one a line.
