@@ -29,6 +29,7 @@ pub fn llm_settings(config: &Config) -> Vec<LlmSettings> {
         model: config.tmd_llm_model.clone(),
         calls: if config.enable_parallel { slots } else { 1 },
         timeout: Duration::from_secs(config.llm_timeout_s),
+        cpesh_timeout: Duration::from_secs(config.cpesh_timeout_s),
         dialect: config.llm_dialect,
         answer: config.tmd_answer,
         api_key: config.llm_api_key.clone(),
@@ -42,21 +43,28 @@ pub async fn code_source(
     data_dir: &Path,
     report: &mut dyn FnMut(String),
 ) -> Result<Codes, StartError> {
-    if config.tmd_backend == TmdBackend::Local {
+    let local = config.tmd_backend == TmdBackend::Local;
+    if local && !config.enable_cpesh {
         return Ok(Codes { source: CodeSource::Local, llm: None, router: None, endpoint: None });
     }
     let otherwise = match config.tmd_on_failure {
         OnFailure::Local => LlmFallback::AskLocally,
         OnFailure::Reject => LlmFallback::Reject,
     };
-    if config.tmd_backend == TmdBackend::Router {
-        return routers(config, otherwise, report).await;
+    let router = match config.tmd_backend {
+        TmdBackend::Router => Some(tmd_router(config, otherwise, report).await?),
+        _ => None,
+    };
+    if let Some(router) = router.clone().filter(|_| !config.enable_cpesh) {
+        let source = CodeSource::Router { router: router.clone(), otherwise };
+        return Ok(Codes { source, llm: None, router: Some(router), endpoint: None });
     }
     let known = answer_cache(config, data_dir, report);
     let llm = Llm::with_cache(&llm_settings(config), known).map_err(StartError::Llm)?;
     let answers = llm.probe().await;
     let usable = answers.iter().any(|(_, answer)| answer.is_ok());
     let meanwhile = match (usable, config.tmd_backend, otherwise) {
+        (false, TmdBackend::Local | TmdBackend::Router, _) => "chunks get no CPESH parts until it answers",
         (true, ..) => "the others are asked until it answers",
         (false, TmdBackend::Auto, _) | (false, _, LlmFallback::AskLocally) => {
             "the local classifier gives the codes until it answers"
@@ -69,19 +77,23 @@ pub async fn code_source(
             Err(error) => format!("⚠️  the LLM at {endpoint} {error}; {meanwhile}"),
         });
     }
-    if !usable && config.tmd_backend == TmdBackend::Auto {
+    if !usable && config.tmd_backend != TmdBackend::Llm {
         llm.set_absent();
     }
-    let source = CodeSource::Llm { llm: llm.clone(), otherwise };
-    Ok(Codes { source, llm: Some(llm), router: None, endpoint: Some(config.llm_endpoint.to_string()) })
+    let source = match &router {
+        Some(router) => CodeSource::Router { router: router.clone(), otherwise },
+        None if local => CodeSource::Local,
+        None => CodeSource::Llm { llm: llm.clone(), otherwise },
+    };
+    Ok(Codes { source, llm: Some(llm), router, endpoint: Some(config.llm_endpoint.to_string()) })
 }
 
 /// TMD routers as the source, asked now whether they are there.
-async fn routers(
+async fn tmd_router(
     config: &Config,
     otherwise: LlmFallback,
     report: &mut dyn FnMut(String),
-) -> Result<Codes, StartError> {
+) -> Result<TmdRouter, StartError> {
     let servers = config.tmd_router_endpoint.with_slots(config.max_parallel_workers);
     let servers: Vec<RouterSettings> = servers
         .map(|(endpoint, slots)| RouterSettings {
@@ -101,8 +113,7 @@ async fn routers(
             Err(error) => format!("⚠️  the TMD router at {endpoint} {error}; {meanwhile}"),
         });
     }
-    let source = CodeSource::Router { router: router.clone(), otherwise };
-    Ok(Codes { source, llm: None, router: Some(router), endpoint: None })
+    Ok(router)
 }
 
 /// The answers that were given before, unless none are to be kept. The service runs without them, too.

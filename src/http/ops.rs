@@ -44,6 +44,7 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
             "stages": stages(&state, &pipeline.deaths), "threads_at_work": threads(&state),
         },
         "tmd": {"backend": info.tmd_backend, "source": state.tmd_source()},
+        "cpesh": {"enabled": info.cpesh},
         "llm": state.llm.as_ref().map(servers::of_llm),
         "router": state.router.as_ref().map(|router| router.servers().iter().map(servers::one).collect::<Vec<_>>()),
         // Fields of the old embedding service, whose `model` was a name: here it is an object.

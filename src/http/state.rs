@@ -1,6 +1,7 @@
 //! The state that all handlers share.
 
 use crate::deletion::Deleter;
+use crate::extraction::Extractor;
 use crate::http::error::ApiError;
 use crate::http::held::HeldCache;
 use crate::http::info::ServiceInfo;
@@ -44,6 +45,8 @@ pub struct State {
     pub deleter: Deleter,
     /// Gives stored chunks codes of the language model, where one is used.
     pub retagger: Option<Retagger>,
+    /// Gives stored chunks CPESH parts.
+    pub extractor: Extractor,
     /// The language model, where one is used.
     pub llm: Option<Llm>,
     /// What does not change while the service runs.
@@ -75,11 +78,13 @@ impl State {
         if !self.info.llm_required {
             return None;
         }
-        let llm = self.llm.as_ref().filter(|llm| llm.is_resting());
-        let router = self.router.as_ref().filter(|router| router.is_resting());
-        let failing = llm
-            .map(|llm| format!("the LLM at {}", llm.endpoint()))
-            .or_else(|| router.map(|router| format!("the TMD router at {}", router.endpoint())));
+        let failing = match (&self.router, &self.llm) {
+            (Some(router), _) => {
+                router.is_resting().then(|| format!("the TMD router at {}", router.endpoint()))
+            }
+            (None, Some(llm)) => llm.is_resting().then(|| format!("the LLM at {}", llm.endpoint())),
+            (None, None) => None,
+        };
         failing.map(|failing| format!("chunks without codes are rejected: {failing} is failing"))
     }
 

@@ -11,6 +11,7 @@ mod call;
 mod client;
 mod dialect;
 mod error;
+mod extraction;
 mod flights;
 mod model_name;
 mod prompt;

@@ -21,6 +21,7 @@ type Handshake = Shared<BoxFuture<'static, Result<Arc<ServerInfo>, LlmError>>>;
 pub struct LlmServer {
     name: Arc<str>,
     timeout: Duration,
+    cpesh_timeout: Duration,
     client: Arc<LlmClient>,
     handshake: Mutex<Option<Handshake>>,
 }
@@ -31,6 +32,7 @@ impl LlmServer {
         Ok(LlmServer {
             name: settings.endpoint.name().into(),
             timeout: settings.timeout,
+            cpesh_timeout: settings.cpesh_timeout,
             client: Arc::new(LlmClient::new(settings)?),
             handshake: Mutex::default(),
         })
@@ -54,7 +56,10 @@ impl LlmServer {
             let server = self.handshake().await?;
             self.client.ask(Question { text, wanted }, attempt, &server).await
         };
-        let limit = self.timeout;
+        let limit = match wanted {
+            Wanted::Codes => self.timeout,
+            Wanted::CodesAndCpesh => self.cpesh_timeout,
+        };
         let answer = tokio::time::timeout(limit, call).await.unwrap_or(Err(LlmError::Timeout { limit }));
         let outcome = answer.as_ref().err().map_or("ok", LlmError::kind);
         metrics::llm_request(&self.name, outcome, started.elapsed());

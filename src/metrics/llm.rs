@@ -1,7 +1,7 @@
 //! What is counted where chunks get their codes, and in calls to the language model.
 
 use super::names::{
-    LLM_ANSWER_CACHE_TOTAL, LLM_BREAKER_STATE, LLM_CONCURRENCY_LIMIT, LLM_INFLIGHT,
+    CPESH_EXTRACTIONS_TOTAL, LLM_ANSWER_CACHE_TOTAL, LLM_BREAKER_STATE, LLM_CONCURRENCY_LIMIT, LLM_INFLIGHT,
     LLM_REQUEST_DURATION_SECONDS, LLM_REQUESTS_TOTAL, LLM_RETRIES_EXHAUSTED_TOTAL, LLM_RETRIES_TOTAL,
     LLM_TOKENS_TOTAL, TMD_DOMAIN_TOTAL, TMD_FALLBACK_TOTAL,
 };
@@ -16,6 +16,11 @@ pub fn tagged(domain: &'static str) {
 /// Counts a chunk that the local classifier labelled because the language model had no valid answer.
 pub fn fell_back(reason: &'static str) {
     TMD_FALLBACK_TOTAL.add([reason.into()], 1);
+}
+
+/// Counts an extraction of CPESH parts by its outcome: `ok`, or why it failed.
+pub fn extracted(outcome: &'static str) {
+    CPESH_EXTRACTIONS_TOTAL.add([outcome.into()], 1);
 }
 
 /// Counts a finished call to a server of the language model and records its duration.

@@ -36,6 +36,7 @@ metrics! {
     CounterOfSeconds PIPELINE_ARBITER_BUSY_SECONDS_TOTAL "lnsp_pipeline_arbiter_busy_seconds_total" [] "Time the pipeline's own thread was not idle";
     Counter TMD_DOMAIN_TOTAL "lnsp_tmd_domain_total" ["domain"] "Chunks tagged, by domain";
     Counter TMD_FALLBACK_TOTAL "lnsp_tmd_fallback_total" ["reason"] "Chunks labelled locally because the language model had no answer, by reason";
+    Counter CPESH_EXTRACTIONS_TOTAL "lnsp_cpesh_extractions_total" ["outcome"] "Chunks whose CPESH parts the language model was asked for, by outcome: ok, or why there are none";
     Counter LLM_REQUESTS_TOTAL "lnsp_llm_requests_total" ["backend", "outcome"] "Calls to the servers of the language model (backend: their addresses), by outcome";
     Histogram LLM_REQUEST_DURATION_SECONDS "lnsp_llm_request_duration_seconds" ["backend"] "One call to the language model";
     Counter LLM_RETRIES_TOTAL "lnsp_llm_retries_total" ["reason"] "Second calls for the same chunk, by reason";

@@ -21,6 +21,7 @@ fn settings(llm: &SimulatedLlm) -> LlmSettings {
         model: "llama3.1:8b".to_owned(),
         calls: 8,
         timeout: Duration::from_secs(20),
+        cpesh_timeout: Duration::from_secs(20),
         dialect: None,
         answer: AnswerForm::Names,
         api_key: None,
