@@ -73,6 +73,11 @@ impl Tagger {
         }
     }
 
+    /// Whether the codes of a language model's answer are those of a chunk without codes.
+    pub fn takes_llm_codes(&self) -> bool {
+        matches!(&self.source, CodeSource::Llm { llm, .. } if llm.available())
+    }
+
     /// The records of the threads of the classifier.
     pub fn progress(&self) -> &[Progress] {
         self.classifier.progress()
