@@ -42,6 +42,7 @@ fn settings(url: &str, answer: AnswerForm) -> Result<LlmSettings> {
         model: MODEL.to_owned(),
         calls: 1,
         timeout: Duration::from_secs(20),
+        cpesh_timeout: Duration::from_secs(20),
         dialect: Some(Dialect::JsonObject),
         answer,
         api_key: None,

@@ -86,6 +86,7 @@ async fn every_text_gets_codes_and_cpesh_parts_in_one_answer() {
         model: MODEL.to_owned(),
         calls: 2,
         timeout: Duration::from_secs(300),
+        cpesh_timeout: Duration::from_secs(300),
         dialect: None,
         answer: AnswerForm::Names,
         api_key: None,
