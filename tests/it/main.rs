@@ -54,6 +54,7 @@ mod layers;
 mod llama_server;
 mod llm;
 mod llm_dialects;
+mod llm_faults;
 mod llm_injections;
 mod llm_pool;
 mod lost_commits;
