@@ -1,17 +1,19 @@
 //! Decides who gives a text its Domain, Task and Modifier codes, and asks for them.
 //!
-//! The order: codes of the client; then a language model, where there is one, or the local classifier. The first stage
-//! uses it for chunks; others may use it for any text.
+//! The order: codes of the client; the local classifier, where it is to be asked first and is sure enough; a language
+//! model, where there is one; the local classifier again. The first stage uses it for chunks; others may use it for any
+//! text.
 
 use crate::chunk::{Chunk, Tagging, TmdSource};
-use crate::classifier::LocalClassifier;
+use crate::classifier::{Classification, LocalClassifier};
 use crate::error_code::ErrorCode;
-use crate::llm::{Llm, LlmError, Wanted};
+use crate::llm::{Llm, LlmAnswer, LlmError, Wanted};
 use crate::metrics;
 use crate::rejection::Rejection;
 use crate::threads::{Lane, Progress, Worker, WorkerError};
+use crate::tmd::{Axis, AxisConfidence, Tmd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The source of the codes that a client does not send.
 #[derive(Clone)]
@@ -36,17 +38,62 @@ pub enum LlmFallback {
     Reject,
 }
 
+/// What the local classifier decides before a language model is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum LocalFirst {
+    /// Nothing.
+    #[default]
+    No,
+    /// All codes, where its confidence is at least this on each axis.
+    WhenSure(f32),
+    /// Task and modifier always; the domain where its confidence there is at least this.
+    Hybrid(f32),
+}
+
+impl LocalFirst {
+    /// Whether no language model is needed beside codes with this confidence.
+    fn suffices(self, confidence: AxisConfidence) -> bool {
+        let AxisConfidence { domain, task, modifier } = confidence;
+        match self {
+            LocalFirst::No => false,
+            LocalFirst::WhenSure(least) => domain.min(task).min(modifier) >= least,
+            LocalFirst::Hybrid(least) => domain >= least,
+        }
+    }
+}
+
+/// Codes of the local classifier.
+struct LocalCodes {
+    found: Classification,
+    version: Arc<str>,
+    /// Without the wait for the classifier's thread.
+    took: Duration,
+}
+
+impl LocalCodes {
+    fn tagging(self, source: impl FnOnce(Arc<str>) -> TmdSource) -> Tagging {
+        let Classification { tmd, confidence } = self.found;
+        Tagging { tmd, source: source(self.version), confidence: Some(confidence), took: Some(self.took) }
+    }
+}
+
 /// Gives codes. A handle, cheap to clone; it outlives the generations of the stages.
 #[derive(Clone)]
 pub struct Tagger {
     classifier: Worker<LocalClassifier>,
     source: CodeSource,
+    local_first: LocalFirst,
 }
 
 impl Tagger {
     /// A handle that asks the classifier, on its own thread, or `source`.
     pub fn new(classifier: Worker<LocalClassifier>, source: CodeSource) -> Tagger {
-        Tagger { classifier, source }
+        Tagger { classifier, source, local_first: LocalFirst::No }
+    }
+
+    /// The same, which asks the classifier first.
+    pub fn asking_locally_first(self, local_first: LocalFirst) -> Tagger {
+        Tagger { local_first, ..self }
     }
 
     /// Whether a language model may be asked, now or later.
@@ -58,6 +105,20 @@ impl Tagger {
     /// stage.
     pub fn asks_llm(&self) -> bool {
         matches!(&self.source, CodeSource::Llm { llm, .. } if llm.available())
+    }
+
+    /// Whether a language model is asked for the codes of this chunk now: not if the client gave them, nor if the local
+    /// classifier is sure enough of them.
+    pub async fn needs_llm(&self, chunk: &Arc<Chunk>) -> bool {
+        if chunk.client_tagging.is_some() || !self.asks_llm() {
+            return false;
+        }
+        if self.local_first == LocalFirst::No {
+            return true;
+        }
+        // Asked again in the stage: the answer is the same, and takes microseconds.
+        let local = self.classify(chunk.clone(), Instant::now()).await;
+        !local.is_ok_and(|local| self.local_first.suffices(local.found.confidence))
     }
 
     /// The records of the threads of the classifier.
@@ -88,20 +149,41 @@ impl Tagger {
         let started = Instant::now();
         match &self.source {
             CodeSource::Llm { llm, otherwise } if llm.available() => {
-                match llm.classify((*text).as_ref(), Wanted::Codes).await {
-                    Ok(answer) => {
-                        let source = TmdSource::Llm { model: llm.model().clone() };
-                        let (confidence, took) = (answer.confidence, Some(answer.took));
-                        Ok(Tagging { tmd: answer.tmd, source, confidence, took })
+                let local = match self.local_first {
+                    LocalFirst::No => None,
+                    // Without its answer the language model is asked for everything.
+                    _ => self.classify(text.clone(), started).await.ok(),
+                };
+                match local {
+                    Some(local) if self.local_first.suffices(local.found.confidence) => {
+                        Ok(local.tagging(match self.local_first {
+                            LocalFirst::Hybrid(_) => |version| TmdSource::HybridLocal { version },
+                            LocalFirst::No | LocalFirst::WhenSure(_) => {
+                                |version| TmdSource::FastFirst { version }
+                            }
+                        }))
                     }
-                    Err(error) => match otherwise {
-                        LlmFallback::AskLocally => self.fall_back(text, started, error.kind()).await,
-                        LlmFallback::Reject => Err(unanswered(llm, &error)),
+                    local => match llm.classify((*text).as_ref(), Wanted::Codes).await {
+                        Ok(answer) => {
+                            Ok(match local.filter(|_| matches!(self.local_first, LocalFirst::Hybrid(_))) {
+                                Some(local) => shared(llm.model(), &answer, &local),
+                                None => {
+                                    let source = TmdSource::Llm { model: llm.model().clone() };
+                                    let (confidence, took) = (answer.confidence, Some(answer.took));
+                                    Tagging { tmd: answer.tmd, source, confidence, took }
+                                }
+                            })
+                        }
+                        Err(error) => match otherwise {
+                            LlmFallback::AskLocally => self.fall_back(text, started, error.kind()).await,
+                            LlmFallback::Reject => Err(unanswered(llm, &error)),
+                        },
                     },
                 }
             }
             CodeSource::Local | CodeSource::Llm { .. } => {
-                self.ask_locally(text, started, |version| TmdSource::Local { version }).await
+                let local = self.classify(text, started).await?;
+                Ok(local.tagging(|version| TmdSource::Local { version }))
             }
         }
     }
@@ -117,16 +199,11 @@ impl Tagger {
         T: AsRef<str> + Send + Sync + ?Sized + 'static,
     {
         metrics::fell_back(reason);
-        let source = |version| TmdSource::Fallback { version, reason: reason.into() };
-        self.ask_locally(text, started, source).await
+        let local = self.classify(text, started).await?;
+        Ok(local.tagging(|version| TmdSource::Fallback { version, reason: reason.into() }))
     }
 
-    async fn ask_locally<T>(
-        &self,
-        text: Arc<T>,
-        started: Instant,
-        source: impl FnOnce(Arc<str>) -> TmdSource + Send + 'static,
-    ) -> Result<Tagging, Rejection>
+    async fn classify<T>(&self, text: Arc<T>, started: Instant) -> Result<LocalCodes, Rejection>
     where
         T: AsRef<str> + Send + Sync + ?Sized + 'static,
     {
@@ -135,9 +212,8 @@ impl Tagger {
             // Waiting for the classifier's thread is not the classifier's time.
             let waited = waiting.elapsed();
             let found = classifier.classify((*text).as_ref());
-            let source = source(classifier.version().into());
-            let took = started.elapsed().saturating_sub(waited);
-            Tagging { tmd: found.tmd, source, confidence: Some(found.confidence), took: Some(took) }
+            let version = classifier.version().into();
+            LocalCodes { found, version, took: started.elapsed().saturating_sub(waited) }
         });
         answer.await.map_err(|error| match error {
             WorkerError::Panicked(_) | WorkerError::Unavailable(_) => {
@@ -148,6 +224,21 @@ impl Tagger {
             }
         })
     }
+}
+
+/// The domain of a language model, with task and modifier of the local classifier.
+fn shared(model: &Arc<str>, answer: &LlmAnswer, local: &LocalCodes) -> Tagging {
+    let mixed = [
+        answer.tmd.code(Axis::Domain),
+        local.found.tmd.code(Axis::Task),
+        local.found.tmd.code(Axis::Modifier),
+    ];
+    // Never out of range: each code comes from a triple.
+    let tmd = Tmd::new(mixed[0], mixed[1], mixed[2]).unwrap_or(answer.tmd);
+    let confidence =
+        answer.confidence.map(|llm| AxisConfidence { domain: llm.domain, ..local.found.confidence });
+    let source = TmdSource::HybridLlm { models: format!("{model} + {}", local.version).into() };
+    Tagging { tmd, source, confidence, took: Some(local.took + answer.took) }
 }
 
 fn unanswered(llm: &Llm, error: &LlmError) -> Rejection {

@@ -41,6 +41,7 @@ impl TmdExtractor {
                         metrics::stage_busy(Stage::Tmd.name(), tagging.took.unwrap_or_default());
                     }
                     metrics::tagged(tagging.tmd.name(Axis::Domain));
+                    metrics::tagged_by(tagging.source.kind(), tagging.source.failure().unwrap_or("none"));
                     let parcel = parcel.map(|chunk| {
                         let extraction = Extraction::without_llm(&chunk);
                         TaggedChunk::new(chunk, tagging, extraction)
