@@ -17,6 +17,7 @@ mod contract;
 mod cpesh;
 mod crash;
 mod dead_letters;
+mod decision_order;
 mod deletions;
 mod doctor;
 mod doctor_llm;
