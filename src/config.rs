@@ -89,7 +89,7 @@ pub struct Config {
         value_parser = switch("LNSP_TMD_FAST_FIRST")
     )]
     pub tmd_fast_first: bool,
-    /// The confidence from which the local classifier is sure: on each axis, in the mode `hybrid` of the domain.
+    /// The confidence in the domain from which the local classifier is sure.
     #[arg(
         long,
         env = "LNSP_TMD_FAST_CONF_MIN",

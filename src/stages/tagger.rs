@@ -44,20 +44,19 @@ pub enum LocalFirst {
     /// Nothing.
     #[default]
     No,
-    /// All codes, where its confidence is at least this on each axis.
+    /// All codes, where its confidence in the domain is at least this. That in task and modifier hardly differs between
+    /// texts of a kind.
     WhenSure(f32),
-    /// Task and modifier always; the domain where its confidence there is at least this.
+    /// Task and modifier always; the domain where its confidence in it is at least this.
     Hybrid(f32),
 }
 
 impl LocalFirst {
     /// Whether no language model is needed beside codes with this confidence.
     fn suffices(self, confidence: AxisConfidence) -> bool {
-        let AxisConfidence { domain, task, modifier } = confidence;
         match self {
             LocalFirst::No => false,
-            LocalFirst::WhenSure(least) => domain.min(task).min(modifier) >= least,
-            LocalFirst::Hybrid(least) => domain >= least,
+            LocalFirst::WhenSure(least) | LocalFirst::Hybrid(least) => confidence.domain >= least,
         }
     }
 }
