@@ -2,10 +2,10 @@
 
 use super::start_error::StartError;
 use crate::answer_cache::AnswerCache;
-use crate::config::{Config, OnFailure, TmdBackend};
+use crate::config::{Config, OnFailure, TmdBackend, TmdMode};
 use crate::llm::{Llm, LlmSettings};
 use crate::router::{RouterSettings, TmdRouter};
-use crate::stages::{CodeSource, LlmFallback};
+use crate::stages::{CodeSource, LlmFallback, LocalFirst};
 use std::path::Path;
 use std::time::Duration;
 
@@ -35,6 +35,15 @@ pub fn llm_settings(config: &Config) -> Vec<LlmSettings> {
         api_key: config.llm_api_key.clone(),
     });
     settings.collect()
+}
+
+/// What the local classifier decides before a language model is asked, by the configuration.
+pub fn local_first(config: &Config) -> LocalFirst {
+    match (config.tmd_mode, config.tmd_fast_first) {
+        (TmdMode::Hybrid, _) => LocalFirst::Hybrid(config.tmd_fast_conf_min),
+        (TmdMode::Full, true) => LocalFirst::WhenSure(config.tmd_fast_conf_min),
+        (TmdMode::Full, false) => LocalFirst::No,
+    }
 }
 
 /// Decides by the configuration and, where it wants a language model, by asking its servers now.

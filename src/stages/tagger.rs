@@ -1,18 +1,20 @@
 //! Decides who gives a text its Domain, Task and Modifier codes, and asks for them.
 //!
-//! The order: codes of the client; then a language model, where there is one, or the local classifier. The first stage
-//! uses it for chunks; others may use it for any text.
+//! The order: codes of the client; the local classifier, where it is to be asked first and is sure enough; a language
+//! model, where there is one; the local classifier again. The first stage uses it for chunks; others may use it for any
+//! text.
 
 use crate::chunk::{Chunk, Tagging, TmdSource};
-use crate::classifier::LocalClassifier;
+use crate::classifier::{Classification, LocalClassifier};
 use crate::error_code::ErrorCode;
-use crate::llm::{Llm, LlmError, Wanted};
+use crate::llm::{Llm, LlmAnswer, LlmError, Wanted};
 use crate::metrics;
 use crate::rejection::Rejection;
 use crate::router::{RoutedCodes, RouterError, TmdRouter};
 use crate::threads::{Lane, Progress, Worker, WorkerError};
+use crate::tmd::{Axis, AxisConfidence, Tmd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The source of the codes that a client does not send.
 #[derive(Clone)]
@@ -44,17 +46,85 @@ pub enum LlmFallback {
     Reject,
 }
 
+/// What the local classifier decides before a language model is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum LocalFirst {
+    /// Nothing.
+    #[default]
+    No,
+    /// All codes, where its confidence in the domain is at least this. That in task and modifier hardly differs between
+    /// texts of a kind.
+    WhenSure(f32),
+    /// Task and modifier always; the domain where its confidence in it is at least this.
+    Hybrid(f32),
+}
+
+impl LocalFirst {
+    /// Whether no language model is needed beside codes with this confidence.
+    fn suffices(self, confidence: AxisConfidence) -> bool {
+        match self {
+            LocalFirst::No => false,
+            LocalFirst::WhenSure(least) | LocalFirst::Hybrid(least) => confidence.domain >= least,
+        }
+    }
+}
+
+/// Codes of the local classifier.
+struct LocalCodes {
+    found: Classification,
+    version: Arc<str>,
+    /// Without the wait for the classifier's thread.
+    took: Duration,
+}
+
+impl LocalCodes {
+    fn tagging(self, source: impl FnOnce(Arc<str>) -> TmdSource) -> Tagging {
+        let Classification { tmd, confidence } = self.found;
+        Tagging { tmd, source: source(self.version), confidence: Some(confidence), took: Some(self.took) }
+    }
+}
+
+/// What the local classifier has decided before a language model is asked.
+enum Local {
+    Nothing,
+    /// All codes.
+    Decided(Tagging),
+    /// All but the domain.
+    TaskAndModifier(LocalCodes),
+}
+
+impl Local {
+    /// The codes, with those of a language model where nothing is decided.
+    fn beside(self, model: &Arc<str>, answer: &LlmAnswer) -> Tagging {
+        match self {
+            Local::Decided(tagging) => tagging,
+            Local::TaskAndModifier(local) => shared(model, answer, &local),
+            Local::Nothing => {
+                let source = TmdSource::Llm { model: model.clone() };
+                let (confidence, took) = (answer.confidence, Some(answer.took));
+                Tagging { tmd: answer.tmd, source, confidence, took }
+            }
+        }
+    }
+}
+
 /// Gives codes. A handle, cheap to clone; it outlives the generations of the stages.
 #[derive(Clone)]
 pub struct Tagger {
     classifier: Worker<LocalClassifier>,
     source: CodeSource,
+    local_first: LocalFirst,
 }
 
 impl Tagger {
     /// A handle that asks the classifier, on its own thread, or `source`.
     pub fn new(classifier: Worker<LocalClassifier>, source: CodeSource) -> Tagger {
-        Tagger { classifier, source }
+        Tagger { classifier, source, local_first: LocalFirst::No }
+    }
+
+    /// The same, which asks the classifier first.
+    pub fn asking_locally_first(self, local_first: LocalFirst) -> Tagger {
+        Tagger { local_first, ..self }
     }
 
     /// Whether a language model may be asked, now or later.
@@ -73,9 +143,18 @@ impl Tagger {
         }
     }
 
-    /// Whether the codes of a language model's answer are those of a chunk without codes.
-    pub fn takes_llm_codes(&self) -> bool {
-        matches!(&self.source, CodeSource::Llm { llm, .. } if llm.available())
+    /// Whether a language model is asked for the codes of this chunk now: not if the client gave them, nor if the local
+    /// classifier is sure enough of them.
+    pub async fn needs_llm(&self, chunk: &Arc<Chunk>) -> bool {
+        if chunk.client_tagging.is_some() || !self.asks_llm() {
+            return false;
+        }
+        if self.local_first == LocalFirst::No {
+            return true;
+        }
+        // Asked again in the stage: the answer is the same, and takes microseconds.
+        let local = self.classify(chunk.clone(), Instant::now()).await;
+        !local.is_ok_and(|local| self.local_first.suffices(local.found.confidence))
     }
 
     /// The records of the threads of the classifier.
@@ -94,6 +173,44 @@ impl Tagger {
         }
     }
 
+    /// As [`Self::tag`], for a chunk about which a language model has been asked already: its codes are taken where it
+    /// would be asked for them.
+    ///
+    /// # Errors
+    /// As [`Self::tag_text`].
+    pub async fn tag_with(&self, chunk: &Arc<Chunk>, answer: &LlmAnswer) -> Result<Tagging, Rejection> {
+        match (&chunk.client_tagging, &self.source) {
+            (None, CodeSource::Llm { llm, .. }) if llm.available() => {
+                Ok(match self.local_codes(chunk, Instant::now()).await {
+                    Local::Decided(tagging) => tagging,
+                    local => local.beside(llm.model(), answer),
+                })
+            }
+            _ => self.tag(chunk).await,
+        }
+    }
+
+    /// The part of the local classifier where a language model can be asked.
+    async fn local_codes<T>(&self, text: &Arc<T>, started: Instant) -> Local
+    where
+        T: AsRef<str> + Send + Sync + ?Sized + 'static,
+    {
+        if self.local_first == LocalFirst::No {
+            return Local::Nothing;
+        }
+        // Without its answer the language model is asked for everything.
+        let Ok(local) = self.classify(text.clone(), started).await else { return Local::Nothing };
+        let sure = self.local_first.suffices(local.found.confidence);
+        match self.local_first {
+            LocalFirst::Hybrid(_) if sure => {
+                Local::Decided(local.tagging(|version| TmdSource::HybridLocal { version }))
+            }
+            LocalFirst::Hybrid(_) => Local::TaskAndModifier(local),
+            _ if sure => Local::Decided(local.tagging(|version| TmdSource::FastFirst { version })),
+            _ => Local::Nothing,
+        }
+    }
+
     /// The codes of a text: an `Arc<Chunk>` or an `Arc<str>`.
     ///
     /// # Errors
@@ -106,12 +223,12 @@ impl Tagger {
         let started = Instant::now();
         match &self.source {
             CodeSource::Llm { llm, otherwise } if llm.available() => {
+                let local = match self.local_codes(&text, started).await {
+                    Local::Decided(tagging) => return Ok(tagging),
+                    local => local,
+                };
                 match llm.classify((*text).as_ref(), Wanted::Codes).await {
-                    Ok(answer) => {
-                        let source = TmdSource::Llm { model: llm.model().clone() };
-                        let (confidence, took) = (answer.confidence, Some(answer.took));
-                        Ok(Tagging { tmd: answer.tmd, source, confidence, took })
-                    }
+                    Ok(answer) => Ok(local.beside(llm.model(), &answer)),
                     Err(error) => match otherwise {
                         LlmFallback::AskLocally => self.fall_back(text, started, error.kind()).await,
                         LlmFallback::Reject => Err(unanswered(llm, &error)),
@@ -129,7 +246,8 @@ impl Tagger {
                 },
             },
             CodeSource::Local | CodeSource::Llm { .. } => {
-                self.ask_locally(text, started, |version| TmdSource::Local { version }).await
+                let local = self.classify(text, started).await?;
+                Ok(local.tagging(|version| TmdSource::Local { version }))
             }
         }
     }
@@ -145,16 +263,11 @@ impl Tagger {
         T: AsRef<str> + Send + Sync + ?Sized + 'static,
     {
         metrics::fell_back(reason);
-        let source = |version| TmdSource::Fallback { version, reason: reason.into() };
-        self.ask_locally(text, started, source).await
+        let local = self.classify(text, started).await?;
+        Ok(local.tagging(|version| TmdSource::Fallback { version, reason: reason.into() }))
     }
 
-    async fn ask_locally<T>(
-        &self,
-        text: Arc<T>,
-        started: Instant,
-        source: impl FnOnce(Arc<str>) -> TmdSource + Send + 'static,
-    ) -> Result<Tagging, Rejection>
+    async fn classify<T>(&self, text: Arc<T>, started: Instant) -> Result<LocalCodes, Rejection>
     where
         T: AsRef<str> + Send + Sync + ?Sized + 'static,
     {
@@ -163,9 +276,8 @@ impl Tagger {
             // Waiting for the classifier's thread is not the classifier's time.
             let waited = waiting.elapsed();
             let found = classifier.classify((*text).as_ref());
-            let source = source(classifier.version().into());
-            let took = started.elapsed().saturating_sub(waited);
-            Tagging { tmd: found.tmd, source, confidence: Some(found.confidence), took: Some(took) }
+            let version = classifier.version().into();
+            LocalCodes { found, version, took: started.elapsed().saturating_sub(waited) }
         });
         answer.await.map_err(|error| match error {
             WorkerError::Panicked(_) | WorkerError::Unavailable(_) => {
@@ -181,6 +293,21 @@ impl Tagger {
 fn unrouted(router: &TmdRouter, error: &RouterError) -> Rejection {
     let message = format!("the TMD router at {} {error}; send this chunk again", router.endpoint());
     Rejection::new(ErrorCode::LlmFailed, message)
+}
+
+/// The domain of a language model, with task and modifier of the local classifier.
+fn shared(model: &Arc<str>, answer: &LlmAnswer, local: &LocalCodes) -> Tagging {
+    let mixed = [
+        answer.tmd.code(Axis::Domain),
+        local.found.tmd.code(Axis::Task),
+        local.found.tmd.code(Axis::Modifier),
+    ];
+    // Never out of range: each code comes from a triple.
+    let tmd = Tmd::new(mixed[0], mixed[1], mixed[2]).unwrap_or(answer.tmd);
+    let confidence =
+        answer.confidence.map(|llm| AxisConfidence { domain: llm.domain, ..local.found.confidence });
+    let source = TmdSource::HybridLlm { models: format!("{model} + {}", local.version).into() };
+    Tagging { tmd, source, confidence, took: Some(local.took + answer.took) }
 }
 
 fn unanswered(llm: &Llm, error: &LlmError) -> Rejection {
