@@ -6,7 +6,7 @@
 use crate::allowed_host::AllowedHost;
 use crate::endpoint::{ApiKey, EndpointList};
 use crate::llm::{AnswerForm, Dialect};
-use clap::{Args, Command};
+use clap::{Args, Command, FromArgMatches};
 use std::ffi::OsStr;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -45,8 +45,8 @@ pub struct Config {
     /// model once it answers and has the model, and the local classifier until then.
     #[arg(long, env = "LNSP_TMD_BACKEND", default_value = "auto", value_parser = tmd_backend)]
     pub tmd_backend: TmdBackend,
-    /// Base address of the server of the language model (Ollama, or another one with OpenAI's API), or several, separated
-    /// by commas; `*N` behind one says how many calls it takes at once, if not as many as LNSP_MAX_PARALLEL_WORKERS.
+    /// Base address of the server of the language model, Ollama or another one with OpenAI's API, or several, separated by commas; `*N` behind one says how many calls it takes
+    /// at once, if not as many as LNSP_MAX_PARALLEL_WORKERS.
     #[arg(
         long,
         env = "LNSP_LLM_ENDPOINT",
@@ -54,7 +54,7 @@ pub struct Config {
         value_parser = parsed::<EndpointList>("LNSP_LLM_ENDPOINT")
     )]
     pub llm_endpoint: EndpointList,
-    /// Key that the server of the language model wants, sent as `Authorization: Bearer`.
+    /// Key that the servers of the language model want, sent as `Authorization: Bearer`.
     #[arg(
         long,
         env = "LNSP_LLM_API_KEY",
@@ -62,7 +62,7 @@ pub struct Config {
         value_parser = secret::<ApiKey>("LNSP_LLM_API_KEY")
     )]
     pub llm_api_key: Option<ApiKey>,
-    /// How the server is asked: `ollama`, `json_schema`, `json_object` or `text`; `auto` tries them at the start.
+    /// How the servers are asked: `ollama`, `json_schema`, `json_object` or `text`; `auto` finds it out.
     #[arg(long, env = "LNSP_LLM_DIALECT", default_value = "auto", value_parser = dialect)]
     pub llm_dialect: DialectChoice,
     /// The model that is asked for codes, as the server names it.
@@ -98,6 +98,15 @@ pub struct Config {
         value_parser = within::<u64>("LNSP_LLM_TIMEOUT_S", SECONDS, 1..=600)
     )]
     pub llm_timeout_s: u64,
+    /// MiB of answers of the language model that are kept in the data folder, so that no text is asked about twice; 0
+    /// keeps none.
+    #[arg(
+        long,
+        env = "LNSP_LLM_CACHE_MB",
+        default_value = "256",
+        value_parser = within::<u64>("LNSP_LLM_CACHE_MB", NUMBER, 0..=1_048_576)
+    )]
+    pub llm_cache_mb: u64,
     /// Has the language model extract concept, question, answer and negatives (CPESH) from chunks that bring none, in the
     /// call that gives the codes.
     #[arg(
@@ -204,7 +213,7 @@ pub struct Config {
 /// Where codes come from when the client sends none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TmdBackend {
-    /// The language model if there is one at the start, else the local classifier.
+    /// The language model once there is one, and the local classifier until then.
     Auto,
     /// The language model.
     Llm,
@@ -347,6 +356,19 @@ fn is_empty(value: &OsStr) -> bool {
 }
 
 impl Config {
+    /// The configuration of the environment and the defaults, for commands that have no flags of their own for it.
+    ///
+    /// # Errors
+    /// The sentence about the first value that is not allowed.
+    pub fn of_environment() -> Result<Config, String> {
+        let command = without_empty_variables(Config::augment_args(Command::new("lnsp")));
+        let sentence = |error: clap::Error| {
+            std::error::Error::source(&error).map_or_else(|| error.to_string(), |cause| cause.to_string())
+        };
+        let matches = command.try_get_matches_from(["lnsp"]).map_err(sentence)?;
+        Config::from_arg_matches(&matches).map_err(sentence)
+    }
+
     /// The database to use, if it is not our own: `DATABASE_URL`, else `PG_DSN`.
     pub fn database(&self) -> Option<String> {
         let given = self.database_url.clone().or_else(|| variable("PG_DSN"));

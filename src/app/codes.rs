@@ -1,10 +1,12 @@
 //! Decides who gives the codes that a client does not send.
 
-use super::llm_settings::llm_settings;
 use super::start_error::StartError;
+use crate::answer_cache::AnswerCache;
 use crate::config::{Config, OnFailure, TmdBackend};
-use crate::llm::Llm;
+use crate::llm::{Llm, LlmSettings};
 use crate::stages::{CodeSource, LlmFallback};
+use std::path::Path;
+use std::time::Duration;
 
 /// Who gives the codes, and what is to be said about it.
 pub struct Codes {
@@ -16,13 +18,34 @@ pub struct Codes {
     pub endpoint: Option<String>,
 }
 
+/// The settings of each server of the language model.
+pub fn llm_settings(config: &Config) -> Vec<LlmSettings> {
+    let servers = config.llm_endpoint.with_slots(config.max_parallel_workers);
+    let settings = servers.map(|(endpoint, slots)| LlmSettings {
+        endpoint: endpoint.clone(),
+        model: config.tmd_llm_model.clone(),
+        calls: if config.enable_parallel { slots } else { 1 },
+        timeout: Duration::from_secs(config.llm_timeout_s),
+        cpesh_timeout: Duration::from_secs(config.cpesh_timeout_s),
+        dialect: config.llm_dialect,
+        answer: config.tmd_answer,
+        api_key: config.llm_api_key.clone(),
+    });
+    settings.collect()
+}
+
 /// Decides by the configuration and, where it wants a language model, by asking its servers now.
-pub async fn code_source(config: &Config, report: &mut dyn FnMut(String)) -> Result<Codes, StartError> {
+pub async fn code_source(
+    config: &Config,
+    data_dir: &Path,
+    report: &mut dyn FnMut(String),
+) -> Result<Codes, StartError> {
     let local = config.tmd_backend == TmdBackend::Local;
     if local && !config.enable_cpesh {
         return Ok(Codes { source: CodeSource::Local, llm: None, endpoint: None });
     }
-    let llm = Llm::new(&llm_settings(config)).map_err(StartError::Llm)?;
+    let known = answer_cache(config, data_dir, report);
+    let llm = Llm::with_cache(&llm_settings(config), known).map_err(StartError::Llm)?;
     let otherwise = match config.tmd_on_failure {
         OnFailure::Local => LlmFallback::AskLocally,
         OnFailure::Reject => LlmFallback::Reject,
@@ -48,4 +71,14 @@ pub async fn code_source(config: &Config, report: &mut dyn FnMut(String)) -> Res
     }
     let source = if local { CodeSource::Local } else { CodeSource::Llm { llm: llm.clone(), otherwise } };
     Ok(Codes { source, llm: Some(llm), endpoint: Some(config.llm_endpoint.to_string()) })
+}
+
+/// The answers that were given before, unless none are to be kept. The service runs without them, too.
+fn answer_cache(config: &Config, data_dir: &Path, report: &mut dyn FnMut(String)) -> Option<AnswerCache> {
+    let limit = config.llm_cache_mb * 1024 * 1024;
+    if limit == 0 {
+        return None;
+    }
+    let opened = AnswerCache::open(data_dir, limit);
+    opened.inspect_err(|error| report(format!("⚠️  no answers of the LLM are kept: {error}"))).ok()
 }

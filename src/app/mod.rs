@@ -7,12 +7,11 @@ mod codes;
 mod embedding;
 mod follower;
 mod indexes;
-mod llm_settings;
 mod overrides;
 mod repairer;
 mod start_error;
 
-pub use llm_settings::llm_settings;
+pub use codes::llm_settings;
 pub use overrides::{EncoderFactory, Overrides};
 pub use start_error::StartError;
 
@@ -20,7 +19,6 @@ use crate::classifier::LocalClassifier;
 use crate::config::{Config, OnFailure};
 use crate::deletion::Deleter;
 use crate::encoder::Comparison;
-use crate::endpoint::InvalidEndpoint;
 use crate::extraction::Extractor;
 use crate::files;
 use crate::flow::Backoff;
@@ -73,7 +71,7 @@ impl App {
         let version = classifier.run(Lane::Express, |classifier| classifier.version().to_owned()).await;
         let classifier_version = version.map_err(StartError::Worker)?;
 
-        let codes = code_source(&config, report).await?;
+        let codes = code_source(&config, &data_dir, report).await?;
 
         let stored = store.model().await?.map(|(_, identity)| identity);
         let embed = embedding(&config, &data_dir, overrides.encoder, stored).await?;
@@ -132,7 +130,7 @@ impl App {
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
         let tagger = Tagger::new(classifier, codes.source);
-        let lanes = lanes()?;
+        let lanes = LaneServers::new("localhost").map_err(StartError::Lanes)?;
         let tools = Tools {
             labeller: Labeller::new(tagger.clone(), codes.llm.clone().filter(|_| config.enable_cpesh)),
             embed: vectorizer.clone(),
@@ -214,12 +212,6 @@ impl App {
     }
 }
 
-/// The lanes of the old router, whose servers are on this machine.
-fn lanes() -> Result<LaneServers, StartError> {
-    let host = "http://localhost".parse().map_err(|error: InvalidEndpoint| error.to_string());
-    host.and_then(LaneServers::new).map_err(StartError::Lanes)
-}
-
 /// Makes the data folder, or narrows its mode. It may be named by a link; what the link leads to must belong
 /// to this account.
 fn data_folder(folder: &Path) -> Result<PathBuf, StartError> {
@@ -260,7 +252,7 @@ async fn open_store(
             (postgres.dsn().clone(), Some(postgres), whose)
         }
     };
-    let store = Store::open(StoreOptions { dsn, pool_size: POOL }).await?;
+    let store = Store::open(StoreOptions { dsn, pool_size: CONNECTIONS }).await?;
     report(format!("✅ PostgreSQL connected: {whose}"));
     report(match &postgres {
         Some(_) => format!("   SQL: lnsp psql --data-dir {}", shell_word(data_dir)),
@@ -277,4 +269,4 @@ fn shell_word(path: &Path) -> String {
 }
 
 /// Connections: the writer has one, the others serve look-ups, searches and the index.
-const POOL: usize = 8;
+pub const CONNECTIONS: usize = 8;

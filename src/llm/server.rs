@@ -6,6 +6,7 @@ use super::error::LlmError;
 use super::prompt::Question;
 use super::settings::LlmSettings;
 use super::{Labels, Wanted};
+use crate::answer_cache::AnswerKey;
 use crate::metrics;
 use crate::server_pool::{Again, Effect, PooledClient, ServerFault};
 use crate::threads::lock;
@@ -65,7 +66,13 @@ impl LlmServer {
         answer
     }
 
-    /// The handshake: finished, in progress, or started again after a failure. Loading a model can take longer than the
+    /// The key of the answer to a question, if the last handshake succeeded.
+    pub fn answer_key(&self, question: Question<'_>) -> Option<AnswerKey> {
+        self.client.answer_key(question, &*self.info()?)
+    }
+
+    /// The handshake: finished, in progress, or started again after a failure or after errors that a new one may cure.
+    /// Loading a model can take longer than the
     /// time limit of a call, so a handshake continues for later calls when the first one times out.
     fn handshake(&self) -> Handshake {
         let mut handshake = lock(&self.handshake);
@@ -109,7 +116,9 @@ impl ServerFault for LlmError {
             | LlmError::Untrusted { .. }
             | LlmError::NoDialect { .. } => Effect::Unfit,
             // A page of a proxy in the place of one answer may pass; a server without the API is another one.
-            LlmError::Foreign { path, .. } if !Dialect::is_generation(path) => Effect::Unfit,
+            LlmError::Foreign { path, .. } if !Dialect::ALL.iter().any(|dialect| dialect.path() == *path) => {
+                Effect::Unfit
+            }
             error if error.is_about_the_text() => Effect::Request,
             _ => Effect::Faulty,
         }

@@ -41,6 +41,7 @@ metrics! {
     Histogram LLM_REQUEST_DURATION_SECONDS "lnsp_llm_request_duration_seconds" ["backend"] "One call to the language model";
     Counter LLM_RETRIES_TOTAL "lnsp_llm_retries_total" ["reason"] "Second calls for the same chunk, by reason";
     Counter LLM_RETRIES_EXHAUSTED_TOTAL "lnsp_llm_retries_exhausted_total" [] "Failed calls to the language model that were not repeated because the budget of retries was used up";
+    Counter LLM_ANSWER_CACHE_TOTAL "lnsp_llm_answer_cache_total" ["result"] "Texts by where their answer came from: hit (known), miss (asked), shared (an equal text was being asked)";
     Counter LLM_TOKENS_TOTAL "lnsp_llm_tokens_total" ["kind"] "Tokens read (prompt) and written (output) by the language model";
     Gauge LLM_INFLIGHT "lnsp_llm_inflight" ["backend"] "Calls to the language model under way";
     Gauge LLM_CONCURRENCY_LIMIT "lnsp_llm_concurrency_limit" ["backend"] "Most calls to a server at once: its slots, or fewer where it works on fewer";

@@ -171,3 +171,33 @@ fn an_unknown_language_model_is_explained() {
         "{complaint}"
     );
 }
+
+#[test]
+fn the_forms_of_answers_are_compared_on_the_users_own_chunks() {
+    let file = crate::root().join("tests/data/sample.ndjson");
+    let (mut command, folder) =
+        bench(&["--agreement", "40", file.to_str().unwrap(), "--llm", "simulated:2ms"]);
+    let (code, report, progress) = run(&mut command);
+    assert_eq!(code, Some(0), "{report}{progress}");
+    assert_eq!(left(&folder), Vec::<std::path::PathBuf>::new());
+    assert!(report.contains("40 texts, 10 at once") && report.contains("llama3.1:8b on Ollama"), "{report}");
+    for form in ["names", "short"] {
+        let row = rows(&report, form).concat();
+        assert_eq!(row[..2], ["40", "none"], "{report}");
+        let figure = format!("figure llm.tokens_per_answer.{form} ");
+        assert!(report.lines().any(|line| line.starts_with(&figure)), "{report}");
+    }
+    for name in ["llm.short_answer_speedup", "llm.form_agreement.domain", "tmd.fast_first_saves.50"] {
+        assert_eq!(report.matches(&format!("figure {name} ")).count(), 1, "{report}");
+    }
+    assert_eq!(rows(&report, "0.9").concat().len(), 4, "{report}");
+
+    for (flags, said) in [
+        (vec!["--agreement", "5", "nowhere.ndjson"], "nowhere.ndjson"),
+        (vec!["--agreement", "5"], "FILE"),
+        (vec!["--agreement", "0", "x"], "--agreement"),
+    ] {
+        let (code, report, complaint) = run(&mut bench(&flags).0);
+        assert!(code != Some(0) && complaint.contains(said), "{report}{complaint}");
+    }
+}

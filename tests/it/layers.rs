@@ -41,8 +41,8 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("encoder", with(&[&DOMAIN, &["memory", "threads"]]));
     layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));
     layers.insert("index", with(&[&DOMAIN, &["files", "lmdb", "output", "threads"]]));
-    // The lanes of the old TMD router, and their servers.
-    layers.insert("router", with(&[&DOMAIN, &["endpoint", "threads"]]));
+    // The old TMD router: its lanes, and others of its kind as a source.
+    layers.insert("router", with(&[&DOMAIN, &["endpoint", "flow", "metrics", "server_pool", "threads"]]));
     layers.insert("hub", with(&[&DOMAIN, &["files", "threads"]]));
     // It makes more calls than it gives answers, so it counts them itself.
     layers.insert(

@@ -42,10 +42,10 @@ async fn each_new_chunk_is_one_call_and_a_known_one_none() {
     let service = service(llm.url(), &[]).await;
     assert_eq!(tally(&service.stream(numbered(0..512)).await), (512, 0, 0));
     let counts = llm.counts();
-    assert_eq!((counts.generate, counts.loads, counts.faulty), (512, 1, 0));
+    assert_eq!((counts.generate, counts.loads, counts.faulty), (513, 1, 0), "and one in the handshake");
     assert_eq!(counts.most_in_flight, 10, "as many at once as there are workers");
     assert_eq!(tally(&service.stream(numbered(0..512)).await), (0, 512, 0));
-    assert_eq!(llm.counts().generate, 512);
+    assert_eq!(llm.counts().generate, 513);
 
     let whole = "tmd_source = 'llm' AND tmd_model = 'llama3.1:8b' AND tmd_failure IS NULL AND tmd_took_us > 0 \
                  AND least(domain_confidence, task_confidence, modifier_confidence) > 0";
@@ -76,20 +76,20 @@ async fn without_parallel_processing_there_is_one_call_at_a_time() {
     let llm = quick();
     let service = service(llm.url(), &["--enable-parallel", "false"]).await;
     assert_eq!(tally(&service.stream(numbered(0..20)).await), (20, 0, 0));
-    assert_eq!((llm.counts().generate, llm.counts().most_in_flight), (20, 1));
+    assert_eq!((llm.counts().generate, llm.counts().most_in_flight), (21, 1));
     service.stop().await;
 }
 
 #[actix_web::test]
 async fn hanging_calls_do_not_delay_chunks_that_need_none() {
     let llm = quick();
-    llm.set_fault(Some((Fault::Hang, 1)));
     let service = service(llm.url(), &[]).await;
+    llm.set_fault(Some((Fault::Hang, 1)));
     let waiting = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..100)));
     let entrance = service.state.pipeline.entrance();
     let full = || entrance.inside() == Some([12, 0, 0, 0]) && entrance.waiting() > 0;
     until("ten calls hang, two chunks wait, the rest is not admitted", full).await;
-    until("all calls have come", || llm.counts().generate == 10).await;
+    until("all calls have come", || llm.counts().generate == 11).await;
 
     for n in 0..20 {
         let text = format!(
@@ -97,7 +97,7 @@ async fn hanging_calls_do_not_delay_chunks_that_need_none() {
         );
         assert_eq!(tally(&service.stream(text).await), (1, 0, 0));
     }
-    assert_eq!(llm.counts().generate, 10, "the ten still hang");
+    assert_eq!(llm.counts().generate, 11, "the ten still hang");
 
     // The server goes away: the calls that hung fail, and their chunks get the local label.
     llm.stop();
@@ -118,8 +118,8 @@ const FAULTS: [(Fault, &str, &str); 18] = [
     (Fault::Error500, "http_5xx", "answered 500"),
     (Fault::Busy503, "http_5xx", "answered 503"),
     (Fault::Limited429, "http_429", "answered 429"),
-    (Fault::Html, "not_ollama", "does not speak Ollama's API"),
-    (Fault::Garbage, "not_ollama", "does not speak Ollama's API"),
+    (Fault::Html, "foreign", "speaks neither Ollama's API nor OpenAI's"),
+    (Fault::Garbage, "foreign", "speaks neither Ollama's API nor OpenAI's"),
     (Fault::HalfJson, "invalid", "expected an object with domain, task and modifier"),
     (Fault::Unfinished, "incomplete", "done: false"),
     (Fault::Cut, "incomplete", "done_reason: \"length\""),
@@ -130,7 +130,7 @@ const FAULTS: [(Fault, &str, &str); 18] = [
     (Fault::ResetMidBody, "connect", "cannot be reached"),
     (Fault::Dribble, "timeout", "did not answer within 1 s"),
     (Fault::Echo, "invalid", "expected an object with domain, task and modifier"),
-    (Fault::Redirect, "not_ollama", "gave 302"),
+    (Fault::Redirect, "foreign", "gave 302"),
     (Fault::ModelGone, "no_model", "ollama pull llama3.1:8b"),
     (Fault::Hang, "timeout", "did not answer within 1 s"),
 ];
@@ -228,12 +228,12 @@ async fn a_missing_server_is_reported_at_startup_and_used_once_it_is_there() {
         let flags = flags(backend);
         Service::start(data.path(), &flags.each_ref().map(String::as_str))
     };
-    // `auto`: the local classifier until the next start.
+    // `auto`: the local classifier until it is there.
     let service = start("auto");
     let sentence = format!("the LLM at {endpoint} cannot be reached");
     assert!(service.log.contains(&sentence) && service.log.contains("TMD source: local:"), "{}", service.log);
     let result = tag(&service, "Nobody is there.").await;
-    assert_eq!(result["tmd_source"], "fallback", "{result}");
+    assert_eq!(result["tmd_source"], "local", "{result}");
     assert!(service.terminate().success());
 
     // `llm`: asked again with each chunk.
@@ -243,7 +243,7 @@ async fn a_missing_server_is_reported_at_startup_and_used_once_it_is_there() {
     let options = Options { port, latency: "1ms".parse().unwrap(), ..Options::default() };
     let llm = SimulatedLlm::start(options.clone()).unwrap();
     assert_eq!(tag(&service, "There it is.").await["tmd_source"], "llm");
-    assert_eq!((llm.counts().loads, llm.counts().generate), (1, 1));
+    assert_eq!((llm.counts().loads, llm.counts().generate), (1, 2));
     assert!(service.terminate().success());
 
     // A model it does not have.
@@ -264,7 +264,11 @@ async fn a_missing_server_is_reported_at_startup_and_used_once_it_is_there() {
     let other = Service::start(data.path(), &[]);
     let database = crate::support::postgres::DataFolder::new();
     let service = Service::start(database.path(), &["--tmd-backend", "auto", "--llm-endpoint", &other.url]);
-    assert!(service.log.contains("does not speak Ollama's API (/api/version gave 404"), "{}", service.log);
+    assert!(
+        service.log.contains("speaks neither Ollama's API nor OpenAI's (/v1/models gave 404"),
+        "{}",
+        service.log
+    );
     assert!(service.terminate().success());
     assert!(other.terminate().success());
 }

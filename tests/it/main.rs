@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test prints its figures")]
 
 mod admission;
+mod answer_cache;
 mod bench;
 mod blame;
 mod body_formats;
@@ -21,9 +22,11 @@ mod crash;
 mod dead_letters;
 mod deletions;
 mod doctor;
+mod doctor_llm;
 mod documents;
 mod drain;
 mod embed_api;
+mod embedding_pool;
 mod encoder;
 mod encoder_parallelism;
 mod encoder_plan;
@@ -48,7 +51,11 @@ mod ingest_client;
 mod ingest_files;
 mod ingest_terminal;
 mod layers;
+mod llama_server;
 mod llm;
+mod llm_pool;
+mod llm_dialects;
+mod llm_injections;
 mod lost_commits;
 mod malformed_lines;
 mod managed;

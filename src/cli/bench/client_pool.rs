@@ -9,7 +9,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 /// The model that both the simulated LLM and the services are told to use.
-const MODEL: &str = "llama3.1:8b";
+pub const MODEL: &str = "llama3.1:8b";
 
 /// All processes that were started. Dropped, it ends them.
 #[derive(Default)]

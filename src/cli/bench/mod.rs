@@ -4,7 +4,10 @@
 //! Everything measured is a process of its own, reached over TCP: both services, each with its own PostgreSQL, and
 //! the simulated language model when it is asked for. A report is printed only when the model was called once for
 //! each chunk; a figure from cached or local codes would say nothing.
+//!
+//! With `--agreement` it compares the forms of answers instead ([`agreement`]).
 
+mod agreement;
 mod child;
 mod client_pool;
 mod llm;
@@ -18,12 +21,14 @@ pub use llm::{BenchLlm, InvalidLlm};
 
 use super::{CommandResult, block_on, client, signalled};
 use crate::output::print_block;
+use agreement::{Agreement, AgreementError};
 use child::{ChildError, say};
 use clap::Args;
 use client_pool::ClientPool;
 use report::{BenchReport, Measured};
 use round::Witness;
 use service::{Mode, RoundError, Service};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// What a shell gives when a command was interrupted.
@@ -43,6 +48,13 @@ pub struct Bench {
     /// Calls to the language model at once, in the parallel service.
     #[arg(long, default_value = "10", value_parser = clap::value_parser!(u32).range(1..=1024))]
     workers: u32,
+    /// Measures the forms of answers (LNSP_TMD_ANSWER) instead: labels this many chunks of FILE by name and by number,
+    /// and by the local classifier; prints how often they agree, and what calls cost.
+    #[arg(long, value_name = "N", requires = "file", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    agreement: Option<u32>,
+    /// The file with the chunks, of any form that `lnsp ingest` takes.
+    #[arg(requires = "agreement")]
+    file: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +65,8 @@ enum BenchError {
     Round(#[from] RoundError),
     #[error("the HTTP client could not be made: {0}")]
     Client(#[from] reqwest::Error),
+    #[error(transparent)]
+    Agreement(#[from] AgreementError),
 }
 
 /// Measures and prints; an error, or a signal, ends everything that was started.
@@ -60,8 +74,8 @@ pub fn run(bench: Bench) -> CommandResult {
     block_on(async {
         let interrupted = interrupted();
         tokio::select! {
-            measured = measure(&bench) => {
-                print_block(measured?.to_string().trim_end_matches('\n'));
+            measured = report(&bench) => {
+                print_block(measured?.trim_end_matches('\n'));
                 Ok(ExitCode::SUCCESS)
             }
             () = interrupted => Ok(ExitCode::from(INTERRUPTED)),
@@ -78,17 +92,39 @@ fn interrupted() -> impl Future<Output = ()> {
     }
 }
 
-async fn measure(bench: &Bench) -> Result<BenchReport, BenchError> {
-    let workers = bench.workers as usize;
-    let llm = bench.llm.clone().with_slots(workers);
-    let mut crew = ClientPool::default();
-    let simulated = match &llm {
+async fn report(bench: &Bench) -> Result<String, BenchError> {
+    match (bench.agreement, &bench.file) {
+        (Some(count), Some(file)) => {
+            let agreement = Agreement { count: count as usize, file, workers: bench.workers as usize };
+            let mut crew = ClientPool::default();
+            let llm = bench.llm.clone().with_slots(agreement.workers);
+            let simulated = simulated(&llm, &mut crew, agreement.workers).await?;
+            Ok(agreement::measure(&agreement, &llm, simulated.as_deref()).await?.to_string())
+        }
+        _ => Ok(measure(bench).await?.to_string()),
+    }
+}
+
+/// The address of the simulated language model, started if it is to be.
+async fn simulated(
+    llm: &BenchLlm,
+    crew: &mut ClientPool,
+    workers: usize,
+) -> Result<Option<String>, BenchError> {
+    Ok(match llm {
         BenchLlm::Simulated { latency, slots } => {
             Some(crew.simulate_llm(*latency, slots.unwrap_or(workers)).await?)
         }
         BenchLlm::Running(url) => Some(url.clone()),
         BenchLlm::Configured => None,
-    };
+    })
+}
+
+async fn measure(bench: &Bench) -> Result<BenchReport, BenchError> {
+    let workers = bench.workers as usize;
+    let llm = bench.llm.clone().with_slots(workers);
+    let mut crew = ClientPool::default();
+    let simulated = simulated(&llm, &mut crew, workers).await?;
     say(&format!("language model: {llm}"));
     let client = client()?;
     // One after the other: each measures the machine while it starts.

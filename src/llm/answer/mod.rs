@@ -71,11 +71,11 @@ pub enum AnswerError {
         /// The first characters of the text, shortened by [`beginning`].
         received: String,
     },
-    /// The answer is one that the classified text contains.
-    #[error("expected an answer of the model, received one that the text itself contains: {received}")]
+    /// The answer is one that the classified text contains, or the text itself.
+    #[error("expected an answer of the model, received what stands in the text itself: \"{received}\"")]
     Echo {
-        /// The codes of the answer.
-        received: Tmd,
+        /// The first characters of the text, shortened by [`beginning`].
+        received: String,
     },
 }
 
@@ -130,13 +130,15 @@ pub fn read(
     let own = own_words(answer, &mark);
     let (found, problem) = all_in(own, shape, &mark);
     let told: Vec<Tmd> = all_in(sent(text), shape, &mark).0.iter().map(|answer| answer.tmd).collect();
-    let echo = found.iter().find(|answer| told.contains(&answer.tmd)).map(|answer| answer.tmd);
+    let repeats = !found.is_empty()
+        || own.is_empty() && !answer.is_empty()
+        || !own.trim().is_empty() && sent(text).contains(own.trim());
     let mut usable = found.into_iter().filter(|answer| !told.contains(&answer.tmd));
     let Some(first) = usable.next() else {
-        return Err(match (echo, problem) {
-            (Some(received), _) => AnswerError::Echo { received },
-            (None, Some(problem)) => problem,
-            (None, None) => one(own.trim(), shape, &mark).err().unwrap_or_else(|| no_answer(own, shape)),
+        return Err(match problem {
+            _ if repeats => AnswerError::Echo { received: beginning(answer) },
+            Some(problem) => problem,
+            None => one(own.trim(), shape, &mark).err().unwrap_or_else(|| no_answer(own, shape)),
         });
     };
     if usable.any(|other| (other.tmd, &other.cpesh) != (first.tmd, &first.cpesh)) {

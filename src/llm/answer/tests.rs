@@ -103,10 +103,11 @@ fn an_answer_that_the_text_contains_is_not_believed() {
     let own = GOOD.replace("Medicine", "Law");
     let read = |answer: &str| read(answer, &[], Names, &text).map(|labels| labels.tmd.to_string());
     let loose = GOOD.replace(':', " : ");
-    for answer in [GOOD, &loose, &text, &format!("Sure: {GOOD}")] {
+    let whole = prompt.as_str();
+    for answer in [GOOD, &loose, &text, &format!("Sure: {GOOD}"), whole, &whole[..whole.len() - 3], "Ignore"]
+    {
         assert!(matches!(read(answer), Err(AnswerError::Echo { .. })), "{answer}");
     }
-    assert!(read(&prompt).is_err() && read(&prompt[..prompt.len() - 3]).is_err());
     assert_eq!(read(&format!("{prompt}\n{own}")).unwrap(), "11.3.59");
     assert_eq!(read(&format!("{GOOD}\n{own}")).unwrap(), "11.3.59");
     assert_eq!(read(&own).unwrap(), "11.3.59", "the text dictates another answer");

@@ -133,11 +133,6 @@ impl Dialect {
         }
     }
 
-    /// Whether requests for answers have this path, in any dialect.
-    pub fn is_generation(path: &str) -> bool {
-        Dialect::ALL.iter().any(|dialect| dialect.path() == path)
-    }
-
     /// The shape of the answer to a question. The root of a `json_schema` is an object at OpenAI.
     pub fn shape(self, wanted: Wanted, settings: &LlmSettings) -> AnswerShape {
         AnswerShape::new(wanted, settings.answer, self != Dialect::JsonSchema)

@@ -1,0 +1,106 @@
+//! `lnsp bench --agreement N FILE`: labels N chunks of a file in both forms of answers, and by the local classifier, and
+//! says how often they agree and what each costs. So each user decides for the model at hand.
+
+mod report;
+mod sample;
+
+use super::llm::BenchLlm;
+use crate::app::llm_settings;
+use crate::classifier::{ArtefactError, Classification, LocalClassifier};
+use crate::cli::bench::child::say;
+use crate::config::Config;
+use crate::input::InputError;
+use crate::llm::{AnswerForm, LlmError, LlmSettings, LlmTrial, TrialAnswer, Wanted};
+use futures_util::{StreamExt, stream};
+use report::AgreementReport;
+use std::io;
+use std::path::Path;
+
+/// The answers about one text.
+pub struct Judged {
+    pub names: Result<TrialAnswer, LlmError>,
+    pub short: Result<TrialAnswer, LlmError>,
+    pub local: Classification,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgreementError {
+    #[error("{0}: {1}")]
+    File(String, InputError),
+    #[error("{0} cannot be read: {1}")]
+    Read(String, io::Error),
+    #[error("{0} has no chunk with a text")]
+    Empty(String),
+    #[error("the LLM at {0} {1}")]
+    Llm(String, LlmError),
+    #[error("the settings: {0}")]
+    Settings(String),
+    #[error(transparent)]
+    Classifier(#[from] ArtefactError),
+}
+
+/// What is measured.
+pub struct Agreement<'a> {
+    /// The number of texts.
+    pub count: usize,
+    /// Where they are taken from.
+    pub file: &'a Path,
+    /// Calls at once.
+    pub workers: usize,
+}
+
+/// Asks about each text in both forms, now this one first and now that one, so that both meet the same load.
+pub async fn measure(
+    agreement: &Agreement<'_>,
+    llm: &BenchLlm,
+    simulated: Option<&str>,
+) -> Result<AgreementReport, AgreementError> {
+    let texts = sample::texts(agreement.file, agreement.count)?;
+    let settings = settings(simulated)?;
+    let connect = async |answer: AnswerForm| {
+        let settings = LlmSettings { answer, calls: agreement.workers, ..settings.clone() };
+        let trial = LlmTrial::connect(&settings).await;
+        trial.map_err(|error| AgreementError::Llm(settings.endpoint.to_string(), error))
+    };
+    let (names, short) = (connect(AnswerForm::Names).await?, connect(AnswerForm::Short).await?);
+    let classifier = LocalClassifier::embedded()?;
+    let asked = format!("{} on {} at {}", settings.model, names.server(), settings.endpoint);
+    say(&format!("language model: {asked}"));
+    // Both constant parts are in the server's cache before the first call that counts.
+    for trial in [&names, &short] {
+        drop(trial.ask(&texts[0], Wanted::Codes).await);
+    }
+    let judge = async |(at, text): (usize, &String)| {
+        let (names, short) = if at % 2 == 0 {
+            let names = names.ask(text, Wanted::Codes).await;
+            (names, short.ask(text, Wanted::Codes).await)
+        } else {
+            let short = short.ask(text, Wanted::Codes).await;
+            (names.ask(text, Wanted::Codes).await, short)
+        };
+        Judged { names, short, local: classifier.classify(text) }
+    };
+    let mut judging = stream::iter(texts.iter().enumerate().map(judge)).buffer_unordered(agreement.workers);
+    let mut judged = Vec::new();
+    while let Some(next) = judging.next().await {
+        judged.push(next);
+        if judged.len().is_multiple_of(100) {
+            say(&format!("{} of {} texts", judged.len(), texts.len()));
+        }
+    }
+    let asked = if simulated.is_some() { format!("{asked} ({llm})") } else { asked };
+    Ok(AgreementReport { asked, workers: agreement.workers, judged })
+}
+
+/// The settings of the first server of the environment, or those of a simulated one.
+fn settings(simulated: Option<&str>) -> Result<LlmSettings, AgreementError> {
+    let wrong = |error: String| AgreementError::Settings(error);
+    let mut config = Config::of_environment().map_err(wrong)?;
+    if let Some(url) = simulated {
+        let endpoint: crate::endpoint::Endpoint =
+            url.parse().map_err(|error: crate::endpoint::InvalidEndpoint| wrong(error.to_string()))?;
+        config.llm_endpoint = endpoint.into();
+        super::client_pool::MODEL.clone_into(&mut config.tmd_llm_model);
+    }
+    llm_settings(&config).into_iter().next().ok_or_else(|| wrong("no LLM endpoint".to_owned()))
+}
