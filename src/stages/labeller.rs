@@ -71,7 +71,7 @@ impl Labeller {
             Ok(answer) => {
                 let tagging = match &chunk.client_tagging {
                     Some(tagging) => tagging.clone(),
-                    None if self.tagger.asks_llm() => by_llm(llm, &answer),
+                    None if self.tagger.takes_llm_codes() => by_llm(llm, &answer),
                     None => self.tagger.tag(chunk).await?,
                 };
                 Ok(Labelled { tagging, extraction: llm.extraction(answer, &chunk.text) })
