@@ -82,8 +82,10 @@ impl Labeller {
     /// The language model that is asked for the CPESH parts of this chunk. A chunk that comes with the vector of its text
     /// is restored as it was.
     fn extractor_for(&self, chunk: &Chunk) -> Option<&Llm> {
-        let wanted =
-            !chunk.skip_cpesh && chunk.cpesh.is_none() && !matches!(chunk.vector, VectorSource::Given { .. });
+        let wanted = !chunk.skip_cpesh
+            && chunk.cpesh.is_none()
+            && chunk.restored.is_none()
+            && !matches!(chunk.vector, VectorSource::Given { .. });
         self.extractor.as_ref().filter(|llm| wanted && llm.available())
     }
 }
