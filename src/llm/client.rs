@@ -291,7 +291,9 @@ impl LlmClient {
                 let (parameters, digest) = self.ollama_model().await?;
                 return Ok(FoundServer { software: ServerSoftware::Ollama { version }, parameters, digest });
             }
-            Ok(_) | Err(LlmError::Foreign { .. } | LlmError::Status { .. } | LlmError::NoModel { .. }) => {}
+            // A gateway may forbid what it does not know.
+            Ok(_)
+            | Err(LlmError::Foreign { .. } | LlmError::Status { .. } | LlmError::Unauthorized { .. }) => {}
             Err(error) => return Err(error),
         }
         let ModelsResponse { data } = self.transport.get("/v1/models", HANDSHAKE_TIMEOUT).await?;
