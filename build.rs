@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=.deps/classifier/tmd.bin");
+    println!("cargo:rerun-if-changed=.deps/classifier/tmd-2.bin");
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
 
-    let artefact = root.join(".deps/classifier/tmd.bin");
+    let artefact = root.join(".deps/classifier/tmd-2.bin");
     assert!(
         artefact.exists(),
         "the classifier artefact is missing: run scripts/setup once, then build again"

@@ -11,16 +11,30 @@ The space is the model's word-embedding table, mean removed, in principal compon
 of their singular values: the first components hold frequency and spelling rather than meaning, and would drown it.
 Tokens are weighted by a/(a + p), p being Zipf's estimate from the rank: WordPiece ids are ordered by frequency.
 
+German and Spanish have no table: src/classifier/words has lists of beginnings of words, and a word votes for the
+domains whose lists it is in. The same folder has the words that tell languages apart and those that show what kind
+of text it is, what each kind is good for, and the calibration of the confidences.
+
 The file, little-endian, read by src/classifier/artefact.rs:
 
     8 bytes   magic "LNSPTMD\\0"
-    u32       format version, 1
+    u32       format version, 2
     u32, n    length of the version string; the string, UTF-8
     3 x u16   labels of the axes domain, task, modifier; their sum is L
     3 x f32   per axis: logit of one vote, to be divided by sqrt(known words + 4)
     u32       rows R
     R x       token: u8 flags (1 = continues a word, 2 = inflection, skipped), u8 length, ASCII bytes
     R x L     votes, i8, axes one after the other
+    u8        languages; the first is English, which has the table
+    each      u8 length, name; u32 beginnings of words; of each: u8 length, ASCII bytes, u16 set of domains
+    u32       telling words; of each: u8 length, ASCII bytes, u32 set: bit n for language n, from bit 24 the markers
+              person, problem, request, greeting
+    K x 32    what each of the K kinds of text adds to the tasks, i32, in votes
+    K x 64    and to the modifiers
+    16 x 64   what each domain adds to the modifiers
+    rows x 11 calibration, u16 of 65535 by the votes' claim in tenths: of the domain by reach (english, listed,
+              other), of the task by reach (english, listed) and kind, of the modifier likewise, then of both for
+              other languages
     u32       CRC-32 of all bytes before it
 """
 
@@ -36,7 +50,7 @@ from pathlib import Path
 
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 LABELS = {"domain": 16, "task": 32, "modifier": 64}
 
 # Dimensions kept. Fewer lose rare fields of knowledge, more add noise.
@@ -52,6 +66,18 @@ AXES = {
     "task": {"beta": 8.0, "a": 1e-2, "neutral": 0.6, "zipf": 0.9, "sharpness": 4.0},
     "modifier": {"beta": 6.0, "a": 1e-2, "neutral": 0.3, "zipf": 0.9, "sharpness": 4.0},
 }
+
+# How much votes count against what the kind of a text and its subject say about an axis.
+SHARES = {"domain": 1.0, "task": 0.45, "modifier": 0.4}
+
+# The kinds of texts, the markers and the reaches of the calibration, in the order of their numbers in src/classifier.
+KINDS = ("reference", "code", "report", "question", "statement", "letter")
+MARKERS = ("person", "problem", "request", "greeting")
+REACHES = ("english", "listed", "other")
+LISTED = ("german", "spanish")
+
+# Languages have the bits below it.
+FIRST_MARKER = 24
 
 # What a word of [breadth] counts against one of [domain]. As much, and the many blur the few that define a field.
 BREADTH = 0.25
@@ -94,6 +120,79 @@ def read_prototypes(path):
             if not words.split() or not re.fullmatch(r"[a-z0-9\s]+", words):
                 sys.exit(f"{path}: {axis} {label!r}: expected lower-case ASCII words, found {words[:40]!r}")
     return {axis: [words.split() for words in labels.values()] for axis, labels in prototypes.items()}
+
+
+def words_of(text, path, what):
+    """The words of a list, each once."""
+    words = list(dict.fromkeys(text.split()))
+    for word in words:
+        if not re.fullmatch(r"[a-z0-9]{1,40}", word):
+            sys.exit(f"{path}: {what}: expected lower-case ASCII words, found {word!r}")
+    return words
+
+
+def read_words(folder):
+    """The lists of src/classifier/words as they are, for the version and for the sections."""
+    return {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.toml"))}
+
+
+def table(rows, labels, path):
+    """Numbers by the names of labels, as a row of the table."""
+    row = np.zeros(len(labels))
+    for label, number in rows.items():
+        if label not in labels:
+            sys.exit(f"{path}: {label!r} is no label")
+        row[labels.index(label)] = number
+    return row
+
+
+def text(name):
+    return struct.pack("<B", len(name)) + name.encode()
+
+
+def language_sections(lists, domains):
+    """Which words tell a language and its subjects, and which show what kind of text it is."""
+    others = lists["others"]
+    languages = ["english", *LISTED, *(name for name in others if name != "english")]
+    if len(languages) > FIRST_MARKER:
+        sys.exit(f"others.toml: expected at most {FIRST_MARKER} languages")
+    sections, telling = [struct.pack("<B", len(languages))], {}
+    for number, language in enumerate(languages):
+        listed = lists.get(language, {})
+        subjects = {}
+        for domain, words in listed.get("domain", {}).items():
+            for word in words_of(words, language, domain):
+                subjects[word] = subjects.get(word, 0) | 1 << domains.index(domain)
+        sections.append(text(language) + struct.pack("<I", len(subjects)))
+        sections.extend(text(word) + struct.pack("<H", subjects[word]) for word in sorted(subjects))
+        for word in words_of(listed.get("function") or others[language], language, "function"):
+            telling[word] = telling.get(word, 0) | 1 << number
+    for number, marker in enumerate(MARKERS):
+        for word in words_of(lists["markers"][marker], "markers", marker):
+            telling[word] = telling.get(word, 0) | 1 << FIRST_MARKER + number
+    sections.append(struct.pack("<I", len(telling)))
+    sections.extend(text(word) + struct.pack("<I", telling[word]) for word in sorted(telling))
+    return b"".join(sections)
+
+
+def prior_sections(lists, labels, units):
+    """What the kind of a text and its domain add to the votes, and the calibration."""
+    kinds = lists["kinds"]
+    task = [table(kinds["task"][kind], labels["task"], "kinds.toml") / units[1] for kind in KINDS]
+    modifier = [table(kinds["modifier"][kind], labels["modifier"], "kinds.toml") / units[2] for kind in KINDS]
+    subject = [table(kinds["subject"][domain], labels["modifier"], "kinds.toml") / units[2] for domain in labels["domain"]]
+    calibration = lists["calibration"]
+    known, other = REACHES[:-1], calibration[REACHES[-1]]
+    calibration = (
+        [calibration["domain"][reach] for reach in REACHES]
+        + [calibration[reach][axis][kind] for axis in ("task", "modifier") for reach in known for kind in KINDS]
+        + [other["task"], other["modifier"]]
+    )
+    calibration = np.array(calibration)
+    if calibration.shape[1:] != (11,) or (np.diff(calibration) < 0).any() or calibration.min() <= 0 or calibration.max() > 1:
+        sys.exit("calibration.toml: expected eleven rising numbers up to 1 in each row")
+    priors = [np.rint(rows).astype("<i4").tobytes() for rows in (task, modifier, subject)]
+    return b"".join(priors) + np.rint(calibration * 65535).astype("<u2").tobytes()
 
 
 def pieces(word, ids):
@@ -156,6 +255,8 @@ def main():
 
     source = Path(__file__).resolve().parent.parent / "src" / "classifier" / "prototypes.toml"
     prototypes = read_prototypes(source)
+    canonical = {axis: list(tomllib.loads(source.read_text(encoding="utf-8"))[axis]) for axis in LABELS}
+    lists = read_words(source.parent / "words")
     table = read_tensor(options.model / "model.safetensors", "word_embeddings.weight")
     vocabulary = (options.model / "vocab.txt").read_text(encoding="utf-8").split("\n")[: len(table)]
 
@@ -186,7 +287,7 @@ def main():
     def vector(word, space=rows):
         return space[pieces(word, ids)].mean(0)
 
-    key = hashlib.sha256(json.dumps([FORMAT, AXES, DIMENSIONS, BREADTH, prototypes, tokens], sort_keys=True).encode())
+    key = hashlib.sha256(json.dumps([FORMAT, AXES, DIMENSIONS, BREADTH, SHARES, prototypes, tokens, lists], sort_keys=True).encode())
     key.update(table.tobytes())
     version = f"tmd-{FORMAT}+{key.hexdigest()[:12]}".encode()
 
@@ -195,7 +296,7 @@ def main():
         votes = votes_of(axis, rows, frequency, prototypes, vector)
         step = np.abs(votes).max() / 127
         quantised.append(np.rint(votes / step).astype(np.int8))
-        units.append(how["sharpness"] * step / WHOLE)
+        units.append(how["sharpness"] * SHARES[axis] * step / WHOLE)
 
     flags = [CONTINUES * t.startswith("##") | SKIPPED * (t in INFLECTIONS) for t in tokens]
     names = [token.removeprefix("##").encode() for token in tokens]
@@ -209,6 +310,8 @@ def main():
             struct.pack("<I", len(tokens)),
             *(struct.pack("<BB", flag, len(name)) + name for flag, name in zip(flags, names)),
             np.hstack(quantised).tobytes(),
+            language_sections(lists, canonical["domain"]),
+            prior_sections(lists, canonical, units),
         ]
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)

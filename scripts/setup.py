@@ -25,7 +25,8 @@ LOG = DEPS / "setup.log"
 VENV = DEPS / "venv"
 LIBTORCH = DEPS / "libtorch"
 MODEL = DEPS / "models" / "all-minilm-l6-v2"
-CLASSIFIER = DEPS / "classifier" / "tmd.bin"
+# The number is that of the format: the artefact of another version stays beside it.
+CLASSIFIER = DEPS / "classifier" / "tmd-2.bin"
 
 # Raise when the way a part is built changes, so that existing copies are built again.
 LIBTORCH_RECIPE = 1
@@ -502,7 +503,8 @@ def need_classifier():
         say(part, "left out (scripts/build_classifier.py does not exist)")
         return
     key = hashlib.sha256(f"numpy {NUMPY}\n".encode())
-    for source in (script, ROOT / "src" / "classifier" / "prototypes.toml", MODEL / ".complete"):
+    words = sorted((ROOT / "src" / "classifier" / "words").glob("*.toml"))
+    for source in (script, ROOT / "src" / "classifier" / "prototypes.toml", *words, MODEL / ".complete"):
         key.update(source.read_bytes() if source.exists() else b"absent")
         key.update(b"\0")
     stamp = CLASSIFIER.parent / ".complete"

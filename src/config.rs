@@ -41,12 +41,12 @@ pub struct Config {
     /// A PostgreSQL of yours, as URL or keywords (also read from PG_DSN); without it the service starts its own.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
-    /// Where codes come from when the client sends none: `llm`, `local` (the local classifier), or `auto`: the language
-    /// model once it answers and has the model, and the local classifier until then.
+    /// Where codes come from when the client sends none: `llm`, `local` (the local classifier), `router` (a TMD router),
+    /// or `auto`: the language model once it answers and has the model, and the local classifier until then.
     #[arg(long, env = "LNSP_TMD_BACKEND", default_value = "auto", value_parser = tmd_backend)]
     pub tmd_backend: TmdBackend,
-    /// Base address of the server of the language model (Ollama, or another one with OpenAI's API), or several, separated
-    /// by commas; `*N` behind one says how many calls it takes at once, if not as many as LNSP_MAX_PARALLEL_WORKERS.
+    /// Base address of the server of the language model, Ollama or another one with OpenAI's API, or several, separated by commas; `*N` behind one says how many calls it takes
+    /// at once, if not as many as LNSP_MAX_PARALLEL_WORKERS.
     #[arg(
         long,
         env = "LNSP_LLM_ENDPOINT",
@@ -54,7 +54,7 @@ pub struct Config {
         value_parser = parsed::<EndpointList>("LNSP_LLM_ENDPOINT")
     )]
     pub llm_endpoint: EndpointList,
-    /// Key that the server of the language model wants, sent as `Authorization: Bearer`.
+    /// Key that the servers of the language model want, sent as `Authorization: Bearer`.
     #[arg(
         long,
         env = "LNSP_LLM_API_KEY",
@@ -62,9 +62,17 @@ pub struct Config {
         value_parser = secret::<ApiKey>("LNSP_LLM_API_KEY")
     )]
     pub llm_api_key: Option<ApiKey>,
-    /// How the server is asked: `ollama`, `json_schema`, `json_object` or `text`; `auto` tries them at the start.
+    /// How the servers are asked: `ollama`, `json_schema`, `json_object` or `text`; `auto` finds it out.
     #[arg(long, env = "LNSP_LLM_DIALECT", default_value = "auto", value_parser = dialect)]
     pub llm_dialect: DialectChoice,
+    /// Base address of the TMD router that `LNSP_TMD_BACKEND=router` asks, or several, as for LNSP_LLM_ENDPOINT.
+    #[arg(
+        long,
+        env = "LNSP_TMD_ROUTER_ENDPOINT",
+        default_value = "http://localhost:8002",
+        value_parser = parsed::<EndpointList>("LNSP_TMD_ROUTER_ENDPOINT")
+    )]
+    pub tmd_router_endpoint: EndpointList,
     /// The model that is asked for codes, as the server names it.
     #[arg(long, env = "LNSP_TMD_LLM_MODEL", default_value = "llama3.1:8b", value_parser = model_name)]
     pub tmd_llm_model: String,
@@ -98,6 +106,33 @@ pub struct Config {
         value_parser = within::<u64>("LNSP_LLM_TIMEOUT_S", SECONDS, 1..=600)
     )]
     pub llm_timeout_s: u64,
+    /// MiB of answers of the language model that are kept in the data folder, so that no text is asked about twice; 0
+    /// keeps none.
+    #[arg(
+        long,
+        env = "LNSP_LLM_CACHE_MB",
+        default_value = "256",
+        value_parser = within::<u64>("LNSP_LLM_CACHE_MB", NUMBER, 0..=1_048_576)
+    )]
+    pub llm_cache_mb: u64,
+    /// Has the language model extract concept, question, answer and negatives (CPESH) from chunks that bring none, in the
+    /// call that gives the codes.
+    #[arg(
+        long,
+        env = "LNSP_ENABLE_CPESH",
+        default_value = "false",
+        action = clap::ArgAction::Set,
+        value_parser = switch("LNSP_ENABLE_CPESH")
+    )]
+    pub enable_cpesh: bool,
+    /// Seconds for one call to the language model that asks for CPESH parts.
+    #[arg(
+        long,
+        env = "LNSP_CPESH_TIMEOUT_S",
+        default_value = "12",
+        value_parser = within::<u64>("LNSP_CPESH_TIMEOUT_S", SECONDS, 1..=600)
+    )]
+    pub cpesh_timeout_s: u64,
     /// Many chunks at once; `false` takes one chunk at a time all the way to its commit.
     #[arg(
         long,
@@ -186,12 +221,14 @@ pub struct Config {
 /// Where codes come from when the client sends none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TmdBackend {
-    /// The language model if there is one at the start, else the local classifier.
+    /// The language model once there is one, and the local classifier until then.
     Auto,
     /// The language model.
     Llm,
     /// The local classifier.
     Local,
+    /// A TMD router: the one of the old service, or another service of this kind.
+    Router,
 }
 
 /// What becomes of a chunk for which the language model has no answer.
@@ -209,6 +246,7 @@ impl fmt::Display for TmdBackend {
             TmdBackend::Auto => "auto",
             TmdBackend::Llm => "llm",
             TmdBackend::Local => "local",
+            TmdBackend::Router => "router",
         })
     }
 }
@@ -254,7 +292,8 @@ fn tmd_backend(value: &str) -> Result<TmdBackend, InvalidSetting> {
         "auto" => Ok(TmdBackend::Auto),
         "llm" => Ok(TmdBackend::Llm),
         "local" => Ok(TmdBackend::Local),
-        _ => Err(InvalidSetting::new("LNSP_TMD_BACKEND", value, "auto, llm or local")),
+        "router" => Ok(TmdBackend::Router),
+        _ => Err(InvalidSetting::new("LNSP_TMD_BACKEND", value, "auto, llm, local or router")),
     }
 }
 

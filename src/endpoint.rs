@@ -11,7 +11,6 @@ pub use list::{EndpointList, InvalidList, ListedServer};
 pub use tls::certificate_problem;
 
 use reqwest::{Client, ClientBuilder, Response, Url, redirect};
-use rustls::ClientConfig;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -98,25 +97,36 @@ impl Endpoint {
     }
 }
 
-/// Begins a client that speaks plain HTTP only, uses no proxy, and follows no redirect.
-pub fn plain_client() -> ClientBuilder {
-    // Without a configuration the library would look for a provider, and there is none for the whole process.
-    bare(tls::without_authorities())
-}
-
-fn bare(tls: ClientConfig) -> ClientBuilder {
-    #[expect(clippy::disallowed_methods, reason = "the one place")]
-    let client = Client::builder();
-    client.no_proxy().redirect(redirect::Policy::none()).tls_backend_preconfigured(tls)
-}
-
 /// Builds a client for `endpoint` that keeps up to `idle` idle connections. The certificates of authorities are read
 /// only where they are needed.
 ///
 /// # Errors
 /// The message of the client builder.
 pub fn client(idle: usize, endpoint: &Endpoint) -> Result<Client, String> {
-    let client = if endpoint.is_https() { bare(tls::config()).https_only(true) } else { plain_client() };
+    if !endpoint.is_https() {
+        return plain_client(idle);
+    }
+    build(idle, client_builder().tls_backend_preconfigured(tls::config()))
+}
+
+/// Builds a client that makes no call over TLS and keeps up to `idle` idle connections.
+///
+/// # Errors
+/// The message of the client builder.
+pub fn plain_client(idle: usize) -> Result<Client, String> {
+    build(idle, client_builder())
+}
+
+/// The builder of clients that make no call over TLS, with no proxy and no redirects. Every client begins with it or
+/// with [`client`]: without a TLS configuration the library would look for a provider, and there is none for the whole
+/// process.
+pub fn client_builder() -> ClientBuilder {
+    #[expect(clippy::disallowed_methods, reason = "the one place")]
+    let client = Client::builder().no_proxy().redirect(redirect::Policy::none());
+    client.tls_backend_preconfigured(tls::without_authorities())
+}
+
+fn build(idle: usize, client: ClientBuilder) -> Result<Client, String> {
     let client = client.connect_timeout(CONNECT_TIMEOUT).pool_max_idle_per_host(idle);
     client.build().map_err(|error| cause(&error))
 }

@@ -46,7 +46,7 @@ impl Service {
         let server = http::serve(listener, app.state.clone(), http::Settings::default())?;
         let handle = server.handle();
         actix_web::rt::spawn(server);
-        let client = lnsp_ingest::endpoint::plain_client().build()?;
+        let client = lnsp_ingest::endpoint::client_builder().build()?;
         Ok(Service { url, client, app, server: handle, data })
     }
 

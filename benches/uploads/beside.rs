@@ -67,7 +67,7 @@ async fn bulk(url: &str, dataset: &str, chunks: usize) -> Result<Duration> {
 
 /// Sends small requests one after the other until it is dropped; gives an error if one fails.
 async fn requests(url: &str, dataset: &str, times: &mut Vec<Duration>) -> Box<dyn std::error::Error> {
-    let client = match lnsp_ingest::endpoint::plain_client().build() {
+    let client = match lnsp_ingest::endpoint::client_builder().build() {
         Ok(client) => client,
         Err(error) => return error.into(),
     };

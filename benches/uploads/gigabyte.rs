@@ -84,7 +84,7 @@ async fn measure(
 
 /// What it has when nothing happens any more: all in the index, and memory does not move.
 pub async fn idle_memory(service: &Process) -> Result<u64> {
-    let client = lnsp_ingest::endpoint::plain_client().build()?;
+    let client = lnsp_ingest::endpoint::client_builder().build()?;
     let mut before = 0;
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;

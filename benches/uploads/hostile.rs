@@ -97,7 +97,7 @@ async fn announced(service: &Process) -> Result<()> {
             }
         });
     }
-    let client = lnsp_ingest::endpoint::plain_client().build()?;
+    let client = lnsp_ingest::endpoint::client_builder().build()?;
     let mut refused = 0;
     for n in 0..300 {
         let body = json!({"chunks": [{"text": format!("Honest {n}.")}]});
@@ -190,7 +190,7 @@ async fn honest(service: &Process, dataset: String, chunks: usize) -> Result<(f6
         to.extend_from_slice(b"\"}\n");
     })?;
     let uploading = upload::send(&service.url, &dataset, Packing::Identity, body, chunks);
-    let client = lnsp_ingest::endpoint::plain_client().build()?;
+    let client = lnsp_ingest::endpoint::client_builder().build()?;
     let mut times = Vec::new();
     let searching = async {
         loop {

@@ -86,7 +86,7 @@ async fn work(url: &str, name: &str, clients: usize) -> Result<()> {
     for client in 0..clients {
         let (url, name) = (format!("{url}/ingest"), format!("{name} {client}"));
         working.spawn(async move {
-            let connection = lnsp_ingest::endpoint::plain_client().build()?;
+            let connection = lnsp_ingest::endpoint::client_builder().build()?;
             let mut stored = 0;
             let mut sent = 0;
             while sent < REQUESTS {

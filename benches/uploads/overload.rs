@@ -130,7 +130,7 @@ impl Client {
 pub async fn figures(scale: f64) -> Result<()> {
     let time = Duration::from_secs(scaled(SECONDS, scale) as u64);
     let service = Process::real(&[])?;
-    let http = lnsp_ingest::endpoint::plain_client().build()?;
+    let http = lnsp_ingest::endpoint::client_builder().build()?;
     let client = Client { http, service: service.url.as_str().into(), count: Arc::default() };
     // Warm.
     closed_loop(&client, Duration::from_secs(2)).await?;

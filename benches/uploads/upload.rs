@@ -42,7 +42,7 @@ pub async fn talk(
     body: impl Stream<Item = io::Result<bytes::Bytes>> + Send + 'static,
     mut on_line: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<Report> {
-    let client = lnsp_ingest::endpoint::plain_client().build()?;
+    let client = lnsp_ingest::endpoint::client_builder().build()?;
     let request = client
         .post(format!("{url}/ingest?dataset_source={dataset}"))
         .header("Content-Type", "application/x-ndjson")

@@ -7,20 +7,19 @@ mod codes;
 mod embedding;
 mod follower;
 mod indexes;
-mod llm_settings;
 mod overrides;
 mod repairer;
 mod start_error;
 
-pub use llm_settings::llm_settings;
+pub use codes::llm_settings;
 pub use overrides::{EncoderFactory, Overrides};
 pub use start_error::StartError;
 
 use crate::classifier::LocalClassifier;
-use crate::config::{Config, OnFailure};
+use crate::config::{Config, OnFailure, TmdBackend};
 use crate::deletion::Deleter;
 use crate::encoder::Comparison;
-use crate::endpoint::InvalidEndpoint;
+use crate::extraction::Extractor;
 use crate::files;
 use crate::flow::Backoff;
 use crate::http::{
@@ -31,7 +30,7 @@ use crate::pipeline::{Pipeline, PipelineSettings, Tools};
 use crate::retag::Retagger;
 use crate::router::LaneServers;
 use crate::search::Searcher;
-use crate::stages::{Tagger, WriteTools};
+use crate::stages::{Labeller, Tagger, WriteTools};
 use crate::store::managed::ManagedPostgres;
 use crate::store::{Dsn, Store, StoreOptions};
 use crate::threads::{Lane, Worker};
@@ -72,7 +71,7 @@ impl App {
         let version = classifier.run(Lane::Express, |classifier| classifier.version().to_owned()).await;
         let classifier_version = version.map_err(StartError::Worker)?;
 
-        let codes = code_source(&config, report).await?;
+        let codes = code_source(&config, &data_dir, report).await?;
 
         let stored = store.model().await?.map(|(_, identity)| identity);
         let embed = embedding(&config, &data_dir, overrides.encoder, stored).await?;
@@ -108,10 +107,12 @@ impl App {
             tmd_backend: config.tmd_backend.to_string(),
             local_source: format!("local:{classifier_version}"),
             llm_endpoint: codes.endpoint,
-            llm_required: config.tmd_on_failure == OnFailure::Reject,
+            llm_required: config.tmd_on_failure == OnFailure::Reject
+                && config.tmd_backend != TmdBackend::Local,
             parallel: config.enable_parallel,
             max_workers: config.max_parallel_workers,
             batch_embeddings: config.enable_batch_embeddings,
+            cpesh: config.enable_cpesh,
         };
         let searcher = Searcher {
             vectorizer: vectorizer.clone(),
@@ -130,9 +131,9 @@ impl App {
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
         let tagger = Tagger::new(classifier, codes.source);
-        let lanes = lanes()?;
+        let lanes = LaneServers::new("localhost").map_err(StartError::Lanes)?;
         let tools = Tools {
-            tagger: tagger.clone(),
+            labeller: Labeller::new(tagger.clone(), codes.llm.clone().filter(|_| config.enable_cpesh)),
             embed: vectorizer.clone(),
             write,
             fault_hook: overrides.fault_hook,
@@ -141,12 +142,17 @@ impl App {
         settings.watch.deadline = Duration::from_secs(config.hang_deadline_s);
         if codes.llm.is_some() {
             settings = settings.ask_at_once(config.llm_endpoint.total_slots(config.max_parallel_workers));
+        } else if codes.router.is_some() {
+            let slots = config.tmd_router_endpoint.total_slots(config.max_parallel_workers);
+            settings = settings.ask_at_once(slots);
         }
         let pipeline = Arc::new(Pipeline::start(tools, settings));
         pipeline.wait_for(|health| health.open).await;
         let admission = Admission::new(Limits { uploads: config.max_uploads, ..overrides.admission });
         let idempotency = IdempotencyCache::new(overrides.memory);
         let (counts, arrivals, llm) = (Counts::default(), ArrivalClock::default(), codes.llm);
+        let extractor =
+            Extractor::new((store.clone(), model_id), indexes.clone(), vectorizer.clone(), llm.clone());
         let retagger = llm.clone().map(|llm| Retagger::new(store.clone(), indexes.clone(), llm));
         let llm_search = llm.clone().filter(|llm| !llm.available()).map(|llm| {
             let every = overrides.look_for_llm;
@@ -154,11 +160,13 @@ impl App {
         });
         let state = State {
             retagger,
+            extractor,
             pipeline,
             searcher,
             vectorizer,
             tagger,
             lanes,
+            router: codes.router,
             deleter: Deleter::new(store.clone(), indexes.clone()),
             store,
             index: indexes.concepts,
@@ -209,12 +217,6 @@ impl App {
     }
 }
 
-/// The lanes of the old router, whose servers are on this machine.
-fn lanes() -> Result<LaneServers, StartError> {
-    let host = "http://localhost".parse().map_err(|error: InvalidEndpoint| error.to_string());
-    host.and_then(LaneServers::new).map_err(StartError::Lanes)
-}
-
 /// Makes the data folder, or narrows its mode. It may be named by a link; what the link leads to must belong
 /// to this account.
 fn data_folder(folder: &Path) -> Result<PathBuf, StartError> {
@@ -255,7 +257,7 @@ async fn open_store(
             (postgres.dsn().clone(), Some(postgres), whose)
         }
     };
-    let store = Store::open(StoreOptions { dsn, pool_size: POOL }).await?;
+    let store = Store::open(StoreOptions { dsn, pool_size: CONNECTIONS }).await?;
     report(format!("✅ PostgreSQL connected: {whose}"));
     report(match &postgres {
         Some(_) => format!("   SQL: lnsp psql --data-dir {}", shell_word(data_dir)),
@@ -272,4 +274,4 @@ fn shell_word(path: &Path) -> String {
 }
 
 /// Connections: the writer has one, the others serve look-ups, searches and the index.
-const POOL: usize = 8;
+pub const CONNECTIONS: usize = 8;

@@ -1,80 +1,18 @@
 //! Reads the artefact. `scripts/build_classifier.py`, which writes it, documents the format.
 
+use super::artefact_error::ArtefactError;
+use super::kind::{KINDS, TextKind};
+use super::language::{Language, Reach};
+use super::sections::{Cursor, text};
 use super::tokens::Vocabulary;
-use crate::tmd::{Axis, CodeOutOfRange};
+use crate::tmd::Axis;
+use rustc_hash::FxHashMap;
 
 const MAGIC: [u8; 8] = *b"LNSPTMD\0";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The labels of all axes together: the length of a row of votes.
 pub(super) const LABELS: usize = 16 + 32 + 64;
-
-/// Flag: the token continues a word ("##s" in WordPiece).
-const CONTINUES: u8 = 1;
-/// Flag: the token is an inflection without votes.
-const SKIPPED: u8 = 2;
-
-/// Why an artefact cannot be used. The remedy is always to build it again with `scripts/setup`.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum ArtefactError {
-    /// The file is no artefact.
-    #[error("not a classifier artefact: expected it to start with {expected:?}, received {received:?}")]
-    Magic {
-        /// The first bytes of every artefact.
-        expected: [u8; 8],
-        /// The first bytes of the file; fewer if the file is shorter.
-        received: Vec<u8>,
-    },
-    /// The artefact was built for another version of this program.
-    #[error("classifier artefact of another format: expected {expected}, received {received}")]
-    Format {
-        /// The format this program reads.
-        expected: u32,
-        /// The format of the file.
-        received: u32,
-    },
-    /// The file was changed or truncated after it was written.
-    #[error("damaged classifier artefact: expected checksum {expected:08x}, received {received:08x}")]
-    Checksum {
-        /// The checksum in the file.
-        expected: u32,
-        /// The computed checksum.
-        received: u32,
-    },
-    /// A section is too short or too long, although the checksum is correct.
-    #[error("malformed classifier artefact: expected {expected} bytes of {section}, received {received}")]
-    Length {
-        /// The section of the file.
-        section: &'static str,
-        /// The expected length in bytes.
-        expected: usize,
-        /// The actual length in bytes.
-        received: usize,
-    },
-    /// The artefact was built for other lists of labels.
-    #[error(
-        "classifier artefact for other labels: expected {expected:?} of each axis, received {received:?}"
-    )]
-    Labels {
-        /// The number of labels of domain, task and modifier in this program.
-        expected: [usize; 3],
-        /// The number of labels in the file.
-        received: [usize; 3],
-    },
-    /// A section has an invalid value.
-    #[error("malformed classifier artefact: expected {expected} in {section}, received {received}")]
-    Value {
-        /// The section of the file.
-        section: &'static str,
-        /// The valid values.
-        expected: &'static str,
-        /// The value in the file.
-        received: String,
-    },
-    /// A code is out of the range of its axis.
-    #[error(transparent)]
-    Code(#[from] CodeOutOfRange),
-}
 
 /// A parsed artefact.
 #[derive(Debug)]
@@ -84,7 +22,26 @@ pub(super) struct Artefact {
     pub(super) units: [f32; 3],
     pub(super) vocabulary: Vocabulary,
     votes: Vec<i8>,
+    /// English first.
+    pub(super) languages: Vec<Language>,
+    /// What a word tells: bit n for a function word of language n, then the markers.
+    telling: FxHashMap<Box<str>, u32>,
+    /// In votes: what each kind of text adds to the tasks.
+    tasks: Vec<[i32; 32]>,
+    /// And to the modifiers.
+    modifiers: Vec<[i32; 64]>,
+    /// What each domain adds to the modifiers.
+    subjects: Vec<[i32; 64]>,
+    /// By tenths of what the votes claim: the confidence, of 65535.
+    calibration: Vec<[u16; STEPS]>,
 }
+
+/// The rows of the calibration: of the domain by reach, of task and modifier by reach and kind, and of both for other
+/// languages.
+const ROWS: usize = 3 + 2 * 2 * KINDS + 2;
+
+/// The points of a calibration: at 0, 0.1, .. 1.
+const STEPS: usize = 11;
 
 impl Artefact {
     pub(super) fn read(bytes: &[u8]) -> Result<Self, ArtefactError> {
@@ -112,107 +69,74 @@ impl Artefact {
         let vocabulary = cursor.vocabulary(rows)?;
         let size = rows as usize * LABELS;
         let votes = cursor.take("votes", size)?.iter().map(|vote| i8::from_le_bytes([*vote])).collect();
+        let languages = cursor.languages()?;
+        let telling = cursor.words("telling words", Cursor::u32)?;
+        let tasks = cursor.rows("tasks of kinds", KINDS)?;
+        let modifiers = cursor.rows("modifiers of kinds", KINDS)?;
+        let subjects = cursor.rows("modifiers of domains", Axis::Domain.len())?;
+        let calibration = cursor.calibration(ROWS)?;
         if !cursor.0.is_empty() {
             return Err(ArtefactError::Length {
-                section: "votes",
-                expected: size,
-                received: size + cursor.0.len(),
+                section: "calibration",
+                expected: size_of_val(&*calibration),
+                received: size_of_val(&*calibration) + cursor.0.len(),
             });
         }
-        Ok(Self { version, units, vocabulary, votes })
+        Ok(Self {
+            version,
+            units,
+            vocabulary,
+            votes,
+            languages,
+            telling,
+            tasks,
+            modifiers,
+            subjects,
+            calibration,
+        })
+    }
+
+    /// What a word tells: see [`super::language::Signs::count`].
+    pub(super) fn tells(&self, word: &str) -> u32 {
+        self.telling.get(word).copied().unwrap_or_default()
+    }
+
+    /// What a kind of text and its domain add to the votes for tasks and modifiers.
+    pub(super) fn priors(&self, kind: TextKind, domain: u8) -> ([i32; 32], [i32; 64]) {
+        let tasks = self.tasks.get(kind as usize).copied().unwrap_or([0; 32]);
+        let mut modifiers = self.modifiers.get(kind as usize).copied().unwrap_or([0; 64]);
+        for (sum, more) in
+            modifiers.iter_mut().zip(self.subjects.get(usize::from(domain)).into_iter().flatten())
+        {
+            *sum += more;
+        }
+        (tasks, modifiers)
+    }
+
+    /// The confidence where the votes claim this probability of an axis.
+    pub(super) fn calibrated(&self, reach: Reach, kind: TextKind, axis: Axis, claim: f32) -> f32 {
+        let by_kind = |axis: usize, reach: usize| 3 + (axis * 2 + reach) * KINDS + kind as usize;
+        let row = match (axis, reach) {
+            (Axis::Domain, Reach::English) => 0,
+            (Axis::Domain, Reach::Listed(_)) => 1,
+            (Axis::Domain, Reach::Other) => 2,
+            (Axis::Task, Reach::English) => by_kind(0, 0),
+            (Axis::Task, Reach::Listed(_)) => by_kind(0, 1),
+            (Axis::Modifier, Reach::English) => by_kind(1, 0),
+            (Axis::Modifier, Reach::Listed(_)) => by_kind(1, 1),
+            (Axis::Task, Reach::Other) => ROWS - 2,
+            (Axis::Modifier, Reach::Other) => ROWS - 1,
+        };
+        let points = self.calibration.get(row).copied().unwrap_or([1; STEPS]);
+        let place = claim.clamp(0.0, 1.0) * (STEPS - 1) as f32;
+        let below = (place as usize).min(STEPS - 2);
+        let [low, high] = [points[below], points[below + 1]].map(|point| f32::from(point) / 65_535.0);
+        low + (high - low) * (place - below as f32)
     }
 
     /// The votes of a row; `row` comes from the vocabulary and is in range.
     pub(super) fn row(&self, row: u32) -> &[i8] {
         let start = row as usize * LABELS;
         self.votes.get(start..start + LABELS).unwrap_or_default()
-    }
-}
-
-fn text<'a>(section: &'static str, bytes: &'a [u8]) -> Result<&'a str, ArtefactError> {
-    std::str::from_utf8(bytes).map_err(|_| ArtefactError::Value {
-        section,
-        expected: "UTF-8",
-        received: format!("{bytes:?}"),
-    })
-}
-
-/// The unread rest of the artefact.
-struct Cursor<'a>(&'a [u8]);
-
-impl<'a> Cursor<'a> {
-    fn take(&mut self, section: &'static str, length: usize) -> Result<&'a [u8], ArtefactError> {
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(ArtefactError::Length {
-            section,
-            expected: length,
-            received: self.0.len(),
-        })?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self, section: &'static str) -> Result<[u8; N], ArtefactError> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(section, N)?);
-        Ok(array)
-    }
-
-    fn u8(&mut self, section: &'static str) -> Result<u8, ArtefactError> {
-        self.array(section).map(u8::from_le_bytes)
-    }
-
-    fn u16(&mut self, section: &'static str) -> Result<u16, ArtefactError> {
-        self.array(section).map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self, section: &'static str) -> Result<u32, ArtefactError> {
-        self.array(section).map(u32::from_le_bytes)
-    }
-
-    /// A positive logit per vote. With NaN or a negative value the winner would get the lowest confidence.
-    fn unit(&mut self) -> Result<f32, ArtefactError> {
-        let unit = self.array("units").map(f32::from_le_bytes)?;
-        if unit.is_finite() && unit > 0.0 {
-            return Ok(unit);
-        }
-        Err(ArtefactError::Value {
-            section: "units",
-            expected: "a positive number",
-            received: unit.to_string(),
-        })
-    }
-
-    /// Removes the checksum from the end and compares it with that of all bytes before it.
-    fn check_against(&mut self, bytes: &[u8]) -> Result<(), ArtefactError> {
-        let (rest, stored) = self.0.split_last_chunk::<4>().map_or(
-            Err(ArtefactError::Length { section: "checksum", expected: 4, received: self.0.len() }),
-            |(rest, stored)| Ok((rest, u32::from_le_bytes(*stored))),
-        )?;
-        let computed = crc32fast::hash(&bytes[..bytes.len() - 4]);
-        if stored != computed {
-            return Err(ArtefactError::Checksum { expected: stored, received: computed });
-        }
-        self.0 = rest;
-        Ok(())
-    }
-
-    fn vocabulary(&mut self, rows: u32) -> Result<Vocabulary, ArtefactError> {
-        let mut vocabulary = Vocabulary::default();
-        for row in 0..rows {
-            let flags = self.u8("tokens")?;
-            let length = usize::from(self.u8("tokens")?);
-            let token = text("tokens", self.take("tokens", length)?)?;
-            let sound =
-                !token.is_empty() && token.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-            let row = (flags & SKIPPED == 0).then_some(row);
-            if !sound || flags > CONTINUES | SKIPPED || !vocabulary.add(token, flags & CONTINUES != 0, row) {
-                return Err(ArtefactError::Value {
-                    section: "tokens",
-                    expected: "distinct lower-case ASCII words",
-                    received: format!("{token:?} with flags {flags}"),
-                });
-            }
-        }
-        Ok(vocabulary)
     }
 }

@@ -7,7 +7,7 @@ fn small() -> Vec<u8> {
     let mut votes = [[0_u8; LABELS]; 3];
     (votes[0][11], votes[0][16], votes[0][16 + 32 + 6]) = (100, 50, 25);
     (votes[1][0], votes[1][17]) = (10, 10);
-    let mut bytes = b"LNSPTMD\0\x01\0\0\0\x04\0\0\0test".to_vec();
+    let mut bytes = b"LNSPTMD\0\x02\0\0\0\x04\0\0\0test".to_vec();
     for labels in [16_u16, 32, 64] {
         bytes.extend(labels.to_le_bytes());
     }
@@ -16,6 +16,12 @@ fn small() -> Vec<u8> {
     }
     bytes.extend(b"\x03\0\0\0\0\x03law\x01\x02ni\x03\x01s");
     bytes.extend(votes.as_flattened());
+    // English without beginnings of words, one telling word, no priors, and confidences as the votes claim them.
+    bytes.extend(b"\x01\x07english\0\0\0\0\x01\0\0\0\x03the\x01\0\0\0");
+    bytes.extend([0; 4 * (6 * 32 + 6 * 64 + 16 * 64)]);
+    for point in (0..29).flat_map(|_| 0..=10_u16) {
+        bytes.extend((point * 6_553).max(1).to_le_bytes());
+    }
     sealed(bytes)
 }
 
@@ -109,14 +115,14 @@ fn an_artefact_cut_or_changed_anywhere_is_refused() {
 fn the_error_names_the_section() {
     let cases = [
         (0, &b"GGUF"[..], "start with"),
-        (8, b"\x02", "format: expected 1, received 2"),
+        (8, b"\x03", "format: expected 2, received 3"),
         (12, b"\xff\xff\xff\xff", "bytes of version"),
         (16, b"\xff", "UTF-8 in version"),
         (20, b"\x11", "expected [16, 32, 64] of each axis, received [17, 32, 64]"),
         (26, b"\0\0\xc0\x7f", "positive number in units, received NaN"),
         (26, b"\0\0\0\x80", "positive number in units, received -0"),
         (38, b"\xff\xff\xff\xff", "received \"\" with flags 0"),
-        (38, b"\x02", "expected 224 bytes of votes, received"),
+        (38, b"\x02", "expected 1 to 24 of them in languages, received 0"),
         (42, b"\x04", "flags 4"),
         (43, b"\xff", "distinct lower-case ASCII words in tokens"),
         (43, b"\0", "received \"\""),

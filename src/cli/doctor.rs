@@ -15,7 +15,8 @@ use std::process::ExitCode;
 pub struct Doctor {
     #[command(flatten)]
     read: Settings,
-    /// Leaves out the table of devices, which keeps all cores busy for some seconds.
+    /// Leaves out the table of devices, which keeps all cores busy for some seconds, and the questions to language
+    /// model servers.
     #[arg(long)]
     no_measure: bool,
     /// Prints the report as JSON.

@@ -4,6 +4,7 @@
 
 mod amounts;
 pub mod bench;
+pub mod cpesh;
 pub mod delete;
 pub mod doctor;
 pub mod export;
@@ -21,7 +22,6 @@ mod service_url;
 pub mod simulate_llm;
 pub mod upload;
 
-use crate::endpoint;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nix::sys::signal::{SigHandler, Signal};
@@ -52,7 +52,7 @@ pub fn sentence(error: &dyn Error) -> String {
 
 /// The client of the commands: loopback and operator-given addresses only, so no proxy and no redirects.
 fn client() -> Result<reqwest::Client, reqwest::Error> {
-    let client = endpoint::plain_client();
+    let client = crate::endpoint::client_builder();
     // A machine that is gone says nothing; only asking it shows that.
     let client = client.connect_timeout(CONNECTING).tcp_keepalive(Duration::from_secs(20));
     client.tcp_keepalive_interval(Duration::from_secs(10)).tcp_keepalive_retries(3).build()

@@ -1,6 +1,7 @@
 //! The database: the managed one, checked without starting it, or the configured one; and the model of its vectors.
 
 use super::check::Check;
+use crate::app::CONNECTIONS;
 use crate::config::Config;
 use crate::model::ModelIdentity;
 use crate::store::managed;
@@ -28,7 +29,10 @@ pub async fn checks(config: &Config, model: Option<&ModelIdentity>) -> Vec<Check
         },
     };
     match inspect(dsn).await {
-        Ok(info) => [Some(server(name, &whose, &info)), stored(info, model)].into_iter().flatten().collect(),
+        Ok(info) => {
+            let found = [Some(server(name, &whose, &info)), connections(config, &info), stored(info, model)];
+            found.into_iter().flatten().collect()
+        }
         Err(error @ StoreError::Connect { .. }) => {
             vec![Check::failure(name, error, "start it, or correct DATABASE_URL (or PG_DSN)")]
         }
@@ -48,6 +52,17 @@ fn server(name: &'static str, whose: &str, info: &DatabaseInfo) -> Check {
         info.durability.iter().map(|(setting, value)| format!("{setting}={value}")).collect();
     let finding = format!("{whose}: {}, {}", info.version, settings.join(" "));
     Check::ok(name, finding)
+}
+
+/// Whether a server of the operator has room for the connections of the service. Our own has room for them.
+fn connections(config: &Config, info: &DatabaseInfo) -> Option<Check> {
+    let (free, wanted) = (info.free_connections, CONNECTIONS as i64);
+    (config.database().is_some() && free < wanted).then(|| {
+        let finding = format!("the server has {free} connections left, and the service holds up to {wanted}");
+        let advice =
+            "close others, or raise max_connections and restart it; until then chunks wait for a connection";
+        Check::warning("connections", finding, advice)
+    })
 }
 
 /// Whether its vectors are of the configured model.

@@ -1,15 +1,15 @@
 //! What `lnsp doctor` finds out: one line for each thing the service needs, how fast the devices are, and what to set
 //! on this machine.
 //!
-//! It looks, and changes nothing: it starts no PostgreSQL, loads no language model, migrates no table. It reads the
-//! embedding model as the start does. In the data folder it makes one file of no name that stays, so it may run beside
+//! It looks, and changes nothing: it starts no PostgreSQL, migrates no table. Where it may measure, it asks each language
+//! model server about some small texts, for which that loads the model. It reads the embedding model as the start does. In the data folder it makes one file of no name that stays, so it may run beside
 //! the service.
 //!
 //! ```text
-//! machine    cores, memory, open files            network    the LLM, the port
-//! data       data folder, disk                    devices    the table, measured
-//! model      libtorch, model folder or server     advice     from all of it: what to set
-//! database   own or configured
+//! machine    cores, memory, open files            llm        each LLM server: there, answers, parallel
+//! data       data folder, disk                    network    the port
+//! model      libtorch, model folder or server     devices    the table, measured
+//! database   own or configured, connections       advice     from all of it: what to set
 //! ```
 
 mod advice;
@@ -17,9 +17,11 @@ mod check;
 mod data;
 mod database;
 mod devices;
+mod llm;
 mod machine;
 mod model;
 mod network;
+mod parallelism;
 
 pub use advice::{Situation, Suggestion, suggest};
 pub use check::{Check, Grade};
@@ -68,6 +70,7 @@ pub async fn examine(config: &Config, settings: Vec<Setting>, measure: bool) -> 
     let machine = Machine::read();
     let devices = Device::all();
     let mut checks = vec![settings_check(&settings)];
+    checks.extend(one_at_a_time(config));
     let model = model::check(config).await;
     checks.extend(machine.checks(model.as_ref().ok().map(model::ModelFinding::memory)));
     checks.extend(data::checks(&config.data_dir));
@@ -83,7 +86,8 @@ pub async fn examine(config: &Config, settings: Vec<Setting>, measure: bool) -> 
         }
     };
     checks.extend(database::checks(config, identity.as_ref()).await);
-    checks.extend(network::llm_checks(config).await);
+    let llm = llm::llm_findings(config, measure).await;
+    checks.extend(llm.checks);
     checks.push(network::port_check(config).await);
     checks.push(machine.open_files());
 
@@ -101,7 +105,8 @@ pub async fn examine(config: &Config, settings: Vec<Setting>, measure: bool) -> 
         device: config.device,
         dtype: config.dtype,
     };
-    let suggestions = suggest(&situation, &comparison);
+    let mut suggestions = suggest(&situation, &comparison);
+    suggestions.extend(llm.suggestions);
     let devices = rows(&comparison, &allowed, config.dtype);
     DoctorReport { version: env!("CARGO_PKG_VERSION"), settings, checks, devices, suggestions }
 }
@@ -118,6 +123,21 @@ fn compare(config: &Config, files: &ModelFiles, devices: &[Device]) -> Compariso
     Comparison::measure(formats(devices, config.dtype), |device, dtype| {
         rate(&EncoderOptions { device, dtype, ..options.clone() })
     })
+}
+
+/// The controls of a benchmark, left on.
+fn one_at_a_time(config: &Config) -> Vec<Check> {
+    let name = "parallel";
+    let mut checks = Vec::new();
+    if !config.enable_parallel {
+        let finding = "chunks are processed one after the other (LNSP_ENABLE_PARALLEL=false)";
+        checks.push(Check::warning(name, finding, "unset LNSP_ENABLE_PARALLEL, or set it to true"));
+    }
+    if !config.enable_batch_embeddings {
+        let finding = "texts are embedded one after the other (LNSP_ENABLE_BATCH_EMBEDDINGS=false)";
+        checks.push(Check::warning(name, finding, "unset LNSP_ENABLE_BATCH_EMBEDDINGS, or set it to true"));
+    }
+    checks
 }
 
 fn settings_check(settings: &[Setting]) -> Check {

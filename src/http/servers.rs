@@ -38,8 +38,11 @@ fn last_failure<'a>(servers: &[&'a ServerStatus]) -> Option<&'a (String, Duratio
 
 fn one_llm(server: &LlmServerStatus) -> Value {
     let mut state = one(&server.status);
-    state["software"] = json!(server.info.as_ref().map(|info| info.to_string()));
-    state["dialect"] = json!(server.info.as_ref().map(|info| info.dialect.to_string()));
+    if let Some(info) = &server.info {
+        state["software"] = json!(info.software.to_string());
+        state["dialect"] = json!(info.dialect.name());
+        state["thinking"] = json!(info.parameters.thinking.to_string());
+    }
     state
 }
 

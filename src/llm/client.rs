@@ -8,6 +8,7 @@ use super::prompt::{self, PROBE};
 use super::question::{Question, Wanted};
 use super::settings::LlmSettings;
 use super::transport::{MAX_RESPONSE_BYTES, Transport, foreign, read_json, within};
+use crate::answer_cache::AnswerKey;
 use crate::metrics;
 use serde::Deserialize;
 use serde_json::json;
@@ -220,16 +221,9 @@ impl LlmClient {
     ) -> Result<(Result<Labels, LlmError>, Generated), LlmError> {
         let dialect = server.dialect;
         let shape = dialect.shape(question.wanted, self.settings.answer);
-        let request = ModelRequest {
-            model: &self.settings.model,
-            system: prompt::instructions(shape),
-            user: &prompt::user_prompt(question.text),
-            shape,
-            attempt,
-        };
         // With log probabilities, a token takes up to 300 bytes.
         let longest = if shape.has_cpesh() { 4 * MAX_RESPONSE_BYTES } else { MAX_RESPONSE_BYTES };
-        let body = dialect.body(&request, server.parameters)?;
+        let body = self.body(question, attempt, server)?;
         let body = self.transport.post(dialect.path(), body, longest).await?;
         let generated = dialect.read(&body).map_err(|_| foreign(dialect.path(), &body))?;
         metrics::llm_tokens(generated.prompt_tokens, generated.answer_tokens);
@@ -241,6 +235,31 @@ impl LlmClient {
             read(&generated.text, &generated.tokens, shape, question.text).map_err(LlmError::Answer)
         };
         Ok((labels, generated))
+    }
+
+    fn body(
+        &self,
+        question: Question<'_>,
+        attempt: Attempt,
+        server: &ServerInfo,
+    ) -> Result<Vec<u8>, LlmError> {
+        let shape = server.dialect.shape(question.wanted, self.settings.answer);
+        let request = ModelRequest {
+            model: &self.settings.model,
+            system: prompt::instructions(shape),
+            user: &prompt::user_prompt(question.text),
+            shape,
+            attempt,
+        };
+        server.dialect.body(&request, server.parameters)
+    }
+
+    /// The key of the answer to a question: the whole request (prompt, schema, options, the name of the model), and the
+    /// digest of the model.
+    pub fn answer_key(&self, question: Question<'_>, server: &ServerInfo) -> Option<AnswerKey> {
+        let body = self.body(question, Attempt::First, server).ok()?;
+        let path = server.dialect.path().as_bytes();
+        Some(AnswerKey::of(&[path, server.digest.as_deref().unwrap_or_default().as_bytes(), &body]))
     }
 
     /// Asks in a dialect until an answer is usable: without parameters that the server refuses, and with thoughts turned

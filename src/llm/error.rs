@@ -16,8 +16,8 @@ pub enum LlmError {
     },
     /// No complete response before the deadline.
     #[error(
-        "did not answer within {} s: give it more time with LNSP_LLM_TIMEOUT_S, or fewer calls at once with \
-         LNSP_MAX_PARALLEL_WORKERS",
+        "did not answer within {} s: give it more time with LNSP_LLM_TIMEOUT_S (LNSP_CPESH_TIMEOUT_S where it extracts \
+         CPESH parts), or fewer calls at once with LNSP_MAX_PARALLEL_WORKERS",
         limit.as_secs_f64()
     )]
     Timeout {
@@ -174,6 +174,15 @@ impl LlmError {
         }
     }
 
+    /// Whether the text of the call is the likely cause, so that the error says little about the server.
+    pub fn is_about_the_text(&self) -> bool {
+        match self {
+            LlmError::Answer(error) => error.is_about_the_text(),
+            LlmError::ContextTooShort { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether the language model is away for every text, as far as this call can tell.
     pub fn is_outage(&self) -> bool {
         match self {
@@ -183,6 +192,7 @@ impl LlmError {
             | LlmError::Untrusted { .. }
             | LlmError::Foreign { .. }
             | LlmError::NoDialect { .. }
+            | LlmError::ThinkingOnly { .. }
             | LlmError::BreakerOpen
             | LlmError::Client { .. } => true,
             LlmError::Timeout { .. }
@@ -190,7 +200,6 @@ impl LlmError {
             | LlmError::ContextTooShort { .. }
             | LlmError::TooLong { .. }
             | LlmError::Incomplete { .. }
-            | LlmError::ThinkingOnly { .. }
             | LlmError::Answer(_) => false,
         }
     }
@@ -206,20 +215,12 @@ impl LlmError {
         // As earlier versions named it.
         "not_ollama",
         "no_dialect",
+        "thinking_only",
         "http_429",
         "http_5xx",
         "resting",
         "client",
     ];
-
-    /// Whether the text of the call is the likely cause, so that the error says little about the server.
-    pub fn is_about_the_text(&self) -> bool {
-        match self {
-            LlmError::Answer(error) => error.is_about_the_text(),
-            LlmError::ContextTooShort { .. } => true,
-            _ => false,
-        }
-    }
 
     /// Whether the server may have become another one, or may have forgotten the way in which it is asked.
     pub fn doubts_the_dialect(&self) -> bool {

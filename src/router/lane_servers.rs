@@ -1,7 +1,7 @@
 //! Whether the servers of the lanes are there.
 
 use super::lane::SpecialistLane;
-use crate::endpoint::{self, Endpoint};
+use crate::endpoint;
 use crate::threads::lock;
 use crate::tmd::Tmd;
 use reqwest::Client;
@@ -22,7 +22,7 @@ pub struct LaneServers(Arc<LaneServersInner>);
 
 struct LaneServersInner {
     client: Client,
-    host: Endpoint,
+    host: String,
     known: Mutex<BTreeMap<u16, Arc<AsyncMutex<Option<LaneServer>>>>>,
 }
 
@@ -43,13 +43,13 @@ pub struct ChosenLane {
 }
 
 impl LaneServers {
-    /// For the servers on `host`, an address without a port; makes no call.
+    /// For the servers on `host`; makes no call.
     ///
     /// # Errors
     /// The message of the HTTP client.
-    pub fn new(host: Endpoint) -> Result<LaneServers, String> {
-        let client = endpoint::client(1, &host)?;
-        Ok(LaneServers(Arc::new(LaneServersInner { client, host, known: Mutex::default() })))
+    pub fn new(host: impl Into<String>) -> Result<LaneServers, String> {
+        let client = endpoint::plain_client(1)?;
+        Ok(LaneServers(Arc::new(LaneServersInner { client, host: host.into(), known: Mutex::default() })))
     }
 
     /// The lane of a triple; the fallback, where that is permitted and the server of the lane is not there.
@@ -66,7 +66,7 @@ impl LaneServers {
         if let Some(server) = known.filter(|server| server.asked.elapsed() < HOLDS_FOR) {
             return server.is_there;
         }
-        let url = format!("{}:{port}/api/tags", self.0.host);
+        let url = format!("http://{}:{port}/api/tags", self.0.host);
         let answer = self.0.client.get(url).timeout(ANSWERS_WITHIN).send().await;
         let is_there = answer.is_ok_and(|answer| answer.status().is_success());
         *known = Some(LaneServer { is_there, asked: Instant::now() });
@@ -92,7 +92,7 @@ mod tests {
             socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").unwrap();
             String::from_utf8_lossy(&request[..read]).into_owned()
         });
-        let servers = LaneServers::new("http://127.0.0.1".parse().unwrap()).unwrap();
+        let servers = LaneServers::new("127.0.0.1").unwrap();
         let (first, second) = tokio::join!(servers.is_there(port), servers.is_there(port));
         assert!(first && second);
         assert!(server.join().unwrap().starts_with("GET /api/tags "));
@@ -102,7 +102,7 @@ mod tests {
     #[tokio::test]
     async fn without_its_server_the_fallback_takes_the_lane() {
         // An address for documentation: nothing answers there, and the name is refused without a call.
-        let servers = LaneServers::new("http://nowhere.invalid".parse().unwrap()).unwrap();
+        let servers = LaneServers::new("nowhere.invalid").unwrap();
         let law = Tmd::new(11, 0, 0).unwrap();
         let chosen = servers.choose(law, true).await;
         assert_eq!((chosen.is_fallback, chosen.lane.model, chosen.lane.port), (true, FALLBACK.0, FALLBACK.1));

@@ -9,6 +9,7 @@ use crate::error_code::ErrorCode;
 use crate::llm::{Llm, LlmError, Wanted};
 use crate::metrics;
 use crate::rejection::Rejection;
+use crate::router::{RoutedCodes, RouterError, TmdRouter};
 use crate::threads::{Lane, Progress, Worker, WorkerError};
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,6 +24,13 @@ pub enum CodeSource {
         /// The model and its server.
         llm: Llm,
         /// What is done when it has no answer.
+        otherwise: LlmFallback,
+    },
+    /// A TMD router: the one of the old service, or another service of this kind.
+    Router {
+        /// The routers with their servers.
+        router: TmdRouter,
+        /// What is done when none has an answer.
         otherwise: LlmFallback,
     },
 }
@@ -51,12 +59,22 @@ impl Tagger {
 
     /// Whether a language model may be asked, now or later.
     pub fn may_ask_llm(&self) -> bool {
-        matches!(self.source, CodeSource::Llm { .. })
+        matches!(self.source, CodeSource::Llm { .. } | CodeSource::Router { .. })
     }
 
     /// Whether a language model is asked for chunks without codes now. They then take the other inlet of the first
     /// stage.
     pub fn asks_llm(&self) -> bool {
+        match &self.source {
+            CodeSource::Local => false,
+            CodeSource::Llm { llm, .. } => llm.available(),
+            // It asks one in its turn, and takes as long.
+            CodeSource::Router { .. } => true,
+        }
+    }
+
+    /// Whether the codes of a language model's answer are those of a chunk without codes.
+    pub fn takes_llm_codes(&self) -> bool {
         matches!(&self.source, CodeSource::Llm { llm, .. } if llm.available())
     }
 
@@ -100,6 +118,16 @@ impl Tagger {
                     },
                 }
             }
+            CodeSource::Router { router, otherwise } => match router.extract((*text).as_ref()).await {
+                Ok(RoutedCodes { tmd, took }) => {
+                    let source = TmdSource::Llm { model: router.name().clone() };
+                    Ok(Tagging { tmd, source, confidence: None, took: Some(took) })
+                }
+                Err(error) => match otherwise {
+                    LlmFallback::AskLocally => self.fall_back(text, started, error.kind()).await,
+                    LlmFallback::Reject => Err(unrouted(router, &error)),
+                },
+            },
             CodeSource::Local | CodeSource::Llm { .. } => {
                 self.ask_locally(text, started, |version| TmdSource::Local { version }).await
             }
@@ -148,6 +176,11 @@ impl Tagger {
             }
         })
     }
+}
+
+fn unrouted(router: &TmdRouter, error: &RouterError) -> Rejection {
+    let message = format!("the TMD router at {} {error}; send this chunk again", router.endpoint());
+    Rejection::new(ErrorCode::LlmFailed, message)
 }
 
 fn unanswered(llm: &Llm, error: &LlmError) -> Rejection {

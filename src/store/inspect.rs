@@ -24,6 +24,19 @@ pub struct DatabaseInfo {
     pub model: Option<ModelIdentity>,
     /// Whether the store holds any vectors.
     pub has_vectors: bool,
+    /// The connections that the server has left for this role.
+    pub free_connections: i64,
+}
+
+/// What is left of the connections of all roles. A role has fewer of its own if it was given a limit.
+const FREE_CONNECTIONS: &str = "SELECT current_setting('max_connections')::bigint \
+    - current_setting('superuser_reserved_connections')::bigint \
+    - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS free";
+
+#[derive(diesel::QueryableByName)]
+struct FreeConnections {
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    free: i64,
 }
 
 /// Connects and reads, over one connection that is closed afterwards.
@@ -52,6 +65,8 @@ async fn read_info(pool: &Pool, dsn: &Dsn) -> Result<DatabaseInfo, StoreError> {
     } else {
         false
     };
+    let free = diesel::sql_query(FREE_CONNECTIONS).get_result::<FreeConnections>(connection.conn()).await;
+    let free_connections = connection.done(free)?.free;
     let version = facts.version.clone();
-    Ok(DatabaseInfo { version, durability: facts.durability(), model, has_vectors })
+    Ok(DatabaseInfo { version, durability: facts.durability(), model, has_vectors, free_connections })
 }

@@ -112,7 +112,7 @@ fn formats_are_those_that_a_device_multiplies_in_and_the_one_asked_for() {
 }
 
 /// Runs the doctor; its exit code and its report.
-fn report(data: &Path, flags: &[&str]) -> (Option<i32>, Value) {
+pub fn report(data: &Path, flags: &[&str]) -> (Option<i32>, Value) {
     let base = ["doctor", "--json", "--data-dir", data.to_str().unwrap()];
     let (code, out, complaint) = run(&mut lnsp(&[&base[..], flags].concat()));
     (code, serde_json::from_str(&out).unwrap_or_else(|_| panic!("no report: {out}{complaint}")))

@@ -8,7 +8,7 @@ use std::path::Path;
 /// Pure: no tokio, no actix, no input or output.
 const DOMAIN: [&str; 7] = ["chunk", "error_code", "tmd", "model", "outcome", "quality", "rejection"];
 /// What the outside is reached by.
-const PORTS: [&str; 5] = ["llm", "classifier", "encoder", "store", "index"];
+const PORTS: [&str; 6] = ["llm", "classifier", "encoder", "router", "store", "index"];
 
 /// What each room may import, besides itself: the picture in `src/lib.rs`.
 fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
@@ -41,8 +41,8 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("encoder", with(&[&DOMAIN, &["memory", "threads"]]));
     layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));
     layers.insert("index", with(&[&DOMAIN, &["files", "lmdb", "output", "threads"]]));
-    // The lanes of the old TMD router, and their servers.
-    layers.insert("router", with(&[&DOMAIN, &["endpoint", "threads"]]));
+    // The old TMD router: its lanes, and others of its kind as a source.
+    layers.insert("router", with(&[&DOMAIN, &["endpoint", "flow", "metrics", "server_pool", "threads"]]));
     layers.insert("hub", with(&[&DOMAIN, &["files", "threads"]]));
     // It makes more calls than it gives answers, so it counts them itself.
     layers.insert(
@@ -65,6 +65,10 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     );
     layers.insert("search", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "threads", "vectorizer"]]));
     layers.insert("deletion", vec!["store", "index", "metrics"]);
+    layers.insert(
+        "extraction",
+        with(&[&DOMAIN, &["store", "index", "llm", "metrics", "threads", "vectorizer"]]),
+    );
     layers.insert("retag", with(&[&DOMAIN, &["store", "index", "llm", "metrics"]]));
     layers.insert(
         "http",
@@ -73,6 +77,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
             &[
                 "allowed_host",
                 "deletion",
+                "extraction",
                 "wire",
                 "llm",
                 "store",
@@ -111,6 +116,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
             "router",
             "search",
             "deletion",
+            "extraction",
             "retag",
             "wire",
             "http",

@@ -26,6 +26,7 @@ fn settings(url: &str) -> LlmSettings {
         model: "llama3.1:8b".to_owned(),
         calls: 4,
         timeout: Duration::from_secs(20),
+        cpesh_timeout: Duration::from_secs(20),
         dialect: None,
         answer: AnswerForm::Names,
         api_key: None,

@@ -41,7 +41,7 @@ pub fn with(mut ask: Value, name: &str, value: Value) -> Value {
 }
 
 pub async fn send(url: &str, body: String) -> reqwest::Result<reqwest::Response> {
-    let client = lnsp_ingest::endpoint::plain_client().build();
+    let client = lnsp_ingest::endpoint::client_builder().build();
     client.unwrap().post(format!("{url}/api/generate")).body(body).send().await
 }
 

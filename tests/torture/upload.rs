@@ -84,7 +84,7 @@ impl Upload {
     }
 
     fn request(&self, url: &str) -> reqwest::RequestBuilder {
-        let client = lnsp_ingest::endpoint::plain_client().build().unwrap();
+        let client = lnsp_ingest::endpoint::client_builder().build().unwrap();
         let body = self.body();
         let request = match self.mode {
             Mode::Json => client.post(format!("{url}/ingest")).header("Content-Type", "application/json"),
