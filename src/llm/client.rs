@@ -28,9 +28,9 @@ const DOUBTS: u32 = 3;
 /// What software a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerSoftware {
-    /// Ollama.
+    /// A server that answers as Ollama does.
     Ollama {
-        /// Its version.
+        /// The version of Ollama.
         version: String,
     },
     /// Another server with OpenAI's API.
@@ -40,7 +40,7 @@ pub enum ServerSoftware {
 /// What a handshake found: how the server is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerInfo {
-    /// The software.
+    /// What software the server is.
     pub software: ServerSoftware,
     /// The dialect in which it gave a usable answer.
     pub dialect: Dialect,

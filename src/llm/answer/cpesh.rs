@@ -30,7 +30,7 @@ pub enum CpeshFailure {
 }
 
 impl CpeshFailure {
-    /// All failures.
+    /// All failures, in the order of the checks.
     pub const ALL: [CpeshFailure; 6] = [
         CpeshFailure::Missing,
         CpeshFailure::Blank,

@@ -58,9 +58,9 @@ pub enum AnswerError {
     /// A code is outside the range of its axis.
     #[error("expected a {axis} from 0 to {last}, received {received}")]
     UnknownCode {
-        /// The axis.
+        /// The axis of the code.
         axis: Axis,
-        /// Its last code.
+        /// The largest code of that axis.
         last: usize,
         /// The code as received.
         received: i64,

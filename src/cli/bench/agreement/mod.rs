@@ -33,7 +33,7 @@ pub struct Agreement<'a> {
     pub count: usize,
     /// Where they are taken from.
     pub file: &'a Path,
-    /// Calls at once.
+    /// The number of calls at once.
     pub workers: usize,
 }
 
