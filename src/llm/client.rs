@@ -4,7 +4,8 @@ use super::answer::{Labels, read};
 use super::dialect::{Attempt, Dialect, Generated, ModelRequest, Parameters, Thinking, load};
 use super::error::LlmError;
 use super::model_name::same_for_ollama;
-use super::prompt::{self, PROBE, Question, Wanted};
+use super::prompt::{self, PROBE};
+use super::question::{Question, Wanted};
 use super::settings::LlmSettings;
 use super::transport::{MAX_RESPONSE_BYTES, Transport, foreign, read_json, within};
 use crate::answer_cache::AnswerKey;
@@ -12,7 +13,6 @@ use crate::metrics;
 use serde::Deserialize;
 use serde_json::json;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -46,15 +46,8 @@ pub struct ServerInfo {
     pub dialect: Dialect,
     /// The parameters that it takes.
     pub parameters: Parameters,
-    /// The digest of the model, where the server has one.
-    pub digest: Option<Arc<str>>,
-}
-
-/// A server and its model, before the dialect is known.
-struct FoundModel {
-    software: ServerSoftware,
-    parameters: Parameters,
-    digest: Option<Arc<str>>,
+    /// The digest of the model, where the server tells it.
+    pub digest: Option<String>,
 }
 
 /// The client of one server: what it is asked, and how its responses are read. It has no queue, no retries and no
@@ -63,6 +56,13 @@ pub struct LlmClient {
     transport: Transport,
     settings: LlmSettings,
     doubts: AtomicU32,
+}
+
+/// A server that has the model.
+struct FoundServer {
+    software: ServerSoftware,
+    parameters: Parameters,
+    digest: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -156,7 +156,7 @@ impl LlmClient {
     /// # Errors
     /// [`LlmError`] of the call that failed; [`LlmError::NoDialect`] when several dialects failed.
     pub async fn handshake(&self) -> Result<ServerInfo, LlmError> {
-        let FoundModel { software, parameters, digest } = self.find().await?;
+        let FoundServer { software, parameters, digest } = self.find().await?;
         let loads = matches!(software, ServerSoftware::Ollama { .. });
         if loads {
             self.load().await?;
@@ -220,7 +220,7 @@ impl LlmClient {
         server: &ServerInfo,
     ) -> Result<(Result<Labels, LlmError>, Generated), LlmError> {
         let dialect = server.dialect;
-        let shape = dialect.shape(question.wanted, &self.settings);
+        let shape = dialect.shape(question.wanted, self.settings.answer);
         // With log probabilities, a token takes up to 300 bytes.
         let longest = if shape.has_cpesh() { 4 * MAX_RESPONSE_BYTES } else { MAX_RESPONSE_BYTES };
         let body = self.body(question, attempt, server)?;
@@ -243,7 +243,7 @@ impl LlmClient {
         attempt: Attempt,
         server: &ServerInfo,
     ) -> Result<Vec<u8>, LlmError> {
-        let shape = server.dialect.shape(question.wanted, &self.settings);
+        let shape = server.dialect.shape(question.wanted, self.settings.answer);
         let request = ModelRequest {
             model: &self.settings.model,
             system: prompt::instructions(shape),
@@ -303,11 +303,12 @@ impl LlmClient {
         Err(LlmError::ThinkingOnly { reason: "the handshake came to no end".to_owned() })
     }
 
-    async fn find(&self) -> Result<FoundModel, LlmError> {
+    async fn find(&self) -> Result<FoundServer, LlmError> {
         let version = self.transport.get::<VersionResponse>("/api/version", HANDSHAKE_TIMEOUT).await;
         match version {
             Ok(VersionResponse { version }) if !version.is_empty() => {
-                return self.ollama_model(version).await;
+                let (parameters, digest) = self.ollama_model().await?;
+                return Ok(FoundServer { software: ServerSoftware::Ollama { version }, parameters, digest });
             }
             Ok(_) | Err(LlmError::Foreign { .. } | LlmError::Status { .. } | LlmError::NoModel { .. }) => {}
             Err(error) => return Err(error),
@@ -316,15 +317,15 @@ impl LlmClient {
         let wanted = &self.settings.model;
         // A list without entries says nothing.
         if data.is_empty() || data.iter().any(|entry| entry.id == *wanted) {
-            let (software, parameters) = (ServerSoftware::OpenAi, Parameters::default());
-            return Ok(FoundModel { software, parameters, digest: None });
+            let parameters = Parameters::default();
+            return Ok(FoundServer { software: ServerSoftware::OpenAi, parameters, digest: None });
         }
         let has = data.into_iter().take(5).map(|entry| entry.id).collect();
         Err(LlmError::NoModel { model: wanted.clone(), has, ollama: false })
     }
 
-    /// Checks that Ollama has the model, and whether it thinks.
-    async fn ollama_model(&self, version: String) -> Result<FoundModel, LlmError> {
+    /// Checks that Ollama has the model, and whether it thinks; gives its digest too.
+    async fn ollama_model(&self) -> Result<(Parameters, Option<String>), LlmError> {
         let TagsResponse { models } = self.transport.get("/api/tags", HANDSHAKE_TIMEOUT).await?;
         let wanted = &self.settings.model;
         let Some(model) = models.iter().find(|model| same_for_ollama(&model.name, wanted)) else {
@@ -337,9 +338,7 @@ impl LlmClient {
         };
         let thinks = capabilities.iter().any(|can| can == "thinking");
         let thinking = if thinks { Thinking::TurnedOff } else { Thinking::None };
-        let parameters = Parameters { thinking, ..Parameters::default() };
-        let digest = model.digest.as_deref().map(Arc::from);
-        Ok(FoundModel { software: ServerSoftware::Ollama { version }, parameters, digest })
+        Ok((Parameters { thinking, ..Parameters::default() }, model.digest.clone()))
     }
 
     /// The capabilities in `/api/show`; none where it is not known. Old versions have no thinking models.
@@ -359,7 +358,7 @@ impl LlmClient {
     /// Loads the model. This may take minutes, so it is a call with its own time limit.
     async fn load(&self) -> Result<(), LlmError> {
         let path = Dialect::Ollama.path();
-        let shape = Dialect::Ollama.shape(Wanted::Codes, &self.settings);
+        let shape = Dialect::Ollama.shape(Wanted::Codes, self.settings.answer);
         let (model, system) = (&*self.settings.model, prompt::instructions(shape));
         let request = ModelRequest { model, system, user: "", shape, attempt: Attempt::First };
         let body = serde_json::to_vec(&load(&request));

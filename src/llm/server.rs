@@ -3,7 +3,7 @@
 use super::client::{LlmClient, ServerInfo, ServerSoftware};
 use super::dialect::{Attempt, Dialect};
 use super::error::LlmError;
-use super::prompt::Question;
+use super::question::Question;
 use super::settings::LlmSettings;
 use super::{Labels, Wanted};
 use crate::answer_cache::AnswerKey;
@@ -72,8 +72,8 @@ impl LlmServer {
     }
 
     /// The handshake: finished, in progress, or started again after a failure or after errors that a new one may cure.
-    /// Loading a model can take longer than the
-    /// time limit of a call, so a handshake continues for later calls when the first one times out.
+    /// Loading a model can take longer than the time limit of a call, so a handshake continues for later calls when the
+    /// first one times out.
     fn handshake(&self) -> Handshake {
         let mut handshake = lock(&self.handshake);
         let doubtful = self.client.take_doubts();
@@ -116,9 +116,7 @@ impl ServerFault for LlmError {
             | LlmError::Untrusted { .. }
             | LlmError::NoDialect { .. } => Effect::Unfit,
             // A page of a proxy in the place of one answer may pass; a server without the API is another one.
-            LlmError::Foreign { path, .. } if !Dialect::ALL.iter().any(|dialect| dialect.path() == *path) => {
-                Effect::Unfit
-            }
+            LlmError::Foreign { path, .. } if !Dialect::is_generation(path) => Effect::Unfit,
             error if error.is_about_the_text() => Effect::Request,
             _ => Effect::Faulty,
         }
