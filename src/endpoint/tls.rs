@@ -38,15 +38,18 @@ fn with(roots: RootCertStore) -> ClientConfig {
 
 /// What is wrong with the certificate of the server, if the connection failed for that.
 pub fn certificate_problem(error: &reqwest::Error) -> Option<String> {
-    let mut next: Option<&dyn Error> = Some(error);
-    while let Some(error) = next {
-        // The TLS library's error comes inside an I/O error, which does not give it as its source.
-        let inner = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
-        let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        if let Some(problem) = tls.or_else(|| error.downcast_ref::<rustls::Error>()) {
-            return matches!(problem, rustls::Error::InvalidCertificate(_)).then(|| problem.to_string());
-        }
-        next = error.source();
+    tls_error(error)
+        .filter(|problem| matches!(problem, rustls::Error::InvalidCertificate(_)))
+        .map(ToString::to_string)
+}
+
+/// The error of the TLS library behind an error. An I/O error gives the source of what is inside it, and not what is
+/// inside it.
+fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
+    if let Some(found) = error.downcast_ref::<rustls::Error>() {
+        return Some(found);
     }
-    None
+    let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let inside = inside.and_then(|inside| tls_error(inside));
+    inside.or_else(|| error.source().and_then(tls_error))
 }

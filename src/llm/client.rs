@@ -28,9 +28,9 @@ const DOUBTS: u32 = 3;
 /// What software a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerSoftware {
-    /// Ollama.
+    /// A server that answers as Ollama does.
     Ollama {
-        /// Its version.
+        /// The version of Ollama.
         version: String,
     },
     /// Another server with OpenAI's API.
@@ -40,7 +40,7 @@ pub enum ServerSoftware {
 /// What a handshake found: how the server is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerInfo {
-    /// The software.
+    /// What software the server is.
     pub software: ServerSoftware,
     /// The dialect in which it gave a usable answer.
     pub dialect: Dialect,
@@ -310,7 +310,9 @@ impl LlmClient {
                 let (parameters, digest) = self.ollama_model().await?;
                 return Ok(FoundServer { software: ServerSoftware::Ollama { version }, parameters, digest });
             }
-            Ok(_) | Err(LlmError::Foreign { .. } | LlmError::Status { .. } | LlmError::NoModel { .. }) => {}
+            // A gateway may forbid what it does not know.
+            Ok(_)
+            | Err(LlmError::Foreign { .. } | LlmError::Status { .. } | LlmError::Unauthorized { .. }) => {}
             Err(error) => return Err(error),
         }
         let ModelsResponse { data } = self.transport.get("/v1/models", HANDSHAKE_TIMEOUT).await?;

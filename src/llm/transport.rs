@@ -64,7 +64,7 @@ impl Transport {
         body: Vec<u8>,
         longest: usize,
     ) -> Result<Vec<u8>, LlmError> {
-        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.base));
         if !body.is_empty() {
             request = request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
         }
@@ -81,7 +81,9 @@ impl Transport {
         if status == 200 {
             return Ok(body);
         }
-        Err(self.refusal(path, status, &body, after.map(Duration::from_secs)))
+        // What answers no question about itself speaks another API.
+        let generates = method == Method::POST;
+        Err(self.refusal(path, status, &body, after.map(Duration::from_secs), generates))
     }
 
     /// What a status other than 200 means.
@@ -91,6 +93,7 @@ impl Transport {
         status: u16,
         body: &[u8],
         retry_after: Option<Duration>,
+        generates: bool,
     ) -> LlmError {
         let text = String::from_utf8_lossy(body);
         let Some(message) = message(body) else {
@@ -112,6 +115,7 @@ impl Transport {
         ];
         match status {
             401 | 403 => LlmError::Unauthorized { status, said },
+            400..=428 | 430..=499 if !generates => LlmError::Foreign { path, status, said },
             404 if plain.contains("model") => {
                 let ollama = path.starts_with("/api/");
                 LlmError::NoModel { model: self.model.clone(), has: Vec::new(), ollama }

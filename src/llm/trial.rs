@@ -19,7 +19,7 @@ pub struct LlmTrial {
 /// What a call gave and what it cost.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrialAnswer {
-    /// The labels.
+    /// The codes and parts of the answer.
     pub labels: Labels,
     /// The number of generated tokens, as the server says.
     pub tokens: u64,

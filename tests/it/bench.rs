@@ -195,7 +195,7 @@ fn the_forms_of_answers_are_compared_on_the_users_own_chunks() {
     for (flags, said) in [
         (vec!["--agreement", "5", "nowhere.ndjson"], "nowhere.ndjson"),
         (vec!["--agreement", "5"], "FILE"),
-        (vec!["--agreement", "0", "x"], "--agreement"),
+        (vec!["--agreement", "0", "x"], "1..=100000"),
     ] {
         let (code, report, complaint) = run(&mut bench(&flags).0);
         assert!(code != Some(0) && complaint.contains(said), "{report}{complaint}");

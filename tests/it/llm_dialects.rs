@@ -206,7 +206,7 @@ fn the_key_is_shown_nowhere() {
     let flags = ["--tmd-backend", "llm", "--llm-endpoint", server.url()];
     let base = ["serve", "--port", "0", "--dtype", "f32", "--data-dir", data.path().to_str().unwrap()];
     let mut command = lnsp(&[&base[..], &flags].concat());
-    command.env("LNSP_LLM_API_KEY", "sk-right").env("RUST_LOG", "trace,h2=off");
+    command.env("LNSP_LLM_API_KEY", "sk-right").env("LNSP_LOG", "trace");
     let service = Service::start_as(command);
     assert!(service.log.contains("✅ LLM ready"), "{}", service.log);
     assert_eq!(server.counts().unauthorized, 0);
@@ -215,6 +215,7 @@ fn the_key_is_shown_nowhere() {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
             client().get(format!("{url}/health")).send().await.unwrap().text().await.unwrap()
         });
+    service.signal(nix::sys::signal::Signal::SIGTERM);
     let (_, complaints) = service.end();
     for text in [log, health, complaints] {
         assert!(!text.contains("sk-right"), "{text}");

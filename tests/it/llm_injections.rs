@@ -100,13 +100,13 @@ async fn no_text_dictates_its_codes_or_those_of_its_neighbours() {
         .collect();
     let answers = service.stream(body).await;
     let mut found: BTreeMap<(String, String), usize> = BTreeMap::new();
-    for answer in answers.iter().filter(|answer| answer["type"] != "summary") {
+    for answer in answers.iter().filter(|answer| answer["type"] == "result") {
         assert_eq!(answer["status"], "stored", "{answer}");
-        let codes = &answer["tmd_codes"];
+        let codes = &answer["tmd"];
         let in_set = |name: &str, last: u64| codes[name].as_u64().is_some_and(|code| code <= last);
         assert!(in_set("domain", 15) && in_set("task", 31) && in_set("modifier", 63), "{answer}");
         let kind = answer["id"].as_str().unwrap().split('-').next().unwrap().to_owned();
-        *found.entry((kind, answer["tmd_source"].as_str().unwrap().to_owned())).or_default() += 1;
+        *found.entry((kind, answer["tmd"]["source"].as_str().unwrap().to_owned())).or_default() += 1;
     }
     let count = |kind: &str, source: &str| found.get(&(kind.to_owned(), source.to_owned())).copied();
     assert_eq!(count("plain", "llm"), Some(200), "the neighbours are not touched: {found:?}");

@@ -4,7 +4,7 @@
 //! writing are removed. All parts or none are taken: a set with a part missing trains the wrong thing.
 
 use crate::chunk::{Cpesh, is_blank};
-use crate::llm::prompt::PARTS;
+use crate::llm::prompt::{PARTS, closing, opening};
 use crate::llm::shape::{CONCEPT_CHARS, NEGATIVE_CHARS, NEGATIVES, QUESTION_CHARS};
 use serde::Deserialize;
 use serde_json::Value;
@@ -30,7 +30,7 @@ pub enum CpeshFailure {
 }
 
 impl CpeshFailure {
-    /// All failures.
+    /// All failures, in the order of the checks.
     pub const ALL: [CpeshFailure; 6] = [
         CpeshFailure::Missing,
         CpeshFailure::Blank,
@@ -65,8 +65,9 @@ pub struct CpeshParts {
 }
 
 impl CpeshParts {
-    /// Checks the parts. `mark` is that of the text: a part that has it repeats the prompt.
+    /// Checks the parts. `mark` is that of the text: a part with a line of the prompt repeats it.
     pub fn check(&self, mark: &str) -> Result<Cpesh, CpeshFailure> {
+        let repeats_marks = |part: &str| part.contains(&opening(mark)) || part.contains(&closing(mark));
         let one = |part: &Value, longest: usize| -> Result<String, CpeshFailure> {
             let part = plain(part.as_str().ok_or(CpeshFailure::Missing)?);
             if is_placeholder(&part) {
@@ -75,7 +76,7 @@ impl CpeshParts {
             if part.chars().count() > 2 * longest {
                 return Err(CpeshFailure::TooLong);
             }
-            if part.contains(mark) || (part.len() >= ECHO_BYTES && PARTS.contains(&*part)) {
+            if repeats_marks(&part) || (part.len() >= ECHO_BYTES && PARTS.contains(&*part)) {
                 return Err(CpeshFailure::Echo);
             }
             Ok(part)

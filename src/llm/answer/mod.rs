@@ -58,9 +58,9 @@ pub enum AnswerError {
     /// A code is outside the range of its axis.
     #[error("expected a {axis} from 0 to {last}, received {received}")]
     UnknownCode {
-        /// The axis.
+        /// The axis of the code.
         axis: Axis,
-        /// Its last code.
+        /// The largest code of that axis.
         last: usize,
         /// The code as received.
         received: i64,
@@ -96,7 +96,7 @@ struct Triple<T> {
 
 /// A JSON string that is borrowed where it has no escapes, so that its place in the answer is known.
 #[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+struct SaidName<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The codes beside the CPESH parts. Members that were not asked for are ignored, as the parts are worth it.
 #[derive(Deserialize)]
@@ -183,7 +183,7 @@ fn one(value: &str, shape: AnswerShape, mark: &str) -> Result<ReadAnswer, Answer
         AnswerShape::NamesAndCpesh => {
             let WithParts { domain, task, modifier, parts } =
                 serde_json::from_str::<WithParts<String>>(value).map_err(shaped)?;
-            let names = [domain, task, modifier].map(|name| Name(Cow::Owned(name)));
+            let names = [domain, task, modifier].map(|name| SaidName(Cow::Owned(name)));
             let answer = by_name(value, &names)?;
             let places = places_of(value, |rest| {
                 let name = rest.strip_prefix('"')?;
@@ -240,8 +240,8 @@ fn places_of(object: &str, value: impl Fn(&str) -> Option<(usize, usize)>) -> Op
     Some([place("\"domain\"")?, place("\"task\"")?, place("\"modifier\"")?])
 }
 
-fn by_name(value: &str, names: &[Name<'_>; 3]) -> Result<ReadAnswer, AnswerError> {
-    let code = |axis: Axis, Name(name): &Name<'_>| -> Result<i64, AnswerError> {
+fn by_name(value: &str, names: &[SaidName<'_>; 3]) -> Result<ReadAnswer, AnswerError> {
+    let code = |axis: Axis, SaidName(name): &SaidName<'_>| -> Result<i64, AnswerError> {
         let same = |known: &&str| known.eq_ignore_ascii_case(name.trim());
         let code = axis.names().iter().position(same);
         let code = code.ok_or_else(|| AnswerError::UnknownName { axis, received: beginning(name) })?;
@@ -249,7 +249,7 @@ fn by_name(value: &str, names: &[Name<'_>; 3]) -> Result<ReadAnswer, AnswerError
     };
     let [domain, task, modifier] = names;
     let codes = [code(Axis::Domain, domain)?, code(Axis::Task, task)?, code(Axis::Modifier, modifier)?];
-    let place = |Name(name): &Name<'_>| match name {
+    let place = |SaidName(name): &SaidName<'_>| match name {
         Cow::Borrowed(name) => {
             let start = name.as_ptr() as usize - value.as_ptr() as usize;
             Some(start..start + name.len())

@@ -50,7 +50,7 @@ impl fmt::Display for Dialect {
 }
 
 impl Dialect {
-    /// All dialects.
+    /// All dialects, in the order of the documentation.
     pub const ALL: [Dialect; 4] = [Dialect::Ollama, Dialect::JsonSchema, Dialect::JsonObject, Dialect::Text];
 
     /// The name in settings and in `/health`.

@@ -7,9 +7,9 @@ use crate::llm::shape::AnswerShape;
 /// answer, so it samples with a temperature and another seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempt {
-    /// Temperature 0.
+    /// The greedy one, with temperature 0.
     First,
-    /// Some temperature.
+    /// The one with some temperature.
     Second,
 }
 

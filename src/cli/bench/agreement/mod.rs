@@ -6,31 +6,19 @@ mod sample;
 
 use super::llm::BenchLlm;
 use crate::app::llm_settings;
-use crate::classifier::{ArtefactError, Classification, LocalClassifier};
+use crate::classifier::{ArtefactError, LocalClassifier};
 use crate::cli::bench::child::say;
 use crate::config::Config;
-use crate::input::InputError;
-use crate::llm::{AnswerForm, LlmError, LlmSettings, LlmTrial, TrialAnswer, Wanted};
+use crate::llm::{AnswerForm, LlmError, LlmSettings, LlmTrial, Wanted};
 use futures_util::{StreamExt, stream};
-use report::AgreementReport;
-use std::io;
+use report::{AgreementReport, Judged};
+use sample::SampleError;
 use std::path::Path;
-
-/// The answers about one text.
-pub struct Judged {
-    pub names: Result<TrialAnswer, LlmError>,
-    pub short: Result<TrialAnswer, LlmError>,
-    pub local: Classification,
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgreementError {
-    #[error("{0}: {1}")]
-    File(String, InputError),
-    #[error("{0} cannot be read: {1}")]
-    Read(String, io::Error),
-    #[error("{0} has no chunk with a text")]
-    Empty(String),
+    #[error(transparent)]
+    Sample(#[from] SampleError),
     #[error("the LLM at {0} {1}")]
     Llm(String, LlmError),
     #[error("the settings: {0}")]
@@ -45,7 +33,7 @@ pub struct Agreement<'a> {
     pub count: usize,
     /// Where they are taken from.
     pub file: &'a Path,
-    /// Calls at once.
+    /// The number of calls at once.
     pub workers: usize,
 }
 

@@ -1,6 +1,6 @@
 //! The report: tables for people, and the figures that they are made of.
 
-use super::Judged;
+use crate::classifier::Classification;
 use crate::cli::bench::numbers::{mean, median, ms, show_ms};
 use crate::llm::{LlmError, TrialAnswer};
 use crate::tmd::{Axis, Tmd};
@@ -10,6 +10,13 @@ use std::fmt;
 
 /// Confidences of the local classifier from which on its codes could be taken without a call.
 const THRESHOLDS: [f32; 5] = [0.5, 0.6, 0.7, 0.8, 0.9];
+
+/// The answers about one text.
+pub struct Judged {
+    pub names: Result<TrialAnswer, LlmError>,
+    pub short: Result<TrialAnswer, LlmError>,
+    pub local: Classification,
+}
 
 /// Everything that was measured.
 pub struct AgreementReport {
@@ -184,7 +191,6 @@ impl fmt::Display for AgreementReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::classifier::Classification;
     use crate::llm::Labels;
     use crate::tmd::AxisConfidence;
     use std::time::Duration;

@@ -1,14 +1,25 @@
 //! Texts of a file, drawn so that each has the same chance.
 
-use super::AgreementError;
-use crate::input::{Input, InputOptions, ReadCount};
+use crate::input::{Input, InputError, InputOptions, ReadCount};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::Deserialize;
+use std::io;
 use std::path::Path;
 
 /// The same file gives the same texts.
 const SEED: u64 = 1;
+
+/// Why no texts come from a file.
+#[derive(Debug, thiserror::Error)]
+pub enum SampleError {
+    #[error("{0}: {1}")]
+    File(String, InputError),
+    #[error("{0} cannot be read: {1}")]
+    Read(String, io::Error),
+    #[error("{0} has no chunk with a text")]
+    Empty(String),
+}
 
 #[derive(Deserialize)]
 struct WithText {
@@ -16,11 +27,11 @@ struct WithText {
 }
 
 /// Up to `count` texts of the file, in the order of a reservoir: the file is read once, to its end.
-pub fn texts(file: &Path, count: usize) -> Result<Vec<String>, AgreementError> {
+pub fn texts(file: &Path, count: usize) -> Result<Vec<String>, SampleError> {
     let name = || file.display().to_string();
     let input = Input::inspect(file, &InputOptions::default());
-    let input = input.map_err(|error| AgreementError::File(name(), error))?;
-    let failed = |error| AgreementError::Read(name(), error);
+    let input = input.map_err(|error| SampleError::File(name(), error))?;
+    let failed = |error| SampleError::Read(name(), error);
     let mut reader = input.open(ReadCount::default()).map_err(failed)?;
     let mut dice = StdRng::seed_from_u64(SEED);
     let (mut chosen, mut seen) = (Vec::new(), 0_usize);
@@ -42,7 +53,7 @@ pub fn texts(file: &Path, count: usize) -> Result<Vec<String>, AgreementError> {
             }
         }
     }
-    if chosen.is_empty() { Err(AgreementError::Empty(name())) } else { Ok(chosen) }
+    if chosen.is_empty() { Err(SampleError::Empty(name())) } else { Ok(chosen) }
 }
 
 #[cfg(test)]
