@@ -119,6 +119,33 @@ pub struct Config {
         value_parser = within::<u64>("LNSP_LLM_TIMEOUT_S", SECONDS, 1..=600)
     )]
     pub llm_timeout_s: u64,
+    /// MiB of answers of the language model that are kept in the data folder, so that no text is asked about twice; 0
+    /// keeps none.
+    #[arg(
+        long,
+        env = "LNSP_LLM_CACHE_MB",
+        default_value = "256",
+        value_parser = within::<u64>("LNSP_LLM_CACHE_MB", NUMBER, 0..=1_048_576)
+    )]
+    pub llm_cache_mb: u64,
+    /// Has the language model extract concept, question, answer and negatives (CPESH) from chunks that bring none, in the
+    /// call that gives the codes.
+    #[arg(
+        long,
+        env = "LNSP_ENABLE_CPESH",
+        default_value = "false",
+        action = clap::ArgAction::Set,
+        value_parser = switch("LNSP_ENABLE_CPESH")
+    )]
+    pub enable_cpesh: bool,
+    /// Seconds for one call to the language model that asks for CPESH parts.
+    #[arg(
+        long,
+        env = "LNSP_CPESH_TIMEOUT_S",
+        default_value = "12",
+        value_parser = within::<u64>("LNSP_CPESH_TIMEOUT_S", SECONDS, 1..=600)
+    )]
+    pub cpesh_timeout_s: u64,
     /// Many chunks at once; `false` takes one chunk at a time all the way to its commit.
     #[arg(
         long,
@@ -207,7 +234,7 @@ pub struct Config {
 /// Where codes come from when the client sends none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TmdBackend {
-    /// The language model if there is one at the start, else the local classifier.
+    /// The language model once there is one, and the local classifier until then.
     Auto,
     /// The language model.
     Llm,

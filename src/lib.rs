@@ -74,6 +74,7 @@ pub mod encoder;
 pub mod endpoint;
 pub mod error_code;
 pub mod export;
+pub mod extraction;
 pub mod files;
 pub mod flow;
 pub mod http;

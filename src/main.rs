@@ -37,6 +37,8 @@ enum Command {
     Replay(cli::replay::Replay),
     /// Asks the language model again for the codes of stored chunks.
     Retag(cli::retag::RetagCommand),
+    /// Gives stored chunks CPESH parts, and their questions vectors, by the language model of the service.
+    Cpesh(cli::cpesh::CpeshCommand),
     /// Opens psql on the database of the service.
     Psql(cli::psql::Psql),
     /// Fetches embedding models, and lists them.
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Command::Import(import) => cli::import::run(import),
         Command::Replay(replay) => cli::replay::run(replay),
         Command::Retag(retag) => cli::retag::run(&retag),
+        Command::Cpesh(cpesh) => cli::cpesh::run(&cpesh),
         Command::Psql(psql) => cli::psql::run(psql),
         Command::Model(model) => cli::model::run(model),
         Command::Bench(bench) => cli::bench::run(bench),

@@ -29,16 +29,21 @@ const WIDE_CHUNKS: usize = 20 * WIDE;
 const CODED: usize = 400;
 
 /// A simulated language model; ends with this process, whatever that ends of.
-struct Simulated {
+pub struct Simulated {
     child: Child,
-    url: String,
+    pub url: String,
 }
 
 impl Simulated {
     fn start(slots: usize, faults: &[&str]) -> Result<Simulated> {
+        Simulated::start_with("887ms", slots, faults)
+    }
+
+    /// A server of another speed, with further flags.
+    pub fn start_with(latency: &str, slots: usize, flags: &[&str]) -> Result<Simulated> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lnsp"));
-        command.args(["simulate-llm", "--until-stdin-closes", "--latency", "887ms", "--slots"]);
-        command.arg(slots.to_string()).args(faults).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["simulate-llm", "--until-stdin-closes", "--latency", latency, "--slots"]);
+        command.arg(slots.to_string()).args(flags).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let output = child.stdout.take().ok_or("the simulated LLM has no output")?;
         let mut line = String::new();
@@ -47,7 +52,7 @@ impl Simulated {
         Ok(Simulated { url: url.to_owned(), child })
     }
 
-    async fn counts(&self) -> Result<Value> {
+    pub async fn counts(&self) -> Result<Value> {
         Ok(client()?.get(format!("{}/counts", self.url)).send().await?.json().await?)
     }
 

@@ -64,11 +64,7 @@ pub async fn figures(plain: &str, rounds: usize) -> Result<()> {
 /// The share again, into a store that holds many rows already.
 async fn filled(plain: &str, texts: &[String], rounds: usize) -> Result<()> {
     let data = data_folder()?;
-    let identity = encoder::locate("all-minilm-l6-v2", &[root().join(".deps/models")])?.identity()?;
-    let free = Overrides {
-        encoder: Some(Arc::new(move || Box::new(Free(identity.clone(), 1)))),
-        ..Overrides::default()
-    };
+    let free = free_encoder()?;
     let service = Service::start_in(data, free, &LOCAL).await?;
     let numbered: String = (0..FILLED)
         .map(|n| format!("{{\"text\":\"Row {n}.\",\"domain_code\":0,\"task_code\":0,\"modifier_code\":0}}\n"))
@@ -86,6 +82,13 @@ async fn filled(plain: &str, texts: &[String], rounds: usize) -> Result<()> {
     let share = median(&mut alone).as_secs_f64() / median(&mut whole).as_secs_f64();
     println!("figure pipeline.local.share_of_encoder_50k {share:.3} ratio");
     Ok(())
+}
+
+/// A service whose encoder costs nothing.
+pub fn free_encoder() -> Result<Overrides> {
+    let identity = encoder::locate("all-minilm-l6-v2", &[root().join(".deps/models")])?.identity()?;
+    let encoder = move || -> Box<dyn Encoder> { Box::new(Free(identity.clone(), 1)) };
+    Ok(Overrides { encoder: Some(Arc::new(encoder)), ..Overrides::default() })
 }
 
 /// The local classifier over all texts, the fastest of some passes: microseconds a chunk.

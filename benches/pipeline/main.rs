@@ -1,13 +1,14 @@
 //! Figures of the whole service over loopback, against its floors in the same run.
 //!
-//! `cargo bench --bench pipeline [local | llm]`; `LNSP_BENCH_CORPUS` names the NDJSON file to measure with,
+//! `cargo bench --bench pipeline [local | llm | pool]`; `LNSP_BENCH_CORPUS` names the NDJSON file to measure with,
 //! `LNSP_BENCH_ROUNDS` the rounds (5). Sides are interleaved and figures are medians. `local` compares with the encoder
-//! alone, `llm` with the time that calls to a language model take alone.
+//! alone, `llm` with the time that calls to a language model take alone, `pool` with the servers' own throughput.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its figures")]
 
 mod llm;
 mod local;
+mod pool;
 mod service;
 
 use service::Result;
@@ -28,6 +29,9 @@ async fn bench() -> Result<()> {
     let wanted = |part| wanted.as_deref().is_none_or(|wanted| wanted == part);
     if wanted("llm") {
         llm::figures(&plain, rounds).await?;
+    }
+    if wanted("pool") {
+        pool::figures().await?;
     }
     if wanted("local") {
         local::figures(&plain, rounds).await?;

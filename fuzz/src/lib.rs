@@ -66,6 +66,7 @@ pub fn request(data: &[u8]) {
     let names = SharedNames {
         dataset: "d".into(),
         batch: None,
+        skip_cpesh: false,
         on_conflict: Default::default(),
         unknown_fields: Default::default(),
         model: std::sync::Arc::new(ModelIdentity {

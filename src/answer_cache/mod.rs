@@ -1,4 +1,4 @@
-//! Answers that outlive the process: bytes by key, in an LMDB environment of their own, on a thread of their own.
+//! Answers that outlive the process: bytes by key, in an LMDB environment of their own, on threads of their own.
 //!
 //! What is in it can be lost at any time: a bounded number of bytes is kept, the oldest answers go first, and a failure
 //! of the environment empties it. Answers of the last second may be lost in a crash.
@@ -11,7 +11,7 @@ pub use entry::AnswerKey;
 pub use error::CacheError;
 
 use crate::output::throttled;
-use crate::threads::{Lane, Progress, Worker, WorkerError};
+use crate::threads::{Lane, Worker, WorkerError};
 use ring::Ring;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Jobs that wait for the thread.
+/// Jobs that wait for a thread.
 const QUEUE: usize = 256;
 /// How long an answer is in memory only.
 const UNWRITTEN: Duration = Duration::from_secs(1);
@@ -27,7 +27,9 @@ const UNWRITTEN: Duration = Duration::from_secs(1);
 /// A handle to the cache; cheap to clone. What was put is written when the last one is dropped.
 #[derive(Clone)]
 pub struct AnswerCache {
-    worker: Worker<Ring>,
+    ring: Arc<Ring>,
+    reader: Worker<Arc<Ring>>,
+    writer: Worker<Arc<Ring>>,
     /// A flush is due within [`UNWRITTEN`].
     flush_due: Arc<AtomicBool>,
 }
@@ -38,24 +40,29 @@ impl AnswerCache {
     /// # Errors
     /// The folder cannot be used, or another process uses it.
     pub fn open(data_dir: &Path, limit: u64) -> Result<AnswerCache, CacheError> {
-        let folder = ring::folder_in(data_dir);
-        let build = move || Ring::open(&folder, limit);
-        let worker = Worker::spawn("lnsp-answers", NonZeroUsize::MIN, QUEUE, build)?;
-        Ok(AnswerCache { worker, flush_due: Arc::default() })
+        let ring = Arc::new(Ring::open(&ring::folder_in(data_dir), limit)?);
+        let worker = |name| {
+            let ring = ring.clone();
+            Worker::spawn(name, NonZeroUsize::MIN, QUEUE, move || Ok::<_, CacheError>(ring.clone()))
+        };
+        let (reader, writer) = (worker("lnsp-answers")?, worker("lnsp-answers-w")?);
+        Ok(AnswerCache { ring, reader, writer, flush_due: Arc::default() })
     }
 
     /// The answer under this key.
     pub async fn get(&self, key: AnswerKey) -> Option<Vec<u8>> {
-        self.run(move |ring| ring.get(&key)).await.flatten()
+        usable(self.reader.run(Lane::Bulk, move |ring| ring.get(&key)).await).flatten()
     }
 
-    /// Keeps an answer, in place of an older one.
-    pub async fn put(&self, key: AnswerKey, content: Vec<u8>) {
-        self.run(move |ring| ring.put(key, content)).await;
-        if !self.flush_due.swap(true, Ordering::AcqRel) {
+    /// Keeps an answer, in place of an older one. It is found from now on, and written within a second.
+    pub fn put(&self, key: AnswerKey, content: Vec<u8>) {
+        let at_once = self.ring.put(key, content);
+        if at_once || !self.flush_due.swap(true, Ordering::AcqRel) {
             let cache = self.clone();
             tokio::spawn(async move {
-                tokio::time::sleep(UNWRITTEN).await;
+                if !at_once {
+                    tokio::time::sleep(UNWRITTEN).await;
+                }
                 cache.flush().await;
             });
         }
@@ -64,32 +71,27 @@ impl AnswerCache {
     /// Writes what is in memory only.
     pub async fn flush(&self) {
         self.flush_due.store(false, Ordering::Release);
-        self.run(Ring::flush).await;
+        usable(self.writer.run(Lane::Bulk, |ring| ring.flush()).await);
     }
 
     /// The number of answers.
     pub async fn len(&self) -> u64 {
-        self.run(Ring::len).await.unwrap_or_default()
+        usable(self.reader.run(Lane::Bulk, |ring| ring.len()).await).unwrap_or_default()
     }
 
     /// Whether there is no answer.
     pub async fn is_empty(&self) -> bool {
         self.len().await == 0
     }
+}
 
-    /// The progress of the thread.
-    pub fn progress(&self) -> &[Progress] {
-        self.worker.progress()
-    }
-
-    async fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Ring) -> T + Send + 'static) -> Option<T> {
-        match self.worker.run(Lane::Bulk, job).await {
-            Ok(value) => Some(value),
-            Err(WorkerError::Gone) => None,
-            Err(error) => {
-                throttled!(warn, %error, "the answer cache does not answer");
-                None
-            }
+fn usable<T>(result: Result<T, WorkerError>) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(WorkerError::Gone) => None,
+        Err(error) => {
+            throttled!(warn, %error, "the answer cache does not answer");
+            None
         }
     }
 }

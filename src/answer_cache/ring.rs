@@ -8,12 +8,14 @@ use super::entry::AnswerKey;
 use super::error::CacheError;
 use crate::files;
 use crate::lmdb;
+use crate::threads::lock;
 use heed::byteorder::BigEndian;
 use heed::types::{Bytes, Str, U64};
 use heed::{CommitOrAbort, Database, Env, RwTxn, WithoutTls};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 /// Answers in memory from which they are written.
 const PENDING: usize = 256;
@@ -26,7 +28,7 @@ const MAP_GRAIN: u64 = 64 * 1024;
 /// The name of the sum of the sizes of all entries.
 const BYTES: &str = "bytes";
 
-/// An open environment, and the answers that are not written yet.
+/// An open environment, and the answers that are not written yet. Reads do not wait for writes.
 pub(super) struct Ring {
     env: Env<WithoutTls>,
     /// The checksum and the content by key.
@@ -34,9 +36,17 @@ pub(super) struct Ring {
     /// The keys in the order in which they came.
     order: Database<'static, U64<BigEndian>, Bytes>,
     sums: Database<'static, Str, U64<BigEndian>>,
-    pending: HashMap<AnswerKey, Vec<u8>>,
+    unwritten: Mutex<Unwritten>,
     limit: u64,
     _lock: File,
+}
+
+/// Answers that are in memory only.
+#[derive(Default)]
+struct Unwritten {
+    pending: HashMap<AnswerKey, Arc<[u8]>>,
+    /// Those of the transaction that is under way.
+    in_transaction: Arc<HashMap<AnswerKey, Arc<[u8]>>>,
 }
 
 impl Ring {
@@ -72,13 +82,17 @@ impl Ring {
                 open_databases(folder, limit)?
             }
         };
-        Ok(Ring { env, answers, order, sums, pending: HashMap::new(), limit, _lock: lock })
+        Ok(Ring { env, answers, order, sums, unwritten: Mutex::default(), limit, _lock: lock })
     }
 
     /// The content of a key.
-    pub(super) fn get(&mut self, key: &AnswerKey) -> Option<Vec<u8>> {
-        if let Some(content) = self.pending.get(key) {
-            return Some(content.clone());
+    pub(super) fn get(&self, key: &AnswerKey) -> Option<Vec<u8>> {
+        let unwritten = {
+            let unwritten = lock(&self.unwritten);
+            unwritten.pending.get(key).or_else(|| unwritten.in_transaction.get(key)).cloned()
+        };
+        if let Some(content) = unwritten {
+            return Some(content.to_vec());
         }
         let found = self.env.read_txn().and_then(|txn| {
             let entry = self.answers.get(&txn, key.bytes())?;
@@ -87,37 +101,43 @@ impl Ring {
         self.usable(found).flatten()
     }
 
-    /// Keeps a content under its key, in place of an older one.
-    pub(super) fn put(&mut self, key: AnswerKey, content: Vec<u8>) {
+    /// Keeps a content under its key, in place of an older one. One that is too large for the limit is not kept. True when
+    /// it is time to write.
+    pub(super) fn put(&self, key: AnswerKey, content: Vec<u8>) -> bool {
         if ENTRY_BYTES + content.len() as u64 > self.limit / 2 {
-            return;
+            return false;
         }
-        self.pending.insert(key, content);
-        if self.pending.len() >= PENDING {
-            self.flush();
-        }
+        let mut unwritten = lock(&self.unwritten);
+        unwritten.pending.insert(key, content.into());
+        unwritten.pending.len() >= PENDING
     }
 
-    /// Writes what is in memory.
-    pub(super) fn flush(&mut self) {
-        if self.pending.is_empty() {
+    /// Writes what is in memory. Called from one thread at a time.
+    pub(super) fn flush(&self) {
+        let entries = {
+            let mut unwritten = lock(&self.unwritten);
+            unwritten.in_transaction = Arc::new(std::mem::take(&mut unwritten.pending));
+            unwritten.in_transaction.clone()
+        };
+        if entries.is_empty() {
             return;
         }
-        let pending = std::mem::take(&mut self.pending);
         let written = self.env.write_txn().and_then(|mut txn| {
-            for (key, content) in &pending {
+            for (key, content) in &*entries {
                 self.insert(&mut txn, key, content)?;
             }
             self.evict(&mut txn)?;
             txn.commit()
         });
+        lock(&self.unwritten).in_transaction = Arc::default();
         self.usable(written);
     }
 
     /// The number of answers.
-    pub(super) fn len(&mut self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
+        let pending = lock(&self.unwritten).pending.len() as u64;
         let count = self.env.read_txn().and_then(|txn| self.answers.len(&txn));
-        self.usable(count).unwrap_or_default() + self.pending.len() as u64
+        self.usable(count).unwrap_or_default() + pending
     }
 
     fn insert(&self, txn: &mut RwTxn<'_>, key: &AnswerKey, content: &[u8]) -> heed::Result<()> {
@@ -153,7 +173,7 @@ impl Ring {
     }
 
     /// The result of an access. After an error all answers are removed: the map may be full, or the file damaged.
-    fn usable<T>(&mut self, result: heed::Result<T>) -> Option<T> {
+    fn usable<T>(&self, result: heed::Result<T>) -> Option<T> {
         let error = match result {
             Ok(value) => return Some(value),
             Err(error) => error,
@@ -238,7 +258,7 @@ mod tests {
     #[test]
     fn what_was_put_is_found_also_after_reopening() {
         let home = tempfile::tempdir().unwrap();
-        let mut ring = Ring::open(home.path(), 1 << 20).unwrap();
+        let ring = Ring::open(home.path(), 1 << 20).unwrap();
         assert_eq!(ring.get(&key(1)), None);
         ring.put(key(1), b"one".to_vec());
         assert_eq!(ring.get(&key(1)).as_deref(), Some(&b"one"[..]), "not yet written");
@@ -246,7 +266,7 @@ mod tests {
         ring.put(key(1), b"another".to_vec());
         ring.put(key(2), b"two".to_vec());
         drop(ring);
-        let mut ring = Ring::open(home.path(), 1 << 20).unwrap();
+        let ring = Ring::open(home.path(), 1 << 20).unwrap();
         assert_eq!(ring.get(&key(1)).as_deref(), Some(&b"another"[..]));
         assert_eq!((ring.get(&key(2)).as_deref(), ring.len()), (Some(&b"two"[..]), 2));
         assert!(matches!(Ring::open(home.path(), 1 << 20), Err(CacheError::Locked(_))));
@@ -256,7 +276,7 @@ mod tests {
     fn the_oldest_go_when_there_are_too_many() {
         let home = tempfile::tempdir().unwrap();
         let size = ENTRY_BYTES + 8 + 8;
-        let mut ring = Ring::open(home.path(), 1000 * size).unwrap();
+        let ring = Ring::open(home.path(), 1000 * size).unwrap();
         for n in 0..5_000_u64 {
             ring.put(key(n), n.to_le_bytes().to_vec());
             // One transaction each fourth, so that the order within one does not matter.
@@ -275,7 +295,7 @@ mod tests {
     #[test]
     fn a_damaged_file_is_made_anew_and_a_damaged_answer_is_a_miss() {
         let home = tempfile::tempdir().unwrap();
-        let mut ring = Ring::open(home.path(), 1 << 20).unwrap();
+        let ring = Ring::open(home.path(), 1 << 20).unwrap();
         ring.put(key(1), b"one".to_vec());
         drop(ring);
         let file = home.path().join("data.mdb");
@@ -283,13 +303,13 @@ mod tests {
         let at = bytes.windows(3).position(|window| window == b"one").unwrap();
         bytes[at] = b'O';
         std::fs::write(&file, &bytes).unwrap();
-        let mut ring = Ring::open(home.path(), 1 << 20).unwrap();
+        let ring = Ring::open(home.path(), 1 << 20).unwrap();
         assert_eq!(ring.get(&key(1)), None);
         ring.put(key(2), b"two".to_vec());
         drop(ring);
         for damaged in [b"no environment".to_vec(), bytes[..9_000].to_vec()] {
             std::fs::write(&file, damaged).unwrap();
-            let mut ring = Ring::open(home.path(), 1 << 20).unwrap();
+            let ring = Ring::open(home.path(), 1 << 20).unwrap();
             assert_eq!(ring.len(), 0);
             ring.put(key(3), b"three".to_vec());
             drop(ring);

@@ -1,9 +1,11 @@
 //! Decides who gives the codes that a client does not send.
 
 use super::start_error::StartError;
+use crate::answer_cache::AnswerCache;
 use crate::config::{Config, OnFailure, TmdBackend, TmdMode};
 use crate::llm::{Llm, LlmSettings};
 use crate::stages::{CodeSource, LlmFallback, LocalFirst};
+use std::path::Path;
 use std::time::Duration;
 
 /// Who gives the codes, and what is to be said about it.
@@ -24,6 +26,7 @@ pub fn llm_settings(config: &Config) -> Vec<LlmSettings> {
         model: config.tmd_llm_model.clone(),
         calls: if config.enable_parallel { slots } else { 1 },
         timeout: Duration::from_secs(config.llm_timeout_s),
+        cpesh_timeout: Duration::from_secs(config.cpesh_timeout_s),
         dialect: config.llm_dialect,
         answer: config.tmd_answer,
         api_key: config.llm_api_key.clone(),
@@ -41,11 +44,17 @@ pub fn local_first(config: &Config) -> LocalFirst {
 }
 
 /// Decides by the configuration and, where it wants a language model, by asking its servers now.
-pub async fn code_source(config: &Config, report: &mut dyn FnMut(String)) -> Result<Codes, StartError> {
-    if config.tmd_backend == TmdBackend::Local {
+pub async fn code_source(
+    config: &Config,
+    data_dir: &Path,
+    report: &mut dyn FnMut(String),
+) -> Result<Codes, StartError> {
+    let local = config.tmd_backend == TmdBackend::Local;
+    if local && !config.enable_cpesh {
         return Ok(Codes { source: CodeSource::Local, llm: None, endpoint: None });
     }
-    let llm = Llm::new(&llm_settings(config)).map_err(StartError::Llm)?;
+    let known = answer_cache(config, data_dir, report);
+    let llm = Llm::with_cache(&llm_settings(config), known).map_err(StartError::Llm)?;
     let otherwise = match config.tmd_on_failure {
         OnFailure::Local => LlmFallback::AskLocally,
         OnFailure::Reject => LlmFallback::Reject,
@@ -53,6 +62,7 @@ pub async fn code_source(config: &Config, report: &mut dyn FnMut(String)) -> Res
     let answers = llm.probe().await;
     let usable = answers.iter().any(|(_, answer)| answer.is_ok());
     let meanwhile = match (usable, config.tmd_backend, otherwise) {
+        (false, TmdBackend::Local, _) => "chunks get no CPESH parts until it answers",
         (true, ..) => "the others are asked until it answers",
         (false, TmdBackend::Auto, _) | (false, _, LlmFallback::AskLocally) => {
             "the local classifier gives the codes until it answers"
@@ -65,9 +75,19 @@ pub async fn code_source(config: &Config, report: &mut dyn FnMut(String)) -> Res
             Err(error) => format!("⚠️  the LLM at {endpoint} {error}; {meanwhile}"),
         });
     }
-    if !usable && config.tmd_backend == TmdBackend::Auto {
+    if !usable && config.tmd_backend != TmdBackend::Llm {
         llm.set_absent();
     }
-    let source = CodeSource::Llm { llm: llm.clone(), otherwise };
+    let source = if local { CodeSource::Local } else { CodeSource::Llm { llm: llm.clone(), otherwise } };
     Ok(Codes { source, llm: Some(llm), endpoint: Some(config.llm_endpoint.to_string()) })
+}
+
+/// The answers that were given before, unless none are to be kept. The service runs without them, too.
+fn answer_cache(config: &Config, data_dir: &Path, report: &mut dyn FnMut(String)) -> Option<AnswerCache> {
+    let limit = config.llm_cache_mb * 1024 * 1024;
+    if limit == 0 {
+        return None;
+    }
+    let opened = AnswerCache::open(data_dir, limit);
+    opened.inspect_err(|error| report(format!("⚠️  no answers of the LLM are kept: {error}"))).ok()
 }

@@ -19,6 +19,7 @@ use crate::classifier::LocalClassifier;
 use crate::config::{Config, OnFailure};
 use crate::deletion::Deleter;
 use crate::encoder::Comparison;
+use crate::extraction::Extractor;
 use crate::files;
 use crate::flow::Backoff;
 use crate::http::{
@@ -29,7 +30,7 @@ use crate::pipeline::{Pipeline, PipelineSettings, Tools};
 use crate::retag::Retagger;
 use crate::router::LaneServers;
 use crate::search::Searcher;
-use crate::stages::{Tagger, WriteTools};
+use crate::stages::{Labeller, Tagger, WriteTools};
 use crate::store::managed::ManagedPostgres;
 use crate::store::{Dsn, Store, StoreOptions};
 use crate::threads::{Lane, Worker};
@@ -70,7 +71,7 @@ impl App {
         let version = classifier.run(Lane::Express, |classifier| classifier.version().to_owned()).await;
         let classifier_version = version.map_err(StartError::Worker)?;
 
-        let codes = code_source(&config, report).await?;
+        let codes = code_source(&config, &data_dir, report).await?;
 
         let stored = store.model().await?.map(|(_, identity)| identity);
         let embed = embedding(&config, &data_dir, overrides.encoder, stored).await?;
@@ -110,6 +111,7 @@ impl App {
             parallel: config.enable_parallel,
             max_workers: config.max_parallel_workers,
             batch_embeddings: config.enable_batch_embeddings,
+            cpesh: config.enable_cpesh,
         };
         let searcher = Searcher {
             vectorizer: vectorizer.clone(),
@@ -130,7 +132,7 @@ impl App {
         let tagger = Tagger::new(classifier, codes.source).asking_locally_first(local_first(&config));
         let lanes = LaneServers::new("localhost").map_err(StartError::Lanes)?;
         let tools = Tools {
-            tagger: tagger.clone(),
+            labeller: Labeller::new(tagger.clone(), codes.llm.clone().filter(|_| config.enable_cpesh)),
             embed: vectorizer.clone(),
             write,
             fault_hook: overrides.fault_hook,
@@ -145,6 +147,8 @@ impl App {
         let admission = Admission::new(Limits { uploads: config.max_uploads, ..overrides.admission });
         let idempotency = IdempotencyCache::new(overrides.memory);
         let (counts, arrivals, llm) = (Counts::default(), ArrivalClock::default(), codes.llm);
+        let extractor =
+            Extractor::new((store.clone(), model_id), indexes.clone(), vectorizer.clone(), llm.clone());
         let retagger = llm.clone().map(|llm| Retagger::new(store.clone(), indexes.clone(), llm));
         let llm_search = llm.clone().filter(|llm| !llm.available()).map(|llm| {
             let every = overrides.look_for_llm;
@@ -152,6 +156,7 @@ impl App {
         });
         let state = State {
             retagger,
+            extractor,
             pipeline,
             searcher,
             vectorizer,

@@ -86,6 +86,8 @@ pub struct Draft {
     pub metadata: Option<Metadata>,
     /// What the client extracted from the text.
     pub cpesh: Cpesh,
+    /// No language model is to extract CPESH parts.
+    pub skip_cpesh: bool,
     /// Domain, task and modifier code; used only when all three are present.
     pub codes: [Option<i64>; 3],
     /// Where the codes come from, if the client says so: only together with all three.

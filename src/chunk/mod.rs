@@ -72,6 +72,8 @@ pub struct Chunk {
     pub metadata: Option<Metadata>,
     /// See [`Draft::cpesh`]; `None` when the client extracted nothing.
     pub cpesh: Option<Cpesh>,
+    /// See [`Draft::skip_cpesh`].
+    pub skip_cpesh: bool,
     /// The client's codes, when all three are present, with the source that the client names; else the client itself.
     pub client_tagging: Option<Tagging>,
     /// See [`Draft::vector`].
@@ -140,6 +142,7 @@ impl Chunk {
             placement: draft.placement,
             metadata: draft.metadata,
             cpesh,
+            skip_cpesh: draft.skip_cpesh,
             client_tagging,
             vector: draft.vector,
             codes: draft.codes,

@@ -4,6 +4,7 @@
 
 mod amounts;
 pub mod bench;
+pub mod cpesh;
 pub mod delete;
 pub mod doctor;
 pub mod export;

@@ -127,7 +127,14 @@ mod tests {
         let unknown_fields = UnknownFieldPolicy::Refuse;
         let text = || "m".to_owned();
         let model = ModelIdentity { name: text(), recipe: text(), fingerprint: text(), dims: 2 }.into();
-        let names = SharedNames { dataset, batch, on_conflict: OnConflict::Error, unknown_fields, model };
+        let names = SharedNames {
+            dataset,
+            batch,
+            skip_cpesh: false,
+            on_conflict: OnConflict::Error,
+            unknown_fields,
+            model,
+        };
         WireChunk::read(json).unwrap().check(&names, DateTime::UNIX_EPOCH).unwrap()
     }
 

@@ -37,6 +37,8 @@ pub struct ServiceInfo {
     pub max_workers: usize,
     /// `LNSP_ENABLE_BATCH_EMBEDDINGS`.
     pub batch_embeddings: bool,
+    /// `LNSP_ENABLE_CPESH`.
+    pub cpesh: bool,
 }
 
 /// A device that was measured when the service started.

@@ -6,6 +6,7 @@
 mod body;
 mod chunks;
 mod connection;
+mod cpesh;
 mod dead_letters;
 mod drain;
 mod embed;

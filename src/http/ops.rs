@@ -45,6 +45,7 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
             "stages": stages(&state, &pipeline.deaths), "threads_at_work": threads(&state),
         },
         "tmd": {"backend": info.tmd_backend, "source": state.tmd_source()},
+        "cpesh": {"enabled": info.cpesh},
         "llm": state.llm.as_ref().map(servers::of_llm),
         // Fields of the old embedding service, whose `model` was a name: here it is an object.
         "encoder": info.model.name, "dimension": info.model.dims, "device": info.device,

@@ -2,7 +2,9 @@
 
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
-use crate::http::{chunks, dead_letters, embed, export, ingest, ops, parameters, retag, router, search};
+use crate::http::{
+    chunks, cpesh, dead_letters, embed, export, ingest, ops, parameters, retag, router, search,
+};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, Route as Handler, web};
 use serde_json::json;
@@ -43,6 +45,7 @@ pub const ROUTES: &[Route] = &[
     post("/select-lane", || web::to(router::select_lane)),
     delete("/chunks", || web::to(chunks::delete)),
     post("/retag", || web::to(retag::retag)),
+    post("/cpesh", || web::to(cpesh::cpesh)),
     get("/export", || web::to(export::export)),
     get("/dead-letters", || web::to(dead_letters::dead_letters)),
     get("/health", || web::to(ops::health)),

@@ -1,6 +1,7 @@
 //! The state that all handlers share.
 
 use crate::deletion::Deleter;
+use crate::extraction::Extractor;
 use crate::http::error::ApiError;
 use crate::http::held::HeldCache;
 use crate::http::info::ServiceInfo;
@@ -42,6 +43,8 @@ pub struct State {
     pub deleter: Deleter,
     /// Gives stored chunks codes of the language model, where one is used.
     pub retagger: Option<Retagger>,
+    /// Gives stored chunks CPESH parts.
+    pub extractor: Extractor,
     /// The language model, where one is used.
     pub llm: Option<Llm>,
     /// What does not change while the service runs.

@@ -4,9 +4,11 @@ use super::answer::{Labels, read};
 use super::dialect::{Attempt, Dialect, Generated, ModelRequest, Parameters, Thinking, load};
 use super::error::LlmError;
 use super::model_name::same_for_ollama;
-use super::prompt::{self, PROBE, Question, Wanted};
+use super::prompt::{self, PROBE};
+use super::question::{Question, Wanted};
 use super::settings::LlmSettings;
 use super::transport::{MAX_RESPONSE_BYTES, Transport, foreign, read_json, within};
+use crate::answer_cache::AnswerKey;
 use crate::metrics;
 use serde::Deserialize;
 use serde_json::json;
@@ -44,6 +46,8 @@ pub struct ServerInfo {
     pub dialect: Dialect,
     /// The parameters that it takes.
     pub parameters: Parameters,
+    /// The digest of the model, where the server tells it.
+    pub digest: Option<String>,
 }
 
 /// The client of one server: what it is asked, and how its responses are read. It has no queue, no retries and no
@@ -52,6 +56,13 @@ pub struct LlmClient {
     transport: Transport,
     settings: LlmSettings,
     doubts: AtomicU32,
+}
+
+/// A server that has the model.
+struct FoundServer {
+    software: ServerSoftware,
+    parameters: Parameters,
+    digest: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -70,6 +81,7 @@ struct TagsResponse {
 #[serde(default)]
 struct ModelTag {
     name: String,
+    digest: Option<String>,
     /// Ollama sends it from 0.30 on.
     capabilities: Option<Vec<String>>,
 }
@@ -135,7 +147,7 @@ impl LlmClient {
     /// # Errors
     /// [`LlmError`] of the first call that fails.
     pub async fn inspect(&self) -> Result<ServerSoftware, LlmError> {
-        Ok(self.find().await?.0)
+        Ok(self.find().await?.software)
     }
 
     /// Finds out what software the server is, checks that it has the model, loads the model, and finds the dialect: the
@@ -144,7 +156,7 @@ impl LlmClient {
     /// # Errors
     /// [`LlmError`] of the call that failed; [`LlmError::NoDialect`] when several dialects failed.
     pub async fn handshake(&self) -> Result<ServerInfo, LlmError> {
-        let (software, parameters) = self.find().await?;
+        let FoundServer { software, parameters, digest } = self.find().await?;
         let loads = matches!(software, ServerSoftware::Ollama { .. });
         if loads {
             self.load().await?;
@@ -158,7 +170,8 @@ impl LlmClient {
         let limit = if loads { self.settings.timeout } else { self.settings.timeout.max(LOAD_TIMEOUT) };
         let mut tried = Vec::new();
         for dialect in dialects {
-            let info = ServerInfo { software: software.clone(), dialect: *dialect, parameters };
+            let (software, digest) = (software.clone(), digest.clone());
+            let info = ServerInfo { software, dialect: *dialect, parameters, digest };
             match within(limit, self.settle(info)).await {
                 Ok(info) => {
                     self.doubts.store(0, Ordering::Relaxed);
@@ -207,17 +220,10 @@ impl LlmClient {
         server: &ServerInfo,
     ) -> Result<(Result<Labels, LlmError>, Generated), LlmError> {
         let dialect = server.dialect;
-        let shape = dialect.shape(question.wanted, &self.settings);
-        let request = ModelRequest {
-            model: &self.settings.model,
-            system: prompt::instructions(shape),
-            user: &prompt::user_prompt(question.text),
-            shape,
-            attempt,
-        };
+        let shape = dialect.shape(question.wanted, self.settings.answer);
         // With log probabilities, a token takes up to 300 bytes.
         let longest = if shape.has_cpesh() { 4 * MAX_RESPONSE_BYTES } else { MAX_RESPONSE_BYTES };
-        let body = dialect.body(&request, server.parameters)?;
+        let body = self.body(question, attempt, server)?;
         let body = self.transport.post(dialect.path(), body, longest).await?;
         let generated = dialect.read(&body).map_err(|_| foreign(dialect.path(), &body))?;
         metrics::llm_tokens(generated.prompt_tokens, generated.answer_tokens);
@@ -229,6 +235,31 @@ impl LlmClient {
             read(&generated.text, &generated.tokens, shape, question.text).map_err(LlmError::Answer)
         };
         Ok((labels, generated))
+    }
+
+    fn body(
+        &self,
+        question: Question<'_>,
+        attempt: Attempt,
+        server: &ServerInfo,
+    ) -> Result<Vec<u8>, LlmError> {
+        let shape = server.dialect.shape(question.wanted, self.settings.answer);
+        let request = ModelRequest {
+            model: &self.settings.model,
+            system: prompt::instructions(shape),
+            user: &prompt::user_prompt(question.text),
+            shape,
+            attempt,
+        };
+        server.dialect.body(&request, server.parameters)
+    }
+
+    /// The key of the answer to a question: the whole request (prompt, schema, options, the name of the model), and the
+    /// digest of the model.
+    pub fn answer_key(&self, question: Question<'_>, server: &ServerInfo) -> Option<AnswerKey> {
+        let body = self.body(question, Attempt::First, server).ok()?;
+        let path = server.dialect.path().as_bytes();
+        Some(AnswerKey::of(&[path, server.digest.as_deref().unwrap_or_default().as_bytes(), &body]))
     }
 
     /// Asks in a dialect until an answer is usable: without parameters that the server refuses, and with thoughts turned
@@ -272,12 +303,12 @@ impl LlmClient {
         Err(LlmError::ThinkingOnly { reason: "the handshake came to no end".to_owned() })
     }
 
-    async fn find(&self) -> Result<(ServerSoftware, Parameters), LlmError> {
+    async fn find(&self) -> Result<FoundServer, LlmError> {
         let version = self.transport.get::<VersionResponse>("/api/version", HANDSHAKE_TIMEOUT).await;
         match version {
             Ok(VersionResponse { version }) if !version.is_empty() => {
-                let parameters = self.ollama_model().await?;
-                return Ok((ServerSoftware::Ollama { version }, parameters));
+                let (parameters, digest) = self.ollama_model().await?;
+                return Ok(FoundServer { software: ServerSoftware::Ollama { version }, parameters, digest });
             }
             Ok(_) | Err(LlmError::Foreign { .. } | LlmError::Status { .. } | LlmError::NoModel { .. }) => {}
             Err(error) => return Err(error),
@@ -286,14 +317,15 @@ impl LlmClient {
         let wanted = &self.settings.model;
         // A list without entries says nothing.
         if data.is_empty() || data.iter().any(|entry| entry.id == *wanted) {
-            return Ok((ServerSoftware::OpenAi, Parameters::default()));
+            let parameters = Parameters::default();
+            return Ok(FoundServer { software: ServerSoftware::OpenAi, parameters, digest: None });
         }
         let has = data.into_iter().take(5).map(|entry| entry.id).collect();
         Err(LlmError::NoModel { model: wanted.clone(), has, ollama: false })
     }
 
-    /// Checks that Ollama has the model, and whether it thinks.
-    async fn ollama_model(&self) -> Result<Parameters, LlmError> {
+    /// Checks that Ollama has the model, and whether it thinks; gives its digest too.
+    async fn ollama_model(&self) -> Result<(Parameters, Option<String>), LlmError> {
         let TagsResponse { models } = self.transport.get("/api/tags", HANDSHAKE_TIMEOUT).await?;
         let wanted = &self.settings.model;
         let Some(model) = models.iter().find(|model| same_for_ollama(&model.name, wanted)) else {
@@ -306,7 +338,7 @@ impl LlmClient {
         };
         let thinks = capabilities.iter().any(|can| can == "thinking");
         let thinking = if thinks { Thinking::TurnedOff } else { Thinking::None };
-        Ok(Parameters { thinking, ..Parameters::default() })
+        Ok((Parameters { thinking, ..Parameters::default() }, model.digest.clone()))
     }
 
     /// The capabilities in `/api/show`; none where it is not known. Old versions have no thinking models.
@@ -326,7 +358,7 @@ impl LlmClient {
     /// Loads the model. This may take minutes, so it is a call with its own time limit.
     async fn load(&self) -> Result<(), LlmError> {
         let path = Dialect::Ollama.path();
-        let shape = Dialect::Ollama.shape(Wanted::Codes, &self.settings);
+        let shape = Dialect::Ollama.shape(Wanted::Codes, self.settings.answer);
         let (model, system) = (&*self.settings.model, prompt::instructions(shape));
         let request = ModelRequest { model, system, user: "", shape, attempt: Attempt::First };
         let body = serde_json::to_vec(&load(&request));

@@ -16,8 +16,8 @@ pub enum LlmError {
     },
     /// No complete response before the deadline.
     #[error(
-        "did not answer within {} s: give it more time with LNSP_LLM_TIMEOUT_S, or fewer calls at once with \
-         LNSP_MAX_PARALLEL_WORKERS",
+        "did not answer within {} s: give it more time with LNSP_LLM_TIMEOUT_S (LNSP_CPESH_TIMEOUT_S where it extracts \
+         CPESH parts), or fewer calls at once with LNSP_MAX_PARALLEL_WORKERS",
         limit.as_secs_f64()
     )]
     Timeout {

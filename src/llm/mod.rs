@@ -11,13 +11,16 @@ mod call;
 mod client;
 mod dialect;
 mod error;
+mod extraction;
 mod flights;
 mod model_name;
 mod prompt;
+mod question;
 mod schema;
 mod server;
 mod settings;
 mod shape;
+mod stored_answer;
 mod transport;
 mod trial;
 
@@ -26,11 +29,12 @@ pub use call::{CacheUse, CallPriority};
 pub use client::{ServerInfo, ServerSoftware};
 pub use dialect::{Dialect, InvalidDialect, Parameters, Thinking, TokenLimit};
 pub use error::LlmError;
-pub use prompt::{Question, Wanted};
+pub use question::{Question, Wanted};
 pub use settings::LlmSettings;
 pub use shape::{AnswerForm, AnswerShape, InvalidAnswerForm};
 pub use trial::{LlmTrial, TrialAnswer};
 
+use crate::answer_cache::{AnswerCache, AnswerKey};
 use crate::chunk::Cpesh;
 use crate::flow::Backoff;
 use crate::metrics;
@@ -38,10 +42,12 @@ use crate::server_pool::{CallError, Member, Pauses, Pool, PoolSettings, RetryPol
 use crate::threads::Lane;
 use crate::tmd::{AxisConfidence, Tmd};
 use dialect::Attempt;
+use flights::Flights;
 use server::LlmServer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use stored_answer::{decode, encode};
 
 /// A call is repeated once. The pause before the same server is asked again is long enough for Ollama to restart a model
 /// runner that has crashed.
@@ -61,7 +67,8 @@ pub struct LlmAnswer {
     pub confidence: Option<AxisConfidence>,
     /// The CPESH parts; `None` when only the codes were wanted. Usable codes are kept when the parts are not usable.
     pub cpesh: Option<Result<Cpesh, CpeshFailure>>,
-    /// Duration of the call, including a second attempt, excluding the wait for the first server.
+    /// Duration of the call, including a second attempt, excluding the wait for the first server; of the look-up, where the
+    /// answer was known.
     pub took: Duration,
 }
 
@@ -73,8 +80,79 @@ struct LlmInner {
     model: Arc<str>,
     endpoint: Arc<str>,
     pool: Pool<LlmServer>,
+    flights: Flights<Result<LlmAnswer, LlmError>>,
+    /// Answers that were given before, where they are kept.
+    known: Option<AnswerCache>,
     /// False while it is looked for: see [`Llm::available`].
     found: AtomicBool,
+}
+
+impl LlmInner {
+    /// The answer that is known, else that of a server, which is known from then on.
+    async fn answer(
+        &self,
+        priority: CallPriority,
+        cache: CacheUse,
+        question: Question<'_>,
+    ) -> Result<LlmAnswer, LlmError> {
+        let looked = Instant::now();
+        if cache == CacheUse::Use
+            && let Some(labels) = self.known(question).await
+        {
+            return Ok(LlmAnswer::of(labels, looked.elapsed()));
+        }
+        let turn = match priority {
+            CallPriority::Ingest => Turn::InOrder,
+            CallPriority::Background => Turn::Last,
+        };
+        let (policy, mut started) = (RetryPolicy { turn, ..RETRY }, None);
+        let Question { text, wanted } = question;
+        let asked = self.pool.call(Lane::Bulk, policy, &[], |server, before| {
+            started.get_or_insert_with(Instant::now);
+            let attempt = if before == 0 { Attempt::First } else { Attempt::Second };
+            async move {
+                let labels = server.ask(text, wanted, attempt).await?;
+                Ok((labels, server.answer_key(question)))
+            }
+        });
+        match asked.await {
+            Ok((labels, key)) => {
+                if let (Some(known), Some(key), Some(bytes)) = (&self.known, key, encode(&labels)) {
+                    known.put(key, bytes);
+                }
+                Ok(LlmAnswer::of(labels, started.map_or(Duration::ZERO, |started| started.elapsed())))
+            }
+            Err(CallError::Server { error, .. }) => Err(error),
+            Err(CallError::NoServer) => Err(LlmError::BreakerOpen),
+        }
+    }
+
+    /// The answer that one of the servers, or another one with the same model, has given before.
+    async fn known(&self, question: Question<'_>) -> Option<Labels> {
+        let known = self.known.as_ref()?;
+        // Equal servers have equal keys.
+        let mut keys: Vec<AnswerKey> = Vec::new();
+        for key in self.pool.clients().filter_map(|(_, server)| server.answer_key(question)) {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        for key in keys {
+            if let Some(labels) = known.get(key).await.and_then(|bytes| decode(&bytes)) {
+                metrics::llm_answer_cache(true);
+                return Some(labels);
+            }
+        }
+        metrics::llm_answer_cache(false);
+        None
+    }
+}
+
+impl LlmAnswer {
+    fn of(labels: Labels, took: Duration) -> LlmAnswer {
+        let Labels { tmd, confidence, cpesh } = labels;
+        LlmAnswer { tmd, confidence, cpesh, took }
+    }
 }
 
 /// One server, for `/health`.
@@ -95,6 +173,14 @@ impl Llm {
     /// # Errors
     /// [`LlmError::Client`] when an HTTP client cannot be built.
     pub fn new(servers: &[LlmSettings]) -> Result<Llm, LlmError> {
+        Llm::with_cache(servers, None)
+    }
+
+    /// As [`Self::new`]; answers are kept in `known` and taken from it.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_cache(servers: &[LlmSettings], known: Option<AnswerCache>) -> Result<Llm, LlmError> {
         let member = |settings: &LlmSettings| {
             let (endpoint, slots) = (settings.endpoint.to_string().into(), settings.calls);
             Ok(Member { endpoint, slots, client: LlmServer::new(settings)? })
@@ -112,7 +198,8 @@ impl Llm {
             },
         );
         let model = servers.first().map_or("", |settings| &settings.model).into();
-        Ok(Llm(Arc::new(LlmInner { model, endpoint, pool, found: AtomicBool::new(true) })))
+        let (flights, found) = (Flights::default(), AtomicBool::new(true));
+        Ok(Llm(Arc::new(LlmInner { model, endpoint, pool, flights, known, found })))
     }
 
     /// Checks that each server answers, has the model and can load it. Those that do not are left out for now, as long
@@ -168,36 +255,28 @@ impl Llm {
         self.classify_as(CallPriority::Ingest, CacheUse::Use, text, wanted).await
     }
 
-    /// Asks for what is wanted of one text. Waits for a server with room; after that it takes at most two timeouts and
-    /// the pause between them.
+    /// Asks for what is wanted of one text, unless the answer is known or the same is being asked. Waits for a server with
+    /// room; after that it takes at most two timeouts and the pause between them.
     ///
     /// # Errors
     /// The error of the last attempt, or [`LlmError::BreakerOpen`] without a call.
     pub async fn classify_as(
         &self,
         priority: CallPriority,
-        _cache: CacheUse,
+        cache: CacheUse,
         text: &str,
         wanted: Wanted,
     ) -> Result<LlmAnswer, LlmError> {
-        let turn = match priority {
-            CallPriority::Ingest => Turn::InOrder,
-            CallPriority::Background => Turn::Last,
+        let asked = AnswerKey::of(&[&[wanted as u8, priority as u8, cache as u8], text.as_bytes()]);
+        let start = || {
+            let (inner, text) = (self.0.clone(), text.to_owned());
+            async move { inner.answer(priority, cache, Question { text: &text, wanted }).await }
         };
-        let (policy, mut started) = (RetryPolicy { turn, ..RETRY }, None);
-        let asked = self.0.pool.call(Lane::Bulk, policy, &[], |server, before| {
-            started.get_or_insert_with(Instant::now);
-            let attempt = if before == 0 { Attempt::First } else { Attempt::Second };
-            async move { server.ask(text, wanted, attempt).await }
-        });
-        match asked.await {
-            Ok(Labels { tmd, confidence, cpesh }) => {
-                let took = started.map_or(Duration::ZERO, |started: Instant| started.elapsed());
-                Ok(LlmAnswer { tmd, confidence, cpesh, took })
-            }
-            Err(CallError::Server { error, .. }) => Err(error),
-            Err(CallError::NoServer) => Err(LlmError::BreakerOpen),
+        let (call, is_shared) = self.0.flights.join(asked, start);
+        if is_shared {
+            metrics::llm_answer_shared();
         }
+        call.await
     }
 
     /// The slots of all servers together: the most calls in flight.

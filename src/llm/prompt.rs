@@ -16,24 +16,6 @@ pub const CONTEXT_TOKENS: u32 = 4_096;
 /// The text that a server is asked about to see that it can answer.
 pub const PROBE: &str = "Rivers carry water and sediment from the mountains to the sea.";
 
-/// What one call asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Wanted {
-    /// The three codes.
-    Codes,
-    /// The three codes and the CPESH parts of the text, in one answer.
-    CodesAndCpesh,
-}
-
-/// What is asked about one text.
-#[derive(Debug, Clone, Copy)]
-pub struct Question<'a> {
-    /// The whole text; only its beginning is sent.
-    pub text: &'a str,
-    /// What the answer is to contain.
-    pub wanted: Wanted,
-}
-
 /// What each part of CPESH is, in the words of the prompt.
 pub const PARTS: &str = "\
 concept - one plain statement of what the text says, in one sentence.\n\
@@ -145,6 +127,12 @@ mod tests {
             let room = CONTEXT_TOKENS as usize - TEXT_BYTES / 2;
             assert!(said.len() / 2 + 600 < room, "{shape:?}: {} bytes", said.len());
         }
+    }
+
+    #[test]
+    fn every_shape_is_another_question() {
+        let all: std::collections::BTreeSet<_> = AnswerShape::ALL.map(instructions).into();
+        assert_eq!(all.len(), AnswerShape::ALL.len());
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use super::client::{LlmClient, ServerInfo, ServerSoftware};
 use super::dialect::{Attempt, Dialect};
 use super::error::LlmError;
-use super::prompt::Question;
+use super::question::Question;
 use super::settings::LlmSettings;
 use super::{Labels, Wanted};
+use crate::answer_cache::AnswerKey;
 use crate::metrics;
 use crate::server_pool::{Again, Effect, PooledClient, ServerFault};
 use crate::threads::lock;
@@ -20,6 +21,7 @@ type Handshake = Shared<BoxFuture<'static, Result<Arc<ServerInfo>, LlmError>>>;
 pub struct LlmServer {
     name: Arc<str>,
     timeout: Duration,
+    cpesh_timeout: Duration,
     client: Arc<LlmClient>,
     handshake: Mutex<Option<Handshake>>,
 }
@@ -30,6 +32,7 @@ impl LlmServer {
         Ok(LlmServer {
             name: settings.endpoint.name().into(),
             timeout: settings.timeout,
+            cpesh_timeout: settings.cpesh_timeout,
             client: Arc::new(LlmClient::new(settings)?),
             handshake: Mutex::default(),
         })
@@ -53,16 +56,24 @@ impl LlmServer {
             let server = self.handshake().await?;
             self.client.ask(Question { text, wanted }, attempt, &server).await
         };
-        let limit = self.timeout;
+        let limit = match wanted {
+            Wanted::Codes => self.timeout,
+            Wanted::CodesAndCpesh => self.cpesh_timeout,
+        };
         let answer = tokio::time::timeout(limit, call).await.unwrap_or(Err(LlmError::Timeout { limit }));
         let outcome = answer.as_ref().err().map_or("ok", LlmError::kind);
         metrics::llm_request(&self.name, outcome, started.elapsed());
         answer
     }
 
+    /// The key of the answer to a question, if the last handshake succeeded.
+    pub fn answer_key(&self, question: Question<'_>) -> Option<AnswerKey> {
+        self.client.answer_key(question, &*self.info()?)
+    }
+
     /// The handshake: finished, in progress, or started again after a failure or after errors that a new one may cure.
-    /// Loading a model can take longer than the
-    /// time limit of a call, so a handshake continues for later calls when the first one times out.
+    /// Loading a model can take longer than the time limit of a call, so a handshake continues for later calls when the
+    /// first one times out.
     fn handshake(&self) -> Handshake {
         let mut handshake = lock(&self.handshake);
         let doubtful = self.client.take_doubts();
@@ -105,9 +116,7 @@ impl ServerFault for LlmError {
             | LlmError::Untrusted { .. }
             | LlmError::NoDialect { .. } => Effect::Unfit,
             // A page of a proxy in the place of one answer may pass; a server without the API is another one.
-            LlmError::Foreign { path, .. } if !Dialect::ALL.iter().any(|dialect| dialect.path() == *path) => {
-                Effect::Unfit
-            }
+            LlmError::Foreign { path, .. } if !Dialect::is_generation(path) => Effect::Unfit,
             error if error.is_about_the_text() => Effect::Request,
             _ => Effect::Faulty,
         }

@@ -16,6 +16,8 @@ pub struct LlmSettings {
     pub calls: usize,
     /// The time limit of one attempt, from sending the request to the end of the response.
     pub timeout: Duration,
+    /// The same for an attempt that asks for CPESH parts, whose answer is longer.
+    pub cpesh_timeout: Duration,
     /// The dialect of the server; `None` finds it out.
     pub dialect: Option<Dialect>,
     /// How answers say the codes.

@@ -1,6 +1,6 @@
 //! The shapes of an answer: what it consists of, its JSON schema, and its length.
 
-use super::prompt::Wanted;
+use super::question::Wanted;
 use super::schema::AnswerSchema;
 use crate::tmd::Axis;
 use std::fmt;

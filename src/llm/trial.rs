@@ -4,7 +4,7 @@ use super::answer::Labels;
 use super::client::{LlmClient, ServerInfo};
 use super::dialect::Attempt;
 use super::error::LlmError;
-use super::prompt::{Question, Wanted};
+use super::question::{Question, Wanted};
 use super::settings::LlmSettings;
 use super::transport::within;
 use std::time::{Duration, Instant};

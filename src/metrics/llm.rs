@@ -1,9 +1,9 @@
 //! What is counted where chunks get their codes, and in calls to the language model.
 
 use super::names::{
-    LLM_BREAKER_STATE, LLM_CONCURRENCY_LIMIT, LLM_INFLIGHT, LLM_REQUEST_DURATION_SECONDS, LLM_REQUESTS_TOTAL,
-    LLM_RETRIES_EXHAUSTED_TOTAL, LLM_RETRIES_TOTAL, LLM_TOKENS_TOTAL, TMD_DOMAIN_TOTAL, TMD_FALLBACK_TOTAL,
-    TMD_SOURCE_TOTAL,
+    CPESH_EXTRACTIONS_TOTAL, LLM_ANSWER_CACHE_TOTAL, LLM_BREAKER_STATE, LLM_CONCURRENCY_LIMIT, LLM_INFLIGHT,
+    LLM_REQUEST_DURATION_SECONDS, LLM_REQUESTS_TOTAL, LLM_RETRIES_EXHAUSTED_TOTAL, LLM_RETRIES_TOTAL,
+    LLM_TOKENS_TOTAL, TMD_DOMAIN_TOTAL, TMD_FALLBACK_TOTAL, TMD_SOURCE_TOTAL,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,11 @@ pub fn tagged_by(source: &'static str, reason: &str) {
 /// Counts a chunk that the local classifier labelled because the language model had no valid answer.
 pub fn fell_back(reason: &'static str) {
     TMD_FALLBACK_TOTAL.add([reason.into()], 1);
+}
+
+/// Counts an extraction of CPESH parts by its outcome: `ok`, or why it failed.
+pub fn extracted(outcome: &'static str) {
+    CPESH_EXTRACTIONS_TOTAL.add([outcome.into()], 1);
 }
 
 /// Counts a finished call to a server of the language model and records its duration.
@@ -64,4 +69,14 @@ pub fn llm_server(gauges: &ServerGauges<'_>) {
     LLM_INFLIGHT.set(server(), gauges.in_flight as f64);
     LLM_CONCURRENCY_LIMIT.set(server(), gauges.limit as f64);
     LLM_BREAKER_STATE.set(server(), gauges.breaker);
+}
+
+/// Counts a look for a known answer of the language model, and whether there was one.
+pub fn llm_answer_cache(hit: bool) {
+    LLM_ANSWER_CACHE_TOTAL.add([if hit { "hit" } else { "miss" }.into()], 1);
+}
+
+/// Counts a text whose answer came from a call for an equal text that was in flight.
+pub fn llm_answer_shared() {
+    LLM_ANSWER_CACHE_TOTAL.add(["shared".into()], 1);
 }

@@ -7,8 +7,8 @@ use crate::chunk::{EmbeddedChunk, TaggedChunk};
 use crate::flow::{Capacity, SlotEvent, Slots, TaskRegistry};
 use crate::metrics;
 use crate::stages::{
-    DeadLetterQueue, Delivery, Died, Embedder, ExitGuard, FaultHook, Inlet, NeedsLlm, NeedsNoLlm, Stage,
-    StageContext, Tagger, TmdExtractor, WriteTools, Writer,
+    DeadLetterQueue, Delivery, Died, Embedder, ExitGuard, FaultHook, Inlet, Labeller, NeedsLlm, NeedsNoLlm,
+    Stage, StageContext, TmdExtractor, WriteTools, Writer,
 };
 use crate::threads::Progress;
 use crate::vectorizer::Vectorizer;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone)]
 pub struct Tools {
     /// For the [`TmdExtractor`].
-    pub tagger: Tagger,
+    pub labeller: Labeller,
     /// For the [`Embedder`].
     pub embed: Vectorizer,
     /// For the [`Writer`].
@@ -33,7 +33,7 @@ pub struct Tools {
 impl Tools {
     /// The records of the threads that the stages rely on, and that cannot be replaced while they hang.
     pub(super) fn progress(&self) -> Vec<Progress> {
-        let mut progress = self.tagger.progress().to_vec();
+        let mut progress = self.labeller.progress().to_vec();
         progress.extend(self.embed.progress());
         progress.extend(self.write.indexes.progress());
         progress
@@ -57,7 +57,7 @@ pub(super) struct Generation {
     embed: Inlet<TaggedChunk>,
     local: Inlet<NeedsNoLlm>,
     llm: Option<Inlet<NeedsLlm>>,
-    tagger: Tagger,
+    labeller: Labeller,
     /// Of chunks that wait for a language model, then of each stage, in the order in which a chunk passes them.
     slots: [Arc<Slots>; 4],
     retired: CancellationToken,
@@ -100,10 +100,10 @@ impl Generation {
         let tmd_slots = observed_slots(Stage::Tmd.name(), settings.tmd);
         let both = Capacity { items: settings.tmd.items + settings.llm.items, ..settings.tmd };
         let extractor =
-            spawn(both, TmdExtractor::new(tools.tagger.clone(), to_embedder.clone(), context(Stage::Tmd)));
+            spawn(both, TmdExtractor::new(tools.labeller.clone(), to_embedder.clone(), context(Stage::Tmd)));
         let local = Inlet::new(tmd_slots.clone(), extractor.clone().recipient());
         let llm_slots = observed_slots("llm", settings.llm);
-        let llm = tools.tagger.may_ask_llm().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
+        let llm = tools.labeller.may_ask_llm().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));
 
         let (write, embed) = (to_writer, to_embedder);
         Generation {
@@ -112,7 +112,7 @@ impl Generation {
             embed,
             local,
             llm,
-            tagger: tools.tagger.clone(),
+            labeller: tools.labeller.clone(),
             slots: [llm_slots, tmd_slots, embed_slots, write_slots],
             retired,
         }
@@ -127,7 +127,7 @@ impl Generation {
         match (begin, &self.llm) {
             (Begin::AtWriter(embedded), _) => self.write.admit(embedded.clone(), delivery).await,
             (Begin::AtEmbedder(tagged), _) => self.embed.admit(tagged.clone(), delivery).await,
-            (Begin::AtExtractor, Some(llm)) if self.tagger.needs_llm(&chunk).await => {
+            (Begin::AtExtractor, Some(llm)) if self.labeller.needs_llm(&chunk).await => {
                 llm.admit(NeedsLlm(chunk), delivery).await
             }
             (Begin::AtExtractor, _) => self.local.admit(NeedsNoLlm(chunk), delivery).await,

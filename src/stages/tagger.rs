@@ -153,36 +153,52 @@ impl Tagger {
                     // Without its answer the language model is asked for everything.
                     _ => self.classify(text.clone(), started).await.ok(),
                 };
-                match local {
+                let local = match local {
                     Some(local) if self.local_first.suffices(local.found.confidence) => {
-                        Ok(local.tagging(match self.local_first {
-                            LocalFirst::Hybrid(_) => |version| TmdSource::HybridLocal { version },
-                            LocalFirst::No | LocalFirst::WhenSure(_) => {
-                                |version| TmdSource::FastFirst { version }
-                            }
-                        }))
+                        return Ok(self.settled(local));
                     }
-                    local => match llm.classify((*text).as_ref(), Wanted::Codes).await {
-                        Ok(answer) => {
-                            Ok(match local.filter(|_| matches!(self.local_first, LocalFirst::Hybrid(_))) {
-                                Some(local) => shared(llm.model(), &answer, &local),
-                                None => {
-                                    let source = TmdSource::Llm { model: llm.model().clone() };
-                                    let (confidence, took) = (answer.confidence, Some(answer.took));
-                                    Tagging { tmd: answer.tmd, source, confidence, took }
-                                }
-                            })
-                        }
-                        Err(error) => match otherwise {
-                            LlmFallback::AskLocally => self.fall_back(text, started, error.kind()).await,
-                            LlmFallback::Reject => Err(unanswered(llm, &error)),
-                        },
+                    local => local,
+                };
+                match llm.classify((*text).as_ref(), Wanted::Codes).await {
+                    Ok(answer) => Ok(self.combined(llm, &answer, local)),
+                    Err(error) => match otherwise {
+                        LlmFallback::AskLocally => self.fall_back(text, started, error.kind()).await,
+                        LlmFallback::Reject => Err(unanswered(llm, &error)),
                     },
                 }
             }
             CodeSource::Local | CodeSource::Llm { .. } => {
                 let local = self.classify(text, started).await?;
                 Ok(local.tagging(|version| TmdSource::Local { version }))
+            }
+        }
+    }
+
+    /// The codes of a chunk about which the language model was asked for another reason: its own, in the mode `hybrid` as
+    /// if it had been asked for the domain.
+    pub async fn tag_by(&self, llm: &Llm, answer: &LlmAnswer, chunk: &Arc<Chunk>) -> Tagging {
+        let LocalFirst::Hybrid(_) = self.local_first else { return self.combined(llm, answer, None) };
+        match self.classify(chunk.clone(), Instant::now()).await {
+            Ok(local) if self.local_first.suffices(local.found.confidence) => self.settled(local),
+            local => self.combined(llm, answer, local.ok()),
+        }
+    }
+
+    /// The codes of the local classifier, which was sure.
+    fn settled(&self, local: LocalCodes) -> Tagging {
+        local.tagging(match self.local_first {
+            LocalFirst::Hybrid(_) => |version| TmdSource::HybridLocal { version },
+            LocalFirst::No | LocalFirst::WhenSure(_) => |version| TmdSource::FastFirst { version },
+        })
+    }
+
+    /// The codes of a language model; in the mode `hybrid` its domain, with task and modifier of the local classifier.
+    fn combined(&self, llm: &Llm, answer: &LlmAnswer, local: Option<LocalCodes>) -> Tagging {
+        match (self.local_first, local) {
+            (LocalFirst::Hybrid(_), Some(local)) => shared(llm.model(), answer, &local),
+            _ => {
+                let source = TmdSource::Llm { model: llm.model().clone() };
+                Tagging { tmd: answer.tmd, source, confidence: answer.confidence, took: Some(answer.took) }
             }
         }
     }

@@ -1,51 +1,50 @@
-//! The first stage: gives each chunk its Domain, Task and Modifier codes, by the decision of a [`Tagger`].
+//! The first stage: gives each chunk its Domain, Task and Modifier codes and its CPESH parts, by the decision of a
+//! [`Labeller`].
 //!
 //! There are two inlets, so that chunks that wait for a language model do not block those that need none.
 
 use super::context::StageContext;
+use super::labeller::{Labelled, Labeller};
 use super::stage::{Inlet, Parcel, ROOM, Stage};
-use super::tagger::Tagger;
-use crate::chunk::{Chunk, Extraction, TaggedChunk};
+use crate::chunk::{Chunk, TaggedChunk};
 use crate::metrics;
 use crate::tmd::Axis;
 use actix::{Actor, Context, Handler};
 use std::sync::Arc;
 
-/// A chunk whose codes are given or found locally.
+/// A chunk about which no language model is asked.
 pub struct NeedsNoLlm(pub Arc<Chunk>);
 
-/// A chunk whose codes a language model is asked for.
+/// A chunk about which a language model is asked: for its codes, its CPESH parts, or both.
 pub struct NeedsLlm(pub Arc<Chunk>);
 
 /// The actor of the first stage.
 pub struct TmdExtractor {
-    tagger: Tagger,
+    labeller: Labeller,
     next: Inlet<TaggedChunk>,
     stage_context: StageContext,
 }
 
 impl TmdExtractor {
     /// A stage that pushes to `next`.
-    pub fn new(tagger: Tagger, next: Inlet<TaggedChunk>, stage_context: StageContext) -> Self {
-        TmdExtractor { tagger, next, stage_context }
+    pub fn new(labeller: Labeller, next: Inlet<TaggedChunk>, stage_context: StageContext) -> Self {
+        TmdExtractor { labeller, next, stage_context }
     }
 
-    /// Finds the codes in a task of its own, and sends the chunk on with them. `source` is what is waited for.
-    fn give_codes(&self, parcel: Parcel<Arc<Chunk>>, source: &'static str) {
-        let (next, tagger) = (self.next.clone(), self.tagger.clone());
+    /// Labels the chunk in a task of its own, and sends the chunk on with them. `source` is what is waited for.
+    fn label(&self, parcel: Parcel<Arc<Chunk>>, source: &'static str) {
+        let (next, labeller) = (self.next.clone(), self.labeller.clone());
         self.stage_context.run_critical(|task| async move {
             task.inject_faults(std::slice::from_ref(&parcel)).await;
-            match task.wait_for(source, tagger.tag(parcel.cargo())).await {
-                Ok(tagging) => {
-                    if parcel.cargo().client_tagging.is_none() {
-                        metrics::stage_busy(Stage::Tmd.name(), tagging.took.unwrap_or_default());
+            match task.wait_for(source, labeller.label(parcel.cargo())).await {
+                Ok(labelled) => {
+                    if parcel.cargo().client_tagging.is_none() || labelled.extraction.call().is_some() {
+                        metrics::stage_busy(Stage::Tmd.name(), labelled.took());
                     }
+                    let Labelled { tagging, extraction } = labelled;
                     metrics::tagged(tagging.tmd.name(Axis::Domain));
                     metrics::tagged_by(tagging.source.kind(), tagging.source.failure().unwrap_or("none"));
-                    let parcel = parcel.map(|chunk| {
-                        let extraction = Extraction::without_llm(&chunk);
-                        TaggedChunk::new(chunk, tagging, extraction)
-                    });
+                    let parcel = parcel.map(|chunk| TaggedChunk::new(chunk, tagging, extraction));
                     task.wait_for(ROOM, next.push(parcel)).await;
                 }
                 Err(rejection) => task.reject(parcel, rejection),
@@ -67,7 +66,7 @@ impl Handler<Parcel<NeedsNoLlm>> for TmdExtractor {
 
     fn handle(&mut self, mut parcel: Parcel<NeedsNoLlm>, _: &mut Context<Self>) {
         self.stage_context.begin_work(&mut parcel);
-        self.give_codes(parcel.map(|NeedsNoLlm(chunk)| chunk), "the classifier");
+        self.label(parcel.map(|NeedsNoLlm(chunk)| chunk), "the classifier");
     }
 }
 
@@ -76,6 +75,6 @@ impl Handler<Parcel<NeedsLlm>> for TmdExtractor {
 
     fn handle(&mut self, mut parcel: Parcel<NeedsLlm>, _: &mut Context<Self>) {
         self.stage_context.begin_work(&mut parcel);
-        self.give_codes(parcel.map(|NeedsLlm(chunk)| chunk), "the LLM");
+        self.label(parcel.map(|NeedsLlm(chunk)| chunk), "the LLM");
     }
 }

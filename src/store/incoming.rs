@@ -188,14 +188,14 @@ const COLUMNS: &str = "
 )";
 
 /// A list as a PostgreSQL array literal, because `unnest` flattens an array of arrays.
-fn array_literal(values: &[String]) -> String {
+pub(super) fn array_literal(values: &[String]) -> String {
     let quoted = values.iter().map(|v| format!("\"{}\"", v.replace('\\', "\\\\").replace('"', "\\\"")));
     format!("{{{}}}", quoted.collect::<Vec<_>>().join(","))
 }
 
 /// A vector as `bytea`: little-endian f32.
 #[derive(Debug)]
-struct LittleEndian<'a>(&'a [f32]);
+pub(super) struct LittleEndian<'a>(pub(super) &'a [f32]);
 
 /// JSON that is text already.
 #[derive(Debug)]

@@ -13,6 +13,7 @@
 //!   selection       which chunks a call is about
 //!   delete          their deletion; delete_letters: that of their dead letters
 //!   retag           other codes for stored rows
+//!   extract         CPESH parts and question vectors for stored rows
 //!   holdings        how much there is
 //!   dead_letters    chunks that could not be stored, kept to be sent again
 //!   connection      the connection pool and its thread
@@ -39,6 +40,7 @@ mod delete_letters;
 mod dsn;
 mod error;
 mod export;
+mod extract;
 mod hits;
 mod holdings;
 mod hosts;
@@ -67,6 +69,9 @@ pub use delete::{DeletedItems, SelectedItems};
 pub use dsn::Dsn;
 pub use error::{ReadOnlyCause, SqlState, StoreError};
 pub use export::ChunkExport;
+pub use extract::{
+    ExtractedRows, ExtractionLack, ExtractionRow, ExtractionRows, ExtractionScope, ExtractionUpdate,
+};
 pub use hits::{Hit, SearchFilter};
 pub use holdings::{Amount, Holdings};
 pub use insert::InsertOutcome;

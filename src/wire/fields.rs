@@ -152,6 +152,7 @@ impl WireChunk {
                 .transpose()
                 .map_err(|rejection| with_names(rejection, &kept))?,
             cpesh: self.cpesh.check()?,
+            skip_cpesh: names.skip_cpesh,
             codes: self.codes.map(number),
             provenance: self.provenance.check()?,
             vector: self.vector.check(&names.model)?,

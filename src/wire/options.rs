@@ -102,7 +102,7 @@ pub struct IngestOptions {
     pub dataset_source: String,
     /// Stored with each chunk that has none of its own; not part of its content.
     pub batch_id: Option<String>,
-    /// Accepted for old clients. Concept, probe and answer are never made so far, whatever the value.
+    /// No language model is asked for the CPESH parts of these chunks.
     pub skip_cpesh: bool,
     /// Milliseconds that the client spent on chunking; repeated in the timings of the answer.
     pub chunking_time_ms: Option<f64>,
@@ -125,6 +125,7 @@ impl IngestOptions {
         Ok(SharedNames {
             dataset: self.dataset_source.as_str().into(),
             batch: batch_id.map(|id| BatchId::Named(id.into())),
+            skip_cpesh: self.skip_cpesh,
             on_conflict: self.on_conflict,
             unknown_fields: self.unknown_fields,
             model,
@@ -139,6 +140,8 @@ pub struct SharedNames {
     pub dataset: Arc<str>,
     /// See [`IngestOptions::batch_id`].
     pub batch: Option<BatchId>,
+    /// See [`IngestOptions::skip_cpesh`].
+    pub skip_cpesh: bool,
     /// See [`IngestOptions::on_conflict`].
     pub on_conflict: OnConflict,
     /// See [`IngestOptions::unknown_fields`].

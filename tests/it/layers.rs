@@ -65,6 +65,10 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     );
     layers.insert("search", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "threads", "vectorizer"]]));
     layers.insert("deletion", vec!["store", "index", "metrics"]);
+    layers.insert(
+        "extraction",
+        with(&[&DOMAIN, &["store", "index", "llm", "metrics", "threads", "vectorizer"]]),
+    );
     layers.insert("retag", with(&[&DOMAIN, &["store", "index", "llm", "metrics"]]));
     layers.insert(
         "http",
@@ -73,6 +77,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
             &[
                 "allowed_host",
                 "deletion",
+                "extraction",
                 "wire",
                 "llm",
                 "store",
@@ -111,6 +116,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
             "router",
             "search",
             "deletion",
+            "extraction",
             "retag",
             "wire",
             "http",

@@ -228,12 +228,12 @@ async fn a_missing_server_is_reported_at_startup_and_used_once_it_is_there() {
         let flags = flags(backend);
         Service::start(data.path(), &flags.each_ref().map(String::as_str))
     };
-    // `auto`: the local classifier until the next start.
+    // `auto`: the local classifier until it is there.
     let service = start("auto");
     let sentence = format!("the LLM at {endpoint} cannot be reached");
     assert!(service.log.contains(&sentence) && service.log.contains("TMD source: local:"), "{}", service.log);
     let result = tag(&service, "Nobody is there.").await;
-    assert_eq!(result["tmd_source"], "fallback", "{result}");
+    assert_eq!(result["tmd_source"], "local", "{result}");
     assert!(service.terminate().success());
 
     // `llm`: asked again with each chunk.

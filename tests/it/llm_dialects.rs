@@ -26,6 +26,7 @@ fn settings(url: &str) -> LlmSettings {
         model: "llama3.1:8b".to_owned(),
         calls: 4,
         timeout: Duration::from_secs(20),
+        cpesh_timeout: Duration::from_secs(20),
         dialect: None,
         answer: AnswerForm::Names,
         api_key: None,
@@ -57,12 +58,17 @@ async fn each_server_is_asked_in_the_first_dialect_that_gives_an_answer() {
     for (api, dialect, shown) in FACES {
         let server = simulated(Options { api, ..Options::default() });
         for answer in [AnswerForm::Names, AnswerForm::Short] {
+            // The simulated server understands examples in prompts that are JSON, and numbers in general are none.
+            if answer == AnswerForm::Short && matches!(api, ServerApi::Text | ServerApi::TextStrict) {
+                continue;
+            }
             for wanted in [Wanted::Codes, Wanted::CodesAndCpesh] {
                 // As users of OpenAI's API write an address.
                 let settings = LlmSettings { answer, ..settings(&format!("{}/v1", server.url())) };
                 let (info, answered) = asked(settings, wanted).await;
                 assert_eq!(info.dialect, dialect, "{api:?} {answer} {wanted:?}");
                 assert!(info.to_string().starts_with(shown), "{info}");
+                assert_eq!(info.digest.is_some(), api == ServerApi::Ollama);
                 assert!(answered.confidence.is_some(), "{api:?} {answer} {wanted:?}");
                 match wanted {
                     Wanted::Codes => assert_eq!(answered.cpesh, None),

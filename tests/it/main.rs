@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test prints its figures")]
 
 mod admission;
+mod answer_cache;
 mod bench;
 mod blame;
 mod body_formats;
@@ -15,6 +16,8 @@ mod clocks;
 mod connections;
 mod contract;
 mod cpesh;
+mod cpesh_afterwards;
+mod cpesh_llm;
 mod crash;
 mod dead_letters;
 mod decision_order;
@@ -24,6 +27,7 @@ mod doctor_llm;
 mod documents;
 mod drain;
 mod embed_api;
+mod embedding_pool;
 mod encoder;
 mod encoder_parallelism;
 mod encoder_plan;
@@ -52,6 +56,7 @@ mod llama_server;
 mod llm;
 mod llm_dialects;
 mod llm_injections;
+mod llm_pool;
 mod lost_commits;
 mod malformed_lines;
 mod managed;

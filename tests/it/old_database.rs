@@ -123,7 +123,7 @@ async fn all_rows_come_over_with_ids_codes_and_cpesh_and_the_same_again_are_dupl
     let chunk = json!({"text": "Concept of 2"}).to_string();
     assert_eq!(service.post("/ingest", format!("{{\"chunks\":[{chunk}]}}")).await.0, 200);
     let same = "SELECT count(DISTINCT vector) FROM chunk_vectors JOIN chunks USING (item) LEFT JOIN chunk_cpesh USING (item)
-                WHERE 'Concept of 2' IN (text, concept_text)";
+                WHERE 'Concept of 2' IN (text, concept_text) AND kind = 'concept'";
     assert_eq!(service.database.number(same).await, 1);
 
     let (code, last, complaint) = import(&old, &service, &[]).await;

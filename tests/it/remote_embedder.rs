@@ -127,7 +127,7 @@ async fn a_response_that_was_wrong_once_is_asked_for_in_halves() {
 #[actix_web::test]
 async fn a_server_that_fails_for_every_text_is_not_asked_about_each() {
     let cases = [
-        (Step::Dimensions(7), "another model than at the start: dimensions expected 8, received 7"),
+        (Step::Dimensions(7), "another model than this service uses: dimensions expected 8, received 7"),
         (Step::OneLess, "expected 5, received 4"),
         (Step::Rubbish, "/embed gave \"<html>hello</html>\""),
         (Step::Status(422), "answered /embed with 422"),

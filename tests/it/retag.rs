@@ -93,6 +93,22 @@ async fn after_an_outage_all_chunks_are_repaired_and_a_second_time_costs_no_call
     let (_, answer) = retag(&service, json!({})).await;
     assert_eq!((&answer["retagged"], &answer["remaining"]), (&json!(0), &json!(0)));
     assert_eq!(llm.counts().generate, calls);
+
+    // What was answered is known; only `fresh` asks again.
+    for (fresh, asked) in [(false, 0), (true, 1000)] {
+        let (mut after, mut retagged) = (0, 0);
+        let upto = service.state.store.clock().await.unwrap();
+        loop {
+            let body = json!({"sources": ["llm"], "after": after, "upto": upto, "fresh": fresh});
+            let (_, answer) = retag(&service, body).await;
+            (after, retagged) =
+                (answer["after"].as_i64().unwrap(), retagged + answer["retagged"].as_i64().unwrap());
+            if answer["remaining"] == 0 {
+                break;
+            }
+        }
+        assert_eq!((retagged, llm.counts().generate - calls), (1000, asked));
+    }
     service.stop().await;
 }
 

@@ -204,20 +204,21 @@ async fn a_question_vector_is_used_where_there_is_one() {
     let (store, model, dsn) = fresh().await;
     store.insert(model, &[plain("a")]).await.unwrap();
     let mut conn = connect(&dsn).await;
-    let question =
-        "INSERT INTO chunk_vectors SELECT item, model_id, 'question', '\\x0000803f' FROM chunk_vectors";
+    let question = "INSERT INTO chunk_vectors SELECT item, model_id, 'question', '\\x0000803f' || '\\x000000000000000000000000' FROM chunk_vectors";
     conn.batch_execute(question).await.unwrap();
     assert_eq!(
         floats(&mut conn, "translate(question_vec, '[]', '{}')::real[] AS floats FROM cpe_vectors --").await,
-        [1.0]
+        [1.0, 0.0, 0.0, 0.0]
     );
     assert_eq!(count(&mut conn, "cpe_vectors").await, 1);
     let same =
         "cpe_vectors_json JOIN cpe_vectors USING (cpe_id, fused_vec, question_vec, concept_vec, tmd_dense)";
     assert_eq!(count(&mut conn, same).await, 1);
-    // A follower is shown concepts only.
-    let changes = store.changes_after(0, 10, model).await.unwrap();
-    assert_eq!(changes.rows.iter().map(|row| row.vector.len()).collect::<Vec<_>>(), [4]);
+    // Each follower is shown its own.
+    let concepts = store.changes_after(0, 10, model).await.unwrap();
+    let questions = store.question_changes_after(0, 10, model).await.unwrap();
+    let vectors = [concepts, questions].map(|changes| changes.rows[0].vector.clone());
+    assert_eq!(vectors, [[0.5, 0.5, 0.5, 0.5], [1.0, 0.0, 0.0, 0.0]]);
 }
 
 #[tokio::test]

@@ -129,7 +129,14 @@ pub fn read_back(line: &[u8]) -> Option<Chunk> {
     let (dataset, unknown_fields) = (DATASET.into(), UnknownFieldPolicy::Keep);
     let text = || "torture".to_owned();
     let model = ModelIdentity { name: text(), recipe: text(), fingerprint: text(), dims: 1 }.into();
-    let names = SharedNames { dataset, batch: None, on_conflict: OnConflict::Error, unknown_fields, model };
+    let names = SharedNames {
+        dataset,
+        batch: None,
+        skip_cpesh: false,
+        on_conflict: OnConflict::Error,
+        unknown_fields,
+        model,
+    };
     WireChunk::read(line).ok()?.check(&names, DateTime::UNIX_EPOCH).ok()
 }
 

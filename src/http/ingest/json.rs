@@ -11,7 +11,7 @@ use crate::http::error::{ApiError, no_answer};
 use crate::http::ingest::arrivals::ArrivalClock;
 use crate::http::ingest::idempotency::{self, IdempotencyKey, IngestAnswer, Lookup};
 use crate::http::ingest::notes::UploadNotes;
-use crate::http::ingest::reply::{EmbeddingSource, Reply};
+use crate::http::ingest::reply::{AnswerBackends, Reply};
 use crate::http::ingest::upload::{ActiveUpload, GROUP, ReadChunk, arrive};
 use crate::http::parameters;
 use crate::http::request::{
@@ -171,9 +171,10 @@ async fn work(
         .collect();
     let place = if state.vectorizer.server().is_some() { "remote" } else { "inproc" };
     let model = &state.info.model;
-    let embedding = EmbeddingSource { name: format!("{place}:{}", model.name), dims: model.dims };
+    let (embedding, cpesh) = (format!("{place}:{}", model.name), state.info.cpesh);
+    let service = AnswerBackends { embedding, dims: model.dims, cpesh };
     let took = started.elapsed();
-    run_blocking(large, move || Reply::new(&outcomes, &heads, &options, &notes, &embedding, took)).await
+    run_blocking(large, move || Reply::new(&outcomes, &heads, &options, &notes, &service, took)).await
 }
 
 /// The most bytes that a text takes in JSON.

@@ -28,12 +28,14 @@ pub struct Reply {
     pub is_final: bool,
 }
 
-/// The source of the vectors, as the answer names it.
-pub struct EmbeddingSource {
-    /// `inproc:` or `remote:` with the name of the model.
-    pub name: String,
+/// What makes vectors and CPESH parts, as the answer names it.
+pub struct AnswerBackends {
+    /// `inproc:` or `remote:` with the name of the embedding model.
+    pub embedding: String,
     /// The dimensions of a vector.
     pub dims: usize,
+    /// A language model extracts CPESH parts.
+    pub cpesh: bool,
 }
 
 impl Reply {
@@ -53,7 +55,7 @@ impl Reply {
         heads: &[String],
         options: &IngestOptions,
         notes: &UploadNotes,
-        embedding: &EmbeddingSource,
+        service: &AnswerBackends,
         took: Duration,
     ) -> Self {
         let links = neighbours(outcomes);
@@ -61,9 +63,9 @@ impl Reply {
         let mut written = String::from("{\"results\":[");
         for (position, ((outcome, head), links)) in outcomes.iter().zip(heads).zip(links).enumerate() {
             let result = match outcome {
-                Outcome::Stored(stored) => good(stored, "stored", links, options, embedding),
-                Outcome::Replaced(stored) => good(stored, "replaced", links, options, embedding),
-                Outcome::Duplicate(stored) => good(stored, "duplicate", links, options, embedding),
+                Outcome::Stored(stored) => good(stored, "stored", links, options, service),
+                Outcome::Replaced(stored) => good(stored, "replaced", links, options, service),
+                Outcome::Duplicate(stored) => good(stored, "duplicate", links, options, service),
                 Outcome::Rejected(rejection) => json!({
                     "global_id": "", "concept_text": head, "tmd_codes": {}, "vector_dimension": 0,
                     "confidence_score": null, "quality_metrics": {"error": rejection.message},
@@ -99,21 +101,21 @@ fn good(
     status: &str,
     links: NeighbourLinks,
     options: &IngestOptions,
-    embedding: &EmbeddingSource,
+    service: &AnswerBackends,
 ) -> Value {
     let chunk = &stored.chunk;
     let extraction = &stored.row.extraction;
-    let quality = QualityMetrics::new(&chunk.text, extraction.parts(chunk), embedding.dims);
+    let quality = QualityMetrics::new(&chunk.text, extraction.parts(chunk), service.dims);
     let tmd = stored.row.tagging.tmd;
     let mut result = json!({
         "global_id": stored.row.cpe_id, "concept_text": extraction.embedded_text(chunk),
         "tmd_codes": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier()},
-        "vector_dimension": embedding.dims + 16,
+        "vector_dimension": service.dims + 16,
         "confidence_score": quality.confidence(), "quality_metrics": quality,
         "created_at": timestamp(stored.row.created_at),
         "parent_cpe_ids": links.parents, "child_cpe_ids": links.children,
         "success": true, "error": null,
-        "timings_ms": timings(Some(stored), options), "backends": backends(stored, options, embedding),
+        "timings_ms": timings(Some(stored), options), "backends": backends(stored, options, service),
         "status": status, "id": chunk.key.id, "seq": stored.row.seq, "truncated": stored.row.truncated,
         "tmd_source": stored.row.tagging.source.kind(), "tmd_confidence": stored.row.tagging.confidence,
     });
@@ -143,7 +145,7 @@ fn timings(stored: Option<&StoredChunk>, options: &IngestOptions) -> Value {
     Value::Object(map)
 }
 
-fn backends(stored: &StoredChunk, options: &IngestOptions, embedding: &EmbeddingSource) -> Value {
+fn backends(stored: &StoredChunk, options: &IngestOptions, service: &AnswerBackends) -> Value {
     let tmd = match &stored.row.tagging.source {
         TmdSource::Client => "client-provided".to_owned(),
         TmdSource::Local { version } => format!("local:{version}"),
@@ -158,9 +160,10 @@ fn backends(stored: &StoredChunk, options: &IngestOptions, embedding: &Embedding
         Extraction::ByLlm { call, .. } => format!("llm:{}", call.model),
         Extraction::Failed { reason, call } => format!("none (llm:{}: {reason})", call.model),
         Extraction::NotAsked if options.skip_cpesh => "disabled".to_owned(),
-        Extraction::NotAsked => "env-disabled".to_owned(),
+        Extraction::NotAsked if !service.cpesh => "env-disabled".to_owned(),
+        Extraction::NotAsked => "none".to_owned(),
     };
-    json!({"cpesh": cpesh, "tmd": tmd, "embedding": embedding.name, "index": "inproc:arroy"})
+    json!({"cpesh": cpesh, "tmd": tmd, "embedding": service.embedding, "index": "inproc:arroy"})
 }
 
 fn millis(time: Duration) -> f64 {

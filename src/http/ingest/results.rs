@@ -9,9 +9,16 @@ pub fn timestamp(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// Adds what is said only of some chunks: the fields in which a duplicate differs from the stored chunk, and that the
-/// model could read little of the text.
+/// Adds what is said only of some chunks: where the CPESH parts of the row come from, or why there are none; the fields in
+/// which a duplicate differs from the stored chunk; and that the model could read little of the text.
 pub fn add_notes(result: &mut Value, stored: &StoredChunk) {
+    let extraction = &stored.row.extraction;
+    if let Some(source) = extraction.source() {
+        result["cpesh_source"] = json!(source);
+    }
+    if let Some(failure) = extraction.failure() {
+        result["cpesh_failure"] = json!(failure);
+    }
     let differs = stored.differs.fields();
     if !differs.is_empty() {
         result["differs"] = json!(differs);

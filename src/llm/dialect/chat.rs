@@ -1,7 +1,7 @@
 //! OpenAI's API as servers of language models have it: `/v1/chat/completions`.
 
-use super::parameters::TokenLimit;
-use super::{Dialect, Generated, ModelRequest, Parameters, THINKING_TOKENS, Thinking};
+use super::parameters::{Parameters, Thinking, TokenLimit};
+use super::request::{Generated, ModelRequest};
 use crate::llm::answer::TokenLogprob;
 use crate::llm::schema::AnswerSchema;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,17 @@ pub const PATH: &str = "/v1/chat/completions";
 const SCHEMA_NAME: &str = "labels";
 /// The reasons to stop that mean a complete answer: OpenAI's, and those of text-generation-inference.
 const COMPLETE: [&str; 4] = ["stop", "eos_token", "stop_sequence", "eos"];
+
+/// How the schema of an answer is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SchemaBinding {
+    /// A `response_format` of type `json_schema`.
+    JsonSchema,
+    /// A `response_format` of type `json_object` with the schema beside it.
+    JsonObject,
+    /// By the prompt alone.
+    Prompt,
+}
 
 /// A request; fields as in OpenAI's API.
 #[derive(Debug, Serialize)]
@@ -124,17 +135,20 @@ struct Usage {
 }
 
 /// The body of a request.
-pub fn body<'a>(dialect: Dialect, request: &ModelRequest<'a>, parameters: Parameters) -> ChatRequest<'a> {
+pub fn body<'a>(
+    binding: SchemaBinding,
+    request: &ModelRequest<'a>,
+    parameters: Parameters,
+) -> ChatRequest<'a> {
     let schema = request.shape.schema();
-    let response_format = match dialect {
-        Dialect::JsonSchema => Some(ResponseFormat::JsonSchema {
+    let response_format = match binding {
+        SchemaBinding::JsonSchema => Some(ResponseFormat::JsonSchema {
             json_schema: NamedSchema { name: SCHEMA_NAME, strict: schema.is_strict(), schema },
         }),
-        Dialect::JsonObject => Some(ResponseFormat::JsonObject { schema }),
-        Dialect::Ollama | Dialect::Text => None,
+        SchemaBinding::JsonObject => Some(ResponseFormat::JsonObject { schema }),
+        SchemaBinding::Prompt => None,
     };
-    let room = if parameters.thinking == Thinking::Always { THINKING_TOKENS } else { 0 };
-    let limit = Some(request.shape.max_tokens() + room);
+    let limit = Some(request.shape.max_tokens() + parameters.room_for_thoughts());
     let (max_tokens, max_completion_tokens) = match parameters.limit {
         TokenLimit::MaxTokens => (limit, None),
         TokenLimit::MaxCompletionTokens => (None, limit),

@@ -3,20 +3,18 @@
 mod chat;
 mod ollama;
 mod parameters;
+mod request;
 
 pub use ollama::load;
 pub use parameters::{Parameters, Thinking, TokenLimit};
+pub use request::{Attempt, Generated, ModelRequest};
 
-use super::answer::TokenLogprob;
 use super::error::LlmError;
-use super::prompt::Wanted;
-use super::settings::LlmSettings;
-use super::shape::AnswerShape;
+use super::question::Wanted;
+use super::shape::{AnswerForm, AnswerShape};
+use chat::SchemaBinding;
 use std::fmt;
 use std::str::FromStr;
-
-/// How long a server may think besides its answer, in tokens, when it cannot be told not to.
-const THINKING_TOKENS: u32 = 1_024;
 
 /// A way to ask for an answer that a schema binds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,66 +49,6 @@ impl fmt::Display for Dialect {
     }
 }
 
-/// The attempt of a call. The first samples greedily, so equal texts get equal answers. The second follows an unusable
-/// answer, so it samples with a temperature and another seed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attempt {
-    /// Temperature 0.
-    First,
-    /// Some temperature.
-    Second,
-}
-
-impl Attempt {
-    fn temperature(self) -> f32 {
-        match self {
-            Attempt::First => 0.0,
-            Attempt::Second => 0.5,
-        }
-    }
-
-    fn seed(self) -> u32 {
-        match self {
-            Attempt::First => 1,
-            Attempt::Second => 2,
-        }
-    }
-}
-
-/// One request, before it is written in a dialect.
-#[derive(Debug, Clone, Copy)]
-pub struct ModelRequest<'a> {
-    /// The name of the model on the server.
-    pub model: &'a str,
-    /// The constant part of the prompt.
-    pub system: &'a str,
-    /// The part of the prompt with the text.
-    pub user: &'a str,
-    /// The shape of the answer.
-    pub shape: AnswerShape,
-    /// The attempt, which decides the sampling.
-    pub attempt: Attempt,
-}
-
-/// What a server generated.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Generated {
-    /// The text of the answer.
-    pub text: String,
-    /// Whether thoughts came beside the answer.
-    pub thought: bool,
-    /// Whether the server says that the answer is complete.
-    pub done: bool,
-    /// Why the server stopped, in its words.
-    pub reason: String,
-    /// The tokens of the answer, or none.
-    pub tokens: Vec<TokenLogprob>,
-    /// The number of tokens of the prompt.
-    pub prompt_tokens: u64,
-    /// The number of generated tokens.
-    pub answer_tokens: u64,
-}
-
 impl Dialect {
     /// All dialects.
     pub const ALL: [Dialect; 4] = [Dialect::Ollama, Dialect::JsonSchema, Dialect::JsonObject, Dialect::Text];
@@ -133,9 +71,14 @@ impl Dialect {
         }
     }
 
+    /// Whether requests for answers have this path, in any dialect.
+    pub fn is_generation(path: &str) -> bool {
+        Dialect::ALL.iter().any(|dialect| dialect.path() == path)
+    }
+
     /// The shape of the answer to a question. The root of a `json_schema` is an object at OpenAI.
-    pub fn shape(self, wanted: Wanted, settings: &LlmSettings) -> AnswerShape {
-        AnswerShape::new(wanted, settings.answer, self != Dialect::JsonSchema)
+    pub fn shape(self, wanted: Wanted, form: AnswerForm) -> AnswerShape {
+        AnswerShape::new(wanted, form, self != Dialect::JsonSchema)
     }
 
     /// The body of a request as JSON.
@@ -143,11 +86,15 @@ impl Dialect {
     /// # Errors
     /// [`LlmError::Client`] when it cannot be written, which no input causes.
     pub fn body(self, request: &ModelRequest<'_>, parameters: Parameters) -> Result<Vec<u8>, LlmError> {
-        let written = match self {
-            Dialect::Ollama => serde_json::to_vec(&ollama::body(request, parameters)),
-            Dialect::JsonSchema | Dialect::JsonObject | Dialect::Text => {
-                serde_json::to_vec(&chat::body(self, request, parameters))
-            }
+        let binding = match self {
+            Dialect::Ollama => None,
+            Dialect::JsonSchema => Some(SchemaBinding::JsonSchema),
+            Dialect::JsonObject => Some(SchemaBinding::JsonObject),
+            Dialect::Text => Some(SchemaBinding::Prompt),
+        };
+        let written = match binding {
+            None => serde_json::to_vec(&ollama::body(request, parameters)),
+            Some(binding) => serde_json::to_vec(&chat::body(binding, request, parameters)),
         };
         written.map_err(|error| LlmError::Client { problem: error.to_string() })
     }

@@ -2,7 +2,8 @@
 //!
 //! Ollama omits fields that are zero or empty, so all fields are read with defaults.
 
-use super::{Generated, ModelRequest, Parameters, THINKING_TOKENS, Thinking};
+use super::parameters::{Parameters, Thinking};
+use super::request::{Generated, ModelRequest};
 use crate::llm::answer::TokenLogprob;
 use crate::llm::prompt::CONTEXT_TOKENS;
 use crate::llm::schema::AnswerSchema;
@@ -55,7 +56,6 @@ struct OllamaResponse {
 pub fn body<'a>(request: &ModelRequest<'a>, parameters: Parameters) -> OllamaRequest<'a> {
     // Models without the capability reject the field.
     let think = (parameters.thinking != Thinking::None).then_some(false);
-    let room = if parameters.thinking == Thinking::Always { THINKING_TOKENS } else { 0 };
     OllamaRequest {
         model: request.model,
         system: request.system,
@@ -69,7 +69,7 @@ pub fn body<'a>(request: &ModelRequest<'a>, parameters: Parameters) -> OllamaReq
         options: ModelOptions {
             temperature: request.attempt.temperature(),
             seed: request.attempt.seed(),
-            num_predict: request.shape.max_tokens() + room,
+            num_predict: request.shape.max_tokens() + parameters.room_for_thoughts(),
             num_ctx: CONTEXT_TOKENS,
         },
     }

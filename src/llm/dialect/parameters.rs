@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// How much a model may think besides its answer, in tokens, when it cannot be told not to.
+const THINKING_TOKENS: u32 = 1_024;
+
 /// What is known about the thoughts of a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Thinking {
@@ -57,6 +60,11 @@ impl Default for Parameters {
 }
 
 impl Parameters {
+    /// The tokens that an answer may have besides those of its shape.
+    pub fn room_for_thoughts(self) -> u32 {
+        if self.thinking == Thinking::Always { THINKING_TOKENS } else { 0 }
+    }
+
     /// The parameters without the one that a refusal names; `None` when it names none that is sent.
     pub fn without_refused(self, refusal: &str) -> Option<Parameters> {
         let names = |name: &str| refusal.contains(name);

@@ -17,6 +17,7 @@ fn names() -> SharedNames {
     SharedNames {
         dataset: "d".into(),
         batch,
+        skip_cpesh: false,
         on_conflict: OnConflict::Error,
         unknown_fields: UnknownFieldPolicy::Keep,
         model: model(),

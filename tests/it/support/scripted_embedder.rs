@@ -72,18 +72,27 @@ pub const DIMS: usize = 8;
 impl ScriptedEmbedder {
     /// That takes these steps, one a request.
     pub fn start(steps: impl IntoIterator<Item = Step>) -> ScriptedEmbedder {
-        let health = json!({
+        ScriptedEmbedder::saying(ScriptedEmbedder::health(), steps)
+    }
+
+    /// What one says of itself that is not told otherwise.
+    pub fn health() -> Value {
+        json!({
             "status": "healthy", "model": "scripted-base", "dimension": DIMS, "encoder": "scripted", "device": "cpu",
-        });
-        ScriptedEmbedder::saying(health, steps)
+        })
     }
 
     /// That says this of itself.
     pub fn saying(health: Value, steps: impl IntoIterator<Item = Step>) -> ScriptedEmbedder {
+        ScriptedEmbedder::at("127.0.0.1:0", health, steps)
+    }
+
+    /// That listens on this address.
+    pub fn at(address: &str, health: Value, steps: impl IntoIterator<Item = Step>) -> ScriptedEmbedder {
         let door = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
         let shared = Shared { state: Arc::default(), door, health };
         shared.state.lock().unwrap().steps.extend(steps);
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = std::net::TcpListener::bind(address).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (tell, told) = std::sync::mpsc::channel();
         let data = web::Data::new(shared.clone());
