@@ -152,9 +152,11 @@ fn is_disclaimer(lines: &[MailLine<'_>]) -> bool {
 
 /// Where another message begins in a text whose lines were joined.
 fn inline_separator(text: &str) -> Option<usize> {
-    let dashes = text.match_indices("-----");
-    dashes.map(|(at, _)| at).find(|&at| {
-        let after = text[at..].trim_start_matches(['-', ' ']);
+    // Each run of dashes once, and not far behind it.
+    let runs = text.match_indices("-----").filter(|(at, _)| !text[..*at].ends_with('-'));
+    runs.map(|(at, _)| at).find(|&at| {
+        let after = &text[at..];
+        let after = after[..after.floor_char_boundary(80)].trim_start_matches(['-', ' ']);
         let phrase = folded(&after[..after.floor_char_boundary(40)]);
         FORWARDED.iter().any(|name| phrase.starts_with(name))
     })
