@@ -59,6 +59,16 @@ pub async fn code_source(
         OnFailure::Local => LlmFallback::AskLocally,
         OnFailure::Reject => LlmFallback::Reject,
     };
+    match local_first(config) {
+        _ if local => {}
+        LocalFirst::No => {}
+        LocalFirst::WhenSure(least) => report(format!(
+            "✅ The local classifier is asked first: from a confidence of {least} in the domain on, the LLM is not"
+        )),
+        LocalFirst::Hybrid(least) => report(format!(
+            "✅ Hybrid: the local classifier gives task and modifier, and the domain from a confidence of {least} on"
+        )),
+    }
     let answers = llm.probe().await;
     let usable = answers.iter().any(|(_, answer)| answer.is_ok());
     let meanwhile = match (usable, config.tmd_backend, otherwise) {
