@@ -41,8 +41,8 @@ pub struct Config {
     /// A PostgreSQL of yours, as URL or keywords (also read from PG_DSN); without it the service starts its own.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
-    /// Where codes come from when the client sends none: `llm`, `local` (the local classifier), or `auto`: the language
-    /// model once it answers and has the model, and the local classifier until then.
+    /// Where codes come from when the client sends none: `llm`, `local` (the local classifier), `router` (a TMD router),
+    /// or `auto`: the language model once it answers and has the model, and the local classifier until then.
     #[arg(long, env = "LNSP_TMD_BACKEND", default_value = "auto", value_parser = tmd_backend)]
     pub tmd_backend: TmdBackend,
     /// Base address of the server of the language model, Ollama or another one with OpenAI's API, or several, separated by commas; `*N` behind one says how many calls it takes
@@ -65,6 +65,14 @@ pub struct Config {
     /// How the servers are asked: `ollama`, `json_schema`, `json_object` or `text`; `auto` finds it out.
     #[arg(long, env = "LNSP_LLM_DIALECT", default_value = "auto", value_parser = dialect)]
     pub llm_dialect: DialectChoice,
+    /// Base address of the TMD router that `LNSP_TMD_BACKEND=router` asks, or several, as for LNSP_LLM_ENDPOINT.
+    #[arg(
+        long,
+        env = "LNSP_TMD_ROUTER_ENDPOINT",
+        default_value = "http://localhost:8002",
+        value_parser = parsed::<EndpointList>("LNSP_TMD_ROUTER_ENDPOINT")
+    )]
+    pub tmd_router_endpoint: EndpointList,
     /// The model that is asked for codes, as the server names it.
     #[arg(long, env = "LNSP_TMD_LLM_MODEL", default_value = "llama3.1:8b", value_parser = model_name)]
     pub tmd_llm_model: String,
@@ -240,6 +248,8 @@ pub enum TmdBackend {
     Llm,
     /// The local classifier.
     Local,
+    /// A TMD router: the one of the old service, or another service of this kind.
+    Router,
 }
 
 /// Which codes the local classifier gives beside a language model.
@@ -266,6 +276,7 @@ impl fmt::Display for TmdBackend {
             TmdBackend::Auto => "auto",
             TmdBackend::Llm => "llm",
             TmdBackend::Local => "local",
+            TmdBackend::Router => "router",
         })
     }
 }
@@ -311,7 +322,8 @@ fn tmd_backend(value: &str) -> Result<TmdBackend, InvalidSetting> {
         "auto" => Ok(TmdBackend::Auto),
         "llm" => Ok(TmdBackend::Llm),
         "local" => Ok(TmdBackend::Local),
-        _ => Err(InvalidSetting::new("LNSP_TMD_BACKEND", value, "auto, llm or local")),
+        "router" => Ok(TmdBackend::Router),
+        _ => Err(InvalidSetting::new("LNSP_TMD_BACKEND", value, "auto, llm, local or router")),
     }
 }
 

@@ -4,6 +4,7 @@ use super::start_error::StartError;
 use crate::answer_cache::AnswerCache;
 use crate::config::{Config, OnFailure, TmdBackend, TmdMode};
 use crate::llm::{Llm, LlmSettings};
+use crate::router::{RouterSettings, TmdRouter};
 use crate::stages::{CodeSource, LlmFallback, LocalFirst};
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +15,8 @@ pub struct Codes {
     pub source: CodeSource,
     /// To be asked how it is; not available while it is still looked for.
     pub llm: Option<Llm>,
+    /// The TMD routers, where they give the codes.
+    pub router: Option<TmdRouter>,
     /// Where a language model is looked for.
     pub endpoint: Option<String>,
 }
@@ -51,10 +54,8 @@ pub async fn code_source(
 ) -> Result<Codes, StartError> {
     let local = config.tmd_backend == TmdBackend::Local;
     if local && !config.enable_cpesh {
-        return Ok(Codes { source: CodeSource::Local, llm: None, endpoint: None });
+        return Ok(Codes { source: CodeSource::Local, llm: None, router: None, endpoint: None });
     }
-    let known = answer_cache(config, data_dir, report);
-    let llm = Llm::with_cache(&llm_settings(config), known).map_err(StartError::Llm)?;
     let otherwise = match config.tmd_on_failure {
         OnFailure::Local => LlmFallback::AskLocally,
         OnFailure::Reject => LlmFallback::Reject,
@@ -63,16 +64,26 @@ pub async fn code_source(
         _ if local => {}
         LocalFirst::No => {}
         LocalFirst::WhenSure(least) => report(format!(
-            "✅ The local classifier is asked first: from a confidence of {least} in the domain on, the LLM is not"
+            "✅ The local classifier is asked first: from a confidence of {least} in the domain on, no other source is"
         )),
         LocalFirst::Hybrid(least) => report(format!(
             "✅ Hybrid: the local classifier gives task and modifier, and the domain from a confidence of {least} on"
         )),
     }
+    let router = match config.tmd_backend {
+        TmdBackend::Router => Some(tmd_router(config, otherwise, report).await?),
+        _ => None,
+    };
+    if let Some(router) = router.clone().filter(|_| !config.enable_cpesh) {
+        let source = CodeSource::Router { router: router.clone(), otherwise };
+        return Ok(Codes { source, llm: None, router: Some(router), endpoint: None });
+    }
+    let known = answer_cache(config, data_dir, report);
+    let llm = Llm::with_cache(&llm_settings(config), known).map_err(StartError::Llm)?;
     let answers = llm.probe().await;
     let usable = answers.iter().any(|(_, answer)| answer.is_ok());
     let meanwhile = match (usable, config.tmd_backend, otherwise) {
-        (false, TmdBackend::Local, _) => "chunks get no CPESH parts until it answers",
+        (false, TmdBackend::Local | TmdBackend::Router, _) => "chunks get no CPESH parts until it answers",
         (true, ..) => "the others are asked until it answers",
         (false, TmdBackend::Auto, _) | (false, _, LlmFallback::AskLocally) => {
             "the local classifier gives the codes until it answers"
@@ -88,8 +99,40 @@ pub async fn code_source(
     if !usable && config.tmd_backend != TmdBackend::Llm {
         llm.set_absent();
     }
-    let source = if local { CodeSource::Local } else { CodeSource::Llm { llm: llm.clone(), otherwise } };
-    Ok(Codes { source, llm: Some(llm), endpoint: Some(config.llm_endpoint.to_string()) })
+    let source = match &router {
+        Some(router) => CodeSource::Router { router: router.clone(), otherwise },
+        None if local => CodeSource::Local,
+        None => CodeSource::Llm { llm: llm.clone(), otherwise },
+    };
+    Ok(Codes { source, llm: Some(llm), router, endpoint: Some(config.llm_endpoint.to_string()) })
+}
+
+/// TMD routers as the source, asked now whether they are there.
+async fn tmd_router(
+    config: &Config,
+    otherwise: LlmFallback,
+    report: &mut dyn FnMut(String),
+) -> Result<TmdRouter, StartError> {
+    let servers = config.tmd_router_endpoint.with_slots(config.max_parallel_workers);
+    let servers: Vec<RouterSettings> = servers
+        .map(|(endpoint, slots)| RouterSettings {
+            endpoint: endpoint.clone(),
+            calls: if config.enable_parallel { slots } else { 1 },
+            timeout: Duration::from_secs(config.llm_timeout_s),
+        })
+        .collect();
+    let router = TmdRouter::new(&servers).map_err(StartError::Router)?;
+    let meanwhile = match otherwise {
+        LlmFallback::AskLocally => "the local classifier gives the codes until it answers",
+        LlmFallback::Reject => "chunks without codes are rejected until it answers",
+    };
+    for (endpoint, answer) in router.probe().await {
+        report(match answer {
+            Ok(()) => format!("✅ TMD router ready at {endpoint}"),
+            Err(error) => format!("⚠️  the TMD router at {endpoint} {error}; {meanwhile}"),
+        });
+    }
+    Ok(router)
 }
 
 /// The answers that were given before, unless none are to be kept. The service runs without them, too.

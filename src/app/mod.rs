@@ -16,7 +16,7 @@ pub use overrides::{EncoderFactory, Overrides};
 pub use start_error::StartError;
 
 use crate::classifier::LocalClassifier;
-use crate::config::{Config, OnFailure};
+use crate::config::{Config, OnFailure, TmdBackend};
 use crate::deletion::Deleter;
 use crate::encoder::Comparison;
 use crate::extraction::Extractor;
@@ -107,7 +107,8 @@ impl App {
             tmd_backend: config.tmd_backend.to_string(),
             local_source: format!("local:{classifier_version}"),
             llm_endpoint: codes.endpoint,
-            llm_required: config.tmd_on_failure == OnFailure::Reject,
+            llm_required: config.tmd_on_failure == OnFailure::Reject
+                && config.tmd_backend != TmdBackend::Local,
             parallel: config.enable_parallel,
             max_workers: config.max_parallel_workers,
             batch_embeddings: config.enable_batch_embeddings,
@@ -141,6 +142,9 @@ impl App {
         settings.watch.deadline = Duration::from_secs(config.hang_deadline_s);
         if codes.llm.is_some() {
             settings = settings.ask_at_once(config.llm_endpoint.total_slots(config.max_parallel_workers));
+        } else if codes.router.is_some() {
+            let slots = config.tmd_router_endpoint.total_slots(config.max_parallel_workers);
+            settings = settings.ask_at_once(slots);
         }
         let pipeline = Arc::new(Pipeline::start(tools, settings));
         pipeline.wait_for(|health| health.open).await;
@@ -162,6 +166,7 @@ impl App {
             vectorizer,
             tagger,
             lanes,
+            router: codes.router,
             deleter: Deleter::new(store.clone(), indexes.clone()),
             store,
             index: indexes.concepts,

@@ -4,6 +4,7 @@ use crate::classifier::ArtefactError;
 use crate::encoder::EncodeError;
 use crate::index::IndexError;
 use crate::llm::LlmError;
+use crate::router::RouterError;
 use crate::store::StoreError;
 use crate::store::managed::ManagedError;
 use crate::threads::WorkerError;
@@ -44,6 +45,9 @@ pub enum StartError {
     /// The client of the language model cannot be made.
     #[error("the language model {0}")]
     Llm(LlmError),
+    /// The client of the TMD routers cannot be made.
+    #[error("the TMD router {0}")]
+    Router(RouterError),
     /// The client of the servers of the lanes cannot be made.
     #[error("the HTTP client for the lanes of /route cannot be made: {0}; this is a bug")]
     Lanes(String),

@@ -3,7 +3,7 @@
 
 use super::advice::Suggestion;
 use super::check::Check;
-use super::parallelism::{Parallelism, measure};
+use super::parallelism::{ServerParallelism, measure};
 use crate::app::llm_settings;
 use crate::config::{Config, OnFailure, TmdBackend};
 use crate::llm::{Llm, LlmError, LlmSettings, ServerSoftware};
@@ -85,8 +85,8 @@ async fn question(
 }
 
 /// Whether a server works on as many requests at once as it has slots.
-fn parallel(endpoint: &str, software: &ServerSoftware, found: &Parallelism) -> Check {
-    let Parallelism { sent, at_once, .. } = *found;
+fn parallel(endpoint: &str, software: &ServerSoftware, found: &ServerParallelism) -> Check {
+    let ServerParallelism { sent, at_once, .. } = *found;
     if sent < 2 {
         return Check::ok(
             NAME,
@@ -114,8 +114,8 @@ fn parallel(endpoint: &str, software: &ServerSoftware, found: &Parallelism) -> C
     Check::warning(NAME, format!("the LLM at {endpoint} {works}: {took}"), advice)
 }
 
-fn suggestion(endpoint: &str, software: &ServerSoftware, found: &Parallelism) -> Option<Suggestion> {
-    let Parallelism { sent, at_once, .. } = *found;
+fn suggestion(endpoint: &str, software: &ServerSoftware, found: &ServerParallelism) -> Option<Suggestion> {
+    let ServerParallelism { sent, at_once, .. } = *found;
     let at_once = at_once.max(1);
     let because = format!("the server at {endpoint} works on {at_once} of {sent} calls at once");
     (sent > 1 && !found.is_enough()).then(|| match software {

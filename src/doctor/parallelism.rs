@@ -19,7 +19,7 @@ const ENOUGH: f64 = 0.7;
 
 /// How a server worked on several requests at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Parallelism {
+pub struct ServerParallelism {
     /// The requests that were sent at once.
     pub sent: usize,
     /// How many of them it worked on at the same time.
@@ -30,7 +30,7 @@ pub struct Parallelism {
     pub together: Duration,
 }
 
-impl Parallelism {
+impl ServerParallelism {
     /// How many times as long all requests took as one alone: 1 where they do not delay each other, the number of
     /// requests where each waits for the one before.
     pub fn factor(&self) -> f64 {
@@ -42,11 +42,11 @@ impl Parallelism {
         self.at_once as f64 >= self.sent as f64 * ENOUGH
     }
 
-    fn of(alone: Duration, answered: &[Duration]) -> Parallelism {
+    fn of(alone: Duration, answered: &[Duration]) -> ServerParallelism {
         let first = answered.iter().min().copied().unwrap_or_default();
         let with_first = answered.iter().filter(|time| **time <= first.mul_f64(WITH_THE_FIRST)).count();
         let together = answered.iter().max().copied().unwrap_or_default();
-        Parallelism { sent: answered.len(), at_once: with_first, alone, together }
+        ServerParallelism { sent: answered.len(), at_once: with_first, alone, together }
     }
 }
 
@@ -55,7 +55,7 @@ impl Parallelism {
 ///
 /// # Errors
 /// The first error of a call.
-pub async fn measure(llm: &Llm, slots: usize) -> Result<Parallelism, LlmError> {
+pub async fn measure(llm: &Llm, slots: usize) -> Result<ServerParallelism, LlmError> {
     let mut texts = 0..;
     let mut ask = || {
         // Each text is another one, so no cache answers.
@@ -67,7 +67,7 @@ pub async fn measure(llm: &Llm, slots: usize) -> Result<Parallelism, LlmError> {
     let started = Instant::now();
     ask().await?;
     let alone = started.elapsed();
-    let mut best: Option<Parallelism> = None;
+    let mut best: Option<ServerParallelism> = None;
     for _ in 0..ROUNDS {
         let started = Instant::now();
         let mut calls: FuturesUnordered<_> = (0..slots).map(|_| ask()).collect();
@@ -76,22 +76,22 @@ pub async fn measure(llm: &Llm, slots: usize) -> Result<Parallelism, LlmError> {
             answer?;
             answered.push(started.elapsed());
         }
-        let round = Parallelism::of(alone, &answered);
+        let round = ServerParallelism::of(alone, &answered);
         best = Some(best.filter(|best| best.at_once >= round.at_once).unwrap_or(round));
         if round.is_enough() {
             break;
         }
     }
-    Ok(best.unwrap_or_else(|| Parallelism::of(alone, &[])))
+    Ok(best.unwrap_or_else(|| ServerParallelism::of(alone, &[])))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn of(answered: &[u64]) -> Parallelism {
+    fn of(answered: &[u64]) -> ServerParallelism {
         let answered: Vec<Duration> = answered.iter().map(|ms| Duration::from_millis(*ms)).collect();
-        Parallelism::of(Duration::from_millis(100), &answered)
+        ServerParallelism::of(Duration::from_millis(100), &answered)
     }
 
     #[test]

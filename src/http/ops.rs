@@ -5,9 +5,9 @@ use crate::http::error::ApiError;
 use crate::http::servers;
 use crate::http::state::State;
 use crate::index::{Effort, Index};
-use crate::llm::Llm;
 use crate::metrics::{self, IndexGauges};
 use crate::pipeline::{Bottleneck, Deaths, Stage};
+use crate::router::TmdRouter;
 use crate::threads::Lane;
 use crate::vectorizer::Remote;
 use actix_web::http::StatusCode;
@@ -23,12 +23,11 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
     let postgresql = state.store.ping().await.is_ok();
     let pipeline = state.pipeline.health();
     let (index, questions) = (state.index.status(), state.questions.status());
-    let llm_missing = info.llm_required && state.llm.as_ref().is_some_and(Llm::is_resting);
+    let no_codes = state.no_codes().is_some();
     let server = state.vectorizer.server();
     let embeds_not = server.and_then(Remote::problem);
     let embeds = pipeline.open && embeds_not.is_none();
-    let sound =
-        postgresql && embeds && index.degraded.is_none() && questions.degraded.is_none() && !llm_missing;
+    let sound = postgresql && embeds && index.degraded.is_none() && questions.degraded.is_none() && !no_codes;
     HttpResponse::Ok().json(json!({
         "status": if sound { "healthy" } else { "degraded" },
         "postgresql": postgresql, "faiss": index_answers(&state).await, "gtr_t5_api": embeds,
@@ -47,6 +46,7 @@ pub async fn health(state: web::Data<State>) -> HttpResponse {
         "tmd": {"backend": info.tmd_backend, "source": state.tmd_source()},
         "cpesh": {"enabled": info.cpesh},
         "llm": state.llm.as_ref().map(servers::of_llm),
+        "router": state.router.as_ref().map(|router| router.servers().iter().map(servers::one).collect::<Vec<_>>()),
         // Fields of the old embedding service, whose `model` was a name: here it is an object.
         "encoder": info.model.name, "dimension": info.model.dims, "device": info.device,
         "embedding": {
@@ -88,7 +88,7 @@ async fn index_answers(state: &State) -> bool {
 /// Whether a source of codes answers: the local classifier, or the language model where no other source may give codes.
 async fn codes_answer(state: &State) -> bool {
     if state.info.llm_required {
-        return state.llm.as_ref().is_some_and(|llm| !llm.is_resting());
+        return (state.llm.is_some() || state.router.is_some()) && state.no_codes().is_none();
     }
     let classify = state.searcher.classifier.run(Lane::Express, |classifier| classifier.classify("health"));
     matches!(timeout(ANSWERS_WITHIN, classify).await, Ok(Ok(_)))
@@ -134,9 +134,7 @@ pub async fn ready(state: web::Data<State>) -> HttpResponse {
         None if !pipeline.open => reasons.push("the pipeline is starting".to_owned()),
         None => {}
     }
-    if let Some(llm) = state.llm.as_ref().filter(|llm| state.info.llm_required && llm.is_resting()) {
-        reasons.push(format!("chunks without codes are rejected: the LLM at {} is failing", llm.endpoint()));
-    }
+    reasons.extend(state.no_codes());
     reasons.extend(state.vectorizer.server().and_then(Remote::problem));
     let degraded = [&state.index, &state.questions].into_iter().filter_map(|index| index.status().degraded);
     for why in degraded {
@@ -168,6 +166,9 @@ pub async fn metrics(state: web::Data<State>) -> HttpResponse {
     }
     if let Some(llm) = &state.llm {
         llm.servers().iter().for_each(|server| metrics::llm_server(&servers::gauges(&server.status)));
+    }
+    for server in state.router.iter().flat_map(TmdRouter::servers) {
+        metrics::llm_server(&servers::gauges(&server));
     }
     for server in state.vectorizer.server().map(Remote::servers).unwrap_or_default() {
         metrics::embed_server(&servers::gauges(&server));

@@ -13,7 +13,7 @@ use crate::metrics;
 use crate::outcome::Outcome;
 use crate::pipeline::{Pipeline, Tagger};
 use crate::retag::Retagger;
-use crate::router::LaneServers;
+use crate::router::{LaneServers, TmdRouter};
 use crate::search::Searcher;
 use crate::store::Store;
 use crate::vectorizer::Vectorizer;
@@ -31,6 +31,8 @@ pub struct State {
     pub vectorizer: Vectorizer,
     /// Gives codes to texts that are not stored.
     pub tagger: Tagger,
+    /// The TMD routers, where they give the codes.
+    pub router: Option<TmdRouter>,
     /// The lanes of the old router.
     pub lanes: LaneServers,
     /// The database of the service.
@@ -64,10 +66,26 @@ pub struct State {
 impl State {
     /// What gives the codes at the moment, for example `llm:llama3.1:8b` or `local:1`.
     pub fn tmd_source(&self) -> String {
-        match self.llm.as_ref().filter(|llm| llm.available()) {
-            Some(llm) => format!("llm:{}", llm.model()),
-            None => self.info.local_source.clone(),
+        match (&self.router, self.llm.as_ref().filter(|llm| llm.available())) {
+            (Some(router), _) => router.name().to_string(),
+            (None, Some(llm)) => format!("llm:{}", llm.model()),
+            (None, None) => self.info.local_source.clone(),
         }
+    }
+
+    /// A sentence while chunks without codes are rejected, because nothing that may give codes answers.
+    pub fn no_codes(&self) -> Option<String> {
+        if !self.info.llm_required {
+            return None;
+        }
+        let failing = match (&self.router, &self.llm) {
+            (Some(router), _) => {
+                router.is_resting().then(|| format!("the TMD router at {}", router.endpoint()))
+            }
+            (None, Some(llm)) => llm.is_resting().then(|| format!("the LLM at {}", llm.endpoint())),
+            (None, None) => None,
+        };
+        failing.map(|failing| format!("chunks without codes are rejected: {failing} is failing"))
     }
 
     /// Both indexes.

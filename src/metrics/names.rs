@@ -38,7 +38,7 @@ metrics! {
     Counter TMD_SOURCE_TOTAL "lnsp_tmd_source_total" ["source", "reason"] "Chunks tagged, by the source of their codes and, where another one comes first, the reason (tmd_source and tmd_failure of the row)";
     Counter TMD_FALLBACK_TOTAL "lnsp_tmd_fallback_total" ["reason"] "Chunks labelled locally because the language model had no answer, by reason";
     Counter CPESH_EXTRACTIONS_TOTAL "lnsp_cpesh_extractions_total" ["outcome"] "Chunks whose CPESH parts the language model was asked for, by outcome: ok, or why there are none";
-    Counter LLM_REQUESTS_TOTAL "lnsp_llm_requests_total" ["backend", "outcome"] "Calls to the servers of the language model (backend: their addresses), by outcome";
+    Counter LLM_REQUESTS_TOTAL "lnsp_llm_requests_total" ["backend", "outcome"] "Calls to the servers of the language model, or to TMD routers (backend: their addresses), by outcome";
     Histogram LLM_REQUEST_DURATION_SECONDS "lnsp_llm_request_duration_seconds" ["backend"] "One call to the language model";
     Counter LLM_RETRIES_TOTAL "lnsp_llm_retries_total" ["reason"] "Second calls for the same chunk, by reason";
     Counter LLM_RETRIES_EXHAUSTED_TOTAL "lnsp_llm_retries_exhausted_total" [] "Failed calls to the language model that were not repeated because the budget of retries was used up";

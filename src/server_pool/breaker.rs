@@ -150,7 +150,8 @@ impl Breaker {
             Circuit::Closed | Circuit::Trial => {
                 let pause = self.open(effect, others, pauses);
                 // One answer may be wrong: whether the server really has not what is needed shows in a probe.
-                Some(if effect == Effect::Unfit { pause.min(pauses.unreachable.first) } else { pause })
+                let unfit = self.standing() == Standing::LeftOut;
+                Some(if unfit { pause.min(pauses.unreachable.first) } else { pause })
             }
         }
     }
@@ -248,7 +249,7 @@ mod tests {
         assert_eq!([true, false].map(|others| count(Effect::Faulty, others)), [10, 10]);
         let mut last = Breaker::default();
         while fail(&mut last, Effect::Unfit, false).is_none() {}
-        assert_eq!(last.standing(), Standing::Resting, "the last server is asked again soon");
+        assert_eq!(last.standing(), Standing::Resting, "the last server is not left out for a minute");
         assert_eq!(Breaker::default().on_probe(Some(Effect::Unreachable), false, &PAUSES), None);
         assert_eq!(probe(&mut Breaker::default(), Some(Effect::Unreachable)), Some(1));
         assert_eq!(fail(&mut Breaker::default(), Effect::Request, true), None);

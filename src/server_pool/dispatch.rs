@@ -25,7 +25,8 @@ pub struct Grant {
     /// The place of the server in the list.
     pub server: usize,
     lane: Lane,
-    mark: CallMark,
+    /// For the limiter; calls of the express lane are not limited by it.
+    mark: Option<CallMark>,
     trial: bool,
 }
 
@@ -94,6 +95,8 @@ pub struct Dispatch {
     /// Which retries are allowed.
     pub budget: RetryBudget,
     pauses: Pauses,
+    /// The moment from which times are counted.
+    began: Instant,
     /// The server that is looked at first: the next one after that of the last call.
     turn: usize,
     /// Calls that wait, in the order in which the queues are served.
@@ -129,6 +132,7 @@ impl Dispatch {
             servers: slots.iter().copied().map(ServerState::new).collect(),
             budget: RetryBudget::new(slots.iter().sum(), now),
             pauses,
+            began: now,
             turn: 0,
             queues: [Lane::Express, Lane::Bulk, Lane::Bulk].map(Queue::of),
         }
@@ -195,11 +199,19 @@ impl Dispatch {
             Lane::Bulk => server.bulk += 1,
             Lane::Express => server.express += 1,
         }
-        Grant { server: place, lane, mark: server.limiter.on_start(server.bulk), trial }
+        let mark = match lane {
+            Lane::Bulk => Some(server.limiter.on_start(server.bulk, self.began.elapsed())),
+            Lane::Express => None,
+        };
+        Grant { server: place, lane, mark, trial }
     }
 
-    fn leave(&mut self, grant: &Grant) {
+    /// Ends a call; the limiter learns how.
+    fn leave(&mut self, grant: &Grant, took: Duration, ending: Ending) {
         let server = &mut self.servers[grant.server];
+        if let Some(mark) = grant.mark {
+            server.limiter.on_end(mark, took, ending, server.bulk, self.began.elapsed());
+        }
         let count = match grant.lane {
             Lane::Bulk => &mut server.bulk,
             Lane::Express => &mut server.express,
@@ -209,7 +221,7 @@ impl Dispatch {
 
     /// A call that ended without a result: it was given up.
     pub fn on_abandoned(&mut self, grant: &Grant) {
-        self.leave(grant);
+        self.leave(grant, Duration::ZERO, Ending::Other);
         self.serve_waiting();
     }
 
@@ -220,10 +232,8 @@ impl Dispatch {
         if back {
             // It may have been started anew with other slots.
             server.limiter = Limiter::new(server.slots);
-        } else if grant.lane == Lane::Bulk {
-            server.limiter.on_end(grant.mark, took, Ending::Answered, server.bulk);
         }
-        self.leave(grant);
+        self.leave(grant, took, if back { Ending::Other } else { Ending::Answered });
         self.serve_waiting();
         back
     }
@@ -235,11 +245,8 @@ impl Dispatch {
         // A call from before the pause says nothing about the server after it.
         let stale = server.breaker.standing() == Standing::Trial && !grant.trial;
         let pause = if stale { None } else { server.breaker.on_failure(effect, others, &self.pauses) };
-        if grant.lane == Lane::Bulk {
-            let ending = if effect == Effect::Overloaded { Ending::Overloaded } else { Ending::Other };
-            server.limiter.on_end(grant.mark, took, ending, server.bulk);
-        }
-        self.leave(grant);
+        let ending = if effect == Effect::Overloaded { Ending::Overloaded } else { Ending::Other };
+        self.leave(grant, took, ending);
         self.serve_waiting();
         pause
     }
@@ -274,7 +281,7 @@ impl Dispatch {
                 if let Some(waiter) = self.queues[at].waiting.remove(place)
                     && let Err(unwanted) = waiter.grant.send(grant)
                 {
-                    self.leave(&unwanted);
+                    self.leave(&unwanted, Duration::ZERO, Ending::Other);
                 }
             }
         }

@@ -3,7 +3,7 @@
 //! The limit begins at the configured slots. A server that has fewer lets the others wait in silence: the round trip
 //! grows with the calls in flight, and the throughput does not. A server whose round trips are long for another reason
 //! loses throughput with every call less. So a long round trip is only a reason to try a lower limit, and the
-//! throughput decides: by Little's law it is the limit divided by the mean round trip, as long as the limit is used.
+//! throughput decides: by Little's law it is the mean number of calls in flight divided by the mean round trip.
 //! Time-outs and refusals (429, 503) lower the limit at once; it goes up again by one per round trip.
 
 use super::window::{Summary, Window};
@@ -17,6 +17,8 @@ const ALPHA: f64 = 0.4;
 const DEVIATIONS: f64 = 2.5;
 /// The least deviation, as a share of the round trip.
 const LEAST_DEVIATION: f64 = 0.1;
+/// The share of the throughput that a lower limit may cost, all steps together.
+const TOLERANCE: f64 = 0.04;
 /// The most windows (or round trips, after refusals) until the next try.
 const LONGEST_WAIT: u32 = 32;
 
@@ -42,10 +44,9 @@ pub struct CallMark {
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Steady,
-    /// A lower limit is tried; `rate` and `mean` are of the limit before.
+    /// A lower limit is tried; `mean` is of the limit before.
     Down {
         from: usize,
-        rate: f64,
         mean: f64,
     },
     /// A higher limit is tried.
@@ -70,6 +71,8 @@ pub struct Limiter {
     fastest: Option<f64>,
     /// The mean round trip that was justified by its throughput.
     accepted: Option<f64>,
+    /// The limit before the first step down, and its throughput: many small steps are measured by it too.
+    reference: Option<(usize, f64)>,
     window: Window,
     phase: Phase,
     /// Steps down may halve the limit until one was too large.
@@ -123,7 +126,8 @@ impl Limiter {
             lone: None,
             fastest: None,
             accepted: None,
-            window: Window::default(),
+            reference: None,
+            window: Window::new(slots),
             phase: Phase::Steady,
             bold: true,
             down: Patience::NONE,
@@ -138,16 +142,29 @@ impl Limiter {
         self.limit
     }
 
-    /// Records the start of a call; `in_flight` counts it.
-    pub fn on_start(&self, in_flight: usize) -> CallMark {
+    /// Records the start of a call; `in_flight` counts it, `now` is the time since any fixed moment.
+    pub fn on_start(&mut self, in_flight: usize, now: Duration) -> CallMark {
+        self.window.in_flight(in_flight, now.as_secs_f64());
         CallMark { epoch: self.epoch, alone: in_flight == 1 }
     }
 
     /// Records the end of a call; `in_flight` still counts it.
-    pub fn on_end(&mut self, mark: CallMark, took: Duration, ending: Ending, in_flight: usize) {
+    pub fn on_end(
+        &mut self,
+        mark: CallMark,
+        took: Duration,
+        ending: Ending,
+        in_flight: usize,
+        now: Duration,
+    ) {
         let full = in_flight >= self.limit;
+        self.window.in_flight(in_flight.saturating_sub(1), now.as_secs_f64());
         if ending == Ending::Answered {
-            self.on_answer(mark, took.as_secs_f64(), full);
+            self.on_answer(mark, took.as_secs_f64());
+        }
+        if in_flight <= 1 && self.limit > 1 {
+            // Idle: the next calls meet no queue. Those of a trial are not enough to judge by.
+            self.window.restart(self.limit);
         }
         if mark.epoch == self.epoch {
             self.on_round(ending, full);
@@ -181,7 +198,7 @@ impl Limiter {
         }
     }
 
-    fn on_answer(&mut self, mark: CallMark, took: f64, full: bool) {
+    fn on_answer(&mut self, mark: CallMark, took: f64) {
         if mark.alone {
             let (mean, deviation) = self.lone.unwrap_or((took, 0.0));
             let deviation = deviation + ALPHA * ((took - mean).abs() - deviation);
@@ -192,56 +209,72 @@ impl Limiter {
             return;
         }
         let step = match self.phase {
-            Phase::Steady => 1.0 - DOWN,
-            Phase::Down { from, .. } => 1.0 - self.limit as f64 / from as f64,
+            Phase::Steady | Phase::Down { .. } => 1.0 - DOWN,
             Phase::Up { from, .. } => self.limit as f64 / from as f64 - 1.0,
         };
-        if let Some(window) = self.window.add(took, full, self.limit, step) {
-            self.fastest = Some(self.fastest.map_or(window.fast, |fastest| fastest.min(window.fast)));
+        let wanted = match self.phase {
+            Phase::Down { .. } => self.wanted(),
+            Phase::Steady | Phase::Up { .. } => None,
+        };
+        let window = self.window.add(took, self.limit, step, wanted);
+        let fast = window.map(|window| window.fast).or_else(|| self.window.leave_out());
+        if let Some(fast) = fast {
+            self.fastest = Some(self.fastest.map_or(fast, |fastest| fastest.min(fast)));
+        }
+        if let Some(window) = window {
             self.judge(&window, step);
         }
     }
 
     fn judge(&mut self, window: &Summary, step: f64) {
-        let rate = self.limit as f64 / window.mean;
         match self.phase {
             // There were not enough calls to judge by.
             Phase::Down { from, .. } | Phase::Up { from, .. } if !window.full => self.go_back(from),
             Phase::Steady if !window.full => {}
-            Phase::Down { rate: before, .. } if rate >= before * (1.0 - step / 3.0) => {
+            Phase::Down { .. } if self.wanted().is_none_or(|wanted| window.rate >= wanted) => {
                 self.ceiling = self.limit;
                 self.down = Patience::NONE;
                 self.phase = Phase::Steady;
-                self.consider(window, rate);
+                self.consider(window);
             }
-            Phase::Down { from, mean, .. } => {
+            Phase::Down { from, mean } => {
+                let large = self.limit < lower(from);
                 self.go_back(from);
-                if self.bold && self.limit > 2 {
+                if large {
                     self.bold = false;
                 } else {
                     self.accepted = Some(mean);
                     self.down.lengthen();
                 }
             }
-            Phase::Up { rate: before, .. } if rate >= before * (1.0 + step / 2.0) => {
+            Phase::Up { rate: before, .. } if window.rate >= before * (1.0 + step / 2.0) => {
                 self.ceiling = self.limit;
+                self.reference = None;
                 self.up = Patience::NONE;
                 self.phase = Phase::Steady;
-                self.consider(window, rate);
+                self.consider(window);
             }
             Phase::Up { from, .. } => {
                 self.go_back(from);
                 self.up.lengthen();
             }
-            Phase::Steady => self.consider(window, rate),
+            Phase::Steady => self.consider(window),
         }
     }
 
+    /// The throughput that a lower limit has to have.
+    fn wanted(&self) -> Option<f64> {
+        self.reference.map(|(_, rate)| rate * (1.0 - TOLERANCE))
+    }
+
     /// Decides what is tried next.
-    fn consider(&mut self, window: &Summary, rate: f64) {
-        let Summary { mean, .. } = *window;
+    fn consider(&mut self, window: &Summary) {
+        let Summary { mean, rate, .. } = *window;
         if self.accepted.is_some_and(|accepted| mean > accepted * (1.0 + DEVIATIONS * LEAST_DEVIATION)) {
-            (self.accepted, self.down) = (None, Patience::NONE);
+            (self.accepted, self.reference, self.down) = (None, None, Patience::NONE);
+        }
+        if self.reference.is_none_or(|(limit, _)| self.limit >= limit) {
+            self.reference = Some((self.limit, rate));
         }
         let (down, up) = (self.down.is_over(), self.up.is_over());
         let (base, deviation) = self.base();
@@ -252,7 +285,7 @@ impl Limiter {
             let lowest = if self.bold { self.limit.div_ceil(2) } else { lower(self.limit) };
             let from = self.limit;
             self.set_limit(working.max(lowest).min(lower(self.limit)).max(1));
-            self.phase = Phase::Down { from, rate, mean };
+            self.phase = Phase::Down { from, mean };
         } else if self.limit == self.ceiling && self.limit < self.slots && up {
             let from = self.limit;
             self.set_limit((self.limit + (self.limit / 10).max(1)).min(self.slots));

@@ -2,18 +2,26 @@
 
 /// The least calls of a window, in limits: bursts of calls that begin and end together then weigh little.
 const LEAST: usize = 4;
-/// The most calls of a window, in limits.
+/// The most calls of a window, in limits; and of one of a low limit.
 const MOST: usize = 40;
+const MOST_CALLS: usize = 400;
 /// Standard errors of the mean that a step has to be larger than.
 const ERRORS: f64 = 5.0;
+/// The share of the limit that has to be in use for a judgement.
+const FULL: f64 = 0.9;
 
-/// Round trips under one limit, in seconds.
-#[derive(Debug, Default)]
+/// Round trips under one limit. Times are seconds.
+#[derive(Debug)]
 pub struct Window {
     took: Vec<f64>,
-    full: usize,
-    /// Calls that are left out first: they met what the limit before had left in the queue.
+    /// Calls that are left out first: they met an empty queue, or what the limit before had left in it.
     skip: usize,
+    /// When the window began: with the first call that counts.
+    began: Option<f64>,
+    /// Calls in flight, and since when.
+    flight: (usize, f64),
+    /// Calls in flight, multiplied by time.
+    load: f64,
 }
 
 /// What a window says.
@@ -23,27 +31,55 @@ pub struct Summary {
     pub mean: f64,
     /// The round trip that a tenth of the calls were faster than.
     pub fast: f64,
-    /// Nearly all calls ended while the limit was in use, so that the mean tells the throughput.
+    /// Calls per second.
+    pub rate: f64,
+    /// The limit was in use nearly all the time, so that a rate belongs to it.
     pub full: bool,
     /// The calls differ so little that the mean tells a step from noise.
     pub clear: bool,
 }
 
 impl Window {
-    /// Begins again after a change to `limit`.
+    /// The window of a server that is idle.
+    pub fn new(limit: usize) -> Window {
+        Window { took: Vec::new(), skip: limit, began: None, flight: (0, 0.0), load: 0.0 }
+    }
+
+    /// Begins again after a change to `limit`, or when the server was idle.
     pub fn restart(&mut self, limit: usize) {
-        *self = Window { took: std::mem::take(&mut self.took), full: 0, skip: limit };
+        (self.skip, self.began, self.load) = (limit, None, 0.0);
         self.took.clear();
     }
 
-    /// Adds a call. Returns the summary once there are enough of them to see a relative `step` of the throughput.
-    pub fn add(&mut self, took: f64, full: bool, limit: usize, step: f64) -> Option<Summary> {
-        if self.skip > 0 {
-            self.skip -= 1;
+    /// Records that so many calls are in flight from now on.
+    pub fn in_flight(&mut self, count: usize, now: f64) {
+        let (before, since) = std::mem::replace(&mut self.flight, (count, now));
+        match self.began {
+            Some(_) => self.load += before as f64 * (now - since).max(0.0),
+            None if self.skip == 0 => self.began = Some(now),
+            None => {}
+        }
+    }
+
+    /// Counts a call among those that are left out. Returns the round trip that a tenth of them were faster than, after
+    /// the last.
+    pub fn leave_out(&mut self) -> Option<f64> {
+        if self.skip == 0 || self.took.len() < self.skip {
             return None;
         }
+        self.took.sort_unstable_by(f64::total_cmp);
+        let fast = self.took.get(self.took.len() / 10).copied();
+        self.restart(0);
+        fast
+    }
+
+    /// Adds a call that ends now. Returns the summary once there are enough of them to see a relative `step` of the
+    /// throughput, or that the throughput is below `wanted`.
+    pub fn add(&mut self, took: f64, limit: usize, step: f64, wanted: Option<f64>) -> Option<Summary> {
         self.took.push(took);
-        self.full += usize::from(full);
+        if self.skip > 0 {
+            return None;
+        }
         // Asked once per round trip: the variance is a sum over all of them.
         if self.took.len() < LEAST * limit || !self.took.len().is_multiple_of(limit) {
             return None;
@@ -51,16 +87,18 @@ impl Window {
         let count = self.took.len() as f64;
         let mean = self.took.iter().sum::<f64>() / count;
         let variance = self.took.iter().map(|took| (took - mean).powi(2)).sum::<f64>() / count;
-        let needed = variance / (mean * mean) * (ERRORS / step.max(0.01)).powi(2);
-        let clear = count >= needed;
-        if !clear && self.took.len() < MOST * limit {
+        let spread = variance.sqrt() / mean;
+        let time = self.flight.1 - self.began?;
+        let flight = if time > 0.0 { self.load / time } else { limit as f64 };
+        let rate = flight / mean;
+        let hopeless = wanted.is_some_and(|wanted| rate * (1.0 + 2.0 * spread / count.sqrt()) < wanted);
+        let clear = hopeless || count >= (spread * ERRORS / step.max(0.01)).powi(2);
+        if !clear && self.took.len() < (MOST * limit).max(MOST_CALLS) {
             return None;
         }
         self.took.sort_unstable_by(f64::total_cmp);
         let fast = self.took.get(self.took.len() / 10).copied().unwrap_or(mean);
-        let full = self.full * 10 >= self.took.len() * 9;
-        self.took.clear();
-        self.full = 0;
-        Some(Summary { mean, fast, full, clear })
+        self.restart(0);
+        Some(Summary { mean, fast, rate, full: flight >= FULL * limit as f64, clear })
     }
 }

@@ -4,7 +4,7 @@ use super::ask::{Ask, Format};
 use super::completion::{CallTimes, Completion, complete};
 use super::fault::Fault;
 use super::options::ThinkingModel;
-use super::state::ServerState;
+use super::state::SimulatedState;
 use super::{ollama, openai};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
@@ -56,7 +56,7 @@ impl Wire {
         }
     }
 
-    fn whole(self, ask: &Ask, answer: &Completion, times: &CallTimes, state: &ServerState) -> Value {
+    fn whole(self, ask: &Ask, answer: &Completion, times: &CallTimes, state: &SimulatedState) -> Value {
         match self {
             Wire::Ollama => ollama::whole(ask, answer, times),
             Wire::OpenAi => openai::whole(ask, answer, state.api()),
@@ -69,7 +69,7 @@ pub async fn answer(
     wire: Wire,
     ask: Ask,
     request: &HttpRequest,
-    state: &ServerState,
+    state: &SimulatedState,
     came: Instant,
 ) -> HttpResponse {
     if !state.has(&ask.model) {

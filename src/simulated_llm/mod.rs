@@ -27,7 +27,7 @@ pub use state::CallCounts;
 
 use actix_web::dev::ServerHandle;
 use fault_schedule::FaultSchedule;
-use state::ServerState;
+use state::SimulatedState;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use std::thread::JoinHandle;
 
 /// A running simulated server; it stops when dropped.
 pub struct SimulatedLlm {
-    state: Arc<ServerState>,
+    state: Arc<SimulatedState>,
     url: String,
     server: ServerHandle,
     thread: Option<JoinHandle<()>>,
@@ -49,7 +49,7 @@ impl SimulatedLlm {
     /// # Errors
     /// The error of the operating system if the thread cannot start or the address cannot be bound.
     pub fn start(options: Options) -> io::Result<SimulatedLlm> {
-        let state = Arc::new(ServerState::new(&options));
+        let state = Arc::new(SimulatedState::new(&options));
         let (started, result) = sync_channel(1);
         let shared = state.clone();
         let thread = std::thread::Builder::new()
@@ -114,7 +114,7 @@ impl Drop for SimulatedLlm {
 /// The handle and address of the started server, or why it did not start.
 type StartResult = io::Result<(ServerHandle, SocketAddr)>;
 
-fn run(options: &Options, state: &Arc<ServerState>, started: &SyncSender<StartResult>) {
+fn run(options: &Options, state: &Arc<SimulatedState>, started: &SyncSender<StartResult>) {
     let system = actix_web::rt::System::new();
     let served = system.block_on(async {
         match server::listen(options, state) {

@@ -5,7 +5,7 @@ use super::call::{self, ClientSocket, Wire};
 use super::ollama::{self, IncomingGenerate, IncomingShow};
 use super::openai::{self, IncomingChat};
 use super::options::{Options, ServerApi};
-use super::state::ServerState;
+use super::state::SimulatedState;
 use actix_web::body::MessageBody;
 use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
 use actix_web::http::{KeepAlive, StatusCode, header};
@@ -30,7 +30,7 @@ const KEEP: Duration = Duration::from_secs(600);
 ///
 /// When a client closes or resets its connection, its call is cancelled, in the queue or in a slot. A client that
 /// vanishes without closing (power loss) is not noticed; its call runs to its end.
-pub fn listen(options: &Options, state: &Arc<ServerState>) -> io::Result<(Server, SocketAddr)> {
+pub fn listen(options: &Options, state: &Arc<SimulatedState>) -> io::Result<(Server, SocketAddr)> {
     let (state, api) = (web::Data::from(state.clone()), options.api);
     let app = move || {
         App::new().app_data(state.clone()).configure(|config| routes(config, api)).wrap(from_fn(authorize))
@@ -85,7 +85,7 @@ async fn authorize(
     };
     let key = request.headers().get(header::AUTHORIZATION).and_then(|key| key.to_str().ok());
     let authorized = request
-        .app_data::<web::Data<ServerState>>()
+        .app_data::<web::Data<SimulatedState>>()
         .is_none_or(|state| wire.is_none() || state.authorizes(key));
     match wire {
         Some(wire) if !authorized => {
@@ -101,12 +101,12 @@ async fn version() -> HttpResponse {
     HttpResponse::Ok().json(serde_json::json!({ "version": "0.0.0-simulated" }))
 }
 
-async fn tags(state: web::Data<ServerState>) -> HttpResponse {
+async fn tags(state: web::Data<SimulatedState>) -> HttpResponse {
     let capabilities = state.capabilities_in_tags().then(|| state.capabilities());
     HttpResponse::Ok().json(ollama::tags(state.models(), capabilities))
 }
 
-async fn show(body: Result<Bytes, actix_web::Error>, state: web::Data<ServerState>) -> HttpResponse {
+async fn show(body: Result<Bytes, actix_web::Error>, state: web::Data<SimulatedState>) -> HttpResponse {
     match read::<IncomingShow>(&body) {
         Err(error) => Wire::Ollama.error(400, &error),
         Ok(request) if !state.has(&request.model) => Wire::Ollama.no_model(&request.model),
@@ -114,18 +114,18 @@ async fn show(body: Result<Bytes, actix_web::Error>, state: web::Data<ServerStat
     }
 }
 
-async fn v1_models(state: web::Data<ServerState>) -> HttpResponse {
+async fn v1_models(state: web::Data<SimulatedState>) -> HttpResponse {
     HttpResponse::Ok().json(openai::models(state.models(), state.api()))
 }
 
-async fn counts(state: web::Data<ServerState>) -> HttpResponse {
+async fn counts(state: web::Data<SimulatedState>) -> HttpResponse {
     HttpResponse::Ok().json(state.counts())
 }
 
 async fn generate(
     request: HttpRequest,
     body: Result<Bytes, actix_web::Error>,
-    state: web::Data<ServerState>,
+    state: web::Data<SimulatedState>,
 ) -> HttpResponse {
     let came = Instant::now();
     note(&body, &state);
@@ -138,7 +138,7 @@ async fn generate(
 async fn chat(
     request: HttpRequest,
     body: Result<Bytes, actix_web::Error>,
-    state: web::Data<ServerState>,
+    state: web::Data<SimulatedState>,
 ) -> HttpResponse {
     let came = Instant::now();
     note(&body, &state);
@@ -159,7 +159,7 @@ async fn chat(
     }
 }
 
-fn note(body: &Result<Bytes, actix_web::Error>, state: &ServerState) {
+fn note(body: &Result<Bytes, actix_web::Error>, state: &SimulatedState) {
     if let Ok(body) = body {
         state.note_request(body);
     }

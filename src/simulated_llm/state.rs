@@ -35,7 +35,7 @@ pub struct CallCounts {
 }
 
 /// The state shared by all calls.
-pub struct ServerState {
+pub struct SimulatedState {
     api: ServerApi,
     thinking: ThinkingModel,
     capabilities_in_tags: bool,
@@ -63,7 +63,7 @@ struct Behaviour {
     schedule: FaultSchedule,
 }
 
-impl ServerState {
+impl SimulatedState {
     pub fn new(options: &Options) -> Self {
         let behaviour = Behaviour {
             latency: options.latency,
@@ -77,7 +77,7 @@ impl ServerState {
             ServerApi::Ollama => with_tag(name),
             _ => name.clone(),
         };
-        ServerState {
+        SimulatedState {
             api: options.api,
             thinking: options.thinking,
             capabilities_in_tags: options.capabilities_in_tags,
@@ -177,7 +177,7 @@ impl ServerState {
         self.set_fault(FaultSchedule::shares(shares, self.seed));
     }
 
-    /// Counts a call through `/v1`, besides [`ServerState::received`].
+    /// Counts a call through `/v1`, besides [`SimulatedState::received`].
     pub fn chatted(&self) {
         add(&self.chats);
     }
@@ -263,8 +263,8 @@ mod tests {
     use super::*;
     use futures_util::FutureExt;
 
-    fn state(slots: usize) -> ServerState {
-        ServerState::new(&Options { slots, models: vec!["a".into(), "b:8b".into()], ..Options::default() })
+    fn state(slots: usize) -> SimulatedState {
+        SimulatedState::new(&Options { slots, models: vec!["a".into(), "b:8b".into()], ..Options::default() })
     }
 
     #[test]

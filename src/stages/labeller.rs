@@ -71,7 +71,7 @@ impl Labeller {
             Ok(answer) => {
                 let tagging = match &chunk.client_tagging {
                     Some(tagging) => tagging.clone(),
-                    None if self.tagger.asks_llm() => self.tagger.tag_by(llm, &answer, chunk).await,
+                    None if self.tagger.takes_llm_codes() => self.tagger.tag_by(llm, &answer, chunk).await,
                     None => self.tagger.tag(chunk).await?,
                 };
                 Ok(Labelled { tagging, extraction: llm.extraction(answer, &chunk.text) })

@@ -7,9 +7,10 @@
 use crate::chunk::{Chunk, Tagging, TmdSource};
 use crate::classifier::{Classification, LocalClassifier};
 use crate::error_code::ErrorCode;
-use crate::llm::{Llm, LlmAnswer, LlmError, Wanted};
+use crate::llm::{Llm, LlmAnswer, Wanted};
 use crate::metrics;
 use crate::rejection::Rejection;
+use crate::router::{RoutedCodes, TmdRouter};
 use crate::threads::{Lane, Progress, Worker, WorkerError};
 use crate::tmd::{Axis, AxisConfidence, Tmd};
 use std::sync::Arc;
@@ -25,6 +26,13 @@ pub enum CodeSource {
         /// The model and its server.
         llm: Llm,
         /// What is done when it has no answer.
+        otherwise: LlmFallback,
+    },
+    /// A TMD router: the one of the old service, or another service of this kind.
+    Router {
+        /// The routers with their servers.
+        router: TmdRouter,
+        /// What is done when none has an answer.
         otherwise: LlmFallback,
     },
 }
@@ -97,12 +105,22 @@ impl Tagger {
 
     /// Whether a language model may be asked, now or later.
     pub fn may_ask_llm(&self) -> bool {
-        matches!(self.source, CodeSource::Llm { .. })
+        matches!(self.source, CodeSource::Llm { .. } | CodeSource::Router { .. })
     }
 
     /// Whether a language model is asked for chunks without codes now. They then take the other inlet of the first
     /// stage.
     pub fn asks_llm(&self) -> bool {
+        match &self.source {
+            CodeSource::Local => false,
+            CodeSource::Llm { llm, .. } => llm.available(),
+            // It asks one in its turn, and takes as long.
+            CodeSource::Router { .. } => true,
+        }
+    }
+
+    /// Whether the codes of a language model's answer are those of a chunk without codes.
+    pub fn takes_llm_codes(&self) -> bool {
         matches!(&self.source, CodeSource::Llm { llm, .. } if llm.available())
     }
 
@@ -146,30 +164,49 @@ impl Tagger {
         T: AsRef<str> + Send + Sync + ?Sized + 'static,
     {
         let started = Instant::now();
-        match &self.source {
-            CodeSource::Llm { llm, otherwise } if llm.available() => {
-                let local = match self.local_first {
-                    LocalFirst::No => None,
-                    // Without its answer the language model is asked for everything.
-                    _ => self.classify(text.clone(), started).await.ok(),
-                };
-                let local = match local {
-                    Some(local) if self.local_first.suffices(local.found.confidence) => {
-                        return Ok(self.settled(local));
-                    }
-                    local => local,
-                };
-                match llm.classify((*text).as_ref(), Wanted::Codes).await {
-                    Ok(answer) => Ok(self.combined(llm, &answer, local)),
-                    Err(error) => match otherwise {
-                        LlmFallback::AskLocally => self.fall_back(text, started, error.kind()).await,
-                        LlmFallback::Reject => Err(unanswered(llm, &error)),
-                    },
+        if !self.asks_llm() {
+            let local = self.classify(text, started).await?;
+            return Ok(local.tagging(|version| TmdSource::Local { version }));
+        }
+        let local = match self.local_first {
+            LocalFirst::No => None,
+            // Without its answer the language model is asked for everything.
+            _ => self.classify(text.clone(), started).await.ok(),
+        };
+        match local {
+            Some(local) if self.local_first.suffices(local.found.confidence) => Ok(self.settled(local)),
+            local => match self.ask((*text).as_ref()).await {
+                Ok(tagging) => Ok(self.combined(tagging, local)),
+                Err(Unanswered { otherwise: LlmFallback::AskLocally, reason, .. }) => {
+                    self.fall_back(text, started, reason).await
                 }
-            }
-            CodeSource::Local | CodeSource::Llm { .. } => {
-                let local = self.classify(text, started).await?;
-                Ok(local.tagging(|version| TmdSource::Local { version }))
+                Err(Unanswered { rejection, .. }) => Err(rejection),
+            },
+        }
+    }
+
+    /// Asks the language model, or the router that asks one.
+    async fn ask(&self, text: &str) -> Result<Tagging, Unanswered> {
+        match &self.source {
+            CodeSource::Llm { llm, otherwise } => match llm.classify(text, Wanted::Codes).await {
+                Ok(answer) => Ok(by_llm(llm, &answer)),
+                Err(error) => {
+                    let what = format!("the LLM at {} {error}", llm.endpoint());
+                    Err(Unanswered::new(*otherwise, error.kind(), &what))
+                }
+            },
+            CodeSource::Router { router, otherwise } => match router.extract(text).await {
+                Ok(RoutedCodes { tmd, took }) => {
+                    let source = TmdSource::Llm { model: router.name().clone() };
+                    Ok(Tagging { tmd, source, confidence: None, took: Some(took) })
+                }
+                Err(error) => {
+                    let what = format!("the TMD router at {} {error}", router.endpoint());
+                    Err(Unanswered::new(*otherwise, error.kind(), &what))
+                }
+            },
+            CodeSource::Local => {
+                Err(Unanswered::new(LlmFallback::AskLocally, "no_model", "there is no language model"))
             }
         }
     }
@@ -177,10 +214,11 @@ impl Tagger {
     /// The codes of a chunk about which the language model was asked for another reason: its own, in the mode `hybrid` as
     /// if it had been asked for the domain.
     pub async fn tag_by(&self, llm: &Llm, answer: &LlmAnswer, chunk: &Arc<Chunk>) -> Tagging {
-        let LocalFirst::Hybrid(_) = self.local_first else { return self.combined(llm, answer, None) };
+        let tagging = by_llm(llm, answer);
+        let LocalFirst::Hybrid(_) = self.local_first else { return tagging };
         match self.classify(chunk.clone(), Instant::now()).await {
             Ok(local) if self.local_first.suffices(local.found.confidence) => self.settled(local),
-            local => self.combined(llm, answer, local.ok()),
+            local => self.combined(tagging, local.ok()),
         }
     }
 
@@ -193,13 +231,10 @@ impl Tagger {
     }
 
     /// The codes of a language model; in the mode `hybrid` its domain, with task and modifier of the local classifier.
-    fn combined(&self, llm: &Llm, answer: &LlmAnswer, local: Option<LocalCodes>) -> Tagging {
+    fn combined(&self, asked: Tagging, local: Option<LocalCodes>) -> Tagging {
         match (self.local_first, local) {
-            (LocalFirst::Hybrid(_), Some(local)) => shared(llm.model(), answer, &local),
-            _ => {
-                let source = TmdSource::Llm { model: llm.model().clone() };
-                Tagging { tmd: answer.tmd, source, confidence: answer.confidence, took: Some(answer.took) }
-            }
+            (LocalFirst::Hybrid(_), Some(local)) => shared(&asked, &local),
+            _ => asked,
         }
     }
 
@@ -242,21 +277,37 @@ impl Tagger {
 }
 
 /// The domain of a language model, with task and modifier of the local classifier.
-fn shared(model: &Arc<str>, answer: &LlmAnswer, local: &LocalCodes) -> Tagging {
-    let mixed = [
-        answer.tmd.code(Axis::Domain),
-        local.found.tmd.code(Axis::Task),
-        local.found.tmd.code(Axis::Modifier),
-    ];
-    // Never out of range: each code comes from a triple.
-    let tmd = Tmd::new(mixed[0], mixed[1], mixed[2]).unwrap_or(answer.tmd);
+fn shared(asked: &Tagging, local: &LocalCodes) -> Tagging {
+    let tmd = local.found.tmd;
+    let codes = [asked.tmd.code(Axis::Domain), tmd.code(Axis::Task), tmd.code(Axis::Modifier)];
     let confidence =
-        answer.confidence.map(|llm| AxisConfidence { domain: llm.domain, ..local.found.confidence });
-    let source = TmdSource::HybridLlm { models: format!("{model} + {}", local.version).into() };
-    Tagging { tmd, source, confidence, took: Some(local.took + answer.took) }
+        asked.confidence.map(|llm| AxisConfidence { domain: llm.domain, ..local.found.confidence });
+    let models = format!("{} + {}", asked.source.model().unwrap_or_default(), local.version).into();
+    Tagging {
+        // Never out of range: each code comes from a triple.
+        tmd: Tmd::new(codes[0], codes[1], codes[2]).unwrap_or(asked.tmd),
+        source: TmdSource::HybridLlm { models },
+        confidence,
+        took: asked.took.map(|took| took + local.took),
+    }
 }
 
-fn unanswered(llm: &Llm, error: &LlmError) -> Rejection {
-    let message = format!("the LLM at {} {error}; send this chunk again", llm.endpoint());
-    Rejection::new(ErrorCode::LlmFailed, message)
+fn by_llm(llm: &Llm, answer: &LlmAnswer) -> Tagging {
+    let source = TmdSource::Llm { model: llm.model().clone() };
+    Tagging { tmd: answer.tmd, source, confidence: answer.confidence, took: Some(answer.took) }
+}
+
+/// That a source other than the classifier has no answer.
+struct Unanswered {
+    otherwise: LlmFallback,
+    /// For rows and metrics: one of a closed set of names.
+    reason: &'static str,
+    rejection: Rejection,
+}
+
+impl Unanswered {
+    fn new(otherwise: LlmFallback, reason: &'static str, what: &str) -> Unanswered {
+        let rejection = Rejection::new(ErrorCode::LlmFailed, format!("{what}; send this chunk again"));
+        Unanswered { otherwise, reason, rejection }
+    }
 }

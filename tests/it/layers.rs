@@ -8,7 +8,7 @@ use std::path::Path;
 /// Pure: no tokio, no actix, no input or output.
 const DOMAIN: [&str; 7] = ["chunk", "error_code", "tmd", "model", "outcome", "quality", "rejection"];
 /// What the outside is reached by.
-const PORTS: [&str; 5] = ["llm", "classifier", "encoder", "store", "index"];
+const PORTS: [&str; 6] = ["llm", "classifier", "encoder", "router", "store", "index"];
 
 /// What each room may import, besides itself: the picture in `src/lib.rs`.
 fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {

@@ -16,12 +16,12 @@ pub struct ConceptCodes<'a> {
     task_code: u8,
     modifier_code: u8,
     #[serde(flatten)]
-    provenance: Provenance,
+    provenance: CodeProvenance,
 }
 
 /// Where codes came from; not in the answers of the old router, whose failures looked like codes.
 #[derive(Debug, Serialize)]
-struct Provenance {
+struct CodeProvenance {
     tmd_source: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     tmd_model: Option<String>,
@@ -74,7 +74,7 @@ impl<'a> ConceptCodes<'a> {
     /// The codes with their provenance.
     pub fn new(concept_text: &'a str, tagging: &Tagging) -> ConceptCodes<'a> {
         let tmd = tagging.tmd;
-        let provenance = Provenance {
+        let provenance = CodeProvenance {
             tmd_source: tagging.source.kind(),
             tmd_model: tagging.source.model().map(str::to_owned),
             tmd_failure: tagging.source.failure().map(str::to_owned),

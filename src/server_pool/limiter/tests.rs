@@ -64,7 +64,8 @@ impl Simulation {
         while self.in_flight < self.limiter.limit() {
             self.in_flight += 1;
             let call = self.calls.len();
-            self.calls.push((self.now, self.limiter.on_start(self.in_flight)));
+            let now = Duration::from_micros(self.now);
+            self.calls.push((self.now, self.limiter.on_start(self.in_flight, now)));
             if self.working.len() < self.server.slots {
                 self.begin(call);
             } else if self.server.refuses {
@@ -79,7 +80,7 @@ impl Simulation {
     fn end(&mut self, call: usize, ending: Ending) {
         let (started, mark) = self.calls[call];
         let took = Duration::from_micros(self.now - started);
-        self.limiter.on_end(mark, took, ending, self.in_flight);
+        self.limiter.on_end(mark, took, ending, self.in_flight, Duration::from_micros(self.now));
         self.in_flight -= 1;
     }
 
@@ -162,6 +163,8 @@ fn honest_round_trips_of_any_kind_cost_no_throughput() {
         ("very long and short texts", Server { spread: 0.9, ..QUICK }),
         ("a shared processor", Server { company: 0.05, ..QUICK }),
         ("a shared processor, texts that differ", Server { company: 0.08, spread: 0.4, ..QUICK }),
+        ("a processor that is nearly full", Server { company: 0.3, ..QUICK }),
+        ("a processor that is nearly full, texts that differ", Server { company: 0.3, spread: 0.3, ..QUICK }),
     ] {
         // A mean, because the texts of a single run can be longer than others by themselves.
         let best = Simulation::unlimited(10, server, 100_000);
@@ -179,7 +182,7 @@ fn a_server_that_becomes_slower_or_smaller_or_larger_is_followed() {
     simulation.server.median_us *= 2.0;
     simulation.answer(400);
     let rate = simulation.answer(2000);
-    assert!(rate > 0.95 * 10.0 / 1.774, "{rate:.2}");
+    assert!(rate > 0.95 * 10.0 / 1.774, "{rate:.2} with longer texts");
     // Another program takes most of the server.
     simulation.server.slots = 3;
     simulation.answer(2000);
@@ -211,18 +214,20 @@ fn a_server_that_refuses_what_it_has_no_slot_for_is_not_pressed() {
 fn a_few_failures_of_many_calls_do_not_lower_the_limit() {
     let mut limiter = Limiter::new(256);
     for n in 0..256 * 20 {
-        let mark = limiter.on_start(256);
+        let now = Duration::from_millis(n * 3);
+        let mark = limiter.on_start(256, now);
         let ending = match n % 50 {
             0 => Ending::Overloaded,
             1..4 => Ending::Other,
             _ => Ending::Answered,
         };
-        limiter.on_end(mark, Duration::from_millis(887), ending, 256);
+        limiter.on_end(mark, Duration::from_millis(887), ending, 256, now);
     }
     assert_eq!(limiter.limit(), 256);
     let mut limiter = Limiter::new(1);
     for _ in 0..100 {
-        limiter.on_end(limiter.on_start(1), Duration::from_secs(1), Ending::Overloaded, 1);
+        let mark = limiter.on_start(1, Duration::ZERO);
+        limiter.on_end(mark, Duration::from_secs(1), Ending::Overloaded, 1, Duration::ZERO);
     }
     assert_eq!(limiter.limit(), 1, "one call is always allowed");
 }
@@ -231,8 +236,9 @@ fn a_few_failures_of_many_calls_do_not_lower_the_limit() {
 fn too_few_calls_to_fill_the_slots_are_no_evidence() {
     let mut limiter = Limiter::new(10);
     for n in 0..1000_u64 {
-        let mark = limiter.on_start(3);
-        limiter.on_end(mark, Duration::from_millis(100 + n), Ending::Answered, 3);
+        let now = Duration::from_millis(n * 50);
+        let mark = limiter.on_start(3, now);
+        limiter.on_end(mark, Duration::from_millis(100 + n), Ending::Answered, 3, now);
     }
     assert_eq!(limiter.limit(), 10);
 }

@@ -1,7 +1,7 @@
 //! The real llama.cpp server with a model of random weights, which `scripts/llm_server` installs. Also used by the bench
 //! of the language model, so it knows nothing of the tests.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -24,23 +24,15 @@ pub fn is_installed() -> bool {
     folder().join(".complete").exists()
 }
 
-/// Whether it is installed. Where it is not, the test says that it is left out, past the capturing of its output.
-pub fn installed(test: &str) -> bool {
-    let there = is_installed();
-    if !there {
-        let notice = format!("\nskipped: {test} (no LLM server is installed; scripts/llm_server)\n");
-        std::io::stdout().write_all(notice.as_bytes()).unwrap();
-    }
-    there
-}
-
 impl LlamaServer {
     /// Starts a server on a free port; returns when it accepts connections. `flags` as in `scripts/llm_server.py serve`.
     pub fn start(flags: &[&str]) -> LlamaServer {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/llm_server.py");
         let mut command = Command::new(folder().join("bin/python"));
         command.arg("-B").arg(script).args(["serve", "--until-stdin-closes"]).args(flags);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // It prints a traceback for each request that it refuses.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim_end().strip_prefix("LLM server ready on ");

@@ -13,6 +13,7 @@ pub mod readers;
 pub mod scripted_embedder;
 pub mod scripted_encoder;
 pub mod scripted_http;
+pub mod scripted_router;
 pub mod scripted_service;
 pub mod source;
 pub mod tcp_server;
