@@ -194,13 +194,16 @@ async fn codes_of_the_client_come_before_all_others() {
 #[actix_web::test]
 async fn a_model_without_an_answer_leads_to_the_classifier_or_to_a_rejection() {
     let llm = model();
-    llm.set_fault(Some((Fault::Error500, 1)));
     for mode in [["--tmd-mode", "hybrid"], ["--tmd-fast-first", "true"]] {
+        llm.set_fault(None);
         let lenient = service(llm.url(), &mode).await;
+        llm.set_fault(Some((Fault::Error500, 1)));
         assert_eq!(tally(&lenient.stream(lines(&unclear())).await), (20, 0, 0));
         assert_eq!(count(&lenient, "tmd_source = 'fallback' AND tmd_model LIKE 'tmd-2+%'").await, 20);
         lenient.stop().await;
+        llm.set_fault(None);
         let strict = service(llm.url(), &[&mode[..], &["--tmd-on-failure", "reject"]].concat()).await;
+        llm.set_fault(Some((Fault::Error500, 1)));
         let answers = strict.stream(lines(&[unclear()[0].clone(), clear()[0].clone()])).await;
         assert_eq!(tally(&answers), (1, 0, 1));
         let rejected: Vec<&Value> = answers.iter().filter(|line| line["status"] == "error").collect();
