@@ -60,6 +60,16 @@ pub async fn code_source(
         OnFailure::Local => LlmFallback::AskLocally,
         OnFailure::Reject => LlmFallback::Reject,
     };
+    match local_first(config) {
+        _ if local => {}
+        LocalFirst::No => {}
+        LocalFirst::WhenSure(least) => report(format!(
+            "✅ The local classifier is asked first: from a confidence of {least} in the domain on, no other source is"
+        )),
+        LocalFirst::Hybrid(least) => report(format!(
+            "✅ Hybrid: the local classifier gives task and modifier, and the domain from a confidence of {least} on"
+        )),
+    }
     let router = match config.tmd_backend {
         TmdBackend::Router => Some(tmd_router(config, otherwise, report).await?),
         _ => None,

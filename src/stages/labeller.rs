@@ -69,7 +69,11 @@ impl Labeller {
         let started = Instant::now();
         match llm.classify(&chunk.text, Wanted::CodesAndCpesh).await {
             Ok(answer) => {
-                let tagging = self.tagger.tag_with(chunk, &answer).await?;
+                let tagging = match &chunk.client_tagging {
+                    Some(tagging) => tagging.clone(),
+                    None if self.tagger.takes_llm_codes() => self.tagger.tag_by(llm, &answer, chunk).await,
+                    None => self.tagger.tag(chunk).await?,
+                };
                 Ok(Labelled { tagging, extraction: llm.extraction(answer, &chunk.text) })
             }
             Err(error) => {
@@ -82,10 +86,8 @@ impl Labeller {
     /// The language model that is asked for the CPESH parts of this chunk. A chunk that comes with the vector of its text
     /// is restored as it was.
     fn extractor_for(&self, chunk: &Chunk) -> Option<&Llm> {
-        let wanted = !chunk.skip_cpesh
-            && chunk.cpesh.is_none()
-            && chunk.restored.is_none()
-            && !matches!(chunk.vector, VectorSource::Given { .. });
+        let wanted =
+            !chunk.skip_cpesh && chunk.cpesh.is_none() && !matches!(chunk.vector, VectorSource::Given { .. });
         self.extractor.as_ref().filter(|llm| wanted && llm.available())
     }
 }

@@ -7,10 +7,10 @@
 use crate::chunk::{Chunk, Tagging, TmdSource};
 use crate::classifier::{Classification, LocalClassifier};
 use crate::error_code::ErrorCode;
-use crate::llm::{Llm, LlmAnswer, LlmError, Wanted};
+use crate::llm::{Llm, LlmAnswer, Wanted};
 use crate::metrics;
 use crate::rejection::Rejection;
-use crate::router::{RoutedCodes, RouterError, TmdRouter};
+use crate::router::{RoutedCodes, TmdRouter};
 use crate::threads::{Lane, Progress, Worker, WorkerError};
 use crate::tmd::{Axis, AxisConfidence, Tmd};
 use std::sync::Arc;
@@ -84,30 +84,6 @@ impl LocalCodes {
     }
 }
 
-/// What the local classifier has decided before a language model is asked.
-enum Local {
-    Nothing,
-    /// All codes.
-    Decided(Tagging),
-    /// All but the domain.
-    TaskAndModifier(LocalCodes),
-}
-
-impl Local {
-    /// The codes, with those of a language model where nothing is decided.
-    fn beside(self, model: &Arc<str>, answer: &LlmAnswer) -> Tagging {
-        match self {
-            Local::Decided(tagging) => tagging,
-            Local::TaskAndModifier(local) => shared(model, answer, &local),
-            Local::Nothing => {
-                let source = TmdSource::Llm { model: model.clone() };
-                let (confidence, took) = (answer.confidence, Some(answer.took));
-                Tagging { tmd: answer.tmd, source, confidence, took }
-            }
-        }
-    }
-}
-
 /// Gives codes. A handle, cheap to clone; it outlives the generations of the stages.
 #[derive(Clone)]
 pub struct Tagger {
@@ -143,6 +119,11 @@ impl Tagger {
         }
     }
 
+    /// Whether the codes of a language model's answer are those of a chunk without codes.
+    pub fn takes_llm_codes(&self) -> bool {
+        matches!(&self.source, CodeSource::Llm { llm, .. } if llm.available())
+    }
+
     /// Whether a language model is asked for the codes of this chunk now: not if the client gave them, nor if the local
     /// classifier is sure enough of them.
     pub async fn needs_llm(&self, chunk: &Arc<Chunk>) -> bool {
@@ -173,44 +154,6 @@ impl Tagger {
         }
     }
 
-    /// As [`Self::tag`], for a chunk about which a language model has been asked already: its codes are taken where it
-    /// would be asked for them.
-    ///
-    /// # Errors
-    /// As [`Self::tag_text`].
-    pub async fn tag_with(&self, chunk: &Arc<Chunk>, answer: &LlmAnswer) -> Result<Tagging, Rejection> {
-        match (&chunk.client_tagging, &self.source) {
-            (None, CodeSource::Llm { llm, .. }) if llm.available() => {
-                Ok(match self.local_codes(chunk, Instant::now()).await {
-                    Local::Decided(tagging) => tagging,
-                    local => local.beside(llm.model(), answer),
-                })
-            }
-            _ => self.tag(chunk).await,
-        }
-    }
-
-    /// The part of the local classifier where a language model can be asked.
-    async fn local_codes<T>(&self, text: &Arc<T>, started: Instant) -> Local
-    where
-        T: AsRef<str> + Send + Sync + ?Sized + 'static,
-    {
-        if self.local_first == LocalFirst::No {
-            return Local::Nothing;
-        }
-        // Without its answer the language model is asked for everything.
-        let Ok(local) = self.classify(text.clone(), started).await else { return Local::Nothing };
-        let sure = self.local_first.suffices(local.found.confidence);
-        match self.local_first {
-            LocalFirst::Hybrid(_) if sure => {
-                Local::Decided(local.tagging(|version| TmdSource::HybridLocal { version }))
-            }
-            LocalFirst::Hybrid(_) => Local::TaskAndModifier(local),
-            _ if sure => Local::Decided(local.tagging(|version| TmdSource::FastFirst { version })),
-            _ => Local::Nothing,
-        }
-    }
-
     /// The codes of a text: an `Arc<Chunk>` or an `Arc<str>`.
     ///
     /// # Errors
@@ -221,34 +164,77 @@ impl Tagger {
         T: AsRef<str> + Send + Sync + ?Sized + 'static,
     {
         let started = Instant::now();
-        match &self.source {
-            CodeSource::Llm { llm, otherwise } if llm.available() => {
-                let local = match self.local_codes(&text, started).await {
-                    Local::Decided(tagging) => return Ok(tagging),
-                    local => local,
-                };
-                match llm.classify((*text).as_ref(), Wanted::Codes).await {
-                    Ok(answer) => Ok(local.beside(llm.model(), &answer)),
-                    Err(error) => match otherwise {
-                        LlmFallback::AskLocally => self.fall_back(text, started, error.kind()).await,
-                        LlmFallback::Reject => Err(unanswered(llm, &error)),
-                    },
+        if !self.asks_llm() {
+            let local = self.classify(text, started).await?;
+            return Ok(local.tagging(|version| TmdSource::Local { version }));
+        }
+        let local = match self.local_first {
+            LocalFirst::No => None,
+            // Without its answer the language model is asked for everything.
+            _ => self.classify(text.clone(), started).await.ok(),
+        };
+        match local {
+            Some(local) if self.local_first.suffices(local.found.confidence) => Ok(self.settled(local)),
+            local => match self.ask((*text).as_ref()).await {
+                Ok(tagging) => Ok(self.combined(tagging, local)),
+                Err(Unanswered { otherwise: LlmFallback::AskLocally, reason, .. }) => {
+                    self.fall_back(text, started, reason).await
                 }
-            }
-            CodeSource::Router { router, otherwise } => match router.extract((*text).as_ref()).await {
+                Err(Unanswered { rejection, .. }) => Err(rejection),
+            },
+        }
+    }
+
+    /// Asks the language model, or the router that asks one.
+    async fn ask(&self, text: &str) -> Result<Tagging, Unanswered> {
+        match &self.source {
+            CodeSource::Llm { llm, otherwise } => match llm.classify(text, Wanted::Codes).await {
+                Ok(answer) => Ok(by_llm(llm, &answer)),
+                Err(error) => {
+                    let what = format!("the LLM at {} {error}", llm.endpoint());
+                    Err(Unanswered::new(*otherwise, error.kind(), &what))
+                }
+            },
+            CodeSource::Router { router, otherwise } => match router.extract(text).await {
                 Ok(RoutedCodes { tmd, took }) => {
                     let source = TmdSource::Llm { model: router.name().clone() };
                     Ok(Tagging { tmd, source, confidence: None, took: Some(took) })
                 }
-                Err(error) => match otherwise {
-                    LlmFallback::AskLocally => self.fall_back(text, started, error.kind()).await,
-                    LlmFallback::Reject => Err(unrouted(router, &error)),
-                },
+                Err(error) => {
+                    let what = format!("the TMD router at {} {error}", router.endpoint());
+                    Err(Unanswered::new(*otherwise, error.kind(), &what))
+                }
             },
-            CodeSource::Local | CodeSource::Llm { .. } => {
-                let local = self.classify(text, started).await?;
-                Ok(local.tagging(|version| TmdSource::Local { version }))
+            CodeSource::Local => {
+                Err(Unanswered::new(LlmFallback::AskLocally, "no_model", "there is no language model"))
             }
+        }
+    }
+
+    /// The codes of a chunk about which the language model was asked for another reason: its own, in the mode `hybrid` as
+    /// if it had been asked for the domain.
+    pub async fn tag_by(&self, llm: &Llm, answer: &LlmAnswer, chunk: &Arc<Chunk>) -> Tagging {
+        let tagging = by_llm(llm, answer);
+        let LocalFirst::Hybrid(_) = self.local_first else { return tagging };
+        match self.classify(chunk.clone(), Instant::now()).await {
+            Ok(local) if self.local_first.suffices(local.found.confidence) => self.settled(local),
+            local => self.combined(tagging, local.ok()),
+        }
+    }
+
+    /// The codes of the local classifier, which was sure.
+    fn settled(&self, local: LocalCodes) -> Tagging {
+        local.tagging(match self.local_first {
+            LocalFirst::Hybrid(_) => |version| TmdSource::HybridLocal { version },
+            LocalFirst::No | LocalFirst::WhenSure(_) => |version| TmdSource::FastFirst { version },
+        })
+    }
+
+    /// The codes of a language model; in the mode `hybrid` its domain, with task and modifier of the local classifier.
+    fn combined(&self, asked: Tagging, local: Option<LocalCodes>) -> Tagging {
+        match (self.local_first, local) {
+            (LocalFirst::Hybrid(_), Some(local)) => shared(&asked, &local),
+            _ => asked,
         }
     }
 
@@ -290,27 +276,38 @@ impl Tagger {
     }
 }
 
-fn unrouted(router: &TmdRouter, error: &RouterError) -> Rejection {
-    let message = format!("the TMD router at {} {error}; send this chunk again", router.endpoint());
-    Rejection::new(ErrorCode::LlmFailed, message)
-}
-
 /// The domain of a language model, with task and modifier of the local classifier.
-fn shared(model: &Arc<str>, answer: &LlmAnswer, local: &LocalCodes) -> Tagging {
-    let mixed = [
-        answer.tmd.code(Axis::Domain),
-        local.found.tmd.code(Axis::Task),
-        local.found.tmd.code(Axis::Modifier),
-    ];
-    // Never out of range: each code comes from a triple.
-    let tmd = Tmd::new(mixed[0], mixed[1], mixed[2]).unwrap_or(answer.tmd);
+fn shared(asked: &Tagging, local: &LocalCodes) -> Tagging {
+    let tmd = local.found.tmd;
+    let codes = [asked.tmd.code(Axis::Domain), tmd.code(Axis::Task), tmd.code(Axis::Modifier)];
     let confidence =
-        answer.confidence.map(|llm| AxisConfidence { domain: llm.domain, ..local.found.confidence });
-    let source = TmdSource::HybridLlm { models: format!("{model} + {}", local.version).into() };
-    Tagging { tmd, source, confidence, took: Some(local.took + answer.took) }
+        asked.confidence.map(|llm| AxisConfidence { domain: llm.domain, ..local.found.confidence });
+    let models = format!("{} + {}", asked.source.model().unwrap_or_default(), local.version).into();
+    Tagging {
+        // Never out of range: each code comes from a triple.
+        tmd: Tmd::new(codes[0], codes[1], codes[2]).unwrap_or(asked.tmd),
+        source: TmdSource::HybridLlm { models },
+        confidence,
+        took: asked.took.map(|took| took + local.took),
+    }
 }
 
-fn unanswered(llm: &Llm, error: &LlmError) -> Rejection {
-    let message = format!("the LLM at {} {error}; send this chunk again", llm.endpoint());
-    Rejection::new(ErrorCode::LlmFailed, message)
+fn by_llm(llm: &Llm, answer: &LlmAnswer) -> Tagging {
+    let source = TmdSource::Llm { model: llm.model().clone() };
+    Tagging { tmd: answer.tmd, source, confidence: answer.confidence, took: Some(answer.took) }
+}
+
+/// That a source other than the classifier has no answer.
+struct Unanswered {
+    otherwise: LlmFallback,
+    /// For rows and metrics: one of a closed set of names.
+    reason: &'static str,
+    rejection: Rejection,
+}
+
+impl Unanswered {
+    fn new(otherwise: LlmFallback, reason: &'static str, what: &str) -> Unanswered {
+        let rejection = Rejection::new(ErrorCode::LlmFailed, format!("{what}; send this chunk again"));
+        Unanswered { otherwise, reason, rejection }
+    }
 }
