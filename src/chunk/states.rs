@@ -38,6 +38,12 @@ impl TaggedChunk {
         };
         TaggedChunk { chunk, tagging, extraction, concept }
     }
+
+    /// The chunk with the vector of its concept, or of its text where it has none.
+    #[must_use]
+    pub fn with_concept(self, embedding: Embedding) -> TaggedChunk {
+        TaggedChunk { concept: ConceptVector::Known(embedding), ..self }
+    }
 }
 
 /// A chunk with its codes and its vectors, ready to be written.

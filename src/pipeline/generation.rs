@@ -7,8 +7,8 @@ use crate::chunk::{EmbeddedChunk, TaggedChunk};
 use crate::flow::{Capacity, SlotEvent, Slots, TaskRegistry};
 use crate::metrics;
 use crate::stages::{
-    DeadLetterQueue, Delivery, Died, Embedder, ExitGuard, FaultHook, Inlet, Labeller, NeedsLlm, NeedsNoLlm,
-    Stage, StageContext, TmdExtractor, WriteTools, Writer,
+    DeadLetterQueue, Delivery, Died, EmbedAhead, Embedder, ExitGuard, FaultHook, Inlet, Labeller, NeedsLlm,
+    NeedsNoLlm, Stage, StageContext, TmdExtractor, WriteTools, Writer,
 };
 use crate::threads::Progress;
 use crate::vectorizer::Vectorizer;
@@ -99,8 +99,10 @@ impl Generation {
 
         let tmd_slots = observed_slots(Stage::Tmd.name(), settings.tmd);
         let both = Capacity { items: settings.tmd.items + settings.llm.items, ..settings.tmd };
+        let ahead = (!settings.one_at_a_time).then(|| EmbedAhead::new(tools.embed.clone()));
         let extractor =
-            spawn(both, TmdExtractor::new(tools.labeller.clone(), to_embedder.clone(), context(Stage::Tmd)));
+            TmdExtractor::new(tools.labeller.clone(), ahead, to_embedder.clone(), context(Stage::Tmd));
+        let extractor = spawn(both, extractor);
         let local = Inlet::new(tmd_slots.clone(), extractor.clone().recipient());
         let llm_slots = observed_slots("llm", settings.llm);
         let llm = tools.labeller.may_ask_llm().then(|| Inlet::new(llm_slots.clone(), extractor.recipient()));

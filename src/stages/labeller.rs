@@ -57,6 +57,11 @@ impl Labeller {
         self.extractor_for(chunk).is_some() || self.tagger.needs_llm(chunk).await
     }
 
+    /// Whether the text that is embedded is known before the chunk is labelled, and its vector is not.
+    pub fn keeps_text(&self, chunk: &Chunk) -> bool {
+        self.extractor_for(chunk).is_none() && !matches!(chunk.vector, VectorSource::Given { .. })
+    }
+
     /// Codes and CPESH parts of a chunk. Those that the client gave are taken as they are.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 
 mod context;
 mod dead_letters;
+mod embed_ahead;
 mod embedder;
 mod fault_hook;
 mod known;
@@ -16,6 +17,7 @@ mod writer;
 
 pub use context::{Died, ExitGuard, StageContext};
 pub use dead_letters::{DeadLetterQueue, PendingDeadLetter, dead_letter_queue};
+pub use embed_ahead::EmbedAhead;
 pub use embedder::Embedder;
 pub use fault_hook::{FaultHook, NoFaults};
 pub use known::{KnownVerdict, compare};

@@ -4,6 +4,7 @@
 //! There are two inlets, so that chunks that wait for a language model do not block those that need none.
 
 use super::context::StageContext;
+use super::embed_ahead::EmbedAhead;
 use super::labeller::{Labelled, Labeller};
 use super::stage::{Inlet, Parcel, ROOM, Stage};
 use crate::chunk::{Chunk, TaggedChunk};
@@ -21,22 +22,35 @@ pub struct NeedsLlm(pub Arc<Chunk>);
 /// The actor of the first stage.
 pub struct TmdExtractor {
     labeller: Labeller,
+    /// `None` where one chunk at a time is taken all the way.
+    ahead: Option<EmbedAhead>,
     next: Inlet<TaggedChunk>,
     stage_context: StageContext,
 }
 
 impl TmdExtractor {
-    /// A stage that pushes to `next`.
-    pub fn new(labeller: Labeller, next: Inlet<TaggedChunk>, stage_context: StageContext) -> Self {
-        TmdExtractor { labeller, next, stage_context }
+    /// A stage that pushes to `next`. Where a language model is asked about a chunk and gives no concept, the text is
+    /// embedded `ahead`.
+    pub fn new(
+        labeller: Labeller,
+        ahead: Option<EmbedAhead>,
+        next: Inlet<TaggedChunk>,
+        stage_context: StageContext,
+    ) -> Self {
+        TmdExtractor { labeller, ahead, next, stage_context }
     }
 
-    /// Labels the chunk in a task of its own, and sends the chunk on with them. `source` is what is waited for.
-    fn label(&self, parcel: Parcel<Arc<Chunk>>, source: &'static str) {
+    /// Labels the chunk in a task of its own, and sends it on. `source` is what is waited for.
+    fn label(&self, parcel: Parcel<Arc<Chunk>>, source: &'static str, ahead: Option<EmbedAhead>) {
         let (next, labeller) = (self.next.clone(), self.labeller.clone());
         self.stage_context.run_critical(|task| async move {
             task.inject_faults(std::slice::from_ref(&parcel)).await;
-            match task.wait_for(source, labeller.label(parcel.cargo())).await {
+            let labelling = labeller.label(parcel.cargo());
+            let (labelled, embedding) = match ahead {
+                Some(ahead) => task.wait_for(source, ahead.beside(parcel.cargo(), labelling)).await,
+                None => (task.wait_for(source, labelling).await, None),
+            };
+            match labelled {
                 Ok(labelled) => {
                     if parcel.cargo().client_tagging.is_none() || labelled.extraction.call().is_some() {
                         metrics::stage_busy(Stage::Tmd.name(), labelled.took());
@@ -44,7 +58,10 @@ impl TmdExtractor {
                     let Labelled { tagging, extraction } = labelled;
                     metrics::tagged(tagging.tmd.name(Axis::Domain));
                     metrics::tagged_by(tagging.source.kind(), tagging.source.failure().unwrap_or("none"));
-                    let parcel = parcel.map(|chunk| TaggedChunk::new(chunk, tagging, extraction));
+                    let parcel = parcel.map(|chunk| {
+                        let tagged = TaggedChunk::new(chunk, tagging, extraction);
+                        embedding.into_iter().fold(tagged, TaggedChunk::with_concept)
+                    });
                     task.wait_for(ROOM, next.push(parcel)).await;
                 }
                 Err(rejection) => task.reject(parcel, rejection),
@@ -66,7 +83,7 @@ impl Handler<Parcel<NeedsNoLlm>> for TmdExtractor {
 
     fn handle(&mut self, mut parcel: Parcel<NeedsNoLlm>, _: &mut Context<Self>) {
         self.stage_context.begin_work(&mut parcel);
-        self.label(parcel.map(|NeedsNoLlm(chunk)| chunk), "the classifier");
+        self.label(parcel.map(|NeedsNoLlm(chunk)| chunk), "the classifier", None);
     }
 }
 
@@ -75,6 +92,8 @@ impl Handler<Parcel<NeedsLlm>> for TmdExtractor {
 
     fn handle(&mut self, mut parcel: Parcel<NeedsLlm>, _: &mut Context<Self>) {
         self.stage_context.begin_work(&mut parcel);
-        self.label(parcel.map(|NeedsLlm(chunk)| chunk), "the LLM");
+        let NeedsLlm(chunk) = parcel.cargo();
+        let ahead = self.ahead.clone().filter(|_| self.labeller.keeps_text(chunk));
+        self.label(parcel.map(|NeedsLlm(chunk)| chunk), "the LLM", ahead);
     }
 }
