@@ -45,7 +45,7 @@ pub enum InvalidList {
     /// A server stands in the list twice.
     #[error("each server once (received {endpoint} twice); for more requests at once write {endpoint}*N")]
     Twice {
-        /// The address.
+        /// The address that stands there twice.
         endpoint: Endpoint,
     },
 }

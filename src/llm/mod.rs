@@ -38,7 +38,9 @@ use crate::answer_cache::{AnswerCache, AnswerKey};
 use crate::chunk::Cpesh;
 use crate::flow::Backoff;
 use crate::metrics;
-use crate::server_pool::{CallError, Member, Pauses, Pool, PoolSettings, RetryPolicy, ServerStatus, Turn};
+use crate::server_pool::{
+    CallError, CallPolicy, Member, Pauses, PoolSettings, ServerPool, ServerStatus, Turn,
+};
 use crate::threads::Lane;
 use crate::tmd::{AxisConfidence, Tmd};
 use dialect::Attempt;
@@ -51,7 +53,7 @@ use stored_answer::{decode, encode};
 
 /// A call is repeated once. The pause before the same server is asked again is long enough for Ollama to restart a model
 /// runner that has crashed.
-const RETRY: RetryPolicy = RetryPolicy {
+const RETRY: CallPolicy = CallPolicy {
     repeats: 1,
     backoff: Backoff { first: Duration::from_millis(250), ceiling: Duration::from_millis(250) },
     waits: false,
@@ -79,7 +81,7 @@ pub struct Llm(Arc<LlmInner>);
 struct LlmInner {
     model: Arc<str>,
     endpoint: Arc<str>,
-    pool: Pool<LlmServer>,
+    pool: ServerPool<LlmServer>,
     flights: Flights<Result<LlmAnswer, LlmError>>,
     /// Answers that were given before, where they are kept.
     known: Option<AnswerCache>,
@@ -107,7 +109,7 @@ impl LlmInner {
             CallPriority::Ingest => Turn::InOrder,
             CallPriority::Background => Turn::Last,
         };
-        let (policy, mut started) = (RetryPolicy { turn, ..RETRY }, None);
+        let (policy, mut started) = (CallPolicy { turn, ..RETRY }, None);
         let Question { text, wanted } = question;
         let asked = self.pool.call(Lane::Bulk, policy, &[], |server, before| {
             started.get_or_insert_with(Instant::now);
@@ -188,7 +190,7 @@ impl Llm {
         let members = servers.iter().map(member).collect::<Result<Vec<_>, LlmError>>()?;
         let endpoints: Vec<&str> = members.iter().map(|member| &*member.endpoint).collect();
         let endpoint = endpoints.join(", ").into();
-        let pool = Pool::new(
+        let pool = ServerPool::new(
             members,
             PoolSettings {
                 what: "the LLM",

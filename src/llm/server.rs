@@ -8,7 +8,7 @@ use super::settings::LlmSettings;
 use super::{Labels, Wanted};
 use crate::answer_cache::AnswerKey;
 use crate::metrics;
-use crate::server_pool::{Again, Effect, PooledClient, ServerFault};
+use crate::server_pool::{Effect, PooledClient, Repeatable, ServerFault};
 use crate::threads::lock;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -122,8 +122,8 @@ impl ServerFault for LlmError {
         }
     }
 
-    fn again(&self) -> Again {
-        if self.is_transient() { Again::Often } else { Again::Never }
+    fn again(&self) -> Repeatable {
+        if self.is_transient() { Repeatable::Often } else { Repeatable::Never }
     }
 
     fn kind(&self) -> &'static str {

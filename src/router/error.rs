@@ -1,6 +1,6 @@
 //! The errors of calls to a TMD router. Each message completes a sentence that begins with "the TMD router at ...".
 
-use crate::server_pool::{Again, Effect, ServerFault};
+use crate::server_pool::{Effect, Repeatable, ServerFault};
 use crate::tmd::CodeOutOfRange;
 use std::time::Duration;
 
@@ -98,12 +98,14 @@ impl ServerFault for RouterError {
         }
     }
 
-    fn again(&self) -> Again {
+    fn again(&self) -> Repeatable {
         match self {
-            RouterError::Connect { .. } | RouterError::Status { status: 429 | 500.., .. } => Again::Often,
+            RouterError::Connect { .. } | RouterError::Status { status: 429 | 500.., .. } => {
+                Repeatable::Often
+            }
             // Another router may have another model. The same one asks its model with temperature 0, and would say the
             // same.
-            _ => Again::Never,
+            _ => Repeatable::Never,
         }
     }
 

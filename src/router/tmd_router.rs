@@ -4,14 +4,16 @@ use super::client::{RouterClient, RouterSettings};
 use super::error::RouterError;
 use crate::flow::Backoff;
 use crate::metrics;
-use crate::server_pool::{CallError, Member, Pauses, Pool, PoolSettings, RetryPolicy, ServerStatus, Turn};
+use crate::server_pool::{
+    CallError, CallPolicy, Member, Pauses, PoolSettings, ServerPool, ServerStatus, Turn,
+};
 use crate::threads::Lane;
 use crate::tmd::Tmd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A call is repeated once, at once by another router, after a pause by the same one.
-const RETRY: RetryPolicy = RetryPolicy {
+const RETRY: CallPolicy = CallPolicy {
     repeats: 1,
     backoff: Backoff { first: Duration::from_millis(250), ceiling: Duration::from_millis(250) },
     waits: false,
@@ -30,7 +32,7 @@ pub struct RoutedCodes {
 /// A handle to the routers; cheap to clone.
 #[derive(Clone)]
 pub struct TmdRouter {
-    pool: Pool<RouterClient>,
+    pool: ServerPool<RouterClient>,
     endpoint: Arc<str>,
     name: Arc<str>,
 }
@@ -55,7 +57,7 @@ impl TmdRouter {
             count_retry: metrics::llm_retry,
             count_exhausted: metrics::llm_retries_exhausted,
         };
-        let pool = Pool::new(members, settings);
+        let pool = ServerPool::new(members, settings);
         Ok(TmdRouter { pool, endpoint, name: format!("router:{names}").into() })
     }
 

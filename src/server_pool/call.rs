@@ -3,7 +3,7 @@
 
 use super::breaker::Effect;
 use super::dispatch::Turn;
-use super::pool::{Again, Lease, NoServer, Pool, PooledClient, ServerFault};
+use super::pool::{Lease, NoServer, PooledClient, Repeatable, ServerFault, ServerPool};
 use super::retry_budget::with_jitter;
 use crate::flow::Backoff;
 use crate::threads::Lane;
@@ -16,7 +16,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(15);
 
 /// How often a call is repeated.
 #[derive(Debug, Clone, Copy)]
-pub struct RetryPolicy {
+pub struct CallPolicy {
     /// The most repetitions, by any server. A server that could not be reached, or has not the model, has done no work:
     /// going on from it to the next one does not count.
     pub repeats: u32,
@@ -37,7 +37,7 @@ pub enum CallError<E> {
     Server {
         /// The address of the server.
         endpoint: Arc<str>,
-        /// The error.
+        /// The error of that attempt.
         error: E,
     },
 }
@@ -53,13 +53,13 @@ enum Next {
 
 /// The attempts of one call.
 struct Attempts {
-    policy: RetryPolicy,
+    policy: CallPolicy,
     tried: Vec<usize>,
     repeats: u32,
     slow: u32,
 }
 
-impl<C: PooledClient> Pool<C> {
+impl<C: PooledClient> ServerPool<C> {
     /// Calls `ask` with the client of a server and the number of earlier attempts, until it succeeds or is not to be
     /// repeated. Waits in line for a server with room. The servers `failed` are asked only where no other is used.
     ///
@@ -68,7 +68,7 @@ impl<C: PooledClient> Pool<C> {
     pub async fn call<T, F>(
         &self,
         lane: Lane,
-        policy: RetryPolicy,
+        policy: CallPolicy,
         failed: &[Arc<str>],
         mut ask: impl FnMut(Arc<C>, u32) -> F,
     ) -> Result<T, CallError<C::Error>>
@@ -159,10 +159,10 @@ impl Attempts {
         pause
     }
 
-    fn after<C: PooledClient>(&mut self, pool: &Pool<C>, server: usize, error: &C::Error) -> Next {
+    fn after<C: PooledClient>(&mut self, pool: &ServerPool<C>, server: usize, error: &C::Error) -> Next {
         let (effect, again) = (error.effect(), error.again());
-        self.slow += u32::from(again == Again::Once);
-        if (effect == Effect::Request && again == Again::Never) || self.slow > 1 {
+        self.slow += u32::from(again == Repeatable::Once);
+        if (effect == Effect::Request && again == Repeatable::Never) || self.slow > 1 {
             return Next::GiveUp;
         }
         self.tried.push(server);
@@ -172,7 +172,7 @@ impl Attempts {
         if elsewhere && idle {
             return Next::Elsewhere;
         }
-        if self.repeats >= self.policy.repeats || (!elsewhere && again == Again::Never) {
+        if self.repeats >= self.policy.repeats || (!elsewhere && again == Repeatable::Never) {
             return Next::GiveUp;
         }
         // A server that cannot be reached gets no load from a retry.

@@ -2,7 +2,7 @@
 //! makes no calls.
 
 use super::breaker::{Breaker, Effect, Pauses, Standing};
-use super::limiter::{CallMark, Ending, Limiter};
+use super::limiter::{CallEnding, CallMark, Limiter};
 use super::retry_budget::RetryBudget;
 use crate::threads::Lane;
 use std::collections::VecDeque;
@@ -39,7 +39,7 @@ pub struct Waiter {
 
 /// What is known of one server.
 #[derive(Debug)]
-pub struct ServerState {
+pub struct ServerRecord {
     /// The requests that it takes at once, as configured.
     pub slots: usize,
     /// Whether it is used.
@@ -54,9 +54,9 @@ pub struct ServerState {
     express: usize,
 }
 
-impl ServerState {
-    fn new(slots: usize) -> ServerState {
-        ServerState {
+impl ServerRecord {
+    fn new(slots: usize) -> ServerRecord {
+        ServerRecord {
             slots,
             breaker: Breaker::default(),
             limiter: Limiter::new(slots),
@@ -82,7 +82,7 @@ impl ServerState {
     }
 
     /// Whether it has fewer calls in flight than `other`, each relative to its limit.
-    fn is_freer_than(&self, other: &ServerState) -> bool {
+    fn is_freer_than(&self, other: &ServerRecord) -> bool {
         self.in_flight() * other.limiter.limit() < other.in_flight() * self.limiter.limit()
     }
 }
@@ -91,7 +91,7 @@ impl ServerState {
 #[derive(Debug)]
 pub struct Dispatch {
     /// In the order of the list.
-    pub servers: Vec<ServerState>,
+    pub servers: Vec<ServerRecord>,
     /// Which retries are allowed.
     pub budget: RetryBudget,
     pauses: Pauses,
@@ -129,7 +129,7 @@ impl Dispatch {
     /// Servers with so many slots each.
     pub fn new(slots: &[usize], pauses: Pauses, now: Instant) -> Dispatch {
         Dispatch {
-            servers: slots.iter().copied().map(ServerState::new).collect(),
+            servers: slots.iter().copied().map(ServerRecord::new).collect(),
             budget: RetryBudget::new(slots.iter().sum(), now),
             pauses,
             began: now,
@@ -145,7 +145,7 @@ impl Dispatch {
 
     /// Whether calls are made to a server that is not among `tried`.
     pub fn has_another(&self, tried: &[usize]) -> bool {
-        let usable = |(place, server): (usize, &ServerState)| {
+        let usable = |(place, server): (usize, &ServerRecord)| {
             !tried.contains(&place) && server.breaker.standing().is_usable()
         };
         self.servers.iter().enumerate().any(usable)
@@ -207,7 +207,7 @@ impl Dispatch {
     }
 
     /// Ends a call; the limiter learns how.
-    fn leave(&mut self, grant: &Grant, took: Duration, ending: Ending) {
+    fn leave(&mut self, grant: &Grant, took: Duration, ending: CallEnding) {
         let server = &mut self.servers[grant.server];
         if let Some(mark) = grant.mark {
             server.limiter.on_end(mark, took, ending, server.bulk, self.began.elapsed());
@@ -221,7 +221,7 @@ impl Dispatch {
 
     /// A call that ended without a result: it was given up.
     pub fn on_abandoned(&mut self, grant: &Grant) {
-        self.leave(grant, Duration::ZERO, Ending::Other);
+        self.leave(grant, Duration::ZERO, CallEnding::Other);
         self.serve_waiting();
     }
 
@@ -233,7 +233,7 @@ impl Dispatch {
             // It may have been started anew with other slots.
             server.limiter = Limiter::new(server.slots);
         }
-        self.leave(grant, took, if back { Ending::Other } else { Ending::Answered });
+        self.leave(grant, took, if back { CallEnding::Other } else { CallEnding::Answered });
         self.serve_waiting();
         back
     }
@@ -245,7 +245,7 @@ impl Dispatch {
         // A call from before the pause says nothing about the server after it.
         let stale = server.breaker.standing() == Standing::Trial && !grant.trial;
         let pause = if stale { None } else { server.breaker.on_failure(effect, others, &self.pauses) };
-        let ending = if effect == Effect::Overloaded { Ending::Overloaded } else { Ending::Other };
+        let ending = if effect == Effect::Overloaded { CallEnding::Overloaded } else { CallEnding::Other };
         self.leave(grant, took, ending);
         self.serve_waiting();
         pause
@@ -281,7 +281,7 @@ impl Dispatch {
                 if let Some(waiter) = self.queues[at].waiting.remove(place)
                     && let Err(unwanted) = waiter.grant.send(grant)
                 {
-                    self.leave(&unwanted, Duration::ZERO, Ending::Other);
+                    self.leave(&unwanted, Duration::ZERO, CallEnding::Other);
                 }
             }
         }
@@ -301,7 +301,7 @@ mod tests {
     }
 
     fn shares(pool: &Dispatch) -> Vec<usize> {
-        pool.servers.iter().map(ServerState::in_flight).collect()
+        pool.servers.iter().map(ServerRecord::in_flight).collect()
     }
 
     #[test]

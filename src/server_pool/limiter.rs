@@ -6,7 +6,7 @@
 //! throughput decides: by Little's law it is the mean number of calls in flight divided by the mean round trip.
 //! Time-outs and refusals (429, 503) lower the limit at once; it goes up again by one per round trip.
 
-use super::window::{Summary, Window};
+use super::window::{Window, WindowSummary};
 use std::time::Duration;
 
 /// The factor of a step down.
@@ -24,7 +24,7 @@ const LONGEST_WAIT: u32 = 32;
 
 /// What a call says about the capacity of its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum CallEnding {
     /// It was answered: its round trip counts.
     Answered,
     /// It timed out or was refused: 429, 503.
@@ -153,13 +153,13 @@ impl Limiter {
         &mut self,
         mark: CallMark,
         took: Duration,
-        ending: Ending,
+        ending: CallEnding,
         in_flight: usize,
         now: Duration,
     ) {
         let full = in_flight >= self.limit;
         self.window.in_flight(in_flight.saturating_sub(1), now.as_secs_f64());
-        if ending == Ending::Answered {
+        if ending == CallEnding::Answered {
             self.on_answer(mark, took.as_secs_f64());
         }
         if in_flight <= 1 && self.limit > 1 {
@@ -172,9 +172,9 @@ impl Limiter {
     }
 
     /// Refusals and time-outs of about one round trip: a few of many calls are no evidence.
-    fn on_round(&mut self, ending: Ending, full: bool) {
+    fn on_round(&mut self, ending: CallEnding, full: bool) {
         self.round.ended += 1;
-        self.round.overloaded += usize::from(ending == Ending::Overloaded);
+        self.round.overloaded += usize::from(ending == CallEnding::Overloaded);
         if self.round.overloaded > self.limit / 10 {
             if self.limit > 1 {
                 self.set_limit(lower(self.limit));
@@ -226,7 +226,7 @@ impl Limiter {
         }
     }
 
-    fn judge(&mut self, window: &Summary, step: f64) {
+    fn judge(&mut self, window: &WindowSummary, step: f64) {
         match self.phase {
             // There were not enough calls to judge by.
             Phase::Down { from, .. } | Phase::Up { from, .. } if !window.full => self.go_back(from),
@@ -268,8 +268,8 @@ impl Limiter {
     }
 
     /// Decides what is tried next.
-    fn consider(&mut self, window: &Summary) {
-        let Summary { mean, rate, .. } = *window;
+    fn consider(&mut self, window: &WindowSummary) {
+        let WindowSummary { mean, rate, .. } = *window;
         if self.accepted.is_some_and(|accepted| mean > accepted * (1.0 + DEVIATIONS * LEAST_DEVIATION)) {
             (self.accepted, self.reference, self.down) = (None, None, Patience::NONE);
         }
@@ -313,7 +313,7 @@ impl Limiter {
     }
 }
 
-/// One step down.
+/// The limit one step below.
 fn lower(limit: usize) -> usize {
     ((limit as f64 * DOWN) as usize).clamp(1, limit.saturating_sub(1).max(1))
 }

@@ -1,4 +1,4 @@
-//! [`Pool`]: takes a call to a server that has room, and notes what becomes of it.
+//! [`ServerPool`]: takes a call to a server that has room, and notes what becomes of it.
 
 use super::breaker::{Effect, Pauses, Standing};
 use super::dispatch::{Dispatch, Grant, Turn};
@@ -20,7 +20,7 @@ pub trait ServerFault: fmt::Display + Send + Sync + 'static {
     /// What it says about the server.
     fn effect(&self) -> Effect;
     /// Whether the same server may be asked the same once more.
-    fn again(&self) -> Again;
+    fn again(&self) -> Repeatable;
     /// Its name in metrics, from a closed set.
     fn kind(&self) -> &'static str;
     /// The pause that the server asked for.
@@ -31,7 +31,7 @@ pub trait ServerFault: fmt::Display + Send + Sync + 'static {
 
 /// Whether the same server may be asked the same again after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Again {
+pub enum Repeatable {
     /// It would fail in the same way.
     Never,
     /// Once: more would only add load to a slow server.
@@ -55,7 +55,7 @@ pub struct Member<C> {
     pub endpoint: Arc<str>,
     /// The requests that it takes at once.
     pub slots: usize,
-    /// The client.
+    /// The client of this server.
     pub client: C,
 }
 
@@ -77,16 +77,16 @@ pub struct PoolSettings {
 pub struct NoServer;
 
 /// Servers that do the same work; cheap to clone.
-pub struct Pool<C>(Arc<PoolInner<C>>);
+pub struct ServerPool<C>(Arc<PoolInner<C>>);
 
 struct PoolInner<C> {
     settings: PoolSettings,
-    members: Vec<Place<C>>,
+    members: Vec<MemberState<C>>,
     dispatch: Mutex<Dispatch>,
     tasks: AtomicU64,
 }
 
-struct Place<C> {
+struct MemberState<C> {
     endpoint: Arc<str>,
     client: Arc<C>,
     log: Mutex<LogRate>,
@@ -98,23 +98,23 @@ struct LogRate {
     unlogged: u64,
 }
 
-impl<C> Clone for Pool<C> {
+impl<C> Clone for ServerPool<C> {
     fn clone(&self) -> Self {
-        Pool(self.0.clone())
+        ServerPool(self.0.clone())
     }
 }
 
-impl<C: PooledClient> Pool<C> {
+impl<C: PooledClient> ServerPool<C> {
     /// A pool of these servers, at least one. It makes no call.
-    pub fn new(members: Vec<Member<C>>, settings: PoolSettings) -> Pool<C> {
+    pub fn new(members: Vec<Member<C>>, settings: PoolSettings) -> ServerPool<C> {
         let slots: Vec<usize> = members.iter().map(|member| member.slots).collect();
-        let place = |Member { endpoint, client, .. }: Member<C>| Place {
+        let place = |Member { endpoint, client, .. }: Member<C>| MemberState {
             endpoint,
             client: Arc::new(client),
             log: Mutex::default(),
         };
         let dispatch = Dispatch::new(&slots, settings.pauses, Instant::now());
-        Pool(Arc::new(PoolInner {
+        ServerPool(Arc::new(PoolInner {
             settings,
             members: members.into_iter().map(place).collect(),
             dispatch: Mutex::new(dispatch),
@@ -232,7 +232,7 @@ impl<C: PooledClient> Pool<C> {
     fn mend_probes(&self) {
         let lost: Vec<usize> = {
             let dispatch = self.dispatch();
-            let lost = |state: &super::dispatch::ServerState| {
+            let lost = |state: &super::dispatch::ServerRecord| {
                 !state.breaker.standing().is_usable() && state.probing.is_none()
             };
             (0..dispatch.servers.len()).filter(|place| lost(&dispatch.servers[*place])).collect()
@@ -286,7 +286,7 @@ impl<C: PooledClient> Pool<C> {
 
 /// A call in line. When it is dropped, a grant that came too late goes back.
 struct WaitGuard<'a, C: PooledClient> {
-    pool: &'a Pool<C>,
+    pool: &'a ServerPool<C>,
     receiver: oneshot::Receiver<Grant>,
 }
 
@@ -301,7 +301,7 @@ impl<C: PooledClient> Drop for WaitGuard<'_, C> {
 
 /// Permission for one call. Dropped without a report, the call counts as given up.
 pub(super) struct Lease<C: PooledClient> {
-    pool: Pool<C>,
+    pool: ServerPool<C>,
     grant: Option<Grant>,
     started: Instant,
 }
@@ -312,12 +312,12 @@ impl<C: PooledClient> Lease<C> {
         self.grant.as_ref().map_or(0, |grant| grant.server)
     }
 
-    /// Its client.
+    /// The client of the server.
     pub fn client(&self) -> Arc<C> {
         self.pool.0.members[self.server()].client.clone()
     }
 
-    /// Its address.
+    /// The address of the server.
     pub fn endpoint(&self) -> Arc<str> {
         self.pool.0.members[self.server()].endpoint.clone()
     }
@@ -326,7 +326,7 @@ impl<C: PooledClient> Lease<C> {
     pub fn succeed(mut self) {
         let Some(grant) = self.grant.take() else { return };
         if self.pool.dispatch().on_success(&grant, self.started.elapsed()) {
-            let Pool(inner) = &self.pool;
+            let ServerPool(inner) = &self.pool;
             tracing::info!(
                 "{} at {} answers again",
                 inner.settings.what,
@@ -367,7 +367,7 @@ impl<C: PooledClient> ProbeTask<C> {
                 return;
             };
             let result = client.probe().await;
-            let Some(pool) = self.pool.upgrade().map(Pool) else { return };
+            let Some(pool) = self.pool.upgrade().map(ServerPool) else { return };
             match pool.note_probe(self.place, result.as_ref().err()) {
                 Some(next) => pause = next,
                 None => return,

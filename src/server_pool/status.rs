@@ -1,7 +1,7 @@
 //! The state of one server, for `/health`, metrics and the doctor.
 
 use super::breaker::Standing;
-use super::dispatch::ServerState;
+use super::dispatch::ServerRecord;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub struct ServerStatus {
 }
 
 impl ServerStatus {
-    pub(super) fn of(endpoint: Arc<str>, state: &ServerState) -> ServerStatus {
+    pub(super) fn of(endpoint: Arc<str>, state: &ServerRecord) -> ServerStatus {
         let last = state.last_failure.as_ref();
         ServerStatus {
             endpoint,

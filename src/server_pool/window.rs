@@ -26,7 +26,7 @@ pub struct Window {
 
 /// What a window says.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Summary {
+pub struct WindowSummary {
     /// The mean round trip, in seconds.
     pub mean: f64,
     /// The round trip that a tenth of the calls were faster than.
@@ -75,7 +75,7 @@ impl Window {
 
     /// Adds a call that ends now. Returns the summary once there are enough of them to see a relative `step` of the
     /// throughput, or that the throughput is below `wanted`.
-    pub fn add(&mut self, took: f64, limit: usize, step: f64, wanted: Option<f64>) -> Option<Summary> {
+    pub fn add(&mut self, took: f64, limit: usize, step: f64, wanted: Option<f64>) -> Option<WindowSummary> {
         self.took.push(took);
         if self.skip > 0 {
             return None;
@@ -99,6 +99,6 @@ impl Window {
         self.took.sort_unstable_by(f64::total_cmp);
         let fast = self.took.get(self.took.len() / 10).copied().unwrap_or(mean);
         self.restart(0);
-        Some(Summary { mean, fast, rate, full: flight >= FULL * limit as f64, clear })
+        Some(WindowSummary { mean, fast, rate, full: flight >= FULL * limit as f64, clear })
     }
 }

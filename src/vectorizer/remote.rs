@@ -8,14 +8,16 @@
 
 use super::error::{FailedPass, Suspect, VectorError};
 use super::remote_error::RemoteError;
-use super::remote_server::{RemoteClient, RemoteServer, ServerFacts};
+use super::remote_server::{RemoteClient, RemoteFacts, RemoteServer};
 use crate::encoder::Vector;
 use crate::endpoint::EndpointList;
 use crate::flow::{Backoff, Verdict, retry};
 use crate::metrics;
 use crate::model::ModelIdentity;
 use crate::output::throttled;
-use crate::server_pool::{CallError, Member, Pauses, Pool, PoolSettings, RetryPolicy, ServerStatus, Turn};
+use crate::server_pool::{
+    CallError, CallPolicy, Member, Pauses, PoolSettings, ServerPool, ServerStatus, Turn,
+};
 use crate::threads::Lane;
 use crate::threads::lock;
 use futures_util::future::join_all;
@@ -28,7 +30,7 @@ const FAILURE_MEMORY: Duration = Duration::from_secs(30);
 /// Which embedding servers are called, and the limits of the calls.
 #[derive(Debug, Clone)]
 pub struct RemoteSettings {
-    /// The servers.
+    /// The servers, with their slots.
     pub servers: EndpointList,
     /// The time limit of one request, from sending it to the end of the response.
     pub timeout: Duration,
@@ -62,14 +64,14 @@ pub struct Remote(Arc<RemoteInner>);
 struct RemoteInner {
     settings: RemoteSettings,
     name: Arc<str>,
-    facts: Arc<ServerFacts>,
-    pool: Pool<RemoteServer>,
+    facts: Arc<RemoteFacts>,
+    pool: ServerPool<RemoteServer>,
     /// The last failure since the last success, as a sentence, and when it happened.
     failure: Mutex<Option<(String, Instant)>>,
 }
 
 /// What each server said of itself.
-type Answers = Vec<Result<ServerFacts, RemoteError>>;
+type FactsOfAll = Vec<Result<RemoteFacts, RemoteError>>;
 
 impl Remote {
     /// Asks each server for its identity and one vector. It goes on as soon as one has answered; the others are left
@@ -92,14 +94,14 @@ impl Remote {
             // Not reached: an answer without any is an error.
             return Err(VectorError::Gone);
         };
-        let fits = |answer: Result<ServerFacts, RemoteError>| answer.and_then(|found| found.check(&facts));
+        let fits = |answer: Result<RemoteFacts, RemoteError>| answer.and_then(|found| found.check(&facts));
         let results: Vec<Result<(), RemoteError>> = answers.into_iter().map(fits).collect();
         let member = |(client, slots): (RemoteClient, usize)| Member {
             endpoint: client.endpoint().to_string().into(),
             slots,
             client: RemoteServer { client, wanted: facts.clone() },
         };
-        let pool = Pool::new(
+        let pool = ServerPool::new(
             clients.into_iter().map(member).collect(),
             PoolSettings {
                 what: "the embedding server",
@@ -160,7 +162,7 @@ impl Remote {
             // A client waits and can repeat the search.
             Lane::Express => 1,
         };
-        let policy = RetryPolicy { repeats, backoff: settings.backoff, waits: true, turn: Turn::InOrder };
+        let policy = CallPolicy { repeats, backoff: settings.backoff, waits: true, turn: Turn::InOrder };
         let mut broken = Vec::new();
         loop {
             let asked = pool.call(lane, policy, &broken, |server, _| async move { server.ask(texts).await });
@@ -228,9 +230,9 @@ impl Remote {
 async fn ask_all(
     clients: &[(RemoteClient, usize)],
     settings: &RemoteSettings,
-) -> Result<Answers, VectorError> {
+) -> Result<FactsOfAll, VectorError> {
     let mut repeats = settings.repeats;
-    let classify = |answers: &Answers, before| {
+    let classify = |answers: &FactsOfAll, before| {
         let waited =
             answers.iter().filter_map(|answer| answer.as_ref().err()).find(|error| error.is_transient());
         let Some(error) = waited.filter(|_| before < repeats) else { return Verdict::GiveUp };
@@ -241,7 +243,7 @@ async fn ask_all(
         Verdict::Retry
     };
     let ask = async || {
-        let answers: Answers = join_all(clients.iter().map(|(client, _)| client.facts())).await;
+        let answers: FactsOfAll = join_all(clients.iter().map(|(client, _)| client.facts())).await;
         if answers.iter().any(Result::is_ok) { Ok(answers) } else { Err(answers) }
     };
     retry(settings.backoff, classify, ask).await.map_err(|answers| {

@@ -1,7 +1,7 @@
 //! The errors of calls to an embedding server. Each message completes a sentence that begins with "the embedding server
 //! at ...".
 
-use crate::server_pool::{Again, Effect, ServerFault};
+use crate::server_pool::{Effect, Repeatable, ServerFault};
 use std::time::Duration;
 
 /// Why a request to an embedding server gave no vectors.
@@ -175,11 +175,11 @@ impl ServerFault for RemoteError {
         }
     }
 
-    fn again(&self) -> Again {
+    fn again(&self) -> Repeatable {
         match self {
-            RemoteError::Timeout { .. } => Again::Once,
-            error if error.is_transient() => Again::Often,
-            _ => Again::Never,
+            RemoteError::Timeout { .. } => Repeatable::Once,
+            error if error.is_transient() => Repeatable::Often,
+            _ => Repeatable::Never,
         }
     }
 

@@ -28,7 +28,7 @@ const PROBE: &str = "The quick brown fox jumps over the lazy dog.";
 
 /// What a server says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ServerFacts {
+pub(super) struct RemoteFacts {
     /// The identity of its model. The fingerprint hashes the reported names, because the files are not available.
     pub identity: ModelIdentity,
     /// The name of the encoder in the responses of `/embed`. The old service has another one in those of `/health`.
@@ -49,7 +49,7 @@ pub(super) struct RemoteClient {
 /// One server of the pool, which has to have the model `wanted`.
 pub(super) struct RemoteServer {
     pub client: RemoteClient,
-    pub wanted: Arc<ServerFacts>,
+    pub wanted: Arc<RemoteFacts>,
 }
 
 /// The response of `GET /health`, with the fields of the old service. Another lnsp sends an object as `model`.
@@ -83,7 +83,7 @@ impl RemoteClient {
     }
 
     /// Asks for the identity of the model, and for one vector.
-    pub async fn facts(&self) -> Result<ServerFacts, RemoteError> {
+    pub async fn facts(&self) -> Result<RemoteFacts, RemoteError> {
         let at = self.endpoint.at("/health");
         let health = send("/health", self.http.get(&at), HEALTH_TIMEOUT, RESPONSE_OVERHEAD).await?;
         let health: HealthResponse = parse("/health", &health)?;
@@ -104,7 +104,7 @@ impl RemoteClient {
             vector.map_err(|error| RemoteError::NoVector { problem: error.to_string() })?;
         }
         let device = health.device.as_deref().map_or_else(|| "unknown".to_owned(), beginning);
-        Ok(ServerFacts { identity, encoder, device })
+        Ok(RemoteFacts { identity, encoder, device })
     }
 
     /// One request for the vectors of `texts`.
@@ -119,7 +119,7 @@ impl RemoteClient {
 impl RemoteServer {
     /// One request for the vectors of `texts`, with its duration.
     pub async fn ask(&self, texts: &[&str]) -> Result<(Vec<Vector>, Duration), RemoteError> {
-        let ServerFacts { identity, encoder, .. } = &*self.wanted;
+        let RemoteFacts { identity, encoder, .. } = &*self.wanted;
         let started = Instant::now();
         let answer = self.client.embed(identity.dims, texts).await;
         let vectors = answer.and_then(|answer| vectors(answer, texts.len(), identity, encoder));
@@ -160,12 +160,12 @@ impl PooledClient for RemoteServer {
     }
 }
 
-impl ServerFacts {
+impl RemoteFacts {
     /// Whether this is the model of `wanted`.
     ///
     /// # Errors
     /// [`RemoteError::OtherModel`] with the first property that differs.
-    pub fn check(&self, wanted: &ServerFacts) -> Result<(), RemoteError> {
+    pub fn check(&self, wanted: &RemoteFacts) -> Result<(), RemoteError> {
         let (expected, received) = (&wanted.identity, &self.identity);
         let properties = [
             ("encoder", expected.name.clone(), received.name.clone()),

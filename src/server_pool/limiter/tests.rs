@@ -11,7 +11,7 @@ struct Simulation {
     limiter: Limiter,
     server: Server,
     random: StdRng,
-    /// Microseconds.
+    /// The clock, in microseconds.
     now: u64,
     in_flight: usize,
     /// Calls in a slot: when they end, and their start and mark by number.
@@ -70,14 +70,14 @@ impl Simulation {
                 self.begin(call);
             } else if self.server.refuses {
                 self.refused += 1;
-                self.end(call, Ending::Overloaded);
+                self.end(call, CallEnding::Overloaded);
             } else {
                 self.waiting.push_back(call);
             }
         }
     }
 
-    fn end(&mut self, call: usize, ending: Ending) {
+    fn end(&mut self, call: usize, ending: CallEnding) {
         let (started, mark) = self.calls[call];
         let took = Duration::from_micros(self.now - started);
         self.limiter.on_end(mark, took, ending, self.in_flight, Duration::from_micros(self.now));
@@ -97,7 +97,7 @@ impl Simulation {
             {
                 self.begin(next);
             }
-            self.end(call, Ending::Answered);
+            self.end(call, CallEnding::Answered);
             assert!((1..=self.limiter.slots).contains(&self.limiter.limit()));
             self.fill();
         }
@@ -217,9 +217,9 @@ fn a_few_failures_of_many_calls_do_not_lower_the_limit() {
         let now = Duration::from_millis(n * 3);
         let mark = limiter.on_start(256, now);
         let ending = match n % 50 {
-            0 => Ending::Overloaded,
-            1..4 => Ending::Other,
-            _ => Ending::Answered,
+            0 => CallEnding::Overloaded,
+            1..4 => CallEnding::Other,
+            _ => CallEnding::Answered,
         };
         limiter.on_end(mark, Duration::from_millis(887), ending, 256, now);
     }
@@ -227,7 +227,7 @@ fn a_few_failures_of_many_calls_do_not_lower_the_limit() {
     let mut limiter = Limiter::new(1);
     for _ in 0..100 {
         let mark = limiter.on_start(1, Duration::ZERO);
-        limiter.on_end(mark, Duration::from_secs(1), Ending::Overloaded, 1, Duration::ZERO);
+        limiter.on_end(mark, Duration::from_secs(1), CallEnding::Overloaded, 1, Duration::ZERO);
     }
     assert_eq!(limiter.limit(), 1, "one call is always allowed");
 }
@@ -238,7 +238,7 @@ fn too_few_calls_to_fill_the_slots_are_no_evidence() {
     for n in 0..1000_u64 {
         let now = Duration::from_millis(n * 50);
         let mark = limiter.on_start(3, now);
-        limiter.on_end(mark, Duration::from_millis(100 + n), Ending::Answered, 3, now);
+        limiter.on_end(mark, Duration::from_millis(100 + n), CallEnding::Answered, 3, now);
     }
     assert_eq!(limiter.limit(), 10);
 }

@@ -1,6 +1,6 @@
 //! Pools of scripted servers, with short pauses. What is asserted is counts and states, not times.
 
-use super::super::call::{CallError, RetryPolicy};
+use super::super::call::{CallError, CallPolicy};
 use super::*;
 use crate::flow::Backoff;
 use futures_util::FutureExt;
@@ -11,9 +11,9 @@ const fn always(pause: Duration) -> Backoff {
 }
 
 /// One repetition, after a pause that a test does not see the end of.
-const AT_ONCE: RetryPolicy =
-    RetryPolicy { repeats: 1, backoff: always(Duration::from_secs(3600)), waits: false, turn: Turn::InOrder };
-const PATIENT: RetryPolicy = RetryPolicy { backoff: always(Duration::from_millis(1)), ..AT_ONCE };
+const AT_ONCE: CallPolicy =
+    CallPolicy { repeats: 1, backoff: always(Duration::from_secs(3600)), waits: false, turn: Turn::InOrder };
+const PATIENT: CallPolicy = CallPolicy { backoff: always(Duration::from_millis(1)), ..AT_ONCE };
 const CALL: Duration = Duration::from_millis(3);
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -43,8 +43,8 @@ impl ServerFault for Mood {
         }
     }
 
-    fn again(&self) -> Again {
-        if *self == Mood::LacksTheModel { Again::Never } else { Again::Often }
+    fn again(&self) -> Repeatable {
+        if *self == Mood::LacksTheModel { Repeatable::Never } else { Repeatable::Often }
     }
 
     fn kind(&self) -> &'static str {
@@ -88,7 +88,7 @@ impl PooledClient for Scripted {
     }
 }
 
-fn pool(slots: &[usize]) -> (Pool<Scripted>, Vec<Arc<Scripted>>) {
+fn pool(slots: &[usize]) -> (ServerPool<Scripted>, Vec<Arc<Scripted>>) {
     let member = |(n, slots): (usize, &usize)| Member {
         endpoint: format!("http://server-{n}").into(),
         slots: *slots,
@@ -104,16 +104,16 @@ fn pool(slots: &[usize]) -> (Pool<Scripted>, Vec<Arc<Scripted>>) {
         count_retry: |_| {},
         count_exhausted: || {},
     };
-    let pool = Pool::new(slots.iter().enumerate().map(member).collect(), settings);
+    let pool = ServerPool::new(slots.iter().enumerate().map(member).collect(), settings);
     let clients = pool.clients().map(|(_, client)| client.clone()).collect();
     (pool, clients)
 }
 
-async fn call_with(policy: RetryPolicy, pool: &Pool<Scripted>) -> Result<(), CallError<Mood>> {
+async fn call_with(policy: CallPolicy, pool: &ServerPool<Scripted>) -> Result<(), CallError<Mood>> {
     pool.call(Lane::Bulk, policy, &[], |server, _| async move { server.ask().await }).await
 }
 
-async fn call(pool: &Pool<Scripted>) -> Result<(), CallError<Mood>> {
+async fn call(pool: &ServerPool<Scripted>) -> Result<(), CallError<Mood>> {
     call_with(AT_ONCE, pool).await
 }
 
@@ -121,7 +121,7 @@ fn asked(servers: &[Arc<Scripted>]) -> Vec<usize> {
     servers.iter().map(|server| server.asked.swap(0, Ordering::Relaxed)).collect()
 }
 
-fn standings(pool: &Pool<Scripted>) -> Vec<Standing> {
+fn standings(pool: &ServerPool<Scripted>) -> Vec<Standing> {
     pool.servers().iter().map(|server| server.standing).collect()
 }
 
@@ -137,7 +137,7 @@ async fn until(mut fact: impl FnMut() -> bool) {
 }
 
 /// Makes so many calls, as many at once as there are slots; returns how many failed.
-async fn load(pool: &Pool<Scripted>, calls: usize) -> usize {
+async fn load(pool: &ServerPool<Scripted>, calls: usize) -> usize {
     let (left, slots) = (AtomicUsize::new(calls), pool.servers().iter().map(|server| server.slots).sum());
     let take = |left: usize| left.checked_sub(1);
     let worker = async || {
@@ -151,7 +151,7 @@ async fn load(pool: &Pool<Scripted>, calls: usize) -> usize {
 }
 
 /// Makes calls until `fact` is true; none may fail.
-async fn load_until(pool: &Pool<Scripted>, mut fact: impl FnMut() -> bool) {
+async fn load_until(pool: &ServerPool<Scripted>, mut fact: impl FnMut() -> bool) {
     for _ in 0..10_000 {
         if fact() {
             return;
@@ -204,7 +204,7 @@ async fn the_only_server_is_asked_again_after_a_pause_until_it_rests() {
     while pool.is_usable() {
         assert!(call_with(PATIENT, &pool).await.is_err());
     }
-    let waits = RetryPolicy { repeats: 1000, waits: true, ..PATIENT };
+    let waits = CallPolicy { repeats: 1000, waits: true, ..PATIENT };
     let mut waiting = Box::pin(call_with(waits, &pool));
     assert!(waiting.as_mut().now_or_never().is_none());
     servers[0].set(Mood::Answers);
