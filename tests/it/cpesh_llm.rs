@@ -291,7 +291,12 @@ async fn what_a_model_extracted_is_exported_and_restored_as_what_it_is() {
     send(&first, json!({}), json!({"id": "sea", "text": "The moon moves the sea."})).await;
     let export = async |service: &TestService| {
         let url = format!("{}/export?vectors=true&encoding_format=base64", service.url);
-        crate::support::test_service::client().get(url).send().await.unwrap().text().await.unwrap()
+        let text =
+            crate::support::test_service::client().get(url).send().await.unwrap().text().await.unwrap();
+        // Without the summary.
+        let (lines, summary) = text.trim_end().rsplit_once('\n').unwrap();
+        assert!(summary.contains("\"complete\":true"), "{summary}");
+        lines.to_owned()
     };
     let lines = export(&first).await;
     assert_eq!(lines.lines().count(), 2);
