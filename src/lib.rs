@@ -7,7 +7,7 @@
 //!       http                          knows pipeline, search, vectorizer and wire; not the stages
 //!       /   \
 //!    pipeline  search, deletion,      pipeline builds all stages, in order, in one function
-//!       |     / retag
+//!       |     / retag, extraction
 //!     stages /                        TmdExtractor -> Embedder -> Writer; a stage never knows another
 //!     /   | /
 //!    / vectorizer                     texts to vectors: an encoder on its threads, or another server

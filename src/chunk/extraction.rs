@@ -1,6 +1,5 @@
 //! What became of the CPESH parts of a chunk: not asked for, given by the client, made by a language model, or failed.
 
-use super::Chunk;
 use super::cpesh::Cpesh;
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
@@ -16,7 +15,7 @@ pub enum Extraction {
     ByClient,
     /// A language model extracted them from the text.
     ByLlm {
-        /// The parts.
+        /// The parts that it gave.
         cpesh: Arc<Cpesh>,
         /// The call that gave them.
         call: ExtractionCall,
@@ -106,34 +105,6 @@ impl RestoredExtraction {
 }
 
 impl Extraction {
-    /// Of a chunk for which no language model is asked.
-    pub fn without_llm(chunk: &Chunk) -> Extraction {
-        match (&chunk.restored, &chunk.cpesh) {
-            (Some(restored), _) => restored.clone(),
-            (None, Some(_)) => Extraction::ByClient,
-            (None, None) => Extraction::NotAsked,
-        }
-    }
-
-    /// The parts, if there are any; `chunk` is the one that this belongs to.
-    pub fn parts<'a>(&'a self, chunk: &'a Chunk) -> Option<&'a Cpesh> {
-        match self {
-            Extraction::ByClient => chunk.cpesh.as_ref(),
-            Extraction::ByLlm { cpesh, .. } => Some(cpesh),
-            Extraction::NotAsked | Extraction::Failed { .. } => None,
-        }
-    }
-
-    /// The text that is embedded: the concept where there is one.
-    pub fn embedded_text<'a>(&'a self, chunk: &'a Chunk) -> &'a str {
-        self.parts(chunk).and_then(|parts| parts.concept_text.as_deref()).unwrap_or(&chunk.text)
-    }
-
-    /// The question that gets a vector of its own.
-    pub fn probe<'a>(&'a self, chunk: &'a Chunk) -> Option<&'a str> {
-        self.parts(chunk).and_then(|parts| parts.probe_question.as_deref())
-    }
-
     /// The name in rows: `client` or `llm`; `None` where there is no row.
     pub fn source(&self) -> Option<&'static str> {
         match self {

@@ -1,6 +1,6 @@
 //! The states of a chunk on its way through the stages, after it was checked.
 
-use super::{Chunk, Embedding, Extraction, Tagging, VectorSource};
+use super::{Chunk, Cpesh, Embedding, Extraction, Tagging, VectorSource};
 use std::sync::Arc;
 
 /// The concept vector of a chunk before the embedder.
@@ -59,4 +59,34 @@ pub struct EmbeddedChunk {
     pub embedding: Embedding,
     /// The vector of the question among its CPESH parts. There exactly when it has one.
     pub question: Option<Arc<[f32]>>,
+}
+
+impl Extraction {
+    /// Of a chunk for which no language model is asked.
+    pub fn without_llm(chunk: &Chunk) -> Extraction {
+        match (&chunk.restored, &chunk.cpesh) {
+            (Some(restored), _) => restored.clone(),
+            (None, Some(_)) => Extraction::ByClient,
+            (None, None) => Extraction::NotAsked,
+        }
+    }
+
+    /// The parts, if there are any; `chunk` is the one that this belongs to.
+    pub fn parts<'a>(&'a self, chunk: &'a Chunk) -> Option<&'a Cpesh> {
+        match self {
+            Extraction::ByClient => chunk.cpesh.as_ref(),
+            Extraction::ByLlm { cpesh, .. } => Some(cpesh),
+            Extraction::NotAsked | Extraction::Failed { .. } => None,
+        }
+    }
+
+    /// The text that is embedded: the concept where there is one.
+    pub fn embedded_text<'a>(&'a self, chunk: &'a Chunk) -> &'a str {
+        self.parts(chunk).and_then(|parts| parts.concept_text.as_deref()).unwrap_or(&chunk.text)
+    }
+
+    /// The question that gets a vector of its own.
+    pub fn probe<'a>(&'a self, chunk: &'a Chunk) -> Option<&'a str> {
+        self.parts(chunk).and_then(|parts| parts.probe_question.as_deref())
+    }
 }

@@ -88,7 +88,7 @@ impl State {
         failing.map(|failing| format!("chunks without codes are rejected: {failing} is failing"))
     }
 
-    /// Both indexes.
+    /// The indexes of concepts and of questions.
     pub fn indexes(&self) -> Indexes {
         Indexes { concepts: self.index.clone(), questions: self.questions.clone() }
     }

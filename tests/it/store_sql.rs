@@ -204,7 +204,7 @@ async fn a_question_vector_is_used_where_there_is_one() {
     let (store, model, dsn) = fresh().await;
     store.insert(model, &[plain("a")]).await.unwrap();
     let mut conn = connect(&dsn).await;
-    let question = "INSERT INTO chunk_vectors SELECT item, model_id, 'question', '\\x0000803f' || '\\x000000000000000000000000' FROM chunk_vectors";
+    let question = "INSERT INTO chunk_vectors SELECT item, model_id, 'question', '\\x0000803f000000000000000000000000' FROM chunk_vectors";
     conn.batch_execute(question).await.unwrap();
     assert_eq!(
         floats(&mut conn, "translate(question_vec, '[]', '{}')::real[] AS floats FROM cpe_vectors --").await,

@@ -140,11 +140,18 @@ impl TestService {
         self.database.number("SELECT count(*) FROM chunks").await
     }
 
-    /// Rows and vectors in the database and items in the index, which have to be the same number.
+    /// Rows and concept vectors in the database and items in the index, which have to be the same number. Question
+    /// vectors and the items of their index have to be as many too.
     pub async fn stored(&self) -> u64 {
         let rows = self.rows().await;
-        assert_eq!(self.database.number("SELECT count(*) FROM chunk_vectors").await, rows);
+        let vectors = async |kind: &str| {
+            let sql = format!("SELECT count(*) FROM chunk_vectors WHERE kind = '{kind}'");
+            self.database.number(&sql).await
+        };
+        assert_eq!(vectors("concept").await, rows);
         assert_eq!(i64::try_from(self.state.index.len().unwrap()).unwrap(), rows);
+        let questions = i64::try_from(self.state.questions.len().unwrap()).unwrap();
+        assert_eq!(questions, vectors("question").await);
         rows.unsigned_abs()
     }
 }
