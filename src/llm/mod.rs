@@ -96,10 +96,12 @@ impl LlmInner {
         question: Question<'_>,
     ) -> Result<LlmAnswer, LlmError> {
         let looked = Instant::now();
-        if cache == CacheUse::Use
-            && let Some(labels) = self.known(question).await
-        {
-            return Ok(LlmAnswer::of(labels, looked.elapsed()));
+        if cache == CacheUse::Use && self.known.is_some() {
+            let known = self.known(question).await;
+            metrics::llm_answer_cache(known.is_some());
+            if let Some(labels) = known {
+                return Ok(LlmAnswer::of(labels, looked.elapsed()));
+            }
         }
         let turn = match priority {
             CallPriority::Ingest => Turn::InOrder,
@@ -139,11 +141,9 @@ impl LlmInner {
         }
         for key in keys {
             if let Some(labels) = known.get(key).await.and_then(|bytes| decode(&bytes)) {
-                metrics::llm_answer_cache(true);
                 return Some(labels);
             }
         }
-        metrics::llm_answer_cache(false);
         None
     }
 }
@@ -245,6 +245,11 @@ impl Llm {
     /// while all servers rest, because that is a failure.
     pub fn available(&self) -> bool {
         self.0.found.load(Ordering::Relaxed)
+    }
+
+    /// Whether the answer for a text is known, so that [`Self::classify`] makes no call.
+    pub async fn knows(&self, text: &str, wanted: Wanted) -> bool {
+        self.0.known(Question { text, wanted }).await.is_some()
     }
 
     /// As [`Self::classify_as`], for a chunk that a client waits for.

@@ -116,6 +116,7 @@ async fn a_client_asks_for_codes_and_then_ingests_with_them() {
             (status, &tmd["tmd_source"], &tmd["tmd_model"]),
             (200, &json!("llm"), &json!("llama3.1:8b"))
         );
+        assert_eq!(tmd["cache_hit"], false);
         chunks.push(json!({
             "text": text, "document_id": "wikipedia_1", "sequence_index": n, "episode_id": "wikipedia_1_ep0",
             "domain_code": tmd["domain_code"], "task_code": tmd["task_code"], "modifier_code": tmd["modifier_code"],
@@ -123,6 +124,8 @@ async fn a_client_asks_for_codes_and_then_ingests_with_them() {
         }));
     }
     assert_eq!(asked(), 4);
+    let (_, again) = service.post("/route", json!({"concept_text": TEXTS[0]}).to_string()).await;
+    assert_eq!((&again["cache_hit"], asked()), (&json!(true), 4), "a known text costs no call");
     let body = json!({"chunks": chunks, "dataset_source": "wikipedia_500k"});
     let (status, answer) = service.post("/ingest", body.to_string()).await;
     assert_eq!((status, &answer["successful"], &answer["failed"]), (200, &json!(4), &json!(0)), "{answer}");

@@ -106,10 +106,10 @@ impl LaneFields {
 }
 
 impl<'a> Routed<'a> {
-    /// ConceptCodes and lane of a concept. No answer of the router is kept here, so none is a hit.
-    pub fn new(concept_text: &'a str, tagging: &Tagging, chosen: ChosenLane) -> Routed<'a> {
+    /// Codes and lane of a concept; `cache_hit` says whether they were known.
+    pub fn new(concept_text: &'a str, tagging: &Tagging, chosen: ChosenLane, cache_hit: bool) -> Routed<'a> {
         let lane = LaneFields::new(tagging.tmd, chosen);
-        Routed { codes: ConceptCodes::new(concept_text, tagging), lane, cache_hit: false }
+        Routed { codes: ConceptCodes::new(concept_text, tagging), lane, cache_hit }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::answer::{ConceptCodes, Routed, SelectedLane, Unrouted};
 use super::request::{WireLane, WireRoute, WireRouteBatch};
-use crate::chunk::Tagging;
+use crate::chunk::{Tagging, TmdSource};
 use crate::http::body::RequestBodyGuard;
 use crate::http::error::ApiError;
 use crate::http::limits::{AdmissionRequest, Permit};
@@ -12,6 +12,7 @@ use crate::http::request::{
 };
 use crate::http::settings::Settings;
 use crate::http::state::State;
+use crate::llm::Wanted;
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::{StreamExt, stream};
 use serde::de::DeserializeOwned;
@@ -30,9 +31,10 @@ pub async fn route(
 ) -> Result<HttpResponse, ApiError> {
     let (body, _permit) = read::<WireRoute>(&request, guard, &state, &settings).await?;
     let concept: Arc<str> = body.concept(&state)?.into();
+    let known = is_known(&state, &concept).await;
     let tagging = tag(&state, &concept).await?;
     let lane = state.lanes.choose(tagging.tmd, true).await;
-    Ok(HttpResponse::Ok().json(Routed::new(&concept, &tagging, lane)))
+    Ok(HttpResponse::Ok().json(Routed::new(&concept, &tagging, lane, known && is_by_llm(&tagging))))
 }
 
 /// Handles `POST /extract-tmd`.
@@ -80,6 +82,7 @@ pub async fn select_lane(
 
 /// The answer to one concept of a batch.
 async fn routed(state: &State, concept: Arc<str>) -> Value {
+    let known = is_known(state, &concept).await;
     let tagged = match check_text("concepts", &concept) {
         Ok(()) => tag(state, &concept).await,
         Err(error) => Err(error),
@@ -87,10 +90,22 @@ async fn routed(state: &State, concept: Arc<str>) -> Value {
     match tagged {
         Ok(tagging) => {
             let lane = state.lanes.choose(tagging.tmd, true).await;
-            json!(Routed::new(&concept, &tagging, lane))
+            json!(Routed::new(&concept, &tagging, lane, known && is_by_llm(&tagging)))
         }
         Err(error) => json!(Unrouted::new(&concept, &error)),
     }
+}
+
+/// Whether the language model need not be asked about this text again.
+async fn is_known(state: &State, concept: &str) -> bool {
+    match &state.llm {
+        Some(llm) if state.router.is_none() => llm.knows(concept, Wanted::Codes).await,
+        _ => false,
+    }
+}
+
+fn is_by_llm(tagging: &Tagging) -> bool {
+    matches!(tagging.source, TmdSource::Llm { .. })
 }
 
 async fn tag(state: &State, concept: &Arc<str>) -> Result<Tagging, ApiError> {

@@ -1,4 +1,4 @@
-//! The API of the old TMD router: `POST /route`, `/route/batch`, `/extract-tmd`, `/select-lane`. ConceptCodes come from the
+//! The API of the old TMD router: `POST /route`, `/route/batch`, `/extract-tmd`, `/select-lane`. Codes come from the
 //! same sources, in the same order, as those of ingested chunks.
 
 mod answer;
