@@ -131,7 +131,7 @@ pub fn read(
     let (found, problem) = all_in(own, shape, &mark);
     let told: Vec<Tmd> = all_in(sent(text), shape, &mark).0.iter().map(|answer| answer.tmd).collect();
     let repeats = !found.is_empty()
-        || own.is_empty() && !answer.is_empty()
+        || own.is_empty() && answer.contains(&mark)
         || !own.trim().is_empty() && sent(text).contains(own.trim());
     let mut usable = found.into_iter().filter(|answer| !told.contains(&answer.tmd));
     let Some(first) = usable.next() else {

@@ -9,7 +9,7 @@ use crate::app::llm_settings;
 use crate::classifier::{ArtefactError, LocalClassifier};
 use crate::cli::bench::child::say;
 use crate::config::Config;
-use crate::llm::{AnswerForm, LlmError, LlmSettings, LlmTrial, Wanted};
+use crate::llm::{AnswerForm, LlmError, LlmSettings, LlmTrial, TrialAnswer, Wanted};
 use futures_util::{StreamExt, stream};
 use report::{AgreementReport, Judged};
 use sample::SampleError;
@@ -37,7 +37,11 @@ pub struct Agreement<'a> {
     pub workers: usize,
 }
 
-/// Asks about each text in both forms, now this one first and now that one, so that both meet the same load.
+/// Texts that are asked about in one form before the other, for each call at once.
+const BLOCK: usize = 10;
+
+/// Asks about each text in both forms, in blocks by turns: both meet the same load, and within a block the constant part
+/// of the prompt is in the server's cache, as it is in use.
 pub async fn measure(
     agreement: &Agreement<'_>,
     llm: &BenchLlm,
@@ -54,30 +58,25 @@ pub async fn measure(
     let classifier = LocalClassifier::embedded()?;
     let asked = format!("{} on {} at {}", settings.model, names.server(), settings.endpoint);
     say(&format!("language model: {asked}"));
-    // Both constant parts are in the server's cache before the first call that counts.
-    for trial in [&names, &short] {
-        drop(trial.ask(&texts[0], Wanted::Codes).await);
-    }
-    let judge = async |(at, text): (usize, &String)| {
-        let (names, short) = if at % 2 == 0 {
-            let names = names.ask(text, Wanted::Codes).await;
-            (names, short.ask(text, Wanted::Codes).await)
-        } else {
-            let short = short.ask(text, Wanted::Codes).await;
-            (names.ask(text, Wanted::Codes).await, short)
-        };
-        Judged { names, short, local: classifier.classify(text) }
-    };
-    let mut judging = stream::iter(texts.iter().enumerate().map(judge)).buffer_unordered(agreement.workers);
     let mut judged = Vec::new();
-    while let Some(next) = judging.next().await {
-        judged.push(next);
-        if judged.len().is_multiple_of(100) {
-            say(&format!("{} of {} texts", judged.len(), texts.len()));
+    for (number, block) in texts.chunks(BLOCK * agreement.workers).enumerate() {
+        let (first, second) = if number % 2 == 0 { (&names, &short) } else { (&short, &names) };
+        let first = ask_all(first, block, agreement.workers).await;
+        let second = ask_all(second, block, agreement.workers).await;
+        let (names, short) = if number % 2 == 0 { (first, second) } else { (second, first) };
+        for ((text, names), short) in block.iter().zip(names).zip(short) {
+            judged.push(Judged { names, short, local: classifier.classify(text) });
         }
+        say(&format!("{} of {} texts", judged.len(), texts.len()));
     }
     let asked = if simulated.is_some() { format!("{asked} ({llm})") } else { asked };
     Ok(AgreementReport { asked, workers: agreement.workers, judged })
+}
+
+/// Asks about each text, so many at once; gives the answers in the order of the texts.
+async fn ask_all(trial: &LlmTrial, texts: &[String], workers: usize) -> Vec<Result<TrialAnswer, LlmError>> {
+    let asked = texts.iter().map(async |text| trial.ask(text, Wanted::Codes).await);
+    stream::iter(asked).buffered(workers).collect().await
 }
 
 /// The settings of the first server of the environment, or those of a simulated one.
