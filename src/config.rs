@@ -84,6 +84,27 @@ pub struct Config {
         value_parser = parsed::<AnswerForm>("LNSP_TMD_ANSWER")
     )]
     pub tmd_answer: AnswerForm,
+    /// `full` takes all codes from one source. `hybrid` takes task and modifier from the local classifier, and asks the
+    /// language model for the domain only where the classifier is not sure of it.
+    #[arg(long, env = "LNSP_TMD_MODE", default_value = "full", value_parser = tmd_mode)]
+    pub tmd_mode: TmdMode,
+    /// In the mode `full`: asks the local classifier first, and the language model only where it is not sure.
+    #[arg(
+        long,
+        env = "LNSP_TMD_FAST_FIRST",
+        default_value = "false",
+        action = clap::ArgAction::Set,
+        value_parser = switch("LNSP_TMD_FAST_FIRST")
+    )]
+    pub tmd_fast_first: bool,
+    /// The confidence in the domain from which the local classifier is sure.
+    #[arg(
+        long,
+        env = "LNSP_TMD_FAST_CONF_MIN",
+        default_value = "0.60",
+        value_parser = within::<f32>("LNSP_TMD_FAST_CONF_MIN", "a number", 0.0..=1.0)
+    )]
+    pub tmd_fast_conf_min: f32,
     /// When the language model has no answer for a chunk: `local` asks the local classifier and marks the row,
     /// `reject` rejects the chunk, to be sent again.
     #[arg(long, env = "LNSP_TMD_ON_FAILURE", default_value = "local", value_parser = on_failure)]
@@ -231,6 +252,15 @@ pub enum TmdBackend {
     Router,
 }
 
+/// Which codes the local classifier gives beside a language model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TmdMode {
+    /// None.
+    Full,
+    /// Task and modifier, and the domain where it is sure.
+    Hybrid,
+}
+
 /// What becomes of a chunk for which the language model has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
@@ -306,6 +336,15 @@ fn dialect(value: &str) -> Result<DialectChoice, InvalidSetting> {
     }
     let dialect = value.parse::<Dialect>();
     dialect.map(Some).map_err(|error| InvalidSetting::new("LNSP_LLM_DIALECT", value, error.to_string()))
+}
+
+/// The old service took every other value for `full`; scripts have `heuristic` there.
+fn tmd_mode(value: &str) -> Result<TmdMode, InvalidSetting> {
+    match value.to_ascii_lowercase().as_str() {
+        "full" | "heuristic" => Ok(TmdMode::Full),
+        "hybrid" => Ok(TmdMode::Hybrid),
+        _ => Err(InvalidSetting::new("LNSP_TMD_MODE", value, "full or hybrid")),
+    }
 }
 
 fn on_failure(value: &str) -> Result<OnFailure, InvalidSetting> {

@@ -15,6 +15,41 @@ COMMENT ON COLUMN chunk_cpesh.took_us IS 'Microseconds the language model took. 
 COMMENT ON COLUMN chunk_cpesh.failure IS 'Why the language model gave no parts: then there are none.';
 COMMENT ON COLUMN chunk_vectors.kind IS 'concept: of the concept, or of the text itself where there is none. question: of chunk_cpesh.probe_question. A search compares with either, or with both.';
 
+-- What a language model extracted comes out as such.
+CREATE OR REPLACE VIEW chunk_lines AS
+SELECT
+    c.dataset_source,
+    c.seq,
+    jsonb_strip_nulls(jsonb_build_object(
+        -- A derived id comes out again, with the public name that only a derived id has.
+        'id', nullif(c.id, c.cpe_id::text),
+        'text', c.text,
+        'document_id', c.document_id,
+        'chunk_index', c.chunk_index,
+        'source_document', c.source_document,
+        'article_title', c.article_title,
+        'article_index', c.article_index,
+        'parent_cpe_ids', nullif(c.parent_cpe_ids, '{}'),
+        'child_cpe_ids', nullif(c.child_cpe_ids, '{}'),
+        'domain_code', c.domain_code,
+        'task_code', c.task_code,
+        'modifier_code', c.modifier_code,
+        'concept_text', p.concept_text,
+        'probe_question', p.probe_question,
+        'expected_answer', p.expected_answer,
+        'soft_negatives', nullif(p.soft_negatives, '{}'),
+        'hard_negatives', nullif(p.hard_negatives, '{}'),
+        'cpesh_source', nullif(p.source, 'client'),
+        'cpesh_model', p.model,
+        'cpesh_failure', p.failure,
+        'cpesh_took_us', p.took_us
+    ))
+    -- Beside the others, so that its own nulls stay.
+    || CASE WHEN c.metadata IS NULL THEN '{}' ELSE jsonb_build_object('metadata', c.metadata) END AS line,
+    c.created_at
+FROM chunks c
+LEFT JOIN chunk_cpesh p ON p.item = c.item;
+
 CREATE TABLE question_tombstones (
     seq  bigint PRIMARY KEY,
     item bigint NOT NULL

@@ -2,10 +2,10 @@
 
 use super::start_error::StartError;
 use crate::answer_cache::AnswerCache;
-use crate::config::{Config, OnFailure, TmdBackend};
+use crate::config::{Config, OnFailure, TmdBackend, TmdMode};
 use crate::llm::{Llm, LlmSettings};
 use crate::router::{RouterSettings, TmdRouter};
-use crate::stages::{CodeSource, LlmFallback};
+use crate::stages::{CodeSource, LlmFallback, LocalFirst};
 use std::path::Path;
 use std::time::Duration;
 
@@ -37,6 +37,15 @@ pub fn llm_settings(config: &Config) -> Vec<LlmSettings> {
     settings.collect()
 }
 
+/// What the local classifier decides before a language model is asked, by the configuration.
+pub fn local_first(config: &Config) -> LocalFirst {
+    match (config.tmd_mode, config.tmd_fast_first) {
+        (TmdMode::Hybrid, _) => LocalFirst::Hybrid(config.tmd_fast_conf_min),
+        (TmdMode::Full, true) => LocalFirst::WhenSure(config.tmd_fast_conf_min),
+        (TmdMode::Full, false) => LocalFirst::No,
+    }
+}
+
 /// Decides by the configuration and, where it wants a language model, by asking its servers now.
 pub async fn code_source(
     config: &Config,
@@ -51,6 +60,16 @@ pub async fn code_source(
         OnFailure::Local => LlmFallback::AskLocally,
         OnFailure::Reject => LlmFallback::Reject,
     };
+    match local_first(config) {
+        _ if local => {}
+        LocalFirst::No => {}
+        LocalFirst::WhenSure(least) => report(format!(
+            "✅ The local classifier is asked first: from a confidence of {least} in the domain on, no other source is"
+        )),
+        LocalFirst::Hybrid(least) => report(format!(
+            "✅ Hybrid: the local classifier gives task and modifier, and the domain from a confidence of {least} on"
+        )),
+    }
     let router = match config.tmd_backend {
         TmdBackend::Router => Some(tmd_router(config, otherwise, report).await?),
         _ => None,

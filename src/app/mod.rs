@@ -36,7 +36,7 @@ use crate::store::{Dsn, Store, StoreOptions};
 use crate::threads::{Lane, Worker};
 use actix_web::rt::task::JoinHandle;
 use actix_web::web;
-use codes::code_source;
+use codes::{code_source, local_first};
 use embedding::{CPU_QUEUE, ONE, embedding};
 pub use embedding::{model_files, model_folders};
 use follower::ClockFollower;
@@ -130,7 +130,7 @@ impl App {
             batch_rows: 256,
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
-        let tagger = Tagger::new(classifier, codes.source);
+        let tagger = Tagger::new(classifier, codes.source).asking_locally_first(local_first(&config));
         let lanes = LaneServers::new("localhost").map_err(StartError::Lanes)?;
         let tools = Tools {
             labeller: Labeller::new(tagger.clone(), codes.llm.clone().filter(|_| config.enable_cpesh)),

@@ -2,6 +2,7 @@
 
 use super::blank::is_blank;
 use super::cpesh::Cpesh;
+use super::extraction::RestoredExtraction;
 use super::metadata::Metadata;
 use super::provenance::Provenance;
 use super::tagging::TmdSource;
@@ -86,6 +87,8 @@ pub struct Draft {
     pub metadata: Option<Metadata>,
     /// What the client extracted from the text.
     pub cpesh: Cpesh,
+    /// The language model that made the CPESH parts, if the client says that one did; else they are the client's.
+    pub restored: Option<RestoredExtraction>,
     /// No language model is to extract CPESH parts.
     pub skip_cpesh: bool,
     /// Domain, task and modifier code; used only when all three are present.
@@ -105,6 +108,7 @@ impl Draft {
     pub(super) fn check(&self) -> Result<(), Rejection> {
         check_text(&self.text)?;
         self.cpesh.check()?;
+        self.restored.as_ref().map_or(Ok(()), |restored| restored.check(&self.cpesh))?;
         check_names(self)
     }
 }
@@ -145,9 +149,10 @@ fn check_names(draft: &Draft) -> Result<(), Rejection> {
         ("tmd_model", source.and_then(TmdSource::model)),
         ("tmd_failure", source.and_then(TmdSource::failure)),
     ];
+    let named = named.into_iter().chain(draft.restored.iter().flat_map(RestoredExtraction::names));
     let links = placement.parent_cpe_ids.iter().map(|id| ("parent_cpe_ids", Some(id.as_str())));
     let links = links.chain(placement.child_cpe_ids.iter().map(|id| ("child_cpe_ids", Some(id.as_str()))));
-    for (field, value) in named.into_iter().chain(links) {
+    for (field, value) in named.chain(links) {
         value.map_or(Ok(()), |value| check_name(field, value))?;
     }
     for (field, value) in [("id", draft.id.as_deref()), ("dataset_source", Some(&*draft.dataset))] {

@@ -2,6 +2,7 @@
 
 use super::cpesh::Cpesh;
 use super::draft::Placement;
+use super::extraction::Extraction;
 use super::sent::{ChunkLine, VectorField};
 use super::tagging::Tagging;
 use super::vector::EncodingFormat;
@@ -34,6 +35,8 @@ pub struct ExportRow {
     pub batch_id: Option<String>,
     /// What the client extracted from the text.
     pub cpesh: Option<Cpesh>,
+    /// What a language model extracted, or that it failed; `None` where none was asked.
+    pub extracted: Option<Extraction>,
     /// The metadata, as JSON.
     pub metadata: Option<String>,
     /// The codes and their source.
@@ -58,6 +61,14 @@ pub struct LineOptions {
 }
 
 impl ExportRow {
+    /// The CPESH parts, of the client or of a language model.
+    pub fn parts(&self) -> Option<&Cpesh> {
+        match &self.extracted {
+            Some(Extraction::ByLlm { cpesh, .. }) => Some(cpesh),
+            _ => self.cpesh.as_ref(),
+        }
+    }
+
     /// Appends the chunk as a line for `POST /ingest`, with its line feed. With [`LineOptions::row_fields`], an upload
     /// would keep `row` as an unknown field.
     ///
@@ -85,6 +96,9 @@ impl ExportRow {
             ..ChunkLine::default()
         }
         .with_provenance(&self.tagging);
+        if let Some(extracted) = &self.extracted {
+            line = line.with_extraction(extracted);
+        }
         if let (Some(vector), Some(model)) = (&self.vector, &options.vector_model) {
             line.vector_model = Some(model);
             line.vector_truncated = self.truncated.then_some(true);

@@ -2,6 +2,8 @@
 
 use super::Chunk;
 use super::cpesh::Cpesh;
+use crate::error_code::ErrorCode;
+use crate::rejection::Rejection;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,12 +39,79 @@ pub struct ExtractionCall {
     pub took: Option<Duration>,
 }
 
+/// What a language model extracted before, or that it failed, as it is said of CPESH fields that are sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoredExtraction {
+    call: ExtractionCall,
+    failure: Option<Arc<str>>,
+}
+
+impl RestoredExtraction {
+    /// The columns `source`, `model`, `took_us` and `failure` of `chunk_cpesh`; `None` for parts of a client.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidProvenance`] with the field to correct.
+    pub fn new(
+        source: &str,
+        model: Option<&str>,
+        failure: Option<&str>,
+        took: Option<Duration>,
+    ) -> Result<Option<RestoredExtraction>, Rejection> {
+        let wrong =
+            |message: String, field| Err(Rejection::new(ErrorCode::InvalidProvenance, message).param(field));
+        match (source, model) {
+            ("client", None) if failure.is_none() && took.is_none() => Ok(None),
+            ("client", _) => {
+                wrong("cpesh_source is client: there was no call to a model".to_owned(), "cpesh_source")
+            }
+            ("llm", Some(model)) => {
+                let call = ExtractionCall { model: model.into(), took };
+                Ok(Some(RestoredExtraction { call, failure: failure.map(Arc::from) }))
+            }
+            ("llm", None) => wrong("cpesh_source is llm: cpesh_model is missing".to_owned(), "cpesh_model"),
+            _ => {
+                let source: String = source.chars().take(40).collect();
+                let source = source.escape_debug();
+                let message = format!("cpesh_source: expected client or llm, received '{source}'");
+                wrong(message, "cpesh_source")
+            }
+        }
+    }
+
+    /// The names in it, with the fields that they come in.
+    pub(super) fn names(&self) -> [(&'static str, Option<&str>); 2] {
+        [("cpesh_model", Some(&*self.call.model)), ("cpesh_failure", self.failure.as_deref())]
+    }
+
+    /// Checks that there are either parts or a failure.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidProvenance`] for both.
+    pub(super) fn check(&self, parts: &Cpesh) -> Result<(), Rejection> {
+        if self.failure.is_none() || *parts == Cpesh::default() {
+            return Ok(());
+        }
+        let message = "cpesh_failure is given together with CPESH parts: leave out one of them";
+        Err(Rejection::new(ErrorCode::InvalidProvenance, message).param("cpesh_failure"))
+    }
+
+    /// The extraction with these parts; `None` without parts and without a failure.
+    pub(super) fn of_parts(self, parts: Option<Cpesh>) -> Option<Extraction> {
+        let RestoredExtraction { call, failure } = self;
+        match failure {
+            Some(reason) => Some(Extraction::Failed { reason, call }),
+            None => Some(Extraction::ByLlm { cpesh: Arc::new(parts?), call }),
+        }
+    }
+}
+
 impl Extraction {
     /// Of a chunk for which no language model is asked.
     pub fn without_llm(chunk: &Chunk) -> Extraction {
-        match &chunk.cpesh {
-            Some(_) => Extraction::ByClient,
-            None => Extraction::NotAsked,
+        match (&chunk.restored, &chunk.cpesh) {
+            (Some(restored), _) => restored.clone(),
+            (None, Some(_)) => Extraction::ByClient,
+            (None, None) => Extraction::NotAsked,
         }
     }
 

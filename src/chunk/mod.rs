@@ -25,7 +25,7 @@ pub use draft::{
     check_name, check_not_blank,
 };
 pub use export_row::{ExportRow, LineOptions};
-pub use extraction::{Extraction, ExtractionCall};
+pub use extraction::{Extraction, ExtractionCall, RestoredExtraction};
 pub use identity::IDENTITY_VERSION;
 pub use metadata::{MAX_METADATA_BYTES, Metadata};
 pub use provenance::Provenance;
@@ -72,6 +72,8 @@ pub struct Chunk {
     pub metadata: Option<Metadata>,
     /// See [`Draft::cpesh`]; `None` when the client extracted nothing.
     pub cpesh: Option<Cpesh>,
+    /// What a language model extracted before, if the chunk is sent again with it. It is in no hash.
+    pub restored: Option<Extraction>,
     /// See [`Draft::skip_cpesh`].
     pub skip_cpesh: bool,
     /// The client's codes, when all three are present, with the source that the client names; else the client itself.
@@ -119,7 +121,11 @@ impl Chunk {
 
     fn identified(draft: Draft, client_tagging: Option<Tagging>) -> Chunk {
         let content_hash = content_hash(&draft.text, &draft.placement);
-        let cpesh = draft.cpesh.given(&draft.text);
+        let parts = draft.cpesh.given(&draft.text);
+        let (cpesh, restored) = match draft.restored {
+            Some(origin) => (None, origin.of_parts(parts)),
+            None => (parts, None),
+        };
         let metadata_hash = draft.metadata.as_ref().and_then(Metadata::hash);
         let details_hash = details_hash(metadata_hash, &draft.placement, cpesh.as_ref());
         // A derived id is also the public name. A client's id is hashed with its dataset, because the public name must
@@ -142,6 +148,7 @@ impl Chunk {
             placement: draft.placement,
             metadata: draft.metadata,
             cpesh,
+            restored,
             skip_cpesh: draft.skip_cpesh,
             client_tagging,
             vector: draft.vector,
@@ -169,7 +176,8 @@ impl Chunk {
         let links = placement.parent_cpe_ids.iter().chain(&placement.child_cpe_ids);
         let links: usize = links.map(|link| link.len() + size_of::<String>()).sum();
         let metadata = self.metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
-        let cpesh = self.cpesh.as_ref().map_or(0, Cpesh::weight);
+        let restored = self.restored.as_ref().and_then(|restored| restored.parts(self));
+        let cpesh = self.cpesh.as_ref().or(restored).map_or(0, Cpesh::weight);
         self.text.len() + cpesh + metadata + self.vector.bytes() + names + links + self.key.id.len() + 1024
     }
 }

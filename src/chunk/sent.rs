@@ -1,10 +1,12 @@
 //! A chunk as JSON in the field names of `POST /ingest`. Sent again, it gives the same id and content hash.
 
+use super::extraction::{Extraction, RestoredExtraction};
 use super::vector::{EncodingFormat, VectorSource, base64_of};
 use super::{Chunk, Cpesh, Draft, Metadata, Placement, Tagging, TmdSource};
 use crate::tmd::AxisConfidence;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
+use std::time::Duration;
 
 /// A line of an upload. Absent fields stay absent, except those with a default that is part of the content.
 #[derive(Debug, Default, Serialize)]
@@ -52,6 +54,18 @@ pub struct ChunkLine<'a> {
     /// See [`Draft::cpesh`].
     #[serde(flatten)]
     pub cpesh: Option<&'a Cpesh>,
+    /// `llm` where a language model made the CPESH parts, or failed to; absent for parts of the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpesh_source: Option<&'a str>,
+    /// The language model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpesh_model: Option<&'a str>,
+    /// See [`Extraction::failure`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpesh_failure: Option<&'a str>,
+    /// How long it took, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpesh_took_us: Option<i64>,
     /// See [`TmdSource::kind`]; absent for codes of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tmd_source: Option<&'a str>,
@@ -115,6 +129,22 @@ impl<'a> ChunkLine<'a> {
     }
 }
 
+impl<'a> ChunkLine<'a> {
+    /// Adds the CPESH parts that a language model extracted, or that it failed.
+    #[must_use]
+    pub fn with_extraction(mut self, extraction: &'a Extraction) -> Self {
+        let Some(call) = extraction.call() else { return self };
+        if let Extraction::ByLlm { cpesh, .. } = extraction {
+            self.cpesh = Some(cpesh);
+        }
+        self.cpesh_source = extraction.source();
+        self.cpesh_model = Some(&call.model);
+        self.cpesh_failure = extraction.failure();
+        self.cpesh_took_us = call.took.map(|took| i64::try_from(took.as_micros()).unwrap_or(i64::MAX));
+        self
+    }
+}
+
 impl Chunk {
     /// The JSON object that gives this chunk again when it is sent to the same dataset. The batch is left out: it is
     /// not part of the content.
@@ -146,6 +176,9 @@ impl Chunk {
         };
         if let Some(tagging) = &self.client_tagging {
             line = line.with_provenance(tagging);
+        }
+        if let Some(restored) = &self.restored {
+            line = line.with_extraction(restored);
         }
         if let VectorSource::Given { model, embedding } = &self.vector {
             line.vector_model = Some(model);
@@ -186,6 +219,10 @@ struct StoredLine {
     child_cpe_ids: Vec<String>,
     #[serde(flatten)]
     cpesh: Cpesh,
+    cpesh_source: Option<String>,
+    cpesh_model: Option<String>,
+    cpesh_failure: Option<String>,
+    cpesh_took_us: Option<u64>,
     metadata: Option<Map<String, Value>>,
     episode_id: Option<String>,
 }
@@ -200,6 +237,12 @@ impl Chunk {
         }
         let metadata = match fields {
             Some(fields) => Some(Metadata::of_stored(Value::Object(fields).to_string())?),
+            None => None,
+        };
+        let took = line.cpesh_took_us.map(Duration::from_micros);
+        let (model, failure) = (line.cpesh_model.as_deref(), line.cpesh_failure.as_deref());
+        let restored = match line.cpesh_source {
+            Some(source) => RestoredExtraction::new(&source, model, failure, took).ok()?,
             None => None,
         };
         Some(Chunk::of_stored(Draft {
@@ -217,6 +260,7 @@ impl Chunk {
             },
             metadata,
             cpesh: line.cpesh,
+            restored,
             ..Draft::default()
         }))
     }

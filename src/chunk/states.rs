@@ -30,7 +30,7 @@ impl TaggedChunk {
     pub fn new(chunk: Arc<Chunk>, tagging: Tagging, extraction: Extraction) -> TaggedChunk {
         let concept = match (&chunk.vector, &extraction) {
             // What was sent is the vector of the text, not of a concept that was extracted since.
-            (VectorSource::Given { .. }, Extraction::ByLlm { cpesh, .. }) if cpesh.concept_text.is_some() => {
+            (VectorSource::Given { .. }, Extraction::ByLlm { .. }) if chunk.restored.is_none() => {
                 ConceptVector::ToEmbed
             }
             (VectorSource::Given { embedding, .. }, _) => ConceptVector::Known(embedding.clone()),

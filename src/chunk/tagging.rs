@@ -4,6 +4,11 @@ use crate::tmd::{AxisConfidence, Tmd};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// In rows: the local classifier was sure enough, so that no language model was asked.
+const FAST_FIRST: &str = "fast_first";
+/// In rows: task and modifier are those of the local classifier; `tmd_source` says who gave the domain.
+const HYBRID: &str = "hybrid";
+
 /// The source of a code triple.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TmdSource {
@@ -13,6 +18,21 @@ pub enum TmdSource {
     Local {
         /// Version of the classifier's artefact.
         version: Arc<str>,
+    },
+    /// The local classifier, before a language model was asked: it was sure enough.
+    FastFirst {
+        /// Version of the classifier's artefact.
+        version: Arc<str>,
+    },
+    /// The local classifier, in the mode `hybrid`: it was sure enough of the domain.
+    HybridLocal {
+        /// Version of the classifier's artefact.
+        version: Arc<str>,
+    },
+    /// A language model for the domain, in the mode `hybrid`; the local classifier for task and modifier.
+    HybridLlm {
+        /// The model's name on its server, and the version of the classifier's artefact.
+        models: Arc<str>,
     },
     /// The language model.
     Llm {
@@ -29,12 +49,12 @@ pub enum TmdSource {
 }
 
 impl TmdSource {
-    /// The name in rows, answers and metric labels: `client`, `local`, `llm` or `fallback`.
+    /// The name in rows and answers: `client`, `local`, `llm` or `fallback`. In the mode `hybrid`, who gave the domain.
     pub fn kind(&self) -> &'static str {
         match self {
             TmdSource::Client => "client",
-            TmdSource::Local { .. } => "local",
-            TmdSource::Llm { .. } => "llm",
+            TmdSource::Local { .. } | TmdSource::FastFirst { .. } | TmdSource::HybridLocal { .. } => "local",
+            TmdSource::Llm { .. } | TmdSource::HybridLlm { .. } => "llm",
             TmdSource::Fallback { .. } => "fallback",
         }
     }
@@ -44,15 +64,21 @@ impl TmdSource {
         match self {
             TmdSource::Client => None,
             TmdSource::Local { version: name }
+            | TmdSource::FastFirst { version: name }
+            | TmdSource::HybridLocal { version: name }
+            | TmdSource::HybridLlm { models: name }
             | TmdSource::Llm { model: name }
             | TmdSource::Fallback { version: name, .. } => Some(name),
         }
     }
 
-    /// Why the language model gave no answer; `None` unless this is a fallback.
+    /// Why the codes are not all those of the first source in the order: why the language model gave no answer, or
+    /// `fast_first` or `hybrid`, by which it was not asked or not for all of them. `None` for all others.
     pub fn failure(&self) -> Option<&str> {
         match self {
             TmdSource::Fallback { reason, .. } => Some(reason),
+            TmdSource::FastFirst { .. } => Some(FAST_FIRST),
+            TmdSource::HybridLocal { .. } | TmdSource::HybridLlm { .. } => Some(HYBRID),
             TmdSource::Client | TmdSource::Local { .. } | TmdSource::Llm { .. } => None,
         }
     }
@@ -63,7 +89,10 @@ impl TmdSource {
         let name = || Arc::from(model.unwrap_or_default());
         match kind {
             "client" => Some(TmdSource::Client),
+            "local" if failure == Some(FAST_FIRST) => Some(TmdSource::FastFirst { version: name() }),
+            "local" if failure == Some(HYBRID) => Some(TmdSource::HybridLocal { version: name() }),
             "local" => Some(TmdSource::Local { version: name() }),
+            "llm" if failure == Some(HYBRID) => Some(TmdSource::HybridLlm { models: name() }),
             "llm" => Some(TmdSource::Llm { model: name() }),
             "fallback" => {
                 let reason = failure.unwrap_or_default().into();

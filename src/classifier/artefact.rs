@@ -22,7 +22,7 @@ pub(super) struct Artefact {
     pub(super) units: [f32; 3],
     pub(super) vocabulary: Vocabulary,
     votes: Vec<i8>,
-    /// English first.
+    /// The known languages, English first.
     pub(super) languages: Vec<Language>,
     /// What a word tells: bit n for a function word of language n, then the markers.
     telling: FxHashMap<Box<str>, u32>,

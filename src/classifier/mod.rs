@@ -12,6 +12,7 @@ mod artefact;
 mod artefact_error;
 mod kind;
 mod language;
+mod mail_line;
 mod own_words;
 mod sections;
 mod tokens;

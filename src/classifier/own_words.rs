@@ -2,6 +2,7 @@
 //!
 //! Addresses of web pages and mail weigh nothing either; [`super::tokens`] leaves them out word by word.
 
+use super::mail_line::{ATTRIBUTIONS, DISCLAIMERS, FORWARDED, MAIL, MailLine};
 use super::tokens::folded;
 use std::borrow::Cow;
 
@@ -10,9 +11,6 @@ const MOST_BYTES: usize = 16 * 1024;
 
 /// With fewer words of its own, a text is about what it quotes.
 const FEWEST_WORDS: usize = 5;
-
-/// The longest line that is taken for a greeting, a header or a line of a signature, in bytes.
-const SHORT_LINE: usize = 160;
 
 /// The most lines of a signature.
 const MOST_SIGNATURE_LINES: usize = 12;
@@ -35,7 +33,7 @@ pub(super) fn own_words(text: &str) -> OwnWords<'_> {
             _ => OwnWords { text: Cow::Borrowed(text), cut: false },
         };
     }
-    let lines: Vec<Line<'_>> = text.lines().map(Line::of).collect();
+    let lines: Vec<MailLine<'_>> = text.lines().map(MailLine::of).collect();
     let (own, quoted) = sort(&lines);
     if own.len() == lines.len() {
         return OwnWords { text: Cow::Borrowed(text), cut: false };
@@ -51,74 +49,8 @@ fn enough(text: &str) -> bool {
     text.split_whitespace().take(FEWEST_WORDS).count() == FEWEST_WORDS
 }
 
-/// A line with what it is compared by.
-struct Line<'a> {
-    text: &'a str,
-    /// As words are compared; empty for a line that is long or blank.
-    folded: String,
-    blank: bool,
-    quoted: bool,
-}
-
-impl<'a> Line<'a> {
-    fn of(text: &'a str) -> Line<'a> {
-        let trimmed = text.trim();
-        let short = trimmed.len() <= SHORT_LINE;
-        Line {
-            text,
-            folded: if short { folded(trimmed) } else { String::new() },
-            blank: trimmed.is_empty(),
-            quoted: trimmed.starts_with('>'),
-        }
-    }
-
-    fn words(&self) -> usize {
-        self.text.split_whitespace().count()
-    }
-
-    /// Whether what follows is another message.
-    fn separates(&self) -> bool {
-        let bare = self.folded.trim_matches(|c: char| matches!(c, '-' | '_' | '=' | ' ' | '*' | ':'));
-        FORWARDED.contains(&bare)
-    }
-
-    /// Whether this introduces a quoted message: "On Monday, Ann wrote:".
-    fn attributes(&self) -> bool {
-        let Some(line) = self.folded.strip_suffix(':') else { return false };
-        let says = |verb: &str| line.ends_with(verb) || line.contains(&format!("{verb} "));
-        ATTRIBUTIONS.iter().any(|(start, verb)| line.starts_with(start) && says(verb))
-            || (line.ends_with(" wrote") && line.len() <= 80)
-    }
-
-    /// The name of a mail header that the line has.
-    fn header(&self) -> Option<&str> {
-        let (name, _) = self.folded.trim_start_matches('*').split_once(':')?;
-        let name = name.trim_end_matches('*');
-        HEADERS.contains(&name).then_some(name)
-    }
-
-    fn closes(&self) -> bool {
-        let line = self.folded.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-        // "Thanks, Kim" closes as "Thanks" does.
-        let phrase = match line.split_once([',', '!']) {
-            Some((phrase, name)) if name.split_whitespace().count() <= 3 => phrase,
-            Some(_) => return false,
-            None => line,
-        };
-        CLOSINGS.contains(&phrase)
-    }
-
-    /// Whether a mail program or a template added it.
-    fn is_added(&self) -> bool {
-        ADDED.iter().any(|start| self.folded.starts_with(start))
-            || self.folded.contains("before print")
-            || self.folded.contains("before you print")
-            || self.folded.contains("unsubscribe")
-    }
-}
-
 /// The author's own lines, and those quoted.
-fn sort<'a>(lines: &[Line<'a>]) -> (Vec<&'a str>, Vec<&'a str>) {
+fn sort<'a>(lines: &[MailLine<'a>]) -> (Vec<&'a str>, Vec<&'a str>) {
     let (mut own, mut quoted) = (Vec::with_capacity(lines.len()), Vec::new());
     // Whether the author has said something: before that nothing is a signature.
     let mut said = false;
@@ -165,14 +97,14 @@ fn sort<'a>(lines: &[Line<'a>]) -> (Vec<&'a str>, Vec<&'a str>) {
 }
 
 /// The number of lines that introduce a quoted message: mail programs break them.
-fn attribution(lines: &[Line<'_>]) -> Option<usize> {
+fn attribution(lines: &[MailLine<'_>]) -> Option<usize> {
     let line = lines.first()?;
     if line.attributes() {
         return Some(1);
     }
     let starts = ATTRIBUTIONS.iter().any(|(start, _)| line.folded.starts_with(start));
     let joined =
-        || Some(Line { folded: format!("{} {}", line.folded, lines.get(1)?.folded), ..Line::of("") });
+        || Some(MailLine { folded: format!("{} {}", line.folded, lines.get(1)?.folded), ..MailLine::of("") });
     (starts && joined()?.attributes()).then_some(2)
 }
 
@@ -181,12 +113,13 @@ fn is_subject(header: &str) -> bool {
 }
 
 /// The number of lines of a signature that begins here.
-fn signature(lines: &[Line<'_>]) -> Option<usize> {
+fn signature(lines: &[MailLine<'_>]) -> Option<usize> {
     let first = lines.first()?;
     let ends =
-        |line: &Line<'_>| line.quoted || line.separates() || line.attributes() || line.header().is_some();
+        |line: &MailLine<'_>| line.quoted || line.separates() || line.attributes() || line.header().is_some();
     if first.folded == "--" {
-        let length = lines.iter().take_while(|line| !ends(line)).count();
+        // Not further than a signature can be, so that many such lines take no longer than few.
+        let length = lines.iter().take(MOST_SIGNATURE_LINES + 2).take_while(|line| !ends(line)).count();
         return (length <= MOST_SIGNATURE_LINES + 1).then_some(length);
     }
     if !first.closes() {
@@ -204,12 +137,12 @@ fn signature(lines: &[Line<'_>]) -> Option<usize> {
     Some(length)
 }
 
-fn paragraph(lines: &[Line<'_>]) -> usize {
+fn paragraph(lines: &[MailLine<'_>]) -> usize {
     lines.iter().take_while(|line| !line.blank && !line.quoted).count()
 }
 
 /// Whether the paragraph that begins here says that a message is confidential.
-fn is_disclaimer(lines: &[Line<'_>]) -> bool {
+fn is_disclaimer(lines: &[MailLine<'_>]) -> bool {
     let length = paragraph(lines);
     let text: Vec<String> = lines[..length].iter().map(|line| folded(line.text)).collect();
     let text = text.join(" ");
@@ -219,189 +152,15 @@ fn is_disclaimer(lines: &[Line<'_>]) -> bool {
 
 /// Where another message begins in a text whose lines were joined.
 fn inline_separator(text: &str) -> Option<usize> {
-    let dashes = text.match_indices("-----");
-    dashes.map(|(at, _)| at).find(|&at| {
-        let after = text[at..].trim_start_matches(['-', ' ']);
+    // Each run of dashes once, and not far behind it.
+    let runs = text.match_indices("-----").filter(|(at, _)| !text[..*at].ends_with('-'));
+    runs.map(|(at, _)| at).find(|&at| {
+        let after = &text[at..];
+        let after = after[..after.floor_char_boundary(80)].trim_start_matches(['-', ' ']);
         let phrase = folded(&after[..after.floor_char_boundary(40)]);
         FORWARDED.iter().any(|name| phrase.starts_with(name))
     })
 }
-
-const FORWARDED: [&str; 14] = [
-    "original message",
-    "forwarded message",
-    "begin forwarded message",
-    "original appointment",
-    "ursprungliche nachricht",
-    "urspruengliche nachricht",
-    "weitergeleitete nachricht",
-    "mensaje original",
-    "mensaje reenviado",
-    "message d'origine",
-    "message transfere",
-    "messaggio originale",
-    "mensagem original",
-    "oorspronkelijk bericht",
-];
-
-/// How a line that introduces a quoted message begins, and its verb.
-const ATTRIBUTIONS: [(&str, &str); 7] = [
-    ("on ", " wrote"),
-    ("am ", " schrieb"),
-    ("el ", " escribio"),
-    ("le ", " a ecrit"),
-    ("il ", " ha scritto"),
-    ("em ", " escreveu"),
-    ("op ", " schreef"),
-];
-
-const HEADERS: [&str; 26] = [
-    "from",
-    "sent",
-    "to",
-    "cc",
-    "bcc",
-    "subject",
-    "date",
-    "reply-to",
-    "von",
-    "gesendet",
-    "an",
-    "betreff",
-    "datum",
-    "de",
-    "enviado",
-    "para",
-    "asunto",
-    "fecha",
-    "envoye",
-    "objet",
-    "inviato",
-    "oggetto",
-    "assunto",
-    "van",
-    "verzonden",
-    "onderwerp",
-];
-
-const CLOSINGS: [&str; 77] = [
-    "best regards",
-    "kind regards",
-    "warm regards",
-    "with best regards",
-    "with kind regards",
-    "kindest regards",
-    "regards",
-    "best wishes",
-    "with best wishes",
-    "warmest regards",
-    "all the best",
-    "all best",
-    "best",
-    "many thanks",
-    "thanks",
-    "thank you",
-    "thanks in advance",
-    "thank you in advance",
-    "thx",
-    "cheers",
-    "sincerely",
-    "yours",
-    "yours sincerely",
-    "sincerely yours",
-    "yours faithfully",
-    "yours truly",
-    "respectfully",
-    "warmly",
-    "love",
-    "greetings",
-    "bye",
-    "see you",
-    "see you then",
-    "take care",
-    "in solidarity",
-    "mit freundlichen grussen",
-    "mit freundlichen gruessen",
-    "mit freundlichem gruss",
-    "freundliche grusse",
-    "mit besten grussen",
-    "beste grusse",
-    "viele grusse",
-    "viele gruesse",
-    "liebe grusse",
-    "herzliche grusse",
-    "schone grusse",
-    "gruss",
-    "grusse",
-    "hochachtungsvoll",
-    "mfg",
-    "lg",
-    "vg",
-    "danke",
-    "vielen dank",
-    "danke im voraus",
-    "atentamente",
-    "muy atentamente",
-    "un saludo",
-    "saludos",
-    "saludos cordiales",
-    "cordialmente",
-    "un cordial saludo",
-    "reciba un cordial saludo",
-    "un abrazo",
-    "un beso",
-    "gracias",
-    "muchas gracias",
-    "cordialement",
-    "bien cordialement",
-    "merci",
-    "cordiali saluti",
-    "distinti saluti",
-    "grazie",
-    "atenciosamente",
-    "cumprimentos",
-    "met vriendelijke groet",
-    "groeten",
-];
-
-const ADDED: [&str; 12] = [
-    "sent from my",
-    "sent via",
-    "get outlook for",
-    "gesendet von mein",
-    "von meinem",
-    "enviado desde",
-    "envoye de mon",
-    "inviato da",
-    "please consider the environment",
-    "think green",
-    "follow us",
-    "virus-free",
-];
-
-const MAIL: [&str; 8] =
-    ["e-mail", "email", "message", "nachricht", "mensaje", "correo", "courriel", "messaggio"];
-
-const DISCLAIMERS: [&str; 18] = [
-    "confidential",
-    "vertraulich",
-    "intended",
-    "recipient",
-    "empfanger",
-    "destinatari",
-    "privileged",
-    "disclos",
-    "unauthori",
-    "notify",
-    "delete",
-    "destroy",
-    "attachment",
-    "anexo",
-    "prohibited",
-    "loschen",
-    "elimin",
-    "in error",
-];
 
 #[cfg(test)]
 mod tests {

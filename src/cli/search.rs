@@ -46,8 +46,8 @@ pub struct Search {
     filter: Vec<(String, String)>,
     /// What the text is compared with: the concepts of the chunks (their texts, where they have none), their questions,
     /// or both.
-    #[arg(long = "in", value_name = "WHAT", value_enum, default_value_t = SearchIn::Concept)]
-    search_in: SearchIn,
+    #[arg(long = "in", value_name = "WHAT", value_enum, default_value_t = ComparedText::Concept)]
+    search_in: ComparedText,
     /// Prints the answer of the service as JSON.
     #[arg(long)]
     json: bool,
@@ -57,7 +57,7 @@ pub struct Search {
 
 /// What a text is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum SearchIn {
+enum ComparedText {
     Concept,
     Question,
     Both,
@@ -86,7 +86,7 @@ impl Search {
         let filter: Map<String, Value> = filters.chain(options).collect();
         let mut query = json!({ "query": self.text, "top_k": self.top_k, "filter": filter });
         // A service of an earlier version does not know the field.
-        if self.search_in != SearchIn::Concept {
+        if self.search_in != ComparedText::Concept {
             let name = self.search_in.to_possible_value();
             query["search_in"] = json!(name.as_ref().map(PossibleValue::get_name));
         }

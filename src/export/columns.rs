@@ -1,7 +1,7 @@
 //! The columns of an exported table: what both formats have in common.
 
 use super::error::ExportError;
-use crate::chunk::{Cpesh, ExportRow};
+use crate::chunk::{Cpesh, ExportRow, Extraction, ExtractionCall};
 use crate::tmd::projection::{canonical_16d, ingest_16d, length, normalised};
 use crate::tmd::{Axis, packing};
 use std::borrow::Cow;
@@ -119,10 +119,24 @@ pub const COLUMNS: &[Column] = &[
     optional("probe_question", ColumnKind::Text, |row| part(row, |cpesh| &cpesh.probe_question)),
     optional("expected_answer", ColumnKind::Text, |row| part(row, |cpesh| &cpesh.expected_answer)),
     column("soft_negatives", ColumnKind::Texts, |row| {
-        ColumnCell::Texts(row.cpesh.as_ref().map_or(&[], |cpesh| &cpesh.soft_negatives))
+        ColumnCell::Texts(row.parts().map_or(&[], |cpesh| &cpesh.soft_negatives))
     }),
     column("hard_negatives", ColumnKind::Texts, |row| {
-        ColumnCell::Texts(row.cpesh.as_ref().map_or(&[], |cpesh| &cpesh.hard_negatives))
+        ColumnCell::Texts(row.parts().map_or(&[], |cpesh| &cpesh.hard_negatives))
+    }),
+    optional("cpesh_source", ColumnKind::Text, |row| match (&row.extracted, &row.cpesh) {
+        (Some(extracted), _) => extracted.source().map_or(ColumnCell::Absent, text),
+        (None, Some(_)) => text("client"),
+        (None, None) => ColumnCell::Absent,
+    }),
+    optional("cpesh_model", ColumnKind::Text, |row| {
+        call(row).map_or(ColumnCell::Absent, |call| text(&call.model))
+    }),
+    optional("cpesh_failure", ColumnKind::Text, |row| {
+        row.extracted.as_ref().and_then(Extraction::failure).map_or(ColumnCell::Absent, text)
+    }),
+    optional("cpesh_took_us", ColumnKind::Whole, |row| {
+        call(row).and_then(|call| call.took).map_or(ColumnCell::Absent, micros)
     }),
     optional("batch_id", ColumnKind::Text, |row| optional_text(&row.batch_id)),
     optional("metadata", ColumnKind::Text, |row| optional_text(&row.metadata)),
@@ -209,7 +223,12 @@ fn optional_text(value: &Option<String>) -> ColumnCell<'_> {
 }
 
 fn part(row: &ExportRow, part: impl Fn(&Cpesh) -> &Option<String>) -> ColumnCell<'_> {
-    row.cpesh.as_ref().and_then(|cpesh| part(cpesh).as_deref()).map_or(ColumnCell::Absent, text)
+    row.parts().and_then(|cpesh| part(cpesh).as_deref()).map_or(ColumnCell::Absent, text)
+}
+
+/// The call to a language model that extracted the parts.
+fn call(row: &ExportRow) -> Option<&ExtractionCall> {
+    row.extracted.as_ref().and_then(Extraction::call)
 }
 
 fn real(value: Option<f32>) -> ColumnCell<'static> {

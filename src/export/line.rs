@@ -1,10 +1,13 @@
 //! Reads the lines of a service back into rows.
 
-use crate::chunk::{Cpesh, ExportRow, Placement, Tagging, TmdSource, floats_of_base64};
+use crate::chunk::{
+    Cpesh, ExportRow, Extraction, ExtractionCall, Placement, Tagging, TmdSource, floats_of_base64,
+};
 use crate::tmd::{AxisConfidence, Tmd};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -34,6 +37,10 @@ struct ExportedLine {
     soft_negatives: Vec<String>,
     #[serde(default)]
     hard_negatives: Vec<String>,
+    cpesh_source: Option<String>,
+    cpesh_model: Option<String>,
+    cpesh_failure: Option<String>,
+    cpesh_took_us: Option<u64>,
     tmd_source: Option<String>,
     tmd_model: Option<String>,
     tmd_failure: Option<String>,
@@ -87,6 +94,19 @@ pub fn row_of_line(line: &[u8]) -> Result<ExportRow, String> {
         soft_negatives: line.soft_negatives,
         hard_negatives: line.hard_negatives,
     };
+    let parts = Some(cpesh).filter(|cpesh| *cpesh != Cpesh::default());
+    let (cpesh, extracted) = match (line.cpesh_source.as_deref(), line.cpesh_model) {
+        (Some("llm"), model) => {
+            let took = line.cpesh_took_us.map(Duration::from_micros);
+            let call = ExtractionCall { model: model.unwrap_or_default().into(), took };
+            let extracted = match line.cpesh_failure {
+                Some(reason) => Extraction::Failed { reason: reason.into(), call },
+                None => Extraction::ByLlm { cpesh: Arc::new(parts.unwrap_or_default()), call },
+            };
+            (None, Some(extracted))
+        }
+        _ => (parts, None),
+    };
     let RowFields { cpe_id, seq, created_at, truncated, unread } = line.row;
     let created_at = DateTime::parse_from_rfc3339(&created_at).map_err(|error| error.to_string())?;
     Ok(ExportRow {
@@ -106,7 +126,8 @@ pub fn row_of_line(line: &[u8]) -> Result<ExportRow, String> {
             child_cpe_ids: line.child_cpe_ids,
         },
         batch_id: line.batch_id,
-        cpesh: Some(cpesh).filter(|cpesh| *cpesh != Cpesh::default()),
+        cpesh,
+        extracted,
         metadata: line.metadata.map(|fields| Value::Object(fields).to_string()),
         tagging: Tagging { tmd, source, confidence, took: line.tmd_took_us.map(Duration::from_micros) },
         truncated,

@@ -85,16 +85,26 @@ impl Shared {
         };
         self.announce(complete_to);
         let threshold = self.options.policy.threshold(lock(&self.stats).meta.items());
+        let far_ahead = self.is_far_ahead();
         self.update_commands(|commands| {
             let now = Instant::now();
             // The thread sleeps until its deadline. Only the first change, a new gap and the change that reaches the
             // threshold wake it; it sees other changes at its deadline.
-            let news =
-                commands.changed_at.is_none() || (gap && commands.gap_since.is_none()) || len >= threshold;
+            let news = commands.changed_at.is_none()
+                || (gap && commands.gap_since.is_none())
+                || len >= threshold
+                || far_ahead;
             commands.changed_at = Some(now);
             commands.gap_since = if gap { commands.gap_since.or(Some(now)) } else { None };
             news
         });
+    }
+
+    /// Whether so many changes are not built that a build is due even if few of them hold anything for this index: the
+    /// next start would read all of them.
+    pub(super) fn is_far_ahead(&self) -> bool {
+        let ahead = *self.applied.borrow() - lock(&self.stats).meta.watermark;
+        usize::try_from(ahead).is_ok_and(|ahead| ahead >= self.options.policy.increment)
     }
 
     /// Updates the commands, and wakes the index thread if `update` returns true.

@@ -127,7 +127,7 @@ impl IndexWriter {
         let threshold = policy.threshold(lock(&self.shared.stats).meta.items());
         let pressed = commands.pressure && len > 0;
         commands.pressure &= pressed;
-        let due = if commands.poll_source || len >= threshold || pressed {
+        let due = if commands.poll_source || len >= threshold || pressed || self.shared.is_far_ahead() {
             Some(now)
         } else {
             let idle = commands.changed_at.map(|changed_at| changed_at + policy.idle);

@@ -3,7 +3,7 @@
 use super::names::{
     CPESH_EXTRACTIONS_TOTAL, LLM_ANSWER_CACHE_TOTAL, LLM_BREAKER_STATE, LLM_CONCURRENCY_LIMIT, LLM_INFLIGHT,
     LLM_REQUEST_DURATION_SECONDS, LLM_REQUESTS_TOTAL, LLM_RETRIES_EXHAUSTED_TOTAL, LLM_RETRIES_TOTAL,
-    LLM_TOKENS_TOTAL, TMD_DOMAIN_TOTAL, TMD_FALLBACK_TOTAL,
+    LLM_TOKENS_TOTAL, TMD_DOMAIN_TOTAL, TMD_FALLBACK_TOTAL, TMD_SOURCE_TOTAL,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,11 @@ use std::time::Duration;
 /// Counts a tagged chunk by its domain.
 pub fn tagged(domain: &'static str) {
     TMD_DOMAIN_TOTAL.add([domain.into()], 1);
+}
+
+/// Counts a tagged chunk by the source of its codes and the reason why another one has not given them.
+pub fn tagged_by(source: &'static str, reason: &str) {
+    TMD_SOURCE_TOTAL.add([source.into(), reason.to_owned().into()], 1);
 }
 
 /// Counts a chunk that the local classifier labelled because the language model had no valid answer.

@@ -35,6 +35,7 @@ metrics! {
     Gauge PIPELINE_GENERATION "lnsp_pipeline_generation" [] "Number of the running generation of stages";
     CounterOfSeconds PIPELINE_ARBITER_BUSY_SECONDS_TOTAL "lnsp_pipeline_arbiter_busy_seconds_total" [] "Time the pipeline's own thread was not idle";
     Counter TMD_DOMAIN_TOTAL "lnsp_tmd_domain_total" ["domain"] "Chunks tagged, by domain";
+    Counter TMD_SOURCE_TOTAL "lnsp_tmd_source_total" ["source", "reason"] "Chunks tagged, by the source of their codes and, where another one comes first, the reason (tmd_source and tmd_failure of the row)";
     Counter TMD_FALLBACK_TOTAL "lnsp_tmd_fallback_total" ["reason"] "Chunks labelled locally because the language model had no answer, by reason";
     Counter CPESH_EXTRACTIONS_TOTAL "lnsp_cpesh_extractions_total" ["outcome"] "Chunks whose CPESH parts the language model was asked for, by outcome: ok, or why there are none";
     Counter LLM_REQUESTS_TOTAL "lnsp_llm_requests_total" ["backend", "outcome"] "Calls to the servers of the language model, or to TMD routers (backend: their addresses), by outcome";

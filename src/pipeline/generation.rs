@@ -127,7 +127,7 @@ impl Generation {
         match (begin, &self.llm) {
             (Begin::AtWriter(embedded), _) => self.write.admit(embedded.clone(), delivery).await,
             (Begin::AtEmbedder(tagged), _) => self.embed.admit(tagged.clone(), delivery).await,
-            (Begin::AtExtractor, Some(llm)) if self.labeller.asks_llm(&chunk) => {
+            (Begin::AtExtractor, Some(llm)) if self.labeller.needs_llm(&chunk).await => {
                 llm.admit(NeedsLlm(chunk), delivery).await
             }
             (Begin::AtExtractor, _) => self.local.admit(NeedsNoLlm(chunk), delivery).await,

@@ -202,15 +202,21 @@ fn wrong(chosen: &Value, values: &[Value]) -> Value {
     name.into()
 }
 
-/// A sentence that contains two words of the prompt, which depend on the path.
+/// A sentence that contains two words of the prompt, which depend on the path, and a number, in which two sentences of
+/// a short prompt differ.
 pub fn prose(prompt: &str, path: &str) -> String {
-    let words: Vec<&str> =
-        prompt.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    // A mark that delimits the material is no word of it.
+    let is_mark = |word: &str| word.len() == 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let words: Vec<&str> = prompt
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty() && !is_mark(word))
+        .collect();
     let word = |name: &str| {
         let place = number(prompt, &below(path, name)) % words.len().max(1) as u64;
         words.get(place as usize).copied().unwrap_or("nothing")
     };
-    format!("This is about {} and, in passing, about {}.", word("first"), word("second"))
+    let case = number(prompt, &below(path, "case")) % 1_000_000;
+    format!("This is about {} and, in passing, about {} (case {case}).", word("first"), word("second"))
 }
 
 /// A pseudo-random number derived from both texts and the boundary between them.

@@ -56,8 +56,10 @@ pub async fn compare(
 /// How the chunk replaces a row that was made of the same text; `None` when another text is embedded.
 fn rewrite(chunk: &Chunk, known: &KnownChunk, differs: &Differences) -> Option<KnownVerdict> {
     let extracted = matches!(&known.extracted, Some(Extraction::ByLlm { .. }));
-    // With parts of the client, a concept that a model extracted is no longer what is embedded.
-    if differs.in_embedded_text() || (chunk.cpesh.is_some() && extracted) {
+    // With parts of the client, a concept that a model extracted is no longer what is embedded; and with parts of a model
+    // that the row has not, it was not yet.
+    let other_concept = (chunk.cpesh.is_some() && extracted) || (chunk.restored.is_some() && !extracted);
+    if differs.in_embedded_text() || other_concept {
         return None;
     }
     let of_row = known.extracted.clone().filter(|_| chunk.cpesh.is_none());

@@ -4,8 +4,8 @@
 //! for one answer still gets its codes.
 
 use super::tagger::Tagger;
-use crate::chunk::{Chunk, Extraction, Tagging, TmdSource, VectorSource};
-use crate::llm::{Llm, LlmAnswer, Wanted};
+use crate::chunk::{Chunk, Extraction, Tagging, VectorSource};
+use crate::llm::{Llm, Wanted};
 use crate::rejection::Rejection;
 use crate::threads::Progress;
 use std::sync::Arc;
@@ -53,8 +53,8 @@ impl Labeller {
     }
 
     /// Whether a language model is asked about this chunk now. It then takes the other inlet of the first stage.
-    pub fn asks_llm(&self, chunk: &Chunk) -> bool {
-        self.extractor_for(chunk).is_some() || (chunk.client_tagging.is_none() && self.tagger.asks_llm())
+    pub async fn needs_llm(&self, chunk: &Arc<Chunk>) -> bool {
+        self.extractor_for(chunk).is_some() || self.tagger.needs_llm(chunk).await
     }
 
     /// Codes and CPESH parts of a chunk. Those that the client gave are taken as they are.
@@ -71,7 +71,7 @@ impl Labeller {
             Ok(answer) => {
                 let tagging = match &chunk.client_tagging {
                     Some(tagging) => tagging.clone(),
-                    None if self.tagger.takes_llm_codes() => by_llm(llm, &answer),
+                    None if self.tagger.takes_llm_codes() => self.tagger.tag_by(llm, &answer, chunk).await,
                     None => self.tagger.tag(chunk).await?,
                 };
                 Ok(Labelled { tagging, extraction: llm.extraction(answer, &chunk.text) })
@@ -90,9 +90,4 @@ impl Labeller {
             !chunk.skip_cpesh && chunk.cpesh.is_none() && !matches!(chunk.vector, VectorSource::Given { .. });
         self.extractor.as_ref().filter(|llm| wanted && llm.available())
     }
-}
-
-fn by_llm(llm: &Llm, answer: &LlmAnswer) -> Tagging {
-    let source = TmdSource::Llm { model: llm.model().clone() };
-    Tagging { tmd: answer.tmd, source, confidence: answer.confidence, took: Some(answer.took) }
 }

@@ -21,6 +21,6 @@ pub use fault_hook::{FaultHook, NoFaults};
 pub use known::{KnownVerdict, compare};
 pub use labeller::{Labelled, Labeller};
 pub use stage::{Delivery, Inlet, Parcel, Receipt, RedeliveryQueue, Stage, waits_for_index};
-pub use tagger::{CodeSource, LlmFallback, Tagger};
+pub use tagger::{CodeSource, LlmFallback, LocalFirst, Tagger};
 pub use tmd_extractor::{NeedsLlm, NeedsNoLlm, TmdExtractor};
 pub use writer::{WriteTools, Writer};

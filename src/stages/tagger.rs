@@ -1,18 +1,20 @@
 //! Decides who gives a text its Domain, Task and Modifier codes, and asks for them.
 //!
-//! The order: codes of the client; then a language model, where there is one, or the local classifier. The first stage
-//! uses it for chunks; others may use it for any text.
+//! The order: codes of the client; the local classifier, where it is to be asked first and is sure enough; a language
+//! model, where there is one; the local classifier again. The first stage uses it for chunks; others may use it for any
+//! text.
 
 use crate::chunk::{Chunk, Tagging, TmdSource};
-use crate::classifier::LocalClassifier;
+use crate::classifier::{Classification, LocalClassifier};
 use crate::error_code::ErrorCode;
-use crate::llm::{Llm, LlmError, Wanted};
+use crate::llm::{Llm, LlmAnswer, Wanted};
 use crate::metrics;
 use crate::rejection::Rejection;
-use crate::router::{RoutedCodes, RouterError, TmdRouter};
+use crate::router::{RoutedCodes, TmdRouter};
 use crate::threads::{Lane, Progress, Worker, WorkerError};
+use crate::tmd::{Axis, AxisConfidence, Tmd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The source of the codes that a client does not send.
 #[derive(Clone)]
@@ -44,17 +46,61 @@ pub enum LlmFallback {
     Reject,
 }
 
+/// What the local classifier decides before a language model is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum LocalFirst {
+    /// Nothing.
+    #[default]
+    No,
+    /// All codes, where its confidence in the domain is at least this. That in task and modifier hardly differs between
+    /// texts of a kind.
+    WhenSure(f32),
+    /// Task and modifier always; the domain where its confidence in it is at least this.
+    Hybrid(f32),
+}
+
+impl LocalFirst {
+    /// Whether no language model is needed beside codes with this confidence.
+    fn suffices(self, confidence: AxisConfidence) -> bool {
+        match self {
+            LocalFirst::No => false,
+            LocalFirst::WhenSure(least) | LocalFirst::Hybrid(least) => confidence.domain >= least,
+        }
+    }
+}
+
+/// Codes of the local classifier.
+struct LocalCodes {
+    found: Classification,
+    version: Arc<str>,
+    /// Without the wait for the classifier's thread.
+    took: Duration,
+}
+
+impl LocalCodes {
+    fn tagging(self, source: impl FnOnce(Arc<str>) -> TmdSource) -> Tagging {
+        let Classification { tmd, confidence } = self.found;
+        Tagging { tmd, source: source(self.version), confidence: Some(confidence), took: Some(self.took) }
+    }
+}
+
 /// Gives codes. A handle, cheap to clone; it outlives the generations of the stages.
 #[derive(Clone)]
 pub struct Tagger {
     classifier: Worker<LocalClassifier>,
     source: CodeSource,
+    local_first: LocalFirst,
 }
 
 impl Tagger {
     /// A handle that asks the classifier, on its own thread, or `source`.
     pub fn new(classifier: Worker<LocalClassifier>, source: CodeSource) -> Tagger {
-        Tagger { classifier, source }
+        Tagger { classifier, source, local_first: LocalFirst::No }
+    }
+
+    /// The same, which asks the classifier first.
+    pub fn asking_locally_first(self, local_first: LocalFirst) -> Tagger {
+        Tagger { local_first, ..self }
     }
 
     /// Whether a language model may be asked, now or later.
@@ -76,6 +122,20 @@ impl Tagger {
     /// Whether the codes of a language model's answer are those of a chunk without codes.
     pub fn takes_llm_codes(&self) -> bool {
         matches!(&self.source, CodeSource::Llm { llm, .. } if llm.available())
+    }
+
+    /// Whether a language model is asked for the codes of this chunk now: not if the client gave them, nor if the local
+    /// classifier is sure enough of them.
+    pub async fn needs_llm(&self, chunk: &Arc<Chunk>) -> bool {
+        if chunk.client_tagging.is_some() || !self.asks_llm() {
+            return false;
+        }
+        if self.local_first == LocalFirst::No {
+            return true;
+        }
+        // Asked again in the stage: the answer is the same, and takes microseconds.
+        let local = self.classify(chunk.clone(), Instant::now()).await;
+        !local.is_ok_and(|local| self.local_first.suffices(local.found.confidence))
     }
 
     /// The records of the threads of the classifier.
@@ -104,33 +164,77 @@ impl Tagger {
         T: AsRef<str> + Send + Sync + ?Sized + 'static,
     {
         let started = Instant::now();
-        match &self.source {
-            CodeSource::Llm { llm, otherwise } if llm.available() => {
-                match llm.classify((*text).as_ref(), Wanted::Codes).await {
-                    Ok(answer) => {
-                        let source = TmdSource::Llm { model: llm.model().clone() };
-                        let (confidence, took) = (answer.confidence, Some(answer.took));
-                        Ok(Tagging { tmd: answer.tmd, source, confidence, took })
-                    }
-                    Err(error) => match otherwise {
-                        LlmFallback::AskLocally => self.fall_back(text, started, error.kind()).await,
-                        LlmFallback::Reject => Err(unanswered(llm, &error)),
-                    },
+        if !self.asks_llm() {
+            let local = self.classify(text, started).await?;
+            return Ok(local.tagging(|version| TmdSource::Local { version }));
+        }
+        let local = match self.local_first {
+            LocalFirst::No => None,
+            // Without its answer the language model is asked for everything.
+            _ => self.classify(text.clone(), started).await.ok(),
+        };
+        match local {
+            Some(local) if self.local_first.suffices(local.found.confidence) => Ok(self.settled(local)),
+            local => match self.ask((*text).as_ref()).await {
+                Ok(tagging) => Ok(self.combined(tagging, local)),
+                Err(Unanswered { otherwise: LlmFallback::AskLocally, reason, .. }) => {
+                    self.fall_back(text, started, reason).await
                 }
-            }
-            CodeSource::Router { router, otherwise } => match router.extract((*text).as_ref()).await {
+                Err(Unanswered { rejection, .. }) => Err(rejection),
+            },
+        }
+    }
+
+    /// Asks the language model, or the router that asks one.
+    async fn ask(&self, text: &str) -> Result<Tagging, Unanswered> {
+        match &self.source {
+            CodeSource::Llm { llm, otherwise } => match llm.classify(text, Wanted::Codes).await {
+                Ok(answer) => Ok(by_llm(llm, &answer)),
+                Err(error) => {
+                    let what = format!("the LLM at {} {error}", llm.endpoint());
+                    Err(Unanswered::new(*otherwise, error.kind(), &what))
+                }
+            },
+            CodeSource::Router { router, otherwise } => match router.extract(text).await {
                 Ok(RoutedCodes { tmd, took }) => {
                     let source = TmdSource::Llm { model: router.name().clone() };
                     Ok(Tagging { tmd, source, confidence: None, took: Some(took) })
                 }
-                Err(error) => match otherwise {
-                    LlmFallback::AskLocally => self.fall_back(text, started, error.kind()).await,
-                    LlmFallback::Reject => Err(unrouted(router, &error)),
-                },
+                Err(error) => {
+                    let what = format!("the TMD router at {} {error}", router.endpoint());
+                    Err(Unanswered::new(*otherwise, error.kind(), &what))
+                }
             },
-            CodeSource::Local | CodeSource::Llm { .. } => {
-                self.ask_locally(text, started, |version| TmdSource::Local { version }).await
+            CodeSource::Local => {
+                Err(Unanswered::new(LlmFallback::AskLocally, "no_model", "there is no language model"))
             }
+        }
+    }
+
+    /// The codes of a chunk about which the language model was asked for another reason: its own, in the mode `hybrid` as
+    /// if it had been asked for the domain.
+    pub async fn tag_by(&self, llm: &Llm, answer: &LlmAnswer, chunk: &Arc<Chunk>) -> Tagging {
+        let tagging = by_llm(llm, answer);
+        let LocalFirst::Hybrid(_) = self.local_first else { return tagging };
+        match self.classify(chunk.clone(), Instant::now()).await {
+            Ok(local) if self.local_first.suffices(local.found.confidence) => self.settled(local),
+            local => self.combined(tagging, local.ok()),
+        }
+    }
+
+    /// The codes of the local classifier, which was sure.
+    fn settled(&self, local: LocalCodes) -> Tagging {
+        local.tagging(match self.local_first {
+            LocalFirst::Hybrid(_) => |version| TmdSource::HybridLocal { version },
+            LocalFirst::No | LocalFirst::WhenSure(_) => |version| TmdSource::FastFirst { version },
+        })
+    }
+
+    /// The codes of a language model; in the mode `hybrid` its domain, with task and modifier of the local classifier.
+    fn combined(&self, asked: Tagging, local: Option<LocalCodes>) -> Tagging {
+        match (self.local_first, local) {
+            (LocalFirst::Hybrid(_), Some(local)) => shared(&asked, &local),
+            _ => asked,
         }
     }
 
@@ -145,16 +249,11 @@ impl Tagger {
         T: AsRef<str> + Send + Sync + ?Sized + 'static,
     {
         metrics::fell_back(reason);
-        let source = |version| TmdSource::Fallback { version, reason: reason.into() };
-        self.ask_locally(text, started, source).await
+        let local = self.classify(text, started).await?;
+        Ok(local.tagging(|version| TmdSource::Fallback { version, reason: reason.into() }))
     }
 
-    async fn ask_locally<T>(
-        &self,
-        text: Arc<T>,
-        started: Instant,
-        source: impl FnOnce(Arc<str>) -> TmdSource + Send + 'static,
-    ) -> Result<Tagging, Rejection>
+    async fn classify<T>(&self, text: Arc<T>, started: Instant) -> Result<LocalCodes, Rejection>
     where
         T: AsRef<str> + Send + Sync + ?Sized + 'static,
     {
@@ -163,9 +262,8 @@ impl Tagger {
             // Waiting for the classifier's thread is not the classifier's time.
             let waited = waiting.elapsed();
             let found = classifier.classify((*text).as_ref());
-            let source = source(classifier.version().into());
-            let took = started.elapsed().saturating_sub(waited);
-            Tagging { tmd: found.tmd, source, confidence: Some(found.confidence), took: Some(took) }
+            let version = classifier.version().into();
+            LocalCodes { found, version, took: started.elapsed().saturating_sub(waited) }
         });
         answer.await.map_err(|error| match error {
             WorkerError::Panicked(_) | WorkerError::Unavailable(_) => {
@@ -178,12 +276,38 @@ impl Tagger {
     }
 }
 
-fn unrouted(router: &TmdRouter, error: &RouterError) -> Rejection {
-    let message = format!("the TMD router at {} {error}; send this chunk again", router.endpoint());
-    Rejection::new(ErrorCode::LlmFailed, message)
+/// The domain of a language model, with task and modifier of the local classifier.
+fn shared(asked: &Tagging, local: &LocalCodes) -> Tagging {
+    let tmd = local.found.tmd;
+    let codes = [asked.tmd.code(Axis::Domain), tmd.code(Axis::Task), tmd.code(Axis::Modifier)];
+    let confidence =
+        asked.confidence.map(|llm| AxisConfidence { domain: llm.domain, ..local.found.confidence });
+    let models = format!("{} + {}", asked.source.model().unwrap_or_default(), local.version).into();
+    Tagging {
+        // Never out of range: each code comes from a triple.
+        tmd: Tmd::new(codes[0], codes[1], codes[2]).unwrap_or(asked.tmd),
+        source: TmdSource::HybridLlm { models },
+        confidence,
+        took: asked.took.map(|took| took + local.took),
+    }
 }
 
-fn unanswered(llm: &Llm, error: &LlmError) -> Rejection {
-    let message = format!("the LLM at {} {error}; send this chunk again", llm.endpoint());
-    Rejection::new(ErrorCode::LlmFailed, message)
+fn by_llm(llm: &Llm, answer: &LlmAnswer) -> Tagging {
+    let source = TmdSource::Llm { model: llm.model().clone() };
+    Tagging { tmd: answer.tmd, source, confidence: answer.confidence, took: Some(answer.took) }
+}
+
+/// That a source other than the classifier has no answer.
+struct Unanswered {
+    otherwise: LlmFallback,
+    /// For rows and metrics: one of a closed set of names.
+    reason: &'static str,
+    rejection: Rejection,
+}
+
+impl Unanswered {
+    fn new(otherwise: LlmFallback, reason: &'static str, what: &str) -> Unanswered {
+        let rejection = Rejection::new(ErrorCode::LlmFailed, format!("{what}; send this chunk again"));
+        Unanswered { otherwise, reason, rejection }
+    }
 }

@@ -43,6 +43,7 @@ impl TmdExtractor {
                     }
                     let Labelled { tagging, extraction } = labelled;
                     metrics::tagged(tagging.tmd.name(Axis::Domain));
+                    metrics::tagged_by(tagging.source.kind(), tagging.source.failure().unwrap_or("none"));
                     let parcel = parcel.map(|chunk| TaggedChunk::new(chunk, tagging, extraction));
                     task.wait_for(ROOM, next.push(parcel)).await;
                 }

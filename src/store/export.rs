@@ -8,7 +8,8 @@
 use super::connection::{Connection, Pool};
 use super::model::{ModelId, current_model};
 use super::read::{
-    CLIENT_CPESH, CodesRow, ConfidenceRow, PlacementRow, cpesh, floats, json_text, unreadable,
+    CLIENT_CPESH, CodesRow, ConfidenceRow, LLM_CPESH, PlacementRow, cpesh, extracted, floats, json_text,
+    unreadable,
 };
 use super::schema::{chunk_vectors, chunks};
 use super::selection::{Selected, Selection};
@@ -220,6 +221,9 @@ struct StoredRowColumns {
     #[diesel(select_expression = sql::<Nullable<Text>>(CLIENT_CPESH))]
     #[diesel(select_expression_type = SqlLiteral<Nullable<Text>>)]
     cpesh: Option<String>,
+    #[diesel(select_expression = sql::<Nullable<Text>>(LLM_CPESH))]
+    #[diesel(select_expression_type = SqlLiteral<Nullable<Text>>)]
+    extracted: Option<String>,
     #[diesel(embed)]
     codes: CodesRow,
     #[diesel(embed)]
@@ -247,6 +251,7 @@ fn export_row(row: StoredRowColumns, vector: Option<&Vec<u8>>) -> Result<ExportR
         placement: row.placement.into(),
         batch_id: row.batch_id,
         cpesh: row.cpesh.map(|json| cpesh(&json)).transpose()?,
+        extracted: row.extracted.map(|json| extracted(&json)).transpose()?,
         metadata: row.metadata,
         truncated: row.truncated,
         unread: row.unread,

@@ -94,7 +94,7 @@ impl Store {
     /// As any query: transient while the server is away.
     pub async fn count_to_extract(&self, scope: &ExtractionScope) -> Result<u64, StoreError> {
         let mut connection = self.pool.get().await?;
-        let counted = CountRows(scope).get_result::<i64>(connection.conn()).await;
+        let counted = CountScope(scope).get_result::<i64>(connection.conn()).await;
         Ok(connection.done(counted)?.unsigned_abs())
     }
 
@@ -108,7 +108,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<ExtractionRow>, StoreError> {
         let mut connection = self.pool.get().await?;
-        let query = SelectRows { scope, limit: limit.into() };
+        let query = SelectScope { scope, limit: limit.into() };
         let found = query.load::<(i64, i64, String, Option<String>)>(connection.conn()).await;
         let row = |(seq, item, text, question)| {
             let lack = match question {
@@ -196,41 +196,41 @@ impl ExtractionScope {
     }
 }
 
-struct CountRows<'a>(&'a ExtractionScope);
+struct CountScope<'a>(&'a ExtractionScope);
 
 /// The condition differs from scope to scope.
-impl QueryId for CountRows<'_> {
+impl QueryId for CountScope<'_> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
-impl Query for CountRows<'_> {
+impl Query for CountScope<'_> {
     type SqlType = BigInt;
 }
 
-impl QueryFragment<Pg> for CountRows<'_> {
+impl QueryFragment<Pg> for CountScope<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("SELECT count(*)");
         self.0.walk(out)
     }
 }
 
-struct SelectRows<'a> {
+struct SelectScope<'a> {
     scope: &'a ExtractionScope,
     limit: i64,
 }
 
 /// As that of the count.
-impl QueryId for SelectRows<'_> {
+impl QueryId for SelectScope<'_> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
-impl Query for SelectRows<'_> {
+impl Query for SelectScope<'_> {
     type SqlType = (BigInt, BigInt, Text, Nullable<Text>);
 }
 
-impl QueryFragment<Pg> for SelectRows<'_> {
+impl QueryFragment<Pg> for SelectScope<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("SELECT c.seq, c.item, c.text, p.probe_question");
         self.scope.walk(out.reborrow())?;

@@ -1,7 +1,7 @@
 //! A chunk as clients send it: an object with fields of known names, in the words of the old service, and any others.
 
 use super::bounded::BoundedList;
-use super::cpesh::WireCpesh;
+use super::cpesh::{WireCpesh, WireExtractionOrigin};
 use super::metadata::MetadataReader;
 use super::options::SharedNames;
 use super::restored::{WireProvenance, WireVector};
@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use std::fmt;
 
 /// The names of the fields of a chunk.
-pub const CHUNK_FIELDS: [&str; 32] = [
+pub const CHUNK_FIELDS: [&str; 36] = [
     "id",
     "dataset_source",
     "text",
@@ -42,6 +42,10 @@ pub const CHUNK_FIELDS: [&str; 32] = [
     "hard_negatives",
     "episode_id",
     "concept_vec",
+    "cpesh_source",
+    "cpesh_model",
+    "cpesh_failure",
+    "cpesh_took_us",
     "tmd_source",
     "tmd_model",
     "tmd_failure",
@@ -74,6 +78,7 @@ pub struct WireChunk {
     child_cpe_ids: WireLinks,
     codes: [Option<WholeNumber>; 3],
     cpesh: WireCpesh,
+    extraction: WireExtractionOrigin,
     provenance: WireProvenance,
     vector: WireVector,
     // Stored in the metadata.
@@ -152,6 +157,7 @@ impl WireChunk {
                 .transpose()
                 .map_err(|rejection| with_names(rejection, &kept))?,
             cpesh: self.cpesh.check()?,
+            restored: self.extraction.check()?,
             skip_cpesh: names.skip_cpesh,
             codes: self.codes.map(number),
             provenance: self.provenance.check()?,
@@ -261,6 +267,10 @@ impl<'de> Visitor<'de> for WireChunkVisitor {
                 "episode_id" => chunk.episode_id = object.next_value()?,
                 // Old clients send their own vector. It is ignored: all vectors of a store come from one model.
                 "concept_vec" => drop(object.next_value::<IgnoredAny>()?),
+                "cpesh_source" => chunk.extraction.source = object.next_value()?,
+                "cpesh_model" => chunk.extraction.model = object.next_value()?,
+                "cpesh_failure" => chunk.extraction.failure = object.next_value()?,
+                "cpesh_took_us" => chunk.extraction.took_us = object.next_value()?,
                 "tmd_source" => chunk.provenance.source = object.next_value()?,
                 "tmd_model" => chunk.provenance.model = object.next_value()?,
                 "tmd_failure" => chunk.provenance.failure = object.next_value()?,

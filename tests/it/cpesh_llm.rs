@@ -274,3 +274,61 @@ async fn without_a_model_at_the_start_nothing_is_marked_as_failed() {
     assert_eq!(count(&service, "source IS NULL").await, 1);
     service.stop().await;
 }
+
+#[actix_web::test]
+async fn what_a_model_extracted_is_exported_and_restored_as_what_it_is() {
+    let llm = quick();
+    let first = service(&llm).await;
+    let sent = json!({"id": "leaf", "text": TEXT, "metadata": {"k": 1}});
+    send(&first, json!({}), sent.clone()).await;
+    llm.set_fault(Some((Fault::WrongName, 1)));
+    send(&first, json!({}), json!({"id": "sea", "text": "The moon moves the sea."})).await;
+    let export = async |service: &TestService| {
+        let url = format!("{}/export?vectors=true&encoding_format=base64", service.url);
+        crate::support::test_service::client().get(url).send().await.unwrap().text().await.unwrap()
+    };
+    let lines = export(&first).await;
+    assert_eq!(lines.lines().count(), 2);
+    assert!(lines.contains("\"cpesh_source\":\"llm\"") && lines.contains("\"cpesh_failure\":"), "{lines}");
+
+    // No language model is asked for them again, and the concept vector is not computed again.
+    let gate = GatedEncoder::default();
+    let calls = llm.counts().generate;
+    let overrides = Overrides { encoder: Some(gate.factory()), ..overrides() };
+    let second = build(llm.url(), "llm", &[], overrides).await;
+    let answer = second.stream(lines.clone()).await;
+    assert_eq!(tally(&answer), (2, 0, 0), "{answer:?}");
+    assert_eq!((gate.texts(), llm.counts().generate), (1, calls), "the question alone is embedded");
+    assert_eq!(export(&second).await, lines);
+    let rows = "SELECT to_jsonb(p) - 'item' FROM chunk_cpesh p JOIN chunks USING (item) ORDER BY id";
+    assert_eq!(second.database.texts(rows).await, first.database.texts(rows).await);
+    let probe = part(&second, "leaf", "probe_question").await;
+    assert!(best(&second, &probe, "question").await["score"].as_f64().unwrap() > 0.999);
+    assert_eq!((second.stored().await, second.state.questions.len().unwrap()), (2, 1));
+
+    // What was sent at first is a repetition there too, and so is the line.
+    let again = send(&second, json!({}), sent).await;
+    assert_eq!((&again["status"], again.get("differs")), (&json!("duplicate"), None), "{again}");
+    assert_eq!(tally(&second.stream(lines).await), (0, 2, 0));
+    // A line of the view is one too.
+    let line = "SELECT line::text FROM chunk_lines WHERE line ->> 'id' = 'leaf'";
+    let line = second.database.texts(line).await.remove(0);
+    assert_eq!(tally(&second.stream(line).await), (0, 1, 0));
+    for (fields, param) in [
+        (json!({"cpesh_source": "oracle"}), "cpesh_source"),
+        (json!({"cpesh_source": "llm"}), "cpesh_model"),
+        (json!({"cpesh_model": "m"}), "cpesh_model"),
+        (
+            json!({"cpesh_source": "llm", "cpesh_model": "m", "cpesh_failure": "f", "concept_text": "c"}),
+            "cpesh_failure",
+        ),
+    ] {
+        let mut chunk = json!({"text": "A text."});
+        chunk.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let refused = send(&second, json!({}), chunk).await;
+        assert_eq!(refused["error_detail"]["code"], "invalid_provenance", "{refused}");
+        assert_eq!(refused["error_detail"]["param"], param, "{refused}");
+    }
+    second.stop().await;
+    first.stop().await;
+}

@@ -20,6 +20,7 @@ mod cpesh_afterwards;
 mod cpesh_llm;
 mod crash;
 mod dead_letters;
+mod decision_order;
 mod deletions;
 mod doctor;
 mod doctor_llm;

@@ -25,6 +25,10 @@ fn values_that_are_not_allowed_stop_the_start_with_one_sentence() {
     refused(&["--device", "tpu"], &["LNSP_DEVICE", "tpu", "auto, cpu, mps or cuda:N"]);
     refused(&["--enable-parallel", "perhaps"], &["LNSP_ENABLE_PARALLEL", "perhaps", "true or false"]);
     refused(&["--tmd-backend", "oracle"], &["LNSP_TMD_BACKEND", "oracle", "auto, llm or local"]);
+    refused(&["--tmd-mode", "half"], &["LNSP_TMD_MODE", "half", "full or hybrid"]);
+    let sure = ["LNSP_TMD_FAST_CONF_MIN", "a number from 0 to 1"];
+    refused(&["--tmd-fast-conf-min", "high"], &[sure[0], "high", sure[1]]);
+    refused(&["--tmd-fast-conf-min", "1.5"], &[sure[0], "1.5", sure[1]]);
     refused(&["--tmd-on-failure", "guess"], &["LNSP_TMD_ON_FAILURE", "guess", "local or reject"]);
     refused(&["--llm-endpoint", "localhost"], &["LNSP_LLM_ENDPOINT", "http://localhost:11434"]);
     refused(&["--embedding-endpoint", "8767"], &["LNSP_EMBEDDING_ENDPOINT", "base address"]);

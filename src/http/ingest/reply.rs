@@ -149,6 +149,9 @@ fn backends(stored: &StoredChunk, options: &IngestOptions, service: &AnswerBacke
     let tmd = match &stored.row.tagging.source {
         TmdSource::Client => "client-provided".to_owned(),
         TmdSource::Local { version } => format!("local:{version}"),
+        TmdSource::FastFirst { version } => format!("fast_first:{version}"),
+        TmdSource::HybridLocal { version } => format!("hybrid:{version}"),
+        TmdSource::HybridLlm { models } => format!("hybrid:{models}"),
         TmdSource::Llm { model } => format!("llm:{model}"),
         TmdSource::Fallback { version, reason } => format!("local:{version} (llm: {reason})"),
     };

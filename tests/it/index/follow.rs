@@ -1,7 +1,7 @@
 //! What is committed is found: at once, during a build, after it, and after a restart.
 
 use super::truth::{self, DIMS, Truth, assert_equal, open, options, tell, tell_without_room, until, vector};
-use lnsp_ingest::index::{Effort, Index, RebuildReason, SearchMode};
+use lnsp_ingest::index::{Commit, Effort, Index, RebuildReason, SearchMode};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -259,4 +259,20 @@ async fn builds_come_by_number_and_by_quiet() {
     tell_without_room(&index, truth.insert(1));
     until("a closed gap", || index.status().built_seq == truth.clock());
     assert_equal(&index, &truth);
+}
+
+#[tokio::test]
+async fn commits_that_hold_nothing_for_the_index_do_not_leave_its_watermark_behind() {
+    let (home, truth) = (tempfile::tempdir().unwrap(), Truth::new());
+    let mut often = options(home.path());
+    often.policy.increment = 100;
+    let index = Index::open(often, truth.clone()).unwrap();
+    for after in 0..99 {
+        tell(&index, Commit { after, upto: after + 1, ..Commit::default() }).await;
+    }
+    assert_eq!((index.status().applied_seq, index.status().built_seq), (99, 0));
+    tell(&index, Commit { after: 99, upto: 100, ..Commit::default() }).await;
+    until("it is built", || index.status().built_seq == 100);
+    assert_eq!((index.status().builds, index.status().items), (1, 0));
+    index.close(false).await.unwrap();
 }
