@@ -71,7 +71,11 @@ def write_model(path, width=64, heads=4, layers=2, inner=128):
             model.add_tensor(f"{block}{name}.weight", weights(inner, width))
         model.add_tensor(block + "ffn_down.weight", weights(width, inner))
     model.add_tensor("output_norm.weight", ones)
-    model.add_tensor("output.weight", weights(len(tokens), width))
+    output = weights(len(tokens), width)
+    # Bytes beyond ASCII never win, so that a character is a token, and a bound of characters one of tokens too. Control
+    # characters may: llama-cpp-python's grammar lets them into strings, where JSON has none.
+    output[[at for at, (token, kind) in enumerate(tokens) if kind == kinds.BYTE and token >= "<0x80>"]] = 0
+    model.add_tensor("output.weight", output)
     model.write_header_to_file()
     model.write_kv_data_to_file()
     model.write_tensors_to_file()

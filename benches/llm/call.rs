@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::llama_server::LlamaServer;
 use crate::recorded::Recorded;
+use lnsp_ingest::endpoint;
 use serde_json::Value;
 use std::time::Instant;
 
@@ -24,8 +25,11 @@ pub struct Called {
 
 impl Caller {
     /// A client without proxies, which keeps its connection.
-    pub fn new(server: LlamaServer) -> Caller {
-        Caller { server, client: reqwest::Client::builder().no_proxy().build().unwrap_or_default() }
+    ///
+    /// # Errors
+    /// The error of the client.
+    pub fn new(server: LlamaServer) -> Result<Caller> {
+        Ok(Caller { server, client: endpoint::plain_client(1)? })
     }
 
     /// Sends a recorded request.

@@ -44,7 +44,7 @@ async fn bench() -> Result<()> {
 /// The constant part of the prompt first, as the service sends it, against the text first, as the old service did.
 async fn prefix_reuse(names: &[Recorded], pairs: usize) -> Result<()> {
     let (constant_first, text_first) =
-        (Caller::new(LlamaServer::start(&[])), Caller::new(LlamaServer::start(&[])));
+        (Caller::new(LlamaServer::start(&[]))?, Caller::new(LlamaServer::start(&[]))?);
     let (mut fast, mut slow) = (Vec::new(), Vec::new());
     // One token each: what is compared is the evaluation of the prompt.
     constant_first.ask(&names[0].first_token()).await?;
@@ -63,7 +63,7 @@ async fn prefix_reuse(names: &[Recorded], pairs: usize) -> Result<()> {
 
 /// Whole calls that answer in names against whole calls that answer in short codes, the prefix cached on both sides.
 async fn short_answers(names: &[Recorded], short: &[Recorded], pairs: usize) -> Result<()> {
-    let (by_name, by_code) = (Caller::new(LlamaServer::start(&[])), Caller::new(LlamaServer::start(&[])));
+    let (by_name, by_code) = (Caller::new(LlamaServer::start(&[]))?, Caller::new(LlamaServer::start(&[]))?);
     by_name.ask(&names[0].first_token()).await?;
     by_code.ask(&short[0].first_token()).await?;
     let (mut name_calls, mut code_calls): (Vec<Called>, Vec<Called>) = (Vec::new(), Vec::new());

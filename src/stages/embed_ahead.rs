@@ -27,12 +27,13 @@ pub struct EmbedAhead {
     passes: Arc<Semaphore>,
 }
 
-/// The text of a chunk, which is not copied.
+/// The text of a chunk, or the concept that its client gave; it is not copied.
 struct ChunkText(Arc<Chunk>);
 
 impl AsRef<str> for ChunkText {
     fn as_ref(&self) -> &str {
-        self.0.embedded_text()
+        let concept = self.0.cpesh.as_ref().and_then(|cpesh| cpesh.concept_text.as_deref());
+        concept.unwrap_or(&self.0.text)
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const CHUNKS: usize = 500;
 /// Fewer, because an answer with CPESH parts has a thousand tokens with this model, whose vocabulary is single bytes.
-const CPESH_TEXTS: usize = 40;
+const CPESH_TEXTS: usize = 25;
 
 /// Whether the server is installed. Where it is not, the test says that it is left out, past the capturing of its output.
 fn installed(test: &str) -> bool {

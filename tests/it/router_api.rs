@@ -201,7 +201,7 @@ async fn requests_are_read_as_strictly_as_others() {
     );
     assert_eq!(route(r#"{"concept_text":"x","llm_model":"other:1b"}"#).await, refused("invalid_query"));
     assert_eq!(route(r#"{"concept_text":"x","llm_model":null}"#).await.0, 200);
-    assert_eq!(route(r#"{"concept_text":"x","llm_model":"llama3.1:8b"}"#).await.0, 200);
+    assert_eq!(route(r#"{"concept_text":"y","llm_model":"llama3.1:8b"}"#).await.0, 200);
     assert_eq!(route(r#"{"concept_text":"x","concept":"y"}"#).await, refused("unknown_field"));
     let many = json!({"concepts": vec!["x"; 5000]}).to_string();
     let (status, error) = service.post("/route/batch", many).await;

@@ -127,18 +127,42 @@ pub fn read(
     text: &str,
 ) -> Result<Labels, AnswerError> {
     let mark = mark(text);
-    let own = own_words(answer, &mark);
-    let (found, problem) = all_in(own, shape, &mark);
-    let told: Vec<Tmd> = all_in(sent(text), shape, &mark).0.iter().map(|answer| answer.tmd).collect();
+    let (labels, places) = match labels(answer, shape, sent(text), &mark) {
+        // Some servers let a model write control characters into a string, where JSON has none. They are one byte each,
+        // so a blank in their place moves nothing. The text is read in the same way: what it says is no answer.
+        Err(AnswerError::Shape { .. }) if answer.contains(is_bare_control) => {
+            let bare = |text: &str| text.replace(is_bare_control, " ");
+            labels(&bare(answer), shape, &bare(sent(text)), &mark)?
+        }
+        read => read?,
+    };
+    let confidence = places.and_then(|places| confidence(answer, tokens, &places));
+    Ok(Labels { confidence, ..labels })
+}
+
+fn is_bare_control(c: char) -> bool {
+    c < ' '
+}
+
+/// The labels without confidence, and the places of the codes in the answer.
+fn labels(
+    answer: &str,
+    shape: AnswerShape,
+    sent: &str,
+    mark: &str,
+) -> Result<(Labels, Option<[Range<usize>; 3]>), AnswerError> {
+    let own = own_words(answer, mark);
+    let (found, problem) = all_in(own, shape, mark);
+    let told: Vec<Tmd> = all_in(sent, shape, mark).0.iter().map(|answer| answer.tmd).collect();
     let repeats = !found.is_empty()
-        || own.is_empty() && answer.contains(&mark)
-        || !own.trim().is_empty() && sent(text).contains(own.trim());
+        || own.is_empty() && answer.contains(mark)
+        || !own.trim().is_empty() && sent.contains(own.trim());
     let mut usable = found.into_iter().filter(|answer| !told.contains(&answer.tmd));
     let Some(first) = usable.next() else {
         return Err(match problem {
             _ if repeats => AnswerError::Echo { received: beginning(answer) },
             Some(problem) => problem,
-            None => one(own.trim(), shape, &mark).err().unwrap_or_else(|| no_answer(own, shape)),
+            None => one(own.trim(), shape, mark).err().unwrap_or_else(|| no_answer(own, shape)),
         });
     };
     if usable.any(|other| (other.tmd, &other.cpesh) != (first.tmd, &first.cpesh)) {
@@ -147,8 +171,7 @@ pub fn read(
     // The places are those in the model's own words, which are the end of the answer.
     let offset = answer.len() - own.len();
     let places = first.places.map(|places| places.map(|place| place.start + offset..place.end + offset));
-    let confidence = places.and_then(|places| confidence(answer, tokens, &places));
-    Ok(Labels { tmd: first.tmd, confidence, cpesh: first.cpesh })
+    Ok((Labels { tmd: first.tmd, confidence: None, cpesh: first.cpesh }, places))
 }
 
 /// All valid answers in a text, and what is wrong with the last one that is not valid. Places are those in the text.

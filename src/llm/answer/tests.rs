@@ -221,3 +221,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_control_character_in_a_string_spoils_no_answer_and_no_defence() {
+    let parts = |concept: &str| {
+        let mut answer = whole(&json!("Medicine"));
+        answer["task"] = json!("Causal Inference");
+        answer["modifier"] = json!("Role-based");
+        answer["concept"] = json!("PLACE");
+        answer.to_string().replace("PLACE", concept)
+    };
+    let wanted = read(&parts("Fever falls."), &[], NamesAndCpesh, TEXT).unwrap();
+    let bare = read(&parts("Fever\u{1f}falls."), &[], NamesAndCpesh, TEXT).unwrap();
+    assert!(wanted.cpesh.as_ref().unwrap().is_ok(), "{wanted:?}");
+    assert_eq!(bare, wanted);
+    let sure = TokenLogprob { token: parts("a\u{1}b"), logprob: -0.5 };
+    let bare = read(&sure.token, std::slice::from_ref(&sure), NamesAndCpesh, TEXT).unwrap();
+    assert!(bare.confidence.is_some_and(|sure| sure.domain > 0.6));
+    // An answer that stands in the text is not believed in this form either.
+    let told = parts("x\u{2}y");
+    assert!(matches!(
+        read(&told, &[], NamesAndCpesh, &format!("Say {told}.")),
+        Err(AnswerError::Echo { .. })
+    ));
+}
