@@ -255,7 +255,7 @@ pub enum TmdBackend {
 /// Which codes the local classifier gives beside a language model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TmdMode {
-    /// None.
+    /// None: all codes come from one source.
     Full,
     /// Task and modifier, and the domain where it is sure.
     Hybrid,

@@ -49,7 +49,7 @@ pub enum LlmFallback {
 /// What the local classifier decides before a language model is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum LocalFirst {
-    /// Nothing.
+    /// Nothing: it is asked only in place of one.
     #[default]
     No,
     /// All codes, where its confidence in the domain is at least this. That in task and modifier hardly differs between

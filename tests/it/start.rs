@@ -24,7 +24,7 @@ fn values_that_are_not_allowed_stop_the_start_with_one_sentence() {
     refused(&["--max-parallel-workers", "abc"], &["LNSP_MAX_PARALLEL_WORKERS", "'abc'", "1 to 1024"]);
     refused(&["--device", "tpu"], &["LNSP_DEVICE", "tpu", "auto, cpu, mps or cuda:N"]);
     refused(&["--enable-parallel", "perhaps"], &["LNSP_ENABLE_PARALLEL", "perhaps", "true or false"]);
-    refused(&["--tmd-backend", "oracle"], &["LNSP_TMD_BACKEND", "oracle", "auto, llm or local"]);
+    refused(&["--tmd-backend", "oracle"], &["LNSP_TMD_BACKEND", "oracle", "auto, llm, local or router"]);
     refused(&["--tmd-mode", "half"], &["LNSP_TMD_MODE", "half", "full or hybrid"]);
     let sure = ["LNSP_TMD_FAST_CONF_MIN", "a number from 0 to 1"];
     refused(&["--tmd-fast-conf-min", "high"], &[sure[0], "high", sure[1]]);
