@@ -26,12 +26,14 @@ const UNWRITTEN: Duration = Duration::from_secs(1);
 
 /// A handle to the cache; cheap to clone. What was put is written when the last one is dropped.
 #[derive(Clone)]
-pub struct AnswerCache {
+pub struct AnswerCache(Arc<Threads>);
+
+struct Threads {
     ring: Arc<Ring>,
     reader: Worker<Arc<Ring>>,
     writer: Worker<Arc<Ring>>,
     /// A flush is due within [`UNWRITTEN`].
-    flush_due: Arc<AtomicBool>,
+    flush_due: AtomicBool,
 }
 
 impl AnswerCache {
@@ -46,37 +48,40 @@ impl AnswerCache {
             Worker::spawn(name, NonZeroUsize::MIN, QUEUE, move || Ok::<_, CacheError>(ring.clone()))
         };
         let (reader, writer) = (worker("lnsp-answers")?, worker("lnsp-answers-w")?);
-        Ok(AnswerCache { ring, reader, writer, flush_due: Arc::default() })
+        Ok(AnswerCache(Arc::new(Threads { ring, reader, writer, flush_due: AtomicBool::new(false) })))
     }
 
     /// The answer under this key.
     pub async fn get(&self, key: AnswerKey) -> Option<Vec<u8>> {
-        usable(self.reader.run(Lane::Bulk, move |ring| ring.get(&key)).await).flatten()
+        usable(self.0.reader.run(Lane::Bulk, move |ring| ring.get(&key)).await).flatten()
     }
 
     /// Keeps an answer, in place of an older one. It is found from now on, and written within a second.
     pub fn put(&self, key: AnswerKey, content: Vec<u8>) {
-        let at_once = self.ring.put(key, content);
-        if at_once || !self.flush_due.swap(true, Ordering::AcqRel) {
-            let cache = self.clone();
+        let at_once = self.0.ring.put(key, content);
+        if at_once || !self.0.flush_due.swap(true, Ordering::AcqRel) {
+            // It does not hold the cache open: what is dropped is written.
+            let threads = Arc::downgrade(&self.0);
             tokio::spawn(async move {
                 if !at_once {
                     tokio::time::sleep(UNWRITTEN).await;
                 }
-                cache.flush().await;
+                if let Some(threads) = threads.upgrade() {
+                    AnswerCache(threads).flush().await;
+                }
             });
         }
     }
 
     /// Writes what is in memory only.
     pub async fn flush(&self) {
-        self.flush_due.store(false, Ordering::Release);
-        usable(self.writer.run(Lane::Bulk, |ring| ring.flush()).await);
+        self.0.flush_due.store(false, Ordering::Release);
+        usable(self.0.writer.run(Lane::Bulk, |ring| ring.flush()).await);
     }
 
     /// The number of answers.
     pub async fn len(&self) -> u64 {
-        usable(self.reader.run(Lane::Bulk, |ring| ring.len()).await).unwrap_or_default()
+        usable(self.0.reader.run(Lane::Bulk, |ring| ring.len()).await).unwrap_or_default()
     }
 
     /// Whether there is no answer.

@@ -4,7 +4,7 @@
 //! The keys are claimed first and looked up second: a chunk that finds its key free then finds the row of the chunk
 //! that had the key before.
 
-use super::generation::{Begin, Generation};
+use super::generation::{EnterAt, Generation};
 use super::in_flight::{Arrival, Claim, Follower, InFlightKeys};
 use super::settings::PipelineSettings;
 use crate::chunk::{Chunk, ChunkKey, ConceptVector, EmbeddedChunk, Embedding, Extraction, TaggedChunk};
@@ -32,7 +32,7 @@ enum Fate {
     /// It needs no work.
     Answered(Outcome),
     /// It enters the stages.
-    Enters(Begin),
+    Enters(EnterAt),
 }
 
 /// The way into the pipeline; cheap to clone.
@@ -247,18 +247,18 @@ impl Entrance {
             Some(KnownVerdict::Rewrite { known, extraction, same_question }) => {
                 Fate::Enters(match vectors.remove(&known.item) {
                     Some(vectors) if vectors.seq == known.seq => {
-                        rewritten_row(chunk, (known, extraction), vectors, same_question)
+                        rewritten_row(chunk, (*known, extraction), vectors, same_question)
                     }
-                    _ => Begin::AtExtractor,
+                    _ => EnterAt::Extractor,
                 })
             }
-            Some(KnownVerdict::Process) | None => Fate::Enters(Begin::AtExtractor),
+            Some(KnownVerdict::Process) | None => Fate::Enters(EnterAt::Extractor),
         };
         Ok(chunks.iter().map(&mut fate).collect())
     }
 
     /// Brings one delivery into a stage. Waits for a slot, and for the next generation when this one is gone.
-    async fn enter(&self, mut delivery: Delivery, begin: &Begin) {
+    async fn enter(&self, mut delivery: Delivery, begin: &EnterAt) {
         let _turn = match &self.one_at_a_time {
             Some(turns) => Some(turns.lock().await),
             None => None,
@@ -359,23 +359,23 @@ fn rewritten_row(
     (known, extraction): (KnownChunk, Extraction),
     vectors: StoredVectors,
     same_question: bool,
-) -> Begin {
+) -> EnterAt {
     let tagging = chunk.client_tagging.clone().unwrap_or(known.tagging);
     let StoredVectors { concept: vector, question, .. } = vectors;
     let (truncated, unread) = (known.truncated, known.unread);
     let embedding = Embedding { vector, truncated, unread, took: Duration::ZERO };
     let chunk = chunk.clone();
     if extraction.probe(&chunk).is_none() {
-        return Begin::AtWriter(EmbeddedChunk { chunk, tagging, extraction, embedding, question: None });
+        return EnterAt::Writer(EmbeddedChunk { chunk, tagging, extraction, embedding, question: None });
     }
     match question.filter(|_| same_question) {
         Some(vector) => {
             let question = Some(vector);
-            Begin::AtWriter(EmbeddedChunk { chunk, tagging, extraction, embedding, question })
+            EnterAt::Writer(EmbeddedChunk { chunk, tagging, extraction, embedding, question })
         }
         None => {
             let concept = ConceptVector::Known(embedding);
-            Begin::AtEmbedder(TaggedChunk { chunk, tagging, extraction, concept })
+            EnterAt::Embedder(TaggedChunk { chunk, tagging, extraction, concept })
         }
     }
 }

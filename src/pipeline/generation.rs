@@ -64,13 +64,13 @@ pub(super) struct Generation {
 }
 
 /// Where a chunk enters the stages.
-pub(super) enum Begin {
+pub(super) enum EnterAt {
     /// At the first one.
-    AtExtractor,
+    Extractor,
     /// At the second one: it has the codes and the concept vector of the row that it replaces, and another question.
-    AtEmbedder(TaggedChunk),
+    Embedder(TaggedChunk),
     /// At the last one: it has the codes and the vectors of the row that it replaces.
-    AtWriter(EmbeddedChunk),
+    Writer(EmbeddedChunk),
 }
 
 impl Generation {
@@ -124,15 +124,15 @@ impl Generation {
     ///
     /// # Errors
     /// The delivery, when the generation is gone.
-    pub(super) async fn admit(&self, delivery: Delivery, begin: &Begin) -> Result<(), Delivery> {
+    pub(super) async fn admit(&self, delivery: Delivery, begin: &EnterAt) -> Result<(), Delivery> {
         let chunk = delivery.origin().clone();
         match (begin, &self.llm) {
-            (Begin::AtWriter(embedded), _) => self.write.admit(embedded.clone(), delivery).await,
-            (Begin::AtEmbedder(tagged), _) => self.embed.admit(tagged.clone(), delivery).await,
-            (Begin::AtExtractor, Some(llm)) if self.labeller.needs_llm(&chunk).await => {
+            (EnterAt::Writer(embedded), _) => self.write.admit(embedded.clone(), delivery).await,
+            (EnterAt::Embedder(tagged), _) => self.embed.admit(tagged.clone(), delivery).await,
+            (EnterAt::Extractor, Some(llm)) if self.labeller.needs_llm(&chunk).await => {
                 llm.admit(NeedsLlm(chunk), delivery).await
             }
-            (Begin::AtExtractor, _) => self.local.admit(NeedsNoLlm(chunk), delivery).await,
+            (EnterAt::Extractor, _) => self.local.admit(NeedsNoLlm(chunk), delivery).await,
         }
     }
 

@@ -5,7 +5,7 @@
 //! each is delivered again alone, with no other chunk in the stages; at the third death it is rejected as poison. The
 //! others are simply delivered again. The entrance opens when all of them are admitted.
 
-use super::generation::{Begin, Generation, StageReports, Tools};
+use super::generation::{EnterAt, Generation, StageReports, Tools};
 use super::settings::PipelineSettings;
 use crate::error_code::ErrorCode;
 use crate::metrics;
@@ -240,11 +240,11 @@ impl Redeliveries {
     /// loses none: a chunk that is not in a stage is still in a list here, or in the redelivery queue.
     async fn admit(&mut self, generation: &Generation, progress: &Progress) {
         while let Some(suspect) = self.suspects.pop_front() {
-            drop(generation.admit(suspect.again(self.redelivery_queue.clone()), &Begin::AtExtractor).await);
+            drop(generation.admit(suspect.again(self.redelivery_queue.clone()), &EnterAt::Extractor).await);
             all_free(generation, progress).await;
         }
         while let Some(delivery) = self.innocents.pop_front() {
-            drop(generation.admit(delivery.again(self.redelivery_queue.clone()), &Begin::AtExtractor).await);
+            drop(generation.admit(delivery.again(self.redelivery_queue.clone()), &EnterAt::Extractor).await);
         }
     }
 }

@@ -32,7 +32,7 @@ impl Ask {
     /// The schema of the answer: the enforced one, or the one that the prompt describes and a good model keeps to.
     pub fn schema(&self) -> Option<Schema> {
         match &self.format {
-            Format::Schema(schema) => Some(schema.clone()),
+            Format::Schema(schema) => Some((**schema).clone()),
             _ => instructions::wanted(&self.system).or_else(|| instructions::wanted(&self.prompt)),
         }
     }
@@ -47,7 +47,7 @@ pub enum Format {
     /// Any JSON object.
     Json,
     /// A value of this schema.
-    Schema(Schema),
+    Schema(Box<Schema>),
     /// Any other value, which the server rejects.
     Invalid,
 }
@@ -102,7 +102,7 @@ impl<'de> Visitor<'de> for FormatVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Format, A::Error> {
-        Ok(Format::Schema(Schema::deserialize(MapAccessDeserializer::new(members))?))
+        Ok(Format::Schema(Box::new(Schema::deserialize(MapAccessDeserializer::new(members))?)))
     }
 }
 

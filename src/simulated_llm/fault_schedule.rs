@@ -62,7 +62,7 @@ pub enum FaultSchedule {
         /// The faults with their shares.
         shares: Vec<FaultShare>,
         /// Equal seeds give the same faults to the same calls.
-        random: StdRng,
+        random: Box<StdRng>,
     },
 }
 
@@ -74,7 +74,7 @@ impl FaultSchedule {
 
     /// On a share of the calls, drawn from `seed`.
     pub fn shares(shares: &[FaultShare], seed: u64) -> Self {
-        FaultSchedule::Shares { shares: shares.to_vec(), random: StdRng::seed_from_u64(seed) }
+        FaultSchedule::Shares { shares: shares.to_vec(), random: Box::new(StdRng::seed_from_u64(seed)) }
     }
 
     /// Counts a call; returns its fault, if any.

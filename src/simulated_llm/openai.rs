@@ -89,7 +89,9 @@ fn format(format: WantedFormat, api: ServerApi) -> Result<Format, Refused> {
     match (api, format.kind.as_str()) {
         (_, "" | "text") | (ServerApi::Text, _) => Ok(Format::Prose),
         (ServerApi::TextStrict, _) => Err(invalid("Unexpected keys in the request: {'response_format'}")),
-        (ServerApi::JsonObject, "json_object") => Ok(format.schema.map_or(Format::Json, Format::Schema)),
+        (ServerApi::JsonObject, "json_object") => {
+            Ok(format.schema.map_or(Format::Json, |schema| Format::Schema(Box::new(schema))))
+        }
         (ServerApi::JsonObject, received) => {
             let said = format!(
                 "[{{'type': 'literal_error', 'loc': ('body', 'response_format', 'type'), 'msg': \"Input should be \
@@ -99,7 +101,7 @@ fn format(format: WantedFormat, api: ServerApi) -> Result<Format, Refused> {
         }
         (_, "json_object") => Ok(Format::Json),
         (_, "json_schema") => match format.json_schema {
-            Some(named) => Ok(Format::Schema(named.schema)),
+            Some(named) => Ok(Format::Schema(Box::new(named.schema))),
             None => Err(invalid("response_format.json_schema is required")),
         },
         (_, received) => Err(invalid(&format!("response_format.type '{received}' is not supported"))),

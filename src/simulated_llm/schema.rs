@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn spoilt_values_are_outside_of_the_schema() {
         let schema = schema(
-            r#"{"properties":{"name":{"enum":["a","a-like"]},"code":{"type":"integer","maximum":15}}}"#,
+            r#"{"properties":{"name":{"enum":["a","a-like"]},"code":{"type":"integer","maximum":15},"listed":{"enum":[1,2]}}}"#,
         );
         let made: Value = serde_json::from_str(&schema.generate("p", Some(Spoilt::Wrong))).unwrap();
         assert!(made["name"].as_str().unwrap().starts_with("a-like-like"), "{made}");

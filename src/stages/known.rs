@@ -13,8 +13,8 @@ pub enum KnownVerdict {
     Answer(Outcome),
     /// It replaces the row, of which the same text was embedded, so that its concept vector can stay.
     Rewrite {
-        /// The row.
-        known: KnownChunk,
+        /// The row that is stored.
+        known: Box<KnownChunk>,
         /// What the new row has of CPESH parts: those of the chunk, else what a model extracted from the same text.
         extraction: Extraction,
         /// The question is that of the row too, so that its vector can stay.
@@ -65,7 +65,7 @@ fn rewrite(chunk: &Chunk, known: &KnownChunk, differs: &Differences) -> Option<K
     let of_row = known.extracted.clone().filter(|_| chunk.cpesh.is_none());
     let extraction = of_row.unwrap_or_else(|| Extraction::without_llm(chunk));
     let same_question = !differs.fields().contains(&"probe_question") || extracted;
-    Some(KnownVerdict::Rewrite { known: known.clone(), extraction, same_question })
+    Some(KnownVerdict::Rewrite { known: Box::new((*known).clone()), extraction, same_question })
 }
 
 /// The row as answers to this chunk tell of it.

@@ -228,7 +228,7 @@ async fn decide(
     took: Duration,
 ) -> Vec<Outcome> {
     let present = parcels.iter().zip(&inserted).filter_map(|(parcel, inserted)| match inserted {
-        InsertOutcome::Present(known) => Some((parcel.origin(), known)),
+        InsertOutcome::Present(known) => Some((parcel.origin(), &**known)),
         _ => None,
     });
     let present: Vec<(&Arc<Chunk>, &KnownChunk)> = present.collect();

@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub struct ExtractionScope {
     /// Rows of this dataset; `None` for all.
     pub dataset: Option<String>,
-    /// Which of them.
+    /// The part that is missing.
     pub rows: ExtractionRows,
     /// Rows whose last change is later than this clock value.
     pub after: i64,
@@ -31,7 +31,7 @@ pub struct ExtractionScope {
 /// The kinds of rows in an [`ExtractionScope`]. Rows that have a question without a vector are in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExtractionRows {
-    /// No others.
+    /// No others are taken.
     Questions,
     /// Rows without CPESH parts for which no language model was asked.
     WithoutParts,
@@ -46,7 +46,7 @@ pub struct ExtractionRow {
     pub seq: i64,
     /// Its number in the search index.
     pub item: u32,
-    /// What it lacks.
+    /// The part that it lacks.
     pub lack: ExtractionLack,
 }
 

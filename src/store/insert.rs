@@ -50,7 +50,7 @@ pub enum InsertOutcome {
     },
     /// Its key was there before, or earlier in the same batch. Whether the content is the same shows in
     /// [`KnownChunk::content_hash`].
-    Present(KnownChunk),
+    Present(Box<KnownChunk>),
 }
 
 impl InsertOutcome {
@@ -164,7 +164,11 @@ async fn insert(
                 return Ok(InsertOutcome::Replaced { seq, item, cpe_id, created_at });
             }
             // Neither new nor known: the clock did not advance, because the store has another model.
-            known.get(key).cloned().map(InsertOutcome::Present).ok_or(StoreError::ModelChanged)
+            known
+                .get(key)
+                .cloned()
+                .map(|known| InsertOutcome::Present(Box::new(known)))
+                .ok_or(StoreError::ModelChanged)
         })
         .collect()
 }

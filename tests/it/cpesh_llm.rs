@@ -323,7 +323,7 @@ async fn what_a_model_extracted_is_exported_and_restored_as_what_it_is() {
     assert_eq!((&again["status"], again.get("differs")), (&json!("duplicate"), None), "{again}");
     assert_eq!(tally(&second.stream(lines).await), (0, 2, 0));
     // A line of the view is one too.
-    let line = "SELECT line::text FROM chunk_lines WHERE line ->> 'id' = 'leaf'";
+    let line = "SELECT line || jsonb_build_object('dataset_source', dataset_source) FROM chunk_lines WHERE line ->> 'id' = 'leaf'";
     let line = second.database.texts(line).await.remove(0);
     assert_eq!(tally(&second.stream(line).await), (0, 1, 0));
     for (fields, param) in [

@@ -58,7 +58,7 @@ fn each_server_of_a_list_is_measured_by_its_own_slots() {
     assert_eq!(found.len(), 6, "{report:#}");
     let about = |llm: &SimulatedLlm| {
         let of_it = found.iter().filter(|(_, finding)| finding.contains(llm.url()));
-        *of_it.last().unwrap()
+        *of_it.next_back().unwrap()
     };
     let (grade, finding) = about(&four);
     assert!(grade == "ok" && finding.contains("works on 4 calls at once"), "{finding}");

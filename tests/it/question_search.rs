@@ -51,7 +51,7 @@ fn found(answer: &Value) -> Vec<(&str, &str, bool)> {
         .collect()
 }
 
-fn set<'a>(answer: &'a Value) -> Vec<&'a str> {
+fn set(answer: &Value) -> Vec<&str> {
     let mut ids: Vec<&str> = found(answer).into_iter().map(|(id, ..)| id).collect();
     ids.sort_unstable();
     ids

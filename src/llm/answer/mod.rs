@@ -144,13 +144,16 @@ fn is_bare_control(c: char) -> bool {
     c < ' '
 }
 
+/// Where an answer has domain, task and modifier, in bytes.
+type CodePlaces = [Range<usize>; 3];
+
 /// The labels without confidence, and the places of the codes in the answer.
 fn labels(
     answer: &str,
     shape: AnswerShape,
     sent: &str,
     mark: &str,
-) -> Result<(Labels, Option<[Range<usize>; 3]>), AnswerError> {
+) -> Result<(Labels, Option<CodePlaces>), AnswerError> {
     let own = own_words(answer, mark);
     let (found, problem) = all_in(own, shape, mark);
     let told: Vec<Tmd> = all_in(sent, shape, mark).0.iter().map(|answer| answer.tmd).collect();
