@@ -19,7 +19,7 @@ use serde_json::json;
 use std::time::Duration;
 
 /// The longest body.
-const MAX_BODY_BYTES: usize = 64 * 1024;
+const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// What to send instead of a body that is too large.
 const INSTEAD: &str = "send the fields of POST /cpesh only";
 /// After this time a request answers with what it has done.

@@ -203,7 +203,7 @@ async fn health_has_the_fields_of_the_old_embedding_service() {
         (&health["status"], &health["encoder"], &health["dimension"], &health["device"]),
         (&json!("healthy"), &json!("all-minilm-l6-v2"), &json!(384), &json!("cpu"))
     );
-    assert_eq!(health["embedding"], json!({"server": null, "problem": null}));
+    assert_eq!(health["embedding"], json!({"server": null, "servers": null, "problem": null}));
     assert_eq!(health["model"]["name"], "all-minilm-l6-v2", "an object, as before");
     service.stop().await;
 }
