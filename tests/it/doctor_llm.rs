@@ -57,7 +57,7 @@ fn each_server_of_a_list_is_measured_by_its_own_slots() {
     let found = lines(&report);
     assert_eq!(found.len(), 6, "{report:#}");
     let about = |llm: &SimulatedLlm| {
-        let of_it = found.iter().filter(|(_, finding)| finding.contains(llm.url()));
+        let mut of_it = found.iter().filter(|(_, finding)| finding.contains(llm.url()));
         *of_it.next_back().unwrap()
     };
     let (grade, finding) = about(&four);

@@ -1,7 +1,7 @@
 //! Several servers of a language model: how they share the calls, and what becomes of the chunks when one of them dies,
 //! has not the model, fails, or takes fewer calls at once than configured.
 
-use crate::support::test_service::{Scripted, TestService, numbered, overrides, stream_to, tally};
+use crate::support::test_service::{Scripted, TestService, client, numbered, overrides, stream_to, tally};
 use crate::support::wait::until;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::llm::Llm;
@@ -47,7 +47,7 @@ async fn labelled_by(service: &TestService, source: &str) -> i64 {
 }
 
 async fn metric(service: &TestService, name: &str, server: &SimulatedLlm) -> String {
-    let text = reqwest::get(format!("{}/metrics", service.url)).await.unwrap().text().await.unwrap();
+    let text = client().get(format!("{}/metrics", service.url)).send().await.unwrap().text().await.unwrap();
     let series = format!("{name}{{backend=\"127.0.0.1:{}\"}} ", port(server));
     let line = text.lines().find(|line| line.starts_with(&series));
     line.unwrap_or_else(|| panic!("no {series}")).rsplit_once(' ').unwrap().1.to_owned()
