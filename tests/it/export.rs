@@ -48,7 +48,7 @@ async fn rows(database: &Database) -> Vec<String> {
 async fn vectors(database: &Database) -> Vec<String> {
     let join = "chunk_vectors v JOIN chunks c USING (item) JOIN models m USING (model_id)";
     let vector = "encode(v.vector, 'hex') || kind || m.fingerprint";
-    database.texts(&format!("SELECT {vector} FROM {join} ORDER BY c.dataset_source, c.id")).await
+    database.texts(&format!("SELECT {vector} FROM {join} ORDER BY c.dataset_source, c.id, kind")).await
 }
 
 /// Chunks of every kind: with all fields and with none, of two datasets, with codes from everywhere.

@@ -98,7 +98,14 @@ async fn cell(service: &TestService, route: &Route, attack: &Attack) {
         [attack.before, &[if method == "GET" { 200 } else { 422 }]].concat()
     };
     let statuses = statuses(&seen);
-    assert!(statuses == expected || statuses == [&expected, attack.after].concat(), "{cell}");
+    // These take every object, and the service has no language model.
+    let answers = if ["/retag", "/cpesh"].contains(&route.path) { vec![422, 409] } else { vec![422] };
+    let fits = |answer: u16| {
+        let expected: Vec<u16> =
+            expected.iter().map(|status| if *status == 422 { answer } else { *status }).collect();
+        statuses == expected || statuses == [&expected, attack.after].concat()
+    };
+    assert!(answers.into_iter().any(fits), "{cell}");
     for answer in seen.split("HTTP/1.1 ").skip(1).filter(|answer| answer.starts_with('4')) {
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         let body: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{cell}"));
