@@ -187,8 +187,12 @@ async fn a_search_overtakes_a_list_and_a_list_does_not_keep_ingest_out() {
 
     // As soon as a thread is free it takes the search, and then the chunks, before any other pass of the list.
     let passes = gate.passes();
-    let place = |text| passes.iter().position(|pass| pass.contains(&tokens(text))).unwrap();
-    let mut places = [place("Who goes first?"), place("This is fact number 0.")];
+    let place = |texts: &[String]| {
+        let texts: Vec<Tokens> = texts.iter().map(|text| tokens(text)).collect();
+        passes.iter().position(|pass| texts.iter().any(|text| pass.contains(text))).unwrap()
+    };
+    let chunks: Vec<String> = (0..20).map(|n| format!("This is fact number {n}.")).collect();
+    let mut places = [place(&["Who goes first?".to_owned()]), place(&chunks)];
     places.sort_unstable();
     assert_eq!(places, [threads, threads + 1]);
     service.stop().await;

@@ -1,7 +1,7 @@
 //! Chunks that were classified while the language model was away get its codes later: by themselves, by request, and by
 //! command. Their vectors stay, searches follow, and nothing is asked twice.
 
-use crate::support::process::{lnsp, run};
+use crate::support::process::{lnsp, run_beside};
 use crate::support::test_service::{Scripted, TestService, client, numbered, overrides, tally};
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::simulated_llm::{Fault, Options, SimulatedLlm};
@@ -167,8 +167,8 @@ async fn the_command_retags_a_dataset_and_leaves_codes_of_clients_alone() {
         assert_eq!(service.post("/ingest", body.to_string()).await.0, 200);
     }
     llm.set_fault(None);
-    let command = |flags: &[&str]| run(&mut lnsp(&[&["retag", "--url", &service.url], flags].concat()));
-    let (code, said, complaint) = command(&["--dataset", "a"]);
+    let command = |flags: &[&str]| run_beside(lnsp(&[&["retag", "--url", &service.url], flags].concat()));
+    let (code, said, complaint) = command(&["--dataset", "a"]).await;
     assert_eq!(
         (code, said.as_str(), complaint.as_str()),
         (Some(0), "2 chunks now have codes from llama3.1:8b\n", "")
@@ -177,12 +177,12 @@ async fn the_command_retags_a_dataset_and_leaves_codes_of_clients_alone() {
     assert_eq!(count(&service, "tmd_source = 'fallback' AND dataset_source = 'b'").await, 2);
     assert_eq!(count(&service, "tmd_source = 'client' AND domain_code = 1").await, 2);
 
-    let (code, said, _) = command(&["--dataset", "none"]);
+    let (code, said, _) = command(&["--dataset", "none"]).await;
     assert_eq!((code, said.as_str()), (Some(0), "0 chunks now have codes from llama3.1:8b\n"));
-    let (code, _, complaint) = command(&["--source", "client"]);
+    let (code, _, complaint) = command(&["--source", "client"]).await;
     assert!(code == Some(2) && complaint.contains("fallback, local, llm"), "{complaint}");
     llm.set_fault(Some((Fault::WrongName, 1)));
-    let (code, said, _) = command(&["--source", "fallback", "--source", "local"]);
+    let (code, said, _) = command(&["--source", "fallback", "--source", "local", "--fresh"]).await;
     assert_eq!(code, Some(1));
     assert!(said.contains("2 chunks keep their codes, because there was no answer: invalid 2"), "{said}");
     service.stop().await;

@@ -52,7 +52,7 @@ async fn a_thousand_copies_at_once_cost_one_call_and_one_text() {
     let opened = async {
         // Its text is embedded while the language model is asked, or after it.
         let one = || matches!(entrance.inside(), Some([1, 0, 0, 0] | [0, 0, 1, 0]));
-        let held = || entrance.following() == 999 && gate.texts() == 1 && one();
+        let held = || entrance.following() == 999 && gate.passes().len() == 1 && one();
         until("all others follow", held).await;
         assert_eq!((entrance.keys(), entrance.waiting()), (1, 0));
         gate.open();
