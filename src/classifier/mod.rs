@@ -2,7 +2,7 @@
 //!
 //! It is used when no LLM is configured or available, or where it is sure. Its artefact has one row of votes per known
 //! token, one vote per label; `scripts/build_classifier.py` builds it from `prototypes.toml` and the lists in `words`.
-//! What an author quotes weighs nothing ([`own_words`]). For English, the rows of all tokens are added; for German and
+//! What an author quotes weighs nothing (`own_words.rs`). For English, the rows of all tokens are added; for German and
 //! Spanish the domain comes from lists of words ([`language`]). To the votes for task and modifier is added what the
 //! kind of the text ([`kind`]) and the domain say. The label with the highest sum wins on each axis; the sums are
 //! integers, so the codes are equal on all machines. What the votes claim is then calibrated. The classifier needs no
