@@ -39,7 +39,10 @@ impl Service {
 
     pub async fn start_in(data: tempfile::TempDir, overrides: Overrides, flags: &[&str]) -> Result<Service> {
         let folder = data.path().display().to_string();
-        let config = Flags::try_parse_from(["bench", "--data-dir", &folder].iter().chain(flags))?.config;
+        let config = Flags::try_parse_from(
+            ["bench", "--llm-cache-mb", "0", "--data-dir", &folder].iter().chain(flags),
+        )?
+        .config;
         let app = App::start(config, overrides, &mut |_| {}).await?;
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let url = format!("http://{}", listener.local_addr()?);

@@ -40,7 +40,9 @@ impl ClientPool {
         for setting in ["DATABASE_URL", "PG_DSN", "LNSP_HOST", "LNSP_PORT", "LNSP_DATA_DIR"] {
             command.env_remove(setting);
         }
-        command.args(["serve", "--port", "0", "--data-dir"]).arg(folder.path().join("data"));
+        command
+            .args(["serve", "--port", "0", "--llm-cache-mb", "0", "--data-dir"])
+            .arg(folder.path().join("data"));
         command.env("LNSP_TMD_BACKEND", "llm").env("LNSP_TMD_ON_FAILURE", "reject");
         command.env("LNSP_ENABLE_PARALLEL", (mode == Mode::Parallel).to_string());
         command.env("LNSP_MAX_PARALLEL_WORKERS", workers.to_string());
