@@ -182,9 +182,11 @@ impl App {
         let state = web::Data::new(state);
         let (store, indexes) = (state.store.clone(), state.indexes());
         let follower = ClockFollower { store, model: model_id, indexes };
+        // A model that is there for CPESH parts only is not asked for codes.
+        let repairs = config.tmd_repair && config.tmd_backend != TmdBackend::Local;
         let mut tasks = vec![actix_web::rt::spawn(follower.run())];
         tasks.extend(llm_search);
-        if let Some(retagger) = state.retagger.clone().filter(|_| config.tmd_repair) {
+        if let Some(retagger) = state.retagger.clone().filter(|_| repairs) {
             tasks.push(actix_web::rt::spawn(Repairer { retagger }.run()));
         }
         Ok(App { state, postgres, tasks })

@@ -31,12 +31,17 @@ impl Repairer {
                 upto: i64::MAX,
             };
             let done = match self.retagger.bounded(scope).await {
-                Ok(scope) => self.retagger.retag(&scope, CacheUse::Use, WITHIN, || false).await,
+                Ok(scope) => {
+                    let done = self.retagger.retag(&scope, CacheUse::Use, WITHIN, || false).await;
+                    done.map(|done| (done, scope.upto))
+                }
                 Err(error) => Err(error),
             };
             match done {
-                Ok(done) => {
-                    after = done.through;
+                Ok((done, upto)) => {
+                    // Rows that fall back later have later numbers, so none is looked at again.
+                    let all = done.remaining == 0 && done.stopped.is_none();
+                    after = if all { upto } else { done.through };
                     repaired += done.retagged;
                     if repaired > 0 && done.remaining == 0 {
                         let model = self.retagger.llm().model();
