@@ -111,12 +111,15 @@ impl LlmInner {
         };
         let (policy, mut started) = (CallPolicy { turn, ..RETRY }, None);
         let Question { text, wanted } = question;
+        let is_kept = self.known.is_some();
         let asked = self.pool.call(Lane::Bulk, policy, &[], |server, before| {
             started.get_or_insert_with(Instant::now);
             let attempt = if before == 0 { Attempt::First } else { Attempt::Second };
             async move {
                 let labels = server.ask(text, wanted, attempt).await?;
-                Ok((labels, server.answer_key(question)))
+                // The key takes the whole request, so it is made only where it is used.
+                let key = if is_kept { server.answer_key(question) } else { None };
+                Ok((labels, key))
             }
         });
         match asked.await {
