@@ -3,10 +3,11 @@
 
 use crate::support::process::{lnsp, run_beside};
 use crate::support::test_service::{Scripted, TestService, client, numbered, overrides, tally};
+use crate::support::wait::{until, until_answered};
 use lnsp_ingest::app::Overrides;
+use lnsp_ingest::llm::Llm;
 use lnsp_ingest::simulated_llm::{Fault, Options, SimulatedLlm};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 /// A model that answers at once.
 fn quick() -> SimulatedLlm {
@@ -60,6 +61,8 @@ async fn after_an_outage_all_chunks_are_repaired_and_a_second_time_costs_no_call
     assert!(said.contains(llm.url()), "{said}");
 
     llm.set_fault(None);
+    let resting = || service.state.llm.as_ref().is_none_or(Llm::is_resting);
+    until("a probe finds that it answers again", || !resting()).await;
     let before = questions(&llm);
     let (mut after, mut retagged) = (0, 0);
     loop {
@@ -70,8 +73,6 @@ async fn after_an_outage_all_chunks_are_repaired_and_a_second_time_costs_no_call
         if answer["remaining"] == 0 {
             break;
         }
-        // The breaker lets the next call through after a while.
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!((retagged, questions(&llm) - before), (1000, 1000));
     assert_eq!(count(&service, WHOLE).await, 1000);
@@ -128,9 +129,7 @@ async fn the_service_repairs_by_itself_and_ingest_goes_on() {
     assert_eq!(tally(&service.stream(numbered(200..220)).await), (20, 0, 0));
     let database = &service.database;
     let left = "SELECT count(*) FROM chunks WHERE tmd_source <> 'llm'";
-    while database.number(left).await > 0 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until_answered("all have codes of the model", async || database.number(left).await == 0).await;
     assert_eq!(count(&service, WHOLE).await, 220);
     service.stop().await;
 }
