@@ -44,7 +44,7 @@ const VECTORS: &str = "SELECT item || ' ' || md5(vector) FROM chunk_vectors ORDE
 async fn after_an_outage_all_chunks_are_repaired_and_a_second_time_costs_no_call() {
     let llm = quick();
     llm.set_fault(Some((Fault::Error500, 1)));
-    let service = service(llm.url(), &["--tmd-repair", "false"]).await;
+    let service = service(llm.url(), &[]).await;
     assert_eq!(tally(&service.stream(numbered(0..1000)).await), (1000, 0, 0));
     assert_eq!(count(&service, "tmd_source = 'fallback'").await, 1000);
     let vectors = service.database.texts(VECTORS).await;
@@ -122,7 +122,7 @@ async fn after_an_outage_all_chunks_are_repaired_and_a_second_time_costs_no_call
 async fn the_service_repairs_by_itself_and_ingest_goes_on() {
     let llm = quick();
     llm.set_fault(Some((Fault::Busy503, 1)));
-    let service = service(llm.url(), &[]).await;
+    let service = service(llm.url(), &["--tmd-repair", "true"]).await;
     assert_eq!(tally(&service.stream(numbered(0..200)).await), (200, 0, 0));
     assert_eq!(count(&service, "tmd_source = 'fallback'").await, 200);
     llm.set_fault(None);
@@ -137,7 +137,7 @@ async fn the_service_repairs_by_itself_and_ingest_goes_on() {
 #[actix_web::test]
 async fn what_the_model_cannot_answer_keeps_its_codes_and_is_counted() {
     let llm = quick();
-    let service = service(llm.url(), &["--tmd-repair", "false"]).await;
+    let service = service(llm.url(), &[]).await;
     // Few, and with an answer between, so that the breaker stays closed.
     llm.set_fault(Some((Fault::WrongName, 1)));
     assert_eq!(tally(&service.stream(numbered(0..4)).await), (4, 0, 0));
@@ -155,7 +155,7 @@ async fn what_the_model_cannot_answer_keeps_its_codes_and_is_counted() {
 #[actix_web::test]
 async fn the_command_retags_a_dataset_and_leaves_codes_of_clients_alone() {
     let llm = quick();
-    let service = service(llm.url(), &["--tmd-repair", "false"]).await;
+    let service = service(llm.url(), &[]).await;
     // Few, so that the breaker stays closed.
     llm.set_fault(Some((Fault::Error500, 1)));
     for dataset in ["a", "b"] {

@@ -76,7 +76,10 @@ impl TestService {
             ["lnsp", "--database-url", &dsn, "--data-dir", data.path().to_str().unwrap(), "--port", "0"];
         // A language model that happens to run on this machine must not be asked.
         let local: &[&str] = if flags.contains(&"--tmd-backend") { &[] } else { &["--tmd-backend", "local"] };
-        let config = Flags::try_parse_from(base.iter().chain(local).chain(flags)).unwrap().config;
+        // Rows that fell back stay as they are, and no call is made that a story does not know of.
+        let repair: &[&str] = if flags.contains(&"--tmd-repair") { &[] } else { &["--tmd-repair", "false"] };
+        let flags = base.iter().chain(local).chain(repair).chain(flags);
+        let config = Flags::try_parse_from(flags).unwrap().config;
         let app = App::start(config, overrides, &mut |_| {}).await.unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
