@@ -3,7 +3,7 @@
 //! Rows are taken in the order of their last change. Each change takes a number of the clock, so a row that got its codes
 //! lies beyond the range, and work that was interrupted goes on where it ended.
 
-use crate::chunk::{Tagging, TmdSource};
+use crate::chunk::{FoundCodes, TmdSource};
 use crate::index::{ChangedRow, ExpectedChanges, Indexes, StoreCommit};
 use crate::llm::{CacheUse, CallPriority, Llm, LlmError, Wanted};
 use crate::metrics;
@@ -39,7 +39,7 @@ pub struct Retagging {
 }
 
 /// A row and its new codes.
-type Asked = (RetagRow, Result<Tagging, LlmError>);
+type Asked = (RetagRow, Result<FoundCodes, LlmError>);
 
 /// What became of the rows of a page.
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ impl Answered {
         let mut retags = Vec::with_capacity(answers.len());
         for (row, answer) in answers {
             match answer {
-                Ok(tagging) => retags.push(Retag { seq: row.seq, item: row.item, tagging }),
+                Ok(codes) => retags.push(Retag { seq: row.seq, item: row.item, codes }),
                 Err(error) if error.is_outage() => {
                     if self.stopped.as_ref().is_none_or(|(seq, _)| row.seq < *seq) {
                         self.stopped = Some((row.seq, format!("the LLM at {endpoint} {error}")));
@@ -176,11 +176,11 @@ impl Retagger {
         if answer.as_ref().is_err_and(LlmError::is_outage) {
             away.store(true, Ordering::Relaxed);
         }
-        let tagging = answer.map(|answer| {
+        let codes = answer.map(|answer| {
             let source = TmdSource::Llm { model: self.llm.model().clone() };
-            Tagging { tmd: answer.tmd, source, confidence: answer.confidence, took: Some(answer.took) }
+            FoundCodes { tmd: answer.tmd, source, confidence: answer.confidence, took: Some(answer.took) }
         });
-        (row, tagging)
+        (row, codes)
     }
 
     /// One transaction, and the indexes after it. A task of its own, so that they hear of what is committed also when

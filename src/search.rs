@@ -300,7 +300,7 @@ impl Searcher {
                 break;
             }
             let items: Vec<u32> = hits.iter().map(|hit| hit.item).collect();
-            let codes: HashMap<u32, Tmd> =
+            let codes: HashMap<u32, Option<Tmd>> =
                 self.store.matching(&items, &query.filter).await?.into_iter().collect();
             ranked.extend(hits.iter().filter_map(|hit| {
                 let codes = *codes.get(&hit.item)?;
@@ -317,10 +317,12 @@ impl Searcher {
 
 impl Preference {
     /// `(1 - weight) * cosine + weight * similarity`, where the similarity of codes is the dot product of their
-    /// canonical 16-D encodings.
-    fn mixed(&self, cosine: f32, codes: Tmd) -> f32 {
-        let encoded = projection::canonical_16d(codes);
-        let similarity: f32 = encoded.iter().zip(self.wanted).map(|(a, b)| a * b).sum();
+    /// canonical 16-D encodings, and 0 to a row without codes.
+    fn mixed(&self, cosine: f32, codes: Option<Tmd>) -> f32 {
+        let similarity = codes.map_or(0.0, |codes| {
+            let encoded = projection::canonical_16d(codes);
+            encoded.iter().zip(self.wanted).map(|(a, b)| a * b).sum::<f32>()
+        });
         (1.0 - self.weight) * cosine + self.weight * similarity
     }
 }

@@ -3,7 +3,7 @@
 use super::cpesh::Cpesh;
 use super::draft::{BatchId, Placement};
 use super::{Chunk, identity};
-use crate::tmd::Tmd;
+use crate::tmd::{Axis, Tmd};
 use std::sync::Arc;
 
 /// The fields of a stored chunk that a repetition is compared with.
@@ -19,8 +19,8 @@ pub struct StoredFields {
     pub cpesh: Option<Cpesh>,
     /// The id of its batch.
     pub batch_id: Option<Arc<str>>,
-    /// The codes of the row.
-    pub tmd: Tmd,
+    /// The codes of the row, if it has any.
+    pub tmd: Option<Tmd>,
 }
 
 /// What a stored chunk is labelled with: it is compared by itself, and is in no hash.
@@ -28,12 +28,13 @@ pub struct StoredFields {
 pub struct StoredLabels<'a> {
     /// The id of its batch.
     pub batch_id: Option<&'a str>,
-    /// The codes of the row.
-    pub tmd: Tmd,
+    /// The codes of the row, if it has any.
+    pub tmd: Option<Tmd>,
 }
 
 /// The fields in which a chunk differs from the stored one with its key, by their names in JSON. A field that the client
-/// left to the service (codes, a generated batch id) does not differ.
+/// left to the service (codes, a generated batch id) does not differ; codes that it sends differ
+/// from a row without codes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Differences(Vec<&'static str>);
 
@@ -67,7 +68,7 @@ impl Differences {
     }
 
     /// Of `sent` to a row that was made of another chunk and has these codes.
-    pub fn between(sent: &Chunk, made_of: &Chunk, tmd: Tmd) -> Differences {
+    pub fn between(sent: &Chunk, made_of: &Chunk, tmd: Option<Tmd>) -> Differences {
         let batch_id = made_of.batch.as_ref().map(|batch| batch.as_str().into());
         let stored = StoredFields {
             text_sha256: identity::text_sha256(&made_of.text),
@@ -85,9 +86,9 @@ impl Differences {
         let mut fields = Vec::new();
         let mut compare = |name, differs: bool| fields.extend(differs.then_some(name));
         if let Some(tmd) = sent.client_tmd() {
-            compare("domain_code", tmd.domain() != stored.tmd.domain());
-            compare("task_code", tmd.task() != stored.tmd.task());
-            compare("modifier_code", tmd.modifier() != stored.tmd.modifier());
+            for axis in Axis::ALL {
+                compare(axis.field(), stored.tmd.is_none_or(|stored| stored.code(axis) != tmd.code(axis)));
+            }
         }
         let other_batch = matches!(&sent.batch, Some(BatchId::Named(id)) if Some(&**id) != stored.batch_id);
         compare("batch_id", other_batch);

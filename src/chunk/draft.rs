@@ -5,7 +5,7 @@ use super::cpesh::Cpesh;
 use super::extraction::RestoredExtraction;
 use super::metadata::Metadata;
 use super::provenance::Provenance;
-use super::tagging::TmdSource;
+use super::tagging::{LabelChoice, TmdSource};
 use super::vector::VectorSource;
 use crate::error_code::ErrorCode;
 use crate::rejection::Rejection;
@@ -91,9 +91,11 @@ pub struct Draft {
     pub restored: Option<RestoredExtraction>,
     /// No language model is to extract CPESH parts.
     pub skip_cpesh: bool,
+    /// Which codes it is to have.
+    pub labels: LabelChoice,
     /// Domain, task and modifier code; used only when all three are present.
     pub codes: [Option<i64>; 3],
-    /// Where the codes come from, if the client says so: only together with all three.
+    /// Where the codes come from, if the client says so: together with all three, or why there are none.
     pub provenance: Option<Provenance>,
     /// Where its vector comes from.
     pub vector: VectorSource,

@@ -6,6 +6,7 @@ use super::extraction::Extraction;
 use super::sent::{ChunkLine, VectorField};
 use super::tagging::Tagging;
 use super::vector::EncodingFormat;
+use crate::tmd::Tmd;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -76,7 +77,7 @@ impl ExportRow {
     /// Errors of the serializer; none are known for strings and numbers.
     pub fn write_line(&self, options: &LineOptions, to: &mut Vec<u8>) -> serde_json::Result<()> {
         let placement = &self.placement;
-        let tmd = self.tagging.tmd;
+        let code = |code: fn(Tmd) -> u8| self.tagging.tmd.map(|tmd| i64::from(code(tmd)));
         let mut line = ChunkLine {
             id: Some(&*self.id).filter(|id| **id != *self.cpe_id.to_string()),
             dataset_source: Some(&self.dataset_source),
@@ -89,9 +90,9 @@ impl ExportRow {
             article_index: placement.article_index,
             parent_cpe_ids: &placement.parent_cpe_ids,
             child_cpe_ids: &placement.child_cpe_ids,
-            domain_code: Some(tmd.domain().into()),
-            task_code: Some(tmd.task().into()),
-            modifier_code: Some(tmd.modifier().into()),
+            domain_code: code(Tmd::domain),
+            task_code: code(Tmd::task),
+            modifier_code: code(Tmd::modifier),
             cpesh: self.cpesh.as_ref(),
             ..ChunkLine::default()
         }

@@ -31,7 +31,7 @@ pub use metadata::{MAX_METADATA_BYTES, Metadata};
 pub use provenance::Provenance;
 pub use sent::{ChunkLine, VectorField};
 pub use states::{ConceptVector, EmbeddedChunk, TaggedChunk};
-pub use tagging::{Tagging, TmdSource};
+pub use tagging::{FoundCodes, LabelChoice, Tagging, TmdSource, UnknownChoice};
 pub use vector::{Embedding, EncodingFormat, VectorSource, base64_of, floats_of_base64};
 
 use crate::error_code::ErrorCode;
@@ -76,8 +76,9 @@ pub struct Chunk {
     pub restored: Option<Extraction>,
     /// See [`Draft::skip_cpesh`].
     pub skip_cpesh: bool,
-    /// The client's codes, when all three are present, with the source that the client names; else the client itself.
-    pub client_tagging: Option<Tagging>,
+    /// Its codes where no source is to be asked for them: those of the client, with the source that the client names,
+    /// else the client itself; or that it is to have none.
+    pub given_tagging: Option<Tagging>,
     /// See [`Draft::vector`].
     pub vector: VectorSource,
     /// The client's codes as sent. One or two of them are part of the content but not used.
@@ -93,7 +94,7 @@ impl Chunk {
     ///
     /// # Errors
     /// A permanent [`Rejection`] with the field to correct: blank or too long text, NUL, a code out of range, an
-    /// invalid id, a source of codes without the three codes.
+    /// invalid id, a source of codes without the three codes, or codes where the client says that there are none.
     pub fn new(mut draft: Draft) -> Result<Chunk, Rejection> {
         draft.cpesh = draft.cpesh.given(&draft.text).unwrap_or_default();
         draft.check()?;
@@ -105,13 +106,22 @@ impl Chunk {
         .map_err(|error| {
             Rejection::new(ErrorCode::CodeOutOfRange, error.to_string()).param(error.axis.field())
         })?;
-        let client_tagging = match (client_tmd, &draft.provenance) {
-            (Some(tmd), Some(provenance)) => Some(provenance.clone().tagging(tmd)),
+        let sent = match (client_tmd, draft.provenance.take()) {
+            (Some(tmd), Some(provenance)) => Some(provenance.tagging(tmd)?),
             (Some(tmd), None) => Some(Tagging::by_client(tmd)),
-            (None, Some(_)) => return Err(Provenance::without_codes()),
+            (None, Some(provenance)) => Some(provenance.without_codes(draft.codes)?),
             (None, None) => None,
         };
-        Ok(Chunk::identified(draft, client_tagging))
+        let given_tagging = match draft.labels {
+            LabelChoice::All => sent,
+            LabelChoice::Client => Some(sent.unwrap_or_else(Tagging::not_asked)),
+            LabelChoice::None => Some(Tagging::not_asked()),
+        };
+        if given_tagging.as_ref().is_some_and(|given| given.tmd.is_none()) {
+            // What is sent again has to say the same.
+            draft.codes = [None; 3];
+        }
+        Ok(Chunk::identified(draft, given_tagging))
     }
 
     /// The chunk of a stored row, or of a stored dead letter: it was checked when it came.
@@ -119,7 +129,7 @@ impl Chunk {
         Chunk::identified(draft, None)
     }
 
-    fn identified(draft: Draft, client_tagging: Option<Tagging>) -> Chunk {
+    fn identified(draft: Draft, given_tagging: Option<Tagging>) -> Chunk {
         let content_hash = content_hash(&draft.text, &draft.placement);
         let parts = draft.cpesh.given(&draft.text);
         let (cpesh, restored) = match draft.restored {
@@ -150,7 +160,7 @@ impl Chunk {
             cpesh,
             restored,
             skip_cpesh: draft.skip_cpesh,
-            client_tagging,
+            given_tagging,
             vector: draft.vector,
             codes: draft.codes,
             on_conflict: draft.on_conflict,
@@ -158,9 +168,9 @@ impl Chunk {
         }
     }
 
-    /// The client's codes, when all three are present.
+    /// The client's codes, when all three are present and kept.
     pub fn client_tmd(&self) -> Option<Tmd> {
-        self.client_tagging.as_ref().map(|tagging| tagging.tmd)
+        self.given_tagging.as_ref().and_then(|tagging| tagging.tmd)
     }
 
     fn metadata_hash(&self) -> Option<[u8; 32]> {

@@ -6,7 +6,7 @@ use crate::rejection::Rejection;
 use crate::tmd::{AxisConfidence, Tmd};
 use std::time::Duration;
 
-/// The origin of a code triple that was made before, and is sent again with the chunk.
+/// The origin of a code triple that was made before, and is sent again with the chunk; or why there is none.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Provenance {
     source: TmdSource,
@@ -30,7 +30,7 @@ impl Provenance {
         let Some(source) = TmdSource::from_parts(kind, model, failure) else {
             let kind: String = kind.chars().take(40).collect();
             let message = format!(
-                "tmd_source: expected client, llm, local or fallback, received '{}'",
+                "tmd_source: expected client, llm, local, fallback or none, received '{}'",
                 kind.escape_debug()
             );
             return Err(invalid(message, "tmd_source"));
@@ -45,6 +45,14 @@ impl Provenance {
         }
         if failure.is_some() != source.failure().is_some() {
             return wrong("tmd_failure", source.failure().is_some());
+        }
+        if source == TmdSource::NotAsked {
+            if confidence.is_some() {
+                return wrong("tmd_confidence", false);
+            }
+            if took.is_some() {
+                return wrong("tmd_took_us", false);
+            }
         }
         if let Some(AxisConfidence { domain, task, modifier }) = confidence {
             let outside = |value: &f32| !(*value > 0.0 && *value <= 1.0);
@@ -61,18 +69,44 @@ impl Provenance {
         &self.source
     }
 
-    /// The error of a chunk that says where its codes come from, and has not all of them.
-    pub(super) fn without_codes() -> Rejection {
-        let message = "tmd_source is given without the codes: send domain_code, task_code and modifier_code with it, \
-                       or leave it out";
-        invalid(message.to_owned(), "tmd_source")
+    /// These codes, with this origin.
+    ///
+    /// # Errors
+    /// The origin says that there are no codes.
+    pub(super) fn tagging(self, tmd: Tmd) -> Result<Tagging, Rejection> {
+        let Provenance { source, confidence, took } = self;
+        if source == TmdSource::NotAsked {
+            return Err(codes_of_none());
+        }
+        Ok(Tagging { tmd: Some(tmd), source, confidence, took })
     }
 
-    /// These codes, with this origin.
-    pub(super) fn tagging(self, tmd: Tmd) -> Tagging {
+    /// No codes, with this origin: no source was asked, or the local classifier was not sure, and says how sure it was.
+    /// `sent` are those codes that the client sends all the same.
+    ///
+    /// # Errors
+    /// Codes are missing, or there are some where the origin says that there are none.
+    pub(super) fn without_codes(self, sent: [Option<i64>; 3]) -> Result<Tagging, Rejection> {
         let Provenance { source, confidence, took } = self;
-        Tagging { tmd, source, confidence, took }
+        let some = sent.iter().any(Option::is_some);
+        match source {
+            TmdSource::NotAsked if some => return Err(codes_of_none()),
+            TmdSource::NotAsked => {}
+            ref source if source.may_be_unsure() && confidence.is_some() && !some => {}
+            _ => {
+                let message = "tmd_source is given without the codes: send domain_code, task_code and modifier_code with \
+                               it, or leave it out. Only none needs no codes, and local or fallback with tmd_confidence";
+                return Err(invalid(message.to_owned(), "tmd_source"));
+            }
+        }
+        Ok(Tagging { tmd: None, source, confidence, took })
     }
+}
+
+/// The error of a chunk with codes of which it says that there are none.
+fn codes_of_none() -> Rejection {
+    let message = "tmd_source is none: domain_code, task_code and modifier_code have no meaning here";
+    invalid(message.to_owned(), "tmd_source")
 }
 
 fn invalid(message: String, field: &'static str) -> Rejection {
@@ -94,6 +128,10 @@ mod tests {
         assert_eq!(of("client", None, None, None), None);
         assert_eq!(of("llm", Some("m"), None, Some(0.25)), None);
         assert_eq!(of("fallback", Some("m"), Some("timeout"), Some(1.0)), None);
+        assert_eq!(of("none", None, None, None), None);
+        assert_eq!(of("none", Some("m"), None, None), Some("tmd_model"));
+        assert_eq!(of("none", None, Some("timeout"), None), Some("tmd_failure"));
+        assert_eq!(of("none", None, None, Some(0.5)), Some("tmd_confidence"));
         assert_eq!(of("oracle", None, None, None), Some("tmd_source"));
         assert_eq!(of("llm", None, None, None), Some("tmd_model"));
         assert_eq!(of("client", Some("m"), None, None), Some("tmd_model"));
@@ -101,5 +139,25 @@ mod tests {
         assert_eq!(of("local", Some("m"), Some("timeout"), None), Some("tmd_failure"));
         assert_eq!(of("local", Some("m"), None, Some(0.0)), Some("tmd_confidence"));
         assert_eq!(of("local", Some("m"), None, Some(f32::NAN)), Some("tmd_confidence"));
+    }
+    #[test]
+    fn codes_are_missing_only_where_a_row_can_lack_them() {
+        let confidence = Some(AxisConfidence { domain: 0.1, task: 0.2, modifier: 0.3 });
+        let lacks = |kind, model, failure, confidence, sent| {
+            let provenance = Provenance::new(kind, model, failure, confidence, None).unwrap();
+            provenance.without_codes(sent).map(|tagging| tagging.tmd).is_ok_and(|tmd| tmd.is_none())
+        };
+        let nothing = [None; 3];
+        assert!(lacks("none", None, None, None, nothing));
+        assert!(lacks("local", Some("m"), None, confidence, nothing));
+        assert!(lacks("fallback", Some("m"), Some("timeout"), confidence, nothing));
+        assert!(!lacks("none", None, None, None, [Some(1), None, None]));
+        assert!(!lacks("local", Some("m"), None, None, nothing), "how sure it was is missing");
+        assert!(!lacks("local", Some("m"), None, confidence, [None, Some(1), None]));
+        assert!(!lacks("local", Some("m"), Some("fast_first"), confidence, nothing));
+        assert!(!lacks("llm", Some("m"), None, confidence, nothing));
+        assert!(!lacks("client", None, None, None, nothing));
+        let none = Provenance::new("none", None, None, None, None).unwrap();
+        assert!(none.tagging(Tmd::new(1, 2, 3).unwrap()).is_err());
     }
 }

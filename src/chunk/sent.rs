@@ -66,7 +66,7 @@ pub struct ChunkLine<'a> {
     /// How long it took, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpesh_took_us: Option<i64>,
-    /// See [`TmdSource::kind`]; absent for codes of the client.
+    /// See [`TmdSource::kind`]; absent for codes of the client, and where they are still to be found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tmd_source: Option<&'a str>,
     /// See [`TmdSource::model`].
@@ -174,7 +174,7 @@ impl Chunk {
             episode_id,
             ..ChunkLine::default()
         };
-        if let Some(tagging) = &self.client_tagging {
+        if let Some(tagging) = &self.given_tagging {
             line = line.with_provenance(tagging);
         }
         if let Some(restored) = &self.restored {

@@ -24,9 +24,9 @@ pub struct RetagCommand {
     /// Where the service is.
     #[arg(long, env = "LNSP_URL", default_value = "http://127.0.0.1:8004")]
     url: ServiceUrl,
-    /// Chunks whose codes come from here; may be repeated.
+    /// Chunks whose codes come from here, `none` for chunks for which no source was asked; may be repeated.
     #[arg(long = "source", id = "sources", value_name = "SOURCE", default_value = "fallback",
-        value_parser = ["fallback", "local", "llm"])]
+        value_parser = ["fallback", "local", "llm", "none"])]
     sources: Vec<String>,
     /// Chunks of this dataset; without it, of all.
     #[arg(long)]

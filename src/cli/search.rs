@@ -114,9 +114,9 @@ struct FoundChunk {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct AxisLabels {
-    domain: String,
-    task: String,
-    modifier: String,
+    domain: Option<String>,
+    task: Option<String>,
+    modifier: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -212,7 +212,12 @@ fn labels(found: &FoundChunk) -> String {
         Some(sure) => format!("{} {sure:.2}", escape(name)),
         None => escape(name),
     };
-    let AxisLabels { domain, task, modifier } = &found.names;
+    let AxisLabels { domain: Some(domain), task: Some(task), modifier: Some(modifier) } = &found.names else {
+        let unsure = |sure: LabelConfidence| {
+            format!(" ({} was not sure: {:.2})", escape(&found.tmd.source), sure.domain)
+        };
+        return format!("no labels{}", confidence.map(unsure).unwrap_or_default());
+    };
     let each = [label(domain, |c| c.domain), label(task, |c| c.task), label(modifier, |c| c.modifier)];
     format!("{} (from {})", each.join(", "), escape(&found.tmd.source))
 }
@@ -265,6 +270,11 @@ mod tests {
         let from_client =
             FoundChunk { tmd: LabelOrigin { source: "client".to_owned(), confidence: None }, ..found() };
         assert_eq!(labels(&from_client), "Science, Fact Retrieval, Historical (from client)");
+        let none = LabelOrigin { source: "none".to_owned(), confidence: None };
+        let none = FoundChunk { names: AxisLabels::default(), tmd: none, ..found() };
+        assert_eq!(labels(&none), "no labels");
+        let unsure = FoundChunk { names: AxisLabels::default(), ..found() };
+        assert_eq!(labels(&unsure), "no labels (local was not sure: 0.93)");
     }
 
     #[test]

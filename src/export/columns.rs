@@ -3,7 +3,7 @@
 use super::error::ExportError;
 use crate::chunk::{Cpesh, ExportRow, Extraction, ExtractionCall};
 use crate::tmd::projection::{canonical_16d, ingest_16d, length, normalised};
-use crate::tmd::{Axis, packing};
+use crate::tmd::{Axis, Tmd, packing};
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -140,21 +140,14 @@ pub const COLUMNS: &[Column] = &[
     }),
     optional("batch_id", ColumnKind::Text, |row| optional_text(&row.batch_id)),
     optional("metadata", ColumnKind::Text, |row| optional_text(&row.metadata)),
-    column("domain_code", ColumnKind::Byte, |row| ColumnCell::Whole(row.tagging.tmd.domain().into())),
-    column("task_code", ColumnKind::Byte, |row| ColumnCell::Whole(row.tagging.tmd.task().into())),
-    column("modifier_code", ColumnKind::Byte, |row| ColumnCell::Whole(row.tagging.tmd.modifier().into())),
-    column("domain", ColumnKind::Text, |row| text(row.tagging.tmd.name(Axis::Domain))),
-    column("task", ColumnKind::Text, |row| text(row.tagging.tmd.name(Axis::Task))),
-    column("modifier", ColumnKind::Text, |row| text(row.tagging.tmd.name(Axis::Modifier))),
-    known_as(
-        "lane_indices",
-        column("lane_index", ColumnKind::Short, |row| {
-            ColumnCell::Whole(packing::lane_index(row.tagging.tmd).into())
-        }),
-    ),
-    column("tmd_bits_canonical", ColumnKind::Short, |row| {
-        ColumnCell::Whole(packing::canonical_bits(row.tagging.tmd).into())
-    }),
+    optional("domain_code", ColumnKind::Byte, |row| code(row, Tmd::domain)),
+    optional("task_code", ColumnKind::Byte, |row| code(row, Tmd::task)),
+    optional("modifier_code", ColumnKind::Byte, |row| code(row, Tmd::modifier)),
+    optional("domain", ColumnKind::Text, |row| code_name(row, Axis::Domain)),
+    optional("task", ColumnKind::Text, |row| code_name(row, Axis::Task)),
+    optional("modifier", ColumnKind::Text, |row| code_name(row, Axis::Modifier)),
+    known_as("lane_indices", optional("lane_index", ColumnKind::Short, |row| code(row, packing::lane_index))),
+    optional("tmd_bits_canonical", ColumnKind::Short, |row| code(row, packing::canonical_bits)),
     column("tmd_source", ColumnKind::Text, |row| text(row.tagging.source.kind())),
     optional("tmd_model", ColumnKind::Text, |row| {
         row.tagging.source.model().map_or(ColumnCell::Absent, text)
@@ -170,8 +163,12 @@ pub const COLUMNS: &[Column] = &[
     optional("unread", ColumnKind::Real, |row| real(row.unread)),
     column("seq", ColumnKind::Whole, |row| ColumnCell::Whole(row.seq)),
     column("created_at", ColumnKind::Micros, |row| ColumnCell::Whole(row.created_at.timestamp_micros())),
-    column("tmd_dense", ColumnKind::Reals, |row| reals(ingest_16d(row.tagging.tmd))),
-    column("tmd_dense_canonical", ColumnKind::Reals, |row| reals(canonical_16d(row.tagging.tmd))),
+    optional("tmd_dense", ColumnKind::Reals, |row| {
+        row.tagging.tmd.map_or(ColumnCell::Absent, |tmd| reals(ingest_16d(tmd)))
+    }),
+    optional("tmd_dense_canonical", ColumnKind::Reals, |row| {
+        row.tagging.tmd.map_or(ColumnCell::Absent, |tmd| reals(canonical_16d(tmd)))
+    }),
     known_as(
         "vectors",
         of_vector("vector", ColumnKind::Reals, |row| {
@@ -183,9 +180,8 @@ pub const COLUMNS: &[Column] = &[
     of_vector("fused_vec", ColumnKind::Reals, |row| fused(row).map_or(ColumnCell::Absent, reals)),
     of_vector("fused_norm", ColumnKind::Real, |row| real(fused(row).map(|fused| length(&fused)))),
     of_vector("fused_vec_canonical", ColumnKind::Reals, |row| {
-        let canonical = row.vector.as_ref().map(|vector| {
-            let fused: Vec<f32> =
-                canonical_16d(row.tagging.tmd).into_iter().chain(vector.iter().copied()).collect();
+        let canonical = row.vector.as_ref().zip(row.tagging.tmd).map(|(vector, tmd)| {
+            let fused: Vec<f32> = canonical_16d(tmd).into_iter().chain(vector.iter().copied()).collect();
             normalised(fused)
         });
         canonical.map_or(ColumnCell::Absent, reals)
@@ -208,10 +204,19 @@ pub fn choose(names: &[String], with_vectors: bool) -> Result<Vec<&'static Colum
     Ok(known.into_iter().filter(chosen).collect())
 }
 
-/// Concept, then encoding B, as the old ingest service wrote it.
+/// Concept, then encoding B, as the old ingest service wrote it; `None` without codes.
 fn fused(row: &ExportRow) -> Option<Vec<f32>> {
-    let vector = row.vector.as_ref()?;
-    Some(vector.iter().copied().chain(ingest_16d(row.tagging.tmd)).collect())
+    let (vector, tmd) = row.vector.as_ref().zip(row.tagging.tmd)?;
+    Some(vector.iter().copied().chain(ingest_16d(tmd)).collect())
+}
+
+/// A number that is made of the codes.
+fn code<N: Into<i64>>(row: &ExportRow, number: impl Fn(Tmd) -> N) -> ColumnCell<'_> {
+    row.tagging.tmd.map_or(ColumnCell::Absent, |tmd| ColumnCell::Whole(number(tmd).into()))
+}
+
+fn code_name(row: &ExportRow, axis: Axis) -> ColumnCell<'_> {
+    row.tagging.tmd.map_or(ColumnCell::Absent, |tmd| text(tmd.name(axis)))
 }
 
 fn text(text: &str) -> ColumnCell<'_> {

@@ -27,9 +27,9 @@ struct ExportedLine {
     parent_cpe_ids: Vec<String>,
     #[serde(default)]
     child_cpe_ids: Vec<String>,
-    domain_code: i64,
-    task_code: i64,
-    modifier_code: i64,
+    domain_code: Option<i64>,
+    task_code: Option<i64>,
+    modifier_code: Option<i64>,
     concept_text: Option<String>,
     probe_question: Option<String>,
     expected_answer: Option<String>,
@@ -73,8 +73,12 @@ struct RowFields {
 /// What is wrong with the line, in the words of the parser.
 pub fn row_of_line(line: &[u8]) -> Result<ExportRow, String> {
     let line: ExportedLine = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-    let tmd =
-        Tmd::new(line.domain_code, line.task_code, line.modifier_code).map_err(|error| error.to_string())?;
+    let tmd = match (line.domain_code, line.task_code, line.modifier_code) {
+        (Some(domain), Some(task), Some(modifier)) => Some(Tmd::new(domain, task, modifier)),
+        (None, None, None) if line.tmd_source.is_some() => None,
+        _ => return Err("codes are missing, and it is not said why".to_owned()),
+    };
+    let tmd = tmd.transpose().map_err(|error| error.to_string())?;
     let source = match line.tmd_source {
         Some(kind) => TmdSource::from_parts(&kind, line.tmd_model.as_deref(), line.tmd_failure.as_deref())
             .ok_or_else(|| format!("the source of codes '{kind}' is not known"))?,

@@ -70,7 +70,7 @@ fn scope(wire: WireRetag) -> Result<RetagScope, ApiError> {
     let sources = sources.into_iter().map(|Name(name)| {
         RetagSource::of_name(&name).ok_or_else(|| {
             let message = format!(
-                "sources: expected fallback, local or llm, received `{}`; codes of the client are not changed",
+                "sources: expected fallback, local, llm or none, received `{}`; codes of the client are not changed",
                 parameters::quoted(&name)
             );
             ApiError::new(ErrorCode::InvalidQuery, message).param("sources")

@@ -353,14 +353,14 @@ impl Entrance {
 }
 
 /// A chunk with the codes and the vectors of the row that it replaces, whose text is the same. Codes that were sent
-/// replace those of the row.
+/// replace those of the row; a chunk without, or that is to have none, keeps them.
 fn rewritten_row(
     chunk: &Arc<Chunk>,
     (known, extraction): (KnownChunk, Extraction),
     vectors: StoredVectors,
     same_question: bool,
 ) -> EnterAt {
-    let tagging = chunk.client_tagging.clone().unwrap_or(known.tagging);
+    let tagging = chunk.given_tagging.clone().filter(|given| given.tmd.is_some()).unwrap_or(known.tagging);
     let StoredVectors { concept: vector, question, .. } = vectors;
     let (truncated, unread) = (known.truncated, known.unread);
     let embedding = Embedding { vector, truncated, unread, took: Duration::ZERO };

@@ -22,7 +22,7 @@ pub struct Labeller {
 /// The result of labelling a chunk.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Labelled {
-    /// Its codes and their source.
+    /// Its codes, if it gets any, and their source.
     pub tagging: Tagging,
     /// Its CPESH parts and their source.
     pub extraction: Extraction,
@@ -62,7 +62,8 @@ impl Labeller {
         self.extractor_for(chunk).is_none() && !matches!(chunk.vector, VectorSource::Given { .. })
     }
 
-    /// Codes and CPESH parts of a chunk. Those that the client gave are taken as they are.
+    /// Codes and CPESH parts of a chunk. Those that the client gave are taken as they are; a chunk that is to have no codes
+    /// can get parts all the same.
     ///
     /// # Errors
     /// As [`Tagger::tag`]. A failed extraction is no error.
@@ -74,9 +75,11 @@ impl Labeller {
         let started = Instant::now();
         match llm.classify(&chunk.text, Wanted::CodesAndCpesh).await {
             Ok(answer) => {
-                let tagging = match &chunk.client_tagging {
+                let tagging = match &chunk.given_tagging {
                     Some(tagging) => tagging.clone(),
-                    None if self.tagger.takes_llm_codes() => self.tagger.tag_by(llm, &answer, chunk).await,
+                    None if self.tagger.takes_llm_codes() => {
+                        self.tagger.tag_by(llm, &answer, chunk).await.into()
+                    }
                     None => self.tagger.tag(chunk).await?,
                 };
                 Ok(Labelled { tagging, extraction: llm.extraction(answer, &chunk.text) })

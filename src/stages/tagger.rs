@@ -4,7 +4,7 @@
 //! model, where there is one; the local classifier again. The first stage uses it for chunks; others may use it for any
 //! text.
 
-use crate::chunk::{Chunk, Tagging, TmdSource};
+use crate::chunk::{Chunk, FoundCodes, Tagging, TmdSource};
 use crate::classifier::{Classification, LocalClassifier};
 use crate::error_code::ErrorCode;
 use crate::llm::{Llm, LlmAnswer, Wanted};
@@ -78,9 +78,9 @@ struct LocalCodes {
 }
 
 impl LocalCodes {
-    fn tagging(self, source: impl FnOnce(Arc<str>) -> TmdSource) -> Tagging {
+    fn codes(self, source: impl FnOnce(Arc<str>) -> TmdSource) -> FoundCodes {
         let Classification { tmd, confidence } = self.found;
-        Tagging { tmd, source: source(self.version), confidence: Some(confidence), took: Some(self.took) }
+        FoundCodes { tmd, source: source(self.version), confidence: Some(confidence), took: Some(self.took) }
     }
 }
 
@@ -90,17 +90,25 @@ pub struct Tagger {
     classifier: Worker<LocalClassifier>,
     source: CodeSource,
     local_first: LocalFirst,
+    /// Codes of the local classifier alone with a lower confidence in the domain are not given to a chunk.
+    least: f32,
 }
 
 impl Tagger {
     /// A handle that asks the classifier, on its own thread, or `source`.
     pub fn new(classifier: Worker<LocalClassifier>, source: CodeSource) -> Tagger {
-        Tagger { classifier, source, local_first: LocalFirst::No }
+        Tagger { classifier, source, local_first: LocalFirst::No, least: 0.0 }
     }
 
     /// The same, which asks the classifier first.
     pub fn asking_locally_first(self, local_first: LocalFirst) -> Tagger {
         Tagger { local_first, ..self }
+    }
+
+    /// The same, which gives a chunk codes of the local classifier, or of it in place of a language model, only from this
+    /// confidence in the domain on (0 to 1).
+    pub fn sure_from(self, least: f32) -> Tagger {
+        Tagger { least, ..self }
     }
 
     /// Whether a language model may be asked, now or later.
@@ -124,10 +132,10 @@ impl Tagger {
         matches!(&self.source, CodeSource::Llm { llm, .. } if llm.available())
     }
 
-    /// Whether a language model is asked for the codes of this chunk now: not if the client gave them, nor if the local
-    /// classifier is sure enough of them.
+    /// Whether a language model is asked for the codes of this chunk now: not if the client gave them or wants none, nor
+    /// if the local classifier is sure enough of them.
     pub async fn needs_llm(&self, chunk: &Arc<Chunk>) -> bool {
-        if chunk.client_tagging.is_some() || !self.asks_llm() {
+        if chunk.given_tagging.is_some() || !self.asks_llm() {
             return false;
         }
         if self.local_first == LocalFirst::No {
@@ -143,14 +151,15 @@ impl Tagger {
         self.classifier.progress()
     }
 
-    /// The codes of a chunk: those of the client where it sent them, else as [`Self::tag_text`].
+    /// The codes of a chunk: those of the client where it sent them, none where it is to have none, else as
+    /// [`Self::tag_text`], without those of which the local classifier is not sure enough.
     ///
     /// # Errors
     /// As [`Self::tag_text`].
     pub async fn tag(&self, chunk: &Arc<Chunk>) -> Result<Tagging, Rejection> {
-        match &chunk.client_tagging {
+        match &chunk.given_tagging {
             Some(tagging) => Ok(tagging.clone()),
-            None => self.tag_text(chunk.clone()).await,
+            None => Ok(self.tag_text(chunk.clone()).await?.sure_from(self.least)),
         }
     }
 
@@ -159,14 +168,14 @@ impl Tagger {
     /// # Errors
     /// A [`Rejection`]: `llm_failed` when the language model has no answer and nothing else is to be asked,
     /// `tmd_failed` when the classifier cannot read the text, `draining` when its thread has ended.
-    pub async fn tag_text<T>(&self, text: Arc<T>) -> Result<Tagging, Rejection>
+    pub async fn tag_text<T>(&self, text: Arc<T>) -> Result<FoundCodes, Rejection>
     where
         T: AsRef<str> + Send + Sync + ?Sized + 'static,
     {
         let started = Instant::now();
         if !self.asks_llm() {
             let local = self.classify(text, started).await?;
-            return Ok(local.tagging(|version| TmdSource::Local { version }));
+            return Ok(local.codes(|version| TmdSource::Local { version }));
         }
         let local = match self.local_first {
             LocalFirst::No => None,
@@ -176,7 +185,7 @@ impl Tagger {
         match local {
             Some(local) if self.local_first.suffices(local.found.confidence) => Ok(self.settled(local)),
             local => match self.ask((*text).as_ref()).await {
-                Ok(tagging) => Ok(self.combined(tagging, local)),
+                Ok(codes) => Ok(self.combined(codes, local)),
                 Err(Unanswered { otherwise: LlmFallback::AskLocally, reason, .. }) => {
                     self.fall_back(text, started, reason).await
                 }
@@ -186,7 +195,7 @@ impl Tagger {
     }
 
     /// Asks the language model, or the router that asks one.
-    async fn ask(&self, text: &str) -> Result<Tagging, Unanswered> {
+    async fn ask(&self, text: &str) -> Result<FoundCodes, Unanswered> {
         match &self.source {
             CodeSource::Llm { llm, otherwise } => match llm.classify(text, Wanted::Codes).await {
                 Ok(answer) => Ok(by_llm(llm, &answer)),
@@ -198,7 +207,7 @@ impl Tagger {
             CodeSource::Router { router, otherwise } => match router.extract(text).await {
                 Ok(RoutedCodes { tmd, took }) => {
                     let source = TmdSource::Llm { model: router.name().clone() };
-                    Ok(Tagging { tmd, source, confidence: None, took: Some(took) })
+                    Ok(FoundCodes { tmd, source, confidence: None, took: Some(took) })
                 }
                 Err(error) => {
                     let what = format!("the TMD router at {} {error}", router.endpoint());
@@ -213,25 +222,25 @@ impl Tagger {
 
     /// The codes of a chunk about which the language model was asked for another reason: its own, in the mode `hybrid` as
     /// if it had been asked for the domain.
-    pub async fn tag_by(&self, llm: &Llm, answer: &LlmAnswer, chunk: &Arc<Chunk>) -> Tagging {
-        let tagging = by_llm(llm, answer);
-        let LocalFirst::Hybrid(_) = self.local_first else { return tagging };
+    pub async fn tag_by(&self, llm: &Llm, answer: &LlmAnswer, chunk: &Arc<Chunk>) -> FoundCodes {
+        let codes = by_llm(llm, answer);
+        let LocalFirst::Hybrid(_) = self.local_first else { return codes };
         match self.classify(chunk.clone(), Instant::now()).await {
             Ok(local) if self.local_first.suffices(local.found.confidence) => self.settled(local),
-            local => self.combined(tagging, local.ok()),
+            local => self.combined(codes, local.ok()),
         }
     }
 
     /// The codes of the local classifier, which was sure.
-    fn settled(&self, local: LocalCodes) -> Tagging {
-        local.tagging(match self.local_first {
+    fn settled(&self, local: LocalCodes) -> FoundCodes {
+        local.codes(match self.local_first {
             LocalFirst::Hybrid(_) => |version| TmdSource::HybridLocal { version },
             LocalFirst::No | LocalFirst::WhenSure(_) => |version| TmdSource::FastFirst { version },
         })
     }
 
     /// The codes of a language model; in the mode `hybrid` its domain, with task and modifier of the local classifier.
-    fn combined(&self, asked: Tagging, local: Option<LocalCodes>) -> Tagging {
+    fn combined(&self, asked: FoundCodes, local: Option<LocalCodes>) -> FoundCodes {
         match (self.local_first, local) {
             (LocalFirst::Hybrid(_), Some(local)) => shared(&asked, &local),
             _ => asked,
@@ -244,13 +253,13 @@ impl Tagger {
         text: Arc<T>,
         started: Instant,
         reason: &'static str,
-    ) -> Result<Tagging, Rejection>
+    ) -> Result<FoundCodes, Rejection>
     where
         T: AsRef<str> + Send + Sync + ?Sized + 'static,
     {
         metrics::fell_back(reason);
         let local = self.classify(text, started).await?;
-        Ok(local.tagging(|version| TmdSource::Fallback { version, reason: reason.into() }))
+        Ok(local.codes(|version| TmdSource::Fallback { version, reason: reason.into() }))
     }
 
     async fn classify<T>(&self, text: Arc<T>, started: Instant) -> Result<LocalCodes, Rejection>
@@ -277,13 +286,13 @@ impl Tagger {
 }
 
 /// The domain of a language model, with task and modifier of the local classifier.
-fn shared(asked: &Tagging, local: &LocalCodes) -> Tagging {
+fn shared(asked: &FoundCodes, local: &LocalCodes) -> FoundCodes {
     let tmd = local.found.tmd;
     let codes = [asked.tmd.code(Axis::Domain), tmd.code(Axis::Task), tmd.code(Axis::Modifier)];
     let confidence =
         asked.confidence.map(|llm| AxisConfidence { domain: llm.domain, ..local.found.confidence });
     let models = format!("{} + {}", asked.source.model().unwrap_or_default(), local.version).into();
-    Tagging {
+    FoundCodes {
         // Never out of range: each code comes from a triple.
         tmd: Tmd::new(codes[0], codes[1], codes[2]).unwrap_or(asked.tmd),
         source: TmdSource::HybridLlm { models },
@@ -292,9 +301,9 @@ fn shared(asked: &Tagging, local: &LocalCodes) -> Tagging {
     }
 }
 
-fn by_llm(llm: &Llm, answer: &LlmAnswer) -> Tagging {
+fn by_llm(llm: &Llm, answer: &LlmAnswer) -> FoundCodes {
     let source = TmdSource::Llm { model: llm.model().clone() };
-    Tagging { tmd: answer.tmd, source, confidence: answer.confidence, took: Some(answer.took) }
+    FoundCodes { tmd: answer.tmd, source, confidence: answer.confidence, took: Some(answer.took) }
 }
 
 /// That a source other than the classifier has no answer.

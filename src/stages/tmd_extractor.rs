@@ -52,11 +52,13 @@ impl TmdExtractor {
             };
             match labelled {
                 Ok(labelled) => {
-                    if parcel.cargo().client_tagging.is_none() || labelled.extraction.call().is_some() {
+                    if parcel.cargo().given_tagging.is_none() || labelled.extraction.call().is_some() {
                         metrics::stage_busy(Stage::Tmd.name(), labelled.took());
                     }
                     let Labelled { tagging, extraction } = labelled;
-                    metrics::tagged(tagging.tmd.name(Axis::Domain));
+                    if let Some(tmd) = tagging.tmd {
+                        metrics::tagged(tmd.name(Axis::Domain));
+                    }
                     metrics::tagged_by(tagging.source.kind(), tagging.source.failure().unwrap_or("none"));
                     let parcel = parcel.map(|chunk| {
                         let tagged = TaggedChunk::new(chunk, tagging, extraction);

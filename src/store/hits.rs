@@ -48,9 +48,9 @@ pub struct Hit {
     pub probe_question: Option<String>,
     /// The answer to it.
     pub expected_answer: Option<String>,
-    /// The TMD codes of the row.
-    pub tmd: Tmd,
-    /// Where the codes come from.
+    /// The TMD codes of the row, if it has any.
+    pub tmd: Option<Tmd>,
+    /// Where the codes come from, or why there are none.
     pub tmd_source: TmdSource,
     /// How sure the source of the codes was, where it can say.
     pub confidence: Option<AxisConfidence>,
@@ -78,6 +78,7 @@ diesel::define_sql_function! {
 
 impl Store {
     /// Those of these items that match the filter, with their codes, in no particular order. Deleted items are missing.
+    /// A row without codes matches no filter by a code.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
@@ -85,7 +86,7 @@ impl Store {
         &self,
         items: &[u32],
         filter: &SearchFilter,
-    ) -> Result<Vec<(u32, Tmd)>, StoreError> {
+    ) -> Result<Vec<(u32, Option<Tmd>)>, StoreError> {
         let mut query = chunks::table
             .select((chunks::item, chunks::domain_code, chunks::task_code, chunks::modifier_code))
             .filter(chunks::item.eq_any(numbers(items)))
@@ -106,7 +107,7 @@ impl Store {
             query = query.filter(chunks::document_id.eq(document));
         }
         let mut connection = self.pool.get().await?;
-        let found = query.load::<(i64, i16, i16, i16)>(connection.conn()).await;
+        let found = query.load::<(i64, Option<i16>, Option<i16>, Option<i16>)>(connection.conn()).await;
         let found = connection.done(found)?.into_iter();
         found.map(|(item, d, t, m)| Ok((item_number(item)?, tmd(d, t, m)?))).collect()
     }

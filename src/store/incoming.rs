@@ -3,6 +3,7 @@
 
 use super::StoreError;
 use crate::chunk::{BatchId, Cpesh, EmbeddedChunk};
+use crate::tmd::Axis;
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -32,9 +33,9 @@ pub(super) struct IncomingRows<'a> {
     child_cpe_ids: Vec<String>,
     batch_ids: Vec<Option<&'a str>>,
     metadata: Vec<Option<JsonText<'a>>>,
-    domains: Vec<i16>,
-    tasks: Vec<i16>,
-    modifiers: Vec<i16>,
+    domains: Vec<Option<i16>>,
+    tasks: Vec<Option<i16>>,
+    modifiers: Vec<Option<i16>>,
     tmd_sources: Vec<&'a str>,
     tmd_models: Vec<Option<&'a str>>,
     tmd_failures: Vec<Option<&'a str>>,
@@ -67,6 +68,7 @@ impl<'a> IncomingRows<'a> {
         fn part(row: &EmbeddedChunk, field: impl Fn(&Cpesh) -> Option<&String>) -> Option<&str> {
             row.extraction.parts(&row.chunk).and_then(field).map(String::as_str)
         }
+        let code = |row: &EmbeddedChunk, axis| Some(i16::from(row.tagging.tmd?.code(axis)));
         let sure = |row: &EmbeddedChunk| row.tagging.confidence;
         let list = |row: &EmbeddedChunk, field: fn(&Cpesh) -> &Vec<String>| {
             row.extraction.source()?;
@@ -91,9 +93,9 @@ impl<'a> IncomingRows<'a> {
             child_cpe_ids: column(rows, |row| array_literal(&row.chunk.placement.child_cpe_ids)),
             batch_ids: column(rows, |row| row.chunk.batch.as_ref().map(BatchId::as_str)),
             metadata: column(rows, |row| row.chunk.metadata.as_ref().map(|json| JsonText(json.as_str()))),
-            domains: column(rows, |row| i16::from(row.tagging.tmd.domain())),
-            tasks: column(rows, |row| i16::from(row.tagging.tmd.task())),
-            modifiers: column(rows, |row| i16::from(row.tagging.tmd.modifier())),
+            domains: column(rows, |row| code(row, Axis::Domain)),
+            tasks: column(rows, |row| code(row, Axis::Task)),
+            modifiers: column(rows, |row| code(row, Axis::Modifier)),
             tmd_sources: column(rows, |row| row.tagging.source.kind()),
             tmd_models: column(rows, |row| row.tagging.source.model()),
             tmd_failures: column(rows, |row| row.tagging.source.failure()),
@@ -143,9 +145,9 @@ impl<'a> IncomingRows<'a> {
         array!(Text, child_cpe_ids);
         array!(Nullable<Text>, batch_ids);
         array!(Nullable<Jsonb>, metadata);
-        array!(SmallInt, domains);
-        array!(SmallInt, tasks);
-        array!(SmallInt, modifiers);
+        array!(Nullable<SmallInt>, domains);
+        array!(Nullable<SmallInt>, tasks);
+        array!(Nullable<SmallInt>, modifiers);
         array!(Text, tmd_sources);
         array!(Nullable<Text>, tmd_models);
         array!(Nullable<Text>, tmd_failures);

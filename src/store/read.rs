@@ -32,7 +32,7 @@ pub struct KnownChunk {
     pub details_hash: Option<[u8; 32]>,
     /// The id of its batch.
     pub batch_id: Option<Arc<str>>,
-    /// Its TMD codes and their source.
+    /// Its TMD codes, if it has any, and their source.
     pub tagging: Tagging,
     /// The clock value of its last change.
     pub seq: i64,
@@ -62,7 +62,7 @@ pub struct StoredVectors {
 impl KnownChunk {
     /// Whether the row would change if this chunk replaced it. See [`Differences::in_row`].
     pub fn would_change(&self, sent: &Chunk) -> bool {
-        !self.is_repeated_by(sent) || sent.client_tmd().is_some_and(|tmd| tmd != self.tagging.tmd)
+        !self.is_repeated_by(sent) || sent.client_tmd().is_some_and(|tmd| Some(tmd) != self.tagging.tmd)
     }
 
     /// The differences of a chunk with the same content and details; `None` if those differ, so that
@@ -315,16 +315,16 @@ struct FieldsRow {
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = chunks, check_for_backend(Pg))]
 pub(super) struct CodesRow {
-    domain_code: i16,
-    task_code: i16,
-    modifier_code: i16,
+    domain_code: Option<i16>,
+    task_code: Option<i16>,
+    modifier_code: Option<i16>,
     tmd_source: String,
     tmd_model: Option<String>,
     tmd_failure: Option<String>,
 }
 
 impl CodesRow {
-    pub(super) fn tmd(&self) -> Result<Tmd, StoreError> {
+    pub(super) fn tmd(&self) -> Result<Option<Tmd>, StoreError> {
         tmd(self.domain_code, self.task_code, self.modifier_code)
     }
 
@@ -420,8 +420,14 @@ pub(super) fn unreadable(problem: impl Into<String>) -> StoreError {
     StoreError::Unreadable { problem: problem.into() }
 }
 
-pub(super) fn tmd(domain: i16, task: i16, modifier: i16) -> Result<Tmd, StoreError> {
-    Tmd::new(domain, task, modifier).map_err(|error| unreadable(error.to_string()))
+/// The codes of a row; `None` where it has none.
+pub(super) fn tmd(
+    domain: Option<i16>,
+    task: Option<i16>,
+    modifier: Option<i16>,
+) -> Result<Option<Tmd>, StoreError> {
+    let (Some(domain), Some(task), Some(modifier)) = (domain, task, modifier) else { return Ok(None) };
+    Tmd::new(domain, task, modifier).map(Some).map_err(|error| unreadable(error.to_string()))
 }
 
 pub(super) fn item_number(item: i64) -> Result<u32, StoreError> {

@@ -5,27 +5,31 @@ use super::connection::PooledConnection;
 use super::read::{floats, item_number};
 use super::schema::change_clock;
 use super::{Store, StoreError};
-use crate::chunk::Tagging;
+use crate::chunk::FoundCodes;
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Binary, Float, Nullable, SmallInt, Text};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
-/// The source of the codes of the rows that are to get others. Codes of the client are not touched.
+/// The source of the codes of the rows that are to get others, or codes at all. Codes of the client are not touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RetagSource {
-    /// The local classifier, because the language model had no answer.
+    /// The local classifier, because the language model had no answer. Also rows without the codes, because it was not
+    /// sure enough of them.
     Fallback,
-    /// The local classifier.
+    /// The local classifier. Also rows without the codes, because it was not sure enough of them.
     Local,
     /// A language model.
     Llm,
+    /// None was asked: the rows have no codes.
+    None,
 }
 
 impl RetagSource {
     /// Every source that may be replaced.
-    pub const ALL: [RetagSource; 3] = [RetagSource::Fallback, RetagSource::Local, RetagSource::Llm];
+    pub const ALL: [RetagSource; 4] =
+        [RetagSource::Fallback, RetagSource::Local, RetagSource::Llm, RetagSource::None];
 
     /// The value of `tmd_source`.
     pub fn name(self) -> &'static str {
@@ -33,6 +37,7 @@ impl RetagSource {
             RetagSource::Fallback => "fallback",
             RetagSource::Local => "local",
             RetagSource::Llm => "llm",
+            RetagSource::None => "none",
         }
     }
 
@@ -76,7 +81,7 @@ pub struct Retag {
     /// Its number in the search index.
     pub item: u32,
     /// Its new codes, with their source.
-    pub tagging: Tagging,
+    pub codes: FoundCodes,
 }
 
 /// A committed transaction that changed codes.
@@ -242,20 +247,20 @@ struct RetagRows {
 impl RetagRows {
     fn new(retags: &[Retag]) -> RetagRows {
         let text = |text: &str| text.to_owned();
-        let tagging = |get: fn(&Tagging) -> Option<f32>| retags.iter().map(|r| get(&r.tagging)).collect();
-        let code = |get: fn(&Tagging) -> u8| retags.iter().map(|r| get(&r.tagging).into()).collect();
-        let micros = |r: &Retag| Some(i64::try_from(r.tagging.took?.as_micros()).unwrap_or(i64::MAX));
+        let confidence = |get: fn(&FoundCodes) -> Option<f32>| retags.iter().map(|r| get(&r.codes)).collect();
+        let code = |get: fn(&FoundCodes) -> u8| retags.iter().map(|r| get(&r.codes).into()).collect();
+        let micros = |r: &Retag| Some(i64::try_from(r.codes.took?.as_micros()).unwrap_or(i64::MAX));
         RetagRows {
             items: retags.iter().map(|r| i64::from(r.item)).collect(),
             seqs: retags.iter().map(|r| r.seq).collect(),
             codes: [code(|t| t.tmd.domain()), code(|t| t.tmd.task()), code(|t| t.tmd.modifier())],
-            sources: retags.iter().map(|r| text(r.tagging.source.kind())).collect(),
-            models: retags.iter().map(|r| r.tagging.source.model().map(text)).collect(),
-            failures: retags.iter().map(|r| r.tagging.source.failure().map(text)).collect(),
+            sources: retags.iter().map(|r| text(r.codes.source.kind())).collect(),
+            models: retags.iter().map(|r| r.codes.source.model().map(text)).collect(),
+            failures: retags.iter().map(|r| r.codes.source.failure().map(text)).collect(),
             confidences: [
-                tagging(|t| Some(t.confidence?.domain)),
-                tagging(|t| Some(t.confidence?.task)),
-                tagging(|t| Some(t.confidence?.modifier)),
+                confidence(|t| Some(t.confidence?.domain)),
+                confidence(|t| Some(t.confidence?.task)),
+                confidence(|t| Some(t.confidence?.modifier)),
             ],
             took_us: retags.iter().map(micros).collect(),
         }

@@ -77,6 +77,12 @@ pub async fn fill(service: &TestService) -> usize {
         }
         lines.push(line);
     }
+    // Without codes: because none were asked for, and because the classifier was not sure of them.
+    lines.push(json!({"text": "Not asked.", "tmd_source": "none"}));
+    for (source, failure) in [("local", Value::Null), ("fallback", json!("timeout"))] {
+        lines.push(json!({"text": format!("Unsure, {source}."), "tmd_source": source, "tmd_model": "m", "tmd_took_us": 7,
+                          "tmd_confidence": {"domain": 0.1, "task": 0.25, "modifier": 0.333_333_34}, "tmd_failure": failure}));
+    }
     for n in 0..300 {
         let mut line =
             json!({"text": format!("Fact {n}."), "document_id": format!("d{}", n % 7), "chunk_index": n / 7});

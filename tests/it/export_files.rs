@@ -27,7 +27,9 @@ async fn derived_columns_are_those_of_the_views_bit_for_bit() {
     let known = ["tmd_dense", "tmd_dense_canonical", "fused_vec", "fused_norm", "fused_vec_canonical"];
     for name in known {
         let column = COLUMNS.iter().find(|column| column.name == name).unwrap();
-        let view = format!("SELECT cpe_id || ' ' || translate({name}::text, '{{}}', '[]') FROM cpe_vectors");
+        let view = format!(
+            "SELECT cpe_id || ' ' || coalesce(translate({name}::text, '{{}}', '[]'), '') FROM cpe_vectors"
+        );
         let view = service.database.texts(&view).await;
         assert_eq!(view.len(), exported.len());
         for line in view {
@@ -36,14 +38,16 @@ async fn derived_columns_are_those_of_the_views_bit_for_bit() {
             let values: Vec<u32> = values
                 .trim_matches(['[', ']'])
                 .split(',')
+                .filter(|value| !value.is_empty())
                 .map(|value| value.parse::<f32>().unwrap().to_bits())
                 .collect();
             let ours: Vec<u32> = match (column.cell)(row) {
                 ColumnCell::Real(value) => vec![value.to_bits()],
                 ColumnCell::Reals(values) => values.iter().map(|value| value.to_bits()).collect(),
+                ColumnCell::Absent if row.tagging.tmd.is_none() => Vec::new(),
                 other => panic!("{name}: {other:?}"),
             };
-            assert_eq!(ours, values, "{name} of {id}, codes {}", row.tagging.tmd);
+            assert_eq!(ours, values, "{name} of {id}, codes {:?}", row.tagging.tmd);
         }
     }
     service.stop().await;

@@ -31,7 +31,7 @@ pub fn draft(dataset: &str, id: &str, text: &str) -> Draft {
 
 pub fn embedded(draft: Draft, tmd: (u8, u8, u8), vector: &[f32]) -> EmbeddedChunk {
     let tagging = Tagging {
-        tmd: Tmd::new(tmd.0, tmd.1, tmd.2).unwrap(),
+        tmd: Some(Tmd::new(tmd.0, tmd.1, tmd.2).unwrap()),
         source: TmdSource::Client,
         confidence: None,
         took: None,

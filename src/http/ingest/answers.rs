@@ -13,6 +13,7 @@ use crate::http::ingest::upload::ActiveUpload;
 use crate::http::state::{State, Tally};
 use crate::metrics;
 use crate::outcome::{Outcome, StoredChunk};
+use crate::tmd::Axis;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
@@ -230,12 +231,12 @@ impl Unsent {
 
 fn result_line(line: u64, outcome: &Outcome) -> Value {
     let good = |stored: &StoredChunk, status| {
-        let tmd = stored.row.tagging.tmd;
+        let code = |axis| stored.row.tagging.tmd.map(|tmd| tmd.code(axis));
         let mut result = json!({
             "type": "result", "line": line, "id": stored.chunk.key.id, "cpe_id": stored.row.cpe_id,
             "status": status, "seq": stored.row.seq, "truncated": stored.row.truncated,
             "created_at": timestamp(stored.row.created_at),
-            "tmd": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier(),
+            "tmd": {"domain": code(Axis::Domain), "task": code(Axis::Task), "modifier": code(Axis::Modifier),
                     "source": stored.row.tagging.source.kind()},
         });
         add_notes(&mut result, stored);

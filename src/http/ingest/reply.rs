@@ -106,10 +106,14 @@ fn good(
     let chunk = &stored.chunk;
     let extraction = &stored.row.extraction;
     let quality = QualityMetrics::new(&chunk.text, extraction.parts(chunk), service.dims);
-    let tmd = stored.row.tagging.tmd;
+    let codes = stored
+        .row
+        .tagging
+        .tmd
+        .map(|tmd| json!({"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier()}));
     let mut result = json!({
         "global_id": stored.row.cpe_id, "concept_text": extraction.embedded_text(chunk),
-        "tmd_codes": {"domain": tmd.domain(), "task": tmd.task(), "modifier": tmd.modifier()},
+        "tmd_codes": codes,
         "vector_dimension": service.dims + 16,
         "confidence_score": quality.confidence(), "quality_metrics": quality,
         "created_at": timestamp(stored.row.created_at),
@@ -146,7 +150,15 @@ fn timings(stored: Option<&StoredChunk>, options: &IngestOptions) -> Value {
 }
 
 fn backends(stored: &StoredChunk, options: &IngestOptions, service: &AnswerBackends) -> Value {
-    let tmd = match &stored.row.tagging.source {
+    let tagging = &stored.row.tagging;
+    let tmd = match &tagging.source {
+        TmdSource::NotAsked => "none (not asked)".to_owned(),
+        TmdSource::Fallback { version, reason } if tagging.tmd.is_none() => {
+            format!("none (local:{version} was not sure; llm: {reason})")
+        }
+        source if tagging.tmd.is_none() => {
+            format!("none (local:{} was not sure)", source.model().unwrap_or_default())
+        }
         TmdSource::Client => "client-provided".to_owned(),
         TmdSource::Local { version } => format!("local:{version}"),
         TmdSource::FastFirst { version } => format!("fast_first:{version}"),

@@ -1,6 +1,6 @@
 //! The answers of the router's calls: the fields of the old router, and where the codes came from.
 
-use crate::chunk::Tagging;
+use crate::chunk::FoundCodes;
 use crate::http::error::ApiError;
 use crate::router::{ChosenLane, SpecialistLane};
 use crate::tmd::{Axis, AxisConfidence, Tmd};
@@ -72,13 +72,13 @@ pub struct Unrouted<'a> {
 
 impl<'a> ConceptCodes<'a> {
     /// The codes with their provenance.
-    pub fn new(concept_text: &'a str, tagging: &Tagging) -> ConceptCodes<'a> {
-        let tmd = tagging.tmd;
+    pub fn new(concept_text: &'a str, found: &FoundCodes) -> ConceptCodes<'a> {
+        let tmd = found.tmd;
         let provenance = CodeProvenance {
-            tmd_source: tagging.source.kind(),
-            tmd_model: tagging.source.model().map(str::to_owned),
-            tmd_failure: tagging.source.failure().map(str::to_owned),
-            tmd_confidence: tagging.confidence,
+            tmd_source: found.source.kind(),
+            tmd_model: found.source.model().map(str::to_owned),
+            tmd_failure: found.source.failure().map(str::to_owned),
+            tmd_confidence: found.confidence,
         };
         ConceptCodes {
             concept_text,
@@ -107,9 +107,9 @@ impl LaneFields {
 
 impl<'a> Routed<'a> {
     /// Codes and lane of a concept; `cache_hit` says whether they were known.
-    pub fn new(concept_text: &'a str, tagging: &Tagging, chosen: ChosenLane, cache_hit: bool) -> Routed<'a> {
-        let lane = LaneFields::new(tagging.tmd, chosen);
-        Routed { codes: ConceptCodes::new(concept_text, tagging), lane, cache_hit }
+    pub fn new(concept_text: &'a str, found: &FoundCodes, chosen: ChosenLane, cache_hit: bool) -> Routed<'a> {
+        let lane = LaneFields::new(found.tmd, chosen);
+        Routed { codes: ConceptCodes::new(concept_text, found), lane, cache_hit }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::answer::{ConceptCodes, Routed, SelectedLane, Unrouted};
 use super::request::{WireLane, WireRoute, WireRouteBatch};
-use crate::chunk::{Tagging, TmdSource};
+use crate::chunk::{FoundCodes, TmdSource};
 use crate::http::body::RequestBodyGuard;
 use crate::http::error::ApiError;
 use crate::http::limits::{AdmissionRequest, Permit};
@@ -32,9 +32,9 @@ pub async fn route(
     let (body, _permit) = read::<WireRoute>(&request, guard, &state, &settings).await?;
     let concept: Arc<str> = body.concept(&state)?.into();
     let known = is_known(&state, &concept).await;
-    let tagging = tag(&state, &concept).await?;
-    let lane = state.lanes.choose(tagging.tmd, true).await;
-    Ok(HttpResponse::Ok().json(Routed::new(&concept, &tagging, lane, known && is_by_llm(&tagging))))
+    let found = tag(&state, &concept).await?;
+    let lane = state.lanes.choose(found.tmd, true).await;
+    Ok(HttpResponse::Ok().json(Routed::new(&concept, &found, lane, known && is_by_llm(&found))))
 }
 
 /// Handles `POST /extract-tmd`.
@@ -46,8 +46,8 @@ pub async fn extract(
 ) -> Result<HttpResponse, ApiError> {
     let (body, _permit) = read::<WireRoute>(&request, guard, &state, &settings).await?;
     let concept: Arc<str> = body.concept(&state)?.into();
-    let tagging = tag(&state, &concept).await?;
-    Ok(HttpResponse::Ok().json(ConceptCodes::new(&concept, &tagging)))
+    let found = tag(&state, &concept).await?;
+    Ok(HttpResponse::Ok().json(ConceptCodes::new(&concept, &found)))
 }
 
 /// Handles `POST /route/batch`: as many concepts at once as there are workers. A concept that gets no codes has its
@@ -88,9 +88,9 @@ async fn routed(state: &State, concept: Arc<str>) -> Value {
         Err(error) => Err(error),
     };
     match tagged {
-        Ok(tagging) => {
-            let lane = state.lanes.choose(tagging.tmd, true).await;
-            json!(Routed::new(&concept, &tagging, lane, known && is_by_llm(&tagging)))
+        Ok(found) => {
+            let lane = state.lanes.choose(found.tmd, true).await;
+            json!(Routed::new(&concept, &found, lane, known && is_by_llm(&found)))
         }
         Err(error) => json!(Unrouted::new(&concept, &error)),
     }
@@ -104,11 +104,11 @@ async fn is_known(state: &State, concept: &str) -> bool {
     }
 }
 
-fn is_by_llm(tagging: &Tagging) -> bool {
-    matches!(tagging.source, TmdSource::Llm { .. })
+fn is_by_llm(found: &FoundCodes) -> bool {
+    matches!(found.source, TmdSource::Llm { .. })
 }
 
-async fn tag(state: &State, concept: &Arc<str>) -> Result<Tagging, ApiError> {
+async fn tag(state: &State, concept: &Arc<str>) -> Result<FoundCodes, ApiError> {
     state.tagger.tag_text(concept.clone()).await.map_err(rejection_error)
 }
 

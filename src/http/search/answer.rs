@@ -8,7 +8,7 @@ use crate::http::state::State;
 use crate::output::throttled;
 use crate::search::{RankedItem, Ranking};
 use crate::store::{Hit, Store};
-use crate::tmd::Axis;
+use crate::tmd::{Axis, Tmd};
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
 use chrono::SecondsFormat;
@@ -230,6 +230,7 @@ struct ResultFields<'a> {
 }
 
 fn write_result(text: &mut Vec<u8>, ranked: RankedItem, hit: &Hit) -> serde_json::Result<()> {
+    let name = |axis| hit.tmd.map(|tmd| tmd.name(axis));
     let fields = ResultFields {
         id: &hit.id,
         cpe_id: hit.cpe_id,
@@ -240,12 +241,11 @@ fn write_result(text: &mut Vec<u8>, ranked: RankedItem, hit: &Hit) -> serde_json
         probe_question: hit.probe_question.as_deref(),
         expected_answer: hit.expected_answer.as_deref(),
         tmd: json!({
-            "domain": hit.tmd.domain(), "task": hit.tmd.task(), "modifier": hit.tmd.modifier(),
+            "domain": hit.tmd.map(Tmd::domain), "task": hit.tmd.map(Tmd::task), "modifier": hit.tmd.map(Tmd::modifier),
             "source": hit.tmd_source.kind(), "confidence": hit.confidence,
         }),
         names: json!({
-            "domain": hit.tmd.name(Axis::Domain), "task": hit.tmd.name(Axis::Task),
-            "modifier": hit.tmd.name(Axis::Modifier),
+            "domain": name(Axis::Domain), "task": name(Axis::Task), "modifier": name(Axis::Modifier),
         }),
         dataset_source: &hit.dataset_source,
         document_id: hit.document_id.as_deref(),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::chunk::{Draft, Extraction, Tagging, TmdSource};
+use crate::chunk::{Draft, Extraction, Tagging};
 use crate::error_code::ErrorCode;
 use crate::flow::{ReceiptIssuer, ReceiptStream, receipt_channel};
 use crate::outcome::{ChunkTimings, StoredRow};
@@ -49,8 +49,7 @@ fn chunk(key: u8, content: u8) -> Arc<Chunk> {
 }
 
 fn outcome(chunk: &Arc<Chunk>, end: End) -> Option<Outcome> {
-    let tagging =
-        Tagging { tmd: Tmd::new(1, 2, 3).unwrap(), source: TmdSource::Client, confidence: None, took: None };
+    let tagging = Tagging::by_client(Tmd::new(1, 2, 3).unwrap());
     let stored = || {
         let row = StoredRow {
             cpe_id: chunk.cpe_id,

@@ -227,7 +227,7 @@ fn a_chunk_may_name_its_own_dataset_and_where_its_codes_come_from() {
         "tmd_model": "m", "tmd_confidence": {"domain": 0.5, "task": 1, "modifier": 0.25}, "tmd_took_us": 7,
     }));
     assert_eq!(&*chunk.key.dataset, "own");
-    let tagging = chunk.client_tagging.unwrap();
+    let tagging = chunk.given_tagging.unwrap();
     assert_eq!((tagging.source.kind(), tagging.source.model()), ("llm", Some("m")));
     assert_eq!((tagging.confidence.unwrap().modifier, tagging.took.unwrap().as_micros()), (0.25, 7));
     for (line, code, param) in [
