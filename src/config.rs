@@ -4,6 +4,7 @@
 //! allowed.
 
 use crate::allowed_host::AllowedHost;
+use crate::chunk::LabelChoice;
 use crate::endpoint::{ApiKey, EndpointList};
 use crate::llm::{AnswerForm, Dialect};
 use clap::{Args, Command, FromArgMatches};
@@ -41,6 +42,10 @@ pub struct Config {
     /// A PostgreSQL of yours, as URL or keywords (also read from PG_DSN); without it the service starts its own.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
+    /// Which codes chunks get whose request does not say: `all`, `client` (those that a client sends, and no others), or
+    /// `none`.
+    #[arg(long, env = "LNSP_LABELS", default_value = "all", value_parser = parsed::<LabelChoice>("LNSP_LABELS"))]
+    pub labels: LabelChoice,
     /// Where codes come from when the client sends none: `llm`, `local` (the local classifier), `router` (a TMD router),
     /// or `auto`: the language model once it answers and has the model, and the local classifier until then.
     #[arg(long, env = "LNSP_TMD_BACKEND", default_value = "auto", value_parser = tmd_backend)]
@@ -105,6 +110,14 @@ pub struct Config {
         value_parser = within::<f32>("LNSP_TMD_FAST_CONF_MIN", "a number", 0.0..=1.0)
     )]
     pub tmd_fast_conf_min: f32,
+    /// Codes of the local classifier, also in place of a language model, are stored from this confidence in the domain on.
+    #[arg(
+        long,
+        env = "LNSP_TMD_LOCAL_MIN_CONFIDENCE",
+        default_value = "0",
+        value_parser = within::<f32>("LNSP_TMD_LOCAL_MIN_CONFIDENCE", "a number", 0.0..=1.0)
+    )]
+    pub tmd_local_min_confidence: f32,
     /// When the language model has no answer for a chunk: `local` asks the local classifier and marks the row,
     /// `reject` rejects the chunk, to be sent again.
     #[arg(long, env = "LNSP_TMD_ON_FAILURE", default_value = "local", value_parser = on_failure)]

@@ -4,7 +4,7 @@
 //! service relies on. The first bytes of some inputs say how the rest is cut.
 
 use flate2::write::GzEncoder;
-use lnsp_ingest::chunk::{Chunk, MAX_TEXT_BYTES, is_blank};
+use lnsp_ingest::chunk::{Chunk, LabelChoice, MAX_TEXT_BYTES, is_blank};
 use lnsp_ingest::encoder::{Activation, Architecture, EncodeError, Family, ModelFiles, Pooling, Tokenizer};
 use lnsp_ingest::llm::{AnswerShape, read_answer};
 use lnsp_ingest::model::ModelIdentity;
@@ -67,6 +67,7 @@ pub fn request(data: &[u8]) {
         dataset: "d".into(),
         batch: None,
         skip_cpesh: false,
+        labels: LabelChoice::All,
         on_conflict: Default::default(),
         unknown_fields: Default::default(),
         model: std::sync::Arc::new(ModelIdentity {

@@ -15,6 +15,7 @@ pub use codes::llm_settings;
 pub use overrides::{EncoderFactory, Overrides};
 pub use start_error::StartError;
 
+use crate::chunk::LabelChoice;
 use crate::classifier::LocalClassifier;
 use crate::config::{Config, OnFailure, TmdBackend};
 use crate::deletion::Deleter;
@@ -104,11 +105,13 @@ impl App {
             encoders: vectorizer.concurrency(),
             pass_tokens: vectorizer.budget().tokens,
             pass_texts: vectorizer.budget().texts,
+            labels: config.labels,
             tmd_backend: config.tmd_backend.to_string(),
             local_source: format!("local:{classifier_version}"),
             llm_endpoint: codes.endpoint,
             llm_required: config.tmd_on_failure == OnFailure::Reject
-                && config.tmd_backend != TmdBackend::Local,
+                && config.tmd_backend != TmdBackend::Local
+                && config.labels == LabelChoice::All,
             parallel: config.enable_parallel,
             max_workers: config.max_parallel_workers,
             batch_embeddings: config.enable_batch_embeddings,
@@ -130,7 +133,9 @@ impl App {
             batch_rows: 256,
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
-        let tagger = Tagger::new(classifier, codes.source).asking_locally_first(local_first(&config));
+        let tagger = Tagger::new(classifier, codes.source)
+            .asking_locally_first(local_first(&config))
+            .sure_from(config.tmd_local_min_confidence);
         let lanes = LaneServers::new("localhost").map_err(StartError::Lanes)?;
         let tools = Tools {
             labeller: Labeller::new(tagger.clone(), codes.llm.clone().filter(|_| config.enable_cpesh)),

@@ -177,7 +177,10 @@ impl Sender {
     ) -> Result<(), ReplayError> {
         let Request { dataset, batch } = request;
         let post = || self.client.post(self.replay.url.at("/ingest"));
-        let mut query = vec![("dataset_source", dataset), ("on_conflict", &self.replay.on_conflict)];
+        let all = "all".to_owned();
+        // A letter of a chunk that is to have no codes says so itself.
+        let mut query =
+            vec![("dataset_source", dataset), ("on_conflict", &self.replay.on_conflict), ("labels", &all)];
         query.extend(batch.as_ref().map(|batch| ("batch_id", batch)));
         let lines: String = chunks.iter().map(|chunk| format!("{chunk}\n")).collect();
         let post = || post().query(&query).header("Content-Type", "application/x-ndjson").body(lines.clone());

@@ -115,7 +115,7 @@ fn object(letter: &StoredDeadLetter) -> serde_json::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use crate::chunk::{BatchId, Chunk, OnConflict};
+    use crate::chunk::{BatchId, Chunk, LabelChoice, OnConflict};
     use crate::model::ModelIdentity;
     use crate::wire::{SharedNames, UnknownFieldPolicy, WireChunk};
     use chrono::DateTime;
@@ -131,6 +131,7 @@ mod tests {
             dataset,
             batch,
             skip_cpesh: false,
+            labels: LabelChoice::All,
             on_conflict: OnConflict::Error,
             unknown_fields,
             model,

@@ -1,6 +1,7 @@
 //! What was decided at the start of the service.
 
 use crate::allowed_host::AllowedHost;
+use crate::chunk::LabelChoice;
 use crate::model::ModelIdentity;
 use std::sync::Arc;
 
@@ -23,13 +24,15 @@ pub struct ServiceInfo {
     pub pass_tokens: usize,
     /// The maximum number of texts in a forward pass.
     pub pass_texts: usize,
+    /// `LNSP_LABELS`: which codes chunks get whose request does not say.
+    pub labels: LabelChoice,
     /// `LNSP_TMD_BACKEND`.
     pub tmd_backend: String,
     /// The local classifier with its version, for example `local:1`.
     pub local_source: String,
     /// The addresses of the language model, as configured; absent when none is wanted.
     pub llm_endpoint: Option<String>,
-    /// Chunks are rejected when the language model has no answer.
+    /// Chunks whose request does not say which codes they get are rejected when the language model has no answer.
     pub llm_required: bool,
     /// `LNSP_ENABLE_PARALLEL`.
     pub parallel: bool,

@@ -159,6 +159,7 @@ impl WireChunk {
             cpesh: self.cpesh.check()?,
             restored: self.extraction.check()?,
             skip_cpesh: names.skip_cpesh,
+            labels: names.labels,
             codes: self.codes.map(number),
             provenance: self.provenance.check()?,
             vector: self.vector.check(&names.model)?,

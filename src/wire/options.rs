@@ -5,7 +5,7 @@ use super::shape::{ShapeError, read_value};
 use super::unknown::UnknownFieldPolicy;
 use super::values::{AnyNumber, Name, Truth, one_of};
 use super::words::quoted;
-use crate::chunk::{BatchId, OnConflict, check_name, check_not_blank};
+use crate::chunk::{BatchId, LabelChoice, OnConflict, check_name, check_not_blank};
 use crate::error_code::ErrorCode;
 use crate::model::ModelIdentity;
 use crate::rejection::Rejection;
@@ -22,6 +22,7 @@ pub struct OptionFields {
     skip_cpesh: Option<Truth>,
     chunking_time_ms: Option<AnyNumber>,
     on_conflict: Option<ConflictOption>,
+    labels: Option<LabelsOption>,
     unknown_fields: Option<UnknownFieldPolicy>,
 }
 
@@ -37,10 +38,27 @@ impl<'de> Deserialize<'de> for ConflictOption {
     }
 }
 
+/// [`LabelChoice`] by its name.
+#[derive(Debug, Clone, Copy)]
+struct LabelsOption(LabelChoice);
+
+impl<'de> Deserialize<'de> for LabelsOption {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        one_of(deserializer, &LabelChoice::NAMED).map(LabelsOption)
+    }
+}
+
 impl OptionFields {
     /// The names of all options.
-    pub const NAMES: [&str; 6] =
-        ["dataset_source", "batch_id", "skip_cpesh", "chunking_time_ms", "on_conflict", "unknown_fields"];
+    pub const NAMES: [&str; 7] = [
+        "dataset_source",
+        "batch_id",
+        "skip_cpesh",
+        "chunking_time_ms",
+        "on_conflict",
+        "labels",
+        "unknown_fields",
+    ];
 
     /// Reads the JSON value of the option with this name.
     ///
@@ -53,6 +71,7 @@ impl OptionFields {
             "skip_cpesh" => self.skip_cpesh = read_option(json)?,
             "chunking_time_ms" => self.chunking_time_ms = read_option(json)?,
             "on_conflict" => self.on_conflict = read_option(json)?,
+            "labels" => self.labels = read_option(json)?,
             "unknown_fields" => self.unknown_fields = read_option(json)?,
             _ => {
                 let names = Self::NAMES.join(", ");
@@ -74,18 +93,20 @@ impl OptionFields {
             skip_cpesh: self.skip_cpesh.or(others.skip_cpesh),
             chunking_time_ms: self.chunking_time_ms.or(others.chunking_time_ms),
             on_conflict: self.on_conflict.or(others.on_conflict),
+            labels: self.labels.or(others.labels),
             unknown_fields: self.unknown_fields.or(others.unknown_fields),
         }
     }
 
-    /// The options with their defaults.
-    pub fn complete(self) -> IngestOptions {
+    /// The options with their defaults; `labels` is that of the service.
+    pub fn complete(self, labels: LabelChoice) -> IngestOptions {
         IngestOptions {
             dataset_source: self.dataset_source.map_or_else(|| "user_input".to_owned(), |Name(name)| name),
             batch_id: self.batch_id.map(|Name(name)| name),
             skip_cpesh: self.skip_cpesh.is_some_and(|Truth(skip)| skip),
             chunking_time_ms: self.chunking_time_ms.map(|AnyNumber(time)| time),
             on_conflict: self.on_conflict.map_or_else(OnConflict::default, |ConflictOption(wanted)| wanted),
+            labels: self.labels.map_or(labels, |LabelsOption(wanted)| wanted),
             unknown_fields: self.unknown_fields.unwrap_or_default(),
         }
     }
@@ -108,6 +129,8 @@ pub struct IngestOptions {
     pub chunking_time_ms: Option<f64>,
     /// What happens to a chunk whose id is stored with other content.
     pub on_conflict: OnConflict,
+    /// Which codes the chunks are to have.
+    pub labels: LabelChoice,
     /// What happens to chunks with unknown fields.
     pub unknown_fields: UnknownFieldPolicy,
 }
@@ -127,6 +150,7 @@ impl IngestOptions {
             batch: batch_id.map(|id| BatchId::Named(id.into())),
             skip_cpesh: self.skip_cpesh,
             on_conflict: self.on_conflict,
+            labels: self.labels,
             unknown_fields: self.unknown_fields,
             model,
         })
@@ -144,6 +168,8 @@ pub struct SharedNames {
     pub skip_cpesh: bool,
     /// See [`IngestOptions::on_conflict`].
     pub on_conflict: OnConflict,
+    /// See [`IngestOptions::labels`].
+    pub labels: LabelChoice,
     /// See [`IngestOptions::unknown_fields`].
     pub unknown_fields: UnknownFieldPolicy,
     /// The model of the store: vectors of it are taken from chunks that bring them.
@@ -164,7 +190,7 @@ mod tests {
     fn names_that_all_chunks_share_are_checked_once() {
         let names = |dataset: &str, batch: &str| {
             let fields = json!({ "dataset_source": dataset, "batch_id": batch });
-            let options = serde_json::from_value::<OptionFields>(fields).unwrap().complete();
+            let options = serde_json::from_value::<OptionFields>(fields).unwrap().complete(LabelChoice::All);
             options.names(model()).map_err(|error| (error.code, error.param)).err()
         };
         assert_eq!(names("d", ""), None);
@@ -185,7 +211,7 @@ mod tests {
         {
             body.read(name, value.as_bytes()).unwrap();
         }
-        let options = body.or(query).complete();
+        let options = body.or(query).complete(LabelChoice::All);
         assert_eq!((options.dataset_source.as_str(), options.batch_id.as_deref()), ("body", Some("7")));
         assert_eq!((options.skip_cpesh, options.chunking_time_ms), (true, Some(1.5)));
         assert_eq!(options.unknown_fields, UnknownFieldPolicy::Refuse);
@@ -196,13 +222,18 @@ mod tests {
         ] {
             let mut fields = OptionFields::default();
             fields.read("on_conflict", word.as_bytes()).unwrap();
-            assert_eq!(fields.complete().on_conflict, wanted);
+            assert_eq!(fields.complete(LabelChoice::All).on_conflict, wanted);
         }
         assert_eq!(
             OptionFields::default().read("on_conflict", b"\"merge\"").unwrap_err().code,
             ErrorCode::InvalidQuery
         );
-        let defaults = OptionFields::default().complete();
+        for (word, wanted) in [("\"Client\"", LabelChoice::Client), ("null", LabelChoice::None)] {
+            let mut fields = OptionFields::default();
+            fields.read("labels", word.as_bytes()).unwrap();
+            assert_eq!(fields.complete(LabelChoice::None).labels, wanted);
+        }
+        let defaults = OptionFields::default().complete(LabelChoice::All);
         assert_eq!((defaults.dataset_source.as_str(), defaults.skip_cpesh), ("user_input", false));
     }
 

@@ -130,7 +130,7 @@ mod tests {
         assert_eq!((request.chunks.len(), request.received), (7, 7));
         let good: Vec<bool> = request.chunks.iter().map(|chunk| WireChunk::read(chunk).is_ok()).collect();
         assert_eq!(good, [true, false, false, false, false, false, true]);
-        assert_eq!(request.options.complete().dataset_source, "d");
+        assert_eq!(request.options.complete(crate::chunk::LabelChoice::All).dataset_source, "d");
     }
 
     #[test]

@@ -97,7 +97,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         ]),
     );
     // Composition.
-    layers.insert("config", vec!["allowed_host", "encoder", "endpoint", "llm"]);
+    layers.insert("config", vec!["allowed_host", "chunk", "encoder", "endpoint", "llm"]);
     let below = with(&[
         &DOMAIN,
         &PORTS,

@@ -2,7 +2,7 @@
 //! judge makes again what must be stored, and no texts have to be kept.
 
 use chrono::DateTime;
-use lnsp_ingest::chunk::{Chunk, OnConflict};
+use lnsp_ingest::chunk::{Chunk, LabelChoice, OnConflict};
 use lnsp_ingest::encoder::{EncodeError, Encoder, Tokenizer, Tokens};
 use lnsp_ingest::model::ModelIdentity;
 use lnsp_ingest::wire::{SharedNames, UnknownFieldPolicy, WireChunk};
@@ -133,6 +133,7 @@ pub fn read_back(line: &[u8]) -> Option<Chunk> {
         dataset,
         batch: None,
         skip_cpesh: false,
+        labels: LabelChoice::All,
         on_conflict: OnConflict::Error,
         unknown_fields,
         model,

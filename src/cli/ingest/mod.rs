@@ -48,6 +48,9 @@ pub struct Ingest {
     /// the place of the stored one.
     #[arg(long, default_value = "error", value_parser = ["error", "keep", "replace"])]
     on_conflict: String,
+    /// Which codes the chunks get: all, those that they bring (client), or none. Without it, the service decides.
+    #[arg(long, value_parser = ["all", "client", "none"])]
+    labels: Option<String>,
     /// How long to go on without any chunk being settled while the service is away, full, or failing: seconds, or with
     /// a unit like 90s, 10m, 2h. 0 tries everything once.
     #[arg(long, default_value = "10m")]
@@ -114,8 +117,9 @@ async fn send_all(ingest: &Ingest) -> Result<IngestTotals, IngestStartError> {
     let named = |path: PathBuf, error| IngestStartError::File(path.display().to_string(), error);
     let files = find_files(&ingest.files).map_err(|(path, error)| named(path, error))?;
     let mut rejects = ingest.rejects.as_deref().map(|path| rejects_file(path, &files)).transpose()?;
-    let parameters =
+    let mut parameters =
         vec![("dataset_source", ingest.dataset.clone()), ("on_conflict", ingest.on_conflict.clone())];
+    parameters.extend(ingest.labels.clone().map(|labels| ("labels", labels)));
     let target = Target { client: client()?, url: ingest.url.to_string(), parameters };
     let limits = RetryLimits { patience: ingest.patience.0, tries: ingest.tries };
     let upload = UploadOptions { limits, skips_empty: ingest.skip_empty };

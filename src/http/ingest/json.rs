@@ -8,6 +8,7 @@ use crate::error_code::ErrorCode;
 use crate::flow::receipt_channel;
 use crate::http::body::Body;
 use crate::http::error::{ApiError, no_answer};
+use crate::http::info::ServiceInfo;
 use crate::http::ingest::arrivals::ArrivalClock;
 use crate::http::ingest::idempotency::{self, IdempotencyKey, IngestAnswer, Lookup};
 use crate::http::ingest::notes::UploadNotes;
@@ -18,13 +19,11 @@ use crate::http::request::{
     MAX_BODY_BYTES, is_large, read_body, rejection_error, run_blocking, shape_error, too_large, wrong_format,
 };
 use crate::http::state::State;
-use crate::model::ModelIdentity;
 use crate::outcome::Outcome;
 use crate::rejection::Rejection;
 use crate::wire::{IngestOptions, MAX_CHUNKS, OptionFields, document, read_request};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// The bytes of the answer for a chunk, without its text.
@@ -95,7 +94,7 @@ struct ReadRequest {
 fn read(
     body: &[u8],
     query: OptionFields,
-    model: Arc<ModelIdentity>,
+    info: &ServiceInfo,
     arrivals: &ArrivalClock,
 ) -> Result<ReadRequest, ApiError> {
     let json = document(body).map_err(wrong_format)?;
@@ -105,8 +104,8 @@ fn read(
         let message = format!("expected at most {MAX_CHUNKS} chunks in a JSON body, received {received}");
         return Err(too_large(&message, INSTEAD).param("chunks"));
     }
-    let mut options = request.options.or(query).complete();
-    let mut names = options.names(model).map_err(rejection_error)?;
+    let mut options = request.options.or(query).complete(info.labels);
+    let mut names = options.names(info.model.clone()).map_err(rejection_error)?;
     if options.batch_id.is_none() {
         let id = uuid::Uuid::new_v4().to_string();
         names.batch = Some(BatchId::Generated(id.as_str().into()));
@@ -131,8 +130,8 @@ async fn work(
     upload: &mut ActiveUpload,
 ) -> IngestAnswer {
     let started = Instant::now();
-    let (large, arrivals, model) = (is_large(&body), state.arrivals.clone(), state.info.model.clone());
-    let request = run_blocking(large, move || read(&body, query, model, &arrivals)).await??;
+    let (large, service) = (is_large(&body), state.clone());
+    let request = run_blocking(large, move || read(&body, query, &service.info, &service.arrivals)).await??;
     let ReadRequest { chunks, heads, options, notes } = request;
     let count = chunks.len();
     let (issuer, mut results) = receipt_channel(count);

@@ -36,7 +36,8 @@ pub async fn ingest(
     read_timeout: Duration,
 ) -> Result<HttpResponse, ApiError> {
     let options: OptionFields = parameters::of_query(request)?;
-    let names = options.complete().names(state.info.model.clone()).map_err(rejection_error)?;
+    let names =
+        options.complete(state.info.labels).names(state.info.model.clone()).map_err(rejection_error)?;
     // Room for all chunks that the pipeline can hold and for the group on its way in, so that the pipeline is the bound.
     let (issuer, results) = receipt_channel(state.pipeline.capacity() + GROUP);
     let (ended, ending) = oneshot::channel();

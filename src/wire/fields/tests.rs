@@ -1,7 +1,7 @@
 //! What chunks may look like, and that what is wrong with one is said in words of JSON.
 
 use super::*;
-use crate::chunk::{OnConflict, VectorSource};
+use crate::chunk::{LabelChoice, OnConflict, VectorSource};
 use crate::model::ModelIdentity;
 use crate::wire::shape::{MAX_NESTING, MAX_QUOTE};
 use serde_json::json;
@@ -18,6 +18,7 @@ fn names() -> SharedNames {
         dataset: "d".into(),
         batch,
         skip_cpesh: false,
+        labels: LabelChoice::All,
         on_conflict: OnConflict::Error,
         unknown_fields: UnknownFieldPolicy::Keep,
         model: model(),
