@@ -19,7 +19,7 @@ async fn service(llm: &str, flags: &[&str]) -> TestService {
 }
 
 /// Texts of whose subject the classifier is sure.
-fn clear() -> Vec<String> {
+pub fn clear() -> Vec<String> {
     let of = |n| {
         format!(
             "Case {n}: the court heard the plaintiff, and the judge ruled that the contract between landlord and tenant \
@@ -30,15 +30,15 @@ fn clear() -> Vec<String> {
 }
 
 /// Texts that say too little.
-fn unclear() -> Vec<String> {
+pub fn unclear() -> Vec<String> {
     (0..20).map(|n| format!("It went on over there, as {n} had.")).collect()
 }
 
-fn found(text: &str) -> Classification {
+pub fn found(text: &str) -> Classification {
     LocalClassifier::embedded().unwrap().classify(text)
 }
 
-fn lines(texts: &[String]) -> String {
+pub fn lines(texts: &[String]) -> String {
     texts.iter().map(|text| format!("{}\n", json!({ "text": text }))).collect()
 }
 
@@ -64,7 +64,7 @@ async fn codes(service: &TestService, texts: &[String]) -> Vec<[i64; 3]> {
 }
 
 /// How many chunks are counted with these labels. All tests of this process count into one.
-async fn counted(service: &TestService, labels: &str) -> u64 {
+pub async fn counted(service: &TestService, labels: &str) -> u64 {
     let text = client().get(format!("{}/metrics", service.url)).send().await.unwrap().text().await.unwrap();
     let series = format!("lnsp_tmd_source_total{{{labels}}} ");
     text.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok()).unwrap_or_default()
