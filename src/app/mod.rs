@@ -130,7 +130,9 @@ impl App {
             batch_rows: 256,
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
-        let tagger = Tagger::new(classifier, codes.source).asking_locally_first(local_first(&config));
+        let deadline = Duration::from_secs(config.chunk_deadline_s);
+        let tagger =
+            Tagger::new(classifier, codes.source, deadline).asking_locally_first(local_first(&config));
         let lanes = LaneServers::new("localhost").map_err(StartError::Lanes)?;
         let tools = Tools {
             labeller: Labeller::new(tagger.clone(), codes.llm.clone().filter(|_| config.enable_cpesh)),

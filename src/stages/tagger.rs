@@ -4,13 +4,14 @@
 //! model, where there is one; the local classifier again. The first stage uses it for chunks; others may use it for any
 //! text.
 
+use super::llm_wait::LlmWait;
 use crate::chunk::{Chunk, Tagging, TmdSource};
 use crate::classifier::{Classification, LocalClassifier};
 use crate::error_code::ErrorCode;
-use crate::llm::{Llm, LlmAnswer, Wanted};
+use crate::llm::{Llm, LlmAnswer, LlmError, Wanted};
 use crate::metrics;
 use crate::rejection::Rejection;
-use crate::router::{RoutedCodes, TmdRouter};
+use crate::router::{RoutedCodes, RouterError, TmdRouter};
 use crate::threads::{Lane, Progress, Worker, WorkerError};
 use crate::tmd::{Axis, AxisConfidence, Tmd};
 use std::sync::Arc;
@@ -90,12 +91,14 @@ pub struct Tagger {
     classifier: Worker<LocalClassifier>,
     source: CodeSource,
     local_first: LocalFirst,
+    /// The longest time that a text waits for a language model.
+    deadline: Duration,
 }
 
 impl Tagger {
-    /// A handle that asks the classifier, on its own thread, or `source`.
-    pub fn new(classifier: Worker<LocalClassifier>, source: CodeSource) -> Tagger {
-        Tagger { classifier, source, local_first: LocalFirst::No }
+    /// A handle that asks the classifier, on its own thread, or `source`, for which a text waits as long as `deadline`.
+    pub fn new(classifier: Worker<LocalClassifier>, source: CodeSource, deadline: Duration) -> Tagger {
+        Tagger { classifier, source, local_first: LocalFirst::No, deadline }
     }
 
     /// The same, which asks the classifier first.
@@ -143,23 +146,28 @@ impl Tagger {
         self.classifier.progress()
     }
 
+    /// The wait of a text for language models; it begins now.
+    pub fn begin_wait(&self) -> LlmWait {
+        LlmWait::begin(self.deadline)
+    }
+
     /// The codes of a chunk: those of the client where it sent them, else as [`Self::tag_text`].
     ///
     /// # Errors
     /// As [`Self::tag_text`].
-    pub async fn tag(&self, chunk: &Arc<Chunk>) -> Result<Tagging, Rejection> {
+    pub async fn tag(&self, chunk: &Arc<Chunk>, wait: LlmWait) -> Result<Tagging, Rejection> {
         match &chunk.client_tagging {
             Some(tagging) => Ok(tagging.clone()),
-            None => self.tag_text(chunk.clone()).await,
+            None => self.tag_text(chunk.clone(), wait).await,
         }
     }
 
-    /// The codes of a text: an `Arc<Chunk>` or an `Arc<str>`.
+    /// The codes of a text: an `Arc<Chunk>` or an `Arc<str>`. A language model is asked as long as `wait` lasts.
     ///
     /// # Errors
     /// A [`Rejection`]: `llm_failed` when the language model has no answer and nothing else is to be asked,
     /// `tmd_failed` when the classifier cannot read the text, `draining` when its thread has ended.
-    pub async fn tag_text<T>(&self, text: Arc<T>) -> Result<Tagging, Rejection>
+    pub async fn tag_text<T>(&self, text: Arc<T>, wait: LlmWait) -> Result<Tagging, Rejection>
     where
         T: AsRef<str> + Send + Sync + ?Sized + 'static,
     {
@@ -175,7 +183,7 @@ impl Tagger {
         };
         match local {
             Some(local) if self.local_first.suffices(local.found.confidence) => Ok(self.settled(local)),
-            local => match self.ask((*text).as_ref()).await {
+            local => match self.ask((*text).as_ref(), wait).await {
                 Ok(tagging) => Ok(self.combined(tagging, local)),
                 Err(Unanswered { otherwise: LlmFallback::AskLocally, reason, .. }) => {
                     self.fall_back(text, started, reason).await
@@ -186,25 +194,27 @@ impl Tagger {
     }
 
     /// Asks the language model, or the router that asks one.
-    async fn ask(&self, text: &str) -> Result<Tagging, Unanswered> {
+    async fn ask(&self, text: &str, wait: LlmWait) -> Result<Tagging, Unanswered> {
         match &self.source {
-            CodeSource::Llm { llm, otherwise } => match llm.classify(text, Wanted::Codes).await {
-                Ok(answer) => Ok(by_llm(llm, &answer)),
-                Err(error) => {
+            CodeSource::Llm { llm, otherwise } => {
+                let asked =
+                    wait.bound(llm.classify(text, Wanted::Codes), |limit| LlmError::Deadline { limit });
+                asked.await.map(|answer| by_llm(llm, &answer)).map_err(|error| {
                     let what = format!("the LLM at {} {error}", llm.endpoint());
-                    Err(Unanswered::new(*otherwise, error.kind(), &what))
-                }
-            },
-            CodeSource::Router { router, otherwise } => match router.extract(text).await {
-                Ok(RoutedCodes { tmd, took }) => {
+                    Unanswered::new(*otherwise, error.kind(), &what)
+                })
+            }
+            CodeSource::Router { router, otherwise } => {
+                let asked = wait.bound(router.extract(text), |limit| RouterError::Deadline { limit });
+                let tagging = |RoutedCodes { tmd, took }| {
                     let source = TmdSource::Llm { model: router.name().clone() };
-                    Ok(Tagging { tmd, source, confidence: None, took: Some(took) })
-                }
-                Err(error) => {
+                    Tagging { tmd, source, confidence: None, took: Some(took) }
+                };
+                asked.await.map(tagging).map_err(|error| {
                     let what = format!("the TMD router at {} {error}", router.endpoint());
-                    Err(Unanswered::new(*otherwise, error.kind(), &what))
-                }
-            },
+                    Unanswered::new(*otherwise, error.kind(), &what)
+                })
+            }
             CodeSource::Local => {
                 Err(Unanswered::new(LlmFallback::AskLocally, "no_model", "there is no language model"))
             }

@@ -54,6 +54,7 @@ mod ingest_terminal;
 mod layers;
 mod llama_server;
 mod llm;
+mod llm_deadline;
 mod llm_dialects;
 mod llm_faults;
 mod llm_injections;
