@@ -140,6 +140,14 @@ pub struct Config {
         value_parser = within::<u64>("LNSP_LLM_TIMEOUT_S", SECONDS, 1..=600)
     )]
     pub llm_timeout_s: u64,
+    /// Seconds that a chunk waits for the language model: for its turn, all attempts and all questions, together.
+    #[arg(
+        long,
+        env = "LNSP_CHUNK_DEADLINE_S",
+        default_value = "120",
+        value_parser = within::<u64>("LNSP_CHUNK_DEADLINE_S", SECONDS, 1..=86_400)
+    )]
+    pub chunk_deadline_s: u64,
     /// MiB of answers of the language model that are kept in the data folder, so that no text is asked about twice; 0
     /// keeps none.
     #[arg(

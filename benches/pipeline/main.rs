@@ -1,11 +1,14 @@
 //! Figures of the whole service over loopback, against its floors in the same run.
 //!
-//! `cargo bench --bench pipeline [local | llm | pool]`; `LNSP_BENCH_CORPUS` names the NDJSON file to measure with,
+//! `cargo bench --bench pipeline [local | llm | pool | faults]`; `LNSP_BENCH_CORPUS` names the NDJSON file to measure with,
 //! `LNSP_BENCH_ROUNDS` the rounds (5). Sides are interleaved and figures are medians. `local` compares with the encoder
-//! alone, `llm` with the time that calls to a language model take alone, `pool` with the servers' own throughput.
+//! alone, `llm` with the time that calls to a language model take alone, `pool` with the servers' own throughput,
+//! `faults` a service whose language model has faults with one whose model has none.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its figures")]
 
+mod child;
+mod faults;
 mod llm;
 mod local;
 mod pool;
@@ -32,6 +35,9 @@ async fn bench() -> Result<()> {
     }
     if wanted("pool") {
         pool::figures().await?;
+    }
+    if wanted("faults") {
+        faults::figures().await?;
     }
     if wanted("local") {
         local::figures(&plain, rounds).await?;

@@ -46,6 +46,20 @@ pub fn local_first(config: &Config) -> LocalFirst {
     }
 }
 
+/// A warning where chunks give up calls before their time is over: such a call says nothing about its server.
+fn blind_deadline(config: &Config) -> Option<String> {
+    let (deadline, codes, cpesh) = (config.chunk_deadline_s, config.llm_timeout_s, config.cpesh_timeout_s);
+    let cpesh = Some(("LNSP_CPESH_TIMEOUT_S", cpesh)).filter(|_| config.enable_cpesh);
+    let limits = std::iter::once(("LNSP_LLM_TIMEOUT_S", codes)).chain(cpesh);
+    let (name, limit) = limits.max_by_key(|(_, limit)| *limit)?;
+    (deadline < limit).then(|| {
+        format!(
+            "⚠️  LNSP_CHUNK_DEADLINE_S is {deadline}: expected at least {name}, which is {limit}; until then a server \
+             that hangs is asked again for every chunk"
+        )
+    })
+}
+
 /// Decides by the configuration and, where it wants a language model, by asking its servers now.
 pub async fn code_source(
     config: &Config,
@@ -60,6 +74,9 @@ pub async fn code_source(
         OnFailure::Local => LlmFallback::AskLocally,
         OnFailure::Reject => LlmFallback::Reject,
     };
+    if let Some(warning) = blind_deadline(config) {
+        report(warning);
+    }
     match local_first(config) {
         _ if local => {}
         LocalFirst::No => {}

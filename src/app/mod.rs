@@ -133,7 +133,8 @@ impl App {
             batch_rows: 256,
             retry: Backoff { first: Duration::from_millis(50), ceiling: Duration::from_secs(2) },
         };
-        let tagger = Tagger::new(classifier, codes.source)
+        let deadline = Duration::from_secs(config.chunk_deadline_s);
+        let tagger = Tagger::new(classifier, codes.source, deadline)
             .asking_locally_first(local_first(&config))
             .sure_from(config.tmd_local_min_confidence);
         let lanes = LaneServers::new("localhost").map_err(StartError::Lanes)?;

@@ -24,6 +24,16 @@ pub enum LlmError {
         /// The time limit of the call.
         limit: Duration,
     },
+    /// The time is over that a chunk waits: for its turn, for all attempts, and for what was asked about it before.
+    #[error(
+        "has not answered in the {} s that a chunk waits for it, its turn and all attempts included: let chunks wait \
+         longer with LNSP_CHUNK_DEADLINE_S, or share the calls among more servers with LNSP_LLM_ENDPOINT",
+        limit.as_secs_f64()
+    )]
+    Deadline {
+        /// The longest time that a chunk waits.
+        limit: Duration,
+    },
     /// The server does not have the model.
     #[error(
         "has no model '{model}' ({}): {}set LNSP_TMD_LLM_MODEL",
@@ -136,6 +146,7 @@ impl LlmError {
         match self {
             LlmError::Connect { .. } => "connect",
             LlmError::Timeout { .. } => "timeout",
+            LlmError::Deadline { .. } => "deadline",
             LlmError::NoModel { .. } => "no_model",
             LlmError::Status { status: 429, .. } => "http_429",
             LlmError::Status { status: 500.., .. } => "http_5xx",
@@ -161,6 +172,7 @@ impl LlmError {
             LlmError::Connect { .. } | LlmError::Incomplete { .. } | LlmError::Answer(_) => true,
             LlmError::Status { status, .. } => *status == 429 || *status >= 500,
             LlmError::Timeout { .. }
+            | LlmError::Deadline { .. }
             | LlmError::NoModel { .. }
             | LlmError::Unauthorized { .. }
             | LlmError::Untrusted { .. }
@@ -196,6 +208,7 @@ impl LlmError {
             | LlmError::BreakerOpen
             | LlmError::Client { .. } => true,
             LlmError::Timeout { .. }
+            | LlmError::Deadline { .. }
             | LlmError::Status { .. }
             | LlmError::ContextTooShort { .. }
             | LlmError::TooLong { .. }
@@ -208,6 +221,7 @@ impl LlmError {
     pub const OUTAGES: &[&str] = &[
         "connect",
         "timeout",
+        "deadline",
         "no_model",
         "unauthorized",
         "untrusted",
@@ -248,5 +262,14 @@ mod tests {
         assert_eq!(model.to_string(), "has no model 'a:1' (it has b, c): set LNSP_TMD_LLM_MODEL");
         let late = LlmError::Timeout { limit: Duration::from_secs(20) };
         assert!(late.to_string().starts_with("did not answer within 20 s"));
+        let waited = LlmError::Deadline { limit: Duration::from_secs(120) }.to_string();
+        assert!(waited.starts_with("has not answered in the 120 s that a chunk waits"), "{waited}");
+        assert!(waited.contains("LNSP_CHUNK_DEADLINE_S"), "{waited}");
+    }
+
+    #[test]
+    fn a_chunk_that_waited_too_long_is_repaired_like_one_of_an_outage() {
+        let waited = LlmError::Deadline { limit: Duration::from_secs(120) };
+        assert!(LlmError::OUTAGES.contains(&waited.kind()) && !waited.is_transient());
     }
 }

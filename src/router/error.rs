@@ -23,6 +23,16 @@ pub enum RouterError {
         /// The time limit of the call.
         limit: Duration,
     },
+    /// The time is over that a chunk waits: for its turn and for all attempts.
+    #[error(
+        "has not answered in the {} s that a chunk waits for it, its turn and all attempts included: let chunks wait \
+         longer with LNSP_CHUNK_DEADLINE_S, or share the calls among more routers with LNSP_TMD_ROUTER_ENDPOINT",
+        limit.as_secs_f64()
+    )]
+    Deadline {
+        /// The longest time that a chunk waits.
+        limit: Duration,
+    },
     /// An HTTP status other than 200.
     #[error("answered {status}: {said}")]
     Status {
@@ -76,6 +86,7 @@ impl RouterError {
         match self {
             RouterError::Connect { .. } => "connect",
             RouterError::Timeout { .. } => "timeout",
+            RouterError::Deadline { .. } => "deadline",
             RouterError::Status { status: 429, .. } => "http_429",
             RouterError::Status { status: 500.., .. } => "http_5xx",
             RouterError::Status { .. } => "http_4xx",

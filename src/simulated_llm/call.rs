@@ -88,7 +88,7 @@ pub async fn answer(
     if wire == Wire::OpenAi {
         state.chatted();
     }
-    let fault = state.received();
+    let fault = state.received(&ask.prompt);
     if let Some(fault) = fault.filter(|fault| !fault.takes_a_slot()) {
         return fail(wire, fault, request, &ask).await;
     }

@@ -1,4 +1,5 @@
-//! The HTTP server: Ollama's calls, the OpenAI-compatible ones, and `/counts` for the counters.
+//! The HTTP server: Ollama's calls, the OpenAI-compatible ones, `/counts` for the counters, and `/faulty` for the prompts
+//! of calls with a fault.
 
 use super::ask::Ask;
 use super::call::{self, ClientSocket, Wire};
@@ -61,6 +62,7 @@ fn routes(config: &mut web::ServiceConfig, api: ServerApi) {
         .route("/v1/models", web::get().to(v1_models))
         .route("/v1/chat/completions", web::post().to(chat))
         .route("/counts", web::get().to(counts))
+        .route("/faulty", web::get().to(faulty))
         .default_service(web::to(async || HttpResponse::NotFound().body("404 page not found")));
     if api == ServerApi::Ollama {
         config
@@ -120,6 +122,10 @@ async fn v1_models(state: web::Data<SimulatedState>) -> HttpResponse {
 
 async fn counts(state: web::Data<SimulatedState>) -> HttpResponse {
     HttpResponse::Ok().json(state.counts())
+}
+
+async fn faulty(state: web::Data<SimulatedState>) -> HttpResponse {
+    HttpResponse::Ok().json(state.faulty_prompts())
 }
 
 async fn generate(

@@ -6,10 +6,14 @@ use super::latency::{Latency, LatencySampler};
 use super::options::{Options, ServerApi, ThinkingModel};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// The most prompts of calls with a fault that are kept.
+const FAULTY_KEPT: usize = 1000;
 
 /// Counters since the start, and the calls in progress.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +49,7 @@ pub struct SimulatedState {
     slots: Semaphore,
     behaviour: Mutex<Behaviour>,
     last_request: Mutex<Bytes>,
+    faulty_prompts: Mutex<VecDeque<String>>,
     generate: AtomicU64,
     chats: AtomicU64,
     unauthorized: AtomicU64,
@@ -87,6 +92,7 @@ impl SimulatedState {
             slots: Semaphore::new(options.slots.clamp(1, Semaphore::MAX_PERMITS)),
             behaviour: Mutex::new(behaviour),
             last_request: Mutex::default(),
+            faulty_prompts: Mutex::default(),
             generate: AtomicU64::default(),
             chats: AtomicU64::default(),
             unauthorized: AtomicU64::default(),
@@ -182,12 +188,22 @@ impl SimulatedState {
         add(&self.chats);
     }
 
-    /// Counts a call for an answer; returns its fault, if any.
-    pub fn received(&self) -> Option<Fault> {
+    /// The prompts of the latest calls with a fault, the oldest first.
+    pub fn faulty_prompts(&self) -> Vec<String> {
+        self.prompts().iter().cloned().collect()
+    }
+
+    /// Counts a call for an answer to this prompt; returns its fault, if any.
+    pub fn received(&self, prompt: &str) -> Option<Fault> {
         let fault = self.behaviour().schedule.next_fault();
         add(&self.generate);
         if fault.is_some() {
             add(&self.faulty);
+            let mut prompts = self.prompts();
+            if prompts.len() == FAULTY_KEPT {
+                prompts.pop_front();
+            }
+            prompts.push_back(prompt.to_owned());
         }
         fault
     }
@@ -216,6 +232,10 @@ impl SimulatedState {
         let mut behaviour = self.behaviour();
         let latency = behaviour.latency;
         behaviour.sampler.draw(latency)
+    }
+
+    fn prompts(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.faulty_prompts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn behaviour(&self) -> MutexGuard<'_, Behaviour> {
@@ -297,14 +317,26 @@ mod tests {
     #[test]
     fn calls_and_faults_are_counted() {
         let state = state(1);
-        assert_eq!(state.received(), None);
+        assert_eq!(state.received("a"), None);
         state.set_fault(FaultSchedule::every_nth(Fault::Html, 2));
-        assert_eq!((state.received(), state.received()), (None, Some(Fault::Html)));
+        assert_eq!((state.received("b"), state.received("c")), (None, Some(Fault::Html)));
         state.set_fault(FaultSchedule::Never);
-        assert_eq!(state.received(), None);
+        assert_eq!(state.received("d"), None);
+        assert_eq!(state.faulty_prompts(), ["c"]);
         state.loaded();
         state.answered();
         let counts = CallCounts { generate: 4, faulty: 1, loads: 1, answered: 1, ..CallCounts::default() };
         assert_eq!(state.counts(), counts);
+    }
+
+    #[test]
+    fn the_latest_prompts_of_faulty_calls_are_kept() {
+        let state = state(1);
+        state.set_fault(FaultSchedule::every_nth(Fault::Hang, 1));
+        for n in 0..=FAULTY_KEPT {
+            state.received(&n.to_string());
+        }
+        let kept = state.faulty_prompts();
+        assert_eq!((kept.len(), &*kept[0], &*kept[FAULTY_KEPT - 1]), (FAULTY_KEPT, "1", "1000"));
     }
 }

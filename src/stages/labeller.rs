@@ -5,7 +5,7 @@
 
 use super::tagger::Tagger;
 use crate::chunk::{Chunk, Extraction, Tagging, VectorSource};
-use crate::llm::{Llm, Wanted};
+use crate::llm::{Llm, LlmError, Wanted};
 use crate::rejection::Rejection;
 use crate::threads::Progress;
 use std::sync::Arc;
@@ -63,30 +63,33 @@ impl Labeller {
     }
 
     /// Codes and CPESH parts of a chunk. Those that the client gave are taken as they are; a chunk that is to have no codes
-    /// can get parts all the same.
+    /// can get parts all the same. Both calls together, for the parts and for the codes alone, have the time that a chunk
+    /// waits for a language model.
     ///
     /// # Errors
     /// As [`Tagger::tag`]. A failed extraction is no error.
     pub async fn label(&self, chunk: &Arc<Chunk>) -> Result<Labelled, Rejection> {
+        let wait = self.tagger.begin_wait();
         let Some(llm) = self.extractor_for(chunk) else {
             let extraction = Extraction::without_llm(chunk);
-            return Ok(Labelled { tagging: self.tagger.tag(chunk).await?, extraction });
+            return Ok(Labelled { tagging: self.tagger.tag(chunk, wait).await?, extraction });
         };
         let started = Instant::now();
-        match llm.classify(&chunk.text, Wanted::CodesAndCpesh).await {
+        let asked = llm.classify(&chunk.text, Wanted::CodesAndCpesh);
+        match wait.bound(asked, |limit| LlmError::Deadline { limit }).await {
             Ok(answer) => {
                 let tagging = match &chunk.given_tagging {
                     Some(tagging) => tagging.clone(),
                     None if self.tagger.takes_llm_codes() => {
                         self.tagger.tag_by(llm, &answer, chunk).await.into()
                     }
-                    None => self.tagger.tag(chunk).await?,
+                    None => self.tagger.tag(chunk, wait).await?,
                 };
                 Ok(Labelled { tagging, extraction: llm.extraction(answer, &chunk.text) })
             }
             Err(error) => {
                 let extraction = llm.failed_extraction(error.kind(), started.elapsed());
-                Ok(Labelled { tagging: self.tagger.tag(chunk).await?, extraction })
+                Ok(Labelled { tagging: self.tagger.tag(chunk, wait).await?, extraction })
             }
         }
     }

@@ -4,13 +4,14 @@
 //! model, where there is one; the local classifier again. The first stage uses it for chunks; others may use it for any
 //! text.
 
+use super::llm_wait::LlmWait;
 use crate::chunk::{Chunk, FoundCodes, Tagging, TmdSource};
 use crate::classifier::{Classification, LocalClassifier};
 use crate::error_code::ErrorCode;
-use crate::llm::{Llm, LlmAnswer, Wanted};
+use crate::llm::{Llm, LlmAnswer, LlmError, Wanted};
 use crate::metrics;
 use crate::rejection::Rejection;
-use crate::router::{RoutedCodes, TmdRouter};
+use crate::router::{RoutedCodes, RouterError, TmdRouter};
 use crate::threads::{Lane, Progress, Worker, WorkerError};
 use crate::tmd::{Axis, AxisConfidence, Tmd};
 use std::sync::Arc;
@@ -92,12 +93,14 @@ pub struct Tagger {
     local_first: LocalFirst,
     /// Codes of the local classifier alone with a lower confidence in the domain are not given to a chunk.
     least: f32,
+    /// The longest time that a text waits for a language model.
+    deadline: Duration,
 }
 
 impl Tagger {
-    /// A handle that asks the classifier, on its own thread, or `source`.
-    pub fn new(classifier: Worker<LocalClassifier>, source: CodeSource) -> Tagger {
-        Tagger { classifier, source, local_first: LocalFirst::No, least: 0.0 }
+    /// A handle that asks the classifier, on its own thread, or `source`, for which a text waits as long as `deadline`.
+    pub fn new(classifier: Worker<LocalClassifier>, source: CodeSource, deadline: Duration) -> Tagger {
+        Tagger { classifier, source, local_first: LocalFirst::No, least: 0.0, deadline }
     }
 
     /// The same, which asks the classifier first.
@@ -151,24 +154,29 @@ impl Tagger {
         self.classifier.progress()
     }
 
+    /// The wait of a text for language models; it begins now.
+    pub fn begin_wait(&self) -> LlmWait {
+        LlmWait::begin(self.deadline)
+    }
+
     /// The codes of a chunk: those of the client where it sent them, none where it is to have none, else as
     /// [`Self::tag_text`], without those of which the local classifier is not sure enough.
     ///
     /// # Errors
     /// As [`Self::tag_text`].
-    pub async fn tag(&self, chunk: &Arc<Chunk>) -> Result<Tagging, Rejection> {
+    pub async fn tag(&self, chunk: &Arc<Chunk>, wait: LlmWait) -> Result<Tagging, Rejection> {
         match &chunk.given_tagging {
             Some(tagging) => Ok(tagging.clone()),
-            None => Ok(self.tag_text(chunk.clone()).await?.sure_from(self.least)),
+            None => Ok(self.tag_text(chunk.clone(), wait).await?.sure_from(self.least)),
         }
     }
 
-    /// The codes of a text: an `Arc<Chunk>` or an `Arc<str>`.
+    /// The codes of a text: an `Arc<Chunk>` or an `Arc<str>`. A language model is asked as long as `wait` lasts.
     ///
     /// # Errors
     /// A [`Rejection`]: `llm_failed` when the language model has no answer and nothing else is to be asked,
     /// `tmd_failed` when the classifier cannot read the text, `draining` when its thread has ended.
-    pub async fn tag_text<T>(&self, text: Arc<T>) -> Result<FoundCodes, Rejection>
+    pub async fn tag_text<T>(&self, text: Arc<T>, wait: LlmWait) -> Result<FoundCodes, Rejection>
     where
         T: AsRef<str> + Send + Sync + ?Sized + 'static,
     {
@@ -184,7 +192,7 @@ impl Tagger {
         };
         match local {
             Some(local) if self.local_first.suffices(local.found.confidence) => Ok(self.settled(local)),
-            local => match self.ask((*text).as_ref()).await {
+            local => match self.ask((*text).as_ref(), wait).await {
                 Ok(codes) => Ok(self.combined(codes, local)),
                 Err(Unanswered { otherwise: LlmFallback::AskLocally, reason, .. }) => {
                     self.fall_back(text, started, reason).await
@@ -195,25 +203,27 @@ impl Tagger {
     }
 
     /// Asks the language model, or the router that asks one.
-    async fn ask(&self, text: &str) -> Result<FoundCodes, Unanswered> {
+    async fn ask(&self, text: &str, wait: LlmWait) -> Result<FoundCodes, Unanswered> {
         match &self.source {
-            CodeSource::Llm { llm, otherwise } => match llm.classify(text, Wanted::Codes).await {
-                Ok(answer) => Ok(by_llm(llm, &answer)),
-                Err(error) => {
+            CodeSource::Llm { llm, otherwise } => {
+                let asked =
+                    wait.bound(llm.classify(text, Wanted::Codes), |limit| LlmError::Deadline { limit });
+                asked.await.map(|answer| by_llm(llm, &answer)).map_err(|error| {
                     let what = format!("the LLM at {} {error}", llm.endpoint());
-                    Err(Unanswered::new(*otherwise, error.kind(), &what))
-                }
-            },
-            CodeSource::Router { router, otherwise } => match router.extract(text).await {
-                Ok(RoutedCodes { tmd, took }) => {
+                    Unanswered::new(*otherwise, error.kind(), &what)
+                })
+            }
+            CodeSource::Router { router, otherwise } => {
+                let asked = wait.bound(router.extract(text), |limit| RouterError::Deadline { limit });
+                let codes = |RoutedCodes { tmd, took }| {
                     let source = TmdSource::Llm { model: router.name().clone() };
-                    Ok(FoundCodes { tmd, source, confidence: None, took: Some(took) })
-                }
-                Err(error) => {
+                    FoundCodes { tmd, source, confidence: None, took: Some(took) }
+                };
+                asked.await.map(codes).map_err(|error| {
                     let what = format!("the TMD router at {} {error}", router.endpoint());
-                    Err(Unanswered::new(*otherwise, error.kind(), &what))
-                }
-            },
+                    Unanswered::new(*otherwise, error.kind(), &what)
+                })
+            }
             CodeSource::Local => {
                 Err(Unanswered::new(LlmFallback::AskLocally, "no_model", "there is no language model"))
             }

@@ -55,6 +55,7 @@ mod labels;
 mod layers;
 mod llama_server;
 mod llm;
+mod llm_deadline;
 mod llm_dialects;
 mod llm_faults;
 mod llm_injections;

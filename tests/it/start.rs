@@ -33,6 +33,9 @@ fn values_that_are_not_allowed_stop_the_start_with_one_sentence() {
     refused(&["--llm-endpoint", "localhost"], &["LNSP_LLM_ENDPOINT", "http://localhost:11434"]);
     refused(&["--embedding-endpoint", "8767"], &["LNSP_EMBEDDING_ENDPOINT", "base address"]);
     refused(&["--llm-timeout-s", "0"], &["LNSP_LLM_TIMEOUT_S", "'0'", "1 to 600"]);
+    for wrong in ["0", "86401"] {
+        refused(&["--chunk-deadline-s", wrong], &["LNSP_CHUNK_DEADLINE_S", wrong, "seconds from 1 to 86400"]);
+    }
     refused(&["--tmd-llm-model", " "], &["LNSP_TMD_LLM_MODEL", "llama3.1:8b"]);
     refused(&["--port", "99999"], &["LNSP_PORT", "99999"]);
     for wrong in ["http://lnsp.example", "lnsp.example/search", "lnsp example", "lnsp.example, gate", ""] {

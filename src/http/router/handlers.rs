@@ -109,7 +109,7 @@ fn is_by_llm(found: &FoundCodes) -> bool {
 }
 
 async fn tag(state: &State, concept: &Arc<str>) -> Result<FoundCodes, ApiError> {
-    state.tagger.tag_text(concept.clone()).await.map_err(rejection_error)
+    state.tagger.tag_text(concept.clone(), state.tagger.begin_wait()).await.map_err(rejection_error)
 }
 
 /// Reads the body of a call. The permit counts its bytes until the answer is made.
