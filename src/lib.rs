@@ -7,7 +7,7 @@
 //!       http                          knows pipeline, search, vectorizer and wire; not the stages
 //!       /   \
 //!    pipeline  search, deletion,      pipeline builds all stages, in order, in one function
-//!       |     / retag, extraction
+//!       |     / backfill               backfill: codes and CPESH parts for chunks that are stored
 //!     stages /                        TmdExtractor -> Embedder -> Writer; a stage never knows another
 //!     /   | /
 //!    / vectorizer                     texts to vectors: an encoder on its threads, or another server
@@ -64,6 +64,7 @@
 pub mod allowed_host;
 pub mod answer_cache;
 pub mod app;
+pub mod backfill;
 pub mod chunk;
 pub mod classifier;
 pub mod cli;
@@ -74,7 +75,6 @@ pub mod encoder;
 pub mod endpoint;
 pub mod error_code;
 pub mod export;
-pub mod extraction;
 pub mod files;
 pub mod flow;
 pub mod http;
@@ -91,7 +91,6 @@ pub mod output;
 pub mod pipeline;
 pub mod quality;
 pub mod rejection;
-pub mod retag;
 pub mod router;
 pub mod search;
 pub mod server_pool;

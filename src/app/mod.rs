@@ -15,12 +15,12 @@ pub use codes::llm_settings;
 pub use overrides::{EncoderFactory, Overrides};
 pub use start_error::StartError;
 
+use crate::backfill::{Extractor, Retagger};
 use crate::chunk::LabelChoice;
 use crate::classifier::LocalClassifier;
 use crate::config::{Config, OnFailure, TmdBackend};
 use crate::deletion::Deleter;
 use crate::encoder::Comparison;
-use crate::extraction::Extractor;
 use crate::files;
 use crate::flow::Backoff;
 use crate::http::{
@@ -28,7 +28,6 @@ use crate::http::{
 };
 use crate::metrics;
 use crate::pipeline::{Pipeline, PipelineSettings, Tools};
-use crate::retag::Retagger;
 use crate::router::LaneServers;
 use crate::search::Searcher;
 use crate::stages::{Labeller, Tagger, WriteTools};

@@ -1,8 +1,8 @@
 //! Repairs the codes of chunks that came while the language model was away, once it answers again.
 
+use crate::backfill::Retagger;
 use crate::llm::{CacheUse, LlmError};
 use crate::output::throttled;
-use crate::retag::Retagger;
 use crate::store::{RetagScope, RetagSource};
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ impl Repairer {
                     // Rows that fall back later have later numbers, so none is looked at again.
                     let all = done.remaining == 0 && done.stopped.is_none();
                     after = if all { upto } else { done.through };
-                    repaired += done.retagged;
+                    repaired += done.updated;
                     if repaired > 0 && done.remaining == 0 {
                         let model = self.retagger.llm().model();
                         tracing::info!(

@@ -1,8 +1,8 @@
 //! `POST /cpesh`: gives stored chunks CPESH parts, and vectors of their questions. One request works for some seconds; its
 //! answer says how many are left and where to go on.
 
+use crate::backfill::Backfilled;
 use crate::error_code::ErrorCode;
-use crate::extraction::Extracting;
 use crate::http::body::RequestBodyGuard;
 use crate::http::error::ApiError;
 use crate::http::limits::AdmissionRequest;
@@ -79,12 +79,12 @@ fn scope(wire: WireExtraction) -> Result<ExtractionScope, ApiError> {
     Ok(ExtractionScope { dataset, rows, after, upto })
 }
 
-fn answer(done: Extracting, upto: i64, llm: Option<&Llm>) -> HttpResponse {
-    let Extracting { extracted, embedded, changed_meanwhile, failed, remaining, through, stopped } = done;
+fn answer(done: Backfilled, upto: i64, llm: Option<&Llm>) -> HttpResponse {
+    let Backfilled { updated, embedded, changed_meanwhile, failed, remaining, through, stopped } = done;
     let failed: std::collections::BTreeMap<&str, u64> =
         failed.iter().map(|(reason, count)| (&**reason, *count)).collect();
     HttpResponse::Ok().json(json!({
-        "extracted": extracted, "embedded": embedded, "changed_meanwhile": changed_meanwhile, "failed": failed,
+        "extracted": updated, "embedded": embedded, "changed_meanwhile": changed_meanwhile, "failed": failed,
         "remaining": remaining, "after": through, "upto": upto, "stopped": stopped,
         "model": llm.map(Llm::model),
     }))

@@ -1,6 +1,7 @@
 //! `POST /retag`: asks the language model again for the codes of stored chunks. One request works for some seconds; its
 //! answer says how many are left and where to go on.
 
+use crate::backfill::Backfilled;
 use crate::error_code::ErrorCode;
 use crate::http::body::RequestBodyGuard;
 use crate::http::error::ApiError;
@@ -10,7 +11,6 @@ use crate::http::request::{json_body, read_body, read_document};
 use crate::http::settings::Settings;
 use crate::http::state::State;
 use crate::llm::CacheUse;
-use crate::retag::Retagging;
 use crate::store::{RetagScope, RetagSource};
 use crate::wire::{BoundedList, Name, WholeNumber};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -84,10 +84,10 @@ fn scope(wire: WireRetag) -> Result<RetagScope, ApiError> {
     Ok(RetagScope { dataset, sources, failures: None, after, upto })
 }
 
-fn answer(done: Retagging, upto: i64, model: &str) -> HttpResponse {
-    let Retagging { retagged, changed_meanwhile, failed, remaining, through, stopped } = done;
+fn answer(done: Backfilled, upto: i64, model: &str) -> HttpResponse {
+    let Backfilled { updated, embedded: _, changed_meanwhile, failed, remaining, through, stopped } = done;
     HttpResponse::Ok().json(json!({
-        "retagged": retagged, "changed_meanwhile": changed_meanwhile, "failed": failed, "remaining": remaining,
+        "retagged": updated, "changed_meanwhile": changed_meanwhile, "failed": failed, "remaining": remaining,
         "after": through, "upto": upto, "stopped": stopped, "model": model,
     }))
 }

@@ -1,7 +1,7 @@
 //! The state that all handlers share.
 
+use crate::backfill::{Extractor, Retagger};
 use crate::deletion::Deleter;
-use crate::extraction::Extractor;
 use crate::http::error::ApiError;
 use crate::http::held::HeldCache;
 use crate::http::info::ServiceInfo;
@@ -12,7 +12,6 @@ use crate::llm::Llm;
 use crate::metrics;
 use crate::outcome::Outcome;
 use crate::pipeline::{Pipeline, Tagger};
-use crate::retag::Retagger;
 use crate::router::{LaneServers, TmdRouter};
 use crate::search::Searcher;
 use crate::store::Store;

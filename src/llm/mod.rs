@@ -39,7 +39,7 @@ use crate::chunk::Cpesh;
 use crate::flow::Backoff;
 use crate::metrics;
 use crate::server_pool::{
-    CallError, CallPolicy, Member, Pauses, PoolSettings, ServerPool, ServerStatus, Turn,
+    CallError, CallPolicy, Member, Pauses, PoolSettings, ServerPool, ServerStatus, Standing, Turn,
 };
 use crate::threads::Lane;
 use crate::tmd::{AxisConfidence, Tmd};
@@ -309,6 +309,11 @@ impl Llm {
         let pool = &self.0.pool;
         let each = pool.servers().into_iter().zip(pool.clients());
         each.map(|(status, (_, server))| LlmServerStatus { status, info: server.info() }).collect()
+    }
+
+    /// Whether the last call to one of the servers succeeded.
+    pub fn is_healthy(&self) -> bool {
+        self.servers().iter().any(|server| server.status.standing == Standing::Ready)
     }
 
     /// Whether no server is used: all rest after failures, or are left out.

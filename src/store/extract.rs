@@ -1,18 +1,16 @@
 //! Giving stored chunks CPESH parts, and vectors of their concepts and questions: which rows, and the change of some of
 //! them in one transaction.
 
-use super::changes::ChangedChunk;
-use super::connection::PooledConnection;
+use super::backfill::{BackfilledRows, BackfilledTypes};
 use super::incoming::{LittleEndian, array_literal};
-use super::read::{floats, item_number};
-use super::schema::change_clock;
+use super::read::item_number;
 use super::{ModelId, Store, StoreError};
 use crate::chunk::{Cpesh, Embedding, Extraction};
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Float, Integer, Nullable, Text};
-use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::RunQueryDsl;
 use std::sync::Arc;
 
 /// Which rows get CPESH parts, or the vector of the question they have.
@@ -74,19 +72,6 @@ pub struct ExtractionUpdate {
     pub question: Option<Arc<[f32]>>,
 }
 
-/// A committed transaction that changed parts or vectors.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ExtractedRows {
-    /// The clock before the transaction.
-    pub after: i64,
-    /// The clock after it. Equal to `after` when no row was changed.
-    pub upto: i64,
-    /// The changed rows, with the concept vectors that they have.
-    pub concepts: Vec<ChangedChunk>,
-    /// Those of them that have a question vector.
-    pub questions: Vec<ChangedChunk>,
-}
-
 impl Store {
     /// Counts the rows of a scope. Reads the range of the clock, with an index entry a row.
     ///
@@ -129,45 +114,9 @@ impl Store {
         &self,
         model: ModelId,
         updates: &[ExtractionUpdate],
-    ) -> Result<ExtractedRows, StoreError> {
-        let mut connection = self.pool.get().await?;
-        match extract(&mut connection, model, updates).await {
-            Ok(extracted) => {
-                let committed = connection.conn().batch_execute("COMMIT").await;
-                connection.done(committed)?;
-                Ok(extracted)
-            }
-            Err(error) => {
-                connection.roll_back().await;
-                Err(error)
-            }
-        }
+    ) -> Result<BackfilledRows, StoreError> {
+        self.backfill(UpdateRows::new(model, updates)).await
     }
-}
-
-/// Everything but the commit.
-async fn extract(
-    connection: &mut PooledConnection,
-    model: ModelId,
-    updates: &[ExtractionUpdate],
-) -> Result<ExtractedRows, StoreError> {
-    // The setting tells the triggers that the program takes the numbers, and that its rows are true.
-    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lnsp.writer = on";
-    let begun = connection.conn().batch_execute(begin).await;
-    connection.checked(begun)?;
-    let clock = change_clock::table.select(change_clock::seq).for_update().first(connection.conn()).await;
-    let after: i64 = connection.checked(clock)?;
-    let changed = UpdateRows::new(model, updates).load::<UpdatedRow>(connection.conn()).await;
-    let (mut concepts, mut questions) = (Vec::new(), Vec::new());
-    for (seq, item, concept, question) in connection.checked(changed)? {
-        let item = item_number(item)?;
-        let missing = || StoreError::Unreadable { problem: format!("vector of item {item}") };
-        concepts.push(ChangedChunk { seq, item, vector: floats(&concept.ok_or_else(missing)?)? });
-        if let Some(question) = question {
-            questions.push(ChangedChunk { seq, item, vector: floats(&question)? });
-        }
-    }
-    Ok(ExtractedRows { after, upto: after + concepts.len() as i64, concepts, questions })
 }
 
 /// The rows without parts, or with a question that has no vector of the store's model.
@@ -309,11 +258,8 @@ impl<'a> UpdateRows<'a> {
     }
 }
 
-/// `seq`, `item`, and the vectors of concept and question.
-type UpdatedRow = (i64, i64, Option<Vec<u8>>, Option<Vec<u8>>);
-
 impl Query for UpdateRows<'_> {
-    type SqlType = (BigInt, BigInt, Nullable<Binary>, Nullable<Binary>);
+    type SqlType = BackfilledTypes;
 }
 
 impl QueryFragment<Pg> for UpdateRows<'_> {

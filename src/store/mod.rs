@@ -31,6 +31,7 @@
 //! synchronously, and a server that does not flush is refused. The store retries nothing: an error says whether a
 //! retry can help ([`StoreError::is_transient`]) or a row is at fault ([`StoreError::is_data_error`]).
 
+mod backfill;
 mod changes;
 mod connection;
 mod dead_letter_count;
@@ -63,6 +64,7 @@ mod server;
 mod session_lock;
 mod sqlstate_sniffer;
 
+pub use backfill::BackfilledRows;
 pub use changes::{ChangedChunk, ChunkChanges};
 pub use dead_letters::{DeadLetter, DeadLetterFilter, StoredDeadLetter};
 pub use delete::{DeletedItems, SelectedItems};
@@ -70,7 +72,7 @@ pub use dsn::Dsn;
 pub use error::{ReadOnlyCause, SqlState, StoreError};
 pub use export::ChunkExport;
 pub use extract::{
-    ExtractedRows, ExtractionLack, ExtractionRow, ExtractionRows, ExtractionScope, ExtractionUpdate,
+    ExtractionLack, ExtractionRow, ExtractionRows, ExtractionScope, ExtractionUpdate,
 };
 pub use hits::{Hit, SearchFilter};
 pub use holdings::{Amount, Holdings};
@@ -79,7 +81,7 @@ pub use inspect::{DatabaseInfo, inspect};
 pub use model::ModelId;
 pub use old_tables::{OldTables, OldTablesError};
 pub use read::{KnownChunk, StoredVectors};
-pub use retag::{Retag, RetagRow, RetagScope, RetagSource, RetaggedRows};
+pub use retag::{Retag, RetagRow, RetagScope, RetagSource};
 pub use selection::Selection;
 
 use connection::Pool;

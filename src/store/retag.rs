@@ -1,16 +1,14 @@
 //! Giving stored chunks other codes: which rows, and the change of some of them in one transaction. Vectors stay.
 
-use super::changes::ChangedChunk;
-use super::connection::PooledConnection;
-use super::read::{floats, item_number};
-use super::schema::change_clock;
+use super::backfill::{BackfilledRows, BackfilledTypes};
+use super::read::item_number;
 use super::{Store, StoreError};
 use crate::chunk::FoundCodes;
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::sql_types::{Array, BigInt, Binary, Float, Nullable, SmallInt, Text};
-use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
+use diesel::sql_types::{Array, BigInt, Float, Nullable, SmallInt, Text};
+use diesel_async::RunQueryDsl;
 
 /// The source of the codes of the rows that are to get others, or codes at all. Codes of the client are not touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,19 +82,6 @@ pub struct Retag {
     pub codes: FoundCodes,
 }
 
-/// A committed transaction that changed codes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RetaggedRows {
-    /// The clock before the transaction.
-    pub after: i64,
-    /// The clock after it. Equal to `after` when no row was changed.
-    pub upto: i64,
-    /// The changed rows, with the concept vectors that they have.
-    pub concepts: Vec<ChangedChunk>,
-    /// Those of them that have a question, with its vector.
-    pub questions: Vec<ChangedChunk>,
-}
-
 impl Store {
     /// Counts the rows of a scope. Only fallback rows have an index; for others the whole table is read.
     ///
@@ -125,41 +110,9 @@ impl Store {
     ///
     /// # Errors
     /// Nothing is changed, except that after [`StoreError::Lost`] it may be.
-    pub async fn retag(&self, retags: &[Retag]) -> Result<RetaggedRows, StoreError> {
-        let mut connection = self.pool.get().await?;
-        match retag(&mut connection, retags).await {
-            Ok(retagged) => {
-                let committed = connection.conn().batch_execute("COMMIT").await;
-                connection.done(committed)?;
-                Ok(retagged)
-            }
-            Err(error) => {
-                connection.roll_back().await;
-                Err(error)
-            }
-        }
+    pub async fn retag(&self, retags: &[Retag]) -> Result<BackfilledRows, StoreError> {
+        self.backfill(RetagRows::new(retags)).await
     }
-}
-
-/// Everything but the commit.
-async fn retag(connection: &mut PooledConnection, retags: &[Retag]) -> Result<RetaggedRows, StoreError> {
-    // The setting tells the triggers that the program takes the numbers.
-    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lnsp.writer = on";
-    let begun = connection.conn().batch_execute(begin).await;
-    connection.checked(begun)?;
-    let clock = change_clock::table.select(change_clock::seq).for_update().first(connection.conn()).await;
-    let after: i64 = connection.checked(clock)?;
-    let changed = RetagRows::new(retags).load::<RetaggedRow>(connection.conn()).await;
-    let (mut concepts, mut questions) = (Vec::new(), Vec::new());
-    for (seq, item, concept, question) in connection.checked(changed)? {
-        let item = item_number(item)?;
-        let missing = || StoreError::Unreadable { problem: format!("vector of item {item}") };
-        concepts.push(ChangedChunk { seq, item, vector: floats(&concept.ok_or_else(missing)?)? });
-        if let Some(question) = question {
-            questions.push(ChangedChunk { seq, item, vector: floats(&question)? });
-        }
-    }
-    Ok(RetaggedRows { after, upto: after + concepts.len() as i64, concepts, questions })
 }
 
 impl RetagScope {
@@ -267,11 +220,8 @@ impl RetagRows {
     }
 }
 
-/// `seq`, `item`, and the vectors of concept and question.
-type RetaggedRow = (i64, i64, Option<Vec<u8>>, Option<Vec<u8>>);
-
 impl Query for RetagRows {
-    type SqlType = (BigInt, BigInt, Nullable<Binary>, Nullable<Binary>);
+    type SqlType = BackfilledTypes;
 }
 
 impl QueryFragment<Pg> for RetagRows {

@@ -66,18 +66,17 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("search", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "threads", "vectorizer"]]));
     layers.insert("deletion", vec!["store", "index", "metrics"]);
     layers.insert(
-        "extraction",
+        "backfill",
         with(&[&DOMAIN, &["store", "index", "llm", "metrics", "threads", "vectorizer"]]),
     );
-    layers.insert("retag", with(&[&DOMAIN, &["store", "index", "llm", "metrics"]]));
     layers.insert(
         "http",
         with(&[
             &DOMAIN,
             &[
                 "allowed_host",
+                "backfill",
                 "deletion",
-                "extraction",
                 "wire",
                 "llm",
                 "store",
@@ -88,7 +87,6 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
                 "output",
                 "threads",
                 "pipeline",
-                "retag",
                 "router",
                 "search",
                 "server_pool",
@@ -115,9 +113,8 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
             "pipeline",
             "router",
             "search",
+            "backfill",
             "deletion",
-            "extraction",
-            "retag",
             "wire",
             "http",
             "config",

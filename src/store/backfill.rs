@@ -1,0 +1,74 @@
+//! One transaction that changes stored rows in place: codes, CPESH parts, vectors of concepts and questions.
+
+use super::changes::ChangedChunk;
+use super::connection::PooledConnection;
+use super::read::{floats, item_number};
+use super::schema::change_clock;
+use super::{Store, StoreError};
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use diesel::query_builder::{Query, QueryFragment, QueryId};
+use diesel::sql_types::{BigInt, Binary, Nullable};
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
+
+/// A committed transaction that changed rows in place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackfilledRows {
+    /// The clock before the transaction.
+    pub after: i64,
+    /// The clock after it. Equal to `after` when no row was changed.
+    pub upto: i64,
+    /// The changed rows, with the concept vectors that they have.
+    pub concepts: Vec<ChangedChunk>,
+    /// Those of them that have a question vector.
+    pub questions: Vec<ChangedChunk>,
+}
+
+/// `seq`, `item`, and the vectors of concept and question of a changed row.
+pub(super) type BackfilledTypes = (BigInt, BigInt, Nullable<Binary>, Nullable<Binary>);
+type BackfilledRow = (i64, i64, Option<Vec<u8>>, Option<Vec<u8>>);
+
+impl Store {
+    /// Runs a statement that takes as many numbers of the clock as it changes rows, in one flushed transaction.
+    pub(super) async fn backfill<Q>(&self, update: Q) -> Result<BackfilledRows, StoreError>
+    where
+        Q: Query<SqlType = BackfilledTypes> + QueryFragment<Pg> + QueryId + Send,
+    {
+        let mut connection = self.pool.get().await?;
+        match apply(&mut connection, update).await {
+            Ok(rows) => {
+                let committed = connection.conn().batch_execute("COMMIT").await;
+                connection.done(committed)?;
+                Ok(rows)
+            }
+            Err(error) => {
+                connection.roll_back().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Everything but the commit.
+async fn apply<Q>(connection: &mut PooledConnection, update: Q) -> Result<BackfilledRows, StoreError>
+where
+    Q: Query<SqlType = BackfilledTypes> + QueryFragment<Pg> + QueryId + Send,
+{
+    // The setting tells the triggers that the program takes the numbers, and that its rows are true.
+    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lnsp.writer = on";
+    let begun = connection.conn().batch_execute(begin).await;
+    connection.checked(begun)?;
+    let clock = change_clock::table.select(change_clock::seq).for_update().first(connection.conn()).await;
+    let after: i64 = connection.checked(clock)?;
+    let changed = update.load::<BackfilledRow>(connection.conn()).await;
+    let (mut concepts, mut questions) = (Vec::new(), Vec::new());
+    for (seq, item, concept, question) in connection.checked(changed)? {
+        let item = item_number(item)?;
+        let missing = || StoreError::Unreadable { problem: format!("vector of item {item}") };
+        concepts.push(ChangedChunk { seq, item, vector: floats(&concept.ok_or_else(missing)?)? });
+        if let Some(question) = question {
+            questions.push(ChangedChunk { seq, item, vector: floats(&question)? });
+        }
+    }
+    Ok(BackfilledRows { after, upto: after + concepts.len() as i64, concepts, questions })
+}
