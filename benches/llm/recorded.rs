@@ -11,11 +11,25 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct Recorded(Value);
 
-/// What the service sends for the first texts of the corpus, when a server has no other form than this real one has.
+/// The first texts of the corpus.
 ///
 /// # Errors
-/// The error of the file, of the simulated server or of the client.
-pub async fn recorded(answer: AnswerForm, texts: usize) -> Result<Vec<Recorded>> {
+/// The error of the file, or of a line.
+pub fn corpus(texts: usize) -> Result<Vec<String>> {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/sample.ndjson");
+    let corpus = std::env::var("LNSP_BENCH_CORPUS").unwrap_or_else(|_| corpus.to_owned());
+    let text = |line: &str| {
+        let chunk: Value = serde_json::from_str(line)?;
+        Ok(chunk["text"].as_str().ok_or("a line of the corpus has no text")?.to_owned())
+    };
+    std::fs::read_to_string(corpus)?.lines().take(texts).map(text).collect()
+}
+
+/// What the service sends for these texts, when a server has no other form than this real one has.
+///
+/// # Errors
+/// The error of the simulated server or of the client.
+pub async fn recorded(answer: AnswerForm, texts: &[String]) -> Result<Vec<Recorded>> {
     let options = Options {
         api: ServerApi::JsonObject,
         models: vec![MODEL.to_owned()],
@@ -24,12 +38,8 @@ pub async fn recorded(answer: AnswerForm, texts: usize) -> Result<Vec<Recorded>>
     };
     let server = SimulatedLlm::start(options)?;
     let llm = Llm::new(&[settings(server.url(), answer)?])?;
-    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/sample.ndjson");
-    let corpus = std::env::var("LNSP_BENCH_CORPUS").unwrap_or_else(|_| corpus.to_owned());
     let mut requests = Vec::new();
-    for line in std::fs::read_to_string(corpus)?.lines().take(texts) {
-        let chunk: Value = serde_json::from_str(line)?;
-        let text = chunk["text"].as_str().ok_or("a line of the corpus has no text")?;
+    for text in texts {
         llm.classify(text, Wanted::Codes).await?;
         let mut request = server.last_request();
         // The service leaves them out where a server refuses them, as this real one does.

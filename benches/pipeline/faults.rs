@@ -4,7 +4,8 @@
 //! Clients send one chunk a request, the same texts to both services by turns, so both see the same machine. The healthy
 //! model says what the codes of a text are. Which calls met the fault, the faulty model says itself; all other chunks are
 //! their neighbours. The models are processes that begin anew, at the same address, with each fault; the services run
-//! through all of them, and what they keep is seen in their memory.
+//! through all of them, and what they keep is seen in their memory. Both store the same rows, which take memory, so what
+//! the faults take is the difference.
 
 use super::child::ServiceProcess;
 use super::llm::Simulated;
@@ -22,10 +23,10 @@ const WORKERS: usize = 10;
 const EVERY: usize = 50;
 /// The time limit of a call, in seconds.
 const TIMEOUT_S: &str = "5";
-/// Clients that wait for their answers.
-const CLIENTS: usize = 16;
+/// Clients that wait for their answers: so few that a chunk waits for its call and not for the machine.
+const CLIENTS: usize = 8;
 /// Chunks of one client for each fault, to each service.
-const CHUNKS: usize = 40;
+const CHUNKS: usize = 80;
 /// A request without an answer after so long is none any more: far beyond any deadline.
 const UNANSWERED: Duration = Duration::from_secs(60);
 /// How long a service may rest after a fault, before the next one is looked at.
@@ -156,7 +157,10 @@ pub async fn figures() -> Result<()> {
     let (_, _) = (both(&healthy, &faulty, "warm-up").await, both(&healthy, &faulty, "warmer").await);
     let before = [healthy.service.memory_mib()?, faulty.service.memory_mib()?];
     let alike = effects(&both(&healthy, &faulty, "nothing").await, &[], &classifier);
-    report("nothing", &alike, faulty.service.memory_mib()? - before[1]);
+    let grown = |healthy: &Side, faulty: &Side| -> Result<[f64; 2]> {
+        Ok([healthy.service.memory_mib()? - before[0], faulty.service.memory_mib()? - before[1]])
+    };
+    report("nothing", &alike, grown(&healthy, &faulty)?);
     let (mut all, mut growth): (Vec<Effects>, f64) = (Vec::new(), 0.0);
     for fault in Fault::ALL {
         healthy.set_fault(None)?;
@@ -165,8 +169,8 @@ pub async fn figures() -> Result<()> {
         faulty.settle(fault.name()).await?;
         let sent = both(&healthy, &faulty, fault.name()).await;
         let effects = effects(&sent, &faulty.faulty_prompts().await?, &classifier);
-        let grown = faulty.service.memory_mib()? - before[1];
-        growth = growth.max(grown);
+        let grown = grown(&healthy, &faulty)?;
+        growth = growth.max(grown[1] - grown[0]);
         report(fault.name(), &effects, grown);
         all.push(effects);
     }
@@ -179,8 +183,7 @@ pub async fn figures() -> Result<()> {
     println!("figure faults.wrong_codes {} chunks", sum(|one| one.wrong));
     println!("figure faults.unanswered {} chunks", sum(|one| one.unanswered));
     println!("figure faults.memory_growth_mib {growth:.1} MiB");
-    let grown = healthy.service.memory_mib()? - before[0];
-    println!("figure faults.memory_growth_healthy_mib {grown:.1} MiB");
+    println!("figure faults.memory_growth_healthy_mib {:.1} MiB", grown(&healthy, &faulty)?[0]);
     Ok(())
 }
 
@@ -238,10 +241,10 @@ fn p99_ms(times: &mut [Duration]) -> f64 {
     times.get(times.len() * 99 / 100).map_or(0.0, Duration::as_secs_f64) * 1e3
 }
 
-fn report(name: &str, effects: &Effects, grown: f64) {
+fn report(name: &str, effects: &Effects, [healthy, faulty]: [f64; 2]) {
     println!(
         "{name:>14}: {} met it; p99 of the others {:.0} ms beside {:.0} ms, ratio {:.2}; longest {:.2} s; {} fell back, \
-         {} wrong, {} unanswered; memory {grown:+.1} MiB",
+         {} wrong, {} unanswered; memory {faulty:+.1} MiB beside {healthy:+.1} MiB",
         effects.met,
         effects.p99_beside_ms,
         effects.p99_healthy_ms,

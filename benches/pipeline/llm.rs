@@ -2,6 +2,8 @@
 //! process of its own over TCP, and it counts its calls: a figure whose calls differ from its chunks is an error.
 
 use super::service::{Result, Service, median};
+use super::ten::TEN;
+use lnsp_ingest::llm::Wanted;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -9,19 +11,6 @@ use std::time::{Duration, Instant};
 
 /// The measurements of one call.
 const CALL: Duration = Duration::from_millis(887);
-/// The seed's ten sentences.
-const TEN: [&str; 10] = [
-    "Photosynthesis converts light into chemical energy.",
-    "The Eiffel Tower was built in 1889.",
-    "Machine learning is a subset of AI.",
-    "The human brain has 86 billion neurons.",
-    "Quantum mechanics describes atomic behavior.",
-    "The Great Barrier Reef is the largest coral reef.",
-    "DNA replication copies genetic information.",
-    "The Industrial Revolution transformed manufacturing.",
-    "Black holes have extremely strong gravity.",
-    "Antibiotics target bacterial processes.",
-];
 /// Calls at once in the wide figure, and its chunks: twenty calls deep.
 const WIDE: usize = 256;
 const WIDE_CHUNKS: usize = 20 * WIDE;
@@ -61,10 +50,12 @@ impl Simulated {
     }
 
     /// A service that asks it, so many calls at once.
-    async fn service(&self, workers: usize, flags: &[&str]) -> Result<Service> {
+    async fn service(&self, workers: usize, wanted: Wanted, flags: &[&str]) -> Result<Service> {
         let workers = workers.to_string();
+        let cpesh = if wanted == Wanted::CodesAndCpesh { "true" } else { "false" };
         let base = ["--tmd-backend", "llm", "--tmd-on-failure", "reject", "--llm-endpoint", &self.url];
-        Service::start(&[&base[..], &["--max-parallel-workers", &workers], flags].concat()).await
+        let rest = ["--max-parallel-workers", &workers, "--enable-cpesh", cpesh];
+        Service::start(&[&base[..], &rest, flags].concat()).await
     }
 
     /// Runs `work`, which ingests `chunks` new chunks, and refuses its result when that were not as many calls.
@@ -89,9 +80,19 @@ impl Drop for Simulated {
 
 /// Prints the figures of `plain`, an NDJSON corpus of which up to 200 chunks are used.
 pub async fn figures(plain: &str, rounds: usize) -> Result<()> {
-    ten_workers(plain, rounds).await?;
-    wide(rounds).await?;
+    for wanted in [Wanted::Codes, Wanted::CodesAndCpesh] {
+        ten_workers(plain, rounds, wanted).await?;
+        wide(rounds, wanted).await?;
+    }
     beside_hanging_calls().await
+}
+
+/// The first words of the names of the figures.
+fn group(wanted: Wanted) -> &'static str {
+    match wanted {
+        Wanted::Codes => "pipeline.llm887",
+        Wanted::CodesAndCpesh => "pipeline.llm887_cpesh",
+    }
 }
 
 /// How long the calls alone take, `workers` at a time.
@@ -99,12 +100,13 @@ fn calls_alone(chunks: usize, workers: usize) -> Duration {
     CALL * u32::try_from(chunks.div_ceil(workers)).unwrap_or(u32::MAX)
 }
 
-async fn ten_workers(plain: &str, rounds: usize) -> Result<()> {
+async fn ten_workers(plain: &str, rounds: usize, wanted: Wanted) -> Result<()> {
+    let group = group(wanted);
     let lines: Vec<&str> = plain.lines().filter(|line| !line.trim().is_empty()).take(200).collect();
     let (corpus, chunks) = (lines.join("\n"), lines.len());
     let llm = Simulated::start(10, &[])?;
-    let parallel = llm.service(10, &[]).await?;
-    let sequential = llm.service(10, &["--enable-parallel", "false"]).await?;
+    let parallel = llm.service(10, wanted, &[]).await?;
+    let sequential = llm.service(10, wanted, &["--enable-parallel", "false"]).await?;
     let (mut whole, mut ten, mut one_by_one) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
         let dataset = format!("llm-{round}");
@@ -124,18 +126,18 @@ async fn ten_workers(plain: &str, rounds: usize) -> Result<()> {
     sequential.stop().await;
     let (floor, whole) = (calls_alone(chunks, 10), median(&mut whole));
     println!("{chunks} chunks, ten calls at once: {:.2} s of calls alone", floor.as_secs_f64());
-    println!("figure pipeline.llm887.workers10.seconds {:.2} s", whole.as_secs_f64());
+    println!("figure {group}.workers10.seconds {:.2} s", whole.as_secs_f64());
     println!(
-        "figure pipeline.llm887.workers10.chunks_per_s {:.2} chunks/s",
+        "figure {group}.workers10.chunks_per_s {:.2} chunks/s",
         chunks as f64 / whole.as_secs_f64()
     );
     println!(
-        "figure pipeline.llm887.workers10.efficiency {:.3} ratio",
+        "figure {group}.workers10.efficiency {:.3} ratio",
         floor.as_secs_f64() / whole.as_secs_f64()
     );
-    println!("figure pipeline.llm887.ten_chunks_ms {:.0} ms", median(&mut ten).as_secs_f64() * 1e3);
+    println!("figure {group}.ten_chunks_ms {:.0} ms", median(&mut ten).as_secs_f64() * 1e3);
     println!(
-        "figure pipeline.llm887.sequential_ten_ms {:.0} ms",
+        "figure {group}.sequential_ten_ms {:.0} ms",
         median(&mut one_by_one).as_secs_f64() * 1e3
     );
     Ok(())
@@ -146,15 +148,21 @@ fn short_texts(count: usize, round: usize) -> Vec<String> {
     (0..count).map(|n| format!("{} Note {n}, edition {round}.", TEN[n % TEN.len()])).collect()
 }
 
-async fn wide(rounds: usize) -> Result<()> {
+async fn wide(rounds: usize, wanted: Wanted) -> Result<()> {
+    let group = group(wanted);
     let llm = Simulated::start(WIDE, &[])?;
-    let service = llm.service(WIDE, &[]).await?;
+    let service = llm.service(WIDE, wanted, &[]).await?;
     let (mut encoding, mut whole) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let texts = short_texts(WIDE_CHUNKS, round);
         let corpus: String = texts.iter().map(|text| format!("{}\n", json!({ "text": text }))).collect();
-        encoding.push(service.encoder_alone(&texts).await?);
-        whole.push(llm.counted(WIDE_CHUNKS, service.upload(&corpus, &format!("wide-{round}"))).await?);
+        let dataset = format!("wide-{round}");
+        whole.push(llm.counted(WIDE_CHUNKS, service.upload(&corpus, &dataset)).await?);
+        let embedded = match wanted {
+            Wanted::Codes => texts,
+            Wanted::CodesAndCpesh => service.concepts_and_questions(&dataset).await?,
+        };
+        encoding.push(service.encoder_alone(&embedded).await?);
         println!("round {round}: {WIDE_CHUNKS} short chunks in {:.2} s", whole[round].as_secs_f64());
     }
     println!("the LLM saw {}", llm.counts().await?);
@@ -167,11 +175,11 @@ async fn wide(rounds: usize) -> Result<()> {
         encoding.as_secs_f64()
     );
     println!(
-        "figure pipeline.llm887.workers256.chunks_per_s {:.1} chunks/s",
+        "figure {group}.workers256.chunks_per_s {:.1} chunks/s",
         WIDE_CHUNKS as f64 / whole.as_secs_f64()
     );
     println!(
-        "figure pipeline.llm887.workers256.efficiency {:.3} ratio",
+        "figure {group}.workers256.efficiency {:.3} ratio",
         calls.max(encoding).as_secs_f64() / whole.as_secs_f64()
     );
     Ok(())
@@ -181,7 +189,10 @@ async fn wide(rounds: usize) -> Result<()> {
 /// the LLM's calls hang while an upload waits for them. Requests alternate, so both see the same machine.
 async fn beside_hanging_calls() -> Result<()> {
     let llm = Simulated::start(10, &["--fault", "hang", "--fault-every", "2"])?;
-    let (idle, beside) = (llm.service(10, &[]).await?, llm.service(10, &[]).await?);
+    let (idle, beside) = {
+        let service = || llm.service(10, Wanted::Codes, &[]);
+        (service().await?, service().await?)
+    };
     let many: String =
         (0..100_000).map(|n| format!("{{\"text\":\"Chunk {n} waits for its codes.\"}}\n")).collect();
     let upload =
@@ -220,8 +231,21 @@ impl Service {
     /// The ten as the seed sends them: one JSON request; from sending it to the end of its answer.
     async fn post_ten(&self, texts: &[&str], dataset: &str) -> Result<Duration> {
         let chunks: Vec<Value> = texts.iter().map(|text| json!({ "text": text })).collect();
-        let body = json!({"chunks": chunks, "dataset_source": dataset, "skip_cpesh": true});
+        let body = json!({"chunks": chunks, "dataset_source": dataset});
         self.post(&body, texts.len()).await
+    }
+
+    /// The texts of a dataset that were embedded where each chunk has CPESH parts.
+    async fn concepts_and_questions(&self, dataset: &str) -> Result<Vec<String>> {
+        let url = format!("{}/export?dataset_source={dataset}", self.url);
+        let lines = self.client.get(url).send().await?.error_for_status()?.text().await?;
+        let lines = lines.lines().map(serde_json::from_str).collect::<std::result::Result<Vec<Value>, _>>()?;
+        let parts = lines.iter().flat_map(|line| [(line, "concept_text"), (line, "probe_question")]);
+        let text = |(line, part): (&Value, &str)| {
+            let text = line[part].as_str().ok_or_else(|| format!("no {part}: {line}"))?;
+            Ok(text.to_owned())
+        };
+        parts.map(text).collect()
     }
 
     async fn post_coded(&self, text: &str) -> Result<Duration> {

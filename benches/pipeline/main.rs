@@ -13,6 +13,7 @@ mod llm;
 mod local;
 mod pool;
 mod service;
+mod ten;
 
 use service::Result;
 use std::path::PathBuf;

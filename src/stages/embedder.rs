@@ -3,8 +3,8 @@
 //!
 //! Texts are tokenized as they arrive, and wait. Whenever one of the model's encoders is free, the next batch is taken
 //! from the waiting texts: texts of similar length around the oldest one, as many as fit the budget of a pass, fewer
-//! when other encoders can take a part of them. There is no timer. A chunk with a question waits twice, first with its
-//! concept and then with its question, so that each passes with texts of its length.
+//! when other encoders can take a part of them. There is no timer. Concept and question of a chunk take the same pass
+//! where they are about as long; else the question waits after the concept, for texts of its length.
 
 use super::context::{StageContext, TaskContext};
 use super::stage::{Inlet, Parcel, ROOM, Stage};
@@ -19,13 +19,69 @@ use crate::vectorizer::{Embedded, Text, VectorError, Vectorizer};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
 use std::sync::Arc;
 
-/// A chunk with codes and the text of it that is embedded next, tokenized: the concept while its vector is not known,
-/// else the question.
+/// A chunk with codes, and its texts as tokens.
 struct Tokenized {
     tagged: TaggedChunk,
-    text: Text,
-    /// The question that is embedded after the concept.
-    question: Option<Text>,
+    texts: PassTexts,
+}
+
+/// The texts of a chunk for its next pass.
+enum PassTexts {
+    /// The concept while its vector is not known, else the question.
+    One(Text),
+    /// Concept and question, about as long.
+    Both { concept: Text, question: Text },
+    /// The concept; the question passes after it.
+    ConceptFirst { concept: Text, question: Text },
+}
+
+impl PassTexts {
+    fn of(text: Text, question: Option<Text>) -> PassTexts {
+        let Some(question) = question else { return PassTexts::One(text) };
+        let (shorter, longer) = (text.size().min(question.size()), text.size().max(question.size()));
+        // The padding of the shorter one costs less than a pass of its own.
+        if 3 * shorter >= longer {
+            PassTexts::Both { concept: text, question }
+        } else {
+            PassTexts::ConceptFirst { concept: text, question }
+        }
+    }
+
+    /// The tokens in the pass, with the padding of the shorter text.
+    fn size(&self) -> usize {
+        match self {
+            PassTexts::Both { concept, question } => 2 * concept.size().max(question.size()),
+            PassTexts::One(text) | PassTexts::ConceptFirst { concept: text, .. } => text.size(),
+        }
+    }
+
+    fn is_pair(&self) -> bool {
+        matches!(self, PassTexts::Both { .. })
+    }
+
+    /// The text whose vector is the first of the pass.
+    fn first(&self) -> &Text {
+        let (PassTexts::One(text)
+        | PassTexts::Both { concept: text, .. }
+        | PassTexts::ConceptFirst { concept: text, .. }) = self;
+        text
+    }
+
+    fn of_pass(&self) -> impl Iterator<Item = &Text> {
+        let second = match self {
+            PassTexts::Both { question, .. } => Some(question),
+            PassTexts::One(_) | PassTexts::ConceptFirst { .. } => None,
+        };
+        std::iter::once(self.first()).chain(second)
+    }
+
+    /// The texts of the pass after the first.
+    fn rest(self) -> PassTexts {
+        match self {
+            PassTexts::ConceptFirst { question, .. } => PassTexts::One(question),
+            other => other,
+        }
+    }
 }
 
 /// What a pass leaves.
@@ -37,15 +93,14 @@ struct PassEnd {
     asking: Vec<Parcel<Tokenized>>,
 }
 
-/// The number of waiting texts from which a pass is started beside another one.
-const MANY: usize = 16;
-
 /// The actor of the second stage.
 pub struct Embedder {
     vectorizer: Vectorizer,
     next: Inlet<EmbeddedChunk>,
     stage_context: StageContext,
     waiting: Batch<Parcel<Tokenized>>,
+    /// Chunks that wait with two texts.
+    pairs: usize,
     passes: usize,
     tokens_in_passes: usize,
 }
@@ -58,28 +113,29 @@ impl Embedder {
             next,
             stage_context,
             waiting: Batch::default(),
+            pairs: 0,
             passes: 0,
             tokens_in_passes: 0,
         }
     }
 
-    /// Starts forward passes while an encoder is free and texts wait. A pass beside another one needs many waiting
-    /// texts, so that the few chunks of a small request keep their order.
+    /// Starts forward passes while an encoder is free and texts wait.
     fn pull(&mut self, context: &mut Context<Self>) {
-        let at_once = self.vectorizer.concurrency();
-        while !self.waiting.is_empty()
-            && (self.passes == 0 || (self.passes < at_once && self.waiting.len() >= MANY))
-        {
+        while !self.waiting.is_empty() && self.passes < self.vectorizer.concurrency() {
             self.start_pass(context);
         }
     }
 
     fn start_pass(&mut self, context: &mut Context<Self>) {
-        let (budget, at_once) = (self.vectorizer.budget(), self.vectorizer.concurrency());
+        let (mut budget, at_once) = (self.vectorizer.budget(), self.vectorizer.concurrency());
+        if self.pairs > 0 {
+            budget.texts = (budget.texts / 2).max(1);
+        }
         let share = |lengths: &[usize]| budget.share(lengths, self.tokens_in_passes, at_once);
         let mut parcels = self.waiting.take(|lengths| choose(lengths, share(lengths)));
         parcels.iter_mut().for_each(|parcel| parcel.begin_work(Stage::Embed.name()));
-        let tokens: usize = parcels.iter().map(|parcel| parcel.cargo().text.size()).sum();
+        let tokens: usize = parcels.iter().map(|parcel| parcel.cargo().texts.size()).sum();
+        self.pairs -= parcels.iter().filter(|parcel| parcel.cargo().texts.is_pair()).count();
         self.passes += 1;
         self.tokens_in_passes += tokens;
         let vectorizer = self.vectorizer.clone();
@@ -102,7 +158,8 @@ impl Embedder {
     /// Puts a text among those that wait for a pass.
     fn wait(&mut self, mut parcel: Parcel<Tokenized>) {
         parcel.rest();
-        let (length, attempts) = (parcel.cargo().text.size(), parcel.attempts());
+        let (length, attempts) = (parcel.cargo().texts.size(), parcel.attempts());
+        self.pairs += usize::from(parcel.cargo().texts.is_pair());
         self.waiting.push(parcel, length, attempts);
     }
 
@@ -149,7 +206,10 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
                 Ok::<_, VectorError>((text, question))
             };
             match task.wait_for("the tokenizer", read).await {
-                Ok((text, question)) => Some(parcel.map(|tagged| Tokenized { tagged, text, question })),
+                Ok((text, question)) => {
+                    let texts = PassTexts::of(text, question);
+                    Some(parcel.map(|tagged| Tokenized { tagged, texts }))
+                }
                 Err(error) => {
                     task.reject(parcel, rejection(&error));
                     None
@@ -203,34 +263,43 @@ fn with_vectors(tagged: TaggedChunk, embedding: Embedding, question: Option<Arc<
 
 /// Gives the vectors of one batch; chunks that get none are rejected.
 async fn embed(vectorizer: &Vectorizer, parcels: Vec<Parcel<Tokenized>>, task: &TaskContext) -> PassEnd {
-    let texts: Vec<Text> = parcels.iter().map(|parcel| parcel.cargo().text.clone()).collect();
+    let texts: Vec<Text> =
+        parcels.iter().flat_map(|parcel| parcel.cargo().texts.of_pass()).cloned().collect();
     let passed = task.wait_for("the model", vectorizer.embed(Lane::Bulk, &texts)).await;
     metrics::stage_busy(Stage::Embed.name(), passed.busy);
+    let mut vectors = passed.vectors.into_iter();
+    // There is one for each text.
+    let mut next = || vectors.next().unwrap_or(Err(VectorError::Gone));
     let mut end = PassEnd::default();
-    for (parcel, embedded) in parcels.into_iter().zip(passed.vectors) {
-        match embedded {
-            Ok(embedded) => finish(parcel, embedded, &mut end),
-            Err(error) => task.reject(parcel, rejection(&error)),
+    for parcel in parcels {
+        let (first, second) = (next(), parcel.cargo().texts.is_pair().then(&mut next).transpose());
+        match (first, second) {
+            (Ok(first), Ok(second)) => finish(parcel, first, second, &mut end),
+            (Err(error), _) | (_, Err(error)) => task.reject(parcel, rejection(&error)),
         }
     }
     end
 }
 
-/// Adds the vector of the text that was embedded.
-fn finish(parcel: Parcel<Tokenized>, Embedded { vector, took }: Embedded, end: &mut PassEnd) {
+/// Adds the vectors of the texts that were embedded: the first, and that of the question of a pair.
+fn finish(parcel: Parcel<Tokenized>, first: Embedded, second: Option<Embedded>, end: &mut PassEnd) {
+    let Embedded { vector, took } = first;
     let embedding =
         |text: &Text, vector| Embedding { vector, truncated: text.truncated(), unread: text.unread(), took };
     let parcel = parcel.at_rest();
-    if parcel.cargo().question.is_some() {
-        end.asking.push(parcel.map(|Tokenized { mut tagged, text, question }| {
-            tagged.concept = ConceptVector::Known(embedding(&text, vector));
-            Tokenized { tagged, text: question.unwrap_or(text), question: None }
+    if matches!(parcel.cargo().texts, PassTexts::ConceptFirst { .. }) {
+        end.asking.push(parcel.map(|Tokenized { mut tagged, texts }| {
+            tagged.concept = ConceptVector::Known(embedding(texts.first(), vector));
+            Tokenized { tagged, texts: texts.rest() }
         }));
         return;
     }
-    end.embedded.push(parcel.map(|Tokenized { mut tagged, text, .. }| {
+    end.embedded.push(parcel.map(|Tokenized { mut tagged, texts }| {
         match std::mem::replace(&mut tagged.concept, ConceptVector::ToEmbed) {
-            ConceptVector::ToEmbed => with_vectors(tagged, embedding(&text, vector), None),
+            ConceptVector::ToEmbed => {
+                let concept = embedding(texts.first(), vector);
+                with_vectors(tagged, concept, second.map(|question| question.vector))
+            }
             ConceptVector::Known(mut concept) => {
                 concept.took += took;
                 with_vectors(tagged, concept, Some(vector))

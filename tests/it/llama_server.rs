@@ -12,7 +12,10 @@ use std::time::Duration;
 
 const CHUNKS: usize = 500;
 /// Fewer, because an answer with CPESH parts has a thousand tokens with this model, whose vocabulary is single bytes.
-const CPESH_TEXTS: usize = 25;
+/// `LNSP_TEST_CPESH_TEXTS` asks for another number.
+fn cpesh_texts() -> usize {
+    std::env::var("LNSP_TEST_CPESH_TEXTS").map_or(25, |count| count.parse().unwrap())
+}
 
 /// Whether the server is installed. Where it is not, the test says that it is left out, past the capturing of its output.
 fn installed(test: &str) -> bool {
@@ -93,10 +96,11 @@ async fn every_text_gets_codes_and_cpesh_parts_in_one_answer() {
     };
     let llm = Llm::new(&[settings]).unwrap();
     let texts = texts();
-    let lines = texts.lines().take(CPESH_TEXTS).map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines = texts.lines().take(cpesh_texts()).map(|line| serde_json::from_str::<Value>(line).unwrap());
     let asked = lines.map(|line| line["text"].as_str().unwrap().to_owned());
     let answers = stream::iter(asked).map(async |text| llm.classify(&text, Wanted::CodesAndCpesh).await);
     let answers: Vec<_> = answers.buffered(2).collect().await;
+    assert_eq!(answers.len(), cpesh_texts());
     for answer in answers {
         let parts = answer.unwrap().cpesh.unwrap().unwrap();
         let all = [parts.concept_text, parts.probe_question, parts.expected_answer];

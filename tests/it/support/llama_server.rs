@@ -19,6 +19,14 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(".deps/llm-server")
 }
 
+/// `scripts/llm_server.py`, without arguments.
+pub fn script() -> Command {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/llm_server.py");
+    let mut command = Command::new(folder().join("bin/python"));
+    command.arg("-B").arg(script);
+    command
+}
+
 /// Whether it is installed.
 pub fn is_installed() -> bool {
     folder().join(".complete").exists()
@@ -27,9 +35,8 @@ pub fn is_installed() -> bool {
 impl LlamaServer {
     /// Starts a server on a free port; returns when it accepts connections. `flags` as in `scripts/llm_server.py serve`.
     pub fn start(flags: &[&str]) -> LlamaServer {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/llm_server.py");
-        let mut command = Command::new(folder().join("bin/python"));
-        command.arg("-B").arg(script).args(["serve", "--until-stdin-closes"]).args(flags);
+        let mut command = script();
+        command.args(["serve", "--until-stdin-closes"]).args(flags);
         // It prints a traceback for each request that it refuses.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
