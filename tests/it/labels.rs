@@ -53,7 +53,7 @@ pub async fn count(service: &TestService, condition: &str) -> i64 {
 pub fn mixed(prefix: &str) -> String {
     let line = |n: usize| {
         let mut line = json!({"id": format!("{prefix}{n}"), "text": format!("{prefix}: fact {n}.")});
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             (line["domain_code"], line["task_code"], line["modifier_code"]) = (json!(11), json!(2), json!(n));
         }
         format!("{line}\n")

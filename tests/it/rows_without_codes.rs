@@ -13,7 +13,7 @@ use lnsp_ingest::app::Overrides;
 use lnsp_ingest::llm::Llm;
 use lnsp_ingest::simulated_llm::Fault;
 use lnsp_ingest::store::Dsn;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::fs;
 
 /// The three kinds of rows without codes, as the documentation tells them apart.
