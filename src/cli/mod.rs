@@ -3,6 +3,7 @@
 //! here, `psql` opens its database, `export` can read one without a service; the others talk to a service over HTTP.
 
 mod amounts;
+mod backfill;
 pub mod bench;
 pub mod cpesh;
 pub mod delete;
