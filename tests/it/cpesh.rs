@@ -163,6 +163,22 @@ async fn other_parts_are_no_conflict_and_only_another_concept_is_embedded_again(
 }
 
 #[actix_web::test]
+async fn concept_and_question_share_a_pass_where_they_are_about_as_long() {
+    let gate = GatedEncoder::default();
+    let overrides = Overrides { encoder: Some(gate.factory()), ..overrides() };
+    let service = TestService::build(overrides, &[]).await;
+    let before = gate.passes().len();
+    let passes = || gate.passes()[before..].iter().map(Vec::len).collect::<Vec<_>>();
+    send(&service, "error", whole()).await;
+    assert_eq!(passes(), [2], "one after the other costs the fixed part of a pass twice");
+    let long = json!({"id": "long", "text": "Rivers run. ".repeat(60), "probe_question": "What do rivers do?"});
+    send(&service, "error", long).await;
+    assert_eq!(passes(), [2, 1, 1], "the question would be padded to the length of the text");
+    assert_eq!(service.stored().await, 2);
+    service.stop().await;
+}
+
+#[actix_web::test]
 async fn parts_that_cannot_be_stored_are_refused_by_name() {
     let service = TestService::scripted().await;
     let long = "x".repeat(64 * 1024);

@@ -213,7 +213,8 @@ async fn requests_are_read_as_strictly_as_others() {
 #[actix_web::test]
 async fn a_client_that_goes_away_takes_its_batch_with_it() {
     let llm = simulated("1ms");
-    let service = with_llm(&llm, &[]).await;
+    // So long that the calls do not end by themselves.
+    let service = with_llm(&llm, &["--llm-timeout-s", "600", "--chunk-deadline-s", "3600"]).await;
     let asked = calls(&llm);
     llm.set_latency("10000s".parse().unwrap());
     let concepts: Vec<String> = (0..40).map(|n| format!("This is fact number {n}.")).collect();
