@@ -240,7 +240,9 @@ impl Service {
         let url = format!("{}/export?dataset_source={dataset}", self.url);
         let lines = self.client.get(url).send().await?.error_for_status()?.text().await?;
         let lines = lines.lines().map(serde_json::from_str).collect::<std::result::Result<Vec<Value>, _>>()?;
-        let parts = lines.iter().flat_map(|line| [(line, "concept_text"), (line, "probe_question")]);
+        // The last line is the summary.
+        let lines = lines.iter().filter(|line| line["type"] != "summary");
+        let parts = lines.flat_map(|line| [(line, "concept_text"), (line, "probe_question")]);
         let text = |(line, part): (&Value, &str)| {
             let text = line[part].as_str().ok_or_else(|| format!("no {part}: {line}"))?;
             Ok(text.to_owned())

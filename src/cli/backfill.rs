@@ -1,7 +1,7 @@
 //! Has the service work on stored chunks, request by request, until all of a scope are done.
 
 use super::amounts::{chunks, thousands};
-use super::service_request::{error_message, send_until_admitted};
+use super::service_request::{RequestError, answer_of, read};
 use super::service_url::ServiceUrl;
 use super::{CommandResult, block_on, client};
 use crate::output::{print_error_line, print_line};
@@ -50,20 +50,6 @@ struct BackfillAnswer {
     upto: i64,
     stopped: Option<String>,
     model: Option<String>,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum BackfillError {
-    #[error("no answer from {url}; is the service running? (lnsp serve)")]
-    Unreachable {
-        url: ServiceUrl,
-        #[source]
-        error: reqwest::Error,
-    },
-    #[error("the service refused: {status} {message}")]
-    Refused { status: u16, message: String },
-    #[error("the answer of the service cannot be read: {0}; are both of one version?")]
-    Unreadable(serde_json::Error),
 }
 
 impl BackfillTally {
@@ -123,7 +109,7 @@ async fn request(
     asked: &BackfillRequest<'_>,
     after: i64,
     upto: Option<i64>,
-) -> Result<BackfillAnswer, BackfillError> {
+) -> Result<BackfillAnswer, RequestError> {
     let mut body = asked.fields.clone();
     body["after"] = json!(after);
     if let Some(dataset) = asked.dataset {
@@ -133,13 +119,6 @@ async fn request(
         body["upto"] = json!(upto);
     }
     let (url, body) = (asked.url.at(asked.path), body.to_string());
-    let unreachable = |error| BackfillError::Unreachable { url: asked.url.clone(), error };
     let post = || client.post(&url).header("Content-Type", "application/json").body(body.clone());
-    let response = send_until_admitted(post).await.map_err(unreachable)?;
-    let status = response.status();
-    let answer: Value = response.json().await.map_err(unreachable)?;
-    if !status.is_success() {
-        return Err(BackfillError::Refused { status: status.as_u16(), message: error_message(&answer) });
-    }
-    serde_json::from_value(answer).map_err(BackfillError::Unreadable)
+    read(answer_of(asked.url, post).await?)
 }

@@ -1,14 +1,13 @@
 //! `lnsp delete`: says how many chunks are selected, asks, and deletes them, request by request.
 
 use super::amounts::{chunks, thousands};
-use super::service_request::{error_message, send_until_admitted};
+use super::service_request::{RequestError, read, status_and_answer};
 use super::service_url::ServiceUrl;
 use super::{CommandResult, block_on, client};
 use crate::output::{print_error_line, print_line};
 use clap::{ArgGroup, Args};
 use reqwest::Client;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fmt;
@@ -56,16 +55,8 @@ pub struct Delete {
 
 #[derive(Debug, thiserror::Error)]
 enum DeleteError {
-    #[error("no answer from {url}; is the service running? (lnsp serve)")]
-    Unreachable {
-        url: ServiceUrl,
-        #[source]
-        error: reqwest::Error,
-    },
-    #[error("the service refused: {status} {message}")]
-    Refused { status: u16, message: String },
-    #[error("the answer of the service cannot be read: {0}; are both of one version?")]
-    Unreadable(serde_json::Error),
+    #[error(transparent)]
+    Request(#[from] RequestError),
     #[error("{} cannot be read: {error}; expected a text file with one id a line", file.display())]
     Ids { file: PathBuf, error: std::io::Error },
     #[error("{} has no id in it; expected one a line", file.display())]
@@ -208,7 +199,7 @@ impl Requests {
             DeletionReply::Unconfirmed(count) => Ok(count),
             DeletionReply::Deleted(_) => {
                 let message = "it deleted without a confirmation".to_owned();
-                Err(DeleteError::Refused { status: 200, message })
+                Err(RequestError::Refused { status: 200, message }.into())
             }
         }
     }
@@ -260,24 +251,17 @@ impl Requests {
             body["confirm"] = json!(count);
         }
         let body = body.to_string();
-        let unreachable = |error| DeleteError::Unreachable { url: self.delete.url.clone(), error };
         let request =
             || self.client.delete(&url).header("Content-Type", "application/json").body(body.clone());
-        let response = send_until_admitted(request).await.map_err(unreachable)?;
-        let status = response.status();
-        let mut answer: Value = response.json().await.map_err(unreachable)?;
+        let (status, mut answer) = status_and_answer(&self.delete.url, request).await?;
         if status.is_success() {
             return Ok(DeletionReply::Deleted(read(answer)?));
         }
         if answer["error"]["code"] == "confirmation_needed" {
             return Ok(DeletionReply::Unconfirmed(read(answer["error"].take())?));
         }
-        Err(DeleteError::Refused { status: status.as_u16(), message: error_message(&answer) })
+        Err(RequestError::refused(status, &answer).into())
     }
-}
-
-fn read<T: DeserializeOwned>(answer: Value) -> Result<T, DeleteError> {
-    serde_json::from_value(answer).map_err(DeleteError::Unreadable)
 }
 
 /// Asks on the terminal; everything but a yes is a no.

@@ -1,14 +1,13 @@
 //! `lnsp replay`: reads the dead letters and sends their chunks again, page by page. What is stored then leaves the
 //! table by itself; what fails again stays, and is counted there.
 
-use super::service_request::{error_message, send_until_admitted};
+use super::service_request::{RequestError, answer_of, read};
 use super::service_url::ServiceUrl;
 use super::{CommandResult, block_on, client};
 use crate::output::{print_error_line, print_line};
 use clap::Args;
 use reqwest::{Client, RequestBuilder};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -37,16 +36,8 @@ pub struct Replay {
 
 #[derive(Debug, thiserror::Error)]
 enum ReplayError {
-    #[error("no answer from {url}; is the service running? (lnsp serve)")]
-    Unreachable {
-        url: String,
-        #[source]
-        error: reqwest::Error,
-    },
-    #[error("the service refused: {status} {message}")]
-    Refused { status: u16, message: String },
-    #[error("the answer of the service cannot be read: {0}; are both of one version?")]
-    Unreadable(serde_json::Error),
+    #[error(transparent)]
+    Request(#[from] RequestError),
     #[error("the service took only a part of the letters; run it again")]
     Partly,
 }
@@ -166,7 +157,7 @@ impl Sender {
         let mut query = vec![("limit", PAGE.to_string()), ("after", after.to_string())];
         query.extend(self.replay.cause.clone().map(|cause| ("cause", cause)));
         query.extend(self.replay.dataset.clone().map(|dataset| ("dataset_source", dataset)));
-        read(self.ask(|| self.client.get(self.replay.url.at("/dead-letters")).query(&query)).await?)
+        Ok(read(self.ask(|| self.client.get(self.replay.url.at("/dead-letters")).query(&query)).await?)?)
     }
 
     async fn send(
@@ -189,17 +180,6 @@ impl Sender {
 
     /// Asks until the service has time.
     async fn ask(&self, request: impl Fn() -> RequestBuilder) -> Result<Value, ReplayError> {
-        let unreachable = |error| ReplayError::Unreachable { url: self.replay.url.to_string(), error };
-        let response = send_until_admitted(request).await.map_err(unreachable)?;
-        let status = response.status();
-        let body: Value = response.json().await.map_err(unreachable)?;
-        if status.is_success() {
-            return Ok(body);
-        }
-        Err(ReplayError::Refused { status: status.as_u16(), message: error_message(&body) })
+        Ok(answer_of(&self.replay.url, request).await?)
     }
-}
-
-fn read<T: DeserializeOwned>(answer: Value) -> Result<T, ReplayError> {
-    serde_json::from_value(answer).map_err(ReplayError::Unreadable)
 }

@@ -93,6 +93,9 @@ struct PassEnd {
     asking: Vec<Parcel<Tokenized>>,
 }
 
+/// The number of waiting texts from which a pass is started beside another one.
+const MANY: usize = 16;
+
 /// The actor of the second stage.
 pub struct Embedder {
     vectorizer: Vectorizer,
@@ -119,9 +122,13 @@ impl Embedder {
         }
     }
 
-    /// Starts forward passes while an encoder is free and texts wait.
+    /// Starts forward passes while an encoder is free and texts wait. A pass beside another one needs many waiting
+    /// texts: under load, small passes cost more than a free encoder.
     fn pull(&mut self, context: &mut Context<Self>) {
-        while !self.waiting.is_empty() && self.passes < self.vectorizer.concurrency() {
+        let at_once = self.vectorizer.concurrency();
+        while !self.waiting.is_empty()
+            && (self.passes == 0 || (self.passes < at_once && self.waiting.len() + self.pairs >= MANY))
+        {
             self.start_pass(context);
         }
     }
