@@ -4,9 +4,8 @@
 //! Requests are those that the service sends, recorded from it, and changed only in what is compared. Each side has a
 //! server of its own, because a server keeps the prefix of its last prompt alone. Figures are medians.
 //!
-//! Whole calls are measured with a larger model than that of the tests: there a token takes less than the server's own
-//! work for a request, which no model does that people use. A text has a token a byte here, so the seed's ten sentences
-//! are about as long in tokens as usual chunks are for such models; the chunks of the corpus are measured beside them.
+//! Whole calls are measured with the seed's ten sentences and with the chunks of the corpus. A text has a token a byte
+//! here, so the ten are about as long in tokens as usual chunks are for the models that people use.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its figures")]
 #![allow(clippy::unwrap_used, reason = "the server of the tests is started as in the tests")]
@@ -24,15 +23,12 @@ use llama_server::LlamaServer;
 use lnsp_ingest::llm::AnswerForm;
 use recorded::{Recorded, corpus, recorded};
 use std::error::Error;
-use std::path::Path;
 use ten::TEN;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The texts of the corpus that are asked about, one after the other.
 const TEXTS: usize = 25;
-/// The model of whole calls, as flags of `scripts/llm_server.py write-model`.
-const MODEL_FLAGS: [&str; 8] = ["--width", "256", "--heads", "8", "--layers", "8", "--inner", "1024"];
 
 fn main() -> Result<()> {
     if !llama_server::is_installed() {
@@ -47,16 +43,10 @@ async fn bench() -> Result<()> {
     let corpus = corpus(TEXTS)?;
     println!("{pairs} pairs");
     prefix_reuse(&recorded(AnswerForm::Names, &corpus).await?, pairs).await?;
-    let folder = tempfile::tempdir()?;
-    let model = folder.path().join("model.gguf");
-    let written = llama_server::script().arg("write-model").arg(&model).args(MODEL_FLAGS).status()?;
-    if !written.success() {
-        return Err("no model was written".into());
-    }
     for (group, texts) in [("", TEN.map(str::to_owned).to_vec()), (".corpus", corpus)] {
         let names = recorded(AnswerForm::Names, &texts).await?;
         let short = recorded(AnswerForm::Short, &texts).await?;
-        short_answers(group, &model, &names, &short, pairs).await?;
+        short_answers(group, &names, &short, pairs).await?;
     }
     Ok(())
 }
@@ -83,15 +73,8 @@ async fn prefix_reuse(names: &[Recorded], pairs: usize) -> Result<()> {
 
 /// Whole calls that answer in names against whole calls that answer in short codes, the prefix cached on both sides.
 /// The names of the figures end with `group`.
-async fn short_answers(
-    group: &str,
-    model: &Path,
-    names: &[Recorded],
-    short: &[Recorded],
-    pairs: usize,
-) -> Result<()> {
-    let model = model.to_str().ok_or("the path of the model is not UTF-8")?;
-    let server = || Caller::new(LlamaServer::start(&["--model", model]));
+async fn short_answers(group: &str, names: &[Recorded], short: &[Recorded], pairs: usize) -> Result<()> {
+    let server = || Caller::new(LlamaServer::start(&[]));
     let (by_name, by_code) = (server()?, server()?);
     by_name.ask(&names[0].first_token()).await?;
     by_code.ask(&short[0].first_token()).await?;
@@ -101,8 +84,8 @@ async fn short_answers(
         let at = (pair + 1) % names.len();
         name_calls.push(by_name.ask(&names[at]).await?);
         code_calls.push(by_code.ask(&short[at]).await?);
-        // Its constant part is cached for the next pair again, as on the other side.
-        prompts.push(by_name.ask(&names[(at + 1) % names.len()].first_token()).await?.ms);
+        // Of another text than that of the next pair, which would be cached with it.
+        prompts.push(by_name.ask(&names[(at + names.len() / 2) % names.len()].first_token()).await?.ms);
     }
     let of = |calls: &[Called], part: fn(&Called) -> f64| median(&calls.iter().map(part).collect::<Vec<_>>());
     let print = |figure: &str, value: f64, unit: &str| println!("figure llm.{figure}{group} {value:.2} {unit}");
