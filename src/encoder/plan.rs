@@ -14,7 +14,7 @@ pub struct Budget {
 
 /// The fixed cost of a pass, expressed in tokens: the overhead of its operations. With a fixed cost of 0, passes of one
 /// text without padding would be optimal.
-const PASS_TOKENS: usize = 64;
+pub const PASS_TOKENS: usize = 64;
 
 impl Budget {
     /// The budget, reduced when few texts are left: an even share of all tokens for each of `encoders`, so that none is

@@ -29,6 +29,11 @@ impl<T> Batch<T> {
         self.waiting.len()
     }
 
+    /// The sizes of the waiting items together.
+    pub fn size(&self) -> usize {
+        self.waiting.iter().map(|waiting| waiting.size).sum()
+    }
+
     /// Whether no item waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()

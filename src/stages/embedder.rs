@@ -9,7 +9,7 @@
 use super::context::{StageContext, TaskContext};
 use super::stage::{Inlet, Parcel, ROOM, Stage};
 use crate::chunk::{Chunk, ConceptVector, EmbeddedChunk, Embedding, Extraction, TaggedChunk};
-use crate::encoder::plan::choose;
+use crate::encoder::plan::{PASS_TOKENS, choose};
 use crate::error_code::ErrorCode;
 use crate::flow::Batch;
 use crate::metrics;
@@ -93,9 +93,6 @@ struct PassEnd {
     asking: Vec<Parcel<Tokenized>>,
 }
 
-/// The number of waiting texts from which a pass is started beside another one.
-const MANY: usize = 16;
-
 /// The actor of the second stage.
 pub struct Embedder {
     vectorizer: Vectorizer,
@@ -122,15 +119,18 @@ impl Embedder {
         }
     }
 
-    /// Starts forward passes while an encoder is free and texts wait. A pass beside another one needs many waiting
-    /// texts: under load, small passes cost more than a free encoder.
+    /// Starts forward passes while an encoder is free and texts wait.
     fn pull(&mut self, context: &mut Context<Self>) {
         let at_once = self.vectorizer.concurrency();
-        while !self.waiting.is_empty()
-            && (self.passes == 0 || (self.passes < at_once && self.waiting.len() + self.pairs >= MANY))
-        {
+        while !self.waiting.is_empty() && self.passes < at_once && self.is_worth_a_pass() {
             self.start_pass(context);
         }
+    }
+
+    /// A pass beside another one needs enough work for both: small passes cost more than an idle encoder.
+    fn is_worth_a_pass(&self) -> bool {
+        let waiting = self.waiting.size();
+        self.passes == 0 || (waiting >= PASS_TOKENS && waiting + self.tokens_in_passes >= 3 * PASS_TOKENS)
     }
 
     fn start_pass(&mut self, context: &mut Context<Self>) {
