@@ -88,7 +88,8 @@ async fn short_answers(group: &str, names: &[Recorded], short: &[Recorded], pair
         prompts.push(by_name.ask(&names[(at + names.len() / 2) % names.len()].first_token()).await?.ms);
     }
     let of = |calls: &[Called], part: fn(&Called) -> f64| median(&calls.iter().map(part).collect::<Vec<_>>());
-    let print = |figure: &str, value: f64, unit: &str| println!("figure llm.{figure}{group} {value:.2} {unit}");
+    let print =
+        |figure: &str, value: f64, unit: &str| println!("figure llm.{figure}{group} {value:.2} {unit}");
     for (form, calls) in [("names", &name_calls), ("short", &code_calls)] {
         let (ms, tokens) = (of(calls, |call| call.ms), of(calls, |call| call.tokens));
         print(&format!("tokens_per_answer.{form}"), tokens, "tokens");

@@ -127,19 +127,10 @@ async fn ten_workers(plain: &str, rounds: usize, wanted: Wanted) -> Result<()> {
     let (floor, whole) = (calls_alone(chunks, 10), median(&mut whole));
     println!("{chunks} chunks, ten calls at once: {:.2} s of calls alone", floor.as_secs_f64());
     println!("figure {group}.workers10.seconds {:.2} s", whole.as_secs_f64());
-    println!(
-        "figure {group}.workers10.chunks_per_s {:.2} chunks/s",
-        chunks as f64 / whole.as_secs_f64()
-    );
-    println!(
-        "figure {group}.workers10.efficiency {:.3} ratio",
-        floor.as_secs_f64() / whole.as_secs_f64()
-    );
+    println!("figure {group}.workers10.chunks_per_s {:.2} chunks/s", chunks as f64 / whole.as_secs_f64());
+    println!("figure {group}.workers10.efficiency {:.3} ratio", floor.as_secs_f64() / whole.as_secs_f64());
     println!("figure {group}.ten_chunks_ms {:.0} ms", median(&mut ten).as_secs_f64() * 1e3);
-    println!(
-        "figure {group}.sequential_ten_ms {:.0} ms",
-        median(&mut one_by_one).as_secs_f64() * 1e3
-    );
+    println!("figure {group}.sequential_ten_ms {:.0} ms", median(&mut one_by_one).as_secs_f64() * 1e3);
     Ok(())
 }
 
@@ -239,7 +230,8 @@ impl Service {
     async fn concepts_and_questions(&self, dataset: &str) -> Result<Vec<String>> {
         let url = format!("{}/export?dataset_source={dataset}", self.url);
         let lines = self.client.get(url).send().await?.error_for_status()?.text().await?;
-        let lines = lines.lines().map(serde_json::from_str).collect::<std::result::Result<Vec<Value>, _>>()?;
+        let lines =
+            lines.lines().map(serde_json::from_str).collect::<std::result::Result<Vec<Value>, _>>()?;
         // The last line is the summary.
         let lines = lines.iter().filter(|line| line["type"] != "summary");
         let parts = lines.flat_map(|line| [(line, "concept_text"), (line, "probe_question")]);

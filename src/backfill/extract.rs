@@ -169,7 +169,9 @@ impl Backfill for ExtractionPass<'_> {
         for row in prepared {
             let [concept, question] = row.texts().map(|text| text.and_then(|_| vectors.next()).transpose());
             match (concept, question) {
-                (Ok(concept), Ok(question)) => updates.push(self.extractor.update(row, concept, question).await),
+                (Ok(concept), Ok(question)) => {
+                    updates.push(self.extractor.update(row, concept, question).await)
+                }
                 (Err(error), _) | (_, Err(error)) if error.retryable() => {
                     away.store(true, Ordering::Relaxed);
                     end.stop(row.row.seq, format!("no vectors can be made: {error}"));

@@ -71,9 +71,7 @@ pub use delete::{DeletedItems, SelectedItems};
 pub use dsn::Dsn;
 pub use error::{ReadOnlyCause, SqlState, StoreError};
 pub use export::ChunkExport;
-pub use extract::{
-    ExtractionLack, ExtractionRow, ExtractionRows, ExtractionScope, ExtractionUpdate,
-};
+pub use extract::{ExtractionLack, ExtractionRow, ExtractionRows, ExtractionScope, ExtractionUpdate};
 pub use hits::{Hit, SearchFilter};
 pub use holdings::{Amount, Holdings};
 pub use insert::InsertOutcome;

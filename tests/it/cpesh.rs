@@ -171,7 +171,8 @@ async fn concept_and_question_share_a_pass_where_they_are_about_as_long() {
     let passes = || gate.passes()[before..].iter().map(Vec::len).collect::<Vec<_>>();
     send(&service, "error", whole()).await;
     assert_eq!(passes(), [2], "one after the other costs the fixed part of a pass twice");
-    let long = json!({"id": "long", "text": "Rivers run. ".repeat(60), "probe_question": "What do rivers do?"});
+    let long =
+        json!({"id": "long", "text": "Rivers run. ".repeat(60), "probe_question": "What do rivers do?"});
     send(&service, "error", long).await;
     assert_eq!(passes(), [2, 1, 1], "the question would be padded to the length of the text");
     assert_eq!(service.stored().await, 2);

@@ -65,10 +65,8 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     );
     layers.insert("search", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "threads", "vectorizer"]]));
     layers.insert("deletion", vec!["store", "index", "metrics"]);
-    layers.insert(
-        "backfill",
-        with(&[&DOMAIN, &["store", "index", "llm", "metrics", "threads", "vectorizer"]]),
-    );
+    layers
+        .insert("backfill", with(&[&DOMAIN, &["store", "index", "llm", "metrics", "threads", "vectorizer"]]));
     layers.insert(
         "http",
         with(&[
