@@ -170,7 +170,7 @@ impl Backfill for ExtractionPass<'_> {
             let [concept, question] = row.texts().map(|text| text.and_then(|_| vectors.next()).transpose());
             match (concept, question) {
                 (Ok(concept), Ok(question)) => {
-                    updates.push(self.extractor.update(row, concept, question).await)
+                    updates.push(self.extractor.update(row, concept, question).await);
                 }
                 (Err(error), _) | (_, Err(error)) if error.retryable() => {
                     away.store(true, Ordering::Relaxed);
