@@ -66,8 +66,6 @@ pub fn serve(listener: TcpListener, state: web::Data<State>, settings: Settings)
             })
             .client_request_timeout(head)
             .keep_alive(keep_alive)
-            // A client that closes its side takes no answer any more, so no work is done for it: as with other servers.
-            .h1_allow_half_closed(false)
             .client_disconnect_timeout(linger)
             .on_connect_ext(move |socket: &Socket, extensions: &mut Extensions| {
                 prepare(socket.stream(), unacknowledged);
