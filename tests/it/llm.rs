@@ -210,10 +210,13 @@ async fn where_only_the_llm_may_label_a_chunk_is_rejected_until_it_answers() {
     assert_eq!(service.rows().await, 1);
     let (status, ready) = service.get("/ready").await;
     assert_eq!((status, &ready["ready"]), (503, &json!(false)), "{ready}");
-    assert_eq!(health(&service).await["llm"]["state"], "resting");
-    // Up to nine more were under way when the tenth failure came.
+    let health = health(&service).await;
+    assert_eq!(health["llm"]["state"], "resting");
+    assert!(health["llm"]["failures_in_a_row"].as_u64().unwrap() >= 10, "so many open the breaker: {health}");
+    // Up to nine more were under way when the tenth failure came. Some failures are those of a handshake that chunks
+    // share: so many in a row put the way of asking in doubt.
     let calls = llm.counts().generate;
-    assert!((10..=19).contains(&calls), "the breaker opens after ten failures in a row: {calls}");
+    assert!(calls <= 19, "{calls}");
     service.stop().await;
 }
 

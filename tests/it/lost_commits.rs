@@ -53,8 +53,9 @@ async fn many_cuts_on_both_sides_lose_and_double_no_chunk() {
     let proxy = CommitCutProxy::new().await;
     let service = behind(&proxy, scripted()).await;
     proxy.cut([Cut::After, Cut::Before, Cut::Never].repeat(8));
-    // At least twelve transactions of 256 are committed, so all cuts are made.
-    stored_once(&service, 3000).await;
+    // The last cut comes after fifteen commits that hold: those that are cut afterwards, and those that are not. At most
+    // 256 chunks are in one.
+    stored_once(&service, 16 * 256).await;
     assert_eq!(proxy.struck(), [8, 8]);
     service.stop().await;
 }

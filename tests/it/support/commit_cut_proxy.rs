@@ -165,12 +165,10 @@ impl Shared {
 
     fn to_client(&self, both: &Both, deaf: &AtomicBool) {
         pump(&both.1, &both.0, |bytes| {
-            if deaf.load(Ordering::SeqCst) {
-                let done = bytes.windows(DONE.len()).any(|part| part == DONE);
-                self.struck[1].fetch_add(usize::from(done), Ordering::SeqCst);
-                return false;
-            }
-            true
+            // The rest of an earlier answer may come first: a client goes on before it has read its last message.
+            let cut = deaf.load(Ordering::SeqCst) && bytes.windows(DONE.len()).any(|part| part == DONE);
+            self.struck[1].fetch_add(usize::from(cut), Ordering::SeqCst);
+            !cut
         });
         both.cut();
     }
