@@ -3,16 +3,21 @@
 //! A value that is not allowed stops the start with one sentence that names the variable, the value, and what is
 //! allowed.
 
+mod index_settings;
+mod parsers;
+
+pub use index_settings::IndexSettings;
+
 use crate::allowed_host::AllowedHost;
 use crate::chunk::LabelChoice;
 use crate::endpoint::{ApiKey, EndpointList};
 use crate::llm::{AnswerForm, Dialect};
 use clap::{Args, Command, FromArgMatches};
+pub use parsers::InvalidSetting;
+use parsers::{parsed, secret, switch, within};
 use std::ffi::OsStr;
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 /// What numbers of settings are, in sentences.
 const NUMBER: &str = "a whole number";
@@ -39,6 +44,9 @@ pub struct Config {
     /// Where PostgreSQL's files (when it is our own) and the index are kept.
     #[arg(long, env = "LNSP_DATA_DIR", default_value = "./data")]
     pub data_dir: PathBuf,
+    /// The settings of the search indexes.
+    #[command(flatten)]
+    pub index: IndexSettings,
     /// A PostgreSQL of yours, as URL or keywords (also read from PG_DSN); without it the service starts its own.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
@@ -209,6 +217,15 @@ pub struct Config {
         value_parser = within::<usize>("LNSP_MAX_UPLOADS", NUMBER, 1..=10_000)
     )]
     pub max_uploads: usize,
+    /// Counts how often each chunk is read by its id or found by a search.
+    #[arg(
+        long,
+        env = "LNSP_ACCESS_COUNTS",
+        default_value = "true",
+        action = clap::ArgAction::Set,
+        value_parser = switch("LNSP_ACCESS_COUNTS")
+    )]
+    pub access_counts: bool,
     /// Seconds that accepted chunks have to be finished when the service is told to stop.
     #[arg(
         long,
@@ -226,9 +243,10 @@ pub struct Config {
         value_parser = within::<u64>("LNSP_HANG_DEADLINE_S", SECONDS, 1..=86_400)
     )]
     pub hang_deadline_s: u64,
-    /// A folder in Hugging Face layout, or the name of a model that set-up has fetched.
-    #[arg(long, env = "LNSP_EMBEDDING_MODEL", default_value = "all-minilm-l6-v2")]
-    pub embedding_model: String,
+    /// A folder in Hugging Face layout, or the name of a model that set-up has fetched. Without it, the model of the
+    /// store; for a new store all-minilm-l6-v2.
+    #[arg(long, env = "LNSP_EMBEDDING_MODEL")]
+    pub embedding_model: Option<String>,
     /// Tokens that the model reads of a text, instead of what its own files say. Vectors made with another number are
     /// those of another model.
     #[arg(
@@ -302,40 +320,8 @@ impl fmt::Display for TmdBackend {
     }
 }
 
-/// A sentence about a value that is not allowed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name} is '{received}': expected {expected}")]
-pub struct InvalidSetting {
-    name: &'static str,
-    received: String,
-    expected: String,
-}
-
-impl InvalidSetting {
-    /// That the setting `name` has this value, and what is allowed.
-    pub fn new(name: &'static str, received: &str, expected: impl Into<String>) -> InvalidSetting {
-        InvalidSetting { name, received: received.to_owned(), expected: expected.into() }
-    }
-}
-
 fn port(value: &str) -> Result<u16, InvalidSetting> {
     value.parse().map_err(|_| InvalidSetting::new("LNSP_PORT", value, "a whole number from 0 to 65535"))
-}
-
-/// A parser of numbers in a range; `what` they are, for the sentence.
-fn within<T>(
-    name: &'static str,
-    what: &'static str,
-    range: RangeInclusive<T>,
-) -> impl Fn(&str) -> Result<T, InvalidSetting> + Clone + Send + Sync + 'static
-where
-    T: FromStr + PartialOrd + fmt::Display + Clone + Send + Sync + 'static,
-{
-    move |value| {
-        let number = value.parse().ok().filter(|number| range.contains(number));
-        let expected = || format!("{what} from {} to {}", range.start(), range.end());
-        number.ok_or_else(|| InvalidSetting::new(name, value, expected()))
-    }
 }
 
 fn tmd_backend(value: &str) -> Result<TmdBackend, InvalidSetting> {
@@ -382,31 +368,6 @@ fn model_name(value: &str) -> Result<String, InvalidSetting> {
     usable.then(|| name.to_owned()).ok_or_else(|| {
         InvalidSetting::new("LNSP_TMD_LLM_MODEL", value, "the name of a model, like llama3.1:8b")
     })
-}
-
-fn switch(
-    name: &'static str,
-) -> impl Fn(&str) -> Result<bool, InvalidSetting> + Clone + Send + Sync + 'static {
-    move |value| match value.to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "on" => Ok(true),
-        "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err(InvalidSetting::new(name, value, "true or false")),
-    }
-}
-
-fn parsed<T>(name: &'static str) -> impl Fn(&str) -> Result<T, InvalidSetting> + Clone + Send + Sync + 'static
-where
-    T: FromStr<Err: fmt::Display> + Clone + Send + Sync + 'static,
-{
-    move |value| value.parse().map_err(|error: T::Err| InvalidSetting::new(name, value, error.to_string()))
-}
-
-/// A parser of secrets: its error does not repeat the value.
-fn secret<T>(name: &'static str) -> impl Fn(&str) -> Result<T, InvalidSetting> + Clone + Send + Sync + 'static
-where
-    T: FromStr<Err: fmt::Display> + Clone + Send + Sync + 'static,
-{
-    move |value| value.parse().map_err(|error: T::Err| InvalidSetting::new(name, "***", error.to_string()))
 }
 
 /// The value of an environment variable. An empty one counts as unset.

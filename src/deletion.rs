@@ -2,7 +2,8 @@
 
 use crate::index::{ExpectedChanges, Indexes, StoreCommit};
 use crate::metrics;
-use crate::store::{DeletedItems, Selection, Store, StoreError};
+use crate::store::{DeletedItems, SelectedItems, Selection, Store, StoreError};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -77,12 +78,72 @@ impl Deleter {
         within: Duration,
         stop: impl Fn() -> bool,
     ) -> Result<Deletion, DeletionError> {
-        let until = Instant::now() + within;
         let selected = self.store.selected_items(selection, MAX_ROWS).await?;
         if confirmed != Some(selected.count) {
             let letters = self.store.selected_letters(selection).await?.len() as u64;
             return Err(DeletionError::Unconfirmed(SelectionSize { chunks: selected.count, letters }));
         }
+        Ok(self.delete_selected(selected, selection, within, stop).await?)
+    }
+
+    /// As [`Self::delete`], without a number that confirms it.
+    ///
+    /// # Errors
+    /// An error of the store. What was committed before is deleted.
+    pub async fn delete_all(
+        &self,
+        selection: &Selection,
+        within: Duration,
+        stop: impl Fn() -> bool,
+    ) -> Result<Deletion, StoreError> {
+        let selected = self.store.selected_items(selection, MAX_ROWS).await?;
+        self.delete_selected(selected, selection, within, stop).await
+    }
+
+    /// Deletes one chunk, if it is there, and then the dead letters of a selection.
+    ///
+    /// # Errors
+    /// An error of the store.
+    pub async fn delete_chunk(&self, item: Option<u32>, letters: &Selection) -> Result<Deletion, StoreError> {
+        self.delete_at_once(item.into_iter().collect(), letters).await
+    }
+
+    /// Deletes the chunks of a document whose ids are not `kept`, in one transaction, and then the dead letters of the
+    /// document. Other writers wait meanwhile.
+    ///
+    /// # Errors
+    /// An error of the store.
+    pub async fn delete_others(
+        &self,
+        (dataset, document): (&str, &str),
+        kept: &HashSet<&str>,
+    ) -> Result<Deletion, StoreError> {
+        let stored = self.store.ids_of_document(dataset, document).await?;
+        let others = stored.into_iter().filter(|(_, id)| !kept.contains(&**id)).map(|(item, _)| item);
+        let (dataset, document) = (Some(dataset.to_owned()), Some(document.to_owned()));
+        self.delete_at_once(others.collect(), &Selection { dataset, document, ..Selection::default() }).await
+    }
+
+    /// Deletes those of these items that are of the document of a selection, in one transaction, and its letters.
+    async fn delete_at_once(&self, items: Vec<u32>, selection: &Selection) -> Result<Deletion, StoreError> {
+        let deleted = if items.is_empty() { 0 } else { self.delete_batch(items, selection.clone()).await? };
+        let letters = self.delete_letters(selection).await?;
+        Ok(Deletion { deleted, letters, remaining: 0, index_seq: self.indexes.applied_seq() })
+    }
+
+    async fn delete_letters(&self, selection: &Selection) -> Result<u64, StoreError> {
+        let letters = self.store.selected_letters(selection).await?;
+        if letters.is_empty() { Ok(0) } else { self.store.delete_letters(&letters).await }
+    }
+
+    async fn delete_selected(
+        &self,
+        selected: SelectedItems,
+        selection: &Selection,
+        within: Duration,
+        stop: impl Fn() -> bool,
+    ) -> Result<Deletion, StoreError> {
+        let until = Instant::now() + within;
         let (mut deleted, mut remaining) = (0, selected.count);
         for batch in selected.items.chunks(BATCH) {
             if deleted > 0 && (stop() || Instant::now() >= until) {
@@ -92,12 +153,7 @@ impl Deleter {
             // What another caller has deleted meanwhile, or has changed so that it does not fit, does not remain.
             remaining -= batch.len() as u64;
         }
-        let letters = if remaining == 0 {
-            let letters = self.store.selected_letters(selection).await?;
-            self.store.delete_letters(&letters).await?
-        } else {
-            0
-        };
+        let letters = if remaining == 0 { self.delete_letters(selection).await? } else { 0 };
         Ok(Deletion { deleted, letters, remaining, index_seq: self.indexes.applied_seq() })
     }
 

@@ -92,6 +92,7 @@ error_codes! {
     InvalidProvenance "invalid_provenance" 422 InvalidRequest false "`tmd_source` and the fields beside it do not fit together, or the three codes are missing: send them as they were exported, or leave them out.";
     InvalidVector "invalid_vector" 422 InvalidRequest false "The vector cannot be one of the model that `vector_model` names: send it as it was exported, or leave it out.";
     IdConflict "id_conflict" 422 InvalidRequest false "The id is stored with other content: send the chunk under another id, or say with `on_conflict` what is wanted.";
+    OtherDocument "other_document" 422 InvalidRequest false "The request replaces one document, and a field names another document or dataset: leave the field out, or send the chunk to its own document.";
     TmdFailed "tmd_failed" 422 ProcessingFailed false "No source could give TMD codes for this text: send the three codes, or report the text.";
     LlmFailed "llm_failed" 503 Unavailable true "The language model did not answer, and no other source may: send the chunk again.";
     EmbedFailed "embed_failed" 422 ProcessingFailed false "The model gives no usable vector for this text: change the text.";
@@ -99,6 +100,7 @@ error_codes! {
     StoreFailed "store_failed" 422 ProcessingFailed false "PostgreSQL refused this row: read the message, it is the database's.";
     Poison "poison" 422 ProcessingFailed false "The chunk made a stage fail three times: it is kept as a dead letter.";
     Lost "lost" 503 Unavailable true "The outcome is unknown: send it again, what is stored is stored once.";
+    SwitchingModel "switching_model" 503 Unavailable true "The store has another embedding model now, which the service is about to use: send again after `Retry-After`.";
     Draining "draining" 503 Unavailable true "The service is going down: send again what has no good result.";
     IncompleteBody "incomplete_body" 400 InvalidRequest true "The body ended early: send the upload again.";
     CorruptBody "corrupt_body" 400 InvalidRequest false "The compressed body is damaged: compress it again.";
@@ -121,6 +123,8 @@ error_codes! {
     NoLanguageModel "no_language_model" 409 InvalidRequest false "The request needs a language model, and this service uses none: start it with `LNSP_TMD_BACKEND=llm` and `LNSP_LLM_ENDPOINT`.";
     InvalidIdempotencyKey "invalid_idempotency_key" 400 InvalidRequest false "The Idempotency-Key header cannot be used: the message says what is expected.";
     IdempotencyKeyReused "idempotency_key_reused" 422 InvalidRequest false "The Idempotency-Key belongs to another body: use a new key.";
+    NotStored "not_stored" 404 InvalidRequest false "No chunk, document or dataset with this name is stored: check the name and `dataset_source`.";
+    AmbiguousId "ambiguous_id" 409 InvalidRequest false "Several datasets have a chunk or document with this id: say which with `dataset_source`, or use the `cpe_id` of the chunk.";
     NotFound "not_found" 404 InvalidRequest false "There is nothing at this path: `GET /` lists the endpoints.";
     HostNotAllowed "host_not_allowed" 403 InvalidRequest false "The service listens on loopback and the request names another host: list it in `LNSP_ALLOWED_HOSTS`.";
     CrossSite "cross_site" 403 InvalidRequest false "A page of another site made the browser send the request: call the service from a program.";

@@ -7,7 +7,7 @@
 //!       http                          knows pipeline, search, vectorizer and wire; not the stages
 //!       /   \
 //!    pipeline  search, deletion,      pipeline builds all stages, in order, in one function
-//!       |     / backfill               backfill: codes and CPESH parts for chunks that are stored
+//!       |     / backfill, access       backfill: codes and CPESH parts for chunks that are stored; access: counts reads
 //!     stages /                        TmdExtractor -> Embedder -> Writer; a stage never knows another
 //!     /   | /
 //!    / vectorizer                     texts to vectors: an encoder on its threads, or another server
@@ -19,7 +19,8 @@
 //!      wire, input, export            wire: the formats that HTTP and the command line share: DTOs, lines, encodings;
 //!       |                             input: files as people have them, as chunks; export: files for other programs
 //!       |
-//!     domain                          outcome, chunk, rejection, error_code, tmd, model, quality: pure
+//!     domain                          outcome, chunk, rejection, error_code, filter, keyword, tmd, model, quality:
+//!                                     pure
 //!
 //!   leaves: memory, metrics, threads, endpoint (other servers), allowed_host (of this one), files (private ones),
 //!           lmdb (environments), answer_cache (bytes by key), output (terminal and log)
@@ -59,8 +60,10 @@
 //! | progress | the record of what a thread or task is doing, from which the watchdog finds stalls |
 //! | seq | the number of a committed change: the clock of the store, which the index follows |
 //! | volume, delta | the index on disk, and the rows in memory that are committed but not yet built into it |
+//! | model in use | the embedding model whose vectors are written and searched; a store may have those of others beside |
 //! | vectorizer | the source of vectors: the encoder of this process or an embedding server |
 
+pub mod access;
 pub mod allowed_host;
 pub mod answer_cache;
 pub mod app;
@@ -76,11 +79,13 @@ pub mod endpoint;
 pub mod error_code;
 pub mod export;
 pub mod files;
+pub mod filter;
 pub mod flow;
 pub mod http;
 pub mod hub;
 pub mod index;
 pub mod input;
+pub mod keyword;
 pub mod llm;
 pub mod lmdb;
 pub mod memory;

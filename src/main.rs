@@ -2,6 +2,7 @@
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use lnsp_ingest::config::{Config, without_empty_variables};
+use lnsp_ingest::encoder::bound_kernel_caches;
 use lnsp_ingest::output::{escape, print_error_block, print_error_line};
 use lnsp_ingest::{cli, threads};
 use std::error::Error;
@@ -37,11 +38,19 @@ enum Command {
     Replay(cli::replay::Replay),
     /// Asks the language model again for the codes of stored chunks.
     Retag(cli::retag::RetagCommand),
+    /// Compares the search indexes of a service with its database.
+    Verify(cli::verify::VerifyCommand),
     /// Gives stored chunks CPESH parts, and their questions vectors, by the language model of the service.
     Cpesh(cli::cpesh::CpeshCommand),
+    /// Writes everything that is stored into one file, while the service runs.
+    Backup(cli::backup::BackupCommand),
+    /// Restores such a file.
+    Restore(cli::backup::RestoreCommand),
+    /// Gives stored chunks vectors of another model, beside those in use.
+    Reembed(cli::reembed::ReembedCommand),
     /// Opens psql on the database of the service.
     Psql(cli::psql::Psql),
-    /// Fetches embedding models, and lists them.
+    /// Fetches embedding models, lists them, and puts one to use.
     Model(cli::model::Model),
     /// Measures ten chunks one after the other and in parallel, and prints a report.
     Bench(cli::bench::Bench),
@@ -50,6 +59,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    bound_kernel_caches();
     threads::report_panics(|line| print_error_line(line));
     let command = match grammar().try_get_matches().and_then(|m| Arguments::from_arg_matches(&m)) {
         Ok(arguments) => arguments.command,
@@ -66,7 +76,11 @@ fn main() -> ExitCode {
         Command::Import(import) => cli::import::run(import),
         Command::Replay(replay) => cli::replay::run(replay),
         Command::Retag(retag) => cli::retag::run(&retag),
+        Command::Verify(verify) => cli::verify::run(&verify),
         Command::Cpesh(cpesh) => cli::cpesh::run(&cpesh),
+        Command::Backup(backup) => cli::backup::back_up(&backup),
+        Command::Restore(restore) => cli::backup::restore(&restore),
+        Command::Reembed(reembed) => cli::reembed::run(&reembed),
         Command::Psql(psql) => cli::psql::run(psql),
         Command::Model(model) => cli::model::run(model),
         Command::Bench(bench) => cli::bench::run(bench),

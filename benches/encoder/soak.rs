@@ -1,29 +1,46 @@
-//! Whether memory grows: a hundred thousand texts through one encoder in bf16, resident memory at even steps.
+//! Whether memory grows: a hundred thousand texts of all lengths through one encoder, resident memory at even steps.
 
-use crate::measure::options;
 use crate::service::Result;
 use lnsp_ingest::encoder::plan::choose;
-use lnsp_ingest::encoder::{Device, Dtype, Encoder, ModelFiles, Parallelism, Tokenizer, Tokens, load};
+use lnsp_ingest::encoder::{
+    Device, DtypeChoice, Encoder, EncoderOptions, ModelFiles, Parallelism, Tokenizer, Tokens, load,
+};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use std::fs;
 
 const TEXTS: usize = 100_000;
 const STEP: usize = 10_000;
-/// Characters of a text: short ones, so that it takes minutes.
-const LENGTH: usize = 48;
+/// Texts after which the encoder is warm: growth counts from here.
+const WARM: usize = 20_000;
+/// The shortest text, in characters; the longest are as they are in the corpus.
+const SHORTEST: usize = 8;
 /// Texts among which a pass is chosen, different ones each time.
 const WINDOW: usize = 256;
 
-/// Prints resident memory at the end over that after the first tenth.
+/// Prints by which share resident memory has grown at its largest, over that of the warm encoder. The number format is
+/// the one that a service takes by itself; `LNSP_DTYPE` names another.
 pub fn figures(files: &ModelFiles, corpus: &[String]) -> Result<()> {
     let tokenizer = Tokenizer::load(files)?;
-    let (mut encoder, calibration) =
-        load(&options(files, Dtype::Bf16, Parallelism::on(Device::Cpu).threads))?;
+    let dtype = std::env::var("LNSP_DTYPE").map_or(Ok(DtypeChoice::Auto), |name| name.parse())?;
+    let (mut encoder, calibration) = load(&EncoderOptions {
+        files: files.clone(),
+        device: Device::Cpu,
+        dtype,
+        threads: Some(Parallelism::on(Device::Cpu).threads),
+        batch_texts: true,
+        tuning: None,
+    })?;
+    println!("{calibration}");
+    let mut random = StdRng::seed_from_u64(20);
     let mut texts = corpus.iter().cycle();
-    let (mut done, mut warm) = (0, None);
+    let (mut done, mut warm, mut largest) = (0, None, 0.0f64);
     let mut waiting: Vec<Tokens> = Vec::new();
     while done < TEXTS {
         for text in texts.by_ref().take(WINDOW - waiting.len()) {
-            waiting.push(tokenizer.tokenize(&text.chars().take(LENGTH).collect::<String>())?);
+            // Most texts are short ones, so that all of them take minutes.
+            let length = SHORTEST + (random.random::<f64>().powi(3) * text.chars().count() as f64) as usize;
+            waiting.push(tokenizer.tokenize(&text.chars().take(length).collect::<String>())?);
         }
         let lengths: Vec<usize> = waiting.iter().map(Tokens::len).collect();
         let mut chosen = choose(&lengths, calibration.tuning.budget);
@@ -38,12 +55,15 @@ pub fn figures(files: &ModelFiles, corpus: &[String]) -> Result<()> {
         }
         if done / STEP > before {
             let now = resident_mib()?;
-            warm.get_or_insert(now);
             println!("after {done} texts: {now:.1} MiB resident");
+            if done >= WARM {
+                warm.get_or_insert(now);
+                largest = largest.max(now);
+            }
         }
     }
     let warm = warm.ok_or("no step was reached")?;
-    println!("figure encoder.rss_flat {:.4} ratio", resident_mib()? / warm);
+    println!("figure encoder.soak_growth {:.4} share", largest / warm - 1.0);
     Ok(())
 }
 

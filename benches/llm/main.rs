@@ -14,16 +14,14 @@ mod call;
 #[path = "../../tests/it/support/llama_server.rs"]
 mod llama_server;
 mod recorded;
-#[path = "../pipeline/ten.rs"]
-mod ten;
 mod words;
 
 use call::{Called, Caller, median};
 use llama_server::LlamaServer;
+use lnsp_ingest::cli::bench::SENTENCES;
 use lnsp_ingest::llm::AnswerForm;
 use recorded::{Recorded, corpus, recorded};
 use std::error::Error;
-use ten::TEN;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -43,7 +41,7 @@ async fn bench() -> Result<()> {
     let corpus = corpus(TEXTS)?;
     println!("{pairs} pairs");
     prefix_reuse(&recorded(AnswerForm::Names, &corpus).await?, pairs).await?;
-    for (group, texts) in [("", TEN.map(str::to_owned).to_vec()), (".corpus", corpus)] {
+    for (group, texts) in [("", SENTENCES.map(str::to_owned).to_vec()), (".corpus", corpus)] {
         let names = recorded(AnswerForm::Names, &texts).await?;
         let short = recorded(AnswerForm::Short, &texts).await?;
         short_answers(group, &names, &short, pairs).await?;

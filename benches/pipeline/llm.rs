@@ -2,7 +2,7 @@
 //! process of its own over TCP, and it counts its calls: a figure whose calls differ from its chunks is an error.
 
 use super::service::{Result, Service, median};
-use super::ten::TEN;
+use lnsp_ingest::cli::bench::SENTENCES as TEN;
 use lnsp_ingest::llm::Wanted;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};

@@ -13,12 +13,12 @@ mod llm;
 mod local;
 mod pool;
 mod service;
-mod ten;
 
 use service::Result;
 use std::path::PathBuf;
 
 fn main() -> Result<()> {
+    lnsp_ingest::encoder::bound_kernel_caches();
     actix_web::rt::System::new().block_on(bench())
 }
 

@@ -34,7 +34,12 @@ impl Process {
 
     /// A service whose encoder costs nothing.
     pub fn scripted(flags: &[&str]) -> Result<Process> {
-        let mut command = Command::new(std::env::current_exe()?);
+        Process::scripted_by(&std::env::current_exe()?, flags)
+    }
+
+    /// The same by another executable of a bench, of this version or another one.
+    pub fn scripted_by(program: &Path, flags: &[&str]) -> Result<Process> {
+        let mut command = Command::new(program);
         command.arg(SERVE);
         Process::service(command, flags)
     }
@@ -121,7 +126,9 @@ pub fn serve(flags: &[String]) -> Result<()> {
     let config =
         Flags::try_parse_from(std::iter::once(SERVE).chain(flags.iter().map(String::as_str)))?.config;
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join(".deps/models");
-    let identity = encoder::locate(&config.embedding_model, &[models])?.identity()?;
+    let identity =
+        encoder::locate(config.embedding_model.as_deref().unwrap_or("all-minilm-l6-v2"), &[models])?
+            .identity()?;
     let encoder: lnsp_ingest::app::EncoderFactory = Arc::new(move || Box::new(Scripted(identity.clone())));
     actix_web::rt::System::new().block_on(async move {
         let overrides = Overrides { encoder: Some(encoder), ..Overrides::default() };

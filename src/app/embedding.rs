@@ -8,7 +8,8 @@ use crate::encoder::{
     self, Calibration, Comparison, Device, EncodeError, Encoder, EncoderOptions, ModelFiles, Parallelism,
     TchEncoder, Tokenizer,
 };
-use crate::model::ModelIdentity;
+use crate::model::{ModelIdentity, folder_name};
+use crate::store::StoredModel;
 use crate::threads::{Worker, lock};
 use crate::vectorizer::{EncoderPool, Local, Remote, RemoteSettings, Vectorizer};
 use std::num::NonZeroUsize;
@@ -34,13 +35,36 @@ pub fn model_folders(data_dir: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// The model of the configuration.
+/// The model of a new store, unless another one is configured.
+const DEFAULT_MODEL: &str = "all-minilm-l6-v2";
+
+/// The model of the configuration, or the one of a new store.
 pub fn model_files(config: &Config, data_dir: &Path) -> Result<ModelFiles, EncodeError> {
-    let files = encoder::locate(&config.embedding_model, &model_folders(data_dir))?;
+    named_model(config.embedding_model.as_deref().unwrap_or(DEFAULT_MODEL), config, data_dir)
+}
+
+/// The model of this name or folder, with the configured limit of tokens.
+pub fn named_model(name: &str, config: &Config, data_dir: &Path) -> Result<ModelFiles, EncodeError> {
+    let files = encoder::locate(name, &model_folders(data_dir))?;
     match config.embedding_max_tokens {
         Some(tokens) => files.with_max_tokens(tokens),
         None => Ok(files),
     }
+}
+
+/// The files of a model of the store: where it was found last, or by its name. `None` where neither has its fingerprint.
+pub fn stored_model(stored: &StoredModel, config: &Config, data_dir: &Path) -> Option<ModelFiles> {
+    let places = stored.location.as_deref().into_iter().chain([stored.identity.name.as_str()]);
+    places.filter_map(|place| named_model(place, config, data_dir).ok()).find(|files| {
+        files.identity().is_ok_and(|identity| identity.fingerprint == stored.identity.fingerprint)
+    })
+}
+
+/// How a model is found again: by its name, or by the whole path of its folder.
+pub fn location(name: &str, files: &ModelFiles) -> String {
+    let by_name = folder_name(name).is_some_and(|folder| files.folder.ends_with(folder));
+    let folder = || files.folder.canonicalize().unwrap_or_else(|_| files.folder.clone());
+    if by_name { name.to_owned() } else { folder().display().to_string() }
 }
 
 /// Who gives the vectors, and what is to be said about it.
@@ -57,21 +81,35 @@ pub struct EmbeddingSetup {
     pub measured: String,
     /// How fast the devices are that it was chosen from; empty where there is only one.
     pub devices: Comparison,
+    /// How the model is found again; `None` of a server.
+    pub location: Option<String>,
 }
 
-/// The embedding servers of the configuration, else a model of our own. `stored` is the model of the store.
+/// The embedding servers of the configuration, else a model of our own: the configured one, or that of the store. `stored`
+/// is the model of the store.
 pub async fn embedding(
     config: &Config,
     data_dir: &Path,
     factory: Option<EncoderFactory>,
-    stored: Option<ModelIdentity>,
+    stored: Option<StoredModel>,
 ) -> Result<EmbeddingSetup, StartError> {
     if let Some(servers) = &config.embedding_endpoint {
+        let stored = stored.map(|stored| stored.identity);
         let settings = RemoteSettings { stored, ..RemoteSettings::at(servers.clone()) };
         return there(settings, config.enable_batch_embeddings).await;
     }
-    let files = model_files(config, data_dir)?;
-    Ok(here(config, &files, factory)?)
+    // A store without a usable folder of its model gets the default, which then is refused with what to do.
+    let of_store = stored.filter(|_| config.embedding_model.is_none());
+    let of_store = of_store.and_then(|stored| Some((stored_model(&stored, config, data_dir)?, stored)));
+    let (files, location) = match of_store {
+        Some((files, stored)) => (files, stored.location),
+        None => {
+            let files = model_files(config, data_dir)?;
+            let location = location(config.embedding_model.as_deref().unwrap_or(DEFAULT_MODEL), &files);
+            (files, Some(location))
+        }
+    };
+    Ok(EmbeddingSetup { location, ..vectorizer_of(config, &files, factory)? })
 }
 
 /// Servers: each cuts what it is sent into passes itself, and several requests keep it busy.
@@ -85,12 +123,12 @@ async fn there(settings: RemoteSettings, batch_texts: bool) -> Result<EmbeddingS
     let budget = Budget { tokens: 8192, texts: if batch_texts { 64 } else { 1 } };
     let vectorizer = Vectorizer::remote(remote, budget);
     let (dtype, devices) = ("remote".to_owned(), Comparison::default());
-    Ok(EmbeddingSetup { vectorizer, identity, device, dtype, measured, devices })
+    Ok(EmbeddingSetup { vectorizer, identity, device, dtype, measured, devices, location: None })
 }
 
 /// Puts the model on its threads. It is read and calibrated once, on the first; the others, and each that is built anew
 /// after a panic, compute in the same way over the same weights.
-fn here(
+pub fn vectorizer_of(
     config: &Config,
     files: &ModelFiles,
     factory: Option<EncoderFactory>,
@@ -148,5 +186,6 @@ fn here(
         dtype,
         measured,
         devices: settled.comparison,
+        location: None,
     })
 }

@@ -1,6 +1,7 @@
 //! Gives the indexes the changes that this process has not made: by SQL, or by another node on the same database.
 
-use super::indexes::{changed_rows, changes_of};
+use super::indexes::{changed_rows, changes_of, store_clock};
+use crate::http::ModelSwitch;
 use crate::index::{Commit, Index, Indexes};
 use crate::output::throttled;
 use crate::store::{ModelId, Store, StoreError};
@@ -19,30 +20,56 @@ const MOST_READ: i64 = 8 * PAGE;
 pub(super) struct ClockFollower {
     pub store: Store,
     pub model: ModelId,
+    pub fingerprint: String,
     pub indexes: Indexes,
+    pub switch: ModelSwitch,
+}
+
+/// What the look before has seen.
+struct LastLook {
+    clock: i64,
+    history: Option<String>,
 }
 
 impl ClockFollower {
     /// Follows until it is dropped. While the database does not answer, or the index has no room, it tries again.
     pub async fn run(self) {
-        let mut clock_before = 0;
+        let mut before = LastLook { clock: 0, history: None };
         loop {
             tokio::time::sleep(LOOK).await;
-            match self.look(clock_before).await {
-                Ok(clock) => clock_before = clock,
-                Err(error) => throttled!(debug, %error, "the clock of the database cannot be read"),
+            if let Err(error) = self.look(&mut before).await {
+                throttled!(debug, %error, "the clock of the database cannot be read");
             }
         }
     }
 
-    /// Reads what the indexes did not know at the look before, and returns the clock. A commit of this process is in
-    /// them a moment after the clock shows it; it is not read.
-    async fn look(&self, clock_before: i64) -> Result<i64, StoreError> {
-        let clock = self.store.clock().await?;
+    /// Reads what the indexes did not know at the look before. A commit of this process is in them a moment after the clock
+    /// shows it; it is not read.
+    async fn look(&self, before: &mut LastLook) -> Result<(), StoreError> {
         let Indexes { concepts, questions } = &self.indexes;
-        self.follow(concepts, clock_before.min(clock)).await?;
-        self.follow(questions, clock_before.min(clock)).await?;
-        Ok(clock)
+        let applied_before = [concepts, questions].map(|index| index.status().applied_seq);
+        let reading = self.store.clock_reading().await?;
+        let is_ours =
+            |(id, fingerprint): &(ModelId, String)| *id == self.model && *fingerprint == self.fingerprint;
+        if reading.store_id != self.store.store_id() || !reading.model.as_ref().is_none_or(is_ours) {
+            // The indexes stay as they are: searches go on with the vectors of before.
+            self.switch.notice();
+            return Ok(());
+        }
+        self.switch.withdraw();
+        if before.history.as_ref().is_some_and(|history| *history != reading.history) {
+            // After a restore there are others.
+            self.store.count_dead_letters().await?;
+        }
+        before.history = Some(reading.history.clone());
+        let reading = store_clock(reading);
+        for (index, applied) in [concepts, questions].into_iter().zip(applied_before) {
+            if index.observe(&reading, applied) {
+                self.follow(index, before.clock.min(reading.seq)).await?;
+            }
+        }
+        before.clock = reading.seq;
+        Ok(())
     }
 
     /// Brings an index to this change, or has it do so by itself when that is far away.
@@ -62,7 +89,7 @@ impl ClockFollower {
             }
             let kind = index.identity().kind;
             let mut changes = changes_of(&self.store, kind, known, PAGE, self.model).await?;
-            let rows = changed_rows(&mut changes);
+            let rows = changed_rows(kind, &mut changes.rows);
             let (upto, tombstones) = (changes.through, changes.tombstones);
             index.apply_committed(slots, Commit { after: known, upto, rows, tombstones });
         }

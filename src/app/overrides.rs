@@ -5,6 +5,7 @@ use crate::http::{CacheLimits, Limits};
 use crate::index::IndexOptions;
 use crate::pipeline::PipelineSettings;
 use crate::stages::{FaultHook, NoFaults};
+use crate::store::StoreTimeouts;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,10 @@ pub struct Overrides {
     pub admission: Limits,
     /// The limits of the idempotency cache.
     pub memory: CacheLimits,
+    /// How often the counts of accesses are written.
+    pub write_accesses: Duration,
+    /// How long calls of the store wait.
+    pub store: StoreTimeouts,
     /// How often `auto` looks for a language model that was not there at the start.
     pub look_for_llm: Duration,
 }
@@ -38,6 +43,8 @@ impl Default for Overrides {
             index: |_| {},
             admission: Limits::default(),
             memory: CacheLimits::default(),
+            write_accesses: Duration::from_secs(5),
+            store: StoreTimeouts::default(),
             look_for_llm: Duration::from_secs(60),
         }
     }

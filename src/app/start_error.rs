@@ -39,6 +39,14 @@ pub enum StartError {
     /// The embedding server failed.
     #[error("{0}")]
     Vectors(VectorError),
+    /// The folder of an index cannot be used.
+    #[error("the folder {} cannot be used: {error}; remove it, and it is made anew from the database", folder.display())]
+    IndexFolder {
+        /// The folder of the index.
+        folder: std::path::PathBuf,
+        /// The error of the operating system.
+        error: std::io::Error,
+    },
     /// The index cannot be opened.
     #[error(transparent)]
     Index(#[from] IndexError),

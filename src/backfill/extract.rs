@@ -7,7 +7,8 @@ use crate::chunk::{Embedding, Extraction};
 use crate::index::Indexes;
 use crate::llm::{CacheUse, CallPriority, Llm, LlmError, Wanted};
 use crate::store::{
-    ExtractionLack, ExtractionRow, ExtractionScope, ExtractionUpdate, ModelId, Store, StoreError,
+    ExtractionLack, ExtractionRow, ExtractionRows, ExtractionScope, ExtractionUpdate, ModelId, Store,
+    StoreError,
 };
 use crate::threads::Lane;
 use crate::vectorizer::Vectorizer;
@@ -123,7 +124,9 @@ impl Backfill for ExtractionPass<'_> {
     }
 
     fn is_healthy(&self) -> bool {
-        self.extractor.llm.as_ref().is_none_or(Llm::is_healthy)
+        // For vectors of questions no language model is asked.
+        let asks = self.scope.rows != ExtractionRows::Questions;
+        self.extractor.llm.as_ref().filter(|_| asks).is_none_or(Llm::is_healthy)
     }
 
     fn seq(row: &ExtractionRow) -> i64 {

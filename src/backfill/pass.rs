@@ -54,7 +54,7 @@ pub trait Backfill {
 
     /// The rows that are asked about at once.
     fn concurrency(&self) -> usize;
-    /// Whether the last call to the language model succeeded.
+    /// Whether the last call to the language model succeeded, or none is needed.
     fn is_healthy(&self) -> bool;
     /// The clock value of a row.
     fn seq(row: &Self::Row) -> i64;

@@ -116,10 +116,13 @@ impl Backfill for RetagPass<'_> {
         }
         if !retags.is_empty() {
             let asked = retags.len();
-            let change = async move |store: Store| store.retag(&retags).await;
+            let change = async move |store: Store| {
+                let rows = store.retag(&retags).await?;
+                metrics::chunks_retagged(rows.concepts.len() as u64);
+                Ok(rows)
+            };
             end.updated = self.retagger.rows.commit(asked, change).await?.len() as u64;
             end.changed_meanwhile = asked as u64 - end.updated;
-            metrics::chunks_retagged(end.updated);
         }
         Ok(end)
     }

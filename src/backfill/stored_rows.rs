@@ -52,6 +52,7 @@ impl StoredRows {
 }
 
 fn changed_rows(rows: Vec<ChangedChunk>) -> Vec<ChangedRow> {
-    let row = |ChangedChunk { seq, item, vector }| ChangedRow { seq, item, vector: vector.into() };
+    let row =
+        |ChangedChunk { seq, item, vector, fields }| ChangedRow { seq, item, vector: vector.into(), fields };
     rows.into_iter().map(row).collect()
 }

@@ -91,6 +91,17 @@ impl Metadata {
     }
 }
 
+/// A text, number or boolean of the metadata as a text for comparisons, in which equal numbers are equal texts. `None`
+/// for other values.
+pub fn scalar_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(canonical_number(number)),
+        Value::Bool(_) => Some(value.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
 /// Writes a value as JSON in which equal numbers are written alike, as PostgreSQL's `jsonb` compares them.
 fn write_canonical(value: &Value, to: &mut Vec<u8>) {
     match value {

@@ -27,7 +27,7 @@ pub use draft::{
 pub use export_row::{ExportRow, LineOptions};
 pub use extraction::{Extraction, ExtractionCall, RestoredExtraction};
 pub use identity::IDENTITY_VERSION;
-pub use metadata::{MAX_METADATA_BYTES, Metadata};
+pub use metadata::{MAX_METADATA_BYTES, Metadata, scalar_text};
 pub use provenance::Provenance;
 pub use sent::{ChunkLine, VectorField};
 pub use states::{ConceptVector, EmbeddedChunk, TaggedChunk};

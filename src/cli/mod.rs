@@ -1,9 +1,10 @@
 //! The commands of `lnsp`: `serve` runs the service in this process, `simulate-llm` a language model server to try it
 //! with, `bench` both in processes of their own, `model` fetches models, `doctor` looks whether a service would run
-//! here, `psql` opens its database, `export` can read one without a service; the others talk to a service over HTTP.
+//! here, `psql` opens its database, `backup`, `restore` and `reembed` work on it, `export` can read one without a service; the others talk to a service over HTTP.
 
 mod amounts;
 mod backfill;
+pub mod backup;
 pub mod bench;
 pub mod cpesh;
 pub mod delete;
@@ -13,15 +14,20 @@ pub mod import;
 pub mod ingest;
 pub mod labels;
 pub mod model;
+pub mod model_use;
 pub mod psql;
+mod reached_database;
+pub mod reembed;
 pub mod replay;
 pub mod retag;
 pub mod search;
+mod second_model;
 pub mod serve;
 mod service_request;
 mod service_url;
 pub mod simulate_llm;
 pub mod upload;
+pub mod verify;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;

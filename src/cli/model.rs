@@ -1,5 +1,9 @@
-//! `lnsp model pull NAME` and `lnsp model list`: models from a hub into the data folder, and which are there.
+//! `lnsp model pull NAME` and `lnsp model list`: models from a hub into the data folder, which are there, and which the
+//! store has vectors of.
 
+use super::amounts::thousands;
+use super::model_use::{self, Use};
+use super::reached_database::DatabasePlace;
 use super::{CommandResult, block_on, signalled};
 use crate::app::model_folders;
 use crate::config::variable;
@@ -8,6 +12,7 @@ use crate::files;
 use crate::hub::{self, Address, CATALOGUE, FetchRetry, Hub, Manifest, ModelSource, PullObserver, Token};
 use crate::model::{UNFINISHED, folder_name};
 use crate::output::{escape, print_block, print_error_line, print_line};
+use crate::store::{Dsn, Store, StoreError, StoreOptions};
 use clap::{Args, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -33,8 +38,10 @@ pub struct Model {
 enum ModelCommand {
     /// Fetches a model for `lnsp serve`; goes on with what was cut off, and does nothing when it is there.
     Pull(Pull),
-    /// The models of the catalogue, and those that are here.
+    /// The models of the catalogue, those that are here, and those that the store has vectors of.
     List(List),
+    /// Puts a model to use, when every chunk has a vector of it.
+    Use(Use),
 }
 
 /// `lnsp model pull`
@@ -54,9 +61,9 @@ pub struct Pull {
 /// `lnsp model list`
 #[derive(Debug, Args)]
 pub struct List {
-    /// Models lie in its folder `models`.
-    #[arg(long, env = "LNSP_DATA_DIR", default_value = "./data")]
-    data_dir: PathBuf,
+    /// The data folder with the models, and the database. One that does not run is left out.
+    #[command(flatten)]
+    place: DatabasePlace,
 }
 
 /// Runs `lnsp model`.
@@ -64,9 +71,13 @@ pub fn run(model: Model) -> CommandResult {
     match model.command {
         ModelCommand::Pull(flags) => pull(&flags),
         ModelCommand::List(flags) => {
-            print_block(table(&flags.data_dir));
+            print_block(table(&flags.place.data_dir));
+            if let Some(dsn) = flags.place.running()? {
+                print_block(block_on(stored_table(dsn))??);
+            }
             Ok(ExitCode::SUCCESS)
         }
+        ModelCommand::Use(flags) => model_use::run(&flags),
     }
 }
 
@@ -199,6 +210,30 @@ fn table(data_dir: &Path) -> Table {
         table.add_row([entry.name, &way, entry.repository, ""]);
     }
     table
+}
+
+/// The models of a store, and how many chunks lack a vector of each.
+async fn stored_table(dsn: Dsn) -> Result<Table, StoreError> {
+    let store = Store::open(StoreOptions { dsn, pool_size: 1 }).await?;
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header([
+        "model of the store",
+        "in use",
+        "dimensions",
+        "fingerprint",
+        "chunks without a vector",
+    ]);
+    for model in store.models().await? {
+        let lacking = store.count_lacking(model.id).await?;
+        let in_use = if model.in_use { "yes" } else { "no" };
+        let print: String = model.identity.fingerprint.chars().take(12).collect();
+        let cells = [model.identity.name, in_use.to_owned(), model.identity.dims.to_string(), print];
+        let cells = cells.into_iter().chain([thousands(lacking)]);
+        table.add_row(cells.map(|cell| escape(&cell)));
+    }
+    store.close().await;
+    Ok(table)
 }
 
 fn folders(place: &Path) -> Vec<PathBuf> {

@@ -8,10 +8,13 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 /// Filters that have options of their own.
-const FILTERS: [&str; 5] = ["dataset_source", "document_id", "domain", "task", "modifier"];
+const FILTERS: [&str; 6] = ["dataset_source", "document_id", "domain", "task", "modifier", "source_document"];
+/// Before the name of a value of the metadata.
+const METADATA: &str = "metadata.";
 
 /// The arguments of `lnsp search`.
 #[derive(Debug, Args)]
@@ -41,9 +44,19 @@ pub struct Search {
     /// Only this modifier, by name or code.
     #[arg(long)]
     modifier: Option<String>,
-    /// Only chunks with this value of a field: dataset_source, document_id, domain, task or modifier. Can be repeated.
+    /// Only chunks with this value of a field: dataset_source, document_id, source_document, domain, task, modifier, or
+    /// metadata.NAME. Can be repeated; one of several values of a field has to match.
     #[arg(long, value_name = "FIELD=VALUE", value_parser = filter)]
     filter: Vec<(String, String)>,
+    /// What the chunks are found by: the meaning of the text, its words, or both.
+    #[arg(long, value_enum, default_value_t = FoundBy::Vector)]
+    mode: FoundBy,
+    /// With --mode hybrid: how much the words count against the meaning, 0 to 1.
+    #[arg(long, value_name = "WEIGHT")]
+    keyword_weight: Option<f32>,
+    /// Of chunks with equal texts, or of the chunks of a document, prints only the best.
+    #[arg(long, value_name = "WHAT", value_enum)]
+    collapse: Option<Alike>,
     /// What the text is compared with: the concepts of the chunks (their texts, where they have none), their questions,
     /// or both.
     #[arg(long = "in", value_name = "WHAT", value_enum, default_value_t = ComparedText::Concept)]
@@ -63,14 +76,35 @@ enum ComparedText {
     Both,
 }
 
+/// What chunks are found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FoundBy {
+    Vector,
+    Keyword,
+    Hybrid,
+}
+
+/// Which chunks are alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Alike {
+    Text,
+    Document,
+}
+
+/// The name of a choice, as the service reads it.
+fn name_of(choice: impl ValueEnum) -> Value {
+    json!(choice.to_possible_value().as_ref().map(PossibleValue::get_name))
+}
+
 /// Reads `field=value`.
 fn filter(text: &str) -> Result<(String, String), String> {
+    let is_field = |field: &str| {
+        FILTERS.contains(&field) || field.strip_prefix(METADATA).is_some_and(|name| !name.is_empty())
+    };
     match text.split_once('=') {
-        Some((field, value)) if FILTERS.contains(&field.trim()) => {
-            Ok((field.trim().to_owned(), value.to_owned()))
-        }
+        Some((field, value)) if is_field(field.trim()) => Ok((field.trim().to_owned(), value.to_owned())),
         _ => Err(format!(
-            "--filter: expected FIELD=VALUE with a field of {}, received '{text}'",
+            "--filter: expected FIELD=VALUE with a field of {}, {METADATA}NAME, received '{text}'",
             FILTERS.join(", ")
         )),
     }
@@ -82,13 +116,35 @@ impl Search {
         let options = [&self.dataset, &self.document, &self.domain, &self.task, &self.modifier];
         let options = FILTERS.into_iter().zip(options);
         let options = options.filter_map(|(field, value)| Some((field.to_owned(), json!(value.as_ref()?))));
-        let filters = self.filter.iter().map(|(field, value)| (field.clone(), json!(value)));
-        let filter: Map<String, Value> = filters.chain(options).collect();
+        let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (field, value) in &self.filter {
+            values.entry(field).or_default().push(value);
+        }
+        let mut metadata = Map::new();
+        let mut filter = Map::new();
+        for (field, values) in values {
+            match field.strip_prefix(METADATA) {
+                Some(name) => metadata.insert(name.to_owned(), json!(values)),
+                None => filter.insert(field.to_owned(), json!(values)),
+            };
+        }
+        filter.extend(options);
+        if !metadata.is_empty() {
+            filter.insert("metadata".to_owned(), Value::Object(metadata));
+        }
         let mut query = json!({ "query": self.text, "top_k": self.top_k, "filter": filter });
-        // A service of an earlier version does not know the field.
+        // A service of an earlier version does not know these fields.
         if self.search_in != ComparedText::Concept {
-            let name = self.search_in.to_possible_value();
-            query["search_in"] = json!(name.as_ref().map(PossibleValue::get_name));
+            query["search_in"] = name_of(self.search_in);
+        }
+        if self.mode != FoundBy::Vector {
+            query["mode"] = name_of(self.mode);
+        }
+        if let Some(weight) = self.keyword_weight {
+            query["keyword_weight"] = json!(weight);
+        }
+        if let Some(alike) = self.collapse {
+            query["collapse"] = name_of(alike);
         }
         query
     }
@@ -302,7 +358,8 @@ mod tests {
     fn a_filter_names_a_field_that_can_be_filtered() {
         assert_eq!(filter("domain=Law"), Ok(("domain".to_owned(), "Law".to_owned())));
         assert_eq!(filter("document_id=a=b").unwrap().1, "a=b");
-        for wrong in ["domain", "colour=red", "=x", ""] {
+        assert_eq!(filter("metadata.year=2026").unwrap().0, "metadata.year");
+        for wrong in ["domain", "colour=red", "metadata.=x", "=x", ""] {
             assert!(filter(wrong).unwrap_err().contains("dataset_source, document_id, domain"), "{wrong}");
         }
     }

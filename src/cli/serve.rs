@@ -2,7 +2,7 @@
 //! SIGHUP.
 
 use super::{CommandResult, signalled, stop_listening};
-use crate::app::{App, Overrides, StartError};
+use crate::app::{App, Overrides, Restart, StartError};
 use crate::config::{Config, InvalidSetting, variable};
 use crate::http::{self, State};
 use crate::output::{self, EscapedFields, Suppressed, print_error_line, print_line, report_suppressed};
@@ -10,6 +10,7 @@ use crate::pipeline::exit_at_once;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -61,21 +62,56 @@ fn start_log() -> Result<(), InvalidSetting> {
     Ok(())
 }
 
-async fn serve(config: Config) -> Result<ExitCode, ServeError> {
+async fn serve(mut config: Config) -> Result<ExitCode, ServeError> {
     // A port in use is reported before the model is loaded; the port opens only when everything is ready.
     drop(listen(&config)?);
     let mut report = |line: String| print_line(line);
-    let app = App::start(config.clone(), Overrides::default(), &mut report).await?;
+    let mut app = App::start(config.clone(), Overrides::default(), &mut report).await?;
     print_settings(&app.state);
 
     let listener = listen(&config)?;
     let settings = http::Settings { drain: Duration::from_secs(config.drain_s), ..http::Settings::default() };
-    attend(app, listener, settings, |address| print_line(format!("✅ lnsp-ingest ready on http://{address}")))
-        .await
+    let mut signal = None;
+    loop {
+        let ready = |address| print_line(format!("✅ lnsp-ingest ready on http://{address}"));
+        let door = listener.try_clone().map_err(ServeError::Http)?;
+        let restart = match attend_once(app, door, settings, ready, &mut signal).await? {
+            Attended::Ended(code) => return Ok(code),
+            Attended::Switched(restart) => *restart,
+        };
+        if let Some(name) = config.embedding_model.take() {
+            print_line(format!(
+                "⚠️  LNSP_EMBEDDING_MODEL still names {name}: remove it, or name the other model, before the next start"
+            ));
+        }
+        // The model of the store counts. New connections wait in the backlog of the listening socket meanwhile.
+        let started = App::start_anew(config.clone(), Overrides::default(), &mut report, restart);
+        app = tokio::select! {
+            started = started => started?,
+            // Nothing was taken since; our own PostgreSQL is stopped with what was started.
+            () = ended_by(&mut signal) => return Ok(ExitCode::SUCCESS),
+        };
+    }
+}
+
+/// The first signal to come; it is listened for from its first use on, across switches of the model.
+type EndSignal = Option<Pin<Box<dyn Future<Output = ()>>>>;
+
+async fn ended_by(signal: &mut EndSignal) {
+    signal.get_or_insert_with(|| Box::pin(signalled())).await;
+}
+
+/// How the service ended.
+enum Attended {
+    /// The process ends with this code.
+    Ended(ExitCode),
+    /// Another model was put to use.
+    Switched(Box<Restart>),
 }
 
 /// Serves `app` until a signal, and then ends it in order; when not every chunk that was taken got its answer,
-/// it ends the process, with code 1. `ready` is called with the address once signals are handled.
+/// it ends the process, with code 1. `ready` is called with the address once signals are handled. When another model is
+/// put to use, it ends as by a signal.
 ///
 /// # Errors
 /// When the server itself fails.
@@ -85,30 +121,49 @@ pub async fn attend(
     settings: http::Settings,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<ExitCode, ServeError> {
-    let address = listener.local_addr().map_err(ServeError::Http)?;
+    match attend_once(app, listener, settings, ready, &mut None).await? {
+        Attended::Ended(code) => Ok(code),
+        Attended::Switched(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+async fn attend_once(
+    app: App,
+    listener: TcpListener,
+    settings: http::Settings,
+    ready: impl FnOnce(SocketAddr),
+    signal: &mut EndSignal,
+) -> Result<Attended, ServeError> {
+    let (address, drain) = (listener.local_addr().map_err(ServeError::Http)?, settings.drain);
     let door = listener.try_clone().map_err(ServeError::Http)?;
     let server = http::serve(listener, app.state.clone(), settings).map_err(ServeError::Http)?;
     let handle = server.handle();
     let mut server = actix_web::rt::spawn(server);
     let reports = actix_web::rt::spawn(report_suppressed_lines());
-    let signalled = signalled();
+    let signalled = signal.get_or_insert_with(|| Box::pin(signalled()));
     ready(address);
-    tokio::select! {
-        () = signalled => {}
+    let switched = app.state.model_switch.clone();
+    let switches = tokio::select! {
+        () = signalled => false,
+        () = switched.ready() => true,
         ended = &mut server => {
             let ended = ended.unwrap_or_else(|error| Err(std::io::Error::other(error)));
             let why = ended.err().unwrap_or_else(|| std::io::Error::other("it ended by itself"));
             return Err(ServeError::Http(why));
         }
-    }
+    };
 
-    stop_listening();
-    let seconds = settings.drain.as_secs();
-    print_line(format!(
-        "stopping: accepted chunks are finished, for {seconds} s at most; another signal ends it at once"
-    ));
-    let deadline = Instant::now() + settings.drain;
-    let left = http::drain(&app.state, &handle, door, deadline).await;
+    let (seconds, deadline) = (drain.as_secs(), Instant::now() + drain);
+    let left = if switches {
+        print_line("another embedding model was put to use: accepted chunks are finished, and it is loaded");
+        http::drain_connections(&app.state, &handle, deadline).await
+    } else {
+        stop_listening();
+        print_line(format!(
+            "stopping: accepted chunks are finished, for {seconds} s at most; another signal ends it at once"
+        ));
+        http::drain(&app.state, &handle, door, deadline).await
+    };
     server.abort();
     reports.abort();
     if left > 0 {
@@ -120,10 +175,17 @@ pub async fn attend(
         report_suppressed(Suppressed::All);
         exit_at_once(1);
     }
+    if switches {
+        // The next indexes may be in the same folders.
+        drop(server.await);
+        let (troubles, restart) = app.stop_for_restart().await;
+        troubles.iter().for_each(print_error_line);
+        return Ok(Attended::Switched(Box::new(restart)));
+    }
     app.stop().await.iter().for_each(print_error_line);
     report_suppressed(Suppressed::All);
     print_line("stopped");
-    Ok(ExitCode::SUCCESS)
+    Ok(Attended::Ended(ExitCode::SUCCESS))
 }
 
 /// Lines of the log that were left out are counted in it, also if no further line of their kind comes.

@@ -30,7 +30,8 @@ pub async fn checks(config: &Config, model: Option<&ModelIdentity>) -> Vec<Check
     };
     match inspect(dsn).await {
         Ok(info) => {
-            let found = [Some(server(name, &whose, &info)), connections(config, &info), stored(info, model)];
+            let found =
+                [Some(server(name, &whose, &info)), connections(config, &info), stored(info, model, config)];
             found.into_iter().flatten().collect()
         }
         Err(error @ StoreError::Connect { .. }) => {
@@ -66,7 +67,7 @@ fn connections(config: &Config, info: &DatabaseInfo) -> Option<Check> {
 }
 
 /// Whether its vectors are of the configured model.
-fn stored(info: DatabaseInfo, model: Option<&ModelIdentity>) -> Option<Check> {
+fn stored(info: DatabaseInfo, model: Option<&ModelIdentity>, config: &Config) -> Option<Check> {
     let name = "stored model";
     let Some(stored) = info.model else {
         return Some(Check::ok(name, "none yet: the store takes the first one"));
@@ -76,6 +77,9 @@ fn stored(info: DatabaseInfo, model: Option<&ModelIdentity>) -> Option<Check> {
         true => Check::ok(name, format!("the configured one, {}", stored.name)),
         false if !info.has_vectors => {
             Check::ok(name, format!("{stored}, without vectors: the store takes {wanted}"))
+        }
+        false if config.embedding_model.is_none() && config.embedding_endpoint.is_none() => {
+            Check::ok(name, format!("{stored}, which the service takes: no other one is configured"))
         }
         false => {
             let error = StoreError::OtherModel { stored: Box::new(stored), wanted: Box::new(wanted.clone()) };

@@ -27,7 +27,7 @@ const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 /// What to send instead of a body that is too large.
 const INSTEAD: &str = "send at most 10000 ids in one request";
 /// After this time a request answers with what it has deleted.
-const WITHIN: Duration = Duration::from_secs(10);
+pub(super) const WITHIN: Duration = Duration::from_secs(10);
 /// What becomes of the space on disk.
 const ON_DISK: &str = "the vectors stay in the files of the index until its next build, and the rows in those of \
                        PostgreSQL until it vacuums; neither file shrinks, the space is used again";
@@ -87,14 +87,27 @@ pub async fn delete(
         (selection, wire.confirm, permit)
     };
     check(&selection)?;
-    let confirmed = confirm.map(|WholeNumber(count)| u64::try_from(count).unwrap_or(u64::MAX));
-    let closed = state.pipeline.entrance().closed();
-    let deleted = state.deleter.delete(&selection, confirmed, WITHIN, || closed.is_cancelled()).await;
-    match deleted {
+    let confirmed = confirmed(confirm);
+    match confirmed_deletion(&state, &selection, confirmed).await {
         Ok(deletion) => Ok(answer(deletion)),
         Err(DeletionError::Unconfirmed(size)) => Ok(unconfirmed(size, confirmed)),
         Err(DeletionError::Store(error)) => Err(error.into()),
     }
+}
+
+/// The number of chunks that a request says it deletes. A number below zero is none of chunks.
+pub(super) fn confirmed(confirm: Option<WholeNumber>) -> Option<u64> {
+    confirm.map(|WholeNumber(count)| u64::try_from(count).unwrap_or(u64::MAX))
+}
+
+/// Deletes the chunks of a selection that is not everything, if they are so many.
+pub(super) async fn confirmed_deletion(
+    state: &State,
+    selection: &Selection,
+    confirmed: Option<u64>,
+) -> Result<Deletion, DeletionError> {
+    let closed = state.pipeline.entrance().closed();
+    state.deleter.delete(selection, confirmed, WITHIN, || closed.is_cancelled()).await
 }
 
 fn has_body(headers: &HeaderMap) -> bool {
@@ -154,7 +167,8 @@ fn check(selection: &Selection) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn answer(deletion: Deletion) -> HttpResponse {
+/// What was deleted, and what is left.
+pub(super) fn answer(deletion: Deletion) -> HttpResponse {
     let Deletion { deleted, letters, remaining, index_seq } = deletion;
     HttpResponse::Ok().json(json!({
         "deleted": deleted, "letters": letters, "remaining": remaining, "index_seq": index_seq, "on_disk": ON_DISK,
@@ -162,7 +176,7 @@ fn answer(deletion: Deletion) -> HttpResponse {
 }
 
 /// The error object has two more fields than others: what a client asks its user, and sends as `confirm`.
-fn unconfirmed(size: SelectionSize, confirmed: Option<u64>) -> HttpResponse {
+pub(super) fn unconfirmed(size: SelectionSize, confirmed: Option<u64>) -> HttpResponse {
     let SelectionSize { chunks, letters } = size;
     let received = confirmed.map_or_else(|| "none".to_owned(), |count| count.to_string());
     let message = format!(

@@ -6,19 +6,17 @@ use crate::http::error::ApiError;
 use crate::http::error::no_answer;
 use crate::http::limits::{AdmissionRequest, Permit};
 use crate::http::parameters;
+use crate::http::pieces::in_pieces;
 use crate::http::state::State;
 use crate::metrics;
 use crate::store::{DeadLetterFilter, StoreError, StoredDeadLetter};
 use crate::wire::WholeNumber;
-use actix_web::body::SizedStream;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use futures_util::stream;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
-use std::convert::Infallible;
 
 /// The default number of letters in a page.
 const USUAL_PAGE: u32 = 100;
@@ -39,10 +37,7 @@ struct WirePage {
 /// Handles `GET /dead-letters`.
 pub async fn dead_letters(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, ApiError> {
     let page: WirePage = parameters::of_query(&request)?;
-    let WholeNumber(limit) = page.limit.unwrap_or(WholeNumber(USUAL_PAGE.into()));
-    let Some(limit) = u32::try_from(limit).ok().filter(|limit| (1..=MAX_PAGE).contains(limit)) else {
-        return Err(invalid("limit", &format!("1 to {MAX_PAGE}"), &limit.to_string()));
-    };
+    let limit = parameters::page_length(page.limit, USUAL_PAGE, MAX_PAGE)?;
     let WholeNumber(after) = page.after.unwrap_or(WholeNumber(0));
     let cause = page.cause.as_deref().map(cause_of).transpose()?;
     if let Some(dataset) = &page.dataset_source {
@@ -59,7 +54,7 @@ pub async fn dead_letters(request: HttpRequest, state: web::Data<State>) -> Resu
     written(letters, total, permit)
 }
 
-/// The page. Each letter is freed when it is written, and the permit is held until the last piece is taken.
+/// The page, of which each letter is freed when it is written.
 fn written(letters: Vec<StoredDeadLetter>, total: i64, permit: Permit) -> Result<HttpResponse, ApiError> {
     // A page may end early for its bytes, so only an empty page is the last.
     let next = letters.last().map(|last| last.letter);
@@ -70,13 +65,7 @@ fn written(letters: Vec<StoredDeadLetter>, total: i64, permit: Permit) -> Result
         pieces.push(text.into());
     }
     pieces.push(format!("],\"next\":{},\"total\":{total}}}", json!(next)).into());
-    let length = pieces.iter().map(|piece| piece.len() as u64).sum();
-    let pieces = pieces.into_iter().map(move |piece| {
-        let _held = &permit;
-        Ok::<_, Infallible>(piece)
-    });
-    let body = SizedStream::new(length, stream::iter(pieces));
-    Ok(HttpResponse::Ok().content_type("application/json").body(body))
+    Ok(in_pieces(pieces, permit))
 }
 
 fn cause_of(code: &str) -> Result<&'static str, ApiError> {

@@ -26,6 +26,18 @@ pub async fn drain(state: &State, handle: &ServerHandle, listener: TcpListener, 
         tracing::debug!("the listening socket stays open to the end: {error}");
     }
     drop(listener);
+    finish(state, handle, deadline).await
+}
+
+/// As [`drain`], but the listening socket stays open: new connections wait in its backlog for the next server on it.
+pub async fn drain_connections(state: &State, handle: &ServerHandle, deadline: Instant) -> u64 {
+    state.pipeline.entrance().close();
+    handle.pause().await;
+    finish(state, handle, deadline).await
+}
+
+async fn finish(state: &State, handle: &ServerHandle, deadline: Instant) -> u64 {
+    let entrance = state.pipeline.entrance();
     let answered = async {
         state.admission.all_free().await;
         entrance.all_free().await;

@@ -50,8 +50,8 @@ pub async fn export(
 ) -> Result<HttpResponse, ApiError> {
     let wire: WireExport = parameters::of_query(&request)?;
     let selection = Selection {
-        dataset: name("dataset_source", wire.dataset_source)?,
-        document: name("document_id", wire.document_id)?,
+        dataset: parameters::optional_name("dataset_source", wire.dataset_source)?,
+        document: parameters::optional_name("document_id", wire.document_id)?,
         ..Selection::default()
     };
     let encoding = match wire.encoding_format.as_deref() {
@@ -82,13 +82,6 @@ pub async fn export(
         received.recv().await.map(|piece| (Ok::<_, Infallible>(piece), received))
     });
     Ok(HttpResponse::Ok().content_type("application/x-ndjson").streaming(lines))
-}
-
-/// A name that is compared with stored ones, if the database can hold it.
-fn name(param: &'static str, name: Option<Name>) -> Result<Option<String>, ApiError> {
-    let name = name.map(|Name(name)| name);
-    name.as_deref().map_or(Ok(()), |name| parameters::check_name(param, name))?;
-    Ok(name)
 }
 
 /// Where the pieces go, and how long they waited for the client.

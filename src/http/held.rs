@@ -55,7 +55,7 @@ impl HeldCache {
 }
 
 async fn count(store: &Store, indexes: &Indexes) -> Result<HeldCounts, String> {
-    let rows = indexes.concepts.len().map_err(|error| format!("the index does not answer: {error}"))?;
+    let rows = indexes.concepts.len();
     let holdings = timeout(ANSWERS_WITHIN, store.holdings(rows, COUNTED_ROWS)).await;
     let holdings = holdings.map_err(|_| format!("PostgreSQL did not answer within {ANSWERS_WITHIN:?}"))?;
     let holdings = holdings.map_err(|error| format!("PostgreSQL does not answer: {error}"))?;

@@ -79,7 +79,7 @@ async fn index_answers(state: &State) -> bool {
     query[0] = 1.0;
     let query: Arc<[f32]> = query.into();
     let answers = async |index: &Index| {
-        let search = index.search_async(query.clone(), 1, Effort::default());
+        let search = index.search_async(query.clone(), Arc::default(), 1, Effort::default());
         index.is_open() && matches!(timeout(ANSWERS_WITHIN, search).await, Ok(Ok(_)))
     };
     answers(&state.index).await && answers(&state.questions).await
@@ -135,13 +135,32 @@ pub async fn ready(state: web::Data<State>) -> HttpResponse {
         None => {}
     }
     reasons.extend(state.no_codes());
+    reasons.extend(state.model_switch.reason());
     reasons.extend(state.vectorizer.server().and_then(Remote::problem));
     let degraded = [&state.index, &state.questions].into_iter().filter_map(|index| index.status().degraded);
     for why in degraded {
         reasons.push(format!("search is degraded: {why}"));
     }
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    HttpResponse::build(status).json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))
+    let warnings: Vec<String> =
+        [&state.index, &state.questions].into_iter().filter_map(nearly_full).collect();
+    HttpResponse::build(status)
+        .json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "warnings": warnings }))
+}
+
+/// What is said of an index that needs a larger map soon. A build needs room for pages that it replaces, too.
+fn nearly_full(index: &Index) -> Option<String> {
+    let status = index.status();
+    let (used, size) = (status.map_used, status.map_size as u64);
+    let kind = index.identity().kind.name();
+    (used >= size / 10 * 8).then(|| {
+        let percent = used * 100 / size.max(1);
+        format!(
+            "the index of {kind} vectors takes {percent} % of its map of {} GiB: raise LNSP_INDEX_MAP_GB and restart \
+             before it is full; chunks are stored all the same, but searches then fall behind",
+            size >> 30
+        )
+    })
 }
 
 /// Handles `GET /stats`: counts since the start, and what is held.
@@ -181,6 +200,7 @@ pub async fn metrics(state: web::Data<State>) -> HttpResponse {
             items: status.items,
             map_used: status.map_used,
             map_size: status.map_size as u64,
+            memory: status.memory,
             builds: status.builds,
             last_build: status.last_build,
         };

@@ -4,7 +4,7 @@ use crate::chunk;
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
 use crate::http::request::rejection_error;
-use crate::wire::problem;
+use crate::wire::{Name, WholeNumber, problem};
 use actix_web::HttpRequest;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -78,6 +78,28 @@ pub fn check_name(param: &'static str, name: &str) -> Result<(), ApiError> {
     chunk::check_name(param, name).map_err(rejection_error)
 }
 
+/// The text of a name that is compared with stored ones, if there is one.
+///
+/// # Errors
+/// As [`check_name`].
+pub fn optional_name(param: &'static str, name: Option<Name>) -> Result<Option<String>, ApiError> {
+    let name = name.map(|Name(name)| name);
+    name.as_deref().map_or(Ok(()), |name| check_name(param, name))?;
+    Ok(name)
+}
+
+/// The length of a page: `limit`, else `usual`, from 1 to `most`.
+///
+/// # Errors
+/// 422 that names the range.
+pub fn page_length(limit: Option<WholeNumber>, usual: u32, most: u32) -> Result<u32, ApiError> {
+    let WholeNumber(limit) = limit.unwrap_or(WholeNumber(usual.into()));
+    u32::try_from(limit).ok().filter(|limit| (1..=most).contains(limit)).ok_or_else(|| {
+        let message = format!("limit: expected 1 to {most}, received '{limit}'");
+        ApiError::new(ErrorCode::InvalidQuery, message).param("limit")
+    })
+}
+
 /// The beginning of a text that the client sent, for a message.
 pub fn quoted(text: &str) -> String {
     cut(text, MAX_QUOTE)
@@ -95,7 +117,7 @@ fn cut(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Truth, WholeNumber};
+    use crate::wire::Truth;
     use actix_web::test::TestRequest;
 
     #[derive(Debug, Deserialize)]

@@ -3,7 +3,8 @@
 use crate::error_code::ErrorCode;
 use crate::http::error::ApiError;
 use crate::http::{
-    chunks, cpesh, dead_letters, embed, export, ingest, ops, parameters, retag, router, search,
+    chunks, cpesh, dead_letters, embed, export, ingest, ops, parameters, path, retag, router, search, stored,
+    verify,
 };
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, Route as Handler, web};
@@ -11,9 +12,9 @@ use serde_json::json;
 
 /// A method of a path.
 pub struct Route {
-    /// `GET`, `POST` or `DELETE`. A path with GET also has HEAD.
+    /// `GET`, `POST`, `PUT` or `DELETE`. A path with GET also has HEAD.
     pub method: Method,
-    /// The path of the request.
+    /// The path of the request. A segment in braces stands for a name, percent-encoded.
     pub path: &'static str,
     /// The label in metrics.
     pub label: &'static str,
@@ -26,6 +27,10 @@ const fn get(path: &'static str, handler: fn() -> Handler) -> Route {
 
 const fn post(path: &'static str, handler: fn() -> Handler) -> Route {
     Route { method: Method::POST, path, label: path, handler }
+}
+
+const fn put(path: &'static str, handler: fn() -> Handler) -> Route {
+    Route { method: Method::PUT, path, label: path, handler }
 }
 
 const fn delete(path: &'static str, handler: fn() -> Handler) -> Route {
@@ -44,8 +49,17 @@ pub const ROUTES: &[Route] = &[
     post("/extract-tmd", || web::to(router::extract)),
     post("/select-lane", || web::to(router::select_lane)),
     delete("/chunks", || web::to(chunks::delete)),
+    get("/chunks/{id}", || web::to(stored::chunk)),
+    delete("/chunks/{id}", || web::to(stored::delete_chunk)),
+    get("/documents", || web::to(stored::documents)),
+    put("/documents/{id}", || web::to(ingest::replace_document)),
+    delete("/documents/{id}", || web::to(stored::delete_document)),
+    get("/documents/{id}/chunks", || web::to(stored::document_chunks)),
+    get("/datasets", || web::to(stored::datasets)),
+    delete("/datasets/{name}", || web::to(stored::delete_dataset)),
     post("/retag", || web::to(retag::retag)),
     post("/cpesh", || web::to(cpesh::cpesh)),
+    post("/verify", || web::to(verify::verify)),
     get("/export", || web::to(export::export)),
     get("/dead-letters", || web::to(dead_letters::dead_letters)),
     get("/health", || web::to(ops::health)),
@@ -73,7 +87,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
     config.default_service(web::to(not_found));
 }
 
-/// The metric label of a path: a closed set.
+/// The metric label of a path: a closed set, in which a name is `{id}` or `{name}`.
 pub fn label(path: &str) -> &'static str {
     of_path(path).next().map_or("other", |route| route.label)
 }
@@ -88,7 +102,7 @@ pub fn allowed(path: &str) -> String {
 }
 
 fn of_path(path: &str) -> impl Iterator<Item = &'static Route> {
-    ROUTES.iter().filter(move |route| route.path == path)
+    ROUTES.iter().filter(move |route| path::is_of_pattern(route.path, path))
 }
 
 /// Handles `GET /`: the self-description of the old service.

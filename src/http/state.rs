@@ -1,12 +1,14 @@
 //! The state that all handlers share.
 
+use crate::access::AccessCounter;
 use crate::backfill::{Extractor, Retagger};
 use crate::deletion::Deleter;
 use crate::http::error::ApiError;
 use crate::http::held::HeldCache;
 use crate::http::info::ServiceInfo;
-use crate::http::ingest::{ArrivalClock, IdempotencyCache};
+use crate::http::ingest::{ArrivalClock, DocumentTurns, IdempotencyCache};
 use crate::http::limits::{Admission, AdmissionRequest, Permit, Refusal};
+use crate::http::model_switch::ModelSwitch;
 use crate::index::{Index, Indexes};
 use crate::llm::Llm;
 use crate::metrics;
@@ -16,6 +18,7 @@ use crate::router::{LaneServers, TmdRouter};
 use crate::search::Searcher;
 use crate::store::Store;
 use crate::vectorizer::Vectorizer;
+use chrono::Utc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -42,6 +45,8 @@ pub struct State {
     pub questions: Index,
     /// Deletes chunks from store and indexes.
     pub deleter: Deleter,
+    /// Counts the chunks that are read and found, unless that is switched off.
+    pub accesses: Option<AccessCounter>,
     /// Gives stored chunks codes of the language model, where one is used.
     pub retagger: Option<Retagger>,
     /// Gives stored chunks CPESH parts.
@@ -60,6 +65,10 @@ pub struct State {
     pub idempotency: IdempotencyCache,
     /// The time of each chunk.
     pub arrivals: ArrivalClock,
+    /// One at a time replaces or deletes a document.
+    pub document_turns: DocumentTurns,
+    /// Whether another embedding model was put to use.
+    pub model_switch: ModelSwitch,
 }
 
 impl State {
@@ -92,12 +101,19 @@ impl State {
         Indexes { concepts: self.index.clone(), questions: self.questions.clone() }
     }
 
+    /// Counts an access to each of these chunks, if accesses are counted.
+    pub fn count_accesses(&self, items: impl IntoIterator<Item = u32>) {
+        if let Some(accesses) = &self.accesses {
+            accesses.count(items, Utc::now());
+        }
+    }
+
     /// Admits a request that needs the pipeline and the database.
     ///
     /// # Errors
     /// 429 or 503, both with `Retry-After`.
     pub async fn admit(&self, request: AdmissionRequest) -> Result<Permit, ApiError> {
-        self.admit_unless(self.closed(), request).await
+        self.admit_unless(self.closed_to(request), request).await
     }
 
     /// Admits a request that needs neither the pipeline nor the database.
@@ -136,7 +152,7 @@ impl State {
 
     /// The error that [`Self::admit`] would answer now.
     pub fn would_refuse(&self, request: AdmissionRequest) -> Option<ApiError> {
-        let refusal = self.closed().or_else(|| self.admission.would_refuse(request))?;
+        let refusal = self.closed_to(request).or_else(|| self.admission.would_refuse(request))?;
         Some(self.refuse(refusal))
     }
 
@@ -153,6 +169,13 @@ impl State {
     fn refuse(&self, refusal: Refusal) -> ApiError {
         metrics::refused(refusal.reason());
         refusal.error(self.admission.limits(), self.retry_after())
+    }
+
+    /// While another model is in use, what would be embedded here is refused; searches and reads go on.
+    fn closed_to(&self, request: AdmissionRequest) -> Option<Refusal> {
+        let embeds = matches!(request, AdmissionRequest::Upload | AdmissionRequest::Request(_));
+        let switching = embeds && self.model_switch.reason().is_some();
+        self.closed().or(switching.then_some(Refusal::SwitchingModel))
     }
 
     fn closed(&self) -> Option<Refusal> {

@@ -5,11 +5,11 @@
 use super::error::{IndexError, SourceError};
 use super::folder::Folder;
 use super::forests::BuildParams;
+use super::live::Live;
 use super::options::{IndexIdentity, IndexOptions};
 use super::source::{Change, ChangePage, ChangeSource, usable};
 use super::status::RebuildReason;
 use super::volume::{Volume, VolumeMeta};
-use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -26,10 +26,21 @@ pub(super) struct RebuildContext<'a> {
     pub(super) highest_seen_seq: i64,
 }
 
-/// An open volume with its metadata.
+/// An open volume with its metadata and its rows in memory.
 pub(super) struct OpenVolume {
     pub(super) volume: Volume,
     pub(super) meta: VolumeMeta,
+    /// The rows of the volume in memory.
+    pub(super) live: Live,
+}
+
+/// An increment that was read from the source and applied.
+pub(super) struct CatchUp {
+    /// The metadata after it.
+    pub(super) meta: VolumeMeta,
+    pub(super) changes: Vec<Change>,
+    /// The volume is up to date.
+    pub(super) complete: bool,
 }
 
 impl RebuildContext<'_> {
@@ -75,19 +86,16 @@ impl RebuildContext<'_> {
             let txn = volume.read()?;
             let meta = volume.meta(&txn)?.filter(VolumeMeta::known_format);
             let meta = meta.ok_or_else(|| IndexError::Damaged("it has no metadata of this format".into()))?;
-            if meta.identity() == *identity {
-                for (forest, items) in &meta.forests {
-                    if volume.forests.reader(&txn, *forest)?.n_items() != *items {
-                        return Err(IndexError::Damaged(
-                            "its metadata and its trees differ in the number of items".into(),
-                        ));
-                    }
-                }
-            }
             drop(txn);
-            Ok(OpenVolume { volume, meta })
+            // The rows of another identity are not needed.
+            let live = if meta.identity() == *identity {
+                Live::load(&volume, &meta, self.options.policy.slots)?
+            } else {
+                Live::empty(identity.dims)
+            };
+            Ok(OpenVolume { volume, meta, live })
         };
-        // Arroy does not validate what it reads, and panics on damaged bytes.
+        // LMDB does not validate what it reads, and damaged bytes may cause a panic.
         let opened = match catch_unwind(AssertUnwindSafe(open)) {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => {
@@ -122,7 +130,7 @@ impl RebuildContext<'_> {
         let Some((seq, item)) = witness else { return Ok(None) };
         if let Some(row) = self.query_source(|source| source.row_at(seq))? {
             let txn = opened.volume.read()?;
-            let built = opened.volume.vector(&txn, &opened.meta, item)?;
+            let built = opened.volume.vector(&txn, &opened.meta, item)?.map(|stored| stored.numbers());
             let held = usable(&row.vector, self.options.identity.dims).map(|(vector, _)| vector);
             let same = row.item == item && built.as_deref() == held.as_deref();
             return Ok((!same).then_some(RebuildReason::StoreRestored));
@@ -141,7 +149,7 @@ impl RebuildContext<'_> {
     }
 
     /// Queries the source. The progress meta shows the wait, so that it does not count as a stall.
-    fn query_source<T>(
+    pub(super) fn query_source<T>(
         &self,
         query: impl FnOnce(&dyn ChangeSource) -> Result<T, SourceError>,
     ) -> Result<T, SourceError> {
@@ -149,7 +157,7 @@ impl RebuildContext<'_> {
         query(self.source)
     }
 
-    fn page(&self, after: i64) -> Result<ChangePage, IndexError> {
+    pub(super) fn page(&self, after: i64) -> Result<ChangePage, IndexError> {
         let limit = self.options.policy.page;
         let page = ChangePage::new(self.query_source(|source| source.changes_after(after, limit))?, limit);
         if !page.last && page.upto <= after {
@@ -195,30 +203,37 @@ impl RebuildContext<'_> {
     fn fill(&self, path: &Path) -> Result<OpenVolume, IndexError> {
         let identity = &self.options.identity;
         let volume = Volume::open(path, identity, self.options.map_size)?;
+        let history = self.query_source(|source| source.clock())?.history;
         let mut meta = VolumeMeta::empty(identity, self.options.forest_items);
-        let mut forests = BTreeSet::new();
+        meta.history = history;
         loop {
             if (self.cancelled)() {
                 return Err(IndexError::Closed);
             }
             let page = self.page(meta.watermark)?;
-            forests.append(&mut volume.fill(&page.changes, &meta)?);
             meta = meta.after(&page.changes, page.upto);
+            volume.fill(&page.changes, &mut meta)?;
             if page.last {
                 break;
             }
         }
-        let build_params = self.build_params(&meta);
-        let meta = volume.build(meta, &forests, &build_params)?;
-        Ok(OpenVolume { volume, meta })
+        let meta = volume.apply(&[], meta.clone(), &self.build_params(&meta))?;
+        let meta = self.plant(&volume, meta)?;
+        let live = Live::load(&volume, &meta, self.options.policy.slots)?;
+        Ok(OpenVolume { volume, meta, live })
     }
 
-    /// Applies one increment from the source. Returns the new metadata, and whether the volume is up to date.
-    pub(super) fn catch_up(
-        &self,
-        volume: &Volume,
-        meta: &VolumeMeta,
-    ) -> Result<(VolumeMeta, bool), IndexError> {
+    /// Builds trees for a volume that has none and is large enough for them.
+    pub(super) fn plant(&self, volume: &Volume, meta: VolumeMeta) -> Result<VolumeMeta, IndexError> {
+        if meta.has_trees || meta.items() < self.options.trees_from {
+            return Ok(meta);
+        }
+        let build_params = self.build_params(&meta);
+        volume.plant(meta, &build_params)
+    }
+
+    /// Applies one increment from the source.
+    pub(super) fn catch_up(&self, volume: &Volume, meta: &VolumeMeta) -> Result<CatchUp, IndexError> {
         let mut changes = Vec::new();
         let mut watermark = meta.watermark;
         let mut complete = false;
@@ -228,7 +243,8 @@ impl RebuildContext<'_> {
             complete = page.last;
             changes.extend(page.changes);
         }
-        Ok((self.increment(volume, meta, &changes, watermark)?, complete))
+        let meta = self.increment(volume, meta, &changes, watermark)?;
+        Ok(CatchUp { meta, changes, complete })
     }
 
     /// Applies changes that end at `watermark`, and returns the new metadata.
@@ -247,7 +263,7 @@ impl RebuildContext<'_> {
         volume.apply(changes, meta, &build_params)
     }
 
-    fn build_params(&self, meta: &VolumeMeta) -> BuildParams<'_> {
+    pub(super) fn build_params(&self, meta: &VolumeMeta) -> BuildParams<'_> {
         let IndexOptions { trees, progress, .. } = self.options;
         BuildParams {
             trees: *trees,

@@ -1,4 +1,4 @@
-//! The delta: changes that are committed and not yet built, in memory and searchable.
+//! The delta: changes that are committed and not yet built.
 //!
 //! It also tracks which commits the index knows. A commit names the range of the clock it took; while the ranges are
 //! adjacent, everything up to `complete_to` is either built or in the delta. A range that is not adjacent leaves a gap,
@@ -43,13 +43,14 @@ impl DeltaSlots {
     }
 }
 
-#[derive(Debug, Clone)]
-pub(super) struct DeltaRow {
-    pub(super) row: ChangedRow,
-    pub(super) norm: f32,
-}
+type Segment = Vec<ChangedRow>;
 
-type Segment = Vec<DeltaRow>;
+/// A change that the delta took, because it is newer than what it knew.
+pub(super) enum Accepted {
+    /// The row, with the norm of its vector.
+    Put(ChangedRow, f32),
+    Gone(u32),
+}
 
 /// Segments with dropped rows, to be freed outside the lock.
 pub(super) type Garbage = Vec<Arc<Segment>>;
@@ -61,7 +62,7 @@ struct Newest {
     gone: bool,
 }
 
-/// An immutable view of the delta for a search or a build; cheap to take.
+/// An immutable view of the delta for a build; cheap to take.
 #[derive(Clone)]
 pub(super) struct Snapshot {
     segments: Vec<Arc<Segment>>,
@@ -73,40 +74,17 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// The rows above a watermark that no newer change has replaced.
-    pub(super) fn rows_above(&self, watermark: i64) -> impl Iterator<Item = &DeltaRow> {
-        self.segments.iter().flat_map(|segment| segment.iter()).filter(move |row| row.row.seq > watermark)
-    }
-
     /// Whether this row is the newest change of its item.
-    pub(super) fn is_newest(&self, row: &ChangedRow) -> bool {
+    fn is_newest(&self, row: &ChangedRow) -> bool {
         self.newest.get(&row.item).is_some_and(|newest| newest.seq == row.seq && !newest.gone)
-    }
-
-    /// Whether the delta has a newer change of this item than a volume with this watermark.
-    pub(super) fn masks(&self, item: u32, watermark: i64) -> bool {
-        self.newest.get(&item).is_some_and(|newest| newest.seq > watermark)
-    }
-
-    /// Items changed above a watermark, and whether they were deleted.
-    pub(super) fn changed_above(&self, watermark: i64) -> impl Iterator<Item = (u32, bool)> {
-        self.newest.iter().filter(move |(_, it)| it.seq > watermark).map(|(item, it)| (*item, it.gone))
-    }
-
-    pub(super) fn vector(&self, item: u32, watermark: i64) -> Option<&ChangedRow> {
-        self.rows_above(watermark).map(|row| &row.row).find(|row| row.item == item && self.is_newest(row))
     }
 
     /// Its newest change of each item, to be applied to a volume.
     pub(super) fn changes(&self) -> Vec<Change> {
-        let rows = self.rows_above(i64::MIN).filter(|row| self.is_newest(&row.row));
-        let puts = rows.map(|row| Change::Put(row.row.clone()));
+        let rows = self.segments.iter().flat_map(|segment| segment.iter()).filter(|row| self.is_newest(row));
+        let puts = rows.map(|row| Change::Put(row.clone()));
         let gone = self.newest.iter().filter(|(_, it)| it.gone);
         puts.chain(gone.map(|(item, it)| Change::Gone { seq: it.seq, item: *item })).collect()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.newest.len()
     }
 }
 
@@ -114,7 +92,7 @@ pub(super) struct Delta {
     dims: usize,
     bound: usize,
     segments: Vec<Arc<Segment>>,
-    /// Copied only while a search holds it.
+    /// Copied only while a build holds it.
     newest: Arc<FxHashMap<u32, Newest>>,
     /// The watermark: nothing up to here is kept.
     floor: i64,
@@ -144,6 +122,16 @@ impl Delta {
         }
     }
 
+    /// An empty delta that knows no commit.
+    pub(super) fn restarted(&self) -> Self {
+        Delta { refused: self.refused, ..Delta::new(0, self.dims, self.bound) }
+    }
+
+    /// Whether there is a change of this item.
+    pub(super) fn knows(&self, item: u32) -> bool {
+        self.newest.contains_key(&item)
+    }
+
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot {
             segments: self.segments.clone(),
@@ -155,6 +143,11 @@ impl Delta {
 
     pub(super) fn len(&self) -> usize {
         self.newest.len()
+    }
+
+    /// Whether a change of this item after `seq` is known.
+    pub(super) fn has_newer(&self, item: u32, seq: i64) -> bool {
+        self.newest.get(&item).is_some_and(|newest| newest.seq > seq)
     }
 
     pub(super) fn complete_to(&self) -> i64 {
@@ -170,31 +163,38 @@ impl Delta {
         self.refused
     }
 
-    /// Adds a commit. Without slots in a full delta it only records the range: `complete_to` stays until a build has
-    /// read the commit from the source.
-    pub(super) fn apply_committed(&mut self, commit: Commit, mut slots: DeltaSlots) {
+    /// Adds a commit, and returns those of its changes that are newer than what is known. Without slots in a full delta
+    /// it only records the range: `complete_to` stays until a build has read the commit from the source.
+    pub(super) fn apply_committed(&mut self, commit: Commit, mut slots: DeltaSlots) -> Vec<Accepted> {
         let Commit { after, upto, rows, tombstones } = commit;
         self.highest_seen_seq = self.highest_seen_seq.max(upto);
         let count = rows.len() + tombstones.len();
+        let mut accepted = Vec::with_capacity(count);
         if slots.len() < count && self.newest.len() + count > self.bound {
-            return;
+            return accepted;
         }
-        let mut kept = 0;
         let mut segment = Segment::with_capacity(rows.len());
         for row in rows {
             let held = usable(&row.vector, self.dims);
             self.refused += u64::from(held.is_none());
             if self.note(row.item, Newest { seq: row.seq, gone: held.is_none() }) {
-                kept += 1;
-                segment
-                    .extend(held.map(|(vector, norm)| DeltaRow { row: ChangedRow { vector, ..row }, norm }));
+                accepted.push(match held {
+                    Some((vector, norm)) => {
+                        let row = ChangedRow { vector, ..row };
+                        segment.push(row.clone());
+                        Accepted::Put(row, norm)
+                    }
+                    None => Accepted::Gone(row.item),
+                });
             }
         }
         for (seq, item) in tombstones {
-            kept += usize::from(self.note(item, Newest { seq, gone: true }));
+            if self.note(item, Newest { seq, gone: true }) {
+                accepted.push(Accepted::Gone(item));
+            }
         }
         self.push(segment);
-        slots.shrink_to(kept);
+        slots.shrink_to(accepted.len());
         if !slots.is_empty() {
             self.slots.push((upto, slots));
         }
@@ -206,6 +206,7 @@ impl Delta {
             }
             self.advance();
         }
+        accepted
     }
 
     /// Records a change unless it is built already or a newer one is known, and returns whether it did. A build from
@@ -254,8 +255,8 @@ impl Delta {
         let floor = self.floor;
         let mut garbage = Garbage::new();
         for mut segment in std::mem::take(&mut self.segments) {
-            if segment.iter().any(|row| row.row.seq <= floor) {
-                let rest: Segment = segment.iter().filter(|row| row.row.seq > floor).cloned().collect();
+            if segment.iter().any(|row| row.seq <= floor) {
+                let rest: Segment = segment.iter().filter(|row| row.seq > floor).cloned().collect();
                 garbage.push(std::mem::replace(&mut segment, Arc::new(rest)));
             }
             if !segment.is_empty() {
@@ -271,6 +272,7 @@ impl Delta {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filter::FilterFields;
     use tokio::sync::Semaphore;
 
     fn delta(bound: usize) -> Delta {
@@ -279,15 +281,18 @@ mod tests {
 
     /// A commit of one row for each number, whose item is its number.
     fn commit(after: i64, upto: i64) -> Commit {
-        let rows =
-            (after + 1..=upto).map(|seq| ChangedRow { seq, item: seq as u32, vector: [0.6, 0.8].into() });
+        let row = |seq| {
+            let (vector, fields) = ([0.6, 0.8].into(), FilterFields::default());
+            ChangedRow { seq, item: seq as u32, vector, fields }
+        };
+        let rows = (after + 1..=upto).map(row);
         Commit { after, upto, rows: rows.collect(), tombstones: Vec::new() }
     }
 
     fn live(delta: &Delta) -> Vec<u32> {
-        let snapshot = delta.snapshot();
-        let rows = snapshot.rows_above(delta.floor).filter(|row| snapshot.is_newest(&row.row));
-        let mut items: Vec<u32> = rows.map(|row| row.row.item).collect();
+        let changes = delta.snapshot().changes().into_iter();
+        let puts = changes.filter(|change| matches!(change, Change::Put(_)));
+        let mut items: Vec<u32> = puts.map(|change| change.item()).collect();
         items.sort_unstable();
         items
     }

@@ -21,7 +21,9 @@ pub enum IndexError {
         source: io::Error,
     },
     /// The index has reached the fixed size of its memory map.
-    #[error("the index has reached its limit of {map_size} bytes; raise the index map size and start again")]
+    #[error(
+        "the index has reached its limit of {map_size} bytes; raise the index map size (LNSP_INDEX_MAP_GB) and start again"
+    )]
     Full {
         /// The configured limit in bytes.
         map_size: usize,

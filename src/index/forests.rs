@@ -5,10 +5,11 @@
 //! build with their number. So items are divided among forests by their number, [`forest_of`]: numbers ascend with the
 //! commits, so new rows go to the newest forest, an older one is rebuilt only when one of its items changes, and a
 //! search queries each.
+//!
+//! A volume of few items has no trees: a search looks at all rows in memory, which is faster, and trees that no search
+//! uses would take most of the time of an ingest. Its vectors are in arroy's database all the same.
 
 use super::error::IndexError;
-use super::source::{Change, usable};
-use crate::output::throttled;
 use crate::threads::Progress;
 use arroy::distances::Cosine;
 use arroy::{Writer, WriterProgress};
@@ -16,13 +17,11 @@ use heed::types::Bytes;
 use heed::{RoTxn, RwTxn};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use roaring::RoaringBitmap;
-use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The key kind "item" of arroy's database, after the forest. Checked by a test.
 const ITEM_KIND: u8 = 3;
-/// The length of forest and kind, before the item number in a key.
+/// The length of forest and kind, before the item number in a key. One byte that is not used comes after it.
 const ITEM_PREFIX: usize = 3;
 /// The length of the tag and the norm, before the vector in a value. Checked by a test.
 const ITEM_HEADER: usize = 1 + size_of::<f32>();
@@ -57,6 +56,26 @@ impl BuildParams<'_> {
     }
 }
 
+/// A vector as it lies in the file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StoredVector<'t> {
+    pub(super) norm: f32,
+    /// Native-endian f32, unaligned.
+    pub(super) bytes: &'t [u8],
+}
+
+impl StoredVector<'_> {
+    pub(super) fn numbers(&self) -> Vec<f32> {
+        self.bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect()
+    }
+}
+
+/// The key of an item in arroy's database. Checked by a test.
+fn item_key(forest: u16, item: u32) -> [u8; 8] {
+    let ([high, low], [a, b, c, d]) = (forest.to_be_bytes(), item.to_be_bytes());
+    [high, low, ITEM_KIND, a, b, c, d, 0]
+}
+
 /// All forests of one volume. The volume begins and commits the transactions.
 pub(super) struct Forests {
     pub(super) vectors: arroy::Database<'static, Cosine>,
@@ -74,95 +93,72 @@ impl Forests {
         arroy::Reader::open(txn, forest, self.vectors).map_err(|error| self.wrap(error))
     }
 
-    /// The vector of an item as it was stored.
-    pub(super) fn vector(
+    /// An item of a forest as it was stored; `None` for an unknown one. Arroy's own reader copies each vector, which
+    /// takes longer than its dot product, and needs trees.
+    pub(super) fn item<'t>(
         &self,
-        txn: &RoTxn<'_>,
+        txn: &'t RoTxn<'_>,
         forest: u16,
         item: u32,
-    ) -> Result<Option<Vec<f32>>, IndexError> {
-        self.reader(txn, forest)?.item_vector(txn, item).map_err(|error| self.wrap(error))
+    ) -> Result<Option<StoredVector<'t>>, IndexError> {
+        let raw = self.vectors.remap_types::<Bytes, Bytes>();
+        let value = raw.get(txn, &item_key(forest, item)).map_err(|error| self.wrap(error))?;
+        value.map(|value| self.stored(value)).transpose()
     }
 
-    /// The items of these forests.
-    pub(super) fn items(
-        &self,
-        txn: &RoTxn<'_>,
-        forests: impl IntoIterator<Item = u16>,
-    ) -> Result<RoaringBitmap, IndexError> {
-        let mut items = RoaringBitmap::new();
-        for forest in forests {
-            items |= self.reader(txn, forest)?.item_ids();
-        }
-        Ok(items)
+    fn stored<'t>(&self, value: &'t [u8]) -> Result<StoredVector<'t>, IndexError> {
+        let length = ITEM_HEADER + self.dims * size_of::<f32>();
+        let header = value.split_first_chunk::<ITEM_HEADER>().filter(|_| value.len() == length);
+        let Some(([_, norm @ ..], bytes)) = header else {
+            return Err(IndexError::Damaged(format!("an item has {} bytes, not {length}", value.len())));
+        };
+        Ok(StoredVector { norm: f32::from_ne_bytes(*norm), bytes })
     }
 
-    /// Calls `show` with every built item of a forest, its norm and the bytes of its vector (native-endian f32).
-    /// Arroy's own iterator copies each vector, which takes longer than its dot product.
+    /// Calls `show` with every item of a forest, in the order of their numbers.
     pub(super) fn scan(
         &self,
         txn: &RoTxn<'_>,
         forest: u16,
-        mut show: impl FnMut(u32, f32, &[u8]),
+        mut show: impl FnMut(u32, StoredVector<'_>) -> Result<(), IndexError>,
     ) -> Result<(), IndexError> {
-        let length = ITEM_HEADER + self.dims * size_of::<f32>();
         let [high, low] = forest.to_be_bytes();
         let raw = self.vectors.remap_types::<Bytes, Bytes>();
         for entry in raw.prefix_iter(txn, &[high, low, ITEM_KIND]).map_err(|error| self.wrap(error))? {
             let (key, value) = entry.map_err(|error| self.wrap(error))?;
             let item = key.get(ITEM_PREFIX..).and_then(<[u8]>::first_chunk);
-            let header = value.split_first_chunk::<ITEM_HEADER>().filter(|_| value.len() == length);
-            let (Some(item), Some(([_, norm @ ..], vector))) = (item, header) else {
-                return Err(IndexError::Damaged(format!("an item has {} bytes, not {length}", value.len())));
-            };
-            show(u32::from_be_bytes(*item), f32::from_ne_bytes(*norm), vector);
+            let item = item.ok_or_else(|| IndexError::Damaged(format!("a key has {} bytes", key.len())))?;
+            show(u32::from_be_bytes(*item), self.stored(value)?)?;
         }
         Ok(())
     }
 
-    /// Writes changes. The returned forests must be built before they can be read again.
+    /// Writes the vector of an item, or removes it. Returns whether it was there before. Its forest must be built before
+    /// its trees can be searched again.
     pub(super) fn put(
         &self,
         txn: &mut RwTxn<'_>,
-        changes: &[Change],
-        forest_items: u32,
-    ) -> Result<BTreeSet<u16>, IndexError> {
-        let mut touched = BTreeSet::new();
-        for change in changes {
-            let forest = forest_of(change.item(), forest_items);
-            touched.insert(forest);
-            let writer = Writer::new(self.vectors, forest, self.dims);
-            match change {
-                Change::Put(row) => match usable(&row.vector, self.dims) {
-                    Some((vector, _)) => {
-                        writer.add_item(txn, row.item, &vector).map_err(|error| self.wrap(error))?;
-                    }
-                    None => {
-                        throttled!(
-                            error,
-                            item = row.item,
-                            seq = row.seq,
-                            "vector is not usable; left out of the index"
-                        );
-                        writer.del_item(txn, row.item).map_err(|error| self.wrap(error))?;
-                    }
-                },
-                Change::Gone { item, .. } => {
-                    writer.del_item(txn, *item).map_err(|error| self.wrap(error))?;
-                }
-            }
-        }
-        Ok(touched)
+        forest: u16,
+        item: u32,
+        vector: Option<&[f32]>,
+    ) -> Result<bool, IndexError> {
+        let writer = Writer::new(self.vectors, forest, self.dims);
+        let Some(vector) = vector else {
+            return writer.del_item(txn, item).map_err(|error| self.wrap(error));
+        };
+        let known = self.item(txn, forest, item)?.is_some();
+        writer.add_item(txn, item, vector).map_err(|error| self.wrap(error))?;
+        Ok(known)
     }
 
-    /// Builds a forest if an item of it changed. Returns its number of items.
+    /// Builds the trees of a forest if an item of it changed.
     pub(super) fn build(
         &self,
         txn: &mut RwTxn<'_>,
         forest: u16,
         path: &Path,
         build_params: &BuildParams<'_>,
-    ) -> Result<u64, IndexError> {
+    ) -> Result<(), IndexError> {
         let mut writer = Writer::new(self.vectors, forest, self.dims);
         // Not the system's temporary folder, which may be small or a RAM disk.
         writer.set_tmpdir(path);
@@ -173,7 +169,7 @@ impl Forests {
             builder.cancel(|| build_params.is_cancelled()).progress(|progress| build_params.report(progress));
             builder.build(txn).map_err(|error| self.wrap(error))?;
         }
-        Ok(self.reader(txn, forest)?.n_items())
+        Ok(())
     }
 
     pub(super) fn wrap(&self, error: impl Into<arroy::Error>) -> IndexError {

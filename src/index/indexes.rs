@@ -63,6 +63,8 @@ impl Indexes {
     pub fn apply_committed(&self, slots: ReservedSlots, commit: StoreCommit) {
         let StoreCommit { after, upto, concepts, questions, mut without_question, tombstones } = commit;
         without_question.extend(&tombstones);
+        // Keywords are searched in texts, which the other index has.
+        let questions = questions.into_iter().map(ChangedRow::without_words).collect();
         let of_questions = Commit { after, upto, rows: questions, tombstones: without_question };
         self.questions.apply_committed(slots.questions, of_questions);
         self.concepts.apply_committed(slots.concepts, Commit { after, upto, rows: concepts, tombstones });

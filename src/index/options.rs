@@ -58,15 +58,14 @@ pub struct IndexOptions {
     /// The size of the memory map in bytes. The file is sparse: the default of 64 GiB costs nothing until it is filled.
     /// It cannot be raised while the index is open.
     pub map_size: usize,
-    /// A forest of up to this many items is searched exactly, by scanning all of them: at 384 dimensions this is no
-    /// slower than searching the trees.
-    pub exact_below: u64,
+    /// From this many items on there are trees, and searches without a filter use them. With fewer, a look at all rows
+    /// in memory is faster and finds more.
+    pub trees_from: u64,
     /// Trees of a forest. With 50 instead of arroy's default of about 300, builds take a fifth of the time, and recall
     /// on clustered vectors stays above 0.95.
     pub trees: usize,
-    /// Item numbers of a forest, for new volumes. A build reads a whole forest, so this bounds its time and memory; a
-    /// search queries each forest, so there should be few. At 262,144 items of 384 dimensions a build takes about 2 s,
-    /// a search of one forest 1 ms.
+    /// Item numbers of a forest, for new volumes. A build of trees reads a whole forest, so this bounds its time and
+    /// memory; a search queries each forest, so there should be few.
     pub forest_items: u32,
     /// Threads of a build during ingest. One, because the model needs the processors more.
     pub build_threads: usize,
@@ -85,15 +84,15 @@ const DELTA_BYTES: usize = 32 << 20;
 
 /// When the index builds the delta.
 ///
-/// A build has a fixed cost that grows with its forest, beside the cost of each change; so the threshold grows with the
-/// number of items.
+/// A build of trees has a fixed cost that grows with its forest, beside the cost of each change; so the threshold grows
+/// with the number of items. Without trees a build writes the changes, and larger ones spare commits.
 #[derive(Debug, Clone)]
 pub struct BuildPolicy {
     /// The lowest threshold, in changes.
     pub at_least: usize,
     /// The threshold as a part of the items: one change in this many items.
     pub one_in: u64,
-    /// The highest threshold, in changes, because every search scans the delta.
+    /// The highest threshold, in changes: what the delta holds while the next ones come.
     pub at_most: usize,
     /// After this time without a new change the delta is built. A gap is closed after this time too.
     pub idle: Duration,
@@ -117,7 +116,7 @@ impl IndexOptions {
             dir: dir.into(),
             identity,
             map_size: 64 << 30,
-            exact_below: 10_000,
+            trees_from: 2_000_000,
             trees: 50,
             forest_items: 1 << 18,
             build_threads: 1,
@@ -134,8 +133,7 @@ impl BuildPolicy {
     pub fn new(dims: usize) -> Self {
         let slots = (DELTA_BYTES / (dims.max(1) * size_of::<f32>())).clamp(4_096, 32_768);
         BuildPolicy {
-            // Measured at 50,000 items: four builds of 1,000 cost 1.4 s of a core, one of 4,000 costs 1.0 s. Looking
-            // at 4,096 changes in memory adds 0.4 ms to a search.
+            // Measured with trees, at 50,000 items: four builds of 1,000 cost 1.4 s of a core, one of 4,000 costs 1.0 s.
             at_least: slots.min(8_192) / 2,
             one_in: 50,
             // While one half is built, the other is filled.
@@ -144,7 +142,8 @@ impl BuildPolicy {
             slots,
             grace: Duration::from_secs(30),
             retry: Duration::from_millis(250),
-            page: 4_096,
+            // Rows are read with their texts, of up to 64 KiB.
+            page: 1_024,
             increment: slots,
         }
     }

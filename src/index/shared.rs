@@ -1,13 +1,16 @@
 //! The state shared by the handle, the index thread and the readers.
 
-use super::delta::{Delta, DeltaSlots};
+use super::delta::DeltaSlots;
 use super::folder::Folder;
+use super::keyword_search::{HybridQuery, KeywordQuery};
+use super::live::Live;
 use super::options::IndexOptions;
-use super::search::View;
-use super::source::Commit;
+use super::search::{NearestQuery, View};
+use super::source::{Commit, StoreClock};
 use super::status::{IndexStatus, RebuildReason};
+use super::verify::VerifyReport;
 use super::volume::{Volume, VolumeMeta};
-use super::{Effort, IndexError, NearestItems};
+use super::{IndexError, NearestItems};
 use crate::threads::lock;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -15,7 +18,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 pub(super) struct Shared {
     pub(super) options: IndexOptions,
-    pub(super) delta: RwLock<Delta>,
+    pub(super) live: RwLock<Live>,
     pub(super) volume: RwLock<Arc<Volume>>,
     pub(super) applied: watch::Sender<i64>,
     /// The error of the builds while they have failed for longer than the grace.
@@ -32,11 +35,20 @@ pub(super) struct Shared {
 
 pub(super) type ResultSender = oneshot::Sender<Result<(), IndexError>>;
 
+/// A comparison with the source, and whether what differs is mended.
+pub(super) struct VerifyRequest {
+    pub(super) repair: bool,
+    pub(super) reply: oneshot::Sender<Result<VerifyReport, IndexError>>,
+}
+
 /// The commands to the index thread that are not done yet.
 #[derive(Default)]
 pub(super) struct Commands {
     pub(super) flush: Vec<ResultSender>,
     pub(super) rebuild: Vec<(RebuildReason, ResultSender)>,
+    pub(super) verify: Vec<VerifyRequest>,
+    /// The store has another history than the volume follows, and its clock stood here when that was seen.
+    pub(super) history: Option<StoreClock>,
     /// The source may have commits that were not applied.
     pub(super) poll_source: bool,
     /// A caller waits for slots.
@@ -59,11 +71,16 @@ pub(super) struct IndexStats {
 }
 
 impl Shared {
-    pub(super) fn new(options: IndexOptions, folder: Folder, volume: Volume, stats: IndexStats) -> Shared {
+    pub(super) fn new(
+        options: IndexOptions,
+        folder: Folder,
+        (volume, live): (Volume, Live),
+        stats: IndexStats,
+    ) -> Shared {
         let watermark = stats.meta.watermark;
         let slots = options.policy.slots.min(Semaphore::MAX_PERMITS);
         Shared {
-            delta: RwLock::new(Delta::new(watermark, options.identity.dims, slots)),
+            live: RwLock::new(live),
             volume: RwLock::new(Arc::new(volume)),
             applied: watch::Sender::new(watermark),
             degraded: watch::Sender::new(None),
@@ -79,9 +96,9 @@ impl Shared {
 
     pub(super) fn apply_committed(&self, commit: Commit, slots: DeltaSlots) {
         let (len, complete_to, gap) = {
-            let mut delta = self.delta.write().unwrap_or_else(PoisonError::into_inner);
-            delta.apply_committed(commit, slots);
-            (delta.len(), delta.complete_to(), delta.gap())
+            let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+            live.apply_committed(commit, slots);
+            (live.delta.len(), live.delta.complete_to(), live.delta.gap())
         };
         self.announce(complete_to);
         let threshold = self.options.policy.threshold(lock(&self.stats).meta.items());
@@ -138,6 +155,7 @@ impl Shared {
             commands.closing = true;
             commands.flush.clear();
             commands.rebuild.clear();
+            commands.verify.clear();
             true
         });
     }
@@ -155,23 +173,55 @@ impl Shared {
         });
     }
 
+    /// Compares the clock of the store with what is known, and has the index thread follow another history.
+    /// `applied_before` is what searches reflected before the clock was read: a commit of this process may be known
+    /// before its clock. Whether the history is the one that is followed.
+    pub(super) fn observe(&self, clock: &StoreClock, applied_before: i64) -> bool {
+        let known = lock(&self.stats).meta.history.clone();
+        let followed = known == clock.history && clock.seq >= applied_before;
+        if !followed {
+            self.update_commands(|commands| {
+                let news = commands.history.is_none();
+                commands.history = Some(clock.clone());
+                news
+            });
+        }
+        followed
+    }
+
+    /// Publishes the clock of another history, which may be behind.
+    pub(super) fn announce_again(&self, complete_to: i64) {
+        self.applied.send_replace(complete_to);
+    }
+
     fn view<T>(&self, read: impl FnOnce(&View<'_>) -> Result<T, IndexError>) -> Result<T, IndexError> {
         // The order matters, see `search`.
-        let delta = self.delta.read().unwrap_or_else(PoisonError::into_inner).snapshot();
+        let (resident, complete_to) = {
+            let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+            (live.resident.clone(), live.delta.complete_to())
+        };
         let volume = self.volume();
-        read(&View { delta, volume: &volume })
+        read(&View { resident, complete_to, volume: &volume })
     }
 
     pub(super) fn volume(&self) -> Arc<Volume> {
         self.volume.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn search(&self, query: &[f32], k: usize, effort: Effort) -> Result<NearestItems, IndexError> {
-        self.view(|view| view.search(&self.options, query, k, effort))
+    pub(super) fn search(&self, query: &NearestQuery<'_>) -> Result<NearestItems, IndexError> {
+        self.view(|view| view.search(&self.options, query))
     }
 
-    pub(super) fn items(&self) -> Result<roaring::RoaringBitmap, IndexError> {
-        self.view(|view| view.items())
+    pub(super) fn by_keyword(&self, query: KeywordQuery<'_>) -> Result<NearestItems, IndexError> {
+        self.view(|view| Ok(view.by_keyword(query)))
+    }
+
+    pub(super) fn by_both(&self, query: HybridQuery<'_>) -> Result<NearestItems, IndexError> {
+        self.view(|view| view.by_both(&self.options, query))
+    }
+
+    pub(super) fn items(&self) -> roaring::RoaringBitmap {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).resident.clone().items()
     }
 
     pub(super) fn vector(&self, item: u32) -> Result<Option<Vec<f32>>, IndexError> {
@@ -180,9 +230,9 @@ impl Shared {
 
     pub(super) fn status(&self) -> IndexStatus {
         let volume = self.volume();
-        let (delta_len, refused) = {
-            let delta = self.delta.read().unwrap_or_else(PoisonError::into_inner);
-            (delta.len(), delta.refused())
+        let (delta_len, refused, memory) = {
+            let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+            (live.delta.len(), live.delta.refused(), live.resident.memory())
         };
         let stats = lock(&self.stats);
         IndexStatus {
@@ -198,6 +248,7 @@ impl Shared {
             last_build: stats.last_build,
             building_for: stats.building_since.map(|since| since.elapsed()),
             refused,
+            memory,
             map_used: volume.map_used(),
             map_size: volume.map_size(),
         }

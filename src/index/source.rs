@@ -1,7 +1,8 @@
 //! The source of an index: committed changes, in the order of the store's clock.
 
 use super::error::SourceError;
-use super::scan::norm;
+use super::resident::norm;
+use crate::filter::FilterFields;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -14,6 +15,16 @@ pub struct ChangedRow {
     pub item: u32,
     /// Finite, of unit length, as long as the identity's `dims`.
     pub vector: Arc<[f32]>,
+    /// What filters, preferences and keywords need of it.
+    pub fields: FilterFields,
+}
+
+impl ChangedRow {
+    /// The row without the words of its text, for an index that is not searched for them.
+    #[must_use]
+    pub fn without_words(self) -> ChangedRow {
+        ChangedRow { fields: self.fields.without_words(), ..self }
+    }
 }
 
 /// A page of changes from the source, read in one snapshot.
@@ -25,6 +36,37 @@ pub struct Changes {
     pub rows: Vec<ChangedRow>,
     /// Deletions, `(seq, item)`, ascending by `seq`.
     pub tombstones: Vec<(i64, u32)>,
+}
+
+/// The clock of a store, and the history that it counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreClock {
+    /// The number of the last committed change.
+    pub seq: i64,
+    /// Differs after a failover, and after the tables were made anew from a backup. Only compared.
+    pub history: Arc<str>,
+}
+
+/// Rows of so many item numbers are compared as one.
+pub const DIGEST_ITEMS: u32 = 1024;
+
+/// The rows of a block of [`DIGEST_ITEMS`] item numbers, for a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockDigest {
+    /// Its rows have the numbers from `block * DIGEST_ITEMS` on.
+    pub block: u32,
+    /// Their SHA-256, in the order of the items: of item and `seq` as 64-bit numbers in network order, and of the vector
+    /// as little-endian f32.
+    pub sha256: [u8; 32],
+}
+
+/// Some digests in the order of their blocks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DigestPage {
+    /// The digests of the blocks that have rows.
+    pub digests: Vec<BlockDigest>,
+    /// The first block after the page that has rows.
+    pub next: Option<u32>,
 }
 
 /// Reads committed changes. [`crate::app`] implements it over PostgreSQL. The calls block, and are made on the index
@@ -44,6 +86,24 @@ pub trait ChangeSource: Send + Sync {
     /// # Errors
     /// As [`Self::changes_after`].
     fn row_at(&self, seq: i64) -> Result<Option<ChangedRow>, SourceError>;
+
+    /// The clock now.
+    ///
+    /// # Errors
+    /// As [`Self::changes_after`].
+    fn clock(&self) -> Result<StoreClock, SourceError>;
+
+    /// The digests of those of `count` blocks that have rows, from this block on.
+    ///
+    /// # Errors
+    /// As [`Self::changes_after`].
+    fn digests(&self, from: u32, count: u32) -> Result<DigestPage, SourceError>;
+
+    /// The rows of a block, in the order of the items.
+    ///
+    /// # Errors
+    /// As [`Self::changes_after`].
+    fn rows_of(&self, block: u32) -> Result<Vec<ChangedRow>, SourceError>;
 }
 
 /// One committed transaction: the range of the clock it took, and its changes.
@@ -144,7 +204,7 @@ mod tests {
     use super::*;
 
     fn row(seq: i64) -> ChangedRow {
-        ChangedRow { seq, item: seq as u32, vector: Arc::from([1.0]) }
+        ChangedRow { seq, item: seq as u32, vector: Arc::from([1.0]), fields: FilterFields::default() }
     }
 
     fn page(rows: &[i64], tombstones: &[i64], limit: usize) -> (Vec<i64>, i64, bool) {

@@ -63,6 +63,8 @@ pub struct IndexStatus {
     pub building_for: Option<Duration>,
     /// Committed vectors that were unusable; a search cannot find their rows.
     pub refused: u64,
+    /// The bytes of the rows in memory: vectors in fewer bits, and fields.
+    pub memory: usize,
     /// The bytes of the memory map in use, up to its last page.
     pub map_used: u64,
     /// The size of the memory map in bytes.

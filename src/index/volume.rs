@@ -4,21 +4,24 @@
 //! watermark, also after a power cut.
 
 use super::error::IndexError;
-use super::forests::{BuildParams, Forests, forest_of};
+use super::forests::{BuildParams, Forests, StoredVector, forest_of};
 use super::options::{IndexIdentity, VectorKind};
-use super::source::Change;
+use super::source::{Change, usable};
 use crate::files;
+use crate::filter::FilterFields;
 use crate::lmdb;
-use heed::types::{SerdeJson, Str};
+use crate::output::throttled;
+use heed::byteorder::BigEndian;
+use heed::types::{Bytes, SerdeJson, Str, U32};
 use heed::{CommitOrAbort, Database, Env, RoTxn, RwTxn, WithoutTls};
-use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The version of the stored layout.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 4;
 /// The key of the metadata.
 const META_KEY: &str = "record";
 /// The granularity of the map size: a multiple of every usual page size.
@@ -43,6 +46,20 @@ pub(super) struct VolumeMeta {
     /// The number of items of each forest.
     #[serde(default)]
     pub(super) forests: BTreeMap<u16, u64>,
+    /// Every forest has its trees. Once it has, each build keeps them.
+    #[serde(default)]
+    pub(super) has_trees: bool,
+    /// The history of the store that the volume follows.
+    #[serde(default)]
+    pub(super) history: Arc<str>,
+}
+
+/// An item with what is stored of it.
+pub(super) struct StoredItem<'t> {
+    pub(super) item: u32,
+    pub(super) vector: StoredVector<'t>,
+    /// The clock value of its last change, and its fields; `None` when their bytes are missing or damaged.
+    pub(super) fields: Option<(i64, FilterFields)>,
 }
 
 impl VolumeMeta {
@@ -60,6 +77,8 @@ impl VolumeMeta {
             witness: None,
             forest_items,
             forests,
+            has_trees: false,
+            history: Arc::default(),
         }
     }
 
@@ -99,6 +118,8 @@ impl VolumeMeta {
 pub(super) struct Volume {
     env: Env<WithoutTls>,
     pub(super) forests: Forests,
+    /// The clock value of the last change of each item, and its fields.
+    fields: Database<'static, U32<BigEndian>, Bytes>,
     meta: Database<'static, Str, SerdeJson<VolumeMeta>>,
     path: PathBuf,
 }
@@ -109,26 +130,31 @@ impl Volume {
         let map_size = (map_size / MAP_GRAIN).max(16) * MAP_GRAIN;
         let wrap = |error: heed::Error| IndexError::storage(error, map_size);
         // The folder of the index is locked, one thread writes, and `extend_file` appends outside of transactions.
-        let env = lmdb::open(path, map_size, 2).map_err(wrap)?;
+        let env = lmdb::open(path, map_size, 3).map_err(wrap)?;
         if lmdb::is_truncated(&env).map_err(wrap)? {
             return Err(IndexError::Damaged("its file is shorter than its page count".into()));
         }
         let txn = env.write_txn().map_err(wrap)?;
-        let (vectors, meta) = env
+        let (vectors, fields, meta) = env
             .create_databases_and_commit(txn, |opener, txn| {
                 let vectors = opener.create_database(txn, Some("vectors"))?;
+                let fields = opener.create_database(txn, Some("fields"))?;
                 let meta = opener.create_database(txn, Some("record"))?;
-                heed::Result::Ok(CommitOrAbort::<_, ()>::Commit((vectors, meta)))
+                heed::Result::Ok(CommitOrAbort::<_, ()>::Commit((vectors, fields, meta)))
             })
             .map_err(wrap)?
             .commit()
             .ok_or(IndexError::Closed)?;
         let forests = Forests { vectors, dims: identity.dims, map_size };
-        Ok(Volume { env, forests, meta, path: path.to_owned() })
+        Ok(Volume { env, forests, fields, meta, path: path.to_owned() })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) fn dims(&self) -> usize {
+        self.forests.dims
     }
 
     pub(super) fn map_size(&self) -> usize {
@@ -150,49 +176,70 @@ impl Volume {
     }
 
     /// The vector of an item as it was stored.
-    pub(super) fn vector(
+    pub(super) fn vector<'t>(
         &self,
-        txn: &RoTxn<'_>,
+        txn: &'t RoTxn<'_>,
         meta: &VolumeMeta,
         item: u32,
-    ) -> Result<Option<Vec<f32>>, IndexError> {
+    ) -> Result<Option<StoredVector<'t>>, IndexError> {
         let forest = forest_of(item, meta.forest_items);
         if !meta.forests.contains_key(&forest) {
             return Ok(None);
         }
-        self.forests.vector(txn, forest, item)
+        self.forests.item(txn, forest, item)
     }
 
-    /// The set of items in the volume.
-    pub(super) fn items(&self, txn: &RoTxn<'_>, meta: &VolumeMeta) -> Result<RoaringBitmap, IndexError> {
-        self.forests.items(txn, meta.forests.keys().copied())
-    }
-
-    /// Writes changes without building, and returns the forests to build. Only for a volume that is not searched yet.
-    pub(super) fn fill(&self, changes: &[Change], meta: &VolumeMeta) -> Result<BTreeSet<u16>, IndexError> {
-        let mut txn = self.write()?;
-        let touched = self.forests.put(&mut txn, changes, meta.forest_items)?;
-        txn.commit().map_err(|error| self.wrap(error))?;
-        Ok(touched)
-    }
-
-    /// Builds these forests, each in its own transaction, and then writes the metadata.
-    pub(super) fn build(
+    /// What is stored of an item.
+    pub(super) fn stored<'t>(
         &self,
-        mut meta: VolumeMeta,
-        forests: &BTreeSet<u16>,
+        txn: &'t RoTxn<'_>,
+        meta: &VolumeMeta,
+        item: u32,
+    ) -> Result<Option<StoredItem<'t>>, IndexError> {
+        let Some(vector) = self.vector(txn, meta, item)? else { return Ok(None) };
+        let bytes = self.fields.get(txn, &item).map_err(|error| self.wrap(error))?;
+        Ok(Some(StoredItem { item, vector, fields: bytes.and_then(fields_of) }))
+    }
+
+    /// Calls `show` with every item, in the order of their numbers.
+    pub(super) fn scan(
+        &self,
+        txn: &RoTxn<'_>,
+        meta: &VolumeMeta,
+        mut show: impl FnMut(StoredItem<'_>) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
+        for forest in meta.forests.keys() {
+            self.forests.scan(txn, *forest, |item, vector| {
+                let bytes = self.fields.get(txn, &item).map_err(|error| self.wrap(error))?;
+                show(StoredItem { item, vector, fields: bytes.and_then(fields_of) })
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Writes changes, without trees and without metadata: only for a volume that is not searched yet.
+    pub(super) fn fill(&self, changes: &[Change], meta: &mut VolumeMeta) -> Result<(), IndexError> {
+        let mut txn = self.write()?;
+        self.put(&mut txn, changes, meta)?;
+        txn.commit().map_err(|error| self.wrap(error))
+    }
+
+    /// Builds the trees of every forest, each in its own transaction, and then writes the metadata.
+    pub(super) fn plant(
+        &self,
+        meta: VolumeMeta,
         build_params: &BuildParams<'_>,
     ) -> Result<VolumeMeta, IndexError> {
-        for forest in forests {
+        for forest in meta.forests.keys() {
             let mut txn = self.write()?;
-            let items = self.forests.build(&mut txn, *forest, &self.path, build_params)?;
+            self.forests.build(&mut txn, *forest, &self.path, build_params)?;
             txn.commit().map_err(|error| self.wrap(error))?;
-            meta.forests.insert(*forest, items);
         }
-        self.apply(&[], meta, build_params)
+        self.apply(&[], VolumeMeta { has_trees: true, ..meta }, build_params)
     }
 
-    /// Writes changes, trees and metadata in one transaction. Returns the metadata as written.
+    /// Writes changes and metadata in one transaction, and the trees of the changed forests where the volume has trees.
+    /// Returns the metadata as written.
     pub(super) fn apply(
         &self,
         changes: &[Change],
@@ -200,14 +247,51 @@ impl Volume {
         build_params: &BuildParams<'_>,
     ) -> Result<VolumeMeta, IndexError> {
         let mut txn = self.write()?;
-        for forest in self.forests.put(&mut txn, changes, meta.forest_items)? {
-            let items = self.forests.build(&mut txn, forest, &self.path, build_params)?;
-            meta.forests.insert(forest, items);
+        let touched = self.put(&mut txn, changes, &mut meta)?;
+        for forest in touched.into_iter().filter(|_| meta.has_trees) {
+            self.forests.build(&mut txn, forest, &self.path, build_params)?;
         }
         self.meta.put(&mut txn, META_KEY, &meta).map_err(|error| self.wrap(error))?;
         txn.commit().map_err(|error| self.wrap(error))?;
         self.extend_file()?;
         Ok(meta)
+    }
+
+    /// Writes changes, counts their items in the metadata, and returns their forests.
+    fn put(
+        &self,
+        txn: &mut RwTxn<'_>,
+        changes: &[Change],
+        meta: &mut VolumeMeta,
+    ) -> Result<BTreeSet<u16>, IndexError> {
+        let mut touched = BTreeSet::new();
+        for change in changes {
+            let item = change.item();
+            let forest = forest_of(item, meta.forest_items);
+            touched.insert(forest);
+            let items = meta.forests.entry(forest).or_default();
+            let put = match change {
+                Change::Put(row) => {
+                    let held = usable(&row.vector, self.forests.dims);
+                    if held.is_none() {
+                        throttled!(error, item, seq = row.seq, "vector is not usable; left out of the index");
+                    }
+                    held.map(|(vector, _)| (row, vector))
+                }
+                Change::Gone { .. } => None,
+            };
+            let vector = put.as_ref().map(|(_, vector)| &**vector);
+            let known = self.forests.put(txn, forest, item, vector)?;
+            *items = *items + u64::from(put.is_some()) - u64::from(known);
+            match put {
+                Some((row, _)) => {
+                    let stored = stored_fields(row.seq, &row.fields);
+                    self.fields.put(txn, &item, &stored).map_err(|error| self.wrap(error))?;
+                }
+                None => drop(self.fields.delete(txn, &item).map_err(|error| self.wrap(error))?),
+            }
+        }
+        Ok(touched)
     }
 
     /// Extends the file to its page count, so that [`lmdb::is_truncated`] can rely on the length: LMDB counts pages that it
@@ -231,48 +315,68 @@ impl Volume {
     }
 }
 
+/// The stored bytes of the fields of a row: `seq`, the fields, and the CRC of both.
+fn stored_fields(seq: i64, fields: &FilterFields) -> Vec<u8> {
+    let mut bytes = [&seq.to_le_bytes(), &fields.to_bytes()[..]].concat();
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    bytes
+}
+
+fn fields_of(bytes: &[u8]) -> Option<(i64, FilterFields)> {
+    let (content, crc) = bytes.split_last_chunk()?;
+    let (seq, fields) = content.split_first_chunk()?;
+    let sound = crc32fast::hash(content) == u32::from_le_bytes(*crc);
+    sound.then(|| Some((i64::from_le_bytes(*seq), FilterFields::from_bytes(fields)?)))?
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::source::ChangedRow;
     use super::*;
     use crate::threads::Progress;
 
-    /// `scan` reads arroy's layout without arroy: this fails when an update changes it.
+    /// `scan` and `item` read arroy's layout without arroy: this fails when an update changes it.
     #[test]
-    fn a_scan_sees_what_arroy_wrote() {
+    fn what_arroy_wrote_is_read_without_it() {
         let home = tempfile::tempdir().unwrap();
         let (store_id, kind) = (uuid::Uuid::nil(), VectorKind::default());
         let identity = IndexIdentity { store_id, fingerprint: "m".into(), dims: 3, kind };
         let volume = Volume::open(home.path(), &identity, 1 << 24).unwrap();
         let rows =
             [(0, [3.0, 4.0, 0.0]), (255, [0.0, 1.0, 0.0]), (70_000, [1.0, 2.0, 2.0]), (u32::MAX, [1.0; 3])];
+        let fields = FilterFields::default();
         let changes = rows.map(|(item, vector)| {
-            Change::Put(ChangedRow { seq: i64::from(item) + 1, item, vector: vector.into() })
+            let (vector, fields) = (vector.into(), fields.clone());
+            Change::Put(ChangedRow { seq: i64::from(item) + 1, item, vector, fields })
         });
         let progress = Progress::new("test");
         let build_params = BuildParams { trees: 3, cancelled: &|| false, progress: &progress, seed: 7 };
         let meta = VolumeMeta::empty(&identity, 60_000).after(&changes, 1 << 40);
-        volume.apply(&changes, meta, &build_params).unwrap();
+        let meta = volume.apply(&changes, meta, &build_params).unwrap();
+        let meta = volume.plant(meta, &build_params).unwrap();
 
         let txn = volume.read().unwrap();
-        let meta = volume.meta(&txn).unwrap().unwrap();
+        assert_eq!(volume.meta(&txn).unwrap().as_ref(), Some(&meta));
         let forests = [(0, 2), (1, 1), (u16::MAX, 1)];
-        assert_eq!(meta.forests, BTreeMap::from(forests));
+        assert_eq!((&meta.forests, meta.has_trees), (&BTreeMap::from(forests), true));
         assert_eq!((meta.items(), meta.watermark, meta.witness), (4, 1 << 40, Some((1 << 32, u32::MAX))));
         let mut seen = Vec::new();
-        for (forest, _) in forests {
-            let show = |item, norm, bytes: &[u8]| {
-                let floats = bytes.as_chunks::<4>().0.iter().map(|x| f32::from_ne_bytes(*x));
-                seen.push((item, norm, floats.collect::<Vec<_>>()));
-            };
-            volume.forests.scan(&txn, forest, show).unwrap();
-        }
-        let wanted = rows.map(|(item, vector)| (item, super::super::scan::norm(&vector), vector.to_vec()));
+        volume
+            .scan(&txn, &meta, |stored| {
+                assert_eq!(stored.fields, Some((i64::from(stored.item) + 1, fields.clone())));
+                seen.push((stored.item, stored.vector.norm, stored.vector.numbers()));
+                Ok(())
+            })
+            .unwrap();
+        let wanted =
+            rows.map(|(item, vector)| (item, super::super::resident::norm(&vector), vector.to_vec()));
         assert_eq!(seen, wanted);
         for (item, vector) in rows {
-            assert_eq!(volume.vector(&txn, &meta, item).unwrap().unwrap(), vector);
+            let forest = forest_of(item, 60_000);
+            let arroys = volume.forests.reader(&txn, forest).unwrap().item_vector(&txn, item).unwrap();
+            let stored = volume.vector(&txn, &meta, item).unwrap().unwrap().numbers();
+            assert_eq!((Some(&stored), &stored[..]), (arroys.as_ref(), &vector[..]));
         }
-        assert_eq!(volume.vector(&txn, &meta, 200_000).unwrap(), None);
-        assert_eq!(volume.items(&txn, &meta).unwrap().iter().collect::<Vec<_>>(), rows.map(|(item, _)| item));
+        assert!(volume.vector(&txn, &meta, 200_000).unwrap().is_none());
     }
 }

@@ -1,20 +1,24 @@
 //! The index thread, the only one that writes. It decides when to build, retries failed builds, and rebuilds a damaged
 //! index.
 
-use super::builder::{OpenVolume, RebuildContext};
+use super::builder::{CatchUp, OpenVolume, RebuildContext};
 use super::delta::Snapshot;
 use super::error::IndexError;
-use super::shared::{Commands, ResultSender, Shared};
-use super::source::ChangeSource;
+use super::live::Live;
+use super::shared::{Commands, ResultSender, Shared, VerifyRequest};
+use super::source::{Change, ChangeSource, StoreClock};
 use super::status::RebuildReason;
+use super::verify::{DifferingBlocks, GROUP, Scope, VerifyReport};
 use super::volume::VolumeMeta;
 use crate::threads::{lock, panic_message};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 /// This many consecutive failures with signs of damage cause a rebuild.
 const DAMAGE_FAILURES: u32 = 2;
+/// Changes that are taken into memory at a time: some milliseconds.
+const PIECE: usize = 1_024;
 /// The longest pause after failures, as a multiple of the first pause.
 const MOST_BACKOFF: u32 = 32;
 
@@ -43,6 +47,9 @@ enum IndexJob {
         reason: RebuildReason,
         replies: Vec<ResultSender>,
     },
+    Verify(Vec<VerifyRequest>),
+    /// Compares everything with a store that has another history.
+    Follow(StoreClock),
     /// Reports degraded: builds have failed for longer than the grace.
     Degrade,
     End,
@@ -65,6 +72,10 @@ impl IndexWriter {
 
     /// Builds the changes of the source after the volume's watermark. Called once, when the index is opened.
     pub(super) fn catch_up(&mut self) -> Result<(), IndexError> {
+        let clock = self.source.clock()?;
+        if lock(&self.shared.stats).meta.history != clock.history {
+            self.attempt(|writer| writer.follow(&clock))?;
+        }
         match self.attempt(|writer| writer.build(true)) {
             Err(error) if error.is_damage() => self.attempt(|writer| writer.rebuild(RebuildReason::Corrupt)),
             result => result,
@@ -95,6 +106,27 @@ impl IndexWriter {
                     }
                     answer(replies, &result);
                 }
+                IndexJob::Verify(commands) => {
+                    let repair = commands.iter().any(|command| command.repair);
+                    let mut report = VerifyReport::default();
+                    let result = self.attempt(|writer| {
+                        report = writer.verify(repair)?;
+                        Ok(())
+                    });
+                    for VerifyRequest { reply, .. } in commands {
+                        let failed = |error: &IndexError| IndexError::BuildFailed(error.to_string());
+                        // Fails only when the caller has given up.
+                        drop(reply.send(result.as_ref().map(|()| report).map_err(failed)));
+                    }
+                }
+                IndexJob::Follow(clock) => {
+                    if self.attempt(|writer| writer.follow(&clock)).is_err() {
+                        shared.update_commands(|commands| {
+                            commands.history.get_or_insert(clock);
+                            false
+                        });
+                    }
+                }
                 IndexJob::Rebuild { reason, replies } => {
                     let result = self.attempt(|writer| writer.rebuild(reason));
                     if result.is_err() {
@@ -119,7 +151,14 @@ impl IndexWriter {
         }
         let policy = &self.shared.options.policy;
         let now = Instant::now();
-        let len = self.shared.delta.read().unwrap_or_else(PoisonError::into_inner).len();
+        let waits = self.failures.as_ref().is_some_and(|failures| failures.next_try > now);
+        if !waits && let Some(clock) = commands.history.take() {
+            return Ok(IndexJob::Follow(clock));
+        }
+        if !commands.verify.is_empty() {
+            return Ok(IndexJob::Verify(std::mem::take(&mut commands.verify)));
+        }
+        let len = self.shared.live.read().unwrap_or_else(PoisonError::into_inner).delta.len();
         // A command with a waiting caller is tried at once, even after failures.
         if !commands.flush.is_empty() {
             return Ok(self.build_job(commands));
@@ -134,6 +173,8 @@ impl IndexWriter {
             let gap = commands.gap_since.map(|since| since + policy.idle);
             idle.into_iter().chain(gap).min()
         };
+        // It waits until the pause after a failure is over, see above.
+        let due = if commands.history.is_some() { Some(now) } else { due };
         let due = match (&self.failures, due) {
             (Some(failures), Some(due)) => Some(due.max(failures.next_try)),
             (_, due) => due,
@@ -219,7 +260,7 @@ impl IndexWriter {
     }
 
     fn snapshot(&self) -> Snapshot {
-        self.shared.delta.read().unwrap_or_else(PoisonError::into_inner).snapshot()
+        self.shared.live.read().unwrap_or_else(PoisonError::into_inner).delta.snapshot()
     }
 
     /// Builds until all known commits are built.
@@ -237,10 +278,12 @@ impl IndexWriter {
             let context = self.context(&cancelled, delta.highest_seen_seq);
             let before = meta.watermark;
             let (meta, complete) = if poll_source || delta.highest_seen_seq > delta.complete_to {
-                context.catch_up(&volume, &meta)?
+                let CatchUp { meta, changes, complete } = context.catch_up(&volume, &meta)?;
+                self.caught_up(&changes);
+                (meta, complete)
             } else {
                 let mut changes = delta.changes();
-                changes.sort_by_key(super::source::Change::seq);
+                changes.sort_by_key(Change::seq);
                 (context.increment(&volume, &meta, &changes, delta.complete_to)?, true)
             };
             drop(delta);
@@ -249,20 +292,110 @@ impl IndexWriter {
                 stats.builds += 1;
                 stats.last_build = started.elapsed();
             }
-            self.publish(meta);
+            self.publish(meta.clone());
             if complete {
+                let context = self.context(&cancelled, 0);
+                lock(&self.shared.stats).meta = context.plant(&volume, meta)?;
                 return Ok(());
             }
             poll_source = true;
         }
     }
 
+    /// Takes changes that were built from the source into memory, a piece at a time, because searches wait meanwhile.
+    fn caught_up(&self, changes: &[Change]) {
+        for piece in changes.chunks(PIECE) {
+            self.live().caught_up(piece);
+        }
+    }
+
+    /// Compares the volume with the source, after it has caught up.
+    fn verify(&self, repair: bool) -> Result<VerifyReport, IndexError> {
+        self.build(true)?;
+        let volume = self.shared.volume();
+        let meta = lock(&self.shared.stats).meta.clone();
+        let cancelled = || self.shared.closing();
+        let context = self.context(&cancelled, 0);
+        let scope = Scope::UpTo(meta.watermark);
+        let (mut meta, mut report) = (meta, VerifyReport::default());
+        for group in context.differing_blocks(&volume, &meta)?.blocks.chunks(GROUP) {
+            let (differences, changes) = context.compare((&volume, &meta), group, scope)?;
+            report.add(differences);
+            if repair && !changes.is_empty() {
+                meta = volume.apply(&changes, meta.clone(), &context.build_params(&meta))?;
+                self.mended(meta.clone(), &changes);
+            }
+        }
+        // What was mended is in the metadata already.
+        let missing = if repair { 0 } else { report.missing };
+        let extra = if repair { 0 } else { report.extra };
+        report.rows = meta.items() + missing - extra;
+        if report.differences() == 0 {
+            tracing::info!(rows = report.rows, "the index equals the database");
+        } else {
+            tracing::warn!(?report, repair, "the index differs from the database");
+        }
+        Ok(report)
+    }
+
+    /// Follows a store that has another history: after a failover that lost commits, or when it was restored from a
+    /// backup. Numbers of changes and of items may mean other rows, so all of them are compared; where most differ, the
+    /// index is rebuilt. Until then no change of the new history counts as reflected.
+    fn follow(&self, clock: &StoreClock) -> Result<(), IndexError> {
+        tracing::warn!(clock = clock.seq, "the database has another history; the index is compared with it");
+        self.live().forget_delta();
+        self.shared.announce_again(0);
+        let volume = self.shared.volume();
+        let cancelled = || self.shared.closing();
+        let context = self.context(&cancelled, 0);
+        // Later changes are read afterwards; a row that is seen twice is the same.
+        let StoreClock { seq, history } = context.query_source(|source| source.clock())?;
+        let mut meta = lock(&self.shared.stats).meta.clone();
+        let DifferingBlocks { blocks, of } = context.differing_blocks(&volume, &meta)?;
+        if blocks.len() > GROUP.max(of / 2) {
+            self.rebuild(RebuildReason::StoreRestored)?;
+        } else {
+            let mut report = VerifyReport::default();
+            for group in blocks.chunks(GROUP) {
+                let (differences, changes) = context.compare((&volume, &meta), group, Scope::Everything)?;
+                report.add(differences);
+                // Of the old history until all is mended: when this is interrupted, it begins again.
+                meta = volume.apply(&changes, meta.clone(), &context.build_params(&meta))?;
+            }
+            (meta.watermark, meta.witness, meta.history) = (seq, None, history);
+            let meta = volume.apply(&[], meta.clone(), &context.build_params(&meta))?;
+            tracing::warn!(?report, "the index follows the other history");
+            let other = Live::load(&volume, &meta, self.shared.options.policy.slots)?;
+            self.live().switch_to(other);
+            self.publish(meta);
+        }
+        self.shared.announce_again(self.live().delta.complete_to());
+        self.shared.update_commands(|commands| {
+            commands.poll_source = true;
+            commands.history = None;
+            false
+        });
+        Ok(())
+    }
+
+    fn live(&self) -> RwLockWriteGuard<'_, Live> {
+        self.shared.live.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mended(&self, meta: VolumeMeta, changes: &[Change]) {
+        for piece in changes.chunks(PIECE) {
+            self.live().repaired(piece);
+        }
+        lock(&self.shared.stats).meta = meta;
+    }
+
     fn rebuild(&self, reason: RebuildReason) -> Result<(), IndexError> {
         tracing::warn!(reason = reason.name(), "rebuilding the index from the database");
         let cancelled = || self.shared.closing();
-        let OpenVolume { volume, meta } =
+        let OpenVolume { volume, meta, live } =
             self.context(&cancelled, self.snapshot().highest_seen_seq).rebuild()?;
         *self.shared.volume.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(volume);
+        self.live().switch_to(live);
         lock(&self.shared.stats).last_rebuild = Some(reason);
         self.publish(meta);
         Ok(())
@@ -273,9 +406,9 @@ impl IndexWriter {
         let watermark = meta.watermark;
         lock(&self.shared.stats).meta = meta;
         let (garbage, complete_to, gap) = {
-            let mut delta = self.shared.delta.write().unwrap_or_else(PoisonError::into_inner);
-            let garbage = delta.drop_built(watermark);
-            (garbage, delta.complete_to(), delta.gap())
+            let mut live = self.live();
+            let garbage = live.built(watermark);
+            (garbage, live.delta.complete_to(), live.delta.gap())
         };
         drop(garbage);
         self.shared.announce(complete_to);

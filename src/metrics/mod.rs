@@ -79,6 +79,12 @@ pub fn build_info(model: &str, device: &str) {
     names::BUILD_INFO.set([version.into(), model.to_owned().into(), device.to_owned().into()], 1.0);
 }
 
+/// Records that this model and device are no longer what runs.
+pub fn build_info_before(model: &str, device: &str) {
+    let version = env!("CARGO_PKG_VERSION");
+    names::BUILD_INFO.set([version.into(), model.to_owned().into(), device.to_owned().into()], 0.0);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ metrics! {
     Counter HTTP_REQUEST_BODY_BYTES_TOTAL "lnsp_http_request_body_bytes_total" ["encoding"] "Bytes of uploads as they were received, by encoding";
     Counter INGEST_CHUNKS_TOTAL "lnsp_ingest_chunks_total" ["result"] "Chunks answered, by result";
     Counter HTTP_UPLOADS_CUT_TOTAL "lnsp_http_uploads_cut_total" ["code"] "Uploads that were aborted, by the error code that the client receives";
-    Gauge ADMISSION_USED "lnsp_admission_used" ["kind"] "Permits in use: uploads, requests and the bytes of their bodies, searches and the bytes of their answers, pages of dead letters";
+    Gauge ADMISSION_USED "lnsp_admission_used" ["kind"] "Permits in use: uploads, requests and the bytes of their bodies, searches and the bytes of their answers, reads and the bytes of their answers, pages of dead letters";
     Gauge ADMISSION_LIMIT "lnsp_admission_limit" ["kind"] "Permits in total";
     Counter INGEST_REJECTED_TOTAL "lnsp_ingest_rejected_total" ["reason"] "Uploads, requests and searches refused before their first byte, and searches refused before their answer, by reason";
     Gauge INGEST_SETTLED_PER_SECOND "lnsp_ingest_settled_per_second" [] "Recent rate of stored and duplicate chunks while chunks were waiting; Retry-After is computed from it";
@@ -66,9 +66,11 @@ metrics! {
     Histogram STORE_BATCH_ROWS "lnsp_store_batch_rows" [] "Rows in a transaction";
     Histogram STORE_COMMIT_SECONDS "lnsp_store_commit_seconds" [] "One transaction of the writer, commit included";
     Counter STORE_ERRORS_TOTAL "lnsp_store_errors_total" ["sqlstate_class", "retryable"] "Errors of the database";
+    Counter STORE_POOL_LIMIT_TOTAL "lnsp_store_pool_limit_total" [] "Calls that failed because every database connection of the service was in use for 10 s";
     Gauge STORE_MAX_SEQ "lnsp_store_max_seq" [] "Number of the last committed change";
     Counter CHUNKS_DELETED_TOTAL "lnsp_chunks_deleted_total" [] "Chunks deleted over HTTP; those deleted by SQL are not counted";
     Counter CHUNKS_RETAGGED_TOTAL "lnsp_chunks_retagged_total" [] "Stored chunks that got other codes from the language model";
+    Counter ACCESSES_UNCOUNTED_TOTAL "lnsp_accesses_uncounted_total" [] "Reads and search results of chunks that were not counted as accesses, because too many others were waiting to be written";
     Counter DEAD_LETTERS_TOTAL "lnsp_dead_letters_total" ["cause"] "Dead letters written, by cause";
     Counter DEAD_LETTERS_UNWRITTEN_TOTAL "lnsp_dead_letters_unwritten_total" [] "Rejected chunks whose dead letter could not be written; they were answered all the same";
     Gauge DEAD_LETTERS "lnsp_dead_letters" [] "Dead letters that are stored, at the last count";
@@ -79,5 +81,9 @@ metrics! {
     Gauge INDEX_MAP_SIZE_BYTES "lnsp_index_map_size_bytes" ["vectors"] "Ceiling of the index file";
     Counter INDEX_BUILDS_TOTAL "lnsp_index_builds_total" ["vectors"] "Builds since the start";
     Gauge INDEX_LAST_BUILD_SECONDS "lnsp_index_last_build_seconds" ["vectors"] "Duration of the last build";
+    Gauge INDEX_MEMORY_BYTES "lnsp_index_memory_bytes" ["vectors"] "Bytes of the rows in memory: vectors in fewer bits, and what filters name";
+    Counter INDEX_DIFFERENCES_TOTAL "lnsp_index_differences_total" ["vectors"] "Rows in which the index differed from PostgreSQL, and was mended";
+    Counter SEARCH_RECALL_FOUND_TOTAL "lnsp_search_recall_found_total" [] "Results of an exact search that a sampled search had found, too";
+    Counter SEARCH_RECALL_EXACT_TOTAL "lnsp_search_recall_exact_total" [] "Results of the exact searches that sampled ones are compared with: recall is the share of those found";
     Histogram SEARCH_DURATION_SECONDS "lnsp_search_duration_seconds" ["mode"] "From the query to its results";
 }

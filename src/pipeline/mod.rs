@@ -21,7 +21,7 @@ pub use bottleneck::Bottleneck;
 pub use entrance::Entrance;
 pub use generation::Tools;
 pub use in_flight::Arrival;
-pub use settings::PipelineSettings;
+pub use settings::{PipelineSettings, WRITE_BATCH_ROWS};
 pub use supervisor::{Deaths, Health, Supervisor};
 pub use watchdog::{FatalHandler, WatchSettings, exit_at_once};
 

@@ -5,6 +5,10 @@ use crate::chunk::MAX_TEXT_BYTES;
 use crate::flow::{Backoff, Capacity};
 use std::time::Duration;
 
+/// The most rows in one transaction. It has those that gathered while the last one ran: a few while the database keeps
+/// up, more the longer it took.
+pub const WRITE_BATCH_ROWS: usize = 2048;
+
 /// Capacities, and the times of healing.
 #[derive(Debug, Clone)]
 pub struct PipelineSettings {
@@ -41,7 +45,7 @@ impl Default for PipelineSettings {
             // Several forward passes' worth, so that a batch of like lengths can be found.
             embed: Capacity { items: 512, bytes: 32 * MIB },
             // One transaction in flight and the next one gathering.
-            write: Capacity { items: 512, bytes: 32 * MIB },
+            write: Capacity { items: 2 * WRITE_BATCH_ROWS, bytes: 32 * MIB },
             followers: Capacity { items: 1024, bytes: 16 * MIB },
             one_at_a_time: false,
             heal: Backoff { first: Duration::from_secs(1), ceiling: Duration::from_secs(60) },

@@ -9,7 +9,7 @@
 use super::context::{StageContext, TaskContext};
 use super::stage::{Inlet, Parcel, ROOM, Stage};
 use crate::chunk::{Chunk, ConceptVector, EmbeddedChunk, Embedding, Extraction, TaggedChunk};
-use crate::encoder::plan::{PASS_TOKENS, choose};
+use crate::encoder::plan::{Budget, PASS_TOKENS, choose};
 use crate::error_code::ErrorCode;
 use crate::flow::Batch;
 use crate::metrics;
@@ -36,11 +36,13 @@ enum PassTexts {
 }
 
 impl PassTexts {
-    fn of(text: Text, question: Option<Text>) -> PassTexts {
+    /// The texts for passes within `budget`.
+    fn of(text: Text, question: Option<Text>, budget: Budget) -> PassTexts {
         let Some(question) = question else { return PassTexts::One(text) };
         let (shorter, longer) = (text.size().min(question.size()), text.size().max(question.size()));
+        let fits = budget.texts >= 2 && 2 * longer <= budget.tokens;
         // The padding of the shorter one costs less than a pass of its own.
-        if 3 * shorter >= longer {
+        if fits && 3 * shorter >= longer {
             PassTexts::Both { concept: text, question }
         } else {
             PassTexts::ConceptFirst { concept: text, question }
@@ -214,7 +216,7 @@ impl Handler<Parcel<TaggedChunk>> for Embedder {
             };
             match task.wait_for("the tokenizer", read).await {
                 Ok((text, question)) => {
-                    let texts = PassTexts::of(text, question);
+                    let texts = PassTexts::of(text, question, vectorizer.budget());
                     Some(parcel.map(|tagged| Tokenized { tagged, texts }))
                 }
                 Err(error) => {

@@ -8,21 +8,27 @@ use super::known::{KnownVerdict, compare};
 use super::stage::{INDEX_ROOM, POSTGRES, Parcel, Stage};
 use crate::chunk::{Chunk, Differences, EmbeddedChunk, OnConflict};
 use crate::error_code::ErrorCode;
+use crate::filter::FilterFields;
 use crate::flow::{Backoff, Batch, Retries, Unsettled, Verdict, bisect, retry};
-use crate::index::{ChangedRow, ExpectedChanges, Indexes, StoreCommit};
+use crate::index::{ChangedRow, ExpectedChanges, Indexes, ReservedSlots, StoreCommit};
 use crate::metrics;
 use crate::outcome::{ChunkTimings, Outcome, StoredChunk, StoredRow};
 use crate::output::throttled;
 use crate::rejection::Rejection;
 use crate::store::{InsertOutcome, KnownChunk, ModelId, Store, StoreError};
+use crate::threads::spawn_computation;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 /// How long an acknowledgement waits for an index that hangs: it neither follows nor says that it is degraded.
 const INDEX_GRACE: Duration = Duration::from_secs(30);
+
+/// To a chunk whose vector was made before another model was put to use.
+const SWITCHED: &str = "another embedding model was put to use while the chunk was on its way; send it again";
 
 /// What the stage works with; outlives its generations.
 #[derive(Clone)]
@@ -110,6 +116,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
     bisect(parcels, async |parcels: Vec<Parcel<EmbeddedChunk>>| {
         let slots = task.wait_for(INDEX_ROOM, tools.indexes.reserve(expected(&parcels))).await;
         let rows: Vec<&EmbeddedChunk> = parcels.iter().map(Parcel::cargo).collect();
+        let fields = fields_of(&rows);
         let insert = async || {
             let started = Instant::now();
             let inserted = tools.store.insert(tools.model, &rows).await;
@@ -128,9 +135,14 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
             Ok((outcomes, took)) => {
                 metrics::committed(rows.len(), took);
                 metrics::stage_busy(Stage::Write.name(), took);
-                if let Some(commit) = commit(&parcels, &outcomes) {
+                let fields = fields.await.unwrap_or_else(|_| {
+                    // It panicked. The rows are committed, and the indexes read them from the database.
+                    tools.indexes.poll_source();
+                    Vec::new()
+                });
+                if let Some(commit) = commit(&parcels, &outcomes, fields) {
                     metrics::store_seq(commit.upto);
-                    tools.indexes.apply_committed(slots, commit);
+                    task.wait_for("the index", apply(&tools.indexes, slots, commit)).await;
                 }
                 let ours = |parcel: &Parcel<EmbeddedChunk>| maybe_ours || parcel.attempts() > 0;
                 let retried = parcels.iter().zip(&outcomes).filter(|(parcel, _)| ours(parcel));
@@ -151,8 +163,14 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
                     return Some(parcels);
                 }
                 throttled!(error, %error, rows = parcels.len(), "the database refused");
-                let message = format!("the database refused this chunk: {error}");
-                let rejection = Rejection::new(ErrorCode::StoreFailed, message);
+                let rejection = match error {
+                    // Nothing is wrong with the chunk, but its vector is that of a model that is no longer in use.
+                    StoreError::ModelChanged => Rejection::new(ErrorCode::SwitchingModel, SWITCHED),
+                    error => Rejection::new(
+                        ErrorCode::StoreFailed,
+                        format!("the database refused this chunk: {error}"),
+                    ),
+                };
                 parcels.into_iter().for_each(|parcel| task.reject(parcel, rejection.clone()));
                 None
             }
@@ -161,13 +179,28 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
     .await;
 }
 
+/// Begins to make what filters need of the rows, beside the insert and off the thread of the pipeline.
+fn fields_of(rows: &[&EmbeddedChunk]) -> JoinHandle<Vec<FilterFields>> {
+    let rows: Vec<_> = rows.iter().map(|row| (row.chunk.clone(), row.tagging.tmd)).collect();
+    spawn_computation(move || rows.iter().map(|(chunk, tmd)| FilterFields::of_chunk(chunk, *tmd)).collect())
+}
+
+/// Gives a commit to the indexes, off the thread of the pipeline: they make its vectors smaller.
+async fn apply(indexes: &Indexes, slots: ReservedSlots, commit: StoreCommit) {
+    let to = indexes.clone();
+    if spawn_computation(move || to.apply_committed(slots, commit)).await.is_err() {
+        // It panicked. The rows are committed, and the indexes read them from the database.
+        indexes.poll_source();
+    }
+}
+
 /// Rows that an earlier try of ours committed without learning it were never given to the index. They count as stored
 /// once the index has read them from the database. When it cannot within [`INDEX_GRACE`], they are acknowledged
 /// without.
 async fn wait_for_index<'a>(tools: &WriteTools, ours: impl Iterator<Item = &'a InsertOutcome>) {
     let seqs = ours.filter_map(|outcome| match outcome {
         InsertOutcome::Present(known) => Some(known.seq),
-        InsertOutcome::Inserted { .. } | InsertOutcome::Replaced { .. } => None,
+        InsertOutcome::Inserted { .. } | InsertOutcome::Replaced { .. } | InsertOutcome::Gone => None,
     });
     let Some(latest) = seqs.max() else { return };
     let followed = tokio::time::timeout(INDEX_GRACE, async {
@@ -197,18 +230,25 @@ fn expected(parcels: &[Parcel<EmbeddedChunk>]) -> ExpectedChanges {
 
 /// What the indexes learn of a transaction: its new and replaced rows in the order of the clock, of which they took one
 /// unbroken range. `None` when nothing changed.
-fn commit(parcels: &[Parcel<EmbeddedChunk>], outcomes: &[InsertOutcome]) -> Option<StoreCommit> {
+fn commit(
+    parcels: &[Parcel<EmbeddedChunk>],
+    outcomes: &[InsertOutcome],
+    fields: Vec<FilterFields>,
+) -> Option<StoreCommit> {
     let mut commit = StoreCommit::default();
-    for (parcel, outcome) in parcels.iter().zip(outcomes) {
-        let (&seq, &item, replaced) = match outcome {
-            InsertOutcome::Inserted { seq, item } => (seq, item, false),
-            InsertOutcome::Replaced { seq, item, .. } => (seq, item, true),
-            InsertOutcome::Present(_) => continue,
+    for ((parcel, outcome), fields) in parcels.iter().zip(outcomes).zip(fields) {
+        let (&seq, &item, fields, replaced) = match outcome {
+            InsertOutcome::Inserted { seq, item } => (seq, item, fields, false),
+            InsertOutcome::Replaced { seq, item, created_at, .. } => {
+                (seq, item, fields.stored_at(*created_at), true)
+            }
+            InsertOutcome::Present(_) | InsertOutcome::Gone => continue,
         };
         let EmbeddedChunk { embedding, question, .. } = parcel.cargo();
-        commit.concepts.push(ChangedRow { seq, item, vector: embedding.vector.clone() });
+        let vector = embedding.vector.clone();
+        commit.concepts.push(ChangedRow { seq, item, vector, fields: fields.clone() });
         match question {
-            Some(vector) => commit.questions.push(ChangedRow { seq, item, vector: vector.clone() }),
+            Some(vector) => commit.questions.push(ChangedRow { seq, item, vector: vector.clone(), fields }),
             None if replaced => commit.without_question.push((seq, item)),
             None => {}
         }
@@ -261,6 +301,7 @@ async fn decide(
                 // The row was deleted after the transaction, or the comparison failed.
                 _ => Outcome::unsettled(),
             },
+            InsertOutcome::Gone => Outcome::unsettled(),
         }
     };
     parcels.iter().zip(inserted).map(outcome).collect()

@@ -1,7 +1,9 @@
 //! One transaction that changes stored rows in place: codes, CPESH parts, vectors of concepts and questions.
 
 use super::changes::ChangedChunk;
+use super::clock::BEGIN_AS_WRITER;
 use super::connection::PooledConnection;
+use super::filter_fields::{FieldTypes, FieldsFound, filter_fields};
 use super::read::{floats, item_number};
 use super::schema::change_clock;
 use super::{Store, StoreError};
@@ -24,9 +26,9 @@ pub struct BackfilledRows {
     pub questions: Vec<ChangedChunk>,
 }
 
-/// `seq`, `item`, and the vectors of concept and question of a changed row.
-pub(super) type BackfilledTypes = (BigInt, BigInt, Nullable<Binary>, Nullable<Binary>);
-type BackfilledRow = (i64, i64, Option<Vec<u8>>, Option<Vec<u8>>);
+/// `seq`, `item`, the vectors of concept and question, and the fields of a changed row.
+pub(super) type BackfilledTypes = (BigInt, BigInt, Nullable<Binary>, Nullable<Binary>, FieldTypes);
+type BackfilledRow = (i64, i64, Option<Vec<u8>>, Option<Vec<u8>>, FieldsFound);
 
 impl Store {
     /// Runs a statement that takes as many numbers of the clock as it changes rows, in one flushed transaction.
@@ -37,8 +39,7 @@ impl Store {
         let mut connection = self.pool.get().await?;
         match apply(&mut connection, update).await {
             Ok(rows) => {
-                let committed = connection.conn().batch_execute("COMMIT").await;
-                connection.done(committed)?;
+                connection.commit().await?;
                 Ok(rows)
             }
             Err(error) => {
@@ -54,20 +55,19 @@ async fn apply<Q>(connection: &mut PooledConnection, update: Q) -> Result<Backfi
 where
     Q: Query<SqlType = BackfilledTypes> + QueryFragment<Pg> + QueryId + Send,
 {
-    // The setting tells the triggers that the program takes the numbers, and that its rows are true.
-    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lnsp.writer = on";
-    let begun = connection.conn().batch_execute(begin).await;
+    let begun = connection.conn().batch_execute(BEGIN_AS_WRITER).await;
     connection.checked(begun)?;
     let clock = change_clock::table.select(change_clock::seq).for_update().first(connection.conn()).await;
     let after: i64 = connection.checked(clock)?;
     let changed = update.load::<BackfilledRow>(connection.conn()).await;
     let (mut concepts, mut questions) = (Vec::new(), Vec::new());
-    for (seq, item, concept, question) in connection.checked(changed)? {
-        let item = item_number(item)?;
+    for (seq, item, concept, question, fields) in connection.checked(changed)? {
+        let (item, fields) = (item_number(item)?, filter_fields(fields)?);
         let missing = || StoreError::Unreadable { problem: format!("vector of item {item}") };
-        concepts.push(ChangedChunk { seq, item, vector: floats(&concept.ok_or_else(missing)?)? });
+        let vector = floats(&concept.ok_or_else(missing)?)?;
+        concepts.push(ChangedChunk { seq, item, vector, fields: fields.clone() });
         if let Some(question) = question {
-            questions.push(ChangedChunk { seq, item, vector: floats(&question)? });
+            questions.push(ChangedChunk { seq, item, vector: floats(&question)?, fields });
         }
     }
     Ok(BackfilledRows { after, upto: after + concepts.len() as i64, concepts, questions })

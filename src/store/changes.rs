@@ -1,7 +1,9 @@
 //! Reading changes in the order of the clock, for the search indexes or a copy of the store.
 
+use super::filter_fields::{FIELD_COLUMNS, FieldTypes, FieldsFound, NO_FIELDS, filter_fields};
 use super::read::{floats, item_number};
 use super::{ModelId, Store, StoreError};
+use crate::filter::FilterFields;
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
@@ -30,6 +32,8 @@ pub struct ChangedChunk {
     pub item: u32,
     /// Its vector of the kind, as long as the model's `dims`.
     pub vector: Vec<f32>,
+    /// What a search needs of it beside its vector.
+    pub fields: FilterFields,
 }
 
 impl Store {
@@ -85,9 +89,9 @@ struct QuestionChangesAfter {
     model: ModelId,
 }
 
-/// `(seq, item, gone, vector)`. A tombstone is gone; the row of the clock has no item.
-type ChangeRow = (i64, Option<i64>, bool, Option<Vec<u8>>);
-type ChangeRowSql = (BigInt, Nullable<BigInt>, Bool, Nullable<Binary>);
+/// `(seq, item, gone, vector, fields)`. A tombstone is gone; the row of the clock has no item.
+type ChangeRow = (i64, Option<i64>, bool, Option<Vec<u8>>, FieldsFound);
+type ChangeRowSql = (BigInt, Nullable<BigInt>, Bool, Nullable<Binary>, FieldTypes);
 
 impl Query for ChangesAfter {
     type SqlType = ChangeRowSql;
@@ -99,63 +103,84 @@ impl Query for QuestionChangesAfter {
 
 impl QueryFragment<Pg> for QuestionChangesAfter {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let after = |out: &mut AstPass<'_, 'b, Pg>, before: &str| {
-            out.push_sql(before);
-            out.push_bind_param::<BigInt, _>(&self.seq)?;
-            out.push_sql(" ORDER BY seq LIMIT ");
-            out.push_bind_param::<BigInt, _>(&self.limit)
-        };
+        clock(&mut out);
         // The limit comes before the vectors: a page reads as many chunks, however few of them have a question.
+        for part in [" UNION ALL (SELECT fields.seq, fields.item, false, v.vector, ", FIELD_COLUMNS] {
+            out.push_sql(part);
+        }
+        page(&mut out, " FROM (SELECT * FROM chunks WHERE seq > ", &self.seq, &self.limit)?;
         out.push_sql(
-            "SELECT seq, NULL::bigint, false, NULL::bytea FROM change_clock UNION ALL \
-             (SELECT c.seq, c.item, false, v.vector FROM ",
-        );
-        after(&mut out, "(SELECT seq, item FROM chunks WHERE seq > ")?;
-        out.push_sql(
-            ") c LEFT JOIN LATERAL (SELECT vector FROM chunk_vectors \
-             WHERE chunk_vectors.item = c.item AND kind = 'question' AND model_id = ",
+            ") fields LEFT JOIN LATERAL (SELECT vector FROM chunk_vectors \
+             WHERE chunk_vectors.item = fields.item AND kind = 'question' AND model_id = ",
         );
         out.push_bind_param::<Integer, _>(&self.model.0)?;
-        out.push_sql(" LIMIT 1) v ON true ORDER BY c.seq)");
-        after(&mut out, " UNION ALL (SELECT seq, item, true, NULL FROM tombstones WHERE seq > ")?;
-        after(&mut out, ") UNION ALL (SELECT seq, item, true, NULL FROM question_tombstones WHERE seq > ")?;
-        out.push_sql(")");
+        out.push_sql(" LIMIT 1) v ON true ORDER BY fields.seq)");
+        for table in ["tombstones", "question_tombstones"] {
+            tombstones(&mut out, table, &self.seq, &self.limit)?;
+        }
         Ok(())
     }
 }
 
 impl QueryFragment<Pg> for ChangesAfter {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        clock(&mut out);
+        for part in [" UNION ALL (SELECT fields.seq, fields.item, false, v.vector, ", FIELD_COLUMNS] {
+            out.push_sql(part);
+        }
         out.push_sql(
-            "SELECT seq, NULL::bigint, false, NULL::bytea FROM change_clock UNION ALL \
-             (SELECT c.seq, c.item, false, v.vector FROM chunks c CROSS JOIN LATERAL (SELECT vector FROM chunk_vectors \
-             WHERE chunk_vectors.item = c.item AND kind = 'concept' AND model_id = ",
+            " FROM chunks fields CROSS JOIN LATERAL (SELECT vector FROM chunk_vectors \
+             WHERE chunk_vectors.item = fields.item AND kind = 'concept' AND model_id = ",
         );
         out.push_bind_param::<Integer, _>(&self.model.0)?;
-        out.push_sql(" LIMIT 1) v WHERE c.seq > ");
-        out.push_bind_param::<BigInt, _>(&self.seq)?;
-        out.push_sql(" ORDER BY c.seq LIMIT ");
-        out.push_bind_param::<BigInt, _>(&self.limit)?;
-        out.push_sql(") UNION ALL (SELECT seq, item, true, NULL FROM tombstones WHERE seq > ");
-        out.push_bind_param::<BigInt, _>(&self.seq)?;
-        out.push_sql(" ORDER BY seq LIMIT ");
-        out.push_bind_param::<BigInt, _>(&self.limit)?;
+        page(&mut out, " LIMIT 1) v WHERE fields.seq > ", &self.seq, &self.limit)?;
         out.push_sql(")");
-        Ok(())
+        tombstones(&mut out, "tombstones", &self.seq, &self.limit)
     }
+}
+
+fn clock(out: &mut AstPass<'_, '_, Pg>) {
+    for part in ["SELECT seq, NULL::bigint, false, NULL::bytea, ", NO_FIELDS, " FROM change_clock"] {
+        out.push_sql(part);
+    }
+}
+
+/// What is after a number, in order, up to a limit.
+fn page<'b>(out: &mut AstPass<'_, 'b, Pg>, before: &str, seq: &'b i64, limit: &'b i64) -> QueryResult<()> {
+    out.push_sql(before);
+    out.push_bind_param::<BigInt, _>(seq)?;
+    out.push_sql(" ORDER BY seq LIMIT ");
+    out.push_bind_param::<BigInt, _>(limit)
+}
+
+fn tombstones<'b>(
+    out: &mut AstPass<'_, 'b, Pg>,
+    table: &str,
+    seq: &'b i64,
+    limit: &'b i64,
+) -> QueryResult<()> {
+    for part in [" UNION ALL (SELECT seq, item, true, NULL, ", NO_FIELDS, " FROM ", table] {
+        out.push_sql(part);
+    }
+    page(out, " WHERE seq > ", seq, limit)?;
+    out.push_sql(")");
+    Ok(())
 }
 
 /// The query limits each list to `limit` rows, so the first `limit` changes of both together are complete.
 fn changes(found: Vec<ChangeRow>, limit: i64) -> Result<ChunkChanges, StoreError> {
     let (mut clock, mut rows, mut tombstones, mut numbers) = (0, Vec::new(), Vec::new(), Vec::new());
-    for (seq, item, gone, vector) in found {
+    for (seq, item, gone, vector, fields) in found {
         let Some(item) = item else {
             clock = seq;
             continue;
         };
         numbers.push(seq);
         match vector {
-            Some(bytes) => rows.push(ChangedChunk { seq, item: item_number(item)?, vector: floats(&bytes)? }),
+            Some(bytes) => {
+                let (item, vector) = (item_number(item)?, floats(&bytes)?);
+                rows.push(ChangedChunk { seq, item, vector, fields: filter_fields(fields)? });
+            }
             None if gone => tombstones.push((seq, item_number(item)?)),
             None => {}
         }

@@ -8,7 +8,9 @@ use super::dsn::Dsn;
 use super::error::{SqlState, StoreError};
 use super::opening::{OpenedConnection, open};
 use super::server::ServerFacts;
-use super::sqlstate_sniffer::LastError;
+use super::sqlstate_sniffer::SessionNotes;
+use super::timeouts::StoreTimeouts;
+use crate::metrics;
 use crate::threads::lock;
 use deadpool::managed::{self, Manager, Metrics, Object, PoolError, RecycleError, RecycleResult, Timeouts};
 use diesel::dsl::sql;
@@ -19,15 +21,17 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-/// How long a call waits for a free connection before it fails. Shorter than any deadline of a chunk.
-const POOL_WAIT: Duration = Duration::from_secs(10);
 /// The timeout of the check that a pooled connection still works.
 const RECYCLE_WITHIN: Duration = Duration::from_secs(5);
 
-/// One connection, with the last error the server reported on it.
+/// One connection, with what its stream notes.
 pub(super) struct Connection {
     conn: AsyncPgConnection,
-    errors: Arc<LastError>,
+    notes: Arc<SessionNotes>,
+    timeouts: StoreTimeouts,
+    /// Whether the statements are prepared that must not wait for that inside of their transaction: without and with
+    /// dead letters.
+    pub prepared: [bool; 2],
     /// The process of the server that runs the session.
     backend: i32,
     use_state: UseState,
@@ -45,15 +49,26 @@ enum UseState {
 }
 
 impl Connection {
-    fn new(opened: OpenedConnection) -> Connection {
-        let OpenedConnection { conn, errors, facts } = opened;
-        Connection { conn, errors, backend: facts.backend, use_state: UseState::Free }
+    fn new(opened: OpenedConnection, timeouts: StoreTimeouts) -> Connection {
+        let OpenedConnection { conn, notes, facts } = opened;
+        let (backend, use_state) = (facts.backend, UseState::Free);
+        Connection { conn, notes, timeouts, prepared: [false; 2], backend, use_state }
     }
 
-    /// The diesel connection, for the next statement. Pass the result to [`Self::done`] or [`Self::checked`].
+    /// The diesel connection, for the next statement. Pass the result to [`Self::done`] or [`Self::checked`]. The
+    /// connection ends when the server is silent for longer than such a statement takes.
     pub fn conn(&mut self) -> &mut AsyncPgConnection {
+        self.conn_within(self.timeouts.answer)
+    }
+
+    /// The same for a statement that may read a whole table.
+    pub fn conn_for_scan(&mut self) -> &mut AsyncPgConnection {
+        self.conn_within(self.timeouts.scan)
+    }
+
+    fn conn_within(&mut self, time: Duration) -> &mut AsyncPgConnection {
         self.enter(UseState::InCall);
-        self.errors.take();
+        self.notes.expect_answer(time);
         &mut self.conn
     }
 
@@ -66,7 +81,14 @@ impl Connection {
 
     /// Checks one step of a transaction; the call goes on.
     pub fn checked<T>(&mut self, result: diesel::QueryResult<T>) -> Result<T, StoreError> {
-        let result = result.map_err(|error| StoreError::from_diesel(&error, self.errors.take()));
+        self.notes.answered();
+        let result = result.map_err(|error| {
+            let error = StoreError::from_diesel(&error, self.notes.take_error());
+            match (error, self.notes.silent_for()) {
+                (StoreError::Lost, Some(time)) => StoreError::NoAnswer { seconds: time.as_secs() },
+                (error, _) => error,
+            }
+        });
         if result.as_ref().is_err_and(|error| error.sqlstate().is_some_and(SqlState::ends_session)) {
             self.enter(UseState::Spent);
         }
@@ -75,9 +97,35 @@ impl Connection {
 
     /// Rolls a failed transaction back, so that the connection can be reused.
     pub async fn roll_back(&mut self) {
-        if self.conn.batch_execute("ROLLBACK").await.is_ok() {
+        if self.conn().batch_execute("ROLLBACK").await.is_ok() {
             self.enter(UseState::Free);
         }
+        self.notes.answered();
+    }
+
+    /// Commits a transaction whose steps were checked.
+    pub async fn commit(&mut self) -> Result<(), StoreError> {
+        let committed = self.conn().batch_execute("COMMIT").await;
+        self.committed(Ok(()), committed)
+    }
+
+    /// Ends a transaction that was sent as a whole, COMMIT included. After a step that failed, the server answers the
+    /// COMMIT with ROLLBACK.
+    pub fn committed<T>(
+        &mut self,
+        steps: diesel::QueryResult<T>,
+        commit: diesel::QueryResult<()>,
+    ) -> Result<T, StoreError> {
+        let steps = self.checked(steps);
+        if steps.is_err() {
+            // Without an answer to the COMMIT the transaction may still be open, and the connection is not used again.
+            if commit.is_ok() {
+                self.enter(UseState::Free);
+            }
+            return steps;
+        }
+        self.done(commit)?;
+        if self.notes.rolled_back() { Err(StoreError::RolledBack) } else { steps }
     }
 
     /// Once spent, always spent.
@@ -87,7 +135,9 @@ impl Connection {
         }
     }
 
+    /// The diesel connection alone. The server may be silent as long as it likes.
     pub fn into_conn(self) -> AsyncPgConnection {
+        self.notes.answered();
         self.conn
     }
 }
@@ -103,7 +153,7 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Starts the thread. Opens no connection yet.
-    pub fn new(dsn: Dsn, size: usize) -> Result<Pool, StoreError> {
+    pub fn new(dsn: Dsn, size: usize, timeouts: StoreTimeouts) -> Result<Pool, StoreError> {
         let thread_error = |e: std::io::Error| StoreError::Thread { problem: e.to_string() };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(thread_error)?;
@@ -118,8 +168,9 @@ impl Pool {
                 drop(end);
             })
             .map_err(thread_error)?;
-        let connector = Connector { dsn, handle, alive: Mutex::new(Some(alive)) };
-        let timeouts = Timeouts { wait: Some(POOL_WAIT), create: None, recycle: Some(RECYCLE_WITHIN) };
+        let connector = Connector { dsn, handle, timeouts, alive: Mutex::new(Some(alive)) };
+        let recycle = RECYCLE_WITHIN.min(timeouts.answer);
+        let timeouts = Timeouts { wait: Some(timeouts.wait), create: None, recycle: Some(recycle) };
         let pool = managed::Pool::builder(connector)
             .max_size(size.max(1))
             .timeouts(timeouts)
@@ -135,7 +186,11 @@ impl Pool {
         self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => error,
             PoolError::Closed => StoreError::Closed,
-            _ => StoreError::NoConnection { seconds: POOL_WAIT.as_secs() },
+            _ => {
+                metrics::store_pool_limit();
+                let (limit, wait) = (self.pool.status().max_size, self.pool.manager().timeouts.wait);
+                StoreError::NoConnection { limit, seconds: wait.as_secs() }
+            }
         })
     }
 
@@ -143,7 +198,7 @@ impl Pool {
     pub async fn connect(&self) -> Result<(Connection, ServerFacts), StoreError> {
         let opened = self.pool.manager().open().await?;
         let facts = opened.facts.clone();
-        Ok((Connection::new(opened), facts))
+        Ok((Connection::new(opened, self.pool.manager().timeouts), facts))
     }
 
     /// The runtime that drives the connections.
@@ -168,6 +223,7 @@ impl Pool {
 pub(super) struct Connector {
     dsn: Dsn,
     handle: Handle,
+    timeouts: StoreTimeouts,
     /// Taken when the store is closed. Each connection holds a clone until it has ended.
     alive: Mutex<Option<mpsc::Sender<()>>>,
 }
@@ -198,7 +254,8 @@ impl Manager for Connector {
     type Error = StoreError;
 
     async fn create(&self) -> Result<Connection, StoreError> {
-        self.open().await.map(Connection::new).map_err(|error| self.for_now(error))
+        let opened = self.open().await.map_err(|error| self.for_now(error))?;
+        Ok(Connection::new(opened, self.timeouts))
     }
 
     /// Takes about 20 us, and finds a killed backend before a batch does. A server that takes no writes any more is

@@ -5,7 +5,7 @@
 
 use super::schema::dead_letters;
 use super::{Store, StoreError};
-use crate::chunk::{BatchId, Chunk, ChunkKey};
+use crate::chunk::{BatchId, Chunk};
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -13,7 +13,7 @@ use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::query_dsl::methods;
 use diesel::sql_types::{Array, Binary, Bool, Text};
 use diesel::upsert::excluded;
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use std::sync::Arc;
 
 /// A chunk that was rejected just now.
@@ -121,7 +121,7 @@ impl Store {
     /// As any query. Repeating the call after [`StoreError::Lost`] counts nothing twice.
     pub async fn write_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
         let mut rows = letters.iter().map(NewDeadLetter::new).collect::<Result<Vec<_>, _>>()?;
-        // In the order of the keys, as `remove` locks them, so the two cannot deadlock; of one key the later counts.
+        // In the order of the keys, as those who remove them lock them, so the two cannot deadlock; of one key the later counts.
         rows.sort_by_key(|row| (row.dataset_source, row.id, std::cmp::Reverse(row.last_failed_at)));
         rows.dedup_by_key(|row| (row.dataset_source, row.id));
         let mut connection = self.pool.get().await?;
@@ -202,7 +202,7 @@ impl Store {
     /// As any query: transient while the server is away.
     pub async fn count_dead_letters(&self) -> Result<i64, StoreError> {
         let mut connection = self.pool.get().await?;
-        let count = dead_letters::table.count().get_result::<i64>(connection.conn()).await;
+        let count = dead_letters::table.count().get_result::<i64>(connection.conn_for_scan()).await;
         let count = connection.done(count)?;
         self.dead_letters.set(count);
         Ok(count)
@@ -221,8 +221,15 @@ impl Store {
         &self,
         stored: impl Iterator<Item = &'c Chunk>,
     ) -> Result<(), StoreError> {
+        let mut stored: Vec<&Chunk> = stored.collect();
+        stored.sort_by_key(|chunk| &chunk.key);
+        let remove = RemoveDeadLetters {
+            datasets: stored.iter().map(|chunk| &*chunk.key.dataset).collect(),
+            ids: stored.iter().map(|chunk| &*chunk.key.id).collect(),
+            hashes: stored.iter().map(|chunk| chunk.content_hash.as_slice()).collect(),
+        };
         let mut connection = self.pool.get().await?;
-        let removed = remove(connection.conn(), stored.map(StoredKey::from)).await;
+        let removed = remove.execute(connection.conn()).await;
         self.subtract_dead_letters(connection.done(removed)?);
         Ok(())
     }
@@ -230,34 +237,6 @@ impl Store {
     pub(super) fn subtract_dead_letters(&self, count: usize) {
         self.dead_letters.add(-i64::try_from(count).unwrap_or_default());
     }
-}
-
-/// The key and the content hash of a stored chunk, whose dead letter can be removed.
-pub(super) struct StoredKey<'a> {
-    key: &'a ChunkKey,
-    content_hash: &'a [u8],
-}
-
-impl<'a> From<&'a Chunk> for StoredKey<'a> {
-    fn from(chunk: &'a Chunk) -> Self {
-        StoredKey { key: &chunk.key, content_hash: &chunk.content_hash }
-    }
-}
-
-/// Removes the dead letters of these chunks and returns how many. Also used inside the transaction of an insert.
-pub(super) async fn remove<'a>(
-    conn: &mut AsyncPgConnection,
-    stored_keys: impl Iterator<Item = StoredKey<'a>>,
-) -> QueryResult<usize> {
-    let mut stored_keys: Vec<_> = stored_keys.collect();
-    stored_keys.sort_by_key(|one| one.key);
-    RemoveDeadLetters {
-        datasets: stored_keys.iter().map(|one| &*one.key.dataset).collect(),
-        ids: stored_keys.iter().map(|one| &*one.key.id).collect(),
-        hashes: stored_keys.iter().map(|one| one.content_hash).collect(),
-    }
-    .execute(conn)
-    .await
 }
 
 /// Raw SQL, because diesel has no `unnest`.

@@ -3,6 +3,7 @@
 //! The triggers of the database take the numbers of the clock and write the tombstones, as for a deletion by SQL. The
 //! caller gives the tombstones to the index.
 
+use super::clock::BEGIN;
 use super::connection::PooledConnection;
 use super::read::item_number;
 use super::schema::{change_clock, tombstones};
@@ -47,7 +48,7 @@ impl Store {
     ) -> Result<SelectedItems, StoreError> {
         let query = SelectItems { condition: selection.condition(), limit: limit.into() };
         let mut connection = self.pool.get().await?;
-        let found = query.load::<(i64, i64)>(connection.conn()).await;
+        let found = query.load::<(i64, i64)>(connection.conn_for_scan()).await;
         let found = connection.done(found)?;
         // Every row has the count of all.
         let count = found.as_slice().first().map_or(0, |(_, count)| count.unsigned_abs());
@@ -68,8 +69,7 @@ impl Store {
         let mut connection = self.pool.get().await?;
         match delete(&mut connection, items, selection).await {
             Ok(deleted) => {
-                let committed = connection.conn().batch_execute("COMMIT").await;
-                connection.done(committed)?;
+                connection.commit().await?;
                 Ok(deleted)
             }
             Err(error) => {
@@ -86,7 +86,7 @@ async fn delete(
     items: &[u32],
     selection: &Selection,
 ) -> Result<DeletedItems, StoreError> {
-    let begun = connection.conn().batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await;
+    let begun = connection.conn().batch_execute(BEGIN).await;
     connection.checked(begun)?;
     let clock = change_clock::table.select(change_clock::seq).for_update().first(connection.conn()).await;
     let after: i64 = connection.checked(clock)?;

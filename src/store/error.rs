@@ -108,8 +108,13 @@ pub enum StoreError {
         problem: String,
     },
     /// Transient: every connection of the pool is in use.
-    #[error("no database connection was free within {seconds} s")]
+    #[error(
+        "connection pool limit exceeded: all {limit} database connections of this service were in use for {seconds} s; \
+         send fewer requests at once, or find out why the database is slow"
+    )]
     NoConnection {
+        /// The number of connections.
+        limit: usize,
         /// How long the call waited, in seconds.
         seconds: u64,
     },
@@ -118,6 +123,17 @@ pub enum StoreError {
         "the connection to the database was lost; the transaction in progress may or may not be committed"
     )]
     Lost,
+    /// Transient, as [`Self::Lost`]: the network or the server is silent, and the connection was given up.
+    #[error(
+        "the database did not answer within {seconds} s; the transaction in progress may or may not be committed"
+    )]
+    NoAnswer {
+        /// How long it was silent, in seconds.
+        seconds: u64,
+    },
+    /// Transient: the server ended a transaction without storing it, and named no error.
+    #[error("the database rolled the transaction back instead of committing it")]
+    RolledBack,
     /// The database refuses a row for its content. Permanent for that row only: bisect the batch to find it.
     #[error(
         "the database refused a row ({state}{})",
@@ -218,9 +234,9 @@ pub enum StoreError {
     },
     /// Permanent: vectors of two models cannot be compared.
     #[error(
-        "the store holds vectors of {stored}, but {wanted} is configured; choose the stored model, or start the new \
-         one with another data folder or database and send it the lines of the view chunk_lines (docs/models.md: \
-         Changing the model)"
+        "the store holds vectors of {stored}, but {wanted} is configured; leave LNSP_EMBEDDING_MODEL unset to go on with \
+         the stored model, or give the chunks vectors of the other one and put it to use: lnsp reembed, then lnsp model \
+         use (docs/models.md: Changing the model)"
     )]
     OtherModel {
         /// The model of the stored vectors.
@@ -228,8 +244,8 @@ pub enum StoreError {
         /// The model that was to be adopted.
         wanted: Box<ModelIdentity>,
     },
-    /// Permanent: another service changed the model of this store. [`super::Store::adopt_model`] says which it is.
-    #[error("the store was given another model since this service started; restart it")]
+    /// Permanent for this call: another model was put to use. [`super::Store::adopt_model`] says which it is.
+    #[error("another model was put to use since this service started")]
     ModelChanged,
     /// Permanent: all item numbers are used.
     #[error("the store is full: all of its 4,294,967,295 item numbers are used; start a new one")]
@@ -252,11 +268,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The same call may succeed later; retry it as a whole. After [`Self::Lost`] check first what is committed (an
+    /// The same call may succeed later; retry it as a whole. After [`Self::Lost`] and [`Self::NoAnswer`] check first what is committed (an
     /// insert does so itself: its rows come back as present).
     pub fn is_transient(&self) -> bool {
         match self {
-            StoreError::NoConnection { .. } | StoreError::Lost => true,
+            StoreError::NoConnection { .. }
+            | StoreError::Lost
+            | StoreError::NoAnswer { .. }
+            | StoreError::RolledBack => true,
             StoreError::Connect { state, .. } => state.is_none_or(SqlState::passes),
             StoreError::Database { state, .. } => state.is_some_and(SqlState::passes),
             _ => false,

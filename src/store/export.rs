@@ -13,7 +13,7 @@ use super::read::{
 };
 use super::schema::{chunk_vectors, chunks};
 use super::selection::{Selected, Selection};
-use super::{Dsn, Store, StoreError};
+use super::{Dsn, Store, StoreError, StoreTimeouts};
 use crate::chunk::{ExportRow, Tagging};
 use crate::model::ModelIdentity;
 use chrono::{DateTime, Utc};
@@ -74,7 +74,8 @@ impl ChunkExport {
         with_vectors: bool,
     ) -> Result<ChunkExport, StoreError> {
         let shown = dsn.to_string();
-        let begun = ChunkExport::begin(Arc::new(Pool::new(dsn, 1)?), selection, with_vectors).await;
+        let pool = Arc::new(Pool::new(dsn, 1, StoreTimeouts::default())?);
+        let begun = ChunkExport::begin(pool, selection, with_vectors).await;
         begun.map_err(|error| match error.sqlstate() {
             Some(state) if NO_SCHEMA.contains(&state.as_str()) => StoreError::NoStore { to: shown },
             _ => error,
@@ -97,7 +98,8 @@ impl ChunkExport {
         connection.checked(begun)?;
         let model = current_model(connection.conn()).await;
         let model = connection.checked(model)?;
-        let declared = DeclareItems { condition: selection.condition() }.execute(connection.conn()).await;
+        let declared =
+            DeclareItems { condition: selection.condition() }.execute(connection.conn_for_scan()).await;
         connection.checked(declared)?;
         // From here on items are looked up.
         let settings = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off";
@@ -118,7 +120,7 @@ impl ChunkExport {
     pub async fn next_page(&mut self) -> Result<Option<Vec<ExportRow>>, StoreError> {
         if self.next.is_empty() && !self.ended {
             let fetched = diesel::sql_query(format!("FETCH {FETCHED} FROM items"));
-            let fetched = fetched.load::<ItemRow>(self.connection.conn()).await;
+            let fetched = fetched.load::<ItemRow>(self.connection.conn_for_scan()).await;
             let fetched = self.connection.checked(fetched)?;
             self.ended = fetched.len() < FETCHED;
             self.next.extend(fetched.into_iter().map(|row| (row.item, row.bytes)));
@@ -206,7 +208,7 @@ impl QueryFragment<Pg> for DeclareItems<'_> {
 /// The columns of an [`ExportRow`].
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = chunks, check_for_backend(Pg))]
-struct StoredRowColumns {
+pub(super) struct StoredRowColumns {
     dataset_source: String,
     id: String,
     cpe_id: Uuid,
@@ -233,7 +235,7 @@ struct StoredRowColumns {
     unread: Option<f32>,
 }
 
-fn export_row(row: StoredRowColumns, vector: Option<&Vec<u8>>) -> Result<ExportRow, StoreError> {
+pub(super) fn export_row(row: StoredRowColumns, vector: Option<&Vec<u8>>) -> Result<ExportRow, StoreError> {
     let took = row.tmd_took_us.and_then(|us| u64::try_from(us).ok()).map(Duration::from_micros);
     Ok(ExportRow {
         tagging: Tagging {

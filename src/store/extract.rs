@@ -2,6 +2,7 @@
 //! them in one transaction.
 
 use super::backfill::{BackfilledRows, BackfilledTypes};
+use super::filter_fields::FIELD_COLUMNS;
 use super::incoming::{LittleEndian, array_literal};
 use super::read::item_number;
 use super::{ModelId, Store, StoreError};
@@ -79,7 +80,7 @@ impl Store {
     /// As any query: transient while the server is away.
     pub async fn count_to_extract(&self, scope: &ExtractionScope) -> Result<u64, StoreError> {
         let mut connection = self.pool.get().await?;
-        let counted = CountScope(scope).get_result::<i64>(connection.conn()).await;
+        let counted = CountScope(scope).get_result::<i64>(connection.conn_for_scan()).await;
         Ok(connection.done(counted)?.unsigned_abs())
     }
 
@@ -94,7 +95,7 @@ impl Store {
     ) -> Result<Vec<ExtractionRow>, StoreError> {
         let mut connection = self.pool.get().await?;
         let query = SelectScope { scope, limit: limit.into() };
-        let found = query.load::<(i64, i64, String, Option<String>)>(connection.conn()).await;
+        let found = query.load::<(i64, i64, String, Option<String>)>(connection.conn_for_scan()).await;
         let row = |(seq, item, text, question)| {
             let lack = match question {
                 Some(question) => ExtractionLack::QuestionVector(question),
@@ -293,6 +294,8 @@ impl QueryFragment<Pg> for UpdateRows<'_> {
         out.push_sql(BEFORE_MODEL);
         out.push_bind_param::<Integer, _>(&self.model.0)?;
         out.push_sql(AFTER_MODEL);
+        out.push_sql(FIELD_COLUMNS);
+        out.push_sql(AFTER_FIELDS);
         Ok(())
     }
 }
@@ -317,11 +320,18 @@ const AFTER_MODEL: &str = "
         unread = CASE WHEN stored.concept_vector IS NULL THEN chunks.unread ELSE stored.unread END
     FROM stored, tick
     WHERE chunks.item = stored.item
+    RETURNING chunks.*
 ), concepts AS (
     UPDATE chunk_vectors SET vector = stored.concept_vector
     FROM stored, tick
     WHERE chunk_vectors.item = stored.item AND chunk_vectors.model_id = tick.model_id AND kind = 'concept'
         AND stored.concept_vector IS NOT NULL
+), other_models AS (
+    -- They are those of the old concepts and questions.
+    DELETE FROM chunk_vectors USING stored, tick
+    WHERE chunk_vectors.item = stored.item AND chunk_vectors.model_id <> tick.model_id
+        AND CASE kind WHEN 'concept' THEN stored.concept_vector IS NOT NULL
+                      ELSE stored.question_vector IS NOT NULL OR stored.soft_negatives IS NOT NULL END
 ), questions AS (
     INSERT INTO chunk_vectors (item, model_id, kind, vector)
     SELECT stored.item, tick.model_id, 'question', question_vector
@@ -342,8 +352,10 @@ const AFTER_MODEL: &str = "
         took_us = excluded.took_us, failure = excluded.failure
 )
 SELECT tick.seq + nth, stored.item, coalesce(stored.concept_vector, concept.vector),
-    coalesce(stored.question_vector, question.vector)
-FROM stored CROSS JOIN tick
+    coalesce(stored.question_vector, question.vector), ";
+
+const AFTER_FIELDS: &str = "
+FROM stored CROSS JOIN tick JOIN changed AS fields ON fields.item = stored.item
 LEFT JOIN chunk_vectors AS concept
     ON concept.item = stored.item AND concept.model_id = tick.model_id AND concept.kind = 'concept'
 LEFT JOIN chunk_vectors AS question

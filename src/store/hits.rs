@@ -1,33 +1,20 @@
-//! The rows of a search: which items match its filter, how large their rows are, and the rows themselves.
+//! The rows of a search: how large they are, and the rows themselves.
 //!
-//! Three queries, so that texts are read only for the results, and only as many at a time as their sizes allow.
+//! Small rows are read at once. Of others the sizes are read first, so that only as many texts are read at a time as
+//! their sizes allow.
 
-use super::read::{CodesRow, ConfidenceRow, item_number, json_text, tmd};
+use super::read::{CodesRow, ConfidenceRow, item_number, json_text};
 use super::schema::{chunk_cpesh, chunks};
 use super::{Store, StoreError};
 use crate::chunk::TmdSource;
 use crate::tmd::{AxisConfidence, Tmd};
 use chrono::{DateTime, Utc};
+use diesel::dsl::sql;
 use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::{Nullable, Text};
+use diesel::sql_types::{Bool, Integer, Nullable, Text};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
-
-/// Restricts a search to chunks with these values; an absent value matches any.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SearchFilter {
-    /// The code of the domain.
-    pub domain: Option<u8>,
-    /// The code of the task.
-    pub task: Option<u8>,
-    /// The code of the modifier.
-    pub modifier: Option<u8>,
-    /// The name of the dataset.
-    pub dataset_source: Option<String>,
-    /// The id of the document.
-    pub document_id: Option<String>,
-}
 
 /// The row behind an item that a search found.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,42 +63,21 @@ diesel::define_sql_function! {
     fn text_bytes(text: Nullable<Text>) -> Nullable<Integer>;
 }
 
-impl Store {
-    /// Those of these items that match the filter, with their codes, in no particular order. Deleted items are missing.
-    /// A row without codes matches no filter by a code.
-    ///
-    /// # Errors
-    /// As any query: transient while the server is away.
-    pub async fn matching(
-        &self,
-        items: &[u32],
-        filter: &SearchFilter,
-    ) -> Result<Vec<(u32, Option<Tmd>)>, StoreError> {
-        let mut query = chunks::table
-            .select((chunks::item, chunks::domain_code, chunks::task_code, chunks::modifier_code))
-            .filter(chunks::item.eq_any(numbers(items)))
-            .into_boxed();
-        if let Some(code) = filter.domain {
-            query = query.filter(chunks::domain_code.eq(i16::from(code)));
-        }
-        if let Some(code) = filter.task {
-            query = query.filter(chunks::task_code.eq(i16::from(code)));
-        }
-        if let Some(code) = filter.modifier {
-            query = query.filter(chunks::modifier_code.eq(i16::from(code)));
-        }
-        if let Some(dataset) = &filter.dataset_source {
-            query = query.filter(chunks::dataset_source.eq(dataset));
-        }
-        if let Some(document) = &filter.document_id {
-            query = query.filter(chunks::document_id.eq(document));
-        }
-        let mut connection = self.pool.get().await?;
-        let found = query.load::<(i64, Option<i16>, Option<i16>, Option<i16>)>(connection.conn()).await;
-        let found = connection.done(found)?.into_iter();
-        found.map(|(item, d, t, m)| Ok((item_number(item)?, tmd(d, t, m)?))).collect()
-    }
+/// What counts as the size of a row: text, metadata, concept, question and answer.
+const ROW_BYTES: &str = "octet_length(chunks.text) + coalesce(octet_length(chunks.metadata::text), 0) \
+    + coalesce(octet_length(chunk_cpesh.concept_text), 0) + coalesce(octet_length(chunk_cpesh.probe_question), 0) \
+    + coalesce(octet_length(chunk_cpesh.expected_answer), 0) <= ";
 
+impl Hit {
+    /// The bytes of text, metadata, concept, question and answer.
+    pub fn bytes(&self) -> usize {
+        let Hit { text, metadata, concept_text, probe_question, expected_answer, .. } = self;
+        let parts = [metadata, concept_text, probe_question, expected_answer];
+        text.len() + parts.into_iter().flatten().map(String::len).sum::<usize>()
+    }
+}
+
+impl Store {
     /// The bytes of text, metadata, concept, question and answer in the rows of these items, in no particular order.
     /// Deleted items are missing.
     ///
@@ -137,17 +103,27 @@ impl Store {
         found.map(|(item, sizes)| Ok((item_number(item)?, bytes(sizes)))).collect()
     }
 
+    /// As [`Self::hits`], without rows of more than `most` bytes.
+    ///
+    /// # Errors
+    /// As any query: transient while the server is away.
+    pub async fn small_hits(&self, items: &[u32], most: usize) -> Result<Vec<Hit>, StoreError> {
+        let most = i32::try_from(most).unwrap_or(i32::MAX);
+        let parts = (chunk_cpesh::concept_text, chunk_cpesh::probe_question, chunk_cpesh::expected_answer);
+        let query = with_cpesh().select((HitRow::as_select(), parts.nullable()));
+        let query = query.filter(chunks::item.eq_any(numbers(items)));
+        let query = query.filter(sql::<Bool>(ROW_BYTES).bind::<Integer, _>(most));
+        let mut connection = self.pool.get().await?;
+        let found = query.load::<(HitRow, Option<PartsOfHit>)>(connection.conn()).await;
+        connection.done(found)?.into_iter().map(|(row, parts)| hit(row, parts.unwrap_or_default())).collect()
+    }
+
     /// The rows of these items, in no particular order. Deleted items are missing.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
     pub async fn hits(&self, items: &[u32]) -> Result<Vec<Hit>, StoreError> {
-        let parts = (chunk_cpesh::concept_text, chunk_cpesh::probe_question, chunk_cpesh::expected_answer);
-        let query = with_cpesh().select((HitRow::as_select(), parts.nullable()));
-        let query = query.filter(chunks::item.eq_any(numbers(items)));
-        let mut connection = self.pool.get().await?;
-        let found = query.load::<(HitRow, Option<PartsOfHit>)>(connection.conn()).await;
-        connection.done(found)?.into_iter().map(|(row, parts)| hit(row, parts.unwrap_or_default())).collect()
+        self.small_hits(items, usize::MAX).await
     }
 }
 

@@ -101,10 +101,10 @@ impl Store {
     /// As any query: transient while the server is away.
     pub async fn holdings(&self, rows: u64, counted: u64) -> Result<Holdings, StoreError> {
         let mut connection = self.pool.get().await?;
-        let tables = diesel::sql_query(TABLES).get_result::<Number>(connection.conn()).await;
+        let tables = diesel::sql_query(TABLES).get_result::<Number>(connection.conn_for_scan()).await;
         let table_bytes = Amount::Exact(unsigned(connection.checked(tables)?.number));
         if rows <= counted {
-            let totals = diesel::sql_query(TOTALS).get_result::<Totals>(connection.conn()).await;
+            let totals = diesel::sql_query(TOTALS).get_result::<Totals>(connection.conn_for_scan()).await;
             let totals = connection.done(totals)?;
             return Ok(Holdings {
                 documents: Amount::Exact(unsigned(totals.documents)),
@@ -114,7 +114,7 @@ impl Store {
             });
         }
         let datasets = diesel::sql_query(DATASETS).bind::<BigInt, _>(COUNTED_DATASETS);
-        let datasets = datasets.get_result::<Number>(connection.conn()).await;
+        let datasets = datasets.get_result::<Number>(connection.conn_for_scan()).await;
         let datasets = match connection.checked(datasets)?.number {
             number if number <= COUNTED_DATASETS => Amount::Exact(unsigned(number)),
             _ => distinct(&mut connection, "dataset_source", rows).await?,
@@ -122,7 +122,7 @@ impl Store {
         let documents = distinct(&mut connection, "document_id", rows).await?;
         let percent = (100.0 * SAMPLED_ROWS / rows.max(1) as f64).min(100.0);
         let average = diesel::sql_query(AVERAGE).bind::<Float, _>(percent as f32);
-        let average = average.get_result::<Average>(connection.conn()).await;
+        let average = average.get_result::<Average>(connection.conn_for_scan()).await;
         let average = connection.done(average)?.average;
         let text_bytes =
             average.map_or(Amount::Unknown, |bytes| Amount::Estimate((bytes * rows as f64) as u64));
@@ -132,7 +132,7 @@ impl Store {
 
 async fn distinct(connection: &mut PooledConnection, column: &str, rows: u64) -> Result<Amount, StoreError> {
     let found = diesel::sql_query(DISTINCT).bind::<Text, _>(column);
-    let found = found.load::<Distinct>(connection.conn()).await;
+    let found = found.load::<Distinct>(connection.conn_for_scan()).await;
     let found = connection.checked(found)?;
     Ok(found.into_iter().next().map_or(Amount::Unknown, |found| Amount::Estimate(found.of(rows))))
 }

@@ -1,9 +1,11 @@
 //! The places at which a database may be, and how a socket is opened to one of them.
 
+use socket2::{SockRef, TcpKeepalive};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
@@ -69,10 +71,21 @@ impl SocketPlace {
             SocketPlace::Address(address) => *address,
         };
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_keepalive(true)?;
+        watch(&socket)?;
         socket.set_nodelay(true)?;
         socket.connect(address).await.map(ServerSocket::Tcp)
     }
+}
+
+/// A peer that is gone without a word is noticed within 30 s, whatever the statement: while nothing is said the kernel
+/// asks, and what is sent has to be acknowledged.
+fn watch(socket: &TcpSocket) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(15));
+    socket.set_tcp_keepalive(&keepalive.with_interval(Duration::from_secs(5)).with_retries(3))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(30)))?;
+    Ok(())
 }
 
 impl fmt::Display for HostAddress {

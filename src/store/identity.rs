@@ -1,6 +1,7 @@
 //! Brings the ids and hashes of rows up to date that an earlier version of the program wrote, so that a chunk which is
 //! sent again is found. A row keeps its item, its number in the clock and its public name.
 
+use super::clock::BEGIN_AS_ONLY_WRITER;
 use super::read::{self, PlacementRow, json_text};
 use super::schema::{change_clock, chunks, dead_letters};
 use super::{Store, StoreError};
@@ -13,8 +14,6 @@ use uuid::Uuid;
 
 /// Rows of one transaction.
 const PAGE: i64 = 500;
-/// The setting tells the triggers that ids and hashes are changed by the program.
-const BEGIN: &str = "BEGIN; SET LOCAL lnsp.writer = on; SELECT FROM change_clock FOR UPDATE";
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = chunks, check_for_backend(Pg))]
@@ -43,7 +42,7 @@ impl Store {
         tracing::info!("bringing the ids and hashes of the stored chunks up to date");
         let mut last = -1;
         loop {
-            let begun = connection.conn().batch_execute(BEGIN).await;
+            let begun = connection.conn().batch_execute(BEGIN_AS_ONLY_WRITER).await;
             connection.checked(begun)?;
             let page = chunks::table.filter(chunks::item.gt(last)).order(chunks::item).limit(PAGE);
             let page = page.select(OldRow::as_select()).load(connection.conn()).await;
@@ -56,8 +55,7 @@ impl Store {
                 None => finish(connection.conn()).await.map(|()| last = i64::MAX),
             };
             connection.checked(updated)?;
-            let committed = connection.conn().batch_execute("COMMIT").await;
-            connection.checked(committed)?;
+            connection.commit().await?;
             if last == i64::MAX {
                 return connection.done(Ok(()));
             }

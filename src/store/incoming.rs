@@ -120,8 +120,14 @@ impl<'a> IncomingRows<'a> {
         }
     }
 
-    /// Writes `WITH incoming AS (..)`: the rows, and in the column `place` their position from 1.
-    pub(super) fn walk<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+    /// Writes `WITH incoming AS (..)`: the rows, the columns that `further` gives under these names, a value a row, and in
+    /// the column `place` their position from 1.
+    pub(super) fn walk<'b>(
+        &'b self,
+        mut out: AstPass<'_, 'b, Pg>,
+        names: &str,
+        further: impl FnOnce(AstPass<'_, 'b, Pg>) -> QueryResult<()>,
+    ) -> QueryResult<()> {
         /// One further array of the `unnest`.
         macro_rules! array {
             ($kind:ty, $field:ident) => {
@@ -129,7 +135,7 @@ impl<'a> IncomingRows<'a> {
                 out.push_bind_param::<Array<$kind>, _>(&self.$field)?;
             };
         }
-        out.push_sql("WITH incoming AS (SELECT * FROM unnest(");
+        out.push_sql("WITH incoming AS MATERIALIZED (SELECT * FROM ROWS FROM (unnest(");
         out.push_bind_param::<Array<Text>, _>(&self.datasets)?;
         array!(Text, ids);
         array!(SqlUuid, cpe_ids);
@@ -169,8 +175,19 @@ impl<'a> IncomingRows<'a> {
         array!(Nullable<Text>, cpesh_failures);
         array!(Binary, vectors);
         array!(Nullable<Binary>, question_vectors);
+        out.push_sql("), ");
+        further(out.reborrow())?;
         out.push_sql(COLUMNS);
+        out.push_sql(names);
+        out.push_sql(", place))");
         Ok(())
+    }
+
+    /// Writes the two arrays of the keys.
+    pub(super) fn walk_keys<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_bind_param::<Array<Text>, _>(&self.datasets)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Text>, _>(&self.ids)
     }
 }
 
@@ -186,8 +203,7 @@ const COLUMNS: &str = "
     domain_code, task_code, modifier_code, tmd_source, tmd_model, tmd_failure, domain_confidence,
     task_confidence, modifier_confidence, tmd_took_us, truncated, unread, created_at, concept_text,
     probe_question, expected_answer, soft_negatives, hard_negatives, cpesh_source, cpesh_model, cpesh_took_us,
-    cpesh_failure, vector, question_vector, place)
-)";
+    cpesh_failure, vector, question_vector, ";
 
 /// A list as a PostgreSQL array literal, because `unnest` flattens an array of arrays.
 pub(super) fn array_literal(values: &[String]) -> String {
@@ -214,8 +230,13 @@ impl ToSql<Jsonb, Pg> for JsonText<'_> {
 
 impl ToSql<Binary, Pg> for LittleEndian<'_> {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
-        let bytes: Vec<u8> = self.0.iter().flat_map(|x| x.to_le_bytes()).collect();
-        out.write_all(&bytes)?;
+        let mut bytes = [0; 256];
+        for floats in self.0.chunks(bytes.len() / 4) {
+            for (four, float) in bytes.chunks_exact_mut(4).zip(floats) {
+                four.copy_from_slice(&float.to_le_bytes());
+            }
+            out.write_all(&bytes[..4 * floats.len()])?;
+        }
         Ok(IsNull::No)
     }
 }

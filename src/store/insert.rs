@@ -1,30 +1,31 @@
-//! The batched insert: one transaction, two round trips, and numbers in the order of commits.
+//! The batched insert: one statement that is a transaction, and numbers in the order of commits.
 //!
-//! 1. `BEGIN` and the lock of the clock row. Its holder is the only writer until its commit.
-//! 2. One statement, in a new snapshot that sees the commits the lock waited for: drop the known keys, advance the
-//!    clock by the count of the others, insert them and their vectors. It is sent together with the first step.
-//! 3. `COMMIT`, which returns after the flush.
+//! 1. It locks the clock row: its holder is the only writer until its commit.
+//! 2. In a new snapshot, which sees the commits that the lock waited for, it drops the known keys and advances the clock
+//!    by the count of the others. Both is done by the function `new_chunk_numbers` of the database.
+//! 3. It inserts the others with their vectors, and removes the dead letters of what is stored.
 //!
 //! Without the lock a later number could commit first, and a reader of changes would miss rows. With the lock after
 //! the inserts, batches with common keys could deadlock. Without dropping the known keys, repetitions would use
-//! numbers up.
+//! numbers up. In several statements, a client that stops between them would hold the lock of all writers.
 
+use super::clock::BEGIN_AS_ONLY_WRITER;
 use super::connection::PooledConnection;
-use super::dead_letters::{self, StoredKey};
 use super::incoming::{IncomingRows, at_place};
-use super::read::{self, KnownChunk};
-use super::replace::replace;
+use super::model::current_model;
+use super::read::{self, KnownChunk, unreadable};
+use super::replace::{ReplaceBatch, ReplacedRow};
 use super::{ModelId, Store, StoreError};
-use crate::chunk::EmbeddedChunk;
+use crate::chunk::{ChunkKey, EmbeddedChunk, OnConflict};
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::sql_types::{BigInt, Integer};
+use diesel::sql_types::{Array, BigInt, Integer, Nullable};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use futures_util::future;
 use std::borrow::Borrow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
 /// The outcome of one row of a batch.
@@ -37,7 +38,7 @@ pub enum InsertOutcome {
         /// Its number in the search index.
         item: u32,
     },
-    /// It took the place of the row with its key, as [`OnConflict::Replace`](crate::chunk::OnConflict::Replace) asks for, and is committed.
+    /// It took the place of the row with its key, as [`OnConflict::Replace`] asks for, and is committed.
     Replaced {
         /// The clock value of the change.
         seq: i64,
@@ -51,26 +52,18 @@ pub enum InsertOutcome {
     /// Its key was there before, or earlier in the same batch. Whether the content is the same shows in
     /// [`KnownChunk::content_hash`].
     Present(Box<KnownChunk>),
-}
-
-impl InsertOutcome {
-    /// Whether the content of `row` is stored.
-    fn is_of(&self, row: &EmbeddedChunk) -> bool {
-        match self {
-            InsertOutcome::Inserted { .. } | InsertOutcome::Replaced { .. } => true,
-            InsertOutcome::Present(known) => known.content_hash == row.chunk.content_hash,
-        }
-    }
+    /// Its key was there, and the row was deleted before it could be read.
+    Gone,
 }
 
 impl Store {
     /// Stores a batch of rows with their vectors in one flushed transaction; returns an outcome for each row, in the
-    /// order of `rows`. Batches of about 256 are as fast as larger ones.
+    /// order of `rows`.
     ///
     /// # Errors
-    /// Nothing of the batch is stored, except that after [`StoreError::Lost`] it may be: repeat the call, and stored
-    /// rows come back as present. With [`StoreError::is_data_error`] some row is refused for its content: bisect.
-    /// [`StoreError::ModelChanged`] when `model` is not the model of the store.
+    /// Nothing of the batch is stored, except that after a transient error it may be: repeat the call, and stored rows
+    /// come back as present. With [`StoreError::is_data_error`] some row is refused for
+    /// its content: bisect. [`StoreError::ModelChanged`] when `model` is not the model of the store.
     pub async fn insert<R: Borrow<EmbeddedChunk> + Sync>(
         &self,
         model: ModelId,
@@ -80,29 +73,85 @@ impl Store {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
+        let firsts = first_of_each_key(&rows);
+        let asks = |row: &&EmbeddedChunk| row.chunk.on_conflict == OnConflict::Replace;
+        let asking: Vec<&EmbeddedChunk> = firsts.iter().copied().filter(asks).collect();
         let mut connection = self.pool.get().await?;
-        let inserted = match insert(&mut connection, model, &rows).await {
-            Ok(outcomes) if self.dead_letter_count() > 0 => {
-                let stored_keys = rows.iter().zip(&outcomes).filter(|(row, outcome)| outcome.is_of(row));
-                let stored_keys = stored_keys.map(|(row, _)| StoredKey::from(&*row.chunk));
-                let removed = dead_letters::remove(connection.conn(), stored_keys).await;
-                connection.checked(removed).map(|removed| (outcomes, removed))
-            }
-            other => other.map(|outcomes| (outcomes, 0)),
+        // Without dead letters their table is not looked at: whatever happens to it, chunks are stored.
+        let (replaced, inserted) = if self.dead_letter_count() > 0 {
+            write::<true>(&mut connection, model, &firsts, &asking).await?
+        } else {
+            write::<false>(&mut connection, model, &firsts, &asking).await?
         };
-        match inserted {
-            Ok((outcomes, removed)) => {
-                let committed = connection.conn().batch_execute("COMMIT").await;
-                connection.done(committed)?;
-                self.subtract_dead_letters(removed);
-                Ok(outcomes)
-            }
-            Err(error) => {
-                connection.roll_back().await;
-                Err(error)
+        let [(first_seq, first_item, known_places, letters)] = inserted.as_slice() else {
+            return Err(unreadable("answer to the insert"));
+        };
+        self.subtract_dead_letters(usize::try_from(*letters).unwrap_or_default());
+        let known_places: HashSet<i64> = known_places.iter().map(|place| i64::from(*place)).collect();
+
+        let mut written = HashMap::new();
+        for (place, seq, item, cpe_id, created_at) in replaced {
+            let row = at_place(&asking, place)?;
+            let outcome = InsertOutcome::Replaced { seq, item: read::item_number(item)?, cpe_id, created_at };
+            written.insert(&row.chunk.key, outcome);
+        }
+        let new = (1..).zip(&firsts).filter(|(place, _)| !known_places.contains(place));
+        for (nth, (_, row)) in (0..).zip(new) {
+            // The clock did not advance, because the store has another model.
+            let (Some(seq), Some(item)) = (first_seq, first_item) else {
+                return Err(StoreError::ModelChanged);
+            };
+            let outcome = InsertOutcome::Inserted { seq: seq + nth, item: read::item_number(item + nth)? };
+            written.insert(&row.chunk.key, outcome);
+        }
+        // Outside of the transaction: nothing is held meanwhile, and a row may be changed or deleted.
+        let unchanged = firsts.iter().map(|row| &row.chunk.key).filter(|key| !written.contains_key(key));
+        let unchanged: Vec<&ChunkKey> = unchanged.collect();
+        let mut known = HashMap::new();
+        if !unchanged.is_empty() {
+            let found = read::find_known(connection.conn(), unchanged.into_iter()).await;
+            known = connection.done(found)?.into_iter().map(read::known).collect::<Result<_, _>>()?;
+        }
+        // Neither replaced nor equal: it was changed since, or the replacement was that of another model.
+        let left = |row: &&EmbeddedChunk| {
+            known.get(&row.chunk.key).is_some_and(|known| known.content_hash != row.chunk.content_hash)
+        };
+        if asking.iter().any(left) {
+            let current = current_model(connection.conn()).await;
+            let current = connection.done(current)?;
+            if current.is_none_or(|(id, _)| id != model) {
+                return Err(StoreError::ModelChanged);
             }
         }
+        Ok(outcomes(&rows, written, known))
     }
+}
+
+/// The outcome of each row. After the first row of a key, the key is known.
+fn outcomes(
+    rows: &[&EmbeddedChunk],
+    mut written: HashMap<&ChunkKey, InsertOutcome>,
+    mut known: HashMap<ChunkKey, KnownChunk>,
+) -> Vec<InsertOutcome> {
+    let outcome = |row: &&EmbeddedChunk| {
+        let key = &row.chunk.key;
+        let Some(outcome) = written.remove(key) else {
+            let known = known.get(key).cloned();
+            return known.map_or(InsertOutcome::Gone, |known| InsertOutcome::Present(Box::new(known)));
+        };
+        let now_known = match outcome {
+            InsertOutcome::Inserted { seq, item } => {
+                Some(known_from(row, seq, item, row.chunk.cpe_id, row.chunk.received_at))
+            }
+            InsertOutcome::Replaced { seq, item, cpe_id, created_at } => {
+                Some(known_from(row, seq, item, cpe_id, created_at))
+            }
+            InsertOutcome::Present(_) | InsertOutcome::Gone => None,
+        };
+        known.extend(now_known.map(|known| (key.clone(), known)));
+        outcome
+    };
+    rows.iter().map(outcome).collect()
 }
 
 /// The first row of each key, sorted by key, so that any two batches lock their common keys in the same order.
@@ -113,64 +162,54 @@ fn first_of_each_key<'a>(rows: &[&'a EmbeddedChunk]) -> Vec<&'a EmbeddedChunk> {
     firsts
 }
 
-/// Place in the batch from 1, `seq`, `item`, and the number of inserted rows.
-type NewRow = (i64, i64, i64, i64);
+/// `seq` and `item` of the first new row, the places of the known rows from 1, and the number of removed dead letters.
+/// The server sends it before it commits, so it has to be short: were it to wait for its reader, so would all writers.
+type InsertedTypes = (Nullable<BigInt>, Nullable<BigInt>, Array<Integer>, BigInt);
+type Inserted = (Option<i64>, Option<i64>, Vec<i32>, i64);
 
-/// Everything but the commit.
-async fn insert(
+/// Stores the rows in one transaction, with `LETTERS` also without their dead letters.
+async fn write<const LETTERS: bool>(
     connection: &mut PooledConnection,
     model: ModelId,
-    rows: &[&EmbeddedChunk],
-) -> Result<Vec<InsertOutcome>, StoreError> {
-    let firsts = first_of_each_key(rows);
-    let batch = InsertBatch { model, rows: IncomingRows::new(&firsts) };
-    let conn = &*connection.conn();
-    let (mut first, mut second) = (conn, conn);
-    // Both are sent at once. The order is safe: a future sends when it is first polled, `join` polls in order, and a
-    // statement that must still be prepared is sent later.
-    let locked = first.batch_execute(BEGIN);
-    let (locked, inserted) = future::join(locked, batch.load::<NewRow>(&mut second)).await;
-    connection.checked(locked)?;
-    let inserted = connection.checked(inserted)?;
-    if inserted.iter().any(|(.., filed)| *filed != inserted.len() as i64) {
-        // A key was inserted without the lock.
-        let problem = "another program writes into the table chunks without locking change_clock".to_owned();
-        return Err(StoreError::Database { state: None, problem });
+    firsts: &[&EmbeddedChunk],
+    asking: &[&EmbeddedChunk],
+) -> Result<(Vec<ReplacedRow>, Vec<Inserted>), StoreError> {
+    let batch = InsertBatch::<LETTERS>::new(model, firsts);
+    if !asking.is_empty() {
+        return replace_and_insert(connection, ReplaceBatch::new(model, asking), batch).await;
     }
+    let inserted = batch.load::<Inserted>(connection.conn()).await;
+    Ok((Vec::new(), connection.done(inserted)?))
+}
 
-    let mut new = HashMap::new();
-    for (place, seq, item, _) in inserted {
-        new.insert(&at_place(&firsts, place)?.chunk.key, (seq, read::item_number(item)?));
+/// Replaces rows and inserts those that are new, in one transaction. All of it is sent at once: a future sends when it is
+/// first polled, `join4` polls in order, and both statements are prepared before. The first one takes the lock, because
+/// the second needs a snapshot that sees the commits it waited for. When this program stops between the two, the server
+/// ends the transaction (see [`super::clock`]).
+async fn replace_and_insert<const LETTERS: bool>(
+    connection: &mut PooledConnection,
+    replace: ReplaceBatch<'_>,
+    insert: InsertBatch<'_, LETTERS>,
+) -> Result<(Vec<ReplacedRow>, Vec<Inserted>), StoreError> {
+    if !connection.prepared[usize::from(LETTERS)] {
+        let (none, model) = (Vec::new(), insert.model);
+        let prepared = ReplaceBatch::new(model, &none).load::<ReplacedRow>(connection.conn()).await;
+        connection.done(prepared)?;
+        let prepared = InsertBatch::<LETTERS>::new(model, &none).load::<Inserted>(connection.conn()).await;
+        connection.done(prepared)?;
+        connection.prepared[usize::from(LETTERS)] = true;
     }
-    let mut known = HashMap::new();
-    if new.len() < firsts.len() {
-        let keys = firsts.iter().map(|row| &row.chunk.key).filter(|key| !new.contains_key(key));
-        let found = read::find_known(connection.conn(), keys).await;
-        known = connection.checked(found)?.into_iter().map(read::known).collect::<Result<_, _>>()?;
-    }
-    let mut replaced = replace(connection, model, &firsts, &known).await?;
-    rows.iter()
-        .map(|row| {
-            let key = &row.chunk.key;
-            if let Some((seq, item)) = new.remove(key) {
-                // Known from here on, for a second row with the same key.
-                let (cpe_id, created_at) = (row.chunk.cpe_id, row.chunk.received_at);
-                known.insert(key.clone(), known_from(row, seq, item, cpe_id, created_at));
-                return Ok(InsertOutcome::Inserted { seq, item });
-            }
-            if let (Some((seq, item)), Some(before)) = (replaced.remove(key), known.get(key)) {
-                let (cpe_id, created_at) = (before.cpe_id, before.created_at);
-                known.insert(key.clone(), known_from(row, seq, item, cpe_id, created_at));
-                return Ok(InsertOutcome::Replaced { seq, item, cpe_id, created_at });
-            }
-            // Neither new nor known: the clock did not advance, because the store has another model.
-            known
-                .get(key)
-                .cloned()
-                .map(|known| InsertOutcome::Present(Box::new(known)))
-                .ok_or(StoreError::ModelChanged)
-        })
-        .collect()
+    let conn = &*connection.conn();
+    let (mut first, mut second, mut third, mut fourth) = (conn, conn, conn, conn);
+    let (begun, replaced, inserted, committed) = future::join4(
+        first.batch_execute(BEGIN_AS_ONLY_WRITER),
+        replace.load::<ReplacedRow>(&mut second),
+        insert.load::<Inserted>(&mut third),
+        fourth.batch_execute("COMMIT"),
+    )
+    .await;
+    let steps = begun.and_then(|()| Ok((replaced?, inserted?)));
+    connection.committed(steps, committed)
 }
 
 fn known_from(
@@ -195,79 +234,99 @@ fn known_from(
     }
 }
 
-/// The setting tells the triggers that the program takes the numbers and that its rows are true.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lnsp.writer = on; \
-                     SELECT FROM change_clock FOR UPDATE";
-
-/// The insert statement.
-struct InsertBatch<'a> {
+/// The insert statement, a transaction of its own. The server begins with it when it has all of it, COMMIT included: so a
+/// client that stops while it sends holds no lock. Its rows have to be read to their end, because the commit comes after.
+struct InsertBatch<'a, const LETTERS: bool> {
     model: ModelId,
     rows: IncomingRows<'a>,
 }
 
+impl<'a, const LETTERS: bool> InsertBatch<'a, LETTERS> {
+    fn new(model: ModelId, rows: &[&'a EmbeddedChunk]) -> Self {
+        InsertBatch { model, rows: IncomingRows::new(rows) }
+    }
+}
+
 /// The type identifies the statement, so each connection prepares it once.
-impl QueryId for InsertBatch<'_> {
-    type QueryId = InsertBatch<'static>;
+impl<const LETTERS: bool> QueryId for InsertBatch<'_, LETTERS> {
+    type QueryId = InsertBatch<'static, LETTERS>;
     const HAS_STATIC_QUERY_ID: bool = true;
 }
 
-impl Query for InsertBatch<'_> {
-    type SqlType = (BigInt, BigInt, BigInt, BigInt);
+impl<const LETTERS: bool> Query for InsertBatch<'_, LETTERS> {
+    type SqlType = InsertedTypes;
 }
 
-impl QueryFragment<Pg> for InsertBatch<'_> {
+impl<const LETTERS: bool> QueryFragment<Pg> for InsertBatch<'_, LETTERS> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        self.rows.walk(out.reborrow())?;
-        out.push_sql(BETWEEN_ROWS_AND_MODEL);
+        self.rows.walk(out.reborrow(), "known, seq, item", |mut out| {
+            out.push_sql("new_chunk_numbers(");
+            self.rows.walk_keys(out.reborrow())?;
+            out.push_sql(", ");
+            out.push_bind_param::<Integer, _>(&self.model.0)?;
+            out.push_sql(")");
+            Ok(())
+        })?;
+        out.push_sql(CHUNKS);
         out.push_bind_param::<Integer, _>(&self.model.0)?;
-        out.push_sql(AFTER_MODEL);
+        out.push_sql(QUESTIONS);
+        out.push_bind_param::<Integer, _>(&self.model.0)?;
+        out.push_sql(CPESH);
+        out.push_sql(if LETTERS { REMOVED_LETTERS } else { NO_LETTERS });
+        out.push_sql(ANSWER);
         Ok(())
     }
 }
 
-/// LIMIT keeps the planner from replacing the index look-ups of the keys by another join. When `tick` has no row
-/// (nothing is new, or the store has another model), nothing is inserted.
-const BETWEEN_ROWS_AND_MODEL: &str = "
-, fresh AS MATERIALIZED (
-    SELECT incoming.*, row_number() OVER (ORDER BY place) AS nth
-    FROM incoming
-    LEFT JOIN LATERAL (SELECT true AS there FROM chunks
-                       WHERE chunks.dataset_source = incoming.dataset_source AND chunks.id = incoming.id
-                       LIMIT 1) AS known ON true
-    WHERE known.there IS NULL
-), tick AS (
-    UPDATE change_clock SET seq = seq + new.rows, next_item = next_item + new.rows
-    FROM (SELECT count(*) AS rows FROM fresh) AS new
-    WHERE new.rows > 0 AND model_id = ";
-
-const AFTER_MODEL: &str = "
-    RETURNING seq - new.rows AS seq, next_item - new.rows AS item, model_id
-), filed AS (
+/// A row without an item is known, or the store has another model. The first look at `incoming` takes the lock and the
+/// numbers, so it comes before everything else.
+const CHUNKS: &str = "
+, filed AS (
     INSERT INTO chunks (dataset_source, id, cpe_id, item, seq, content_hash, details_hash, text, document_id,
         chunk_index, source_document, article_title, article_index, parent_cpe_ids, child_cpe_ids, batch_id, metadata,
         domain_code, task_code, modifier_code, tmd_source, tmd_model, tmd_failure, domain_confidence,
         task_confidence, modifier_confidence, tmd_took_us, truncated, unread, created_at)
-    SELECT dataset_source, id, cpe_id, tick.item + nth - 1, tick.seq + nth, content_hash, details_hash, text,
+    SELECT dataset_source, id, cpe_id, item, seq, content_hash, details_hash, text,
         document_id, chunk_index, source_document, article_title, article_index, parent_cpe_ids::text[],
         child_cpe_ids::text[], batch_id, metadata, domain_code, task_code, modifier_code, tmd_source, tmd_model,
         tmd_failure, domain_confidence, task_confidence, modifier_confidence, tmd_took_us, truncated,
         unread, created_at
-    FROM fresh, tick
-    ORDER BY nth
-    ON CONFLICT (dataset_source, id) DO NOTHING
-    RETURNING item
+    FROM incoming
+    WHERE item IS NOT NULL
 ), vectors AS (
     INSERT INTO chunk_vectors (item, model_id, kind, vector)
-    SELECT tick.item + nth - 1, tick.model_id, 'concept', vector FROM fresh, tick
+    SELECT item, ";
+
+const QUESTIONS: &str = ", 'concept', vector FROM incoming WHERE item IS NOT NULL
     UNION ALL
-    SELECT tick.item + nth - 1, tick.model_id, 'question', question_vector FROM fresh, tick
-    WHERE question_vector IS NOT NULL
+    SELECT item, ";
+
+const CPESH: &str = ", 'question', question_vector FROM incoming
+    WHERE item IS NOT NULL AND question_vector IS NOT NULL
 ), cpesh AS (
     INSERT INTO chunk_cpesh (item, concept_text, probe_question, expected_answer, soft_negatives, hard_negatives,
         source, model, took_us, failure)
-    SELECT tick.item + nth - 1, concept_text, probe_question, expected_answer, soft_negatives::text[],
-        hard_negatives::text[], cpesh_source, cpesh_model, cpesh_took_us, cpesh_failure
-    FROM fresh, tick
-    WHERE soft_negatives IS NOT NULL
-)
-SELECT place, tick.seq + nth, tick.item + nth - 1, (SELECT count(*) FROM filed) FROM fresh, tick";
+    SELECT item, concept_text, probe_question, expected_answer, soft_negatives::text[], hard_negatives::text[],
+        cpesh_source, cpesh_model, cpesh_took_us, cpesh_failure
+    FROM incoming
+    WHERE item IS NOT NULL AND soft_negatives IS NOT NULL
+)";
+
+const REMOVED_LETTERS: &str = "
+, letters AS (
+    DELETE FROM dead_letters USING incoming
+    WHERE dead_letters.dataset_source = incoming.dataset_source AND dead_letters.id = incoming.id
+        AND dead_letters.content_hash = incoming.content_hash
+        AND (item IS NOT NULL OR incoming.content_hash = (
+            SELECT content_hash FROM chunks
+            WHERE chunks.dataset_source = incoming.dataset_source AND chunks.id = incoming.id LIMIT 1))
+    RETURNING letter
+)";
+
+const NO_LETTERS: &str = "
+, letters AS (SELECT NULL WHERE false)";
+
+const ANSWER: &str = "
+SELECT min(seq), min(item), coalesce(array_agg(place::integer) FILTER (WHERE known), '{}'),
+    (SELECT count(*) FROM letters)
+FROM incoming";

@@ -3,7 +3,7 @@
 use super::connection::Pool;
 use super::model::current_model;
 use super::schema::chunk_vectors;
-use super::{Dsn, StoreError, old_service};
+use super::{Dsn, StoreError, StoreTimeouts, old_service};
 use crate::model::ModelIdentity;
 use diesel::OptionalExtension;
 use diesel::prelude::*;
@@ -44,7 +44,7 @@ struct FreeConnections {
 /// # Errors
 /// When the server cannot be reached, does not answer a query, or is one that [`super::Store::open`] refuses.
 pub async fn inspect(dsn: Dsn) -> Result<DatabaseInfo, StoreError> {
-    let pool = Pool::new(dsn.clone(), 1)?;
+    let pool = Pool::new(dsn.clone(), 1, StoreTimeouts::default())?;
     let info = read_info(&pool, &dsn).await;
     pool.close().await;
     info

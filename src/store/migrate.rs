@@ -8,8 +8,8 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use tokio::sync::oneshot;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
-/// Serializes services that start together on one database.
-const LOCK: &str = "SELECT pg_advisory_lock(7308613741325971)";
+/// Serializes services that start together on one database. Each waits as long as the migrations of the first take.
+const LOCK: &str = "SET lock_timeout = 0; SELECT pg_advisory_lock(7308613741325971)";
 
 /// Runs the pending migrations over a connection that is closed afterwards. On a thread of its own, because diesel's
 /// harness is synchronous and panics inside a runtime.
@@ -33,6 +33,19 @@ fn run_here(conn: AsyncPgConnection) -> Result<(), StoreError> {
         tracing::info!(count = done.len(), "migrated the database");
     }
     Ok(())
+}
+
+/// The versions of the migrations that this program knows, in their order.
+///
+/// # Errors
+/// [`StoreError::Migration`], when the program was built with a migration that has no name.
+pub fn known_migrations() -> Result<Vec<String>, StoreError> {
+    use diesel::migration::MigrationSource;
+    let known = MigrationSource::<diesel::pg::Pg>::migrations(&MIGRATIONS);
+    let known = known.map_err(|error| StoreError::Migration { problem: error.to_string() })?;
+    let mut versions: Vec<String> = known.iter().map(|known| known.name().version().to_string()).collect();
+    versions.sort();
+    Ok(versions)
 }
 
 type Harness = AsyncConnectionWrapper<AsyncPgConnection>;

@@ -2,26 +2,35 @@
 //!
 //! ```text
 //! Store             open, adopt a model, look up keys, insert batches, read changes, rows for a search
-//!   insert          the batched insert, in the order of the change clock
+//!   insert          the batched insert, in the order of the change clock, which one statement locks
 //!   replace         rows that take the place of stored ones, in the transaction of an insert
 //!   incoming        rows as arrays, for both
 //!   identity        brings the ids and hashes of an earlier version up to date
+//!   clock           how other transactions begin that hold the lock of that clock
 //!   changes         changes after a number of that clock
 //!   read, model     look-ups; the one model of a store
 //!   export          everything again, in order
 //!   hits            the rows of a search
+//!   filter_fields   what filters of a search need of a row
+//!   verify          what the indexes compare themselves with
 //!   selection       which chunks a call is about
 //!   delete          their deletion; delete_letters: that of their dead letters
 //!   retag           other codes for stored rows
 //!   extract         CPESH parts and question vectors for stored rows
+//!   reembed         vectors of a further model, and the switch to it
+//!   access          how often chunks were read and found
+//!   chunk_record    single chunks and those of a document, with all that is stored of them
+//!   named_chunks    which chunks ids and links mean
+//!   listing         documents and datasets, with their counts
 //!   holdings        how much there is
 //!   dead_letters    chunks that could not be stored, kept to be sent again
-//!   connection      the connection pool and its thread
+//!   connection      the connection pool and its thread; timeouts: how long they wait
 //!   opening         how a connection is opened: the hosts, the server's fitness, the session's settings
 //!   session_lock    whether a session belongs to its connection, or to a pooler that shares it
-//!   sqlstate_sniffer  the SQLSTATE of an error, read from the connection's bytes
+//!   sqlstate_sniffer  the SQLSTATE of an error, read from the connection's bytes, and the end of silent ones
 //!   old_tables      reads the tables of the old service
 //!   old_service     recognises a database of the old service
+//!   restore         the SQL around a restore from a backup
 //!   inspect         version, settings and model of a database, without changing it
 //! managed           a PostgreSQL server that the service installs and runs itself
 //! ```
@@ -31,8 +40,11 @@
 //! synchronously, and a server that does not flush is refused. The store retries nothing: an error says whether a
 //! retry can help ([`StoreError::is_transient`]) or a row is at fault ([`StoreError::is_data_error`]).
 
+mod access;
 mod backfill;
 mod changes;
+mod chunk_record;
+mod clock;
 mod connection;
 mod dead_letter_count;
 mod dead_letters;
@@ -42,6 +54,7 @@ mod dsn;
 mod error;
 mod export;
 mod extract;
+mod filter_fields;
 mod hits;
 mod holdings;
 mod hosts;
@@ -49,38 +62,52 @@ mod identity;
 mod incoming;
 mod insert;
 mod inspect;
+mod listing;
 pub mod managed;
 mod migrate;
 mod model;
+mod named_chunks;
 mod old_service;
 mod old_tables;
 mod opening;
 mod read;
+mod reembed;
 mod replace;
+pub mod restore;
 mod retag;
 mod schema;
 mod selection;
 mod server;
 mod session_lock;
 mod sqlstate_sniffer;
+mod timeouts;
+mod verify;
 
+pub use access::Accesses;
 pub use backfill::BackfilledRows;
 pub use changes::{ChangedChunk, ChunkChanges};
+pub use chunk_record::{ChunkDetails, ChunkPlace, ChunkRecord, DocumentPage, PageOfDocument};
 pub use dead_letters::{DeadLetter, DeadLetterFilter, StoredDeadLetter};
 pub use delete::{DeletedItems, SelectedItems};
 pub use dsn::Dsn;
 pub use error::{ReadOnlyCause, SqlState, StoreError};
 pub use export::ChunkExport;
 pub use extract::{ExtractionLack, ExtractionRow, ExtractionRows, ExtractionScope, ExtractionUpdate};
-pub use hits::{Hit, SearchFilter};
+pub use hits::Hit;
 pub use holdings::{Amount, Holdings};
 pub use insert::InsertOutcome;
 pub use inspect::{DatabaseInfo, inspect};
-pub use model::ModelId;
+pub use listing::{ListedDataset, ListedDocument};
+pub use migrate::known_migrations;
+pub use model::{ModelId, StoredModel};
+pub use named_chunks::{ChunkLink, NamedChunk};
 pub use old_tables::{OldTables, OldTablesError};
 pub use read::{KnownChunk, StoredVectors};
+pub use reembed::{AddedVectors, LackingChunk, ModelSwitched};
 pub use retag::{Retag, RetagRow, RetagScope, RetagSource};
 pub use selection::Selection;
+pub use timeouts::StoreTimeouts;
+pub use verify::{ClockReading, RowDigests, VectorsOf};
 
 use connection::Pool;
 use dead_letter_count::DeadLetterCount;
@@ -114,6 +141,14 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
+    /// As [`Self::open_with`], with the usual time-outs.
+    ///
+    /// # Errors
+    /// Those of [`Self::open_with`].
+    pub async fn open(options: StoreOptions) -> Result<Store, StoreError> {
+        Store::open_with(options, StoreTimeouts::default()).await
+    }
+
     /// Connects, refuses a server that would lose acknowledged chunks or cannot hold every text, one that takes no
     /// writes, and a pooler that shares sessions; then runs the pending migrations.
     ///
@@ -121,8 +156,8 @@ impl Store {
     /// Transient while the server cannot be reached. Permanent when the server is unfit, the database is one of the old
     /// service, was migrated by a later version
     /// of this program, or refuses the migrations; the message says what to do.
-    pub async fn open(options: StoreOptions) -> Result<Store, StoreError> {
-        let pool = Pool::new(options.dsn.clone(), options.pool_size)?;
+    pub async fn open_with(options: StoreOptions, timeouts: StoreTimeouts) -> Result<Store, StoreError> {
+        let pool = Pool::new(options.dsn.clone(), options.pool_size, timeouts)?;
         let (mut connection, _) = pool.connect().await?;
         old_service::refuse(&mut connection, &options.dsn).await?;
         migrate::run(connection.into_conn()).await?;

@@ -1,5 +1,6 @@
 //! The one embedding model of a store, fixed before its first row.
 
+use super::clock::BEGIN;
 use super::schema::{change_clock, chunk_vectors, models};
 use super::{Store, StoreError};
 use crate::model::ModelIdentity;
@@ -15,6 +16,19 @@ impl ModelId {
     pub fn get(self) -> i32 {
         self.0
     }
+}
+
+/// A model of which the store has vectors, or had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredModel {
+    /// Its key in this store.
+    pub id: ModelId,
+    /// The identity of its vectors.
+    pub identity: ModelIdentity,
+    /// The folder or name under which it was last found.
+    pub location: Option<String>,
+    /// Its vectors are written and searched.
+    pub in_use: bool,
 }
 
 #[derive(Queryable, Insertable, Selectable)]
@@ -48,13 +62,13 @@ impl Store {
     /// [`StoreError::OtherModel`], permanent, when the store holds vectors of another model.
     pub async fn adopt_model(&self, model: &ModelIdentity) -> Result<ModelId, StoreError> {
         let mut connection = self.pool.get().await?;
-        let begun = connection.conn().batch_execute("BEGIN").await;
+        let begun = connection.conn().batch_execute(BEGIN).await;
         connection.checked(begun)?;
         let adopted = adopt(connection.conn(), model).await;
         match connection.checked(adopted) {
             Ok(Ok(id)) => {
-                let committed = connection.conn().batch_execute("COMMIT").await;
-                connection.done(committed).map(|()| id)
+                connection.commit().await?;
+                Ok(id)
             }
             Ok(Err(stored)) => {
                 connection.roll_back().await;
@@ -66,6 +80,41 @@ impl Store {
                 Err(error)
             }
         }
+    }
+
+    /// All models that the store knows, in the order of their keys.
+    ///
+    /// # Errors
+    /// As any query: transient while the server is away.
+    pub async fn models(&self) -> Result<Vec<StoredModel>, StoreError> {
+        let mut connection = self.pool.get().await?;
+        let current = change_clock::table.select(change_clock::model_id).first(connection.conn()).await;
+        let current: Option<i32> = connection.done(current)?;
+        let query = models::table.select((models::model_id, ModelRow::as_select(), models::location));
+        let found = query.order(models::model_id).load(connection.conn()).await;
+        let stored = |(id, row, location): (i32, ModelRow, Option<String>)| StoredModel {
+            id: ModelId(id),
+            identity: row.into(),
+            location,
+            in_use: current == Some(id),
+        };
+        connection.done(found).map(|rows| rows.into_iter().map(stored).collect())
+    }
+
+    /// Notes a model and where it was found, so that the store can have vectors of it. It is not put to use.
+    ///
+    /// # Errors
+    /// As any query: transient while the server is away.
+    pub async fn register_model(&self, model: &ModelIdentity, location: &str) -> Result<ModelId, StoreError> {
+        let mut connection = self.pool.get().await?;
+        let insert = diesel::insert_into(models::table)
+            .values((ModelRow::from(model), models::location.eq(location)))
+            .on_conflict(models::fingerprint)
+            .do_update()
+            .set(models::location.eq(location))
+            .returning(models::model_id);
+        let id = insert.get_result(connection.conn()).await;
+        connection.done(id).map(ModelId)
     }
 
     /// The model of the store; `None` before the first [`Self::adopt_model`].

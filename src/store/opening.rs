@@ -5,7 +5,7 @@ use super::error::StoreError;
 use super::hosts::{SocketPlace, hosts};
 use super::server::ServerFacts;
 use super::session_lock::SessionLock;
-use super::sqlstate_sniffer::{LastError, SniffedStream};
+use super::sqlstate_sniffer::{SessionNotes, SniffedStream};
 use diesel_async::AsyncPgConnection;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +23,16 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Every statement of the store finds its rows by key or along an index. A plan made while a table is small must also
 /// suit a large table, so sequential scans and the joins that need them are off, and one generic plan serves all
-/// batches. The idle timeout keeps a frozen service from holding the lock of the clock for ever.
+/// batches. A batch of 2,048 rows with their vectors is worked on in memory.
+///
+/// The idle timeout ends the transactions of a frozen service; those that hold the lock of the clock have a shorter one
+/// (see [`super::clock`]). A statement that waits for a lock gives up before its client does, so that no session is left
+/// waiting without one.
 const SESSION: &str = "
     SET synchronous_commit = on;
+    SET default_transaction_isolation = 'read committed';
+    SET lock_timeout = '20s';
+    SET work_mem = '32MB';
     SET plan_cache_mode = force_generic_plan;
     SET enable_seqscan = off;
     SET enable_bitmapscan = off;
@@ -37,7 +44,7 @@ const SESSION: &str = "
 /// A connection that is fit for the store.
 pub(super) struct OpenedConnection {
     pub conn: AsyncPgConnection,
-    pub errors: Arc<LastError>,
+    pub notes: Arc<SessionNotes>,
     pub facts: ServerFacts,
 }
 
@@ -105,7 +112,7 @@ struct Opening<'a> {
 /// A session before it has its settings.
 struct BareSession {
     client: Client,
-    errors: Arc<LastError>,
+    notes: Arc<SessionNotes>,
     driver: JoinHandle<()>,
 }
 
@@ -133,11 +140,11 @@ impl Opening<'_> {
     }
 
     async fn session(&self, place: &SocketPlace) -> Result<BareSession, StoreError> {
-        let errors = Arc::new(LastError::default());
+        let notes = Arc::new(SessionNotes::default());
         let socket = place.connect().await.map_err(|error| self.failed(error.to_string()))?;
-        let wire = SniffedStream::new(socket, Arc::clone(&errors));
+        let wire = SniffedStream::new(socket, Arc::clone(&notes));
         let connected = self.dsn.config().connect_raw(wire, NoTls).await;
-        let (client, connection) = connected.map_err(|error| self.refused(&errors, &error))?;
+        let (client, connection) = connected.map_err(|error| self.refused(&notes, &error))?;
         let alive = self.alive.clone();
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -145,7 +152,7 @@ impl Opening<'_> {
             }
             drop(alive);
         });
-        Ok(BareSession { client, errors, driver })
+        Ok(BareSession { client, notes, driver })
     }
 
     /// Gives the session its settings, and checks the server again: behind a name there may be another one by now.
@@ -153,11 +160,11 @@ impl Opening<'_> {
         self.ask(&session, session.client.batch_execute(SESSION)).await?;
         let facts = self.ask(&session, ServerFacts::ask(&session.client)).await?;
         facts.check_session(self.dsn)?;
-        let BareSession { client, errors, .. } = session;
+        let BareSession { client, notes, .. } = session;
         match AsyncPgConnection::try_from(client).await {
-            Ok(conn) => Ok(OpenedConnection { conn, errors, facts }),
+            Ok(conn) => Ok(OpenedConnection { conn, notes, facts }),
             Err(error) => {
-                let state = errors.take();
+                let state = notes.take_error();
                 Err(StoreError::Connect { to: self.dsn.to_string(), state, problem: error.to_string() })
             }
         }
@@ -168,11 +175,11 @@ impl Opening<'_> {
         session: &BareSession,
         answer: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, StoreError> {
-        answer.await.map_err(|error| self.refused(&session.errors, &error))
+        answer.await.map_err(|error| self.refused(&session.notes, &error))
     }
 
     /// The server's refusal, or the end of the connection.
-    fn refused(&self, errors: &LastError, error: &Error) -> StoreError {
+    fn refused(&self, notes: &SessionNotes, error: &Error) -> StoreError {
         let problem = match (error.as_db_error(), std::error::Error::source(error)) {
             (Some(answer), _) => answer.message().to_owned(),
             (None, Some(cause)) if cause.to_string() == "password missing" => {
@@ -180,7 +187,7 @@ impl Opening<'_> {
             }
             (None, _) => error.to_string(),
         };
-        StoreError::Connect { to: self.dsn.to_string(), state: errors.take(), problem }
+        StoreError::Connect { to: self.dsn.to_string(), state: notes.take_error(), problem }
     }
 
     fn failed(&self, problem: String) -> StoreError {

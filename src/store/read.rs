@@ -60,11 +60,6 @@ pub struct StoredVectors {
 }
 
 impl KnownChunk {
-    /// Whether the row would change if this chunk replaced it. See [`Differences::in_row`].
-    pub fn would_change(&self, sent: &Chunk) -> bool {
-        !self.is_repeated_by(sent) || sent.client_tmd().is_some_and(|tmd| Some(tmd) != self.tagging.tmd)
-    }
-
     /// The differences of a chunk with the same content and details; `None` if those differ, so that
     /// [`Store::stored_fields`] has to be asked.
     pub fn differences(&self, sent: &Chunk) -> Option<Differences> {
@@ -145,12 +140,12 @@ impl Store {
     /// As any query: transient while the server is away.
     pub async fn count_chunks(&self) -> Result<i64, StoreError> {
         let mut connection = self.pool.get().await?;
-        let count = chunks::table.count().get_result(connection.conn()).await;
+        let count = chunks::table.count().get_result(connection.conn_for_scan()).await;
         connection.done(count)
     }
 }
 
-/// The stored rows of these keys. Also used inside the transaction of an insert.
+/// The stored rows of these keys.
 pub(super) async fn find_known<'k>(
     conn: &mut AsyncPgConnection,
     keys: impl Iterator<Item = &'k ChunkKey>,

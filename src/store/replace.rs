@@ -1,45 +1,37 @@
-//! Replacing stored rows by chunks with other content: the second half of an insert, in its transaction.
+//! Replacing stored rows by chunks with other content, in the transaction of an insert.
 
-use super::connection::PooledConnection;
-use super::incoming::{IncomingRows, at_place};
-use super::read::{self, KnownChunk};
-use super::{ModelId, StoreError};
-use crate::chunk::{ChunkKey, EmbeddedChunk, OnConflict};
+use super::ModelId;
+use super::incoming::IncomingRows;
+use crate::chunk::EmbeddedChunk;
+use crate::tmd::packing::lane_index;
+use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::sql_types::{BigInt, Integer};
-use diesel_async::RunQueryDsl;
-use std::collections::HashMap;
+use diesel::sql_types::{Array, BigInt, Integer, Nullable, Timestamptz, Uuid as SqlUuid};
+use uuid::Uuid;
 
-/// Replaces the known rows whose chunks ask for it and differ, and gives the `seq` and the `item` of each. The caller
-/// holds the lock of the clock. A row keeps its item, its public name and its time of arrival.
-pub(super) async fn replace<'a>(
-    connection: &mut PooledConnection,
-    model: ModelId,
-    rows: &[&'a EmbeddedChunk],
-    known: &HashMap<ChunkKey, KnownChunk>,
-) -> Result<HashMap<&'a ChunkKey, (i64, u32)>, StoreError> {
-    let asks = |row: &&&EmbeddedChunk| {
-        row.chunk.on_conflict == OnConflict::Replace
-            && known.get(&row.chunk.key).is_some_and(|known| known.would_change(&row.chunk))
-    };
-    let rows: Vec<&EmbeddedChunk> = rows.iter().filter(asks).copied().collect();
-    if rows.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let batch = ReplaceBatch { model, rows: IncomingRows::new(&rows) };
-    let replaced = batch.load::<(i64, i64, i64)>(connection.conn()).await;
-    let replaced = connection.checked(replaced)?.into_iter();
-    let place =
-        |(place, seq, item)| Ok((&at_place(&rows, place)?.chunk.key, (seq, read::item_number(item)?)));
-    replaced.map(place).collect()
-}
-
-/// The statement: it takes as many numbers of the clock as it changes rows.
-struct ReplaceBatch<'a> {
+/// The statement: it replaces the rows that have these keys and differ, and takes as many numbers of the clock. A row
+/// keeps its item, its public name and its time of arrival.
+///
+/// It needs a snapshot that is younger than the lock of the clock, so the lock is a statement before it.
+pub(super) struct ReplaceBatch<'a> {
     model: ModelId,
     rows: IncomingRows<'a>,
+    /// The codes that the client gave, as SQL's `tmd_lane_index` packs them.
+    given: Vec<Option<i32>>,
+}
+
+/// Place in the batch from 1, `seq`, `item`, public name, time of arrival.
+type ReplacedTypes = (BigInt, BigInt, BigInt, SqlUuid, Timestamptz);
+/// The same in Rust.
+pub(super) type ReplacedRow = (i64, i64, i64, Uuid, DateTime<Utc>);
+
+impl<'a> ReplaceBatch<'a> {
+    pub fn new(model: ModelId, rows: &[&'a EmbeddedChunk]) -> Self {
+        let given = |row: &&EmbeddedChunk| row.chunk.client_tmd().map(|tmd| i32::from(lane_index(tmd)));
+        ReplaceBatch { model, rows: IncomingRows::new(rows), given: rows.iter().map(given).collect() }
+    }
 }
 
 /// The type identifies the statement, so each connection prepares it once.
@@ -49,12 +41,17 @@ impl QueryId for ReplaceBatch<'_> {
 }
 
 impl Query for ReplaceBatch<'_> {
-    type SqlType = (BigInt, BigInt, BigInt);
+    type SqlType = ReplacedTypes;
 }
 
 impl QueryFragment<Pg> for ReplaceBatch<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        self.rows.walk(out.reborrow())?;
+        self.rows.walk(out.reborrow(), "given", |mut out| {
+            out.push_sql("unnest(");
+            out.push_bind_param::<Array<Nullable<Integer>>, _>(&self.given)?;
+            out.push_sql(")");
+            Ok(())
+        })?;
         out.push_sql(BEFORE_MODEL);
         out.push_bind_param::<Integer, _>(&self.model.0)?;
         out.push_sql(AFTER_MODEL);
@@ -62,13 +59,18 @@ impl QueryFragment<Pg> for ReplaceBatch<'_> {
     }
 }
 
+/// A row differs when its content or its details do, or when the client gave codes and they are others.
 const BEFORE_MODEL: &str = "
 , stored AS MATERIALIZED (
-    SELECT incoming.*, chunks.item, row_number() OVER (ORDER BY place) AS nth
+    SELECT incoming.*, chunks.item, chunks.cpe_id AS public_name, chunks.created_at AS arrived,
+        row_number() OVER (ORDER BY place) AS nth
     FROM incoming
-    CROSS JOIN LATERAL (SELECT item FROM chunks
+    CROSS JOIN LATERAL (SELECT * FROM chunks
                         WHERE chunks.dataset_source = incoming.dataset_source AND chunks.id = incoming.id
                         LIMIT 1) AS chunks
+    WHERE chunks.content_hash <> incoming.content_hash
+        OR chunks.details_hash IS DISTINCT FROM incoming.details_hash
+        OR given <> coalesce(tmd_lane_index(chunks.domain_code, chunks.task_code, chunks.modifier_code), -1)
 ), tick AS (
     UPDATE change_clock SET seq = seq + old.rows
     FROM (SELECT count(*) AS rows FROM stored) AS old
@@ -94,6 +96,10 @@ const AFTER_MODEL: &str = "
     UPDATE chunk_vectors SET vector = stored.vector
     FROM stored, tick
     WHERE chunk_vectors.item = stored.item AND chunk_vectors.model_id = tick.model_id AND kind = 'concept'
+), other_models AS (
+    -- They are those of the old content.
+    DELETE FROM chunk_vectors USING stored, tick
+    WHERE chunk_vectors.item = stored.item AND chunk_vectors.model_id <> tick.model_id
 ), new_questions AS (
     INSERT INTO chunk_vectors (item, model_id, kind, vector)
     SELECT stored.item, tick.model_id, 'question', question_vector
@@ -123,4 +129,4 @@ const AFTER_MODEL: &str = "
     DELETE FROM chunk_cpesh USING stored, tick
     WHERE chunk_cpesh.item = stored.item AND stored.soft_negatives IS NULL
 )
-SELECT place, tick.seq + nth, stored.item FROM stored, tick";
+SELECT place, tick.seq + nth, stored.item, public_name, arrived FROM stored, tick";

@@ -1,6 +1,7 @@
 //! Giving stored chunks other codes: which rows, and the change of some of them in one transaction. Vectors stay.
 
 use super::backfill::{BackfilledRows, BackfilledTypes};
+use super::filter_fields::FIELD_COLUMNS;
 use super::read::item_number;
 use super::{Store, StoreError};
 use crate::chunk::FoundCodes;
@@ -89,7 +90,7 @@ impl Store {
     /// As any query: transient while the server is away.
     pub async fn count_to_retag(&self, scope: &RetagScope) -> Result<u64, StoreError> {
         let mut connection = self.pool.get().await?;
-        let counted = CountRows(scope).get_result::<i64>(connection.conn()).await;
+        let counted = CountRows(scope).get_result::<i64>(connection.conn_for_scan()).await;
         Ok(connection.done(counted)?.unsigned_abs())
     }
 
@@ -100,7 +101,7 @@ impl Store {
     pub async fn rows_to_retag(&self, scope: &RetagScope, limit: u32) -> Result<Vec<RetagRow>, StoreError> {
         let mut connection = self.pool.get().await?;
         let query = SelectRows { scope, limit: limit.into() };
-        let found = query.load::<(i64, i64, String)>(connection.conn()).await;
+        let found = query.load::<(i64, i64, String)>(connection.conn_for_scan()).await;
         let found = connection.done(found)?.into_iter();
         found.map(|(seq, item, text)| Ok(RetagRow { seq, item: item_number(item)?, text })).collect()
     }
@@ -247,6 +248,8 @@ impl QueryFragment<Pg> for RetagRows {
         out.push_sql(", ");
         out.push_bind_param::<Array<Nullable<BigInt>>, _>(&self.took_us)?;
         out.push_sql(AFTER_ROWS);
+        out.push_sql(FIELD_COLUMNS);
+        out.push_sql(AFTER_FIELDS);
         Ok(())
     }
 }
@@ -271,9 +274,12 @@ const AFTER_ROWS: &str = "
         modifier_confidence = stored.modifier_confidence, tmd_took_us = stored.tmd_took_us
     FROM stored, tick
     WHERE chunks.item = stored.item
+    RETURNING chunks.*
 )
-SELECT tick.seq + nth, stored.item, concept.vector, question.vector
-FROM stored CROSS JOIN tick
+SELECT tick.seq + nth, stored.item, concept.vector, question.vector, ";
+
+const AFTER_FIELDS: &str = "
+FROM stored CROSS JOIN tick JOIN changed AS fields ON fields.item = stored.item
 LEFT JOIN chunk_vectors AS concept
     ON concept.item = stored.item AND concept.model_id = tick.model_id AND concept.kind = 'concept'
 LEFT JOIN chunk_vectors AS question

@@ -8,6 +8,15 @@ diesel::table! {
         store_id -> Uuid,
         model_id -> Nullable<Int4>,
         identity_version -> Int2,
+        history -> Nullable<Uuid>,
+    }
+}
+
+diesel::table! {
+    chunk_access (item) {
+        item -> Int8,
+        count -> Int8,
+        last_at -> Timestamptz,
     }
 }
 
@@ -96,6 +105,7 @@ diesel::table! {
         fingerprint -> Text,
         dims -> Int4,
         created_at -> Timestamptz,
+        location -> Nullable<Text>,
     }
 }
 
@@ -120,6 +130,7 @@ diesel::joinable!(chunk_vectors -> models (model_id));
 
 diesel::allow_tables_to_appear_in_same_query!(
     change_clock,
+    chunk_access,
     chunk_cpesh,
     chunk_vectors,
     chunks,

@@ -114,6 +114,31 @@ impl WireChunk {
         &self.unknown
     }
 
+    /// The chunk as one of this document, in the dataset of the request.
+    ///
+    /// # Errors
+    /// It names another document or dataset.
+    pub fn of_document(mut self, document: &str, names: &SharedNames) -> Result<WireChunk, Rejection> {
+        let places = [
+            ("document_id", document, &self.document_id),
+            ("dataset_source", &*names.dataset, &self.dataset_source),
+        ];
+        for (field, wanted, sent) in places {
+            if let Some(Name(sent)) = sent
+                && sent != wanted
+            {
+                let message = format!(
+                    "{field}: expected '{}', the one that is replaced, received '{}'; leave the field out",
+                    quoted(wanted),
+                    quoted(sent)
+                );
+                return Err(Rejection::new(ErrorCode::OtherDocument, message).param(field));
+            }
+        }
+        self.document_id = Some(Name(document.to_owned()));
+        Ok(self)
+    }
+
     /// Makes a [`Chunk`] with these names, which arrived at this time.
     ///
     /// # Errors

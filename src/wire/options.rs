@@ -98,6 +98,34 @@ impl OptionFields {
         }
     }
 
+    /// The options of a request that replaces a document: those of the query, and for those that are absent the ones of
+    /// the body. What is stored is replaced.
+    ///
+    /// # Errors
+    /// A dataset of the body that is not that of the query; another `on_conflict`.
+    pub fn of_replacement(self, query: OptionFields) -> Result<OptionFields, Rejection> {
+        if let (Some(Name(body)), Some(Name(query))) = (&self.dataset_source, &query.dataset_source)
+            && body != query
+        {
+            let message = format!(
+                "dataset_source: expected '{}', as in the query, received '{}'; leave it out of the body",
+                quoted(query),
+                quoted(body)
+            );
+            return Err(Rejection::new(ErrorCode::OtherDocument, message).param("dataset_source"));
+        }
+        let others = [query.on_conflict, self.on_conflict].into_iter().flatten();
+        if let Some(ConflictOption(other)) = others.into_iter().find(|option| option.0 != OnConflict::Replace)
+        {
+            let message = format!(
+                "on_conflict: a document is replaced, so expected replace or nothing, received {}",
+                format!("{other:?}").to_lowercase()
+            );
+            return Err(Rejection::new(ErrorCode::InvalidQuery, message).param("on_conflict"));
+        }
+        Ok(OptionFields { on_conflict: Some(ConflictOption(OnConflict::Replace)), ..query.or(self) })
+    }
+
     /// The options with their defaults; `labels` is that of the service.
     pub fn complete(self, labels: LabelChoice) -> IngestOptions {
         IngestOptions {

@@ -268,7 +268,7 @@ async fn the_state_of_the_service_is_told_in_the_old_fields_and_new_ones() {
     assert_eq!(health["parallel"]["max_workers"], 10);
     assert_eq!(health["pipeline"]["generation"], 1);
     let (status, ready) = service.get("/ready").await;
-    assert_eq!((status, ready), (200, json!({"ready": true, "reasons": []})));
+    assert_eq!((status, ready), (200, json!({"ready": true, "reasons": [], "warnings": []})));
     service.post("/ingest", seed().to_string()).await;
     let text = crate::support::test_service::client()
         .get(format!("{}/metrics", service.url))

@@ -164,19 +164,23 @@ async fn other_parts_are_no_conflict_and_only_another_concept_is_embedded_again(
 
 #[actix_web::test]
 async fn concept_and_question_share_a_pass_where_they_are_about_as_long() {
-    let gate = GatedEncoder::default();
-    let overrides = Overrides { encoder: Some(gate.factory()), ..overrides() };
-    let service = TestService::build(overrides, &[]).await;
-    let before = gate.passes().len();
-    let passes = || gate.passes()[before..].iter().map(Vec::len).collect::<Vec<_>>();
-    send(&service, "error", whole()).await;
-    assert_eq!(passes(), [2], "one after the other costs the fixed part of a pass twice");
     let long =
         json!({"id": "long", "text": "Rivers run. ".repeat(60), "probe_question": "What do rivers do?"});
-    send(&service, "error", long).await;
-    assert_eq!(passes(), [2, 1, 1], "the question would be padded to the length of the text");
-    assert_eq!(service.stored().await, 2);
-    service.stop().await;
+    // The question of a long text would be padded to its length. Without batches, each text has a pass of its own.
+    let together: [(&[&str], &[usize]); 2] =
+        [(&[], &[2, 1, 1]), (&["--enable-batch-embeddings", "false"], &[1, 1, 1, 1])];
+    for (flags, expected) in together {
+        let gate = GatedEncoder::default();
+        let overrides = Overrides { encoder: Some(gate.factory()), ..overrides() };
+        let service = TestService::build(overrides, flags).await;
+        let before = gate.passes().len();
+        send(&service, "error", whole()).await;
+        send(&service, "error", long.clone()).await;
+        let passes: Vec<usize> = gate.passes()[before..].iter().map(Vec::len).collect();
+        assert_eq!(passes, expected, "{flags:?}");
+        assert_eq!(service.stored().await, 2);
+        service.stop().await;
+    }
 }
 
 #[actix_web::test]

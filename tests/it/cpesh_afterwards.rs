@@ -40,7 +40,7 @@ async fn best(service: &TestService, query: &str, search_in: &str) -> Value {
 /// Rows, vectors and both indexes agree, and every item has the vectors of its row.
 async fn assert_consistent(service: &TestService) {
     service.stored().await;
-    let items: Vec<u32> = service.state.index.items().unwrap().iter().collect();
+    let items: Vec<u32> = service.state.index.items().iter().collect();
     for (item, vectors) in service.state.store.vectors(&items).await.unwrap() {
         assert_eq!(service.state.index.vector(item).unwrap().as_deref(), Some(&*vectors.concept));
         assert_eq!(service.state.questions.vector(item).unwrap().as_deref(), vectors.question.as_deref());
@@ -107,7 +107,7 @@ async fn what_fails_is_marked_and_asked_about_again_only_on_demand() {
         4
     );
     assert_consistent(&service).await;
-    assert_eq!(service.state.questions.len().unwrap(), 0);
+    assert_eq!(service.state.questions.len(), 0);
 
     llm.set_fault(None);
     assert_eq!(cpesh(&service, &[]).await.1.trim(), "0 chunks now have CPESH parts from llama3.1:8b");

@@ -174,7 +174,7 @@ async fn a_failed_extraction_leaves_no_parts_says_so_and_scores_low() {
         let marked = "source = 'llm' AND model IS NOT NULL AND failure <> '' AND concept_text IS NULL AND \
                       soft_negatives = '{}'";
         assert_eq!(count(&service, marked).await, 1, "{fault:?}");
-        assert_eq!((service.stored().await, service.state.questions.len().unwrap()), (1, 0));
+        assert_eq!((service.stored().await, service.state.questions.len()), (1, 0));
 
         // Once it answers, the same chunk in its place gets parts of another text only.
         llm.set_fault(None);
@@ -220,7 +220,7 @@ async fn another_text_is_extracted_again_and_the_same_one_keeps_its_parts() {
     assert_eq!(count(&service, "source = 'client' AND concept_text IS NULL AND model IS NULL").await, 1);
     let found = best(&service, "The moon moves the sea.", "concept").await;
     assert!(found["score"].as_f64().unwrap() > 0.999, "{found}");
-    assert_eq!((service.stored().await, service.state.questions.len().unwrap()), (1, 0));
+    assert_eq!((service.stored().await, service.state.questions.len()), (1, 0));
     service.stop().await;
 }
 
@@ -316,7 +316,7 @@ async fn what_a_model_extracted_is_exported_and_restored_as_what_it_is() {
     assert_eq!(second.database.texts(rows).await, first.database.texts(rows).await);
     let probe = part(&second, "leaf", "probe_question").await;
     assert!(best(&second, &probe, "question").await["score"].as_f64().unwrap() > 0.999);
-    assert_eq!((second.stored().await, second.state.questions.len().unwrap()), (2, 1));
+    assert_eq!((second.stored().await, second.state.questions.len()), (2, 1));
 
     // What was sent at first is a repetition there too, and so is the line.
     let again = send(&second, json!({}), sent).await;

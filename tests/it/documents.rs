@@ -311,6 +311,9 @@ fn every_flag_of_an_lnsp_command_exists() {
         cli::simulate_llm::SimulateLlm::augment_args(Command::new("simulate-llm")),
         cli::delete::Delete::augment_args(Command::new("delete")),
         cli::psql::Psql::augment_args(Command::new("psql")),
+        cli::backup::BackupCommand::augment_args(Command::new("backup")),
+        cli::backup::RestoreCommand::augment_args(Command::new("restore")),
+        cli::reembed::ReembedCommand::augment_args(Command::new("reembed")),
     ];
     let mut seen = 0;
     for document in documents() {

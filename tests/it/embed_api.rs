@@ -8,7 +8,7 @@ use crate::support::wait::until;
 use futures_util::poll;
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::encoder::Tokens;
-use lnsp_ingest::search::{SearchIn, SearchQuery, SearchTarget};
+use lnsp_ingest::search::{Collapse, SearchBy, SearchIn, SearchQuery, SearchTarget};
 use lnsp_ingest::threads::Lane;
 use serde_json::{Value, json};
 use std::pin::pin;
@@ -168,12 +168,15 @@ async fn a_search_overtakes_a_list_and_a_list_does_not_keep_ingest_out() {
     .await;
 
     let query = SearchQuery {
+        by: SearchBy::Vector,
         search_in: SearchIn::Concept,
         target: SearchTarget::Text("Who goes first?".to_owned()),
         top_k: 1,
         filter: Default::default(),
         tmd_weight: 0.0,
         min_seq: None,
+        collapse: Collapse::None,
+        diversity: 0.0,
     };
     let searcher = service.state.searcher.clone();
     let mut search = pin!(searcher.search(query));

@@ -3,7 +3,7 @@
 
 use crate::support::scripted_embedder::{DIMS, ScriptedEmbedder, Step, direction};
 use crate::support::test_service::{Scripted, TestService, numbered, overrides, stream_to, tally};
-use crate::support::wait::until;
+use crate::support::wait::{until, until_answered};
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::encoder::plan::Budget;
 use lnsp_ingest::flow::Backoff;
@@ -129,7 +129,7 @@ async fn the_start_does_not_wait_for_a_server_that_is_down() {
     // All of them gone: the error is that of a server.
     drop((back, up));
     // Their threads end a little later.
-    while !right(&vectorizer, 5).await.is_empty() {}
+    until_answered("nothing is embedded", async || right(&vectorizer, 5).await.is_empty()).await;
     assert!(vectorizer.server().unwrap().problem().unwrap().contains("cannot be reached"));
 }
 

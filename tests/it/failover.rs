@@ -5,9 +5,10 @@ use crate::store::plain;
 use crate::support::database::Database;
 use crate::support::tcp_server::TcpServer;
 use crate::support::test_service::{Scripted, TestService, numbered, overrides, stream_to, tally};
-use crate::support::wait::until;
+use crate::support::wait::{until, until_answered};
 use lnsp_ingest::app::Overrides;
 use lnsp_ingest::store::{Dsn, Store, StoreError, StoreOptions};
+use serde_json::json;
 
 async fn open(dsn: Dsn) -> Result<Store, StoreError> {
     Store::open(StoreOptions { dsn, pool_size: 2 }).await
@@ -57,7 +58,64 @@ async fn of_a_primary_and_its_standby_the_primary_is_used_before_and_after_a_fai
     standby.promote();
     assert_eq!(tally(&upload.await.unwrap()), (100, 50, 0));
     assert_eq!(replica.number(replayed).await, 200);
-    assert_eq!(i64::try_from(service.state.index.len().unwrap()).unwrap(), 200);
+    assert_eq!(i64::try_from(service.state.index.len()).unwrap(), 200);
+    service.stop().await;
+}
+
+/// The best result for the text of a fact: its text and its score.
+async fn best(service: &TestService, fact: usize) -> Option<(String, f64)> {
+    let body = json!({"query": format!("This is fact number {fact}."), "top_k": 1}).to_string();
+    let (status, answer) = service.post("/search", body).await;
+    assert_eq!(status, 200, "{answer}");
+    let best = answer["results"].get(0)?;
+    Some((best["text"].as_str().unwrap().to_owned(), best["score"].as_f64().unwrap()))
+}
+
+#[actix_web::test]
+async fn after_a_failover_that_lost_commits_searches_give_rows_that_exist_with_their_own_texts() {
+    let primary = TcpServer::start();
+    let standby = primary.standby();
+    let service = service(primary.dsn(), hosts(&[&primary, &standby])).await;
+    assert_eq!(tally(&service.stream(numbered(0..100)).await), (100, 0, 0));
+    let replica = Database::at(standby.dsn());
+    while replica.number("SELECT count(*) FROM chunks").await < 100 {}
+    // From here on the standby gets nothing: fifty chunks are acknowledged and lost.
+    standby.run_all(&["ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()"]).await;
+    while replica.number("SELECT count(*) FROM pg_stat_wal_receiver").await > 0 {}
+    assert_eq!(tally(&service.stream(numbered(100..150)).await), (50, 0, 0));
+    assert_eq!(best(&service, 120).await.unwrap().0, "This is fact number 120.");
+    primary.stop();
+    standby.promote();
+
+    // Fifty others take the numbers of those that were lost.
+    assert_eq!(tally(&service.stream(numbered(200..250)).await), (50, 0, 0));
+    assert_eq!(replica.number("SELECT count(*) FROM chunks").await, 150);
+    let wrong = async |fact: usize| {
+        let own = format!("This is fact number {fact}.");
+        best(&service, fact).await.is_some_and(|(text, score)| score > 0.999 && text != own)
+    };
+    let missing = async |fact: usize| {
+        let own = format!("This is fact number {fact}.");
+        best(&service, fact).await.is_none_or(|(text, score)| text != own || score < 0.999)
+    };
+    until_answered("the new rows are found, and no text is wrong meanwhile", async || {
+        let mut all = true;
+        for fact in (100..150).chain(200..250) {
+            assert!(!wrong(fact).await, "fact {fact} is found by the vector of another");
+            all &= fact < 200 || !missing(fact).await;
+        }
+        all
+    })
+    .await;
+    for fact in 0..100 {
+        assert!(!missing(fact).await, "{fact}");
+    }
+    assert_eq!(service.state.index.len(), 150);
+    let (status, report) = service.post("/verify", "{}").await;
+    assert_eq!(
+        (status, &report["concept"]),
+        (200, &json!({"rows": 150, "missing": 0, "extra": 0, "stale": 0, "damaged": 0}))
+    );
     service.stop().await;
 }
 

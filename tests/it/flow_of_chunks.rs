@@ -104,6 +104,23 @@ async fn the_chunks_that_gather_during_a_transaction_are_the_next_one() {
     service.stop().await;
 }
 
+/// The longer the database takes, the more rows the next transaction has, up to a limit.
+#[actix_web::test]
+async fn transactions_grow_with_the_wait_to_2048_rows() {
+    let service = TestService::scripted().await;
+    let held = service.database.hold("SELECT seq FROM change_clock FOR UPDATE").await;
+    let upload = actix_web::rt::spawn(stream_to(service.url.clone(), numbered(0..3000)));
+    let entrance = service.state.pipeline.entrance();
+    until("all are in the writer", || entrance.inside() == Some([0, 0, 0, 3000])).await;
+    held.release().await;
+    assert_eq!(tally(&upload.await.unwrap()), (3000, 0, 0));
+    // The one that was held has what one or two forward passes gave.
+    let largest = "SELECT max(n) FROM (SELECT count(*) AS n FROM chunks GROUP BY xmin::text) AS transactions";
+    assert_eq!(service.database.number(largest).await, 2048);
+    assert_eq!(service.stored().await, 3000);
+    service.stop().await;
+}
+
 #[actix_web::test]
 async fn a_held_writer_stops_the_socket_at_an_exact_count() {
     let mut overrides = Overrides { encoder: Some(Scripted::factory()), ..overrides() };

@@ -8,3 +8,4 @@ mod limits;
 mod model;
 mod recall;
 mod truth;
+mod verify;

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Pure: no tokio, no actix, no input or output.
-const DOMAIN: [&str; 7] = ["chunk", "error_code", "tmd", "model", "outcome", "quality", "rejection"];
+const DOMAIN: [&str; 9] =
+    ["chunk", "error_code", "filter", "keyword", "tmd", "model", "outcome", "quality", "rejection"];
 /// What the outside is reached by.
 const PORTS: [&str; 6] = ["llm", "classifier", "encoder", "router", "store", "index"];
 
@@ -20,6 +21,8 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("quality", vec!["chunk"]),
         ("rejection", vec!["error_code"]),
         ("chunk", vec!["error_code", "model", "rejection", "tmd"]),
+        ("keyword", vec![]),
+        ("filter", vec!["chunk", "keyword", "tmd"]),
         ("outcome", vec!["chunk", "error_code", "rejection"]),
     ]);
     // Leaves.
@@ -39,7 +42,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
     layers.insert("export", DOMAIN.to_vec());
     layers.insert("classifier", DOMAIN.to_vec());
     layers.insert("encoder", with(&[&DOMAIN, &["memory", "threads"]]));
-    layers.insert("store", with(&[&DOMAIN, &["files", "threads"]]));
+    layers.insert("store", with(&[&DOMAIN, &["files", "metrics", "threads"]]));
     layers.insert("index", with(&[&DOMAIN, &["files", "lmdb", "output", "threads"]]));
     // The old TMD router: its lanes, and others of its kind as a source.
     layers.insert("router", with(&[&DOMAIN, &["endpoint", "flow", "metrics", "server_pool", "threads"]]));
@@ -64,6 +67,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         with(&[&DOMAIN, &["store", "flow", "metrics", "output", "threads", "stages", "vectorizer"]]),
     );
     layers.insert("search", with(&[&DOMAIN, &PORTS, &["flow", "metrics", "threads", "vectorizer"]]));
+    layers.insert("access", vec!["store", "metrics", "threads"]);
     layers.insert("deletion", vec!["store", "index", "metrics"]);
     layers
         .insert("backfill", with(&[&DOMAIN, &["store", "index", "llm", "metrics", "threads", "vectorizer"]]));
@@ -72,6 +76,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         with(&[
             &DOMAIN,
             &[
+                "access",
                 "allowed_host",
                 "backfill",
                 "deletion",
@@ -111,6 +116,7 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
             "pipeline",
             "router",
             "search",
+            "access",
             "backfill",
             "deletion",
             "wire",

@@ -5,8 +5,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test prints its figures")]
 
+mod accesses;
 mod admission;
 mod answer_cache;
+mod backup;
 mod bench;
 mod blame;
 mod body_formats;
@@ -38,6 +40,7 @@ mod flow_of_chunks;
 mod foreign_database;
 mod framework;
 mod fresh;
+mod frozen_writers;
 mod fuzz;
 mod gauges;
 mod healing;
@@ -51,6 +54,7 @@ mod index;
 mod ingest_client;
 mod ingest_files;
 mod ingest_terminal;
+mod keyword_search;
 mod labels;
 mod layers;
 mod llama_server;
@@ -64,6 +68,7 @@ mod lost_commits;
 mod malformed_lines;
 mod managed;
 mod mutations;
+mod named_deletions;
 mod nightly_import;
 mod old_database;
 mod ollama_script;
@@ -73,8 +78,10 @@ mod poisonous_texts;
 mod poolers;
 mod private_files;
 mod question_search;
+mod reading;
 mod refused_keys;
 mod remote_embedder;
+mod replacements;
 mod retag;
 mod router_api;
 mod router_source;
@@ -84,7 +91,9 @@ mod rules;
 mod same_key;
 mod search_api;
 mod search_command;
+mod second_model;
 mod shapes;
+mod silent_database;
 mod simulated_apis;
 mod simulated_llm;
 mod sql_changes;
@@ -95,6 +104,7 @@ mod store_sql;
 mod streams;
 mod support;
 mod unread;
+mod verify_index;
 mod watchdog;
 
 /// The folder of the project.

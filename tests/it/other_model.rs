@@ -43,7 +43,7 @@ async fn the_chunks_of_a_store_are_embedded_again_by_another_model() {
         ["serve", "--port", "0", "--data-dir", at, "--embedding-model", t5, "--database-url", old.dsn()];
     let (code, _, complaint) = run(&mut lnsp(&flags));
     assert_eq!(code, Some(1), "{complaint}");
-    for word in ["all-minilm-l6-v2", "plain-dense", "chunk_lines", "another data folder or database"] {
+    for word in ["all-minilm-l6-v2", "plain-dense", "lnsp reembed", "lnsp model use"] {
         assert!(complaint.contains(word), "{word} is not in: {complaint}");
     }
 

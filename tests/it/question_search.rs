@@ -63,8 +63,7 @@ async fn assert_follows(service: &TestService) {
     until("the indexes follow", || service.state.indexes().applied_seq() >= clock).await;
     let sql = "SELECT item FROM chunk_vectors WHERE kind = 'question' ORDER BY item";
     let stored = service.database.texts(sql).await;
-    let items: Vec<String> =
-        service.state.questions.items().unwrap().iter().map(|item| item.to_string()).collect();
+    let items: Vec<String> = service.state.questions.items().iter().map(|item| item.to_string()).collect();
     assert_eq!(items, stored);
     let numbers: Vec<u32> = stored.iter().map(|item| item.parse().unwrap()).collect();
     for (item, vectors) in service.state.store.vectors(&numbers).await.unwrap() {
@@ -214,7 +213,7 @@ async fn questions_that_sql_changes_are_followed() {
     assert_follows(&service).await;
     service.database.run("DELETE FROM chunk_vectors WHERE kind = 'question'").await;
     assert_follows(&service).await;
-    assert_eq!(service.state.questions.len().unwrap(), 0);
+    assert_eq!(service.state.questions.len(), 0);
     assert_eq!(service.stored().await, 3);
     service.stop().await;
 }

@@ -135,6 +135,25 @@ async fn the_service_repairs_by_itself_and_ingest_goes_on() {
 }
 
 #[actix_web::test]
+async fn while_the_model_fails_one_chunk_shows_it_and_the_others_are_not_asked_about() {
+    let llm = quick();
+    let service = service(llm.url(), &[]).await;
+    llm.set_fault(Some((Fault::ModelGone, 1)));
+    // Few, so that the breaker stays closed.
+    assert_eq!(tally(&service.stream(numbered(0..3)).await), (3, 0, 0));
+    let failures = async || service.get("/health").await.1["llm"]["failures_in_a_row"].as_u64().unwrap();
+    assert_eq!(failures().await, 3);
+    let (_, answer) = retag(&service, json!({})).await;
+    assert_eq!(failures().await, 4, "all three could be asked about at once: {answer}");
+    assert_eq!((&answer["retagged"], &answer["remaining"]), (&json!(0), &json!(3)), "{answer}");
+    assert!(answer["stopped"].as_str().unwrap().contains("ollama pull llama3.1:8b"), "{answer}");
+    llm.set_fault(None);
+    let (_, answer) = retag(&service, json!({})).await;
+    assert_eq!((&answer["retagged"], &answer["remaining"]), (&json!(3), &json!(0)), "{answer}");
+    service.stop().await;
+}
+
+#[actix_web::test]
 async fn what_the_model_cannot_answer_keeps_its_codes_and_is_counted() {
     let llm = quick();
     let service = service(llm.url(), &[]).await;

@@ -33,11 +33,10 @@ async fn followed(service: &TestService) {
 /// Items and vectors of the index and of the rows, which have to be the same.
 async fn assert_equal(service: &TestService) {
     let rows = service.database.texts("SELECT item FROM chunks ORDER BY item").await;
-    let items: Vec<String> =
-        service.state.index.items().unwrap().iter().map(|item| item.to_string()).collect();
+    let items: Vec<String> = service.state.index.items().iter().map(|item| item.to_string()).collect();
     assert_eq!(items, rows);
     let stored: Vec<u32> = rows.iter().map(|item| item.parse().unwrap()).collect();
-    let questions = service.state.questions.items().unwrap();
+    let questions = service.state.questions.items();
     for (item, vectors) in service.state.store.vectors(&stored).await.unwrap() {
         let (index, other) = (&service.state.index, &service.state.questions);
         assert_eq!(index.vector(item).unwrap().as_deref(), Some(&*vectors.concept), "item {item}");
@@ -70,7 +69,7 @@ async fn the_index_follows_deletions_by_sql_and_the_same_file_stores_exactly_wha
         left -= deleted;
         let count = usize::try_from(left).unwrap();
         // No other call than the search of the index itself: nobody asks it to look.
-        until(statement, || service.state.index.len().unwrap() == left).await;
+        until(statement, || service.state.index.len() == left).await;
         assert_eq!((service.stored().await, found(&service).await.len()), (left, count), "{statement}");
     }
     assert_eq!(service.database.number("SELECT count(*) FROM tombstones").await, 20);

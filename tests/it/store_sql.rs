@@ -284,7 +284,7 @@ async fn the_migrations_can_be_taken_back() {
     let folders = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations")).unwrap();
     let mut folders: Vec<_> = folders.map(|folder| folder.unwrap().path()).collect();
     folders.sort();
-    assert_eq!(folders.len(), 11);
+    assert_eq!(folders.len(), 14);
     for folder in folders.iter().rev() {
         conn.batch_execute(&std::fs::read_to_string(folder.join("down.sql")).unwrap()).await.unwrap();
     }

@@ -310,7 +310,7 @@ async fn while_a_stage_is_healed_the_service_is_not_ready_and_says_why() {
     let said = Said::default();
     let poison = Poison { stage: Stage::Embed, text: POISON };
     let service = TestService::build(said.overrides(Arc::new(SlowHealing(poison, trap))), &[]).await;
-    assert_eq!(service.get("/ready").await, (200, json!({"ready": true, "reasons": []})));
+    assert_eq!(service.get("/ready").await, (200, json!({"ready": true, "reasons": [], "warnings": []})));
     let upload = actix_web::rt::spawn(stream_to(service.url.clone(), line("poison", POISON)));
     until("the stage is being healed", || service.state.pipeline.health().healing.is_some()).await;
     let reasons = json!(["the pipeline is healing: the embed stage died (panic)"]);

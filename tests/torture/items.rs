@@ -1,13 +1,18 @@
 //! The files of the index, read without the index: what LMDB and arroy say, and the record beside it.
 
 use arroy::distances::Cosine;
-use heed::types::{SerdeJson, Str};
+use heed::types::{Bytes, SerdeJson, Str};
 use heed::{CommitOrAbort, EnvFlags, EnvOpenOptions};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Arroy's kind of an item, in its key.
+const ITEM_KIND: u8 = 3;
+/// Tag and norm, before the numbers of a vector.
+const ITEM_HEADER: usize = 5;
 
 /// What is in the volume that counts.
 pub struct Items {
@@ -39,11 +44,15 @@ impl Items {
         let mut found = HashMap::new();
         for (forest, items) in forests {
             counted += items.as_u64().ok_or("its record has a forest without a count")?;
-            let reader = arroy::Reader::open(&txn, forest.parse()?, vectors)?;
-            for item in reader.item_ids() {
-                let vector = reader.item_vector(&txn, item)?;
-                let vector = vector.ok_or(format!("item {item} is named and has no vector"))?;
-                if found.insert(item, vector.into()).is_some() {
+            // Without trees, so not by arroy's reader.
+            let [high, low] = forest.parse::<u16>()?.to_be_bytes();
+            for entry in vectors.remap_types::<Bytes, Bytes>().prefix_iter(&txn, &[high, low, ITEM_KIND])? {
+                let (key, value) = entry?;
+                let item = key.get(3..).and_then(<[u8]>::first_chunk).ok_or("an item has no number")?;
+                let item = u32::from_be_bytes(*item);
+                let vector = value.get(ITEM_HEADER..).ok_or(format!("item {item} has no vector"))?;
+                let vector = vector.as_chunks::<4>().0.iter().map(|bytes| f32::from_ne_bytes(*bytes));
+                if found.insert(item, vector.collect()).is_some() {
                     return Err(format!("item {item} is in two forests").into());
                 }
             }
@@ -55,7 +64,7 @@ impl Items {
 #[allow(unsafe_code)]
 fn open(volume: &Path) -> heed::Result<heed::Env> {
     let mut options = EnvOpenOptions::new();
-    options.map_size(1 << 30).max_dbs(2);
+    options.map_size(1 << 30).max_dbs(3);
     // SAFETY: the service has ended, so no process writes the file under the map; it is opened for reading only.
     unsafe { options.flags(EnvFlags::READ_ONLY).open(volume) }
 }

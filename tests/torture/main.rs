@@ -31,6 +31,9 @@ mod scene;
 mod service;
 mod test_service;
 mod upload;
+#[allow(dead_code)]
+#[path = "../it/support/wire.rs"]
+mod wire;
 
 use std::io::Read;
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
-//! Stands between the service and PostgreSQL, and cuts connections at the worst moment: when the COMMIT has gone to
-//! the server, and its answer has not come, or has come and is not handed on.
+//! Stands between the service and PostgreSQL, and cuts connections at the worst moment: when the statement that stores a
+//! batch, a transaction of its own, has gone to the server, and its answer has not come, or has come and is not handed on.
 
+use crate::wire::Messages;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,9 +10,6 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-
-/// A simple query of that text, as it goes over the wire.
-const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 
 /// A running proxy between the service and PostgreSQL.
 pub struct Proxy {
@@ -22,7 +20,7 @@ pub struct Proxy {
 
 struct Shared {
     socket: PathBuf,
-    /// How the next COMMIT is cut, if it is.
+    /// How the next batch is cut, if it is.
     armed: watch::Sender<Option<Cut>>,
     cuts: AtomicU64,
 }
@@ -56,7 +54,7 @@ impl Proxy {
         format!("host=127.0.0.1 port={} user=lnsp dbname=lnsp", self.port)
     }
 
-    /// The next COMMIT is cut, after its answer or before.
+    /// The next batch is cut, after its answer or before.
     pub fn arm(&self, after: bool) {
         let cut = if after { Cut::InPlaceOfTheAnswer } else { Cut::BeforeTheAnswer };
         self.shared.armed.send_replace(Some(cut));
@@ -67,7 +65,7 @@ impl Proxy {
         drop(self.shared.armed.subscribe().wait_for(Option::is_none).await);
     }
 
-    /// COMMITs that were cut.
+    /// Batches that were cut.
     pub fn cuts(&self) -> u64 {
         self.shared.cuts.load(Ordering::SeqCst)
     }
@@ -86,12 +84,19 @@ async fn stand_between(client: TcpStream, shared: Arc<Shared>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let (mut sent, mut answered) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
-    let mut last = Vec::new();
+    let (mut messages, mut stores) = (Messages::of_client(), false);
     loop {
         tokio::select! {
             read = from_client.read(&mut sent) => {
                 let Ok(size @ 1..) = read else { return };
-                let cut = if ends_with_commit(&mut last, &sent[..size]) { shared.armed.send_replace(None) } else { None };
+                let mut whole = false;
+                for message in messages.feed(&sent[..size]) {
+                    stores |= message.stores();
+                    // Its Sync is its COMMIT.
+                    whole |= stores && message.wants_answer();
+                    stores &= !message.wants_answer();
+                }
+                let cut = if whole { shared.armed.send_replace(None) } else { None };
                 if to_server.write_all(&sent[..size]).await.is_err() {
                     return;
                 }
@@ -115,11 +120,4 @@ async fn stand_between(client: TcpStream, shared: Arc<Shared>) {
 
 async fn hand_on(to: &mut OwnedWriteHalf, bytes: &[u8]) -> Option<()> {
     to.write_all(bytes).await.ok()
-}
-
-/// What was sent so far ends with a COMMIT: the service waits for its answer before it says anything else.
-fn ends_with_commit(last: &mut Vec<u8>, sent: &[u8]) -> bool {
-    last.extend_from_slice(&sent[sent.len().saturating_sub(COMMIT.len())..]);
-    last.drain(..last.len().saturating_sub(COMMIT.len()));
-    last == COMMIT
 }

@@ -18,6 +18,7 @@ mod service;
 mod verdict;
 
 pub use llm::{BenchLlm, InvalidLlm};
+pub use round::SENTENCES;
 
 use super::{CommandResult, block_on, client, signalled};
 use crate::output::print_block;

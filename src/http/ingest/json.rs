@@ -21,7 +21,7 @@ use crate::http::request::{
 use crate::http::state::State;
 use crate::outcome::Outcome;
 use crate::rejection::Rejection;
-use crate::wire::{IngestOptions, MAX_CHUNKS, OptionFields, document, read_request};
+use crate::wire::{IngestOptions, MAX_CHUNKS, OptionFields, SharedNames, WireChunk, document, read_request};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use std::time::Instant;
@@ -82,18 +82,20 @@ fn replayed(state: &State, answer: IngestAnswer) -> HttpResponse {
 }
 
 /// What a body holds.
-struct ReadRequest {
-    chunks: Vec<Result<Chunk, Rejection>>,
+pub(super) struct ReadRequest {
+    pub chunks: Vec<Result<Chunk, Rejection>>,
     /// The beginnings of the texts of rejected chunks, in the same order.
-    heads: Vec<String>,
-    options: IngestOptions,
-    notes: UploadNotes,
+    pub heads: Vec<String>,
+    pub options: IngestOptions,
+    pub notes: UploadNotes,
 }
 
-/// Reads all chunks of a body, each alone. Options that it does not give are those of the query.
-fn read(
+/// Reads all chunks of a body, each alone. `options` makes the options of the request from those of the body, and `place`
+/// checks where a chunk belongs.
+pub(super) fn read(
     body: &[u8],
-    query: OptionFields,
+    options: impl FnOnce(OptionFields) -> Result<OptionFields, Rejection>,
+    place: impl Fn(WireChunk, &SharedNames) -> Result<WireChunk, Rejection>,
     info: &ServiceInfo,
     arrivals: &ArrivalClock,
 ) -> Result<ReadRequest, ApiError> {
@@ -104,7 +106,7 @@ fn read(
         let message = format!("expected at most {MAX_CHUNKS} chunks in a JSON body, received {received}");
         return Err(too_large(&message, INSTEAD).param("chunks"));
     }
-    let mut options = request.options.or(query).complete(info.labels);
+    let mut options = options(request.options).map_err(rejection_error)?.complete(info.labels);
     let mut names = options.names(info.model.clone()).map_err(rejection_error)?;
     if options.batch_id.is_none() {
         let id = uuid::Uuid::new_v4().to_string();
@@ -114,7 +116,8 @@ fn read(
     let mut notes = UploadNotes::default();
     let (mut chunks, mut heads) = (Vec::new(), Vec::new());
     for json in request.chunks {
-        let read = ReadChunk::new(json, &names, arrivals.next());
+        let chunk = WireChunk::read(json).and_then(|chunk| place(chunk, &names));
+        let read = ReadChunk::new(chunk, &names, arrivals.next());
         notes.add(&read.kept, read.has_other_vector());
         chunks.push(read.chunk);
         heads.push(read.head);
@@ -131,8 +134,24 @@ async fn work(
 ) -> IngestAnswer {
     let started = Instant::now();
     let (large, service) = (is_large(&body), state.clone());
-    let request = run_blocking(large, move || read(&body, query, &service.info, &service.arrivals)).await??;
-    let ReadRequest { chunks, heads, options, notes } = request;
+    let read = move || {
+        // What the body does not say is said by the query.
+        let options = |body: OptionFields| Ok(body.or(query));
+        read(&body, options, |chunk, _| Ok(chunk), &service.info, &service.arrivals)
+    };
+    let ReadRequest { chunks, heads, options, notes } = run_blocking(large, read).await??;
+    let outcomes = process(chunks, state, upload).await?;
+    let service = backends(state);
+    let took = started.elapsed();
+    run_blocking(large, move || Reply::new(&outcomes, &heads, &options, &notes, &service, took)).await
+}
+
+/// Sends chunks through the pipeline: an outcome for each, in their order.
+pub(super) async fn process(
+    chunks: Vec<Result<Chunk, Rejection>>,
+    state: &State,
+    upload: &mut ActiveUpload,
+) -> Result<Vec<Outcome>, ApiError> {
     let count = chunks.len();
     let (issuer, mut results) = receipt_channel(count);
     let held: usize = chunks.iter().flatten().map(Chunk::weight).sum();
@@ -164,16 +183,18 @@ async fn work(
             *place = Some(outcome);
         }
     }
-    let outcomes: Vec<Outcome> = outcomes
+    Ok(outcomes
         .into_iter()
         .map(|outcome| outcome.unwrap_or_else(crate::flow::Unsettled::unsettled))
-        .collect();
+        .collect())
+}
+
+/// What made the vectors and CPESH parts of an answer.
+pub(super) fn backends(state: &State) -> AnswerBackends {
     let place = if state.vectorizer.server().is_some() { "remote" } else { "inproc" };
     let model = &state.info.model;
     let (embedding, cpesh) = (format!("{place}:{}", model.name), state.info.cpesh);
-    let service = AnswerBackends { embedding, dims: model.dims, cpesh };
-    let took = started.elapsed();
-    run_blocking(large, move || Reply::new(&outcomes, &heads, &options, &notes, &service, took)).await
+    AnswerBackends { embedding, dims: model.dims, cpesh }
 }
 
 /// The most bytes that a text takes in JSON.

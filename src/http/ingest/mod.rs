@@ -1,17 +1,22 @@
-//! `POST /ingest`: admits an upload or refuses it, and reads it as JSON or NDJSON by its `Content-Type`.
+//! `POST /ingest`: admits an upload or refuses it, and reads it as JSON or NDJSON by its `Content-Type`. `PUT
+//! /documents/{id}`: the chunks of a document as JSON, in place of those that it has.
 
 mod answers;
 mod arrivals;
+mod document;
 mod idempotency;
 mod json;
 mod ndjson;
 mod notes;
 mod reply;
 mod results;
+mod turns;
 mod upload;
 
 pub use arrivals::ArrivalClock;
+pub use document::replace_document;
 pub use idempotency::{CacheLimits, IdempotencyCache};
+pub use turns::DocumentTurns;
 
 use crate::http::body::{Body, RequestBodyGuard};
 use crate::http::error::ApiError;

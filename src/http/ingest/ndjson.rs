@@ -17,7 +17,7 @@ use crate::http::state::State;
 use crate::outcome::Outcome;
 use crate::pipeline::Receipt;
 use crate::rejection::Rejection;
-use crate::wire::{BodyStart, LineDecoder, LineError, OptionFields, SharedNames};
+use crate::wire::{BodyStart, LineDecoder, LineError, OptionFields, SharedNames, WireChunk};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -182,7 +182,8 @@ impl Reader {
             }
         };
         let (large, names, received_at) = (is_large(&line), self.names.clone(), self.state.arrivals.next());
-        let read = run_blocking(large, move || ReadChunk::new(&line, &names, received_at)).await;
+        let read =
+            run_blocking(large, move || ReadChunk::new(WireChunk::read(&line), &names, received_at)).await;
         read.unwrap_or_else(|error| ReadChunk::rejected(Rejection::new(ErrorCode::Lost, error.to_string())))
     }
 }

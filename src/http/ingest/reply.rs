@@ -49,6 +49,16 @@ impl Reply {
         response.content_type("application/json").body(self.body)
     }
 
+    /// The answer with further fields.
+    #[must_use]
+    pub fn with_fields(mut self, fields: &Value) -> Self {
+        let (before, fields) = (self.body.strip_suffix(b"}"), fields.to_string());
+        if let (Some(before), Some(fields)) = (before, fields.strip_prefix('{')) {
+            self.body = [before, b",", fields.as_bytes()].concat().into();
+        }
+        self
+    }
+
     /// The answer for the chunks of a request, in their order. `heads` are the beginnings of their texts.
     pub fn new(
         outcomes: &[Outcome],

@@ -62,9 +62,13 @@ pub struct ReadChunk {
 }
 
 impl ReadChunk {
-    /// Reads and checks the JSON of a chunk that arrived at this time.
-    pub fn new(json: &[u8], names: &SharedNames, received_at: DateTime<Utc>) -> ReadChunk {
-        let read = match WireChunk::read(json) {
+    /// Checks a chunk that arrived at this time, if it could be read from its JSON.
+    pub fn new(
+        read: Result<WireChunk, Rejection>,
+        names: &SharedNames,
+        received_at: DateTime<Utc>,
+    ) -> ReadChunk {
+        let read = match read {
             Ok(read) => read,
             Err(rejection) => return ReadChunk::rejected(rejection),
         };

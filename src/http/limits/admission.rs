@@ -1,7 +1,7 @@
 //! Admission: a permit before the first byte of a body, or a refusal with `Retry-After`.
 //!
-//! NDJSON uploads, JSON requests, searches, exports and pages of dead letters have separate permits, so none of them can take
-//! all. A JSON body is held in memory, so its bytes need permits too: as they arrive, because a client can announce any
+//! NDJSON uploads, JSON requests, searches, reads of chunks, exports and pages of dead letters have separate permits, so none
+//! of them can take all. A JSON body is held in memory, so its bytes need permits too: as they arrive, because a client can announce any
 //! length. So do the bytes that the answer to a search holds while its client reads it. When permits or bytes are short,
 //! the body whose client is slowest is cut. A refusal makes no call: [`super::availability`] keeps what it has to know.
 //! An admitted upload is not refused later; overload slows the reading of its body. An admitted search can still be
@@ -34,6 +34,10 @@ pub struct Limits {
     pub searches: usize,
     /// Bytes that the answers to searches hold: rows that are loaded, and their JSON.
     pub answer_bytes: usize,
+    /// Reads of stored chunks and of lists of documents and datasets at once. Each may hold a database connection.
+    pub reads: usize,
+    /// Bytes that the answers to reads hold: rows, and their JSON.
+    pub read_bytes: usize,
     /// Pages of dead letters at once. One holds 4 MiB, or a single letter that is larger.
     pub pages: usize,
     /// Exports at once. Each has a database connection of its own, and a few MiB.
@@ -52,6 +56,8 @@ impl Default for Limits {
             request_bytes: 128 * 1024 * 1024,
             searches: 64,
             answer_bytes: 64 * 1024 * 1024,
+            reads: 32,
+            read_bytes: 64 * 1024 * 1024,
             pages: 4,
             exports: 2,
             cut_after: Duration::from_secs(1),
@@ -72,6 +78,8 @@ pub enum AdmissionRequest {
     Search,
     /// The answer to an admitted search, which holds this many bytes.
     Answer(usize),
+    /// A read of stored chunks, or of a list, whose answer holds this many bytes.
+    Read(usize),
     /// A page of dead letters.
     Page,
     /// An export of any length.
@@ -100,12 +108,18 @@ pub enum Refusal {
     Searches,
     /// The bytes of its answer are not available.
     AnswerBytes,
+    /// All permits for reads are in use.
+    Reads,
+    /// The bytes of what it reads are not available.
+    ReadBytes,
     /// All permits for pages of dead letters are in use.
     Pages,
     /// All permits for exports are in use.
     Exports,
     /// The service is going down.
     Draining,
+    /// Another model was put to use, which the service does not compute yet.
+    SwitchingModel,
     /// A part of the service is unavailable.
     Unavailable(Unavailable),
 }
@@ -119,9 +133,12 @@ impl Refusal {
             Refusal::RequestBytes => "request_bytes",
             Refusal::Searches => "searches",
             Refusal::AnswerBytes => "answer_bytes",
+            Refusal::Reads => "reads",
+            Refusal::ReadBytes => "read_bytes",
             Refusal::Pages => "pages",
             Refusal::Exports => "exports",
             Refusal::Draining => "draining",
+            Refusal::SwitchingModel => "switching_model",
             Refusal::Unavailable(Unavailable::Healing) => "healing",
             Refusal::Unavailable(Unavailable::Store) => "store",
         }
@@ -134,9 +151,12 @@ impl Refusal {
             | Refusal::RequestBytes
             | Refusal::Searches
             | Refusal::AnswerBytes
+            | Refusal::Reads
+            | Refusal::ReadBytes
             | Refusal::Pages
             | Refusal::Exports => ErrorCode::Overloaded,
             Refusal::Draining => ErrorCode::Draining,
+            Refusal::SwitchingModel => ErrorCode::SwitchingModel,
             Refusal::Unavailable(Unavailable::Healing) => ErrorCode::Healing,
             Refusal::Unavailable(Unavailable::Store) => ErrorCode::StoreUnavailable,
         }
@@ -156,11 +176,17 @@ impl Refusal {
                 let most = limits.answer_bytes / (1024 * 1024);
                 format!("the answers that clients are reading fill their {most} MiB")
             }
+            Refusal::Reads => format!("{} reads are under way, which is the limit", limits.reads),
+            Refusal::ReadBytes => {
+                let most = limits.read_bytes / (1024 * 1024);
+                format!("what clients are reading fills its {most} MiB")
+            }
             Refusal::Pages => {
                 format!("{} pages of dead letters are being read, which is the limit", limits.pages)
             }
             Refusal::Exports => format!("{} exports are under way, which is the limit", limits.exports),
             Refusal::Draining => "the service is going down".to_owned(),
+            Refusal::SwitchingModel => "another embedding model was put to use".to_owned(),
             Refusal::Unavailable(Unavailable::Healing) => {
                 "the pipeline is being rebuilt after a failure".to_owned()
             }
@@ -179,6 +205,7 @@ pub struct Admission {
     requests: BodySlots,
     searches: BodySlots,
     answers: Arc<Slots>,
+    reads: Arc<Slots>,
     pages: Arc<Slots>,
     exports: Arc<Slots>,
     unavailable: AtomicU8,
@@ -196,6 +223,8 @@ impl Admission {
         metrics::admission_limit("request_bytes", limits.request_bytes);
         metrics::admission_limit("search", limits.searches);
         metrics::admission_limit("answer_bytes", limits.answer_bytes);
+        metrics::admission_limit("read", limits.reads);
+        metrics::admission_limit("read_bytes", limits.read_bytes);
         metrics::admission_limit("page", limits.pages);
         metrics::admission_limit("export", limits.exports);
         let only = |items| Capacity { items, bytes: 0 };
@@ -203,6 +232,7 @@ impl Admission {
         let searches = Capacity { items: limits.searches, bytes: limits.searches * SEARCH_BYTES };
         // Each search has one answer, so only the bytes can run out.
         let answers = Capacity { items: limits.searches, bytes: limits.answer_bytes };
+        let reads = Capacity { items: limits.reads, bytes: limits.read_bytes };
         Admission {
             limits,
             uploads: Slots::new(only(limits.uploads), |event| count(Some("upload"), None, event)),
@@ -211,6 +241,7 @@ impl Admission {
             }),
             searches: BodySlots::new(searches, limits.cut_after, |event| count(Some("search"), None, event)),
             answers: Slots::new(answers, |event| count(None, Some("answer_bytes"), event)),
+            reads: Slots::new(reads, |event| count(Some("read"), Some("read_bytes"), event)),
             pages: Slots::new(only(limits.pages), |event| count(Some("page"), None, event)),
             exports: Slots::new(only(limits.exports), |event| count(Some("export"), None, event)),
             unavailable: AtomicU8::new(0),
@@ -220,14 +251,16 @@ impl Admission {
 
     /// The number of permits in use; a search counts once, with or without its answer.
     pub fn in_use(&self) -> usize {
-        let kinds = [&self.uploads, self.requests.slots(), self.searches.slots(), &self.pages, &self.exports];
+        let (requests, searches) = (self.requests.slots(), self.searches.slots());
+        let kinds = [&self.uploads, requests, searches, &self.reads, &self.pages, &self.exports];
         kinds.iter().map(|slots| slots.used()).sum()
     }
 
     /// Waits until all permits are free. Only while no new ones are issued.
     pub async fn all_free(&self) {
         let (requests, searches) = (self.requests.slots(), self.searches.slots());
-        for slots in [&self.uploads, requests, searches, &self.answers, &self.pages, &self.exports] {
+        let (answers, reads) = (&self.answers, &self.reads);
+        for slots in [&self.uploads, requests, searches, answers, reads, &self.pages, &self.exports] {
             slots.all_free().await;
         }
     }
@@ -284,6 +317,7 @@ impl Admission {
             AdmissionRequest::Request(announced) => self.requests.acquire(announced).await,
             AdmissionRequest::Search => self.searches.acquire(0).await,
             AdmissionRequest::Answer(bytes) => self.answers.try_acquire(bytes),
+            AdmissionRequest::Read(bytes) => self.reads.try_acquire(bytes),
             AdmissionRequest::Page => self.pages.try_acquire(0),
             AdmissionRequest::Export => self.exports.try_acquire(0),
         };
@@ -297,6 +331,7 @@ impl Admission {
             AdmissionRequest::Request(announced) => self.requests.full_for(announced),
             AdmissionRequest::Search => self.searches.full_for(0),
             AdmissionRequest::Answer(bytes) => self.answers.full_for(bytes),
+            AdmissionRequest::Read(bytes) => self.reads.full_for(bytes),
             AdmissionRequest::Page => self.pages.full_for(0),
             AdmissionRequest::Export => self.exports.full_for(0),
         };
@@ -321,6 +356,8 @@ fn refusal(request: AdmissionRequest, full: Full) -> Refusal {
         (AdmissionRequest::Request(_), Full::Bytes) => Refusal::RequestBytes,
         (AdmissionRequest::Search, _) => Refusal::Searches,
         (AdmissionRequest::Answer(_), _) => Refusal::AnswerBytes,
+        (AdmissionRequest::Read(_), Full::Items) => Refusal::Reads,
+        (AdmissionRequest::Read(_), Full::Bytes) => Refusal::ReadBytes,
         (AdmissionRequest::Page, _) => Refusal::Pages,
         (AdmissionRequest::Export, _) => Refusal::Exports,
     }

@@ -1,12 +1,13 @@
 //! The answer to a search: rows that are loaded and written in pieces, as the client takes them.
 //!
-//! The sizes of the rows are read first. They decide which results fit, and how many bytes the answer holds at a time.
+//! Small rows are read at once, of others the sizes. These decide which results fit, and how many bytes the answer holds
+//! at a time.
 
 use crate::http::error::{ApiError, no_answer};
 use crate::http::limits::{AdmissionRequest, Permit};
 use crate::http::state::State;
 use crate::output::throttled;
-use crate::search::{RankedItem, Ranking};
+use crate::search::{Explanation, RankedItem, Ranking};
 use crate::store::{Hit, Store};
 use crate::tmd::{Axis, Tmd};
 use actix_web::{HttpResponse, web};
@@ -16,12 +17,13 @@ use futures_util::stream;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// The largest answer, in bytes of JSON.
 pub const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 /// The bytes that the ends of an answer take at most.
-const ENDS: usize = 128;
+const ENDS: usize = 512;
 /// The bytes of a result beside its metadata: six times a text of 64 KiB, for characters that are escaped, CPESH parts of
 /// 64 KiB as JSON, and names.
 const BESIDE_METADATA: usize = 512 * 1024;
@@ -35,13 +37,19 @@ const PIECE: usize = 64 * 1024;
 /// An answer that is being written.
 pub(super) struct Answer {
     store: Store,
-    /// Results that are not loaded yet, best first, with the bytes of their rows.
+    /// Results that are not written yet, best first, with the bytes of their rows.
     left: VecDeque<(RankedItem, usize)>,
-    /// Results that are not written yet.
+    /// The small rows of them.
+    small: HashMap<u32, Hit>,
+    /// The next of them, with their rows.
     loaded: VecDeque<(RankedItem, Hit)>,
     /// The bytes that further results may take.
     room: usize,
     index_seq: i64,
+    /// Shown when the client asks for it.
+    explanation: Option<Explanation>,
+    /// The time that the database took.
+    rows_took: Duration,
     begun: bool,
     written: usize,
     truncated: bool,
@@ -54,9 +62,20 @@ impl Answer {
     ///
     /// # Errors
     /// 429 when other answers hold too many bytes; the errors of the database.
-    pub(super) async fn new(ranking: Ranking, state: &State, permit: Permit) -> Result<Answer, ApiError> {
+    pub(super) async fn new(
+        ranking: Ranking,
+        explain: bool,
+        state: &State,
+        permit: Permit,
+    ) -> Result<Answer, ApiError> {
+        let began = Instant::now();
         let items: Vec<u32> = ranking.items.iter().map(|ranked| ranked.item).collect();
-        let sizes: HashMap<u32, usize> = state.store.hit_sizes(&items).await?.into_iter().collect();
+        let small = state.store.small_hits(&items, LOADED / items.len().max(1)).await?;
+        let mut sizes: HashMap<u32, usize> = small.iter().map(|hit| (hit.item, hit.bytes())).collect();
+        let others: Vec<u32> = items.into_iter().filter(|item| !sizes.contains_key(item)).collect();
+        if !others.is_empty() {
+            sizes.extend(state.store.hit_sizes(&others).await?);
+        }
         let (mut left, mut truncated, mut total, mut largest) = (VecDeque::new(), false, 0, 0);
         for ranked in ranking.items {
             // Without a size it was deleted meanwhile.
@@ -75,12 +94,16 @@ impl Answer {
         // Loaded rows and the same again as JSON, where escaped characters and names come on top.
         let held = 2 * total.min(LOADED).max(largest) + BESIDE_METADATA;
         let bytes = state.admit_standalone(AdmissionRequest::Answer(held)).await?;
+        state.count_accesses(left.iter().map(|(ranked, _)| ranked.item));
         Ok(Answer {
             store: state.store.clone(),
             left,
+            small: small.into_iter().map(|hit| (hit.item, hit)).collect(),
             loaded: VecDeque::new(),
             room: MAX_ANSWER_BYTES - ENDS,
             index_seq: ranking.index_seq,
+            explanation: explain.then_some(ranking.explanation),
+            rows_took: began.elapsed(),
             begun: false,
             written: 0,
             truncated,
@@ -159,7 +182,8 @@ impl Answer {
             if self.written > 0 {
                 text.push(b',');
             }
-            write_result(&mut text, ranked, &hit).map_err(|_| no_answer())?;
+            let explain = self.explanation.is_some();
+            write_result(&mut text, ranked, &hit, explain).map_err(|_| no_answer())?;
             let took = text.len() - before;
             if took > self.room {
                 text.truncate(before);
@@ -185,10 +209,21 @@ impl Answer {
                 group.push(*ranked);
                 self.left.pop_front();
             }
-            let items: Vec<u32> = group.iter().map(|ranked| ranked.item).collect();
-            let rows = self.store.hits(&items).await?;
-            let mut rows: HashMap<u32, Hit> = rows.into_iter().map(|hit| (hit.item, hit)).collect();
-            let found = group.iter().filter_map(|ranked| Some((*ranked, rows.remove(&ranked.item)?)));
+            let known = group.iter().filter_map(|ranked| self.small.remove(&ranked.item));
+            let mut rows: HashMap<u32, Hit> = known.map(|hit| (hit.item, hit)).collect();
+            let items: Vec<u32> =
+                group.iter().map(|ranked| ranked.item).filter(|item| !rows.contains_key(item)).collect();
+            if !items.is_empty() {
+                let began = Instant::now();
+                rows.extend(self.store.hits(&items).await?.into_iter().map(|hit| (hit.item, hit)));
+                self.rows_took += began.elapsed();
+            }
+            let found = group.iter().filter_map(|ranked| {
+                let hit = rows.remove(&ranked.item)?;
+                // After a failover or a restored backup another row may have the number, or an earlier state of the row.
+                let same = hit.created_at.timestamp_micros() == ranked.created_at && hit.seq >= ranked.seq;
+                same.then_some((*ranked, hit))
+            });
             self.loaded = found.collect();
         }
         Ok(self.loaded.pop_front())
@@ -196,8 +231,13 @@ impl Answer {
 
     fn end(&mut self, text: &mut Vec<u8>) {
         let (seq, truncated) = (self.index_seq, self.truncated);
-        let end = format!("],\"index_seq\":{seq},\"truncated_results\":{truncated}}}");
+        let end = format!("],\"index_seq\":{seq},\"truncated_results\":{truncated}");
         text.extend_from_slice(end.as_bytes());
+        if let Some(explanation) = &self.explanation {
+            text.extend_from_slice(b",\"explanation\":");
+            text.extend_from_slice(explained(explanation, self.rows_took).to_string().as_bytes());
+        }
+        text.push(b'}');
         self.ended = true;
         self.left.clear();
         self.loaded.clear();
@@ -211,6 +251,8 @@ struct ResultFields<'a> {
     cpe_id: uuid::Uuid,
     text: &'a str,
     score: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scores: Option<ScoreParts>,
     matched: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     concept_text: Option<&'a str>,
@@ -229,13 +271,42 @@ struct ResultFields<'a> {
     seq: i64,
 }
 
-fn write_result(text: &mut Vec<u8>, ranked: RankedItem, hit: &Hit) -> serde_json::Result<()> {
+/// The parts of a score.
+#[derive(Serialize)]
+struct ScoreParts {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cosine: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keyword: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tmd: Option<f32>,
+}
+
+/// How the results were found.
+fn explained(explanation: &Explanation, rows: Duration) -> Value {
+    let Explanation { mode, matching, compared, times } = *explanation;
+    json!({
+        "path": mode.name(), "matching": matching, "compared": compared,
+        "times_ms": {"prepare": millis(times.prepare), "index": millis(times.index), "rows": millis(rows)},
+    })
+}
+
+fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn write_result(text: &mut Vec<u8>, ranked: RankedItem, hit: &Hit, explain: bool) -> serde_json::Result<()> {
     let name = |axis| hit.tmd.map(|tmd| tmd.name(axis));
     let fields = ResultFields {
         id: &hit.id,
         cpe_id: hit.cpe_id,
         text: &hit.text,
         score: ranked.score,
+        scores: explain.then_some(ScoreParts {
+            cosine: ranked.cosine,
+            keyword: ranked.keyword,
+            tmd: ranked.similarity,
+        }),
         matched: ranked.matched.name(),
         concept_text: hit.concept_text.as_deref(),
         probe_question: hit.probe_question.as_deref(),

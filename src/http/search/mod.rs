@@ -4,6 +4,7 @@
 //! begins. Both are held until the connection has taken the last piece of the answer.
 
 mod answer;
+mod filter;
 
 pub use answer::MAX_ANSWER_BYTES;
 
@@ -12,16 +13,15 @@ use crate::error_code::ErrorCode;
 use crate::http::body::{Body, RequestBodyGuard};
 use crate::http::error::ApiError;
 use crate::http::limits::{AdmissionRequest, Permit};
-use crate::http::parameters::{self, check_name, quoted};
+use crate::http::parameters;
 use crate::http::request::{is_large, json_body, read_body, read_document, run_blocking};
 use crate::http::settings::Settings;
 use crate::http::state::State;
-use crate::search::{MAX_RESULTS, SearchIn, SearchQuery, SearchTarget};
-use crate::store::SearchFilter;
-use crate::tmd::Axis;
-use crate::wire::{AnyNumber, Fields, Name, WholeNumber, one_of};
+use crate::search::{Collapse, MAX_RESULTS, SearchBy, SearchIn, SearchQuery, SearchTarget};
+use crate::wire::{AnyNumber, Fields, Truth, WholeNumber, one_of};
 use actix_web::{HttpRequest, HttpResponse, web};
 use answer::Answer;
+use filter::WireFilter;
 use serde::{Deserialize, Deserializer};
 
 /// The longest body of a search, inflated: a text of 64 KiB, or a vector, and a filter.
@@ -38,7 +38,32 @@ struct WireQuery {
     filter: Option<Fields<WireFilter>>,
     tmd_weight: Option<AnyNumber>,
     min_seq: Option<WholeNumber>,
+    mode: Option<ModeOption>,
+    keyword_weight: Option<AnyNumber>,
     search_in: Option<SearchInOption>,
+    collapse: Option<CollapseOption>,
+    diversity: Option<AnyNumber>,
+    explain: Option<Truth>,
+}
+
+/// [`SearchBy`] by its name.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+enum ModeOption {
+    #[default]
+    Vector,
+    Keyword,
+    Hybrid,
+}
+
+impl<'de> Deserialize<'de> for ModeOption {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let words = [
+            ("vector", ModeOption::Vector),
+            ("keyword", ModeOption::Keyword),
+            ("hybrid", ModeOption::Hybrid),
+        ];
+        one_of(deserializer, &words)
+    }
 }
 
 /// [`SearchIn`] by its name.
@@ -53,32 +78,21 @@ impl<'de> Deserialize<'de> for SearchInOption {
     }
 }
 
+/// [`Collapse`] by its name.
+#[derive(Debug, Clone, Copy)]
+struct CollapseOption(Collapse);
+
+impl<'de> Deserialize<'de> for CollapseOption {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let words = [("none", Collapse::None), ("text", Collapse::Text), ("document", Collapse::Document)];
+        one_of(deserializer, &words).map(CollapseOption)
+    }
+}
+
 /// The number of results without `top_k`.
 const USUAL_RESULTS: i64 = 10;
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireFilter {
-    // A code, or its canonical name.
-    domain: Option<Name>,
-    task: Option<Name>,
-    modifier: Option<Name>,
-    dataset_source: Option<Name>,
-    document_id: Option<Name>,
-}
-
-/// The code that a label names.
-fn code(label: Option<Name>, axis: Axis) -> Result<Option<u8>, ApiError> {
-    let Some(Name(label)) = label else { return Ok(None) };
-    let code = axis.code_of(&label).ok_or_else(|| {
-        let (received, last, names) = (quoted(&label), axis.len() - 1, axis.names().join(", "));
-        let message = format!(
-            "filter.{axis}: expected a code from 0 to {last} or one of these names: {names}; received '{received}'"
-        );
-        ApiError::new(ErrorCode::InvalidQuery, message).param(format!("filter.{axis}"))
-    });
-    code.map(Some)
-}
+/// The weight of words in a hybrid search without `keyword_weight`.
+const USUAL_KEYWORD_WEIGHT: f64 = 0.5;
 
 /// Handles `POST /search`.
 pub async fn search(
@@ -98,8 +112,9 @@ async fn answer(body: Body, mut permit: Permit, state: &web::Data<State>) -> Res
         read_body(body, state, (state.admission.searches(), &mut permit), MAX_QUERY_BYTES, INSTEAD).await?;
     let large = is_large(&body);
     let wire: WireQuery = run_blocking(large, move || read_document(&body)).await??;
+    let explain = wire.explain.is_some_and(|Truth(explain)| explain);
     let ranking = state.searcher.search(query(wire)?).await?;
-    Answer::new(ranking, state, permit).await?.into_response(state.clone()).await
+    Answer::new(ranking, explain, state, permit).await?.into_response(state.clone()).await
 }
 
 fn query(wire: WireQuery) -> Result<SearchQuery, ApiError> {
@@ -121,26 +136,40 @@ fn query(wire: WireQuery) -> Result<SearchQuery, ApiError> {
         let message = format!("top_k: expected 1 to {MAX_RESULTS}, received {top_k}");
         return Err(ApiError::new(ErrorCode::InvalidQuery, message).param("top_k"));
     };
-    let AnyNumber(tmd_weight) = wire.tmd_weight.unwrap_or(AnyNumber(0.0));
-    if !(0.0..=1.0).contains(&tmd_weight) {
-        let message = format!("tmd_weight: expected 0 to 1, received {tmd_weight}");
-        return Err(ApiError::new(ErrorCode::InvalidQuery, message).param("tmd_weight"));
+    let tmd_weight = weight("tmd_weight", wire.tmd_weight, 0.0)?;
+    let diversity = weight("diversity", wire.diversity, 0.0)?;
+    let keyword_weight = weight("keyword_weight", wire.keyword_weight, USUAL_KEYWORD_WEIGHT)?;
+    let mode = wire.mode.unwrap_or_default();
+    if wire.keyword_weight.is_some() && mode != ModeOption::Hybrid {
+        let message = "keyword_weight: expected together with mode hybrid";
+        return Err(ApiError::new(ErrorCode::InvalidQuery, message).param("keyword_weight"));
     }
     let Fields(filter) = wire.filter.unwrap_or_default();
     Ok(SearchQuery {
         target,
+        by: match mode {
+            ModeOption::Vector => SearchBy::Vector,
+            ModeOption::Keyword => SearchBy::Keyword,
+            ModeOption::Hybrid => SearchBy::Both { keyword_weight },
+        },
         search_in: wire.search_in.map(|SearchInOption(search_in)| search_in).unwrap_or_default(),
         top_k,
-        filter: SearchFilter {
-            domain: code(filter.domain, Axis::Domain)?,
-            task: code(filter.task, Axis::Task)?,
-            modifier: code(filter.modifier, Axis::Modifier)?,
-            dataset_source: name("filter.dataset_source", filter.dataset_source)?,
-            document_id: name("filter.document_id", filter.document_id)?,
-        },
-        tmd_weight: tmd_weight as f32,
+        filter: filter::read_filter(filter)?,
+        tmd_weight,
+        collapse: wire.collapse.map(|CollapseOption(collapse)| collapse).unwrap_or_default(),
+        diversity,
         min_seq: wire.min_seq.map(|WholeNumber(seq)| seq),
     })
+}
+
+/// A weight, or the usual one.
+fn weight(param: &'static str, received: Option<AnyNumber>, usual: f64) -> Result<f32, ApiError> {
+    let AnyNumber(weight) = received.unwrap_or(AnyNumber(usual));
+    if (0.0..=1.0).contains(&weight) {
+        return Ok(weight as f32);
+    }
+    let message = format!("{param}: expected 0 to 1, received {weight}");
+    Err(ApiError::new(ErrorCode::InvalidQuery, message).param(param))
 }
 
 /// A vector of the same direction whose largest number is 1: every finite one that is not zero then fits into the
@@ -149,13 +178,6 @@ fn scaled(vector: &[AnyNumber]) -> Vec<f32> {
     let largest = vector.iter().map(|AnyNumber(x)| x.abs()).fold(0.0, f64::max);
     let scale = |x: f64| if largest > 0.0 { (x / largest) as f32 } else { 0.0 };
     vector.iter().map(|AnyNumber(x)| scale(*x)).collect()
-}
-
-/// A name of the filter, if the database can hold it.
-fn name(param: &'static str, name: Option<Name>) -> Result<Option<String>, ApiError> {
-    let name = name.map(|Name(name)| name);
-    name.as_deref().map_or(Ok(()), |name| check_name(param, name))?;
-    Ok(name)
 }
 
 #[cfg(test)]
@@ -169,16 +191,5 @@ mod tests {
             assert_eq!(vector, [1.0, -1.0, 0.0], "{length}");
         }
         assert_eq!(scaled(&[AnyNumber(0.0), AnyNumber(-0.0)]), [0.0, 0.0]);
-    }
-
-    #[test]
-    fn a_label_is_a_code_or_a_name() {
-        let code = |label: &str| code(Some(Name(label.to_owned())), Axis::Domain).ok().flatten();
-        assert_eq!(
-            [code("3"), code(" 003 "), code("15"), code("16"), code("-1")],
-            [Some(3), Some(3), Some(15), None, None]
-        );
-        let name = Axis::Domain.names()[2];
-        assert_eq!([code(name), code(&name.to_uppercase()), code("no such label")], [Some(2), Some(2), None]);
     }
 }

@@ -51,6 +51,32 @@ pub fn psql() -> Option<PathBuf> {
     candidates().map(|folder| folder.join("psql")).find(|path| path.is_file())
 }
 
+/// A folder with client programs of PostgreSQL, as [`client_programs`] finds them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientPrograms {
+    /// The folder of `pg_dump`, `pg_restore` and `psql`.
+    pub folder: PathBuf,
+    /// The version of `pg_dump`, for example `15.18`.
+    pub version: String,
+    /// Its major version.
+    pub major: u32,
+}
+
+/// The folders that have `pg_dump`, `pg_restore` and `psql`: in the order of [`candidates`], or only this one.
+pub fn client_programs(only: Option<&Path>) -> Vec<ClientPrograms> {
+    let folders: Vec<PathBuf> = match only {
+        Some(folder) => vec![folder.to_owned()],
+        None => candidates().collect(),
+    };
+    let probe = |folder: PathBuf| {
+        let whole = ["pg_dump", "pg_restore", "psql"].iter().all(|name| folder.join(name).is_file());
+        let output = whole.then(|| Command::new(folder.join("pg_dump")).arg("--version").output().ok())??;
+        let (version, major) = parse_version(&String::from_utf8_lossy(&output.stdout))?;
+        Some(ClientPrograms { folder, version, major })
+    };
+    folders.into_iter().filter_map(probe).collect()
+}
+
 fn choose(
     installed: Vec<Binaries>,
     cluster_major: Option<u32>,
@@ -106,9 +132,10 @@ fn versions_in(base: &Path, prefix: &str, bin: &str) -> Vec<PathBuf> {
     found.into_iter().map(|(_, folder)| folder).collect()
 }
 
-/// `postgres (PostgreSQL) 15.18 (Debian ..)` or `.. 19beta1`.
+/// `postgres (PostgreSQL) 15.18 (Debian ..)`, `pg_dump (PostgreSQL) 15.18`, or `.. 19beta1`.
 fn parse_version(line: &str) -> Option<(String, u32)> {
-    let version = line.strip_prefix("postgres (PostgreSQL) ")?.split_whitespace().next()?;
+    let (_, version) = line.split_once("(PostgreSQL) ")?;
+    let version = version.split_whitespace().next()?;
     let digits = version.split(|c: char| !c.is_ascii_digit()).next()?;
     Some((version.to_owned(), digits.parse().ok()?))
 }
@@ -126,7 +153,8 @@ mod tests {
     fn versions_are_read() {
         assert_eq!(installation("15.18").major, 15);
         assert_eq!(installation("19beta1").major, 19);
-        assert_eq!(parse_version("pg_ctl (PostgreSQL) 15.18"), None);
+        assert_eq!(parse_version("pg_dump (PostgreSQL) 17.2"), Some(("17.2".to_owned(), 17)));
+        assert_eq!(parse_version("pg_dump 15.18"), None);
     }
 
     #[test]

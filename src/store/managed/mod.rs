@@ -22,7 +22,7 @@ mod run_folder;
 mod server;
 mod server_user;
 
-pub use binaries::psql;
+pub use binaries::{ClientPrograms, client_programs, psql};
 pub use error::ManagedError;
 pub use inspect::{ManagedServerInfo, inspect};
 

@@ -1,7 +1,10 @@
 //! What is committed is found: at once, during a build, after it, and after a restart.
 
-use super::truth::{self, DIMS, Truth, assert_equal, open, options, tell, tell_without_room, until, vector};
+use super::truth::{
+    self, DIMS, Truth, assert_equal, nearest, open, options, tell, tell_without_room, until, vector,
+};
 use lnsp_ingest::index::{Commit, Effort, Index, RebuildReason, SearchMode};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -13,8 +16,8 @@ async fn a_row_is_found_when_it_is_absorbed() {
     let commit = truth.insert(3);
     let seq = commit.upto;
     tell(&index, commit).await;
-    let found = index.search_async(vector(2, 0, DIMS), 2, Effort::Normal).await.unwrap();
-    assert_eq!((found.hits[0].0, found.seq, found.mode), (2, seq, SearchMode::Exact));
+    let found = index.search_async(vector(2, 0, DIMS), Arc::default(), 2, Effort::Normal).await.unwrap();
+    assert_eq!((found.hits[0].item, found.seq, found.mode), (2, seq, SearchMode::Exact));
     assert_eq!(found.hits.len(), 2);
     let status = index.status();
     assert_eq!((status.items, status.delta_len, status.applied_seq, status.built_seq), (0, 3, seq, 0));
@@ -65,14 +68,14 @@ async fn a_deletion_hides_what_is_built_and_what_is_not() {
     let home = tempfile::tempdir().unwrap();
     let truth = Truth::with(300);
     let mut ann = options(home.path());
-    ann.exact_below = 0;
+    ann.trees_from = 1;
     let index = Index::open(ann, truth.clone()).unwrap();
     tell(&index, truth.insert(10)).await;
     tell(&index, truth.delete(&[7, 305])).await;
-    for (gone, mode) in [(7, SearchMode::Ann), (305, SearchMode::Ann)] {
-        let found = index.search(&vector(gone, 0, DIMS), 310, Effort::Normal).unwrap();
+    for (gone, mode) in [(7, SearchMode::Trees), (305, SearchMode::Trees)] {
+        let found = nearest(&index, &vector(gone, 0, DIMS), 310, Effort::Normal);
         assert_eq!(found.mode, mode);
-        assert!(found.hits.iter().all(|(item, _)| *item != gone));
+        assert!(found.hits.iter().all(|hit| hit.item != gone));
     }
     assert_equal(&index, &truth);
     index.flush().await.unwrap();
@@ -93,14 +96,14 @@ async fn deletions_that_are_not_built_do_not_shorten_the_answer() {
     };
     truth.insert_vectors(side(1.0).chain(side(-1.0)).collect());
     let mut ann = options(home.path());
-    ann.exact_below = 0;
+    ann.trees_from = 1;
     let index = Index::open(ann, truth.clone()).unwrap();
     tell(&index, truth.delete(&(1..=200).collect::<Vec<_>>())).await;
     let mut query = [0.0; DIMS];
     query[0] = 1.0;
-    let found = index.search(&query, 10, Effort::Normal).unwrap();
+    let found = nearest(&index, &query, 10, Effort::Normal);
     assert_eq!(found.hits.len(), 10);
-    assert!(found.hits.iter().all(|(item, _)| *item > 200));
+    assert!(found.hits.iter().all(|hit| hit.item > 200));
 }
 
 #[tokio::test]
@@ -112,18 +115,18 @@ async fn the_newer_version_of_a_row_wins() {
     tell(&index, truth.replace(&[9])).await;
     tell(&index, truth.replace(&[9, 10])).await;
     for round in ["in memory", "built"] {
-        let found = index.search(&old, 50, Effort::Normal).unwrap();
-        assert_eq!(found.hits.iter().filter(|(item, _)| *item == 9).count(), 1, "{round}");
-        assert_ne!(found.hits[0].0, 9, "{round}");
+        let found = nearest(&index, &old, 50, Effort::Normal);
+        assert_eq!(found.hits.iter().filter(|hit| hit.item == 9).count(), 1, "{round}");
+        assert_ne!(found.hits[0].item, 9, "{round}");
         assert_equal(&index, &truth);
         index.flush().await.unwrap();
     }
     // Scores of the delta and of the built part are on one scale.
-    let built = index.search(&old, 50, Effort::Normal).unwrap();
+    let built = nearest(&index, &old, 50, Effort::Normal);
     tell(&index, truth.replace(&[11])).await;
-    let mixed = index.search(&truth.vector_of(11), 1, Effort::Normal).unwrap();
-    assert!((mixed.hits[0].1 - 1.0).abs() < 1e-5);
-    assert!(built.hits.windows(2).all(|pair| pair[0].1 >= pair[1].1));
+    let mixed = nearest(&index, &truth.vector_of(11), 1, Effort::Normal);
+    assert!((mixed.hits[0].score - 1.0).abs() < 1e-5);
+    assert!(built.hits.windows(2).all(|pair| pair[0].score >= pair[1].score));
 }
 
 /// One thread absorbs and builds, another searches without pause for everything absorbed so far.
@@ -144,8 +147,8 @@ fn no_search_misses_an_absorbed_row_while_builds_move_it() {
                 }
                 // The latest row is the one that moves; the others are asked for in turn.
                 for item in [known, 1 + searches % known] {
-                    let found = index.search(&vector(item, 0, DIMS), 1, Effort::Exact).unwrap();
-                    assert_eq!(found.hits[0].0, item, "of {known} absorbed");
+                    let found = nearest(&index, &vector(item, 0, DIMS), 1, Effort::Exact);
+                    assert_eq!(found.hits[0].item, item, "of {known} absorbed");
                     assert!(found.seq >= i64::from(known));
                 }
                 searches += 1;
@@ -186,7 +189,7 @@ async fn a_commit_that_does_not_touch_waits_for_the_source() {
     let ours = truth.insert(1);
     tell(&index, ours).await;
     assert_eq!(index.status().applied_seq, start);
-    assert_eq!(index.search(&vector(8, 0, DIMS), 1, Effort::Normal).unwrap().hits[0].0, 8);
+    assert_eq!(nearest(&index, &vector(8, 0, DIMS), 1, Effort::Normal).hits[0].item, 8);
     index.flush().await.unwrap();
     assert_eq!(index.status().applied_seq, truth.clock());
     assert_equal(&index, &truth);

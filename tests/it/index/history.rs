@@ -1,7 +1,7 @@
 //! An index belongs to one model, one store, and one history of that store.
 
-use super::truth::{DIMS, Truth, assert_equal, identity, open, options, tell};
-use lnsp_ingest::index::{Index, IndexIdentity, IndexOptions, RebuildReason};
+use super::truth::{DIMS, Truth, assert_equal, identity, open, options, tell, until};
+use lnsp_ingest::index::{ChangeSource, Index, IndexIdentity, IndexOptions, RebuildReason};
 use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -38,7 +38,7 @@ fn another_number_of_dimensions_is_another_model() {
         IndexOptions { identity: IndexIdentity { dims: DIMS + 1, ..identity() }, ..options(home.path()) };
     let index = Index::open(wide, Truth::new()).unwrap();
     assert_eq!(index.status().last_rebuild, Some(RebuildReason::ModelChanged));
-    assert!(index.is_empty().unwrap());
+    assert!(index.is_empty());
 }
 
 #[test]
@@ -115,4 +115,72 @@ async fn whoever_is_far_behind_builds_once() {
     assert_equal(&index, &truth);
     tell(&index, truth.insert(5)).await;
     assert_equal(&index, &truth);
+}
+
+#[tokio::test]
+async fn a_history_that_lost_commits_is_followed_while_the_index_is_open() {
+    let home = tempfile::tempdir().unwrap();
+    let truth = Truth::with(60);
+    let index = open(home.path(), &truth);
+    tell(&index, truth.insert(10)).await;
+    index.flush().await.unwrap();
+    let earlier = truth.rows();
+    // Lost: some that are built, some that are not.
+    tell(&index, truth.replace(&[5, 6])).await;
+    tell(&index, truth.delete(&[7])).await;
+    tell(&index, truth.insert(50)).await;
+    index.flush().await.unwrap();
+    tell(&index, truth.insert(20)).await;
+    let applied = index.status().applied_seq;
+
+    // Other rows take the numbers of those that were lost, and some are committed before that is seen.
+    truth.fail_over_to(earlier);
+    tell(&index, truth.insert(9)).await;
+    tell(&index, truth.delete(&[8])).await;
+    tell(&index, truth.replace(&[9])).await;
+    index.observe(&ChangeSource::clock(&*truth).unwrap(), applied);
+    tell(&index, truth.insert(3)).await;
+    let clock = ChangeSource::clock(&*truth).unwrap();
+    until("the index follows", || index.status().applied_seq == clock.seq && index.status().items >= 71);
+    index.flush().await.unwrap();
+    assert_equal(&index, &truth);
+    // From here on it is the only history.
+    tell(&index, truth.insert(5)).await;
+    index.observe(&ChangeSource::clock(&*truth).unwrap(), index.status().applied_seq);
+    index.flush().await.unwrap();
+    assert_equal(&index, &truth);
+    drop(index);
+    assert_eq!(reopen(home.path(), &truth), None);
+}
+
+#[test]
+fn a_history_that_changed_while_the_index_was_closed_is_compared() {
+    let home = tempfile::tempdir().unwrap();
+    let truth = Truth::with(60);
+    let earlier = truth.rows();
+    truth.insert(30);
+    reopen(home.path(), &truth);
+    truth.fail_over_to(earlier);
+    truth.insert(45);
+    reopen(home.path(), &truth);
+    assert_eq!(reopen(home.path(), &truth), None);
+}
+
+#[tokio::test]
+async fn a_history_that_shares_little_is_followed_by_a_rebuild_while_the_index_is_open() {
+    let home = tempfile::tempdir().unwrap();
+    let truth = Truth::with(10);
+    let earlier = truth.rows();
+    truth.insert(12_000);
+    let index = open(home.path(), &truth);
+    let applied = index.status().applied_seq;
+    truth.fail_over_to(earlier);
+    truth.delete(&[1]);
+    truth.insert(9_500);
+    let clock = ChangeSource::clock(&*truth).unwrap();
+    assert!(!index.observe(&clock, applied));
+    until("the index follows", || index.status().last_rebuild == Some(RebuildReason::StoreRestored));
+    index.wait_for(clock.seq).await.unwrap();
+    assert_equal(&index, &truth);
+    assert!(index.observe(&clock, index.status().applied_seq));
 }

@@ -1,7 +1,10 @@
 //! Slots of the delta, failing builds, unusable vectors, and two processes on one folder.
 
-use super::truth::{DIMS, Mood, Truth, assert_equal, open, options, tell, tell_without_room, until, vector};
-use lnsp_ingest::index::{Commit, Effort, Index, IndexError, IndexOptions, RebuildReason};
+use super::truth::{
+    DIMS, Mood, Truth, assert_equal, nearest, open, options, tell, tell_without_room, until, vector,
+};
+use lnsp_ingest::filter::Filter;
+use lnsp_ingest::index::{Commit, Effort, Index, IndexError, IndexOptions, NearestQuery, RebuildReason};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -107,7 +110,7 @@ async fn a_panic_fails_one_build_and_a_lasting_one_makes_a_rebuild() {
     truth.insert(1);
     index.poll_source();
     until("two failed builds", || index.status().failed_builds >= 2);
-    assert!(index.search(&vector(3, 0, DIMS), 1, Effort::Normal).unwrap().hits[0].0 == 3);
+    assert!(nearest(&index, &vector(3, 0, DIMS), 1, Effort::Normal).hits[0].item == 3);
     truth.mood(Mood::Answers);
     index.wait_for(truth.clock()).await.unwrap();
     assert_equal(&index, &truth);
@@ -123,21 +126,23 @@ async fn a_vector_that_is_none_is_left_out_and_counted() {
     tell(&index, truth.insert(1)).await;
     assert_eq!(index.status().refused, 3);
     for _ in 0..2 {
-        assert_eq!(index.items().unwrap().iter().collect::<Vec<_>>(), [4]);
+        assert_eq!(index.items().iter().collect::<Vec<_>>(), [4]);
         index.flush().await.unwrap();
     }
     drop(index);
     std::fs::remove_dir_all(home.path().join("index-1")).unwrap();
     let index = open(home.path(), &truth);
     assert_eq!(index.status().last_rebuild, Some(RebuildReason::Missing));
-    assert_eq!(index.items().unwrap().iter().collect::<Vec<_>>(), [4]);
+    assert_eq!(index.items().iter().collect::<Vec<_>>(), [4]);
 }
 
 #[test]
 fn queries_that_make_no_sense_are_refused() {
     let home = tempfile::tempdir().unwrap();
     let index = open(home.path(), &Truth::with(3));
-    let ask = |query: &[f32], k| index.search(query, k, Effort::Normal);
+    let ask = |vector: &[f32], k| {
+        index.search(&NearestQuery { vector, filter: &Filter::default(), k, effort: Effort::Normal })
+    };
     assert!(matches!(ask(&[1.0], 1), Err(IndexError::WrongDims { expected: DIMS, received: 1 })));
     assert!(matches!(ask(&[0.0; DIMS], 1), Err(IndexError::UnusableQuery)));
     assert!(matches!(ask(&[f32::NAN; DIMS], 1), Err(IndexError::UnusableQuery)));
@@ -145,7 +150,7 @@ fn queries_that_make_no_sense_are_refused() {
     assert_eq!(ask(&[1.0; DIMS], 100).unwrap().hits.len(), 3);
     // The length of a query does not matter.
     let long: Vec<f32> = vector(2, 0, DIMS).iter().map(|x| x * 40.0).collect();
-    assert!((ask(&long, 1).unwrap().hits[0].1 - 1.0).abs() < 1e-5);
+    assert!((ask(&long, 1).unwrap().hits[0].score - 1.0).abs() < 1e-5);
 }
 
 #[test]
@@ -182,7 +187,7 @@ async fn a_full_map_is_named() {
     let error = index.flush().await.unwrap_err().to_string();
     assert!(error.contains("raise the index map size"), "{error}");
     // What is committed is found all the same.
-    assert_eq!(index.search(&vector(77, 0, DIMS), 1, Effort::Normal).unwrap().hits[0].0, 77);
+    assert_eq!(nearest(&index, &vector(77, 0, DIMS), 1, Effort::Normal).hits[0].item, 77);
     index.apply_committed(Default::default(), Commit::default());
     drop(index);
     let roomy = IndexOptions { trees: 1, ..options(home.path()) };

@@ -1,9 +1,11 @@
 //! A store in memory that counts its clock as the real one does, and the questions every test asks.
 
+use lnsp_ingest::filter::{Filter, FilterFields};
 use lnsp_ingest::index::{
-    ChangeSource, ChangedRow, Changes, Commit, DeltaSlots, Effort, Index, IndexIdentity, IndexOptions,
-    SourceError, VectorKind,
+    BlockDigest, ChangeSource, ChangedRow, Changes, Commit, DIGEST_ITEMS, DeltaSlots, DigestPage, Effort,
+    Index, IndexIdentity, IndexOptions, NearestItems, NearestQuery, SourceError, StoreClock, VectorKind,
 };
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -19,6 +21,7 @@ pub struct Rows {
     by_seq: BTreeMap<i64, ChangedRow>,
     seq_of: BTreeMap<u32, i64>,
     tombstones: BTreeMap<i64, u32>,
+    history: u32,
 }
 
 /// What the source does when it is asked.
@@ -53,6 +56,32 @@ impl Truth {
         self.rows.lock().unwrap().clone()
     }
 
+    /// Removes rows, and gives items another vector, without a new number: nothing can hear of it.
+    pub fn forge(&self, removed: &[u32], put: &[u32]) {
+        let mut rows = self.rows.lock().unwrap();
+        for item in removed {
+            let seq = rows.seq_of.remove(item).unwrap();
+            rows.by_seq.remove(&seq);
+        }
+        for item in put {
+            let seq = *rows.seq_of.entry(*item).or_insert(-i64::from(*item));
+            let row = ChangedRow {
+                seq,
+                item: *item,
+                vector: vector(*item, 12_345, DIMS),
+                fields: FilterFields::default(),
+            };
+            rows.by_seq.insert(seq, row);
+        }
+    }
+
+    /// From here on it is this earlier state of the store, as after a failover that lost commits.
+    pub fn fail_over_to(&self, earlier: Rows) {
+        let mut rows = self.rows.lock().unwrap();
+        let history = rows.history + 1;
+        *rows = Rows { history, ..earlier };
+    }
+
     pub fn mood(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
     }
@@ -81,11 +110,15 @@ impl Truth {
     }
 
     pub fn insert_vectors(&self, vectors: Vec<Arc<[f32]>>) -> Commit {
+        self.insert_rows(vectors.into_iter().map(|vector| (vector, FilterFields::default())).collect())
+    }
+
+    pub fn insert_rows(&self, new: Vec<(Arc<[f32]>, FilterFields)>) -> Commit {
         self.commit(|rows, commit| {
-            for vector in vectors {
+            for (vector, fields) in new {
                 let item = rows.next_item;
                 rows.next_item += 1;
-                rows.put(item, vector, commit);
+                rows.put(item, vector, fields, commit);
             }
         })
     }
@@ -96,7 +129,7 @@ impl Truth {
             for item in items {
                 let old = rows.seq_of[item];
                 rows.by_seq.remove(&old);
-                rows.put(*item, vector(*item, old, DIMS), commit);
+                rows.put(*item, vector(*item, old, DIMS), FilterFields::default(), commit);
             }
         })
     }
@@ -137,9 +170,9 @@ impl Truth {
 }
 
 impl Rows {
-    fn put(&mut self, item: u32, vector: Arc<[f32]>, commit: &mut Commit) {
+    fn put(&mut self, item: u32, vector: Arc<[f32]>, fields: FilterFields, commit: &mut Commit) {
         self.clock += 1;
-        let row = ChangedRow { seq: self.clock, item, vector };
+        let row = ChangedRow { seq: self.clock, item, vector, fields };
         self.by_seq.insert(self.clock, row.clone());
         self.seq_of.insert(item, self.clock);
         commit.rows.push(row);
@@ -162,6 +195,32 @@ impl ChangeSource for Truth {
 
     fn row_at(&self, seq: i64) -> Result<Option<ChangedRow>, SourceError> {
         self.answer(|rows| rows.by_seq.get(&seq).cloned())
+    }
+
+    fn clock(&self) -> Result<StoreClock, SourceError> {
+        self.answer(|rows| StoreClock { seq: rows.clock, history: rows.history.to_string().into() })
+    }
+
+    fn digests(&self, from: u32, count: u32) -> Result<DigestPage, SourceError> {
+        self.answer(|rows| {
+            let mut blocks: BTreeMap<u32, Sha256> = BTreeMap::new();
+            for (item, seq) in rows.seq_of.iter().filter(|(item, _)| **item / DIGEST_ITEMS >= from) {
+                let hash = blocks.entry(*item / DIGEST_ITEMS).or_default();
+                hash.update(i64::from(*item).to_be_bytes());
+                hash.update(seq.to_be_bytes());
+                rows.by_seq[seq].vector.iter().for_each(|x| hash.update(x.to_le_bytes()));
+            }
+            let next = blocks.split_off(&(from + count)).into_keys().next();
+            let digest = |(block, hash): (u32, Sha256)| BlockDigest { block, sha256: hash.finalize().into() };
+            DigestPage { digests: blocks.into_iter().map(digest).collect(), next }
+        })
+    }
+
+    fn rows_of(&self, block: u32) -> Result<Vec<ChangedRow>, SourceError> {
+        self.answer(|rows| {
+            let items = rows.seq_of.iter().filter(|(item, _)| **item / DIGEST_ITEMS == block);
+            items.map(|(_, seq)| rows.by_seq[seq].clone()).collect()
+        })
     }
 }
 
@@ -215,18 +274,23 @@ pub fn tell_without_room(index: &Index, commit: Commit) {
     index.apply_committed(DeltaSlots::none(), commit);
 }
 
+/// What a search without a filter finds.
+pub fn nearest(index: &Index, vector: &[f32], k: usize, effort: Effort) -> NearestItems {
+    index.search(&NearestQuery { vector, filter: &Filter::default(), k, effort }).unwrap()
+}
+
 /// The index holds exactly the committed items, with their vectors, and finds them.
 pub fn assert_equal(index: &Index, truth: &Truth) {
     let items = truth.items();
-    assert_eq!(index.items().unwrap().iter().collect::<Vec<_>>(), items);
-    assert_eq!(index.len().unwrap(), items.len() as u64);
+    assert_eq!(index.items().iter().collect::<Vec<_>>(), items);
+    assert_eq!(index.len(), items.len() as u64);
     for item in &items {
         assert_eq!(index.vector(*item).unwrap().as_deref(), Some(&truth.vector_of(*item)[..]), "item {item}");
     }
     for item in items.iter().step_by(items.len() / 20 + 1) {
-        let found = index.search(&truth.vector_of(*item), 1, Effort::Exact).unwrap();
-        assert_eq!(found.hits[0].0, *item);
-        assert!(found.hits[0].1 > 0.999);
+        let found = nearest(index, &truth.vector_of(*item), 1, Effort::Exact);
+        assert_eq!(found.hits[0].item, *item);
+        assert!(found.hits[0].score > 0.999);
     }
     let status = index.status();
     assert!(status.applied_seq >= status.built_seq);

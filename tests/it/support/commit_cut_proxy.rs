@@ -1,31 +1,30 @@
-//! A proxy between the service and PostgreSQL that cuts connections around their COMMIT, as told, or all of them.
+//! A proxy between the service and PostgreSQL that cuts connections around their commits, as told, or all of them, and
+//! that falls silent.
 //!
 //! It has threads of its own, because a service that starts blocks the test's.
 
 use crate::support::database::Database;
+use crate::support::wire::{Message, Messages};
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
-/// What happens to one COMMIT.
+/// What happens to one statement that stores a batch, and with it to its commit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// It does not reach the server, which rolls back.
+    /// It does not reach the server.
     Before,
     /// The server commits, and its reply does not reach the service.
     After,
+    /// The server commits, and from then on the proxy is silent.
+    Silence,
     /// Cuts no connection.
     Never,
 }
-
-/// The message as it travels: alone, because everything before it was answered.
-const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
-/// In the answer to it, when it was done.
-const DONE: &[u8] = b"COMMIT\0";
 
 /// The handle. Everything is cut when it is dropped.
 pub struct CommitCutProxy {
@@ -41,6 +40,11 @@ struct Shared {
     struck: [AtomicUsize; 2],
     tries: AtomicUsize,
     away: AtomicBool,
+    /// Nothing is handed on, in either direction.
+    silent: Mutex<bool>,
+    spoke: Condvar,
+    /// Of a transaction that replaces rows, only what comes before is handed on; the client hears what the server says.
+    stalls_replacements: AtomicBool,
     ended: AtomicBool,
     open: Mutex<Vec<Both>>,
 }
@@ -76,6 +80,9 @@ impl CommitCutProxy {
             struck: Default::default(),
             tries: AtomicUsize::new(0),
             away: AtomicBool::new(false),
+            silent: Mutex::new(false),
+            spoke: Condvar::new(),
+            stalls_replacements: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             open: Mutex::default(),
         });
@@ -106,6 +113,23 @@ impl CommitCutProxy {
         self.shared.away.store(false, Ordering::SeqCst);
     }
 
+    /// Everything goes through again, also what came meanwhile.
+    pub fn speak(&self) {
+        *self.shared.silent.lock().unwrap() = false;
+        self.shared.spoke.notify_all();
+    }
+
+    /// Whether it is silent.
+    pub fn is_silent(&self) -> bool {
+        *self.shared.silent.lock().unwrap()
+    }
+
+    /// From now on a transaction that replaces rows gets the lock of the clock, and the rest of it does not arrive: its
+    /// client might be frozen.
+    pub fn stall_replacements(&self, stall: bool) {
+        self.shared.stalls_replacements.store(stall, Ordering::SeqCst);
+    }
+
     /// Connections that were tried.
     pub fn tries(&self) -> usize {
         self.shared.tries.load(Ordering::SeqCst)
@@ -115,6 +139,7 @@ impl CommitCutProxy {
 impl Drop for CommitCutProxy {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
+        self.speak();
         self.go_away();
         // Wakes the accepting thread.
         drop(TcpStream::connect(("127.0.0.1", self.port)));
@@ -137,49 +162,107 @@ impl Shared {
             let both = Both(client, UnixStream::connect(&self.server).unwrap());
             open.push(both.copy());
             drop(open);
-            let deaf = Arc::new(AtomicBool::new(false));
-            let (shared, back, is_deaf) = (self.clone(), both.copy(), deaf.clone());
-            std::thread::spawn(move || shared.to_server(&both, &deaf));
+            let answers = Arc::new(Answers::default());
+            let (shared, back, of_client) = (self.clone(), both.copy(), answers.clone());
+            std::thread::spawn(move || shared.to_server(&both, &of_client));
             let shared = self.clone();
-            std::thread::spawn(move || shared.to_client(&back, &is_deaf));
+            std::thread::spawn(move || shared.to_client(&back, &answers));
         }
     }
 
-    fn to_server(&self, both: &Both, deaf: &AtomicBool) {
-        pump(&both.0, &both.1, |bytes| {
-            if bytes != COMMIT {
-                return true;
+    fn to_server(&self, both: &Both, answers: &Answers) {
+        let mut stalled = false;
+        pump(&both.0, &both.1, Messages::of_client(), |message| {
+            stalled |= message.replaces() && self.stalls_replacements.load(Ordering::SeqCst);
+            if stalled {
+                return Next::Drop;
             }
-            match self.script.lock().unwrap().pop_front() {
+            self.wait_while_silent();
+            if message.wants_answer() {
+                answers.wanted.fetch_add(1, Ordering::SeqCst);
+            }
+            if !message.stores() {
+                return Next::HandOn;
+            }
+            let cut = self.script.lock().unwrap().pop_front();
+            match cut {
                 Some(Cut::Before) => {
                     self.struck[0].fetch_add(1, Ordering::SeqCst);
-                    return false;
+                    return Next::End;
                 }
-                Some(Cut::After) => deaf.store(true, Ordering::SeqCst),
+                Some(cut @ (Cut::After | Cut::Silence)) => {
+                    // Its Sync comes next.
+                    let last = answers.wanted.load(Ordering::SeqCst) + 1;
+                    *answers.cut.lock().unwrap() = Some((last, cut));
+                }
                 Some(Cut::Never) | None => {}
             }
-            true
+            Next::HandOn
         });
         both.cut();
     }
 
-    fn to_client(&self, both: &Both, deaf: &AtomicBool) {
-        pump(&both.1, &both.0, |bytes| {
-            // The rest of an earlier answer may come first: a client goes on before it has read its last message.
-            let cut = deaf.load(Ordering::SeqCst) && bytes.windows(DONE.len()).any(|part| part == DONE);
-            self.struck[1].fetch_add(usize::from(cut), Ordering::SeqCst);
-            !cut
+    fn to_client(&self, both: &Both, answers: &Answers) {
+        let mut given = 0;
+        pump(&both.1, &both.0, Messages::of_server(), |message| {
+            self.wait_while_silent();
+            let ready = message.kind == b'Z';
+            // The first one ends the start of the session, which nothing asked for.
+            given += usize::from(ready);
+            let cut = *answers.cut.lock().unwrap();
+            match cut {
+                Some((last, cut)) if given > last => {
+                    self.struck[1].fetch_add(1, Ordering::SeqCst);
+                    if cut == Cut::Silence {
+                        *answers.cut.lock().unwrap() = None;
+                        *self.silent.lock().unwrap() = true;
+                        self.wait_while_silent();
+                        return Next::HandOn;
+                    }
+                    Next::End
+                }
+                _ => Next::HandOn,
+            }
         });
         both.cut();
+    }
+
+    fn wait_while_silent(&self) {
+        let silent = self.silent.lock().unwrap();
+        drop(self.spoke.wait_while(silent, |silent| *silent).unwrap());
     }
 }
 
-/// Copies until an end closes or `goes_on` says no to what came.
-fn pump(mut from: impl Read, mut to: impl Write, goes_on: impl Fn(&[u8]) -> bool) {
+/// The answers of one connection.
+#[derive(Default)]
+struct Answers {
+    wanted: AtomicUsize,
+    /// The number of the answer that the client does not get, and what happens then.
+    cut: Mutex<Option<(usize, Cut)>>,
+}
+
+/// What becomes of a message.
+enum Next {
+    HandOn,
+    Drop,
+    End,
+}
+
+/// Copies until an end closes or `next` says so.
+fn pump(
+    mut from: impl Read,
+    mut to: impl Write,
+    mut messages: Messages,
+    mut next: impl FnMut(&Message) -> Next,
+) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
-        if !goes_on(&buffer[..read]) || to.write_all(&buffer[..read]).is_err() {
-            return;
+        for message in messages.feed(&buffer[..read]) {
+            match next(&message) {
+                Next::HandOn if to.write_all(&message.bytes).is_ok() => {}
+                Next::Drop => {}
+                Next::HandOn | Next::End => return,
+            }
         }
     }
 }

@@ -43,6 +43,11 @@ impl Database {
         Database { dsn, ..self }
     }
 
+    /// Where it is, without what stands before it.
+    pub fn address(&self) -> &Dsn {
+        &self.address
+    }
+
     /// As `DATABASE_URL` takes it.
     pub fn dsn(&self) -> &str {
         &self.dsn

@@ -19,3 +19,4 @@ pub mod source;
 pub mod tcp_server;
 pub mod test_service;
 pub mod wait;
+pub mod wire;

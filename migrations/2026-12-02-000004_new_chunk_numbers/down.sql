@@ -1,0 +1,1 @@
+DROP FUNCTION new_chunk_numbers(text[], text[], integer);
