@@ -169,15 +169,15 @@ impl Deleter {
                 // Perhaps it is committed.
                 indexes.poll_source();
             })?;
-            let DeletedItems { after, upto, tombstones } = deleted;
+            let DeletedItems { history, after, upto, tombstones } = deleted;
             let count = tombstones.len() as u64;
             if count > 0 {
                 metrics::chunks_deleted(count);
                 metrics::store_seq(upto);
-                indexes.apply_committed(
-                    slots,
-                    StoreCommit { after, upto, tombstones, ..StoreCommit::default() },
-                );
+                let history = history.into();
+                let commit = StoreCommit { history, after, upto, tombstones, ..StoreCommit::default() };
+                // If their history is another one, they compare all rows, and these are gone.
+                drop(indexes.apply_committed(slots, commit));
             }
             Ok(count)
         });

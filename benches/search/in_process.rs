@@ -7,7 +7,8 @@ use super::peers::Peers;
 use super::service::Result;
 use lnsp_ingest::filter::Filter;
 use lnsp_ingest::index::{
-    Commit, Effort, Index, IndexIdentity, IndexOptions, NearestItems, NearestQuery, VectorKind,
+    ChangeSource, Commit, Effort, Index, IndexError, IndexIdentity, IndexOptions, NearestItems, NearestQuery,
+    VectorKind,
 };
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
@@ -56,7 +57,9 @@ fn fill(index: &Index, source: &MemorySource, half: usize) -> Result<()> {
         for rows in source.rows()[half..].chunks(COMMIT) {
             let slots = index.reserve(rows.len()).await;
             let (after, upto) = (rows[0].seq - 1, rows[rows.len() - 1].seq);
-            index.apply_committed(slots, Commit { after, upto, rows: rows.to_vec(), tombstones: Vec::new() });
+            let history = ChangeSource::clock(source)?.history;
+            let commit = Commit { history, after, upto, rows: rows.to_vec(), tombstones: Vec::new() };
+            index.apply_committed(slots, commit).map_err(|_| IndexError::Closed)?;
         }
         index.flush().await
     })?;

@@ -86,4 +86,5 @@ COMMENT ON COLUMN change_clock.model_id IS 'The model whose vectors are written 
 SELECT set_config('lnsp.writer', 'on', false);
 DELETE FROM chunk_vectors WHERE model_id <> (SELECT model_id FROM change_clock);
 SELECT set_config('lnsp.writer', '', false);
+DROP FUNCTION store_history();
 ALTER TABLE change_clock DROP COLUMN history;

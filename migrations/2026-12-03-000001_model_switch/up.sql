@@ -3,6 +3,28 @@
 
 ALTER TABLE change_clock ADD COLUMN history uuid;
 COMMENT ON COLUMN change_clock.history IS 'Changes when vectors appear that have no change of their own: another model is put to use, or the store was restored from a backup. The search indexes then compare themselves with the rows. NULL before the first time.';
+
+-- A standby writes no log of its own, and some hosted servers hide theirs.
+CREATE FUNCTION store_history() RETURNS text
+    LANGUAGE plpgsql
+    STABLE
+AS $$
+DECLARE
+    timeline text := '';
+BEGIN
+    BEGIN
+        IF NOT pg_is_in_recovery() THEN
+            timeline := left(pg_walfile_name(pg_current_wal_lsn()), 8);
+        END IF;
+    EXCEPTION WHEN insufficient_privilege THEN
+        NULL;
+    END;
+    RETURN timeline || '/' || 'chunks'::regclass::oid
+        || (SELECT coalesce('/' || history::text, '') FROM change_clock);
+END
+$$;
+COMMENT ON FUNCTION store_history() IS 'What the numbers of the clock are compared by: the timeline of the server, another one after a failover; the identity of the table, another one after a restore; and change_clock.history.';
+
 COMMENT ON COLUMN change_clock.model_id IS 'The model whose vectors are written and searched; decided before the first row, and in this row so that writers of two models cannot pass each other. lnsp model use puts another one here.';
 ALTER TABLE models ADD COLUMN location text;
 COMMENT ON COLUMN models.location IS 'The folder or name under which the model was last found; it is read there when no other is configured.';

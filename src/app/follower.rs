@@ -2,7 +2,7 @@
 
 use super::indexes::{changed_rows, changes_of, store_clock};
 use crate::http::ModelSwitch;
-use crate::index::{Commit, Index, Indexes};
+use crate::index::{Commit, Index, Indexes, StoreClock};
 use crate::output::throttled;
 use crate::store::{ModelId, Store, StoreError};
 use std::time::Duration;
@@ -65,7 +65,8 @@ impl ClockFollower {
         let reading = store_clock(reading);
         for (index, applied) in [concepts, questions].into_iter().zip(applied_before) {
             if index.observe(&reading, applied) {
-                self.follow(index, before.clock.min(reading.seq)).await?;
+                let history = reading.history.clone();
+                self.follow(index, StoreClock { seq: before.clock.min(reading.seq), history }).await?;
             }
         }
         before.clock = reading.seq;
@@ -73,13 +74,13 @@ impl ClockFollower {
     }
 
     /// Brings an index to this change, or has it do so by itself when that is far away.
-    async fn follow(&self, index: &Index, wanted: i64) -> Result<(), StoreError> {
+    async fn follow(&self, index: &Index, wanted: StoreClock) -> Result<(), StoreError> {
         loop {
             let known = index.status().applied_seq;
-            if known >= wanted {
+            if known >= wanted.seq {
                 return Ok(());
             }
-            let slots = match wanted - known {
+            let slots = match wanted.seq - known {
                 ..=MOST_READ => index.reserve(usize::try_from(PAGE).unwrap_or_default()).await,
                 _ => Default::default(),
             };
@@ -91,7 +92,12 @@ impl ClockFollower {
             let mut changes = changes_of(&self.store, kind, known, PAGE, self.model).await?;
             let rows = changed_rows(kind, &mut changes.rows);
             let (upto, tombstones) = (changes.through, changes.tombstones);
-            index.apply_committed(slots, Commit { after: known, upto, rows, tombstones });
+            let history = wanted.history.clone();
+            let commit = Commit { history, after: known, upto, rows, tombstones };
+            if index.apply_committed(slots, commit).is_err() {
+                // It compares all rows.
+                return Ok(());
+            }
         }
     }
 }

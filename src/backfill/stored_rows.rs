@@ -37,13 +37,16 @@ impl StoredRows {
                 // Perhaps it is committed.
                 indexes.poll_source();
             })?;
-            let BackfilledRows { after, upto, concepts, questions } = committed;
+            let BackfilledRows { history, after, upto, concepts, questions } = committed;
             let items = concepts.iter().map(|row| row.item).collect();
             if upto > after {
                 metrics::store_seq(upto);
                 let (concepts, questions) = (changed_rows(concepts), changed_rows(questions));
-                let commit = StoreCommit { after, upto, concepts, questions, ..StoreCommit::default() };
-                indexes.apply_committed(slots, commit);
+                let history = history.into();
+                let commit =
+                    StoreCommit { history, after, upto, concepts, questions, ..StoreCommit::default() };
+                // If their history is another one, they compare all rows, these too.
+                drop(indexes.apply_committed(slots, commit));
             }
             Ok(items)
         });

@@ -166,7 +166,7 @@ impl Delta {
     /// Adds a commit, and returns those of its changes that are newer than what is known. Without slots in a full delta
     /// it only records the range: `complete_to` stays until a build has read the commit from the source.
     pub(super) fn apply_committed(&mut self, commit: Commit, mut slots: DeltaSlots) -> Vec<Accepted> {
-        let Commit { after, upto, rows, tombstones } = commit;
+        let Commit { after, upto, rows, tombstones, .. } = commit;
         self.highest_seen_seq = self.highest_seen_seq.max(upto);
         let count = rows.len() + tombstones.len();
         let mut accepted = Vec::with_capacity(count);
@@ -286,7 +286,7 @@ mod tests {
             ChangedRow { seq, item: seq as u32, vector, fields }
         };
         let rows = (after + 1..=upto).map(row);
-        Commit { after, upto, rows: rows.collect(), tombstones: Vec::new() }
+        Commit { after, upto, rows: rows.collect(), ..Commit::default() }
     }
 
     fn live(delta: &Delta) -> Vec<u32> {
@@ -364,7 +364,7 @@ mod tests {
     fn changes_are_the_newest_of_each_item() {
         let mut delta = delta(100);
         delta.apply_committed(commit(0, 3), DeltaSlots::none());
-        let gone = Commit { after: 3, upto: 4, rows: Vec::new(), tombstones: vec![(4, 2)] };
+        let gone = Commit { after: 3, upto: 4, tombstones: vec![(4, 2)], ..Commit::default() };
         delta.apply_committed(gone, DeltaSlots::none());
         let mut changes = delta.snapshot().changes();
         changes.sort_by_key(Change::seq);

@@ -5,9 +5,10 @@
 
 use super::delta::DeltaSlots;
 use super::error::IndexError;
-use super::source::{ChangedRow, Commit};
-use super::{Index, RebuildReason};
+use super::source::{ChangedRow, Commit, StoreClock};
+use super::{Index, OtherHistory, RebuildReason};
 use crate::threads::Progress;
+use std::sync::Arc;
 
 /// Handles of both indexes; clones share them.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub struct ReservedSlots {
 /// One committed transaction, as both indexes hear of it.
 #[derive(Debug, Clone, Default)]
 pub struct StoreCommit {
+    /// The history that counted it; see [`super::StoreClock::history`].
+    pub history: Arc<str>,
     /// The clock before the transaction.
     pub after: i64,
     /// The clock after the transaction.
@@ -59,15 +62,30 @@ impl Indexes {
         ReservedSlots { concepts, questions }
     }
 
-    /// Adds a commit to both deltas; it is searchable when this returns. Cannot fail and does not wait.
-    pub fn apply_committed(&self, slots: ReservedSlots, commit: StoreCommit) {
-        let StoreCommit { after, upto, concepts, questions, mut without_question, tombstones } = commit;
+    /// Adds a commit to both deltas; it is searchable when this returns. Does not wait.
+    ///
+    /// # Errors
+    /// As [`Index::apply_committed`].
+    pub fn apply_committed(&self, slots: ReservedSlots, commit: StoreCommit) -> Result<(), OtherHistory> {
+        let StoreCommit { history, after, upto, concepts, questions, mut without_question, tombstones } =
+            commit;
         without_question.extend(&tombstones);
         // Keywords are searched in texts, which the other index has.
         let questions = questions.into_iter().map(ChangedRow::without_words).collect();
-        let of_questions = Commit { after, upto, rows: questions, tombstones: without_question };
-        self.questions.apply_committed(slots.questions, of_questions);
-        self.concepts.apply_committed(slots.concepts, Commit { after, upto, rows: concepts, tombstones });
+        let of_questions =
+            Commit { history: history.clone(), after, upto, rows: questions, tombstones: without_question };
+        let of_concepts = Commit { history, after, upto, rows: concepts, tombstones };
+        let questions = self.questions.apply_committed(slots.questions, of_questions);
+        self.concepts.apply_committed(slots.concepts, of_concepts).and(questions)
+    }
+
+    /// Waits until searches of both reflect a change that was of another history; see [`Index::wait_for_clock`].
+    ///
+    /// # Errors
+    /// [`IndexError::Closed`] when one is closed meanwhile.
+    pub async fn wait_for_clock(&self, clock: &StoreClock) -> Result<(), IndexError> {
+        self.concepts.wait_for_clock(clock).await?;
+        self.questions.wait_for_clock(clock).await
     }
 
     /// The index threads read the source soon; see [`Index::poll_source`].

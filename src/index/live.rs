@@ -4,10 +4,13 @@
 use super::delta::{Accepted, Delta, DeltaSlots, Garbage};
 use super::error::IndexError;
 use super::resident::{Resident, RowFacts};
-use super::source::{Change, Commit, usable};
+use super::source::{Change, Commit, StoreClock, usable};
 use super::volume::{Volume, VolumeMeta};
+use std::sync::Arc;
 
 pub(super) struct Live {
+    /// The history that its rows and its delta are of.
+    pub(super) history: Arc<str>,
     pub(super) delta: Delta,
     pub(super) resident: Resident,
 }
@@ -33,12 +36,13 @@ impl Live {
             let (found, said) = (resident.len(), meta.items());
             return Err(IndexError::Damaged(format!("it has {found} items, and its metadata says {said}")));
         }
-        Ok(Live { delta: Delta::new(meta.watermark, dims, slots), resident })
+        let delta = Delta::new(meta.watermark, dims, slots);
+        Ok(Live { history: meta.history.clone(), delta, resident })
     }
 
     /// Of a volume that is not used.
     pub(super) fn empty(dims: usize) -> Live {
-        Live { delta: Delta::new(0, dims, 0), resident: Resident::new(dims) }
+        Live { history: Arc::default(), delta: Delta::new(0, dims, 0), resident: Resident::new(dims) }
     }
 
     pub(super) fn apply_committed(&mut self, commit: Commit, slots: DeltaSlots) {
@@ -88,8 +92,15 @@ impl Live {
         }
     }
 
+    /// Everything up to here is reflected.
+    pub(super) fn clock(&self) -> StoreClock {
+        StoreClock { seq: self.delta.complete_to(), history: self.history.clone() }
+    }
+
     /// The store has another history: the delta is of the one before. Its rows stay in memory until they are compared.
+    /// Until then it follows none.
     pub(super) fn forget_delta(&mut self) {
+        self.history = Arc::default();
         self.delta = self.delta.restarted();
     }
 
@@ -116,5 +127,6 @@ impl Live {
             }
         }
         self.resident = other.resident;
+        self.history = other.history;
     }
 }

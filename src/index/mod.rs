@@ -49,7 +49,8 @@ pub use options::{BuildPolicy, IndexIdentity, IndexOptions, VectorKind};
 pub use resident::dot;
 pub use search::{Effort, NearestItem, NearestItems, NearestQuery, SearchMode};
 pub use source::{
-    BlockDigest, ChangeSource, ChangedRow, Changes, Commit, DIGEST_ITEMS, DigestPage, StoreClock,
+    BlockDigest, ChangeSource, ChangedRow, Changes, Commit, DIGEST_ITEMS, DigestPage, OtherHistory,
+    StoreClock,
 };
 pub use status::{IndexStatus, RebuildReason};
 pub use verify::VerifyReport;
@@ -132,10 +133,14 @@ impl Index {
         }
     }
 
-    /// Adds a commit to the delta; it is searchable when this returns. Cannot fail and does not wait: without slots the
-    /// index records a gap and reads the commit from the source later.
-    pub fn apply_committed(&self, slots: DeltaSlots, commit: Commit) {
-        self.inner.shared.apply_committed(commit, slots);
+    /// Adds a commit to the delta; it is searchable when this returns. Does not wait: without slots the index records a
+    /// gap and reads the commit from the source later.
+    ///
+    /// # Errors
+    /// [`OtherHistory`] when the index does not follow the history of the commit yet. It begins to, and reads the commit
+    /// from the source; [`Self::wait_for_clock`] waits for that.
+    pub fn apply_committed(&self, slots: DeltaSlots, commit: Commit) -> Result<(), OtherHistory> {
+        self.inner.shared.apply_committed(commit, slots)
     }
 
     /// Makes the index thread read the source soon. For commits that were not passed to [`Self::apply_committed`]: of
@@ -209,15 +214,27 @@ impl Index {
     /// # Errors
     /// [`IndexError::Closed`] when the index is closed meanwhile.
     pub async fn wait_for(&self, seq: i64) -> Result<i64, IndexError> {
-        let mut applied = self.inner.shared.applied.subscribe();
-        if *applied.borrow() < seq {
+        if self.inner.shared.applied.borrow().seq < seq {
             self.poll_source();
         }
+        self.reach(|applied| applied.seq >= seq).await
+    }
+
+    /// Waits until searches reflect this history up to this change, as [`Self::wait_for`] does.
+    ///
+    /// # Errors
+    /// [`IndexError::Closed`] when the index is closed meanwhile.
+    pub async fn wait_for_clock(&self, clock: &StoreClock) -> Result<(), IndexError> {
+        self.reach(|applied| applied.history == clock.history && applied.seq >= clock.seq).await.map(drop)
+    }
+
+    async fn reach(&self, reached: impl FnMut(&StoreClock) -> bool) -> Result<i64, IndexError> {
+        let mut applied = self.inner.shared.applied.subscribe();
         let mut ended = self.inner.shared.ended.subscribe();
         tokio::select! {
             biased;
-            reached = applied.wait_for(|applied| *applied >= seq) => {
-                reached.map(|applied| *applied).map_err(|_| IndexError::Closed)
+            reached = applied.wait_for(reached) => {
+                reached.map(|applied| applied.seq).map_err(|_| IndexError::Closed)
             }
             _ = ended.wait_for(|ended| *ended) => Err(IndexError::Closed),
         }

@@ -6,7 +6,7 @@ use super::keyword_search::{HybridQuery, KeywordQuery};
 use super::live::Live;
 use super::options::IndexOptions;
 use super::search::{NearestQuery, View};
-use super::source::{Commit, StoreClock};
+use super::source::{Commit, OtherHistory, StoreClock};
 use super::status::{IndexStatus, RebuildReason};
 use super::verify::VerifyReport;
 use super::volume::{Volume, VolumeMeta};
@@ -20,7 +20,8 @@ pub(super) struct Shared {
     pub(super) options: IndexOptions,
     pub(super) live: RwLock<Live>,
     pub(super) volume: RwLock<Arc<Volume>>,
-    pub(super) applied: watch::Sender<i64>,
+    /// What searches reflect.
+    pub(super) applied: watch::Sender<StoreClock>,
     /// The error of the builds while they have failed for longer than the grace.
     pub(super) degraded: watch::Sender<Option<String>>,
     pub(super) slots: Arc<Semaphore>,
@@ -77,12 +78,12 @@ impl Shared {
         (volume, live): (Volume, Live),
         stats: IndexStats,
     ) -> Shared {
-        let watermark = stats.meta.watermark;
+        let applied = StoreClock { seq: stats.meta.watermark, history: stats.meta.history.clone() };
         let slots = options.policy.slots.min(Semaphore::MAX_PERMITS);
         Shared {
             live: RwLock::new(live),
             volume: RwLock::new(Arc::new(volume)),
-            applied: watch::Sender::new(watermark),
+            applied: watch::Sender::new(applied),
             degraded: watch::Sender::new(None),
             slots: Arc::new(Semaphore::new(slots)),
             commands: Mutex::default(),
@@ -94,13 +95,17 @@ impl Shared {
         }
     }
 
-    pub(super) fn apply_committed(&self, commit: Commit, slots: DeltaSlots) {
-        let (len, complete_to, gap) = {
+    pub(super) fn apply_committed(&self, commit: Commit, slots: DeltaSlots) -> Result<(), OtherHistory> {
+        let (len, clock, gap) = {
             let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+            if live.history != commit.history {
+                drop(live);
+                return Err(self.meet(StoreClock { seq: commit.upto, history: commit.history }));
+            }
             live.apply_committed(commit, slots);
-            (live.delta.len(), live.delta.complete_to(), live.delta.gap())
+            (live.delta.len(), live.clock(), live.delta.gap())
         };
-        self.announce(complete_to);
+        self.announce(clock);
         let threshold = self.options.policy.threshold(lock(&self.stats).meta.items());
         let far_ahead = self.is_far_ahead();
         self.update_commands(|commands| {
@@ -115,12 +120,23 @@ impl Shared {
             commands.gap_since = if gap { commands.gap_since.or(Some(now)) } else { None };
             news
         });
+        Ok(())
+    }
+
+    /// Has the index thread follow this clock, whose history is another one.
+    fn meet(&self, clock: StoreClock) -> OtherHistory {
+        self.update_commands(|commands| {
+            let news = commands.history.is_none();
+            commands.history = Some(clock.clone());
+            news
+        });
+        OtherHistory(clock)
     }
 
     /// Whether so many changes are not built that a build is due even if few of them hold anything for this index: the
     /// next start would read all of them.
     pub(super) fn is_far_ahead(&self) -> bool {
-        let ahead = *self.applied.borrow() - lock(&self.stats).meta.watermark;
+        let ahead = self.applied.borrow().seq - lock(&self.stats).meta.watermark;
         usize::try_from(ahead).is_ok_and(|ahead| ahead >= self.options.policy.increment)
     }
 
@@ -164,12 +180,14 @@ impl Shared {
         lock(&self.commands).closing
     }
 
-    /// Publishes the clock value that searches reflect.
-    pub(super) fn announce(&self, complete_to: i64) {
+    /// Publishes what searches reflect. The clock of another history may be behind.
+    pub(super) fn announce(&self, clock: StoreClock) {
         self.applied.send_if_modified(|applied| {
-            let higher = complete_to > *applied;
-            *applied = complete_to.max(*applied);
-            higher
+            let news = clock.history != applied.history || clock.seq > applied.seq;
+            if news {
+                *applied = clock;
+            }
+            news
         });
     }
 
@@ -180,18 +198,9 @@ impl Shared {
         let known = lock(&self.stats).meta.history.clone();
         let followed = known == clock.history && clock.seq >= applied_before;
         if !followed {
-            self.update_commands(|commands| {
-                let news = commands.history.is_none();
-                commands.history = Some(clock.clone());
-                news
-            });
+            self.meet(clock.clone());
         }
         followed
-    }
-
-    /// Publishes the clock of another history, which may be behind.
-    pub(super) fn announce_again(&self, complete_to: i64) {
-        self.applied.send_replace(complete_to);
     }
 
     fn view<T>(&self, read: impl FnOnce(&View<'_>) -> Result<T, IndexError>) -> Result<T, IndexError> {
@@ -239,7 +248,7 @@ impl Shared {
             items: stats.meta.items(),
             delta_len,
             free_slots: self.slots.available_permits(),
-            applied_seq: *self.applied.borrow(),
+            applied_seq: self.applied.borrow().seq,
             built_seq: stats.meta.watermark,
             degraded: self.degraded.borrow().clone(),
             last_rebuild: stats.last_rebuild,

@@ -113,6 +113,8 @@ pub trait ChangeSource: Send + Sync {
 /// writers.
 #[derive(Debug, Clone, Default)]
 pub struct Commit {
+    /// The history that counted it; see [`StoreClock::history`].
+    pub history: Arc<str>,
     /// The clock before the transaction.
     pub after: i64,
     /// The clock after the transaction.
@@ -122,6 +124,10 @@ pub struct Commit {
     /// Deleted rows, as `(seq, item)`.
     pub tombstones: Vec<(i64, u32)>,
 }
+
+/// The history of a commit is not the one that the index follows: this is its clock after the commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherHistory(pub StoreClock);
 
 /// A change as the index applies it.
 #[derive(Debug, Clone)]

@@ -344,7 +344,7 @@ impl IndexWriter {
     fn follow(&self, clock: &StoreClock) -> Result<(), IndexError> {
         tracing::warn!(clock = clock.seq, "the database has another history; the index is compared with it");
         self.live().forget_delta();
-        self.shared.announce_again(0);
+        self.shared.announce(self.live().clock());
         let volume = self.shared.volume();
         let cancelled = || self.shared.closing();
         let context = self.context(&cancelled, 0);
@@ -369,7 +369,6 @@ impl IndexWriter {
             self.live().switch_to(other);
             self.publish(meta);
         }
-        self.shared.announce_again(self.live().delta.complete_to());
         self.shared.update_commands(|commands| {
             commands.poll_source = true;
             commands.history = None;
@@ -405,13 +404,13 @@ impl IndexWriter {
     fn publish(&self, meta: VolumeMeta) {
         let watermark = meta.watermark;
         lock(&self.shared.stats).meta = meta;
-        let (garbage, complete_to, gap) = {
+        let (garbage, clock, gap) = {
             let mut live = self.live();
             let garbage = live.built(watermark);
-            (garbage, live.delta.complete_to(), live.delta.gap())
+            (garbage, live.clock(), live.delta.gap())
         };
         drop(garbage);
-        self.shared.announce(complete_to);
+        self.shared.announce(clock);
         self.shared.update_commands(|commands| {
             commands.gap_since = gap.then(Instant::now);
             false

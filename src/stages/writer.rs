@@ -10,12 +10,14 @@ use crate::chunk::{Chunk, Differences, EmbeddedChunk, OnConflict};
 use crate::error_code::ErrorCode;
 use crate::filter::FilterFields;
 use crate::flow::{Backoff, Batch, Retries, Unsettled, Verdict, bisect, retry};
-use crate::index::{ChangedRow, ExpectedChanges, Indexes, ReservedSlots, StoreCommit};
+use crate::index::{
+    ChangedRow, ExpectedChanges, IndexError, Indexes, OtherHistory, ReservedSlots, StoreCommit,
+};
 use crate::metrics;
 use crate::outcome::{ChunkTimings, Outcome, StoredChunk, StoredRow};
 use crate::output::throttled;
 use crate::rejection::Rejection;
-use crate::store::{InsertOutcome, KnownChunk, ModelId, Store, StoreError};
+use crate::store::{CommittedBatch, InsertOutcome, KnownChunk, ModelId, Store, StoreError};
 use crate::threads::spawn_computation;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, fut};
 use chrono::{DateTime, Utc};
@@ -120,7 +122,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
         let insert = async || {
             let started = Instant::now();
             let inserted = tools.store.insert(tools.model, &rows).await;
-            inserted.map(|outcomes| (outcomes, started.elapsed()))
+            inserted.map(|batch| (batch, started.elapsed()))
         };
         let classify = |error: &StoreError, tries| {
             let retry = error.is_transient();
@@ -132,7 +134,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
             Verdict::retry_if(retry)
         };
         match task.wait_for(POSTGRES, retries.run(classify, insert)).await {
-            Ok((outcomes, took)) => {
+            Ok((CommittedBatch { history, outcomes }, took)) => {
                 metrics::committed(rows.len(), took);
                 metrics::stage_busy(Stage::Write.name(), took);
                 let fields = fields.await.unwrap_or_else(|_| {
@@ -140,7 +142,7 @@ async fn write(tools: &WriteTools, parcels: Vec<Parcel<EmbeddedChunk>>, task: &T
                     tools.indexes.poll_source();
                     Vec::new()
                 });
-                if let Some(commit) = commit(&parcels, &outcomes, fields) {
+                if let Some(commit) = commit(&parcels, history.into(), &outcomes, fields) {
                     metrics::store_seq(commit.upto);
                     task.wait_for("the index", apply(&tools.indexes, slots, commit)).await;
                 }
@@ -185,29 +187,37 @@ fn fields_of(rows: &[&EmbeddedChunk]) -> JoinHandle<Vec<FilterFields>> {
     spawn_computation(move || rows.iter().map(|(chunk, tmd)| FilterFields::of_chunk(chunk, *tmd)).collect())
 }
 
-/// Gives a commit to the indexes, off the thread of the pipeline: they make its vectors smaller.
+/// Gives a commit to the indexes, off the thread of the pipeline: they make its vectors smaller. The first commits after
+/// a restore or a failover wait until the indexes follow the other history.
 async fn apply(indexes: &Indexes, slots: ReservedSlots, commit: StoreCommit) {
     let to = indexes.clone();
-    if spawn_computation(move || to.apply_committed(slots, commit)).await.is_err() {
+    match spawn_computation(move || to.apply_committed(slots, commit)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(OtherHistory(clock))) => followed(indexes, clock.seq, indexes.wait_for_clock(&clock)).await,
         // It panicked. The rows are committed, and the indexes read them from the database.
-        indexes.poll_source();
+        Err(_) => indexes.poll_source(),
     }
 }
 
 /// Rows that an earlier try of ours committed without learning it were never given to the index. They count as stored
-/// once the index has read them from the database. When it cannot within [`INDEX_GRACE`], they are acknowledged
-/// without.
+/// once the index has read them from the database.
 async fn wait_for_index<'a>(tools: &WriteTools, ours: impl Iterator<Item = &'a InsertOutcome>) {
     let seqs = ours.filter_map(|outcome| match outcome {
         InsertOutcome::Present(known) => Some(known.seq),
         InsertOutcome::Inserted { .. } | InsertOutcome::Replaced { .. } | InsertOutcome::Gone => None,
     });
     let Some(latest) = seqs.max() else { return };
+    followed(&tools.indexes, latest, tools.indexes.wait_for(latest)).await;
+}
+
+/// Waits until searches reflect this change. When the indexes cannot follow within [`INDEX_GRACE`], or their builds fail,
+/// its rows are acknowledged without.
+async fn followed(indexes: &Indexes, latest: i64, reflected: impl Future<Output = Result<(), IndexError>>) {
     let followed = tokio::time::timeout(INDEX_GRACE, async {
         tokio::select! {
             biased;
-            followed = tools.indexes.wait_for(latest) => followed.is_ok(),
-            () = tools.indexes.degraded() => false,
+            followed = reflected => followed.is_ok(),
+            () = indexes.degraded() => false,
         }
     });
     if followed.await != Ok(true) {
@@ -232,10 +242,11 @@ fn expected(parcels: &[Parcel<EmbeddedChunk>]) -> ExpectedChanges {
 /// unbroken range. `None` when nothing changed.
 fn commit(
     parcels: &[Parcel<EmbeddedChunk>],
+    history: Arc<str>,
     outcomes: &[InsertOutcome],
     fields: Vec<FilterFields>,
 ) -> Option<StoreCommit> {
-    let mut commit = StoreCommit::default();
+    let mut commit = StoreCommit { history, ..StoreCommit::default() };
     for ((parcel, outcome), fields) in parcels.iter().zip(outcomes).zip(fields) {
         let (&seq, &item, fields, replaced) = match outcome {
             InsertOutcome::Inserted { seq, item } => (seq, item, fields, false),

@@ -1,14 +1,12 @@
 //! One transaction that changes stored rows in place: codes, CPESH parts, vectors of concepts and questions.
 
 use super::changes::ChangedChunk;
-use super::clock::BEGIN_AS_WRITER;
+use super::clock::{BEGIN_AS_WRITER, locked_clock};
 use super::connection::PooledConnection;
 use super::filter_fields::{FieldTypes, FieldsFound, filter_fields};
 use super::read::{floats, item_number};
-use super::schema::change_clock;
 use super::{Store, StoreError};
 use diesel::pg::Pg;
-use diesel::prelude::*;
 use diesel::query_builder::{Query, QueryFragment, QueryId};
 use diesel::sql_types::{BigInt, Binary, Nullable};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
@@ -16,6 +14,8 @@ use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 /// A committed transaction that changed rows in place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BackfilledRows {
+    /// The history that counted them; see [`super::ClockReading::history`].
+    pub history: String,
     /// The clock before the transaction.
     pub after: i64,
     /// The clock after it. Equal to `after` when no row was changed.
@@ -57,8 +57,7 @@ where
 {
     let begun = connection.conn().batch_execute(BEGIN_AS_WRITER).await;
     connection.checked(begun)?;
-    let clock = change_clock::table.select(change_clock::seq).for_update().first(connection.conn()).await;
-    let after: i64 = connection.checked(clock)?;
+    let (history, after) = locked_clock(connection).await?;
     let changed = update.load::<BackfilledRow>(connection.conn()).await;
     let (mut concepts, mut questions) = (Vec::new(), Vec::new());
     for (seq, item, concept, question, fields) in connection.checked(changed)? {
@@ -70,5 +69,5 @@ where
             questions.push(ChangedChunk { seq, item, vector: floats(&question)?, fields });
         }
     }
-    Ok(BackfilledRows { after, upto: after + concepts.len() as i64, concepts, questions })
+    Ok(BackfilledRows { history, after, upto: after + concepts.len() as i64, concepts, questions })
 }

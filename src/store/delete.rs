@@ -3,10 +3,10 @@
 //! The triggers of the database take the numbers of the clock and write the tombstones, as for a deletion by SQL. The
 //! caller gives the tombstones to the index.
 
-use super::clock::BEGIN;
+use super::clock::{BEGIN, locked_clock};
 use super::connection::PooledConnection;
 use super::read::item_number;
-use super::schema::{change_clock, tombstones};
+use super::schema::tombstones;
 use super::selection::Selected;
 use super::{Selection, Store, StoreError};
 use diesel::pg::Pg;
@@ -27,6 +27,8 @@ pub struct SelectedItems {
 /// A committed transaction that deleted chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeletedItems {
+    /// The history that counted them; see [`super::ClockReading::history`].
+    pub history: String,
     /// The clock before the transaction.
     pub after: i64,
     /// The clock after it. Equal to `after` when nothing was deleted.
@@ -88,8 +90,7 @@ async fn delete(
 ) -> Result<DeletedItems, StoreError> {
     let begun = connection.conn().batch_execute(BEGIN).await;
     connection.checked(begun)?;
-    let clock = change_clock::table.select(change_clock::seq).for_update().first(connection.conn()).await;
-    let after: i64 = connection.checked(clock)?;
+    let (history, after) = locked_clock(connection).await?;
     let content = selection.of_content();
     let items = items.iter().map(|item| i64::from(*item)).collect();
     let deleted = DeleteItems { items, condition: content.condition() }.execute(connection.conn()).await;
@@ -107,7 +108,7 @@ async fn delete(
     }
     let found = found.into_iter().map(|(seq, item)| Ok((seq, item_number(item)?)));
     let tombstones = found.collect::<Result<Vec<_>, StoreError>>()?;
-    Ok(DeletedItems { after, upto: tombstones.last().map_or(after, |(seq, _)| *seq), tombstones })
+    Ok(DeletedItems { history, after, upto: tombstones.last().map_or(after, |(seq, _)| *seq), tombstones })
 }
 
 /// Item, and the count of all.

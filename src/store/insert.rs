@@ -21,7 +21,7 @@ use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::sql_types::{Array, BigInt, Integer, Nullable};
+use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use futures_util::future;
 use std::borrow::Borrow;
@@ -56,9 +56,17 @@ pub enum InsertOutcome {
     Gone,
 }
 
+/// A committed batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommittedBatch {
+    /// The history that counted its changes; see [`super::ClockReading::history`].
+    pub history: String,
+    /// An outcome for each row, in their order.
+    pub outcomes: Vec<InsertOutcome>,
+}
+
 impl Store {
-    /// Stores a batch of rows with their vectors in one flushed transaction; returns an outcome for each row, in the
-    /// order of `rows`.
+    /// Stores a batch of rows with their vectors in one flushed transaction.
     ///
     /// # Errors
     /// Nothing of the batch is stored, except that after a transient error it may be: repeat the call, and stored rows
@@ -68,10 +76,10 @@ impl Store {
         &self,
         model: ModelId,
         rows: &[R],
-    ) -> Result<Vec<InsertOutcome>, StoreError> {
+    ) -> Result<CommittedBatch, StoreError> {
         let rows: Vec<&EmbeddedChunk> = rows.iter().map(Borrow::borrow).collect();
         if rows.is_empty() {
-            return Ok(Vec::new());
+            return Ok(CommittedBatch { history: String::new(), outcomes: Vec::new() });
         }
         let firsts = first_of_each_key(&rows);
         let asks = |row: &&EmbeddedChunk| row.chunk.on_conflict == OnConflict::Replace;
@@ -83,7 +91,7 @@ impl Store {
         } else {
             write::<false>(&mut connection, model, &firsts, &asking).await?
         };
-        let [(first_seq, first_item, known_places, letters)] = inserted.as_slice() else {
+        let [(first_seq, first_item, known_places, letters, history)] = inserted.as_slice() else {
             return Err(unreadable("answer to the insert"));
         };
         self.subtract_dead_letters(usize::try_from(*letters).unwrap_or_default());
@@ -123,7 +131,7 @@ impl Store {
                 return Err(StoreError::ModelChanged);
             }
         }
-        Ok(outcomes(&rows, written, known))
+        Ok(CommittedBatch { history: history.clone(), outcomes: outcomes(&rows, written, known) })
     }
 }
 
@@ -162,10 +170,11 @@ fn first_of_each_key<'a>(rows: &[&'a EmbeddedChunk]) -> Vec<&'a EmbeddedChunk> {
     firsts
 }
 
-/// `seq` and `item` of the first new row, the places of the known rows from 1, and the number of removed dead letters.
+/// `seq` and `item` of the first new row, the places of the known rows from 1, the number of removed dead letters, and the
+/// history.
 /// The server sends it before it commits, so it has to be short: were it to wait for its reader, so would all writers.
-type InsertedTypes = (Nullable<BigInt>, Nullable<BigInt>, Array<Integer>, BigInt);
-type Inserted = (Option<i64>, Option<i64>, Vec<i32>, i64);
+type InsertedTypes = (Nullable<BigInt>, Nullable<BigInt>, Array<Integer>, BigInt, Text);
+type Inserted = (Option<i64>, Option<i64>, Vec<i32>, i64, String);
 
 /// Stores the rows in one transaction, with `LETTERS` also without their dead letters.
 async fn write<const LETTERS: bool>(
@@ -328,5 +337,5 @@ const NO_LETTERS: &str = "
 
 const ANSWER: &str = "
 SELECT min(seq), min(item), coalesce(array_agg(place::integer) FILTER (WHERE known), '{}'),
-    (SELECT count(*) FROM letters)
+    (SELECT count(*) FROM letters), store_history()
 FROM incoming";

@@ -95,7 +95,7 @@ pub use export::ChunkExport;
 pub use extract::{ExtractionLack, ExtractionRow, ExtractionRows, ExtractionScope, ExtractionUpdate};
 pub use hits::Hit;
 pub use holdings::{Amount, Holdings};
-pub use insert::InsertOutcome;
+pub use insert::{CommittedBatch, InsertOutcome};
 pub use inspect::{DatabaseInfo, inspect};
 pub use listing::{ListedDataset, ListedDocument};
 pub use migrate::known_migrations;

@@ -22,7 +22,7 @@ pub const VIEWS: [&str; 5] =
     ["chunk_lines", "chunk_vectors_real", "cpe_entry", "cpe_vectors", "cpe_vectors_json"];
 
 /// The functions that the migrations make.
-pub const FUNCTIONS: [&str; 24] = [
+pub const FUNCTIONS: [&str; 25] = [
     "bytea_to_real_array",
     "change_clock_lock",
     "change_clock_take",
@@ -40,6 +40,7 @@ pub const FUNCTIONS: [&str; 24] = [
     "question_is_gone",
     "real_array_norm",
     "real_array_normalised",
+    "store_history",
     "tmd_16d_canonical",
     "tmd_16d_ingest",
     "tmd_bits_canonical",

@@ -45,25 +45,14 @@ pub struct VectorsOf {
     pub kind: &'static str,
 }
 
-/// A standby writes no log of its own, and some hosted servers hide theirs.
-const TIMELINE: &str =
-    "CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END";
-
 impl Store {
     /// The clock and the history that it counts.
     ///
     /// # Errors
     /// As any query: transient while the server is away.
     pub async fn clock_reading(&self) -> Result<ClockReading, StoreError> {
-        match self.read_clock(TIMELINE).await {
-            Err(error) if !error.is_transient() => self.read_clock("''").await,
-            other => other,
-        }
-    }
-
-    async fn read_clock(&self, timeline: &'static str) -> Result<ClockReading, StoreError> {
         let mut connection = self.pool.get().await?;
-        let found = ClockQuery { timeline }.get_result::<ClockRow>(connection.conn()).await;
+        let found = ClockQuery.get_result::<ClockRow>(connection.conn()).await;
         let (seq, history, model, fingerprint, store_id) = connection.done(found)?;
         Ok(ClockReading { seq, history, model: model.map(ModelId).zip(fingerprint), store_id })
     }
@@ -119,14 +108,8 @@ fn bounds(items: &Range<u32>) -> Range<i64> {
     items.start.into()..items.end.into()
 }
 
-struct ClockQuery {
-    timeline: &'static str,
-}
-
-impl QueryId for ClockQuery {
-    type QueryId = ();
-    const HAS_STATIC_QUERY_ID: bool = false;
-}
+#[derive(QueryId)]
+struct ClockQuery;
 
 /// Clock, history, the model in use and its fingerprint, the id of the store.
 type ClockRow = (i64, String, Option<i32>, Option<String>, Uuid);
@@ -137,12 +120,10 @@ impl Query for ClockQuery {
 
 impl QueryFragment<Pg> for ClockQuery {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let history = " || '/' || 'chunks'::regclass::oid || coalesce('/' || history::text, ''), model_id, \
-                       (SELECT fingerprint FROM models WHERE models.model_id = change_clock.model_id), store_id \
-                       FROM change_clock";
-        for part in ["SELECT seq, ", self.timeline, history] {
-            out.push_sql(part);
-        }
+        out.push_sql(
+            "SELECT seq, store_history(), model_id, \
+             (SELECT fingerprint FROM models WHERE models.model_id = change_clock.model_id), store_id FROM change_clock",
+        );
         Ok(())
     }
 }

@@ -44,7 +44,7 @@ async fn a_killed_backend_is_transient_and_replaced() {
     let error = waiting.await.unwrap().unwrap_err();
     assert!(error.is_transient() && error.sqlstate().is_none_or(|s| s.as_str() == "57P01"), "{error:?}");
     admin.batch_execute("ROLLBACK").await.unwrap();
-    assert_eq!(seqs(&store.insert(model, &[plain("a")]).await.unwrap()), [Some(1)]);
+    assert_eq!(seqs(&store.insert(model, &[plain("a")]).await.unwrap().outcomes), [Some(1)]);
 }
 
 #[tokio::test]
@@ -65,7 +65,7 @@ async fn a_cancelled_insert_is_done_as_a_whole_and_leaves_no_transaction_open() 
     }
     let insert = [plain("a"), plain("b")];
     let insert = tokio::time::timeout(Duration::from_secs(60), store.insert(model, &insert));
-    assert_eq!(seqs(&insert.await.unwrap().unwrap()), [None, Some(2)]);
+    assert_eq!(seqs(&insert.await.unwrap().unwrap().outcomes), [None, Some(2)]);
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ async fn a_client_that_stops_while_it_holds_the_clock_is_cut_and_its_transaction
                  AND state = 'idle in transaction' AND query LIKE '%FOR UPDATE'";
     until_answered("it holds the clock", async || proxy.database.number(holds).await == 1).await;
     let stored = tokio::time::timeout(LIMIT, beside.insert(model, &[plain("d")])).await;
-    assert_eq!(seqs(&stored.expect("the other client stores").unwrap()), [Some(4)]);
+    assert_eq!(seqs(&stored.expect("the other client stores").unwrap().outcomes), [Some(4)]);
     let (outcome, frozen) = stalled.await.unwrap();
     let error = outcome.unwrap_err();
     assert!(
@@ -82,7 +82,7 @@ async fn a_client_that_stops_while_it_holds_the_clock_is_cut_and_its_transaction
 
     proxy.stall_replacements(false);
     let rows = [replacing("a", "another text"), replacing("c", "new"), replacing("d", "text of d")];
-    let outcomes = frozen.insert(model, &rows).await.unwrap();
+    let outcomes = frozen.insert(model, &rows).await.unwrap().outcomes;
     assert!(matches!(outcomes[0], InsertOutcome::Replaced { seq: 5, .. }), "{outcomes:?}");
     assert!(matches!(outcomes[1], InsertOutcome::Inserted { seq: 6, .. }), "{outcomes:?}");
     // It does not differ.
@@ -113,7 +113,7 @@ async fn a_statement_that_fails_in_the_middle_undoes_the_others_and_the_session_
         assert_eq!(database.texts(texts).await, ["a: text of a", "b: another text"]);
         assert_eq!(store.clock().await.unwrap(), 3, "no number was used up");
     }
-    let outcomes = store.insert(model, &[replacing("a", "another text"), plain("c")]).await.unwrap();
+    let outcomes = store.insert(model, &[replacing("a", "another text"), plain("c")]).await.unwrap().outcomes;
     assert!(matches!(outcomes[0], InsertOutcome::Replaced { seq: 4, .. }), "{outcomes:?}");
     assert_eq!(seqs(&outcomes), [None, Some(5)]);
     assert_eq!(database.number(session).await, before, "over the same connection");
@@ -131,7 +131,7 @@ async fn a_known_row_that_is_gone_when_it_is_read_is_neither_stored_nor_present(
              AS 'SELECT true, NULL::bigint, NULL::bigint FROM unnest(ids)'",
         )
         .await;
-    let outcomes = store.insert(model, &[plain("b"), plain("a"), plain("b")]).await.unwrap();
+    let outcomes = store.insert(model, &[plain("b"), plain("a"), plain("b")]).await.unwrap().outcomes;
     assert_eq!((&outcomes[0], &outcomes[2]), (&InsertOutcome::Gone, &InsertOutcome::Gone));
     assert!(matches!(&outcomes[1], InsertOutcome::Present(known) if known.seq == 1), "{outcomes:?}");
 }

@@ -95,7 +95,7 @@ async fn a_killed_server_comes_back_under_the_living_service() {
             let rows = [plain("a"), plain("b"), plain("c")];
             let rows = if another { &rows[..] } else { &rows[..2] };
             match store.insert(model, rows).await {
-                Ok(outcomes) if another => break outcomes,
+                Ok(batch) if another => break batch.outcomes,
                 Ok(_) => {}
                 Err(error) => assert!(error.is_transient(), "{error:?}"),
             }

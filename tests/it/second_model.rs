@@ -248,7 +248,7 @@ async fn a_writer_with_the_old_model_is_told_at_the_switch() {
     let mut other = draft("info", "c0", "another text");
     other.on_conflict = OnConflict::Replace;
     let other = embedded(other, (1, 1, 1), &[1.0, 0.0, 0.0, 0.0]);
-    let replaced = store.insert(old, &[other]).await.unwrap();
+    let replaced = store.insert(old, &[other]).await.unwrap().outcomes;
     assert!(matches!(replaced[0], InsertOutcome::Replaced { .. }), "{replaced:?}");
     assert_eq!(store.add_vectors(new, &vectors(lacking)).await.unwrap(), 9);
     assert_eq!(store.count_lacking(new).await.unwrap(), 1);

@@ -53,7 +53,10 @@ async fn a_call_to_a_silent_server_ends_with_a_transient_error_that_says_so() {
     assert!(matches!(error, StoreError::NoAnswer { seconds: 3 }) && error.is_transient(), "{error:?}");
     assert!(error.to_string().contains("may or may not be committed"), "{error}");
     proxy.speak();
-    assert_eq!(seqs(&store.insert(model, &[plain("a"), plain("b")]).await.unwrap()), [None, Some(2)]);
+    assert_eq!(
+        seqs(&store.insert(model, &[plain("a"), plain("b")]).await.unwrap().outcomes),
+        [None, Some(2)]
+    );
 }
 
 #[tokio::test]
@@ -87,7 +90,7 @@ async fn a_call_without_a_free_connection_names_the_pool_limit() {
     assert!(matches!(error, StoreError::NoConnection { limit: 1, .. }) && error.is_transient(), "{error:?}");
     assert!(error.to_string().starts_with("connection pool limit exceeded: all 1 database"), "{error}");
     clock.release().await;
-    assert_eq!(seqs(&insert.await.unwrap().unwrap()), [Some(1)]);
+    assert_eq!(seqs(&insert.await.unwrap().unwrap().outcomes), [Some(1)]);
     store.ping().await.unwrap();
 }
 

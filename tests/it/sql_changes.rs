@@ -271,7 +271,7 @@ async fn sql_beside_writers_neither_deadlocks_nor_loses_a_number() {
     let stored = store.selected_items(&lnsp_ingest::store::Selection::default(), 1000).await.unwrap();
     assert_eq!(rows.keys().copied().collect::<Vec<_>>(), stored.items);
     let again: Vec<_> = (0..KEYS).map(|key| plain(&key.to_string())).collect();
-    let new = seqs(&store.insert(model, &again).await.unwrap()).iter().flatten().count();
+    let new = seqs(&store.insert(model, &again).await.unwrap().outcomes).iter().flatten().count();
     assert_eq!(new, KEYS - stored.items.len(), "exactly what is missing");
 }
 

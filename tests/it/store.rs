@@ -79,6 +79,29 @@ pub async fn count(conn: &mut AsyncPgConnection, from: &str) -> i64 {
 // Rows.
 
 #[tokio::test]
+async fn a_server_that_hides_its_log_has_a_history() {
+    let (store, _, dsn) = fresh().await;
+    let name = format!("blind_{}", store.store_id().simple());
+    let mut link = connect(&dsn).await;
+    let statements = [
+        format!("CREATE ROLE {name}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}"),
+        "REVOKE EXECUTE ON FUNCTION pg_current_wal_lsn() FROM PUBLIC".to_owned(),
+        format!(
+            "DO $$ DECLARE seen text; BEGIN
+                 SET LOCAL ROLE {name};
+                 seen := store_history();
+                 IF seen NOT LIKE '/%' THEN RAISE EXCEPTION 'it sees %', seen; END IF;
+             END $$"
+        ),
+        format!("DROP OWNED BY {name}; DROP ROLE {name}"),
+    ];
+    for statement in statements {
+        link.batch_execute(&statement).await.unwrap();
+    }
+    assert!(!store.clock_reading().await.unwrap().history.starts_with('/'));
+}
+
+#[tokio::test]
 async fn what_goes_in_comes_out() {
     let (store, model, _) = fresh().await;
     let text = "Ω ≈ ø — 黒い穴 🕳️ \"quoted\" \\ tab\t line\n";
@@ -115,7 +138,7 @@ async fn what_goes_in_comes_out() {
     row.tagging.took = Some(Duration::from_micros(887_123));
     row.embedding.truncated = true;
 
-    let outcomes = store.insert(model, &[&row]).await.unwrap();
+    let outcomes = store.insert(model, &[&row]).await.unwrap().outcomes;
     let InsertOutcome::Inserted { seq, item } = outcomes[0] else { panic!("{outcomes:?}") };
 
     let known = store.known(&[row.chunk.key.clone()]).await.unwrap().remove(&row.chunk.key).unwrap();
@@ -175,19 +198,19 @@ async fn links_and_batch_are_stored_as_sent() {
 async fn a_repetition_is_the_same_row_and_uses_no_number() {
     let (store, model, _) = fresh().await;
     let rows: Vec<_> = ["b", "a", "c"].map(plain).into();
-    let first = store.insert(model, &rows).await.unwrap();
+    let first = store.insert(model, &rows).await.unwrap().outcomes;
     // Change numbers follow the keys, outcomes the order of the batch.
     assert_eq!(seqs(&first), [Some(2), Some(1), Some(3)]);
-    assert_eq!(seqs(&store.insert(model, &rows).await.unwrap()), [None, None, None]);
+    assert_eq!(seqs(&store.insert(model, &rows).await.unwrap().outcomes), [None, None, None]);
     assert_eq!(store.clock().await.unwrap(), 3);
 
     let mixed = [plain("a"), plain("d"), plain("c")];
-    let outcomes = store.insert(model, &mixed).await.unwrap();
+    let outcomes = store.insert(model, &mixed).await.unwrap().outcomes;
     assert_eq!(seqs(&outcomes), [None, Some(4), None]);
     let InsertOutcome::Present(known) = &outcomes[0] else { panic!("{outcomes:?}") };
     assert_eq!((known.seq, known.content_hash), (1, mixed[0].chunk.content_hash));
     assert_eq!((store.clock().await.unwrap(), store.count_chunks().await.unwrap()), (4, 4));
-    assert_eq!(store.insert::<EmbeddedChunk>(model, &[]).await.unwrap(), []);
+    assert_eq!(store.insert::<EmbeddedChunk>(model, &[]).await.unwrap().outcomes, []);
 }
 
 #[tokio::test]
@@ -195,7 +218,7 @@ async fn the_second_of_two_equal_keys_in_a_batch_meets_the_first() {
     let (store, model, _) = fresh().await;
     let other_content = embedded(draft("info", "a", "something else"), (1, 1, 1), &[1.0]);
     let rows = [plain("a"), other_content, plain("b"), plain("a")];
-    let outcomes = store.insert(model, &rows).await.unwrap();
+    let outcomes = store.insert(model, &rows).await.unwrap().outcomes;
     assert_eq!(seqs(&outcomes), [Some(1), None, Some(2), None]);
     for outcome in [&outcomes[1], &outcomes[3]] {
         let InsertOutcome::Present(known) = outcome else { panic!("{outcomes:?}") };
@@ -206,7 +229,7 @@ async fn the_second_of_two_equal_keys_in_a_batch_meets_the_first() {
     assert_ne!(rows[0].chunk.content_hash, rows[1].chunk.content_hash);
     // The same id in another dataset is another chunk.
     let elsewhere = embedded(draft("other", "a", "text of a"), (4, 5, 9), &[1.0]);
-    assert_eq!(seqs(&store.insert(model, &[elsewhere]).await.unwrap()), [Some(3)]);
+    assert_eq!(seqs(&store.insert(model, &[elsewhere]).await.unwrap().outcomes), [Some(3)]);
 }
 
 #[tokio::test]
@@ -264,6 +287,7 @@ async fn hits_are_filtered_in_the_database() {
         .insert(model, &rows)
         .await
         .unwrap()
+        .outcomes
         .iter()
         .map(|outcome| match outcome {
             InsertOutcome::Inserted { item, .. } => *item,
@@ -342,7 +366,7 @@ async fn a_follower_of_overlapping_writers_misses_nothing() {
                     let rows: Vec<_> = (0..50)
                         .map(|n| plain(&format!("{}", (writer * 31 + batch * 37 + n * 7) % KEYS)))
                         .collect();
-                    let outcomes = store.insert(model, &rows).await.unwrap();
+                    let outcomes = store.insert(model, &rows).await.unwrap().outcomes;
                     new += seqs(&outcomes).iter().flatten().count();
                 }
                 new
@@ -355,7 +379,7 @@ async fn a_follower_of_overlapping_writers_misses_nothing() {
     }
     // Top up whatever the strides left out, so the follower knows when to stop.
     let rest: Vec<_> = (0..KEYS).map(|n| plain(&n.to_string())).collect();
-    new += seqs(&store.insert(model, &rest).await.unwrap()).iter().flatten().count();
+    new += seqs(&store.insert(model, &rest).await.unwrap().outcomes).iter().flatten().count();
     assert_eq!(new, KEYS, "each key is inserted exactly once");
 
     let (at, seen) = tokio::time::timeout(Duration::from_secs(30), follower).await.unwrap().unwrap();
@@ -396,7 +420,7 @@ async fn the_last_item_number_is_the_end() {
     let (store, model, dsn) = fresh().await;
     let almost = "UPDATE change_clock SET next_item = 4294967294";
     connect(&dsn).await.batch_execute(almost).await.unwrap();
-    let outcomes = store.insert(model, &[plain("a")]).await.unwrap();
+    let outcomes = store.insert(model, &[plain("a")]).await.unwrap().outcomes;
     assert!(matches!(outcomes[0], InsertOutcome::Inserted { item: 4_294_967_294, .. }));
     let error = store.insert(model, &[plain("b")]).await.unwrap_err();
     assert!(matches!(error, StoreError::Full) && !error.is_data_error() && !error.is_transient(), "{error}");

@@ -3,7 +3,7 @@
 use super::truth::{
     self, DIMS, Truth, assert_equal, nearest, open, options, tell, tell_without_room, until, vector,
 };
-use lnsp_ingest::index::{Commit, Effort, Index, RebuildReason, SearchMode};
+use lnsp_ingest::index::{Effort, Index, RebuildReason, SearchMode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -270,11 +270,11 @@ async fn commits_that_hold_nothing_for_the_index_do_not_leave_its_watermark_behi
     let mut often = options(home.path());
     often.policy.increment = 100;
     let index = Index::open(often, truth.clone()).unwrap();
-    for after in 0..99 {
-        tell(&index, Commit { after, upto: after + 1, ..Commit::default() }).await;
+    for _ in 0..99 {
+        tell(&index, truth.hole(1)).await;
     }
     assert_eq!((index.status().applied_seq, index.status().built_seq), (99, 0));
-    tell(&index, Commit { after: 99, upto: 100, ..Commit::default() }).await;
+    tell(&index, truth.hole(1)).await;
     until("it is built", || index.status().built_seq == 100);
     assert_eq!((index.status().builds, index.status().items), (1, 0));
     index.close(false).await.unwrap();

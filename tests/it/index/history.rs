@@ -1,7 +1,9 @@
 //! An index belongs to one model, one store, and one history of that store.
 
-use super::truth::{DIMS, Truth, assert_equal, identity, open, options, tell, until};
-use lnsp_ingest::index::{ChangeSource, Index, IndexIdentity, IndexOptions, RebuildReason};
+use super::truth::{DIMS, Truth, assert_equal, identity, nearest, open, options, tell, until, vector};
+use lnsp_ingest::index::{
+    ChangeSource, Commit, Effort, Index, IndexIdentity, IndexOptions, OtherHistory, RebuildReason,
+};
 use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -151,6 +153,33 @@ async fn a_history_that_lost_commits_is_followed_while_the_index_is_open() {
     assert_equal(&index, &truth);
     drop(index);
     assert_eq!(reopen(home.path(), &truth), None);
+}
+
+#[tokio::test]
+async fn a_commit_of_another_history_is_searchable_when_the_index_follows_it() {
+    let home = tempfile::tempdir().unwrap();
+    let truth = Truth::with(60);
+    let index = open(home.path(), &truth);
+    let earlier = truth.rows();
+    tell(&index, truth.insert(30)).await;
+    index.flush().await.unwrap();
+    truth.fail_over_to(earlier);
+    // Nobody has told it so far. Its number and its item are those of a lost row.
+    let commit = truth.insert_vectors(vec![vector(1000, 0, DIMS)]);
+    let slots = index.reserve(1).await;
+    let OtherHistory(clock) = index.apply_committed(slots, commit).unwrap_err();
+    assert_eq!(clock, ChangeSource::clock(&*truth).unwrap());
+    index.wait_for_clock(&clock).await.unwrap();
+    let found = nearest(&index, &vector(1000, 0, DIMS), 1, Effort::Normal);
+    assert_eq!((found.hits[0].item, found.seq), (61, 61));
+    assert_equal(&index, &truth);
+    // The next one is taken at once, and what is left of the other history is not.
+    index.apply_committed(index.reserve(1).await, truth.insert(1)).unwrap();
+    assert_equal(&index, &truth);
+    let late = Commit { history: "gone".into(), after: 62, upto: 63, ..Commit::default() };
+    index.apply_committed(index.reserve(1).await, late).unwrap_err();
+    until("it has looked again", || index.observe(&ChangeSource::clock(&*truth).unwrap(), 0));
+    assert_equal(&index, &truth);
 }
 
 #[test]

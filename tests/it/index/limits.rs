@@ -4,7 +4,7 @@ use super::truth::{
     DIMS, Mood, Truth, assert_equal, nearest, open, options, tell, tell_without_room, until, vector,
 };
 use lnsp_ingest::filter::Filter;
-use lnsp_ingest::index::{Commit, Effort, Index, IndexError, IndexOptions, NearestQuery, RebuildReason};
+use lnsp_ingest::index::{Effort, Index, IndexError, IndexOptions, NearestQuery, RebuildReason};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ async fn room_is_waited_for_and_made_by_a_build() {
         let mut waiting = pin!(index.reserve(1));
         assert!(is_pending(waiting.as_mut()));
         // Slots that are not needed are free again with the commit, the others with the build.
-        index.apply_committed(held, truth.insert(7));
+        index.apply_committed(held, truth.insert(7)).unwrap();
         assert_eq!(waiting.await.len(), 1);
     }
     tell(&index, truth.insert(1)).await;
@@ -188,7 +188,7 @@ async fn a_full_map_is_named() {
     assert!(error.contains("raise the index map size"), "{error}");
     // What is committed is found all the same.
     assert_eq!(nearest(&index, &vector(77, 0, DIMS), 1, Effort::Normal).hits[0].item, 77);
-    index.apply_committed(Default::default(), Commit::default());
+    tell_without_room(&index, truth.hole(1));
     drop(index);
     let roomy = IndexOptions { trees: 1, ..options(home.path()) };
     assert_equal(&Index::open(roomy, truth.clone()).unwrap(), &truth);

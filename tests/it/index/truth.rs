@@ -153,7 +153,7 @@ impl Truth {
 
     fn commit(&self, change: impl FnOnce(&mut Rows, &mut Commit)) -> Commit {
         let mut rows = self.rows.lock().unwrap();
-        let mut commit = Commit { after: rows.clock, ..Commit::default() };
+        let mut commit = Commit { history: rows.history(), after: rows.clock, ..Commit::default() };
         change(&mut rows, &mut commit);
         commit.upto = rows.clock;
         commit
@@ -170,6 +170,10 @@ impl Truth {
 }
 
 impl Rows {
+    fn history(&self) -> Arc<str> {
+        self.history.to_string().into()
+    }
+
     fn put(&mut self, item: u32, vector: Arc<[f32]>, fields: FilterFields, commit: &mut Commit) {
         self.clock += 1;
         let row = ChangedRow { seq: self.clock, item, vector, fields };
@@ -198,7 +202,7 @@ impl ChangeSource for Truth {
     }
 
     fn clock(&self) -> Result<StoreClock, SourceError> {
-        self.answer(|rows| StoreClock { seq: rows.clock, history: rows.history.to_string().into() })
+        self.answer(|rows| StoreClock { seq: rows.clock, history: rows.history() })
     }
 
     fn digests(&self, from: u32, count: u32) -> Result<DigestPage, SourceError> {
@@ -267,11 +271,12 @@ pub fn open(dir: &Path, truth: &Arc<Truth>) -> Index {
 /// As the writer does it: room, commit, delta.
 pub async fn tell(index: &Index, commit: Commit) {
     let slots = index.reserve(commit.rows.len() + commit.tombstones.len()).await;
-    index.apply_committed(slots, commit);
+    // Of another history, it is read later.
+    drop(index.apply_committed(slots, commit));
 }
 
 pub fn tell_without_room(index: &Index, commit: Commit) {
-    index.apply_committed(DeltaSlots::none(), commit);
+    drop(index.apply_committed(DeltaSlots::none(), commit));
 }
 
 /// What a search without a filter finds.
